@@ -1,1 +1,168 @@
-//! Placeholder.
+//! The kernel tables as traits, so that the loop runs unchanged over the kernel and over fakes.
+//!
+//! The traits are deliberately thin: they dump what is there and apply typed operations. They take no decision, keep
+//! no copy of the state and never repair anything by themselves.
+//!
+//! Reading order: [`IpvsTable`], [`VipTable`], [`RulesTable`], [`Sysctls`], bundled by [`Tables`]; what their calls
+//! return ([`BatchReport`], [`TableError`]); [`fake`] holds in-memory tables with the kernel's rules, and
+//! [`contract`] the tests that fakes and kernel must both pass.
+
+pub mod contract;
+mod error;
+pub mod fake;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+pub use error::{ErrorKind, TableError};
+use lb_types::{
+    ConnectionCounters, IpvsOp, RealServer, RealServerId, RuleElement, RulesLayout, RulesOp, SysctlOp,
+    TrafficCounters, VipOp, VirtualServer, VirtualServerId,
+};
+
+/// An operation that the kernel refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedOp {
+    /// Position in the slice given to `apply`.
+    pub index: usize,
+    /// Error number of the kernel.
+    pub errno: i32,
+    /// What the error number means for this operation, with the remedy where there is one.
+    pub reason: String,
+}
+
+/// What became of a batch of operations.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BatchReport {
+    /// Refused operations, in order; all others were executed, unless the table is transactional.
+    pub failed: Vec<FailedOp>,
+    /// The kernel's answers were lost (ENOBUFS): more may have failed, and the table must be dumped again.
+    pub replies_lost: bool,
+}
+
+impl BatchReport {
+    /// Whether everything was executed, as far as known.
+    pub fn is_clean(&self) -> bool {
+        self.failed.is_empty() && !self.replies_lost
+    }
+}
+
+/// A whole dump of the virtual servers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VirtualServerDump {
+    /// Those that our vocabulary can express, ours or not.
+    pub virtual_servers: Vec<(VirtualServerId, VirtualServer)>,
+    /// Number of those that it cannot (port 0, other protocols): certainly not ours.
+    pub unsupported: usize,
+}
+
+/// A real server as the kernel reports it.
+#[derive(Clone, Copy, Debug)]
+pub struct ObservedRealServer {
+    /// Which.
+    pub id: RealServerId,
+    /// How.
+    pub settings: RealServer,
+    /// Live connection counters.
+    pub connections: ConnectionCounters,
+    /// Traffic, at most 2 s old.
+    pub traffic: TrafficCounters,
+}
+
+/// The IPVS tables of one network namespace.
+pub trait IpvsTable {
+    /// Dumps all virtual servers.
+    fn dump_virtual_servers(&mut self) -> Result<VirtualServerDump, TableError>;
+
+    /// Dumps the real servers of a virtual server; empty if that does not exist.
+    fn dump_real_servers(&mut self, vs: VirtualServerId) -> Result<Vec<ObservedRealServer>, TableError>;
+
+    /// Executes operations in order; a refused one does not stop the others.
+    fn apply(&mut self, ops: &[IpvsOp]) -> Result<BatchReport, TableError>;
+}
+
+/// State of the link `kube-ipvs0`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ObservedLink {
+    /// Whether it is of type dummy; otherwise it is somebody else's.
+    pub dummy: bool,
+    /// Whether it is administratively up; routes need that.
+    pub up: bool,
+}
+
+/// All that concerns VIPs in the routing subsystem.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ObservedVips {
+    /// The link, if there is one of that name.
+    pub link: Option<ObservedLink>,
+    /// Our local routes (our route protocol, on our link) with their preferred source.
+    pub routes: BTreeMap<IpAddr, Option<IpAddr>>,
+    /// Addresses on `kube-ipvs0`; IPv6 link-local ones excluded.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Addresses of this node: on every other link, loopback and IPv6 link-local excluded, with the link's name.
+    pub node_addresses: BTreeMap<IpAddr, String>,
+}
+
+/// Links, addresses and routes of one network namespace.
+pub trait VipTable {
+    /// Dumps everything that concerns VIPs.
+    fn observe(&mut self) -> Result<ObservedVips, TableError>;
+
+    /// Executes operations in order; a refused one does not stop the others. Deleting what is absent succeeds.
+    fn apply(&mut self, ops: &[VipOp]) -> Result<BatchReport, TableError>;
+}
+
+/// State of the nftables table `inet kube-ipvs`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ObservedRules {
+    /// Whether the table exists.
+    pub table: bool,
+    /// Whether its chains, rules and sets are those of the wanted layout.
+    pub layout_current: bool,
+    /// All elements of all known sets.
+    pub elements: BTreeSet<RuleElement>,
+}
+
+/// The nftables table of one network namespace.
+pub trait RulesTable {
+    /// Dumps the table and compares its chains with a layout.
+    fn observe(&mut self, wanted: &RulesLayout) -> Result<ObservedRules, TableError>;
+
+    /// Executes all operations in one transaction: if any is in `failed`, none was executed.
+    ///
+    /// Adding a present element succeeds; deleting an absent one fails with ENOENT, and so does any element
+    /// operation while the table is missing.
+    fn apply(&mut self, ops: &[RulesOp]) -> Result<BatchReport, TableError>;
+}
+
+/// Kernel parameters below `/proc/sys`.
+pub trait Sysctls {
+    /// Value of a parameter, `None` if the kernel does not have it.
+    fn read(&mut self, name: &str) -> Result<Option<u32>, TableError>;
+
+    /// Writes a parameter.
+    fn write(&mut self, op: &SysctlOp) -> Result<(), TableError>;
+}
+
+/// Which table somebody else has written to, as a netlink notification told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Touched {
+    /// Our link, our routes, or addresses of the node.
+    Vips,
+    /// Our nftables table.
+    Rules,
+}
+
+/// All tables of one network namespace; one thread owns them.
+pub struct Tables {
+    /// Virtual servers and real servers.
+    pub ipvs: Box<dyn IpvsTable>,
+    /// Link, routes, addresses.
+    pub vips: Box<dyn VipTable>,
+    /// nftables.
+    pub rules: Box<dyn RulesTable>,
+    /// Kernel parameters.
+    pub sysctls: Box<dyn Sysctls>,
+}

@@ -1,1 +1,24 @@
-//! Placeholder.
+//! Vocabulary of kube-ipvs: the words that all crates share, and nothing else.
+//!
+//! This crate deliberately holds no behaviour beyond parsing, ordering and printing: no I/O, no clock, no
+//! environment, and no opinion on what should be programmed.
+//!
+//! Reading order: [`IpFamily`], [`Protocol`] and [`VipPort`]; the Kubernetes side ([`ServiceName`],
+//! [`ServicePortName`]); the IPVS side ([`VirtualServerId`], [`VirtualServer`], [`RealServerId`],
+//! [`RealServer`]); the packet rules ([`RuleElement`], [`RulesLayout`]); and the typed kernel writes
+//! ([`Operation`]) of which every plan consists.
+
+mod ipvs;
+mod names;
+mod net;
+mod op;
+mod rules;
+
+pub use ipvs::{
+    ConnectionCounters, ForwardingMethod, Persistence, RealServer, RealServerId, Scheduler, SchedulerFlags,
+    TrafficCounters, UnknownScheduler, VirtualServer, VirtualServerId, Weight,
+};
+pub use names::{ServiceName, ServicePortName};
+pub use net::{IpFamily, Protocol, UnknownProtocol, VipPort};
+pub use op::{IpvsOp, Operation, RulesOp, SysctlOp, VipOp};
+pub use rules::{ElementKey, LocalDetection, RuleElement, RuleSet, RulesLayout};

@@ -1,0 +1,11 @@
+//! In-memory tables with the kernel's rules, for tests of everything above them.
+//!
+//! Each fake is a cheap handle: clone it, give one to the code under test and keep the other to look inside, count
+//! requests, or make the n-th operation fail.
+
+mod ipvs;
+mod rules;
+mod sysctls;
+mod vips;
+
+pub use sysctls::FakeSysctls;

@@ -1,0 +1,52 @@
+//! Kernel parameters in memory.
+
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+
+use lb_types::SysctlOp;
+
+use crate::{ErrorKind, Sysctls, TableError};
+
+/// Kernel parameters in memory; absent until set.
+#[derive(Clone, Default)]
+pub struct FakeSysctls(Rc<RefCell<State>>);
+
+#[derive(Default)]
+struct State {
+    values: BTreeMap<String, u32>,
+    writes: usize,
+}
+
+impl FakeSysctls {
+    /// Makes the kernel have a parameter.
+    pub fn set(&self, name: &str, value: u32) {
+        self.0.borrow_mut().values.insert(name.to_owned(), value);
+    }
+
+    /// Current value.
+    pub fn get(&self, name: &str) -> Option<u32> {
+        self.0.borrow().values.get(name).copied()
+    }
+
+    /// Number of writes so far.
+    pub fn writes(&self) -> usize {
+        self.0.borrow().writes
+    }
+}
+
+impl Sysctls for FakeSysctls {
+    fn read(&mut self, name: &str) -> Result<Option<u32>, TableError> {
+        Ok(self.get(name))
+    }
+
+    fn write(&mut self, op: &SysctlOp) -> Result<(), TableError> {
+        let mut state = self.0.borrow_mut();
+        state.writes += 1;
+        match state.values.get_mut(op.name) {
+            Some(value) => {
+                *value = op.value;
+                Ok(())
+            }
+            None => Err(TableError::new(op.to_string(), ErrorKind::NotSupported, "no such parameter")),
+        }
+    }
+}

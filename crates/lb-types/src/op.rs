@@ -1,0 +1,189 @@
+//! Every write to the kernel, as a value. A plan is a list of these; each prints as one line.
+
+use std::{fmt, net::IpAddr};
+
+use crate::{RealServer, RealServerId, RuleElement, RulesLayout, VirtualServer, VirtualServerId};
+
+/// A write to the IPVS tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum IpvsOp {
+    /// NEW_SERVICE
+    AddVirtualServer {
+        /// Which.
+        vs: VirtualServerId,
+        /// How.
+        settings: VirtualServer,
+    },
+    /// SET_SERVICE
+    SetVirtualServer {
+        /// Which.
+        vs: VirtualServerId,
+        /// How.
+        settings: VirtualServer,
+    },
+    /// DEL_SERVICE; its real servers go with it.
+    DeleteVirtualServer {
+        /// Which.
+        vs: VirtualServerId,
+    },
+    /// NEW_DEST
+    AddRealServer {
+        /// Of which virtual server.
+        vs: VirtualServerId,
+        /// Which.
+        rs: RealServerId,
+        /// How.
+        settings: RealServer,
+    },
+    /// SET_DEST
+    SetRealServer {
+        /// Of which virtual server.
+        vs: VirtualServerId,
+        /// Which.
+        rs: RealServerId,
+        /// How.
+        settings: RealServer,
+    },
+    /// DEL_DEST
+    DeleteRealServer {
+        /// Of which virtual server.
+        vs: VirtualServerId,
+        /// Which.
+        rs: RealServerId,
+    },
+}
+
+impl IpvsOp {
+    /// The virtual server that the write concerns.
+    pub const fn virtual_server(&self) -> VirtualServerId {
+        match self {
+            IpvsOp::AddVirtualServer { vs, .. }
+            | IpvsOp::SetVirtualServer { vs, .. }
+            | IpvsOp::DeleteVirtualServer { vs }
+            | IpvsOp::AddRealServer { vs, .. }
+            | IpvsOp::SetRealServer { vs, .. }
+            | IpvsOp::DeleteRealServer { vs, .. } => *vs,
+        }
+    }
+}
+
+impl fmt::Display for IpvsOp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            IpvsOp::AddVirtualServer { vs, settings } => write!(f, "add virtual server {vs} {settings}"),
+            IpvsOp::SetVirtualServer { vs, settings } => write!(f, "set virtual server {vs} {settings}"),
+            IpvsOp::DeleteVirtualServer { vs } => write!(f, "delete virtual server {vs}"),
+            IpvsOp::AddRealServer { vs, rs, settings } => {
+                write!(f, "add real server {rs} to {vs} {settings}")
+            }
+            IpvsOp::SetRealServer { vs, rs, settings } => {
+                write!(f, "set real server {rs} of {vs} {settings}")
+            }
+            IpvsOp::DeleteRealServer { vs, rs } => write!(f, "delete real server {rs} of {vs}"),
+        }
+    }
+}
+
+/// A write to links, addresses or routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum VipOp {
+    /// Create `kube-ipvs0` (type dummy) if it is missing, and set it up.
+    EnsureLink,
+    /// `local VIP dev kube-ipvs0 table local src SOURCE`, replacing one of ours with another source.
+    EnsureRoute {
+        /// The VIP.
+        vip: IpAddr,
+        /// Source of connections from this node to the VIP; `None` lets the kernel choose.
+        source: Option<IpAddr>,
+    },
+    /// Remove our route of a VIP.
+    DeleteRoute {
+        /// The VIP.
+        vip: IpAddr,
+    },
+    /// Remove an address that was found on `kube-ipvs0` and is not wanted there.
+    DeleteAddress {
+        /// The address.
+        addr: IpAddr,
+    },
+    /// Remove `kube-ipvs0` with all that is on it; used by cleanup alone.
+    DeleteLink,
+}
+
+impl fmt::Display for VipOp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            VipOp::EnsureLink => f.write_str("ensure link kube-ipvs0"),
+            VipOp::EnsureRoute { vip, source: Some(source) } => {
+                write!(f, "ensure route local {vip} src {source}")
+            }
+            VipOp::EnsureRoute { vip, source: None } => write!(f, "ensure route local {vip}"),
+            VipOp::DeleteRoute { vip } => write!(f, "delete route local {vip}"),
+            VipOp::DeleteAddress { addr } => write!(f, "delete address {addr} of kube-ipvs0"),
+            VipOp::DeleteLink => f.write_str("delete link kube-ipvs0"),
+        }
+    }
+}
+
+/// A write to the nftables table `inet kube-ipvs`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum RulesOp {
+    /// Create the table or rewrite its chains; elements of existing sets stay.
+    InstallLayout(RulesLayout),
+    /// Add an element.
+    AddElement(RuleElement),
+    /// Delete an element.
+    DeleteElement(RuleElement),
+    /// Remove the table; used by cleanup alone.
+    DeleteTable,
+}
+
+impl fmt::Display for RulesOp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RulesOp::InstallLayout(_) => f.write_str("install chains of table inet kube-ipvs"),
+            RulesOp::AddElement(e) => write!(f, "add element {e}"),
+            RulesOp::DeleteElement(e) => write!(f, "delete element {e}"),
+            RulesOp::DeleteTable => f.write_str("delete table inet kube-ipvs"),
+        }
+    }
+}
+
+/// A write below `/proc/sys`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SysctlOp {
+    /// Path below `/proc/sys`, such as `net/ipv4/vs/conntrack`.
+    pub name: &'static str,
+    /// What to write.
+    pub value: u32,
+}
+
+impl fmt::Display for SysctlOp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "set sysctl {} = {}", self.name, self.value)
+    }
+}
+
+/// Any write to the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// IPVS tables.
+    Ipvs(IpvsOp),
+    /// Links, addresses, routes.
+    Vip(VipOp),
+    /// nftables.
+    Rules(RulesOp),
+    /// `/proc/sys`.
+    Sysctl(SysctlOp),
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Operation::Ipvs(op) => op.fmt(f),
+            Operation::Vip(op) => op.fmt(f),
+            Operation::Rules(op) => op.fmt(f),
+            Operation::Sysctl(op) => op.fmt(f),
+        }
+    }
+}
