@@ -1,1 +1,16 @@
-//! Placeholder.
+//! What the API objects say: Services, EndpointSlices and the own Node, merged into service ports and endpoints, with
+//! the set of services that changed.
+//!
+//! This crate deliberately does not know the wire format of objects (`kube-source` parses and validates), IPVS, or what
+//! should be programmed (`planner` decides). It has no clock and does no I/O.
+//!
+//! Reading order: the inputs ([`Service`], [`EndpointSlice`], [`Node`], carried by [`ModelEvent`]), [`ServiceModel`]
+//! with its dirty set, and [`ServiceModel::endpoints`] with [`SelectedEndpoints`], the choice of endpoints by
+//! readiness, traffic policy and topology.
+
+mod input;
+
+pub use input::{
+    Affinity, EndpointSlice, ModelEvent, Node, Service, ServicePort, ServiceSettings, SliceEndpoint, SliceName,
+    SlicePort, TrafficPolicy,
+};
