@@ -8,6 +8,7 @@
 //! [`contract`] the tests that fakes and kernel must both pass.
 
 pub mod contract;
+mod errno;
 mod error;
 pub mod fake;
 
@@ -16,6 +17,7 @@ use std::{
     net::IpAddr,
 };
 
+pub use errno::{errno_name, explain_ipvs};
 pub use error::{ErrorKind, TableError};
 use lb_types::{
     ConnectionCounters, IpvsOp, RealServer, RealServerId, RuleElement, RulesLayout, RulesOp, SysctlOp,

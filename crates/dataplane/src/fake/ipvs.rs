@@ -1,1 +1,218 @@
-//! To be written.
+//! The IPVS tables in memory.
+
+mod kernel;
+#[cfg(test)]
+mod tests;
+
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+
+use kernel::Tables;
+use lb_types::{
+    ConnectionCounters, IpvsOp, RealServer, RealServerId, Scheduler, TrafficCounters, VirtualServer,
+    VirtualServerId,
+};
+
+use crate::{
+    BatchReport, ErrorKind, FailedOp, IpvsTable, ObservedRealServer, TableError, VirtualServerDump,
+    explain_ipvs,
+};
+
+/// Everything in the tables, without counters.
+pub type IpvsSnapshot = BTreeMap<VirtualServerId, (VirtualServer, BTreeMap<RealServerId, RealServer>)>;
+
+/// The IPVS tables in memory, refusing what the kernel refuses.
+///
+/// A clone is another handle to the same tables. All counting and fault injection concerns calls through
+/// [`IpvsTable`] only; the methods of this type are the test's own hands.
+#[derive(Clone, Default)]
+pub struct FakeIpvs(Rc<RefCell<State>>);
+
+#[derive(Default)]
+struct State {
+    tables: Tables,
+    requests: usize,
+    log: Vec<IpvsOp>,
+    faults: Faults,
+}
+
+/// Error number with which an operation is to be refused, if it is.
+type Refusal = Box<dyn Fn(&IpvsOp) -> Option<i32>>;
+
+/// What the test has asked to go wrong.
+#[derive(Default)]
+struct Faults {
+    /// Operations still to come before this one fails (0: the next), and how.
+    ops: Vec<(usize, i32)>,
+    /// Errors of the next whole calls, first one first.
+    calls: Vec<ErrorKind>,
+    /// Refuses operations for as long as it is set.
+    refuse: Option<Refusal>,
+    lose_replies: bool,
+}
+
+impl Faults {
+    /// Error of the operation that comes now, if any.
+    fn next_op(&mut self, op: &IpvsOp) -> Option<i32> {
+        let now = self.ops.iter().position(|(wait, _)| *wait == 0).map(|i| self.ops.remove(i).1);
+        for (wait, _) in &mut self.ops {
+            *wait = wait.saturating_sub(1);
+        }
+        now.or_else(|| self.refuse.as_ref().and_then(|refuse| refuse(op)))
+    }
+
+    fn next_call(&mut self, operation: &str) -> Result<(), TableError> {
+        if self.calls.is_empty() {
+            return Ok(());
+        }
+        let kind = self.calls.remove(0);
+        Err(TableError::new(operation, kind, format!("injected failure: {kind:?}")))
+    }
+}
+
+/// What the test can see.
+impl FakeIpvs {
+    /// Requests so far: one for every operation, refused ones included, and one for every dump.
+    pub fn requests(&self) -> usize {
+        self.0.borrow().requests
+    }
+
+    /// Operations that were executed since the last [`FakeIpvs::take_ops`], in order.
+    pub fn ops(&self) -> Vec<IpvsOp> {
+        self.0.borrow().log.clone()
+    }
+
+    /// Operations that were executed since the last call, in order; empties the log.
+    pub fn take_ops(&self) -> Vec<IpvsOp> {
+        std::mem::take(&mut self.0.borrow_mut().log)
+    }
+
+    /// Everything in the tables.
+    pub fn virtual_servers(&self) -> IpvsSnapshot {
+        self.0.borrow().tables.snapshot()
+    }
+}
+
+/// What the test can make happen in the kernel or by somebody else's hand.
+impl FakeIpvs {
+    /// Somebody else executes an operation: neither counted nor logged.
+    ///
+    /// # Panics
+    /// If the kernel would refuse it.
+    pub fn by_another(&self, op: IpvsOp) {
+        if let Err(errno) = self.0.borrow_mut().tables.execute(&op) {
+            panic!("{}", explain_ipvs(&op, errno));
+        }
+    }
+
+    /// Somebody else flushes the tables.
+    pub fn flush(&self) {
+        self.0.borrow_mut().tables.flush();
+    }
+
+    /// Number of virtual servers that our vocabulary cannot express.
+    pub fn set_unsupported(&self, count: usize) {
+        self.0.borrow_mut().tables.unsupported = count;
+    }
+
+    /// The only schedulers whose modules the kernel can load; all, until this is called.
+    pub fn set_schedulers(&self, available: impl IntoIterator<Item = Scheduler>) {
+        self.0.borrow_mut().tables.schedulers = Some(available.into_iter().collect());
+    }
+
+    /// Connection counters of a real server from now on.
+    ///
+    /// # Panics
+    /// If there is no such real server.
+    pub fn set_connections(&self, vs: VirtualServerId, rs: RealServerId, counters: ConnectionCounters) {
+        self.0.borrow_mut().tables.counters(vs, rs).0 = counters;
+    }
+
+    /// Traffic counters of a real server from now on.
+    ///
+    /// # Panics
+    /// If there is no such real server.
+    pub fn set_traffic(&self, vs: VirtualServerId, rs: RealServerId, counters: TrafficCounters) {
+        self.0.borrow_mut().tables.counters(vs, rs).1 = counters;
+    }
+
+    /// Two to three minutes pass: re-added real servers no longer get their old counters back.
+    pub fn expire_trash(&self) {
+        self.0.borrow_mut().tables.expire_trash();
+    }
+}
+
+/// What the test can make fail.
+impl FakeIpvs {
+    /// The next operation fails with `errno`, whatever it is.
+    pub fn fail_next(&self, errno: i32) {
+        self.fail_nth(1, errno);
+    }
+
+    /// The `n`-th operation from now (1 is the next) fails with `errno`, whatever it is.
+    pub fn fail_nth(&self, n: usize, errno: i32) {
+        self.0.borrow_mut().faults.ops.push((n.saturating_sub(1), errno));
+    }
+
+    /// Every operation for which `refuse` returns an error number fails with it, until set anew.
+    pub fn refuse(&self, refuse: impl Fn(&IpvsOp) -> Option<i32> + 'static) {
+        self.0.borrow_mut().faults.refuse = Some(Box::new(refuse));
+    }
+
+    /// Ends what [`FakeIpvs::refuse`] began.
+    pub fn refuse_nothing(&self) {
+        self.0.borrow_mut().faults.refuse = None;
+    }
+
+    /// The next call (dump or batch) fails as a whole, before anything is executed.
+    pub fn fail_next_call(&self, kind: ErrorKind) {
+        self.0.borrow_mut().faults.calls.push(kind);
+    }
+
+    /// The next batch is executed, but no failure in it is reported, only that replies were lost.
+    pub fn lose_replies_next(&self) {
+        self.0.borrow_mut().faults.lose_replies = true;
+    }
+}
+
+impl State {
+    fn execute(&mut self, index: usize, op: &IpvsOp) -> Result<(), FailedOp> {
+        self.requests += 1;
+        let result = match self.faults.next_op(op) {
+            Some(errno) => Err(errno),
+            None => self.tables.execute(op),
+        };
+        match result {
+            Ok(()) => {
+                self.log.push(*op);
+                Ok(())
+            }
+            Err(errno) => Err(FailedOp { index, errno, reason: explain_ipvs(op, errno) }),
+        }
+    }
+}
+
+impl IpvsTable for FakeIpvs {
+    fn dump_virtual_servers(&mut self) -> Result<VirtualServerDump, TableError> {
+        let mut state = self.0.borrow_mut();
+        state.requests += 1;
+        state.faults.next_call("dump virtual servers")?;
+        Ok(state.tables.dump_virtual_servers())
+    }
+
+    fn dump_real_servers(&mut self, vs: VirtualServerId) -> Result<Vec<ObservedRealServer>, TableError> {
+        let mut state = self.0.borrow_mut();
+        state.requests += 1;
+        state.faults.next_call(&format!("dump real servers of {vs}"))?;
+        Ok(state.tables.dump_real_servers(vs))
+    }
+
+    fn apply(&mut self, ops: &[IpvsOp]) -> Result<BatchReport, TableError> {
+        let state = &mut *self.0.borrow_mut();
+        state.faults.next_call("change IPVS tables")?;
+        let failed = ops.iter().enumerate().filter_map(|(i, op)| state.execute(i, op).err()).collect();
+        Ok(match std::mem::take(&mut state.faults.lose_replies) {
+            true => BatchReport { failed: Vec::new(), replies_lost: true },
+            false => BatchReport { failed, replies_lost: false },
+        })
+    }
+}

@@ -8,4 +8,5 @@ mod rules;
 mod sysctls;
 mod vips;
 
+pub use ipvs::{FakeIpvs, IpvsSnapshot};
 pub use sysctls::FakeSysctls;

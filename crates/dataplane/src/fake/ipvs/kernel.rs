@@ -1,0 +1,215 @@
+//! The kernel's rules (net/netfilter/ipvs/ip_vs_ctl.c), in the kernel's order of checks.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use lb_types::{
+    ConnectionCounters, ForwardingMethod, IpFamily, IpvsOp, RealServer, RealServerId, Scheduler,
+    TrafficCounters, VirtualServer, VirtualServerId,
+};
+
+use super::IpvsSnapshot;
+use crate::{ObservedRealServer, VirtualServerDump};
+
+type Counters = (ConnectionCounters, TrafficCounters);
+
+/// The tables of one network namespace.
+#[derive(Default)]
+pub(super) struct Tables {
+    entries: BTreeMap<VirtualServerId, Entry>,
+    /// Counters of removed real servers: adding one again gives them back (`ip_vs_trash_get_dest`).
+    trash: BTreeMap<(VirtualServerId, RealServerId), Counters>,
+    /// Counts additions: dumps list the latest real server first.
+    additions: u64,
+    pub(super) schedulers: Option<BTreeSet<Scheduler>>,
+    pub(super) unsupported: usize,
+}
+
+struct Entry {
+    settings: VirtualServer,
+    real_servers: BTreeMap<RealServerId, Real>,
+}
+
+struct Real {
+    settings: RealServer,
+    counters: Counters,
+    added: u64,
+}
+
+impl Tables {
+    /// Executes an operation or returns the error number with which the kernel refuses it.
+    pub(super) fn execute(&mut self, op: &IpvsOp) -> Result<(), i32> {
+        match *op {
+            IpvsOp::AddVirtualServer { vs, settings } => self.add_virtual_server(vs, settings),
+            IpvsOp::SetVirtualServer { vs, settings } => self.set_virtual_server(vs, settings),
+            IpvsOp::DeleteVirtualServer { vs } => self.delete_virtual_server(vs),
+            IpvsOp::AddRealServer { vs, rs, settings } => self.add_real_server(vs, rs, settings),
+            IpvsOp::SetRealServer { vs, rs, settings } => self.set_real_server(vs, rs, settings),
+            IpvsOp::DeleteRealServer { vs, rs } => self.delete_real_server(vs, rs),
+        }
+    }
+
+    fn add_virtual_server(&mut self, vs: VirtualServerId, settings: VirtualServer) -> Result<(), i32> {
+        if self.entries.contains_key(&vs) {
+            return Err(libc::EEXIST);
+        }
+        self.check_virtual_server(vs, &settings)?;
+        self.entries.insert(vs, Entry { settings, real_servers: BTreeMap::new() });
+        Ok(())
+    }
+
+    fn set_virtual_server(&mut self, vs: VirtualServerId, settings: VirtualServer) -> Result<(), i32> {
+        if !self.entries.contains_key(&vs) {
+            return Err(libc::ESRCH);
+        }
+        self.check_virtual_server(vs, &settings)?;
+        self.entry(vs)?.settings = settings;
+        Ok(())
+    }
+
+    fn delete_virtual_server(&mut self, vs: VirtualServerId) -> Result<(), i32> {
+        let entry = self.entries.remove(&vs).ok_or(libc::ESRCH)?;
+        self.trash.extend(entry.real_servers.into_iter().map(|(rs, real)| ((vs, rs), real.counters)));
+        Ok(())
+    }
+
+    fn add_real_server(
+        &mut self,
+        vs: VirtualServerId,
+        rs: RealServerId,
+        settings: RealServer,
+    ) -> Result<(), i32> {
+        let exists = self.entry(vs)?.real_servers.contains_key(&rs);
+        check_family(vs, rs, &settings)?;
+        check_ranges(&settings)?;
+        if exists {
+            return Err(libc::EEXIST);
+        }
+        if !is_valid_real_server(rs.addr) {
+            return Err(libc::EINVAL);
+        }
+        let counters = self.trash.remove(&(vs, rs)).unwrap_or_default();
+        self.additions += 1;
+        let added = self.additions;
+        self.entry(vs)?.real_servers.insert(rs, Real { settings, counters, added });
+        Ok(())
+    }
+
+    fn set_real_server(
+        &mut self,
+        vs: VirtualServerId,
+        rs: RealServerId,
+        settings: RealServer,
+    ) -> Result<(), i32> {
+        let entry = self.entry(vs)?;
+        check_family(vs, rs, &settings)?;
+        check_ranges(&settings)?;
+        entry.real_servers.get_mut(&rs).ok_or(libc::ENOENT)?.settings = settings;
+        Ok(())
+    }
+
+    fn delete_real_server(&mut self, vs: VirtualServerId, rs: RealServerId) -> Result<(), i32> {
+        let real = self.entry(vs)?.real_servers.remove(&rs).ok_or(libc::ENOENT)?;
+        self.trash.insert((vs, rs), real.counters);
+        Ok(())
+    }
+
+    fn entry(&mut self, vs: VirtualServerId) -> Result<&mut Entry, i32> {
+        self.entries.get_mut(&vs).ok_or(libc::ESRCH)
+    }
+
+    /// `ip_vs_add_service`, `ip_vs_edit_service`; a prefix length that IPv4 cannot have never gets that far.
+    fn check_virtual_server(&self, vs: VirtualServerId, settings: &VirtualServer) -> Result<(), i32> {
+        let known = self.schedulers.as_ref().map_or_else(
+            || settings.scheduler.as_str().parse::<Scheduler>().is_ok(),
+            |available| available.contains(&settings.scheduler),
+        );
+        if !known {
+            return Err(libc::ENOENT);
+        }
+        let Some(persistence) = settings.persistence else { return Ok(()) };
+        let valid = match vs.family() {
+            IpFamily::V4 => 0..=32,
+            IpFamily::V6 => 1..=128,
+        };
+        if valid.contains(&persistence.prefix_length) { Ok(()) } else { Err(libc::EINVAL) }
+    }
+
+    pub(super) fn flush(&mut self) {
+        for vs in self.entries.keys().copied().collect::<Vec<_>>() {
+            let _ = self.delete_virtual_server(vs);
+        }
+    }
+
+    pub(super) fn expire_trash(&mut self) {
+        self.trash.clear();
+    }
+
+    /// # Panics
+    /// If there is no such real server.
+    pub(super) fn counters(&mut self, vs: VirtualServerId, rs: RealServerId) -> &mut Counters {
+        match self.entries.get_mut(&vs).and_then(|entry| entry.real_servers.get_mut(&rs)) {
+            Some(real) => &mut real.counters,
+            None => panic!("no real server {rs} of {vs}"),
+        }
+    }
+
+    /// Not in key order: nobody may rely on one.
+    pub(super) fn dump_virtual_servers(&self) -> VirtualServerDump {
+        let virtual_servers = self.entries.iter().rev().map(|(vs, entry)| (*vs, entry.settings)).collect();
+        VirtualServerDump { virtual_servers, unsupported: self.unsupported }
+    }
+
+    /// The latest addition first, as in the kernel.
+    pub(super) fn dump_real_servers(&self, vs: VirtualServerId) -> Vec<ObservedRealServer> {
+        let Some(entry) = self.entries.get(&vs) else { return Vec::new() };
+        let mut reals: Vec<_> = entry.real_servers.iter().collect();
+        reals.sort_by_key(|(_, real)| std::cmp::Reverse(real.added));
+        reals
+            .into_iter()
+            .map(|(id, real)| ObservedRealServer {
+                id: *id,
+                settings: real.settings,
+                connections: real.counters.0,
+                traffic: real.counters.1,
+            })
+            .collect()
+    }
+
+    pub(super) fn snapshot(&self) -> IpvsSnapshot {
+        self.entries
+            .iter()
+            .map(|(vs, entry)| {
+                let reals = entry.real_servers.iter().map(|(rs, real)| (*rs, real.settings)).collect();
+                (*vs, (entry.settings, reals))
+            })
+            .collect()
+    }
+}
+
+/// `ip_vs_genl_set_cmd`: only tunnels lead to real servers of the other family.
+fn check_family(vs: VirtualServerId, rs: RealServerId, settings: &RealServer) -> Result<(), i32> {
+    match vs.family() == IpFamily::of(rs.addr) || settings.forwarding == ForwardingMethod::Tunnel {
+        true => Ok(()),
+        false => Err(libc::EINVAL),
+    }
+}
+
+/// `ip_vs_add_dest`, `ip_vs_edit_dest`: the weight is an int.
+fn check_ranges(settings: &RealServer) -> Result<(), i32> {
+    let weight_fits = i32::try_from(settings.weight.0).is_ok();
+    match weight_fits && settings.lower_threshold <= settings.upper_threshold {
+        true => Ok(()),
+        false => Err(libc::ERANGE),
+    }
+}
+
+/// `ip_vs_new_dest` on a node without interfaces.
+fn is_valid_real_server(addr: IpAddr) -> bool {
+    match addr {
+        IpAddr::V4(addr) => !(addr.is_unspecified() || addr.is_multicast() || addr.is_broadcast()),
+        IpAddr::V6(addr) => !(addr.is_unspecified() || addr.is_multicast() || addr.is_unicast_link_local()),
+    }
+}
