@@ -1,0 +1,110 @@
+//! Running other people's tools (`ip`, `nft`, `ipvsadm`) and saying exactly what went wrong.
+
+use std::fmt;
+use std::process::{Command, Stdio};
+
+/// A command that did not do what the test needed: everything needed to understand it without a rerun.
+#[derive(Debug)]
+pub struct CommandError {
+    /// The command line as one would type it.
+    pub line: String,
+    /// The exit code; `None` when the program could not start or died by a signal.
+    pub code: Option<i32>,
+    /// What it printed on standard output.
+    pub stdout: String,
+    /// What it printed on standard error, or why it could not start.
+    pub stderr: String,
+}
+
+impl fmt::Display for CommandError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.code {
+            Some(code) => write!(f, "`{}` exited with {code}", self.line)?,
+            None => write!(f, "`{}` did not finish", self.line)?,
+        }
+        for (name, text) in [("stderr", &self.stderr), ("stdout", &self.stdout)] {
+            if !text.trim().is_empty() {
+                write!(f, "\n  {name}: {}", text.trim_end().replace('\n', "\n          "))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for CommandError {}
+
+/// The command line, quoted only where a reader would be misled.
+fn render_line(command: &Command) -> String {
+    std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|word| {
+            let word = word.to_string_lossy();
+            if word.is_empty() || word.contains([' ', '\n', '\'', '"', ';']) {
+                format!("{word:?}")
+            } else {
+                word.into_owned()
+            }
+        })
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// Run a prepared command to its end and return its standard output; an exit code other than 0 is an error.
+pub fn try_output(command: &mut Command) -> Result<String, CommandError> {
+    let line = render_line(command);
+    let output = command.stdin(Stdio::null()).output().map_err(|error| CommandError {
+        line: line.clone(),
+        code: None,
+        stdout: String::new(),
+        stderr: format!("cannot start: {error}"),
+    })?;
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        return Ok(stdout);
+    }
+    let mut stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.code().is_none() {
+        stderr = format!("{} {stderr}", output.status);
+    }
+    Err(CommandError { line, code: output.status.code(), stdout, stderr })
+}
+
+/// Run `words[0]` with the other words as arguments in the calling thread's network namespace.
+pub fn try_run<S: AsRef<std::ffi::OsStr>>(words: &[S]) -> Result<String, CommandError> {
+    let (program, arguments) = words.split_first().expect("a command has at least a program");
+    try_output(Command::new(program).args(arguments))
+}
+
+/// [`try_run`], panicking with the whole story on failure.
+#[track_caller]
+pub fn run<S: AsRef<std::ffi::OsStr>>(words: &[S]) -> String {
+    try_run(words).unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{run, try_run};
+
+    #[test]
+    fn standard_output_comes_back() {
+        assert_eq!(run(&["echo", "one two"]), "one two\n");
+    }
+
+    #[test]
+    fn a_failure_names_line_code_and_both_outputs() {
+        let error = try_run(&["sh", "-c", "echo out; echo err >&2; exit 3"]).unwrap_err();
+        let text = error.to_string();
+        assert_eq!(error.code, Some(3));
+        for part in
+            ["sh -c \"echo out; echo err >&2; exit 3\"", "exited with 3", "stderr: err", "stdout: out"]
+        {
+            assert!(text.contains(part), "{part:?} is missing in {text}");
+        }
+    }
+
+    #[test]
+    fn a_missing_program_and_a_signal_are_errors_too() {
+        assert!(try_run(&["no-such-program-here"]).unwrap_err().to_string().contains("cannot start"));
+        assert!(try_run(&["sh", "-c", "kill -9 $$"]).unwrap_err().to_string().contains("signal: 9"));
+    }
+}

@@ -1,0 +1,159 @@
+//! Network namespaces that exist as long as a value does.
+//!
+//! They are never given a name under /run/netns: whatever happens to the test process, the kernel removes a
+//! namespace with its last user, so nothing can be left over for the next test.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::Arc;
+
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
+
+use crate::command::{CommandError, try_output};
+
+/// A network namespace of its own, loopback up. Clones are handles of the same namespace.
+#[derive(Debug, Clone)]
+pub struct NetNs {
+    /// Keeps the namespace alive and is what `setns` gets.
+    handle: Arc<File>,
+}
+
+impl NetNs {
+    /// A fresh namespace with its loopback link up. Needs root.
+    #[track_caller]
+    pub fn create() -> NetNs {
+        in_new_netns(NetNs::current)
+    }
+
+    /// The namespace of the calling thread.
+    #[track_caller]
+    pub fn current() -> NetNs {
+        let handle = File::open("/proc/thread-self/ns/net").expect("open this thread's network namespace");
+        NetNs { handle: Arc::new(handle) }
+    }
+
+    /// Call `f` on a thread of its own inside this namespace and return what it returns; panics pass through.
+    ///
+    /// In there `/proc/sys/net` is this namespace's, but `/proc/net` is still the main thread's: use
+    /// `/proc/thread-self/net`.
+    pub fn enter<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        on_own_thread(|| {
+            self.join().unwrap_or_else(|error| panic!("cannot enter the network namespace: {error}"));
+            f()
+        })
+    }
+
+    /// A command that will run inside this namespace.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let namespace = self.clone();
+        let mut command = Command::new(program);
+        #[expect(
+            unsafe_code,
+            reason = "between fork and exec there is no other place to change the namespace"
+        )]
+        // SAFETY: the closure only makes the system call setns; it neither allocates nor takes a lock.
+        unsafe {
+            command.pre_exec(move || namespace.join());
+        }
+        command
+    }
+
+    /// Run a command in here to its end; see [`crate::try_run`].
+    pub fn try_run<S: AsRef<std::ffi::OsStr>>(&self, words: &[S]) -> Result<String, CommandError> {
+        let (program, arguments) = words.split_first().expect("a command has at least a program");
+        try_output(self.command(program).args(arguments))
+    }
+
+    /// Run a command in here to its end and return its standard output; panics with the whole story on failure.
+    #[track_caller]
+    pub fn run<S: AsRef<std::ffi::OsStr>>(&self, words: &[S]) -> String {
+        self.try_run(words).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// [`NetNs::run`] for a line without quoting: `ns.sh("ip link add br0 type bridge")`.
+    #[track_caller]
+    pub fn sh(&self, line: &str) -> String {
+        self.run(&line.split_whitespace().collect::<Vec<_>>())
+    }
+
+    /// Move the calling thread (not its process) into this namespace.
+    fn join(&self) -> io::Result<()> {
+        Ok(move_into_link_name_space(self.handle.as_fd(), Some(LinkNameSpaceType::Network))?)
+    }
+}
+
+impl AsFd for NetNs {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.handle.as_fd()
+    }
+}
+
+/// Call `f` on a thread of its own inside a new network namespace whose loopback is up. Needs root.
+#[track_caller]
+pub fn in_new_netns<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+    on_own_thread(|| {
+        #[expect(unsafe_code, reason = "unshare is unsafe in rustix because of the flag FILES, unused here")]
+        // SAFETY: NEWNET changes only which network this fresh thread sees; file descriptors stay shared.
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }
+            .unwrap_or_else(|error| panic!("cannot create a network namespace (root needed): {error}"));
+        crate::run(&["ip", "link", "set", "lo", "up"]);
+        f()
+    })
+}
+
+/// A namespace belongs to a thread: give the closure one, and let its panic be the caller's.
+fn on_own_thread<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+    let name = std::thread::current().name().unwrap_or("netns").to_owned();
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name(name).spawn_scoped(scope, f).expect("start a thread");
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{NetNs, in_new_netns};
+
+    fn allowed() -> bool {
+        let root = rustix::process::geteuid().is_root();
+        if !root {
+            eprintln!("skipped: network namespaces need root");
+        }
+        root
+    }
+
+    #[test]
+    fn a_new_namespace_is_private_and_has_loopback() {
+        if !allowed() {
+            return;
+        }
+        let links = in_new_netns(|| {
+            crate::run(&["ip", "link", "add", "name", "private0", "type", "bridge"]);
+            crate::run(&["ip", "-br", "link"])
+        });
+        assert!(links.contains("private0") && links.contains("LOOPBACK,UP"), "{links}");
+        assert!(!crate::run(&["ip", "-br", "link"]).contains("private0"));
+    }
+
+    #[test]
+    fn threads_and_commands_see_the_same_namespace() {
+        if !allowed() {
+            return;
+        }
+        let ns = NetNs::create();
+        ns.sh("ip link add name shared0 type bridge");
+        assert!(ns.enter(|| crate::run(&["ip", "-br", "link"])).contains("shared0"));
+        assert!(ns.run(&["ip", "-br", "link"]).contains("shared0"));
+        let error = ns.try_run(&["ip", "link", "show", "other0"]).unwrap_err();
+        assert!(error.stderr.contains("other0"), "{error}");
+    }
+
+    #[test]
+    #[should_panic(expected = "from inside")]
+    fn a_panic_passes_through() {
+        NetNs::current().enter(|| panic!("from inside"));
+    }
+}
