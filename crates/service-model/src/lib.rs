@@ -8,9 +8,18 @@
 //! with its dirty set, and [`ServiceModel::endpoints`] with [`SelectedEndpoints`], the choice of endpoints by
 //! readiness, traffic policy and topology.
 
+mod endpoints;
 mod input;
+mod intern;
+mod model;
+mod select;
+mod slice;
+
+pub use endpoints::{Endpoint, Placement, PortEndpoints};
 
 pub use input::{
     Affinity, EndpointSlice, ModelEvent, Node, Service, ServicePort, ServiceSettings, SliceEndpoint, SliceName,
     SlicePort, TrafficPolicy,
 };
+pub use model::ServiceModel;
+pub use select::{EndpointPolicy, SelectedEndpoints, cluster_ip_endpoints};

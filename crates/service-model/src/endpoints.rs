@@ -1,0 +1,62 @@
+//! Endpoints of one service port: merged from all slices, then chosen by policy (`select`).
+
+use std::sync::Arc;
+
+use lb_types::RealServerId;
+
+/// Where an endpoint runs and for whom it is meant. Shared by all endpoints that say the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Placement {
+    /// `nodeName`
+    pub node: Option<Arc<str>>,
+    /// `hints.forZones`
+    pub zone_hints: Vec<Arc<str>>,
+    /// `hints.forNodes`
+    pub node_hints: Vec<Arc<str>>,
+}
+
+/// One endpoint of a service port, whatever its condition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Key of its real server.
+    pub id: RealServerId,
+    /// Takes new connections.
+    pub ready: bool,
+    /// Passes its readiness probe, even while terminating.
+    pub serving: bool,
+    /// Its pod is being deleted.
+    pub terminating: bool,
+    /// Runs on this node.
+    pub local: bool,
+    /// Node and hints.
+    pub placement: Arc<Placement>,
+    /// `NAMESPACE/NAME/UID` of its pod, if known: tells an address that came back under another pod.
+    pub pod: Option<Arc<str>>,
+}
+
+impl Endpoint {
+    /// Whether new connections may still go there when nothing is ready (KEP-1669).
+    pub const fn is_fallback(&self) -> bool {
+        self.serving && self.terminating
+    }
+}
+
+/// All endpoints of one service port in one family.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortEndpoints {
+    /// Merged over all slices, one per (address, port), sorted by `id`.
+    pub all: Vec<Endpoint>,
+}
+
+impl PortEndpoints {
+    /// Endpoints of this node whatever their condition: the hairpin set has them all, because a connection that an
+    /// endpoint opened to its own service may outlive its readiness.
+    pub fn local(&self) -> impl Iterator<Item = &Endpoint> {
+        self.all.iter().filter(|e| e.local)
+    }
+
+    /// The endpoint behind a real server.
+    pub fn get(&self, id: RealServerId) -> Option<&Endpoint> {
+        self.all.binary_search_by_key(&id, |e| e.id).ok().and_then(|i| self.all.get(i))
+    }
+}

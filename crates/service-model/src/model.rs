@@ -1,0 +1,222 @@
+//! The merged input and the set of services that changed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use lb_types::{IpFamily, RealServerId, ServiceName};
+
+use crate::{
+    Endpoint, EndpointSlice, ModelEvent, Node, PortEndpoints, Service, ServicePort, SliceName,
+    intern::Interner,
+    slice::{StoredEndpoint, StoredSlice},
+};
+
+/// Services, EndpointSlices and the own Node, as last delivered.
+///
+/// Events may come in any order; a slice may be known before its Service and outlive it. Every change marks the
+/// services that it may affect; an event that says nothing new marks none.
+#[derive(Debug, Default)]
+pub struct ServiceModel {
+    entries: BTreeMap<ServiceName, Entry>,
+    /// Which entry holds a slice: it may move to another Service, and its deletion names the slice only.
+    owners: HashMap<SliceName, ServiceName>,
+    node: Node,
+    node_changed: bool,
+    dirty: BTreeSet<ServiceName>,
+    synced: bool,
+    interner: Interner,
+}
+
+/// All that is known under one Service name; never empty.
+#[derive(Debug, Default)]
+struct Entry {
+    service: Option<Box<Service>>,
+    slices: Vec<StoredSlice>,
+}
+
+impl Entry {
+    fn is_empty(&self) -> bool {
+        self.service.is_none() && self.slices.is_empty()
+    }
+}
+
+impl ServiceModel {
+    /// Takes in a change and marks the services that it affects.
+    pub fn apply(&mut self, event: ModelEvent) {
+        match event {
+            ModelEvent::ServiceApplied(service) => self.apply_service(service),
+            ModelEvent::ServiceDeleted(name) => self.delete_service(&name),
+            ModelEvent::SliceApplied(slice) => self.apply_slice(slice),
+            ModelEvent::SliceDeleted(name) => self.delete_slice(&name),
+            ModelEvent::NodeApplied(node) => self.apply_node(node),
+            ModelEvent::Synced => self.synced = true,
+        }
+    }
+
+    /// Whether everything has been delivered at least once; nothing is programmed before.
+    pub fn is_synced(&self) -> bool {
+        self.synced
+    }
+
+    /// Facts about the own Node; empty until known.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Whether any fact about the Node changed since the last call. Services whose endpoints depend on it are dirty
+    /// already; the caller has to look at addresses and pod CIDRs.
+    pub fn take_node_changed(&mut self) -> bool {
+        std::mem::take(&mut self.node_changed)
+    }
+
+    /// Services that changed since the last call, deleted ones included: `default/kubernetes` first, then the other
+    /// critical ones, then the rest, each by name.
+    pub fn take_dirty(&mut self) -> Vec<ServiceName> {
+        let mut names: Vec<_> = std::mem::take(&mut self.dirty).into_iter().collect();
+        names.sort_by_cached_key(|name| self.urgency(name));
+        names
+    }
+
+    /// Whether [`ServiceModel::take_dirty`] would return something.
+    pub fn has_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// Marks one service, known or not: for a retry.
+    pub fn mark_dirty(&mut self, name: ServiceName) {
+        self.dirty.insert(name);
+    }
+
+    /// Marks every known service.
+    pub fn mark_all_dirty(&mut self) {
+        let known = self.entries.iter().filter(|(_, e)| e.service.is_some());
+        self.dirty.extend(known.map(|(name, _)| name.clone()));
+    }
+
+    /// A Service by name.
+    pub fn service(&self, name: &ServiceName) -> Option<&Service> {
+        self.entries.get(name)?.service.as_deref()
+    }
+
+    /// All Services, by name.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.entries.values().filter_map(|e| e.service.as_deref())
+    }
+
+    /// Every endpoint of a service port in a family, whatever its condition, merged over the slices of the Service.
+    pub fn endpoints(&self, service: &Service, port: &ServicePort, family: IpFamily) -> PortEndpoints {
+        let slices = self.entries.get(&service.name).map_or(&[][..], |e| &e.slices);
+        let mut copies: Vec<(RealServerId, &StoredEndpoint)> = Vec::new();
+        for slice in slices.iter().filter(|s| s.family == family) {
+            for port in slice.ports_named(&port.name, port.protocol) {
+                let id = |e: &StoredEndpoint| RealServerId { addr: e.addr, port: port.port };
+                copies.extend(slice.endpoints.iter().map(|e| (id(e), e)));
+            }
+        }
+        copies.sort_unstable();
+        copies.dedup_by_key(|(id, _)| *id);
+        PortEndpoints { all: copies.into_iter().map(|(id, e)| self.endpoint(id, e)).collect() }
+    }
+
+    fn endpoint(&self, id: RealServerId, stored: &StoredEndpoint) -> Endpoint {
+        let local = stored.placement.node.as_ref().is_some_and(|n| !n.is_empty() && *n == self.node.name);
+        Endpoint {
+            id,
+            ready: stored.rank.ready.0,
+            serving: stored.rank.serving.0,
+            terminating: stored.rank.terminating,
+            local,
+            placement: Arc::clone(&stored.placement),
+            pod: stored.pod.clone(),
+        }
+    }
+
+    fn urgency(&self, name: &ServiceName) -> u8 {
+        if &*name.namespace == "default" && &*name.name == "kubernetes" {
+            0
+        } else if self.service(name).is_some_and(|s| s.critical) {
+            1
+        } else {
+            2
+        }
+    }
+
+    fn apply_service(&mut self, service: Service) {
+        let known = self.entries.entry(service.name.clone()).or_default();
+        if known.service.as_deref() == Some(&service) {
+            return;
+        }
+        self.dirty.insert(service.name.clone());
+        known.service = Some(Box::new(service));
+    }
+
+    fn delete_service(&mut self, name: &ServiceName) {
+        let Some(entry) = self.entries.get_mut(name) else { return };
+        if entry.service.take().is_some() {
+            self.dirty.insert(name.clone());
+        }
+        self.drop_if_empty(name);
+    }
+
+    fn apply_slice(&mut self, slice: EndpointSlice) {
+        let service = slice.service.clone();
+        if self.owners.get(&slice.name).is_some_and(|owner| *owner != service) {
+            self.delete_slice(&slice.name);
+        }
+        let slice = StoredSlice::new(slice, &mut self.interner);
+        let entry = self.entries.entry(service.clone()).or_default();
+        match entry.slices.iter_mut().find(|s| s.name == slice.name) {
+            Some(known) if *known == slice => return,
+            Some(known) => *known = slice,
+            None => {
+                self.owners.insert(slice.name.clone(), service.clone());
+                entry.slices.push(slice);
+            }
+        }
+        self.mark_if_known(&service);
+    }
+
+    fn delete_slice(&mut self, name: &SliceName) {
+        let Some(service) = self.owners.remove(name) else { return };
+        if let Some(entry) = self.entries.get_mut(&service) {
+            entry.slices.retain(|s| s.name != *name);
+        }
+        self.mark_if_known(&service);
+        self.drop_if_empty(&service);
+    }
+
+    fn apply_node(&mut self, node: Node) {
+        if node == self.node {
+            return;
+        }
+        let old = std::mem::replace(&mut self.node, node);
+        self.node_changed = true;
+        let names = (old.name != self.node.name).then(|| [old.name.clone(), self.node.name.clone()]);
+        let zones = (old.zone != self.node.zone).then(|| [old.zone.clone(), self.node.zone.clone()]);
+        let affected = |e: &StoredEndpoint| {
+            let p = &e.placement;
+            names.iter().flatten().any(|n| p.node.as_ref() == Some(n) || p.node_hints.contains(n))
+                || zones.iter().flatten().flatten().any(|z| p.zone_hints.contains(z))
+        };
+        let is_dirty = |e: &Entry| e.slices.iter().flat_map(|s| &s.endpoints).any(affected);
+        let services = self.entries.iter().filter(|(_, e)| e.service.is_some() && is_dirty(e));
+        self.dirty.extend(services.map(|(name, _)| name.clone()));
+    }
+
+    fn mark_if_known(&mut self, name: &ServiceName) {
+        if self.service(name).is_some() {
+            self.dirty.insert(name.clone());
+        }
+    }
+
+    fn drop_if_empty(&mut self, name: &ServiceName) {
+        if self.entries.get(name).is_some_and(Entry::is_empty) {
+            self.entries.remove(name);
+        }
+        if self.entries.is_empty() {
+            self.interner.sweep();
+        }
+    }
+}
