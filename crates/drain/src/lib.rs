@@ -1,1 +1,18 @@
-//! Placeholder.
+//! Graceful-termination bookkeeping: which real servers are on their way out, why, since when, until when.
+//!
+//! A state machine without clock or I/O: time is an argument ([`Time`], since boot), counters are handed in, and what
+//! comes out are verdicts that the planner turns into operations. It never decides that an endpoint should serve, and
+//! knows nothing of Kubernetes objects.
+//!
+//! Reading order: [`Settings`] and [`Policy`], [`Cause`] and [`Outcome`], [`Ledger`].
+
+mod ledger;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+pub use ledger::{Drain, Key, Ledger, Verdict};
+pub use settings::{Cause, EndpointGone, Outcome, Policy, Settings, UnknownPolicy};
+
+/// Time since boot, suspended time included (CLOCK_BOOTTIME): deadlines survive a restart of the process.
+pub type Time = std::time::Duration;

@@ -1,0 +1,187 @@
+//! The ledger of draining real servers.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use lb_types::{ConnectionCounters, Protocol, RealServerId, TrafficCounters, VirtualServerId};
+
+use crate::{Cause, EndpointGone, Outcome, Policy, Settings, Time};
+
+/// A real server of a virtual server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// The virtual server.
+    pub vs: VirtualServerId,
+    /// Its real server.
+    pub rs: RealServerId,
+}
+
+/// What must become of a real server that should not serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Weight 0; connections continue.
+    Quiesce,
+    /// Remove it now.
+    Remove(Outcome),
+}
+
+/// One draining real server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// Why it began.
+    pub cause: Cause,
+    /// When it began.
+    pub since: Time,
+    /// Settings when it began.
+    pub settings: Settings,
+    /// Last time that an active connection or traffic was seen; starts at `since`.
+    pub last_activity: Time,
+    /// Sum of the byte counters at the last poll; a change is activity.
+    pub bytes: Option<u64>,
+    /// Set once it must be removed; stays until the kernel has executed that.
+    pub due: Option<Outcome>,
+}
+
+impl Drain {
+    /// When it is removed in any case.
+    pub fn deadline(&self) -> Option<Time> {
+        self.settings.timeout.map(|timeout| self.since + timeout)
+    }
+
+    fn observe(&mut self, now: Time, connections: &ConnectionCounters, traffic: &TrafficCounters) {
+        let bytes = traffic.bytes_in.wrapping_add(traffic.bytes_out);
+        let moved = self.bytes.is_some_and(|before| before != bytes);
+        self.bytes = Some(bytes);
+        if connections.active > 0 || moved {
+            self.last_activity = now;
+        }
+        self.due = self.due.or_else(|| self.decide(now, connections));
+    }
+
+    fn decide(&self, now: Time, connections: &ConnectionCounters) -> Option<Outcome> {
+        let drained = match self.settings.policy {
+            Policy::Immediate => return Some(Outcome::Immediate),
+            Policy::AllConnections => connections.active == 0 && connections.inactive == 0,
+            Policy::ActiveOnly => {
+                connections.active == 0 && now.saturating_sub(self.last_activity) >= self.settings.linger
+            }
+        };
+        match drained {
+            true => Some(Outcome::Drained),
+            false => self.overdue(now),
+        }
+    }
+
+    fn overdue(&self, now: Time) -> Option<Outcome> {
+        self.deadline().filter(|deadline| now >= *deadline).map(|_| Outcome::TimedOut)
+    }
+}
+
+/// All draining real servers.
+#[derive(Clone, Debug, Default)]
+pub struct Ledger {
+    drains: BTreeMap<Key, Drain>,
+    last_poll: Option<Time>,
+}
+
+impl Ledger {
+    /// What must become of a real server that should not serve; also answers for one that is not draining yet.
+    ///
+    /// UDP has no end that the kernel could count (it is never "active", net/netfilter/ipvs/ip_vs_proto_udp.c), so its
+    /// real servers go at once and their flows move on with the next packet.
+    pub fn judge(&self, key: &Key, settings: &Settings) -> Verdict {
+        if let Some(outcome) = self.drains.get(key).and_then(|drain| drain.due) {
+            return Verdict::Remove(outcome);
+        }
+        let connectionless = key.vs.protocol() == Some(Protocol::Udp);
+        match connectionless || settings.policy == Policy::Immediate {
+            true => Verdict::Remove(Outcome::Immediate),
+            false => Verdict::Quiesce,
+        }
+    }
+
+    /// Starts a drain unless one runs; returns whether it started. A running one learns that its pod terminates.
+    pub fn begin(&mut self, key: Key, cause: Cause, settings: Settings, now: Time) -> bool {
+        match self.drains.get_mut(&key) {
+            Some(drain) => {
+                if cause == Cause::Terminating || cause == Cause::ServiceGone {
+                    drain.cause = cause;
+                }
+                false
+            }
+            None => {
+                let drain = Drain { cause, since: now, settings, last_activity: now, bytes: None, due: None };
+                self.drains.insert(key, drain);
+                true
+            }
+        }
+    }
+
+    /// Ends a drain: the real server was removed, or serves again.
+    pub fn end(&mut self, key: &Key) -> Option<Drain> {
+        self.drains.remove(key)
+    }
+
+    /// The endpoint was terminating and has left every EndpointSlice.
+    pub fn endpoint_gone(&mut self, key: &Key) {
+        if let Some(drain) = self.drains.get_mut(key)
+            && drain.settings.endpoint_gone == EndpointGone::Remove
+        {
+            drain.due = drain.due.or(Some(Outcome::EndpointGone));
+        }
+    }
+
+    /// Takes fresh counters and returns the virtual servers that have real servers to remove.
+    ///
+    /// `counters` answers `None` when the kernel did not tell; then only the deadline counts.
+    pub fn poll(
+        &mut self,
+        now: Time,
+        mut counters: impl FnMut(&Key) -> Option<(ConnectionCounters, TrafficCounters)>,
+    ) -> BTreeSet<VirtualServerId> {
+        self.last_poll = Some(now);
+        for (key, drain) in &mut self.drains {
+            match counters(key) {
+                Some((connections, traffic)) => drain.observe(now, &connections, &traffic),
+                None => drain.due = drain.due.or_else(|| drain.overdue(now)),
+            }
+        }
+        self.drains.iter().filter(|(_, drain)| drain.due.is_some()).map(|(key, _)| key.vs).collect()
+    }
+
+    /// When counters should be read next; `None` when nothing drains.
+    ///
+    /// Often while a drain is young, because that is when connections end; rarely once it has become a long one.
+    pub fn next_poll(&self) -> Option<Time> {
+        let youngest = self.drains.values().map(|drain| drain.since).max()?;
+        let last = self.last_poll.unwrap_or_default().max(youngest);
+        let interval = match last.saturating_sub(youngest).as_secs() {
+            0..10 => Duration::from_millis(500),
+            10..60 => Duration::from_secs(2),
+            _ => Duration::from_secs(5),
+        };
+        Some(last + interval)
+    }
+
+    /// Virtual servers that have a draining real server.
+    pub fn virtual_servers(&self) -> BTreeSet<VirtualServerId> {
+        self.drains.keys().map(|key| key.vs).collect()
+    }
+
+    /// All drains, by key.
+    pub fn iter(&self) -> impl Iterator<Item = (&Key, &Drain)> {
+        self.drains.iter()
+    }
+
+    /// One drain.
+    pub fn get(&self, key: &Key) -> Option<&Drain> {
+        self.drains.get(key)
+    }
+
+    /// Whether nothing drains.
+    pub fn is_empty(&self) -> bool {
+        self.drains.is_empty()
+    }
+}
