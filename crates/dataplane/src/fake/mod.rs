@@ -10,3 +10,4 @@ mod vips;
 
 pub use ipvs::{FakeIpvs, IpvsSnapshot};
 pub use sysctls::FakeSysctls;
+pub use vips::FakeVips;

@@ -1,1 +1,224 @@
-//! To be written.
+//! Link, addresses and routes in memory.
+
+mod kernel;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    rc::Rc,
+};
+
+use kernel::Namespace;
+use lb_types::VipOp;
+
+use crate::{
+    BatchReport, ErrorKind, FailedOp, ObservedLink, ObservedVips, TableError, VipTable, explain_vip,
+};
+
+/// Link, addresses and routes in memory, refusing what the kernel refuses.
+///
+/// A clone is another handle to the same namespace. All counting and fault injection concerns calls through
+/// [`VipTable`] only; the methods of this type are the test's own hands.
+#[derive(Clone, Default)]
+pub struct FakeVips(Rc<RefCell<State>>);
+
+#[derive(Default)]
+struct State {
+    namespace: Namespace,
+    requests: usize,
+    log: Vec<VipOp>,
+    faults: Faults,
+}
+
+/// Error number with which an operation is to be refused, if it is.
+type Refusal = Box<dyn Fn(&VipOp) -> Option<i32>>;
+
+/// What the test has asked to go wrong.
+#[derive(Default)]
+struct Faults {
+    /// Operations still to come before this one fails (0: the next), and how.
+    ops: Vec<(usize, i32)>,
+    /// Errors of the next whole calls, first one first.
+    calls: Vec<ErrorKind>,
+    /// Refuses operations for as long as it is set.
+    refuse: Option<Refusal>,
+    lose_replies: bool,
+}
+
+impl Faults {
+    /// Error of the operation that comes now, if any.
+    fn next_op(&mut self, op: &VipOp) -> Option<i32> {
+        let now = self.ops.iter().position(|(wait, _)| *wait == 0).map(|i| self.ops.remove(i).1);
+        for (wait, _) in &mut self.ops {
+            *wait = wait.saturating_sub(1);
+        }
+        now.or_else(|| self.refuse.as_ref().and_then(|refuse| refuse(op)))
+    }
+
+    fn next_call(&mut self, operation: &str) -> Result<(), TableError> {
+        if self.calls.is_empty() {
+            return Ok(());
+        }
+        let kind = self.calls.remove(0);
+        Err(TableError::new(operation, kind, format!("injected failure: {kind:?}")))
+    }
+}
+
+/// What the test can see.
+impl FakeVips {
+    /// Requests so far: one for every operation, refused ones included, and one for every dump.
+    pub fn requests(&self) -> usize {
+        self.0.borrow().requests
+    }
+
+    /// Operations that were executed since the last [`FakeVips::take_ops`], in order.
+    pub fn ops(&self) -> Vec<VipOp> {
+        self.0.borrow().log.clone()
+    }
+
+    /// Operations that were executed since the last call, in order; empties the log.
+    pub fn take_ops(&self) -> Vec<VipOp> {
+        std::mem::take(&mut self.0.borrow_mut().log)
+    }
+
+    /// The link `kube-ipvs0`.
+    pub fn link(&self) -> Option<ObservedLink> {
+        self.0.borrow().namespace.observed.link
+    }
+
+    /// Our routes with their sources.
+    pub fn routes(&self) -> BTreeMap<IpAddr, Option<IpAddr>> {
+        self.0.borrow().namespace.observed.routes.clone()
+    }
+
+    /// Addresses on `kube-ipvs0`.
+    pub fn addresses(&self) -> BTreeSet<IpAddr> {
+        self.0.borrow().namespace.observed.addresses.clone()
+    }
+
+    /// Everything that an observation would tell, without being counted as one.
+    pub fn snapshot(&self) -> ObservedVips {
+        self.0.borrow().namespace.observed.clone()
+    }
+}
+
+/// What the test can make happen in the kernel or by somebody else's hand: neither counted nor logged.
+impl FakeVips {
+    /// The node's addresses from now on, each with the name of its link; those not listed are removed.
+    pub fn set_node_addresses<'a>(&self, addresses: impl IntoIterator<Item = (IpAddr, &'a str)>) {
+        let addresses = addresses.into_iter().map(|(addr, link)| (addr, link.to_owned())).collect();
+        self.0.borrow_mut().namespace.set_node_addresses(addresses);
+    }
+
+    /// Somebody deletes the link, with all routes and addresses on it.
+    pub fn delete_link(&self) {
+        self.0.borrow_mut().namespace.delete_link();
+    }
+
+    /// Somebody sets the link down: IPv6 routes vanish, IPv4 ones stay.
+    pub fn set_link_down(&self) {
+        self.0.borrow_mut().namespace.link_down();
+    }
+
+    /// Somebody has created a link named `kube-ipvs0` of another type than dummy.
+    pub fn add_foreign_link(&self) {
+        self.0.borrow_mut().namespace.observed.link = Some(ObservedLink { dummy: false, up: true });
+    }
+
+    /// Somebody deletes one of our routes.
+    pub fn delete_route(&self, vip: IpAddr) {
+        self.0.borrow_mut().namespace.observed.routes.remove(&vip);
+    }
+
+    /// Somebody adds a local route of the same address on another link.
+    pub fn add_foreign_route(&self, addr: IpAddr) {
+        self.0.borrow_mut().namespace.foreign_routes.insert(addr);
+    }
+
+    /// Somebody adds an address to `kube-ipvs0`, as kube-proxy does for every VIP.
+    ///
+    /// # Panics
+    /// If there is no such link.
+    pub fn add_address(&self, addr: IpAddr) {
+        let observed = &mut self.0.borrow_mut().namespace.observed;
+        assert!(observed.link.is_some(), "no link to put address {addr} on");
+        observed.addresses.insert(addr);
+    }
+
+    /// The kernel has no dummy links (`true`) or has them again.
+    pub fn set_no_dummy(&self, missing: bool) {
+        self.0.borrow_mut().namespace.no_dummy = missing;
+    }
+}
+
+/// What the test can make fail.
+impl FakeVips {
+    /// The next operation fails with `errno`, whatever it is.
+    pub fn fail_next(&self, errno: i32) {
+        self.fail_nth(1, errno);
+    }
+
+    /// The `n`-th operation from now (1 is the next) fails with `errno`, whatever it is.
+    pub fn fail_nth(&self, n: usize, errno: i32) {
+        self.0.borrow_mut().faults.ops.push((n.saturating_sub(1), errno));
+    }
+
+    /// Every operation for which `refuse` returns an error number fails with it, until set anew.
+    pub fn refuse(&self, refuse: impl Fn(&VipOp) -> Option<i32> + 'static) {
+        self.0.borrow_mut().faults.refuse = Some(Box::new(refuse));
+    }
+
+    /// Ends what [`FakeVips::refuse`] began.
+    pub fn refuse_nothing(&self) {
+        self.0.borrow_mut().faults.refuse = None;
+    }
+
+    /// The next call (observation or batch) fails as a whole, before anything is executed.
+    pub fn fail_next_call(&self, kind: ErrorKind) {
+        self.0.borrow_mut().faults.calls.push(kind);
+    }
+
+    /// The next batch is executed, but no failure in it is reported, only that replies were lost.
+    pub fn lose_replies_next(&self) {
+        self.0.borrow_mut().faults.lose_replies = true;
+    }
+}
+
+impl State {
+    fn execute(&mut self, index: usize, op: &VipOp) -> Result<(), FailedOp> {
+        self.requests += 1;
+        let result = match self.faults.next_op(op) {
+            Some(errno) => Err(errno),
+            None => self.namespace.execute(op),
+        };
+        match result {
+            Ok(()) => {
+                self.log.push(*op);
+                Ok(())
+            }
+            Err(errno) => Err(FailedOp { index, errno, reason: explain_vip(op, errno) }),
+        }
+    }
+}
+
+impl VipTable for FakeVips {
+    fn observe(&mut self) -> Result<ObservedVips, TableError> {
+        let mut state = self.0.borrow_mut();
+        state.requests += 1;
+        state.faults.next_call("observe links, addresses and routes")?;
+        Ok(state.namespace.observed.clone())
+    }
+
+    fn apply(&mut self, ops: &[VipOp]) -> Result<BatchReport, TableError> {
+        let state = &mut *self.0.borrow_mut();
+        state.faults.next_call("change links, addresses and routes")?;
+        let failed = ops.iter().enumerate().filter_map(|(i, op)| state.execute(i, op).err()).collect();
+        Ok(match std::mem::take(&mut state.faults.lose_replies) {
+            true => BatchReport { failed: Vec::new(), replies_lost: true },
+            false => BatchReport { failed, replies_lost: false },
+        })
+    }
+}

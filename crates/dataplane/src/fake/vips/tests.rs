@@ -1,0 +1,60 @@
+use super::*;
+
+const VIP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 96, 0, 1));
+const NODE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+fn ensure() -> VipOp {
+    VipOp::EnsureRoute { vip: VIP, source: Some(NODE) }
+}
+
+fn errnos(report: &BatchReport) -> Vec<(usize, i32)> {
+    report.failed.iter().map(|f| (f.index, f.errno)).collect()
+}
+
+#[test]
+fn counts_logs_and_snapshots() {
+    let fake = FakeVips::default();
+    let mut table = fake.clone();
+    fake.set_node_addresses([(NODE, "eth0")]);
+    let report = table.apply(&[ensure(), VipOp::EnsureLink, ensure()]).unwrap();
+    assert_eq!(errnos(&report), [(0, libc::ENODEV)]);
+    assert_eq!(table.observe().unwrap(), fake.snapshot());
+    assert_eq!(fake.requests(), 4);
+    assert_eq!(fake.take_ops(), [VipOp::EnsureLink, ensure()]);
+    assert!(fake.ops().is_empty());
+    assert_eq!(fake.routes(), BTreeMap::from([(VIP, Some(NODE))]));
+}
+
+#[test]
+fn faults_hit_the_operation_that_was_named() {
+    let fake = FakeVips::default();
+    let mut table = fake.clone();
+    fake.fail_nth(2, libc::ENOMEM);
+    fake.fail_next(libc::EPERM);
+    let report = table.apply(&[VipOp::EnsureLink; 3]).unwrap();
+    assert_eq!(errnos(&report), [(0, libc::EPERM), (1, libc::ENOMEM)]);
+    fake.refuse(|op| matches!(op, VipOp::DeleteLink).then_some(libc::EBUSY));
+    assert_eq!(errnos(&table.apply(&[VipOp::DeleteLink]).unwrap()), [(0, libc::EBUSY)]);
+    fake.refuse_nothing();
+    assert!(table.apply(&[VipOp::DeleteLink]).unwrap().is_clean());
+    fake.fail_next_call(ErrorKind::Transient);
+    assert!(table.observe().unwrap_err().is_retryable());
+    assert!(table.observe().is_ok());
+}
+
+#[test]
+fn lost_replies_hide_failures_but_not_effects() {
+    let fake = FakeVips::default();
+    fake.lose_replies_next();
+    let report = fake.clone().apply(&[ensure(), VipOp::EnsureLink]).unwrap();
+    assert_eq!(report, BatchReport { failed: vec![], replies_lost: true });
+    assert!(fake.link().is_some());
+}
+
+#[test]
+fn a_kernel_without_dummy_links_says_so() {
+    let fake = FakeVips::default();
+    fake.set_no_dummy(true);
+    let report = fake.clone().apply(&[VipOp::EnsureLink]).unwrap();
+    assert!(report.failed[0].reason.contains("modprobe dummy"), "{report:?}");
+}
