@@ -1,1 +1,24 @@
-//! Placeholder.
+//! What the kernel should hold, and the writes that lead there.
+//!
+//! Pure: the planner reads the model, facts about the node and the configuration, and returns values. It never asks the
+//! kernel, has no clock, and leaves whoever executes a [`Plan`] no choices.
+//!
+//! Reading order: [`PlannerConfig`] and [`NodeFacts`]; [`desire_service`] (one Service to its [`ServiceIntent`]);
+//! [`Desired`] (all intents, with claims on shared keys resolved); [`Mirror`] (what the kernel holds); [`diff`] (both
+//! compared) and the resulting [`Plan`].
+
+mod config;
+mod desired;
+mod diff;
+mod intent;
+mod mirror;
+mod plan;
+#[cfg(test)]
+mod tests;
+
+pub use config::{NodeFacts, Ownership, PlannerConfig};
+pub use desired::{Change, Desired};
+pub use diff::{DrainState, DrainView, Inputs, Touch, diff};
+pub use intent::{IntentProblem, ServerIntent, ServiceIntent, desire_service};
+pub use mirror::{Mirror, MirrorServer};
+pub use plan::{NewDrain, Plan, Stage};

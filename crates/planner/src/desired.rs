@@ -1,0 +1,241 @@
+//! The intents of all Services together, with what they share resolved.
+
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use drain::Key;
+use lb_types::{RealServer, RealServerId, RuleElement, RuleSet, ServiceName, VirtualServer, VirtualServerId};
+
+use crate::{IntentProblem, ServerIntent, ServiceIntent, diff::Touch};
+
+/// The desired state of the node.
+///
+/// A virtual server that no Service wants any more but that still has real servers is kept as *retiring*: it refuses
+/// new connections while the old ones drain, and counts as desired until [`Desired::retired`].
+#[derive(Clone, Debug, Default)]
+pub struct Desired {
+    services: HashMap<ServiceName, Arc<ServiceIntent>>,
+    /// Who wants a key, the winner first; more than one only where two Services claim the same VIP port.
+    claims: HashMap<VirtualServerId, Vec<Claim>>,
+    retiring: BTreeMap<VirtualServerId, ServerIntent>,
+    /// How many keys (claimed or retiring) use a VIP.
+    vips: HashMap<IpAddr, u32>,
+    /// How many Services want an element that belongs to no virtual server.
+    shared_elements: HashMap<RuleElement, u32>,
+}
+
+#[derive(Clone, Debug)]
+struct Claim {
+    service: ServiceName,
+    intent: Arc<ServiceIntent>,
+    /// Position in `intent.servers`.
+    at: usize,
+}
+
+impl Claim {
+    fn server(&self) -> &ServerIntent {
+        &self.intent.servers[self.at]
+    }
+
+    /// The older Service first; without a time stamp it is the youngest; the name decides between equals.
+    fn rank(&self, other: &Claim) -> Ordering {
+        let created = |claim: &Claim| claim.intent.created.unwrap_or(i64::MAX);
+        created(self).cmp(&created(other)).then_with(|| self.service.cmp(&other.service))
+    }
+}
+
+/// What replacing an intent changed.
+#[derive(Clone, Debug, Default)]
+pub struct Change {
+    /// What must be compared with the kernel.
+    pub touch: Touch,
+    /// Endpoints that were terminating and have left every EndpointSlice: their pods are gone.
+    pub gone: Vec<Key>,
+    /// Services that may win a key which this one gave up, or lose one to it: their [`Desired::conflicts`] changed.
+    pub rivals: BTreeSet<ServiceName>,
+}
+
+impl Desired {
+    /// Replaces the intent of a Service; `None` when it is gone.
+    pub fn replace(&mut self, name: &ServiceName, intent: Option<ServiceIntent>) -> Change {
+        let mut change = Change::default();
+        if self.services.get(name).map(Arc::as_ref) == intent.as_ref() {
+            return change;
+        }
+        let new = intent.map(Arc::new);
+        let old = match &new {
+            Some(new) => self.services.insert(name.clone(), new.clone()),
+            None => self.services.remove(name),
+        };
+        if let Some(old) = &old {
+            change.gone = gone_endpoints(old, new.as_deref());
+            old.servers.iter().for_each(|server| self.unclaim(name, server, &mut change));
+            old.elements.iter().for_each(|e| self.unshare(e, &mut change.touch));
+        }
+        if let Some(new) = &new {
+            (0..new.servers.len()).for_each(|at| self.claim(name, new, at, &mut change));
+            new.elements.iter().for_each(|e| self.share(e, &mut change.touch));
+        }
+        change
+    }
+
+    fn claim(&mut self, name: &ServiceName, intent: &Arc<ServiceIntent>, at: usize, change: &mut Change) {
+        let claim = Claim { service: name.clone(), intent: intent.clone(), at };
+        let vs = claim.server().vs;
+        if self.retiring.remove(&vs).is_some() {
+            self.unuse_vip(&vs, &mut change.touch);
+        }
+        let claims = self.claims.entry(vs).or_default();
+        let position = claims.partition_point(|other| other.rank(&claim).is_lt());
+        claims.insert(position, claim);
+        change.rivals.extend(claims.iter().map(|c| c.service.clone()).filter(|s| s != name));
+        change.touch.servers.insert(vs);
+        self.use_vip(&vs, &mut change.touch);
+    }
+
+    /// Gives a key up. What nobody claims any more becomes retiring; [`crate::diff`] tells when it has no real server.
+    fn unclaim(&mut self, name: &ServiceName, server: &ServerIntent, change: &mut Change) {
+        let Some(claims) = self.claims.get_mut(&server.vs) else { return };
+        claims.retain(|claim| claim.service != *name);
+        change.rivals.extend(claims.iter().map(|c| c.service.clone()));
+        change.touch.servers.insert(server.vs);
+        if claims.is_empty() {
+            self.claims.remove(&server.vs);
+            self.retiring.insert(server.vs, retiring(server.vs, server.settings, server.masquerade));
+        } else {
+            self.unuse_vip(&server.vs, &mut change.touch);
+        }
+    }
+
+    /// Keeps a leftover virtual server, one of ours that no Service wants, until it has drained.
+    pub fn retire(&mut self, vs: VirtualServerId, settings: VirtualServer, touch: &mut Touch) {
+        if !self.claims.contains_key(&vs) && !self.retiring.contains_key(&vs) {
+            self.retiring.insert(vs, retiring(vs, settings, RuleSet::MasqueradeNonLocal));
+            touch.servers.insert(vs);
+            self.use_vip(&vs, touch);
+        }
+    }
+
+    /// A retiring virtual server has no real server left: it is not desired any more.
+    pub fn retired(&mut self, vs: &VirtualServerId, touch: &mut Touch) {
+        if self.retiring.remove(vs).is_some() {
+            touch.servers.insert(*vs);
+            self.unuse_vip(vs, touch);
+        }
+    }
+
+    /// Whether a virtual server is only kept until it has drained.
+    pub fn is_retiring(&self, vs: &VirtualServerId) -> bool {
+        self.retiring.contains_key(vs)
+    }
+
+    /// Keys that a Service wants and another one has.
+    pub fn conflicts(&self, name: &ServiceName) -> Vec<IntentProblem> {
+        let servers = self.services.get(name).into_iter().flat_map(|intent| &intent.servers);
+        let lost = servers.filter_map(|server| {
+            let winner = self.service_of(&server.vs).filter(|winner| *winner != name)?;
+            let (service, vs, winner) = (name.clone(), server.vs, winner.clone());
+            Some(IntentProblem::ClaimedByOther { service, vs, winner })
+        });
+        lost.collect()
+    }
+
+    /// What a virtual server must be, if it must be.
+    pub fn server(&self, vs: &VirtualServerId) -> Option<&ServerIntent> {
+        let claimed = self.claims.get(vs).and_then(|claims| claims.first()).map(Claim::server);
+        claimed.or_else(|| self.retiring.get(vs))
+    }
+
+    /// The Service that a virtual server serves.
+    pub fn service_of(&self, vs: &VirtualServerId) -> Option<&ServiceName> {
+        self.claims.get(vs)?.first().map(|claim| &claim.service)
+    }
+
+    /// Whether packets to a VIP must reach IPVS.
+    pub fn wants_vip(&self, vip: &IpAddr) -> bool {
+        self.vips.contains_key(vip)
+    }
+
+    /// Whether an element that belongs to no virtual server must exist.
+    pub fn wants_shared(&self, element: &RuleElement) -> bool {
+        self.shared_elements.contains_key(element)
+    }
+
+    /// Keys of all virtual servers, retiring ones included.
+    pub fn virtual_servers(&self) -> impl Iterator<Item = &VirtualServerId> {
+        self.claims.keys().chain(self.retiring.keys())
+    }
+
+    /// All VIPs.
+    pub fn vips(&self) -> impl Iterator<Item = &IpAddr> {
+        self.vips.keys()
+    }
+
+    /// All elements that belong to no virtual server.
+    pub fn shared_elements(&self) -> impl Iterator<Item = &RuleElement> {
+        self.shared_elements.keys()
+    }
+
+    /// Names of all Services that have an intent.
+    pub fn services(&self) -> impl Iterator<Item = &ServiceName> {
+        self.services.keys()
+    }
+
+    fn use_vip(&mut self, vs: &VirtualServerId, touch: &mut Touch) {
+        if let Some(vip) = vs.vip_port() {
+            *self.vips.entry(vip.addr).or_default() += 1;
+            touch.vips.insert(vip.addr);
+        }
+    }
+
+    fn unuse_vip(&mut self, vs: &VirtualServerId, touch: &mut Touch) {
+        if let Some(vip) = vs.vip_port() {
+            release(&mut self.vips, &vip.addr);
+            touch.vips.insert(vip.addr);
+        }
+    }
+
+    fn share(&mut self, element: &RuleElement, touch: &mut Touch) {
+        *self.shared_elements.entry(*element).or_default() += 1;
+        touch.elements.insert(*element);
+    }
+
+    fn unshare(&mut self, element: &RuleElement, touch: &mut Touch) {
+        release(&mut self.shared_elements, element);
+        touch.elements.insert(*element);
+    }
+}
+
+fn release<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, u32>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
+}
+
+fn retiring(vs: VirtualServerId, settings: VirtualServer, masquerade: RuleSet) -> ServerIntent {
+    let nobody: Arc<[RealServerId]> = Arc::new([]);
+    let real_server = RealServer::SERVING;
+    let (real_servers, terminating, known) = (nobody.clone(), nobody.clone(), nobody);
+    ServerIntent { vs, settings, real_server, real_servers, terminating, known, masquerade }
+}
+
+/// Endpoints that the old intent knew as terminating and the new one does not know at all.
+///
+/// A Service that is gone as a whole tells nothing about its pods.
+fn gone_endpoints(old: &ServiceIntent, new: Option<&ServiceIntent>) -> Vec<Key> {
+    let Some(new) = new else { return Vec::new() };
+    let mut gone = Vec::new();
+    for before in old.servers.iter().filter(|server| !server.terminating.is_empty()) {
+        let Some(after) = new.servers.iter().find(|server| server.vs == before.vs) else { continue };
+        let left = before.terminating.iter().filter(|rs| after.known.binary_search(rs).is_err());
+        gone.extend(left.map(|rs| Key { vs: before.vs, rs: *rs }));
+    }
+    gone
+}

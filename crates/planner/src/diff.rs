@@ -1,0 +1,280 @@
+//! Desired state and mirror compared: the only place where a write is decided.
+
+use std::{
+    collections::BTreeSet,
+    hash::{Hash, Hasher},
+    net::IpAddr,
+};
+
+use drain::{Cause, Key, Verdict};
+use lb_types::{
+    ElementKey, IpvsOp, RealServer, RealServerId, RuleElement, RuleSet, RulesOp, VipOp, VirtualServerId,
+    Weight,
+};
+
+use crate::{
+    Desired, Mirror, MirrorServer, NewDrain, NodeFacts, Ownership, Plan, PlannerConfig, ServerIntent,
+};
+
+/// What must be compared.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touch {
+    /// Virtual servers with their real servers and elements.
+    pub servers: BTreeSet<VirtualServerId>,
+    /// VIPs with their routes and elements.
+    pub vips: BTreeSet<IpAddr>,
+    /// Elements that belong to neither.
+    pub elements: BTreeSet<RuleElement>,
+}
+
+impl Touch {
+    /// Everything desired and everything in the mirror: both sides are walked, so that leftovers are seen.
+    pub fn all(desired: &Desired, mirror: &Mirror) -> Self {
+        let mut touch = Touch::default();
+        touch.servers.extend(desired.virtual_servers());
+        touch.servers.extend(mirror.servers.keys());
+        touch.add_rules_and_vips(desired, mirror);
+        touch
+    }
+
+    /// All VIPs and all elements, desired or present.
+    pub fn add_rules_and_vips(&mut self, desired: &Desired, mirror: &Mirror) {
+        self.vips.extend(desired.vips());
+        self.vips.extend(mirror.routes.keys());
+        self.servers.extend(desired.virtual_servers());
+        self.elements.extend(desired.shared_elements());
+        for element in &mirror.elements {
+            match element.key {
+                ElementKey::Addr(vip) => drop(self.vips.insert(vip)),
+                ElementKey::Port(_) if element.set == RuleSet::Hairpin => {
+                    drop(self.elements.insert(*element))
+                }
+                ElementKey::Port(port) => drop(self.servers.insert(port.into())),
+            }
+        }
+    }
+
+    /// Adds another touch.
+    pub fn extend(&mut self, other: Touch) {
+        self.servers.extend(other.servers);
+        self.vips.extend(other.vips);
+        self.elements.extend(other.elements);
+    }
+
+    /// Whether nothing is touched.
+    pub fn is_empty(&self) -> bool {
+        self.servers.is_empty() && self.vips.is_empty() && self.elements.is_empty()
+    }
+}
+
+/// What the drain ledger knows about a real server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DrainState {
+    /// Whether it is in the ledger.
+    pub draining: bool,
+    /// What must become of it while it is not wanted.
+    pub verdict: Verdict,
+}
+
+/// The drain ledger as the planner sees it.
+pub trait DrainView {
+    /// State of a real server, whether it drains or not.
+    fn state(&self, key: &Key) -> DrainState;
+}
+
+/// Everything that a comparison reads.
+pub struct Inputs<'a> {
+    desired: &'a Desired,
+    mirror: &'a Mirror,
+    ownership: &'a Ownership,
+    facts: &'a NodeFacts,
+    config: &'a PlannerConfig,
+    drains: &'a dyn DrainView,
+}
+
+impl<'a> Inputs<'a> {
+    /// The two sides that are compared, and by what rules.
+    pub fn new(
+        (desired, mirror): (&'a Desired, &'a Mirror),
+        (ownership, facts): (&'a Ownership, &'a NodeFacts),
+        config: &'a PlannerConfig,
+        drains: &'a dyn DrainView,
+    ) -> Self {
+        Inputs { desired, mirror, ownership, facts, config, drains }
+    }
+}
+
+/// Compares what is touched and returns the writes that make the kernel as desired.
+pub fn diff(touch: &Touch, inputs: &Inputs<'_>) -> Plan {
+    let mut plan = Plan::default();
+    if !inputs.mirror.link_ready {
+        plan.link.push(VipOp::EnsureLink);
+    }
+    if !inputs.mirror.layout_current {
+        plan.rules_add.push(RulesOp::InstallLayout(inputs.config.layout.clone()));
+    }
+    let unwanted = inputs.mirror.addresses.iter();
+    plan.vips_add.extend(unwanted.map(|addr| VipOp::DeleteAddress { addr: *addr }));
+    touch.vips.iter().for_each(|vip| diff_vip(*vip, inputs, &mut plan));
+    touch.servers.iter().for_each(|vs| diff_server(*vs, inputs, &mut plan));
+    for element in &touch.elements {
+        diff_element(*element, inputs.desired.wants_shared(element), inputs, &mut plan);
+    }
+    plan
+}
+
+fn diff_vip(vip: IpAddr, inputs: &Inputs<'_>, plan: &mut Plan) {
+    let wanted = inputs.desired.wants_vip(&vip);
+    let source = inputs.facts.sources.get(&lb_types::IpFamily::of(vip)).copied();
+    match (wanted, inputs.mirror.routes.get(&vip)) {
+        (true, Some(present)) if *present == source => {}
+        (true, _) => plan.vips_add.push(VipOp::EnsureRoute { vip, source }),
+        (false, Some(_)) => plan.vips_remove.push(VipOp::DeleteRoute { vip }),
+        (false, None) => {}
+    }
+    diff_element(RuleElement::vip(vip), wanted, inputs, plan);
+}
+
+fn diff_element(element: RuleElement, wanted: bool, inputs: &Inputs<'_>, plan: &mut Plan) {
+    match (wanted, inputs.mirror.elements.contains(&element)) {
+        (true, false) => plan.rules_add.push(RulesOp::AddElement(element)),
+        (false, true) => plan.rules_remove.push(RulesOp::DeleteElement(element)),
+        (true, true) | (false, false) => {}
+    }
+}
+
+fn diff_server(vs: VirtualServerId, inputs: &Inputs<'_>, plan: &mut Plan) {
+    let desired = inputs.desired.server(&vs);
+    diff_server_elements(vs, desired, inputs, plan);
+    match (desired, inputs.mirror.servers.get(&vs)) {
+        // Nothing to drain: a retiring virtual server that is not there is not created for that.
+        (Some(_), None) if inputs.desired.is_retiring(&vs) => {}
+        (Some(want), None) => add_server(want, inputs, plan),
+        (Some(want), Some(have)) => change_server(want, have, inputs, plan),
+        (None, Some(_)) if inputs.ownership.owns(&vs) => {
+            plan.ipvs_remove.push(IpvsOp::DeleteVirtualServer { vs });
+        }
+        (None, _) => {}
+    }
+}
+
+fn diff_server_elements(
+    vs: VirtualServerId,
+    desired: Option<&ServerIntent>,
+    inputs: &Inputs<'_>,
+    plan: &mut Plan,
+) {
+    let Some(port) = vs.vip_port() else { return };
+    let wanted: Vec<_> = desired.into_iter().flat_map(ServerIntent::elements).collect();
+    for set in [RuleSet::Services, RuleSet::NoEndpoints, RuleSet::Masquerade, RuleSet::MasqueradeNonLocal] {
+        let element = RuleElement::port(set, port);
+        diff_element(element, wanted.contains(&element), inputs, plan);
+    }
+}
+
+fn add_server(want: &ServerIntent, inputs: &Inputs<'_>, plan: &mut Plan) {
+    plan.ipvs_add.push(IpvsOp::AddVirtualServer { vs: want.vs, settings: want.settings });
+    let added = shuffled(&want.real_servers, &inputs.config.node_name);
+    let (vs, settings) = (want.vs, want.real_server);
+    plan.ipvs_add.extend(added.into_iter().map(|rs| IpvsOp::AddRealServer { vs, rs, settings }));
+}
+
+fn change_server(want: &ServerIntent, have: &MirrorServer, inputs: &Inputs<'_>, plan: &mut Plan) {
+    if want.settings != have.settings {
+        plan.ipvs_add.push(IpvsOp::SetVirtualServer { vs: want.vs, settings: want.settings });
+    }
+    let missing: Vec<_> =
+        want.real_servers.iter().filter(|rs| have.real_server(rs).is_none()).copied().collect();
+    let (vs, settings) = (want.vs, want.real_server);
+    let added = shuffled(&missing, &inputs.config.node_name);
+    plan.ipvs_add.extend(added.into_iter().map(|rs| IpvsOp::AddRealServer { vs, rs, settings }));
+    for (rs, present) in &have.real_servers {
+        match want.real_servers.binary_search(rs).is_ok() {
+            true => keep_real_server(want, (*rs, present), inputs, plan),
+            false => drop_real_server(want, (*rs, present), inputs, plan),
+        }
+    }
+}
+
+fn keep_real_server(
+    want: &ServerIntent,
+    (rs, present): (RealServerId, &RealServer),
+    inputs: &Inputs<'_>,
+    plan: &mut Plan,
+) {
+    if *present != want.real_server {
+        plan.ipvs_add.push(IpvsOp::SetRealServer { vs: want.vs, rs, settings: want.real_server });
+    }
+    let key = Key { vs: want.vs, rs };
+    if inputs.drains.state(&key).draining {
+        plan.returned.push(key);
+    }
+}
+
+fn drop_real_server(
+    want: &ServerIntent,
+    (rs, present): (RealServerId, &RealServer),
+    inputs: &Inputs<'_>,
+    plan: &mut Plan,
+) {
+    let key = Key { vs: want.vs, rs };
+    let state = inputs.drains.state(&key);
+    if let Verdict::Remove(_) = state.verdict {
+        plan.ipvs_remove.push(IpvsOp::DeleteRealServer { vs: want.vs, rs });
+        return;
+    }
+    if !present.weight.is_quiesced() {
+        let settings = present.with_weight(Weight::QUIESCED);
+        plan.ipvs_remove.push(IpvsOp::SetRealServer { vs: want.vs, rs, settings });
+    }
+    if !state.draining {
+        plan.drains.push(NewDrain { key, cause: cause(want, rs, inputs) });
+    }
+}
+
+fn cause(want: &ServerIntent, rs: RealServerId, inputs: &Inputs<'_>) -> Cause {
+    if inputs.desired.is_retiring(&want.vs) {
+        Cause::ServiceGone
+    } else if want.terminating.contains(&rs) {
+        Cause::Terminating
+    } else if want.known.binary_search(&rs).is_ok() {
+        Cause::NotServing
+    } else {
+        Cause::LeftSlices
+    }
+}
+
+/// Real servers in an order that differs from node to node but not from time to time.
+///
+/// The kernel's `rr` begins at the head of the list, and with the same order everywhere every node of the cluster would
+/// send its first connection to the same endpoint.
+fn shuffled(real_servers: &[RealServerId], node_name: &str) -> Vec<RealServerId> {
+    let mut order = real_servers.to_vec();
+    order.sort_by_cached_key(|rs| {
+        let mut hasher = Fnv::default();
+        (node_name, rs).hash(&mut hasher);
+        hasher.finish()
+    });
+    order
+}
+
+/// FNV-1a: the standard library's hasher may change between releases.
+struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Fnv(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Hasher for Fnv {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}

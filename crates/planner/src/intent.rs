@@ -1,0 +1,157 @@
+//! What one Service wants of the kernel.
+
+use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
+
+use lb_types::{
+    IpFamily, Persistence, RealServer, RealServerId, RuleElement, RuleSet, Scheduler, SchedulerFlags,
+    ServiceName, VipPort, VirtualServer, VirtualServerId,
+};
+use service_model::{PortEndpoints, Service, ServiceModel, ServicePort, cluster_ip_endpoints};
+
+use crate::{NodeFacts, PlannerConfig};
+
+/// A virtual server that a Service wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerIntent {
+    /// Key.
+    pub vs: VirtualServerId,
+    /// Settings.
+    pub settings: VirtualServer,
+    /// Settings of all its real servers while they serve.
+    pub real_server: RealServer,
+    /// Real servers, sorted; those of one port share the list among its VIPs of a family.
+    pub real_servers: Arc<[RealServerId]>,
+    /// Endpoints that the API still lists for the port and that are terminating, sorted: when one of them leaves, its
+    /// pod is gone.
+    pub terminating: Arc<[RealServerId]>,
+    /// Endpoints that the API lists for the port, whatever their condition, sorted.
+    pub known: Arc<[RealServerId]>,
+    /// Which masquerade set the VIP port belongs to.
+    pub masquerade: RuleSet,
+}
+
+impl ServerIntent {
+    /// Set elements that belong to the virtual server.
+    pub fn elements(&self) -> impl Iterator<Item = RuleElement> {
+        let port = self.vs.vip_port();
+        let refuse = self.real_servers.is_empty().then_some(RuleSet::NoEndpoints);
+        let sets = [Some(RuleSet::Services), Some(self.masquerade), refuse];
+        sets.into_iter().flatten().filter_map(move |set| Some(RuleElement::port(set, port?)))
+    }
+}
+
+/// All that one Service wants.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceIntent {
+    /// `metadata.creationTimestamp`; the older Service wins a key claimed twice.
+    pub created: Option<i64>,
+    /// Virtual servers.
+    pub servers: Vec<ServerIntent>,
+    /// Elements that belong to no virtual server of its own (hairpin).
+    pub elements: BTreeSet<RuleElement>,
+}
+
+/// Why a part of a Service is not programmed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum IntentProblem {
+    /// A ClusterIP is an address of this node.
+    VipIsNodeAddress {
+        /// The Service.
+        service: ServiceName,
+        /// The address.
+        vip: IpAddr,
+    },
+    /// Another Service has the same VIP, protocol and port.
+    ClaimedByOther {
+        /// The Service that is not served there.
+        service: ServiceName,
+        /// The key.
+        vs: VirtualServerId,
+        /// The Service that is.
+        winner: ServiceName,
+    },
+}
+
+impl fmt::Display for IntentProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            IntentProblem::VipIsNodeAddress { service, vip } => write!(
+                f,
+                "Service {service}: spec.clusterIPs: {vip} is an address of this node and is not programmed; \
+                 give the Service another ClusterIP or remove the address from the interface"
+            ),
+            IntentProblem::ClaimedByOther { service, vs, winner } => {
+                write!(f, "Service {service}: {vs} is already served for Service {winner}, which is older")
+            }
+        }
+    }
+}
+
+/// Intent of one Service, and what of it cannot be.
+pub fn desire_service(
+    service: &Service,
+    model: &ServiceModel,
+    facts: &NodeFacts,
+    config: &PlannerConfig,
+) -> (ServiceIntent, Vec<IntentProblem>) {
+    let mut intent = ServiceIntent { created: service.created, ..ServiceIntent::default() };
+    let mut problems = Vec::new();
+    for family in IpFamily::ALL {
+        let Some(vip) = service.cluster_ip(family) else { continue };
+        if facts.addresses.contains(&vip) {
+            problems.push(IntentProblem::VipIsNodeAddress { service: service.name.clone(), vip });
+            continue;
+        }
+        for port in &service.ports {
+            let endpoints = model.endpoints(service, port, family);
+            let local = endpoints.all.iter().filter(|e| e.local);
+            intent.elements.extend(local.map(|e| RuleElement::hairpin(e.id, port.protocol)));
+            let real_servers = cluster_ip_endpoints(service, &endpoints, model.node());
+            intent.servers.push(desire_server(service, (vip, port), (&endpoints, real_servers), config));
+        }
+    }
+    (intent, problems)
+}
+
+fn desire_server(
+    service: &Service,
+    (vip, port): (IpAddr, &ServicePort),
+    (endpoints, mut real_servers): (&PortEndpoints, Vec<RealServerId>),
+    config: &PlannerConfig,
+) -> ServerIntent {
+    real_servers.sort_unstable();
+    real_servers.dedup();
+    let terminating = endpoints.all.iter().filter(|e| e.terminating).map(|e| e.id).collect();
+    let mut known: Vec<_> = endpoints.all.iter().map(|e| e.id).collect();
+    known.sort_unstable();
+    let real_servers: Arc<[RealServerId]> = real_servers.into();
+    // In steady state every known endpoint serves: then both lists are one allocation.
+    let known = if *known == *real_servers { real_servers.clone() } else { known.into() };
+    ServerIntent {
+        vs: VipPort { addr: vip, protocol: port.protocol, port: port.port }.into(),
+        settings: desire_settings(service, IpFamily::of(vip), config),
+        real_server: RealServer::SERVING,
+        real_servers,
+        terminating,
+        known,
+        masquerade: if config.masquerade_all { RuleSet::Masquerade } else { RuleSet::MasqueradeNonLocal },
+    }
+}
+
+/// Scheduler and persistence of a Service's virtual servers.
+///
+/// Like kube-proxy (pkg/proxy/ipvs/proxier.go), `mh` hashes the source port too unless told otherwise; unlike it, a
+/// Service can name its own scheduler.
+fn desire_settings(service: &Service, family: IpFamily, config: &PlannerConfig) -> VirtualServer {
+    let scheduler = service.settings.scheduler.unwrap_or(config.scheduler);
+    let default_flags = if scheduler == Scheduler::MH { SchedulerFlags::PORT } else { SchedulerFlags::NONE };
+    VirtualServer {
+        scheduler,
+        scheduler_flags: service.settings.scheduler_flags.unwrap_or(default_flags),
+        persistence: service.affinity.map(|affinity| Persistence {
+            timeout_seconds: affinity.timeout_seconds,
+            prefix_length: family.host_prefix(),
+        }),
+        one_packet: false,
+    }
+}

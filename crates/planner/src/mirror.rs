@@ -1,0 +1,134 @@
+//! Our copy of what the kernel holds: it starts from a dump, follows every write, and is corrected by audits.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use lb_types::{
+    IpvsOp, Operation, RealServer, RealServerId, RuleElement, RulesOp, VipOp, VirtualServer, VirtualServerId,
+};
+
+/// A virtual server as the kernel holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MirrorServer {
+    /// Settings.
+    pub settings: VirtualServer,
+    /// Real servers, sorted by key.
+    pub real_servers: Vec<(RealServerId, RealServer)>,
+}
+
+impl MirrorServer {
+    /// Settings of a real server.
+    pub fn real_server(&self, rs: &RealServerId) -> Option<&RealServer> {
+        self.position(rs).ok().map(|at| &self.real_servers[at].1)
+    }
+
+    fn position(&self, rs: &RealServerId) -> Result<usize, usize> {
+        self.real_servers.binary_search_by(|(id, _)| id.cmp(rs))
+    }
+
+    fn put(&mut self, rs: RealServerId, settings: RealServer) {
+        match self.position(&rs) {
+            Ok(at) => self.real_servers[at].1 = settings,
+            Err(at) => self.real_servers.insert(at, (rs, settings)),
+        }
+    }
+
+    fn remove(&mut self, rs: &RealServerId) {
+        if let Ok(at) = self.position(rs) {
+            self.real_servers.remove(at);
+        }
+    }
+}
+
+/// What the kernel holds, as far as we know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mirror {
+    /// All virtual servers of the namespace, foreign ones included.
+    pub servers: BTreeMap<VirtualServerId, MirrorServer>,
+    /// Whether `kube-ipvs0` is a dummy link and up.
+    pub link_ready: bool,
+    /// Our local routes and their source.
+    pub routes: BTreeMap<IpAddr, Option<IpAddr>>,
+    /// Addresses on `kube-ipvs0`.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Whether our table has the wanted chains.
+    pub layout_current: bool,
+    /// All elements of our sets.
+    pub elements: BTreeSet<RuleElement>,
+}
+
+impl Mirror {
+    /// Follows a write that the kernel executed.
+    pub fn record(&mut self, op: &Operation) {
+        match op {
+            Operation::Ipvs(op) => self.record_ipvs(op),
+            Operation::Vip(op) => self.record_vip(op),
+            Operation::Rules(op) => self.record_rules(op),
+            Operation::Sysctl(_) => {}
+        }
+    }
+
+    fn record_ipvs(&mut self, op: &IpvsOp) {
+        match *op {
+            IpvsOp::AddVirtualServer { vs, settings } => {
+                self.servers.insert(vs, MirrorServer { settings, real_servers: Vec::new() });
+            }
+            IpvsOp::SetVirtualServer { vs, settings } => {
+                if let Some(server) = self.servers.get_mut(&vs) {
+                    server.settings = settings;
+                }
+            }
+            IpvsOp::DeleteVirtualServer { vs } => {
+                self.servers.remove(&vs);
+            }
+            IpvsOp::AddRealServer { vs, rs, settings } | IpvsOp::SetRealServer { vs, rs, settings } => {
+                if let Some(server) = self.servers.get_mut(&vs) {
+                    server.put(rs, settings);
+                }
+            }
+            IpvsOp::DeleteRealServer { vs, rs } => {
+                if let Some(server) = self.servers.get_mut(&vs) {
+                    server.remove(&rs);
+                }
+            }
+        }
+    }
+
+    fn record_vip(&mut self, op: &VipOp) {
+        match *op {
+            VipOp::EnsureLink => self.link_ready = true,
+            VipOp::EnsureRoute { vip, source } => {
+                self.routes.insert(vip, source);
+            }
+            VipOp::DeleteRoute { vip } => {
+                self.routes.remove(&vip);
+            }
+            VipOp::DeleteAddress { addr } => {
+                self.addresses.remove(&addr);
+            }
+            VipOp::DeleteLink => {
+                self.link_ready = false;
+                self.routes.clear();
+                self.addresses.clear();
+            }
+        }
+    }
+
+    fn record_rules(&mut self, op: &RulesOp) {
+        match op {
+            RulesOp::InstallLayout(_) => self.layout_current = true,
+            RulesOp::AddElement(element) => {
+                self.elements.insert(*element);
+            }
+            RulesOp::DeleteElement(element) => {
+                self.elements.remove(element);
+            }
+            RulesOp::DeleteTable => {
+                self.layout_current = false;
+                self.elements.clear();
+            }
+        }
+    }
+}

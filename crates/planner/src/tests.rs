@@ -1,0 +1,394 @@
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use drain::{Key, Ledger, Settings, Verdict};
+use lb_types::{IpFamily, IpvsOp, Protocol, RealServer, ServiceName, VirtualServerId, Weight};
+use proptest::prelude::*;
+use service_model::{
+    EndpointSlice, ModelEvent, Service, ServiceModel, ServicePort, ServiceSettings, SliceEndpoint, SliceName,
+    SlicePort, TrafficPolicy,
+};
+
+use crate::{
+    Desired, DrainState, DrainView, Inputs, IntentProblem, Mirror, NodeFacts, Ownership, Plan, PlannerConfig,
+    Touch, desire_service, diff,
+};
+
+/// A ledger that quiesces TCP and removes UDP, with whatever it was told is draining.
+struct Drains(Ledger);
+
+impl DrainView for Drains {
+    fn state(&self, key: &Key) -> DrainState {
+        let verdict = self.0.judge(key, &Settings::default());
+        DrainState { draining: self.0.get(key).is_some(), verdict }
+    }
+}
+
+/// The planner over one model and one mirror; every plan is taken as executed.
+struct World {
+    model: ServiceModel,
+    desired: Desired,
+    mirror: Mirror,
+    ownership: Ownership,
+    facts: NodeFacts,
+    config: PlannerConfig,
+    drains: Drains,
+}
+
+impl World {
+    fn new() -> Self {
+        let node_ips =
+            BTreeMap::from([(IpFamily::V4, ip("192.168.50.10")), (IpFamily::V6, ip("fd00:50::10"))]);
+        World {
+            model: ServiceModel::default(),
+            desired: Desired::default(),
+            mirror: Mirror { link_ready: true, layout_current: true, ..Mirror::default() },
+            ownership: Ownership {
+                service_cidrs: vec!["10.96.0.0/16".parse().unwrap(), "fd00:96::/112".parse().unwrap()],
+                ..Ownership::default()
+            },
+            facts: NodeFacts::new(&node_ips, node_ips.values().copied().collect()),
+            config: PlannerConfig::default(),
+            drains: Drains(Ledger::default()),
+        }
+    }
+
+    fn replace(&mut self, event: ModelEvent) -> Touch {
+        self.model.apply(event);
+        let mut touch = Touch::default();
+        for name in self.model.take_dirty() {
+            let service = self.model.service(&name).cloned();
+            let intent = service.map(|s| desire_service(&s, &self.model, &self.facts, &self.config).0);
+            touch.extend(self.desired.replace(&name, intent).touch);
+        }
+        touch
+    }
+
+    fn diff(&self, touch: &Touch) -> Plan {
+        let (sides, rules) = ((&self.desired, &self.mirror), (&self.ownership, &self.facts));
+        diff(touch, &Inputs::new(sides, rules, &self.config, &self.drains))
+    }
+
+    fn execute(&mut self, plan: &Plan) {
+        plan.operations().for_each(|(_, op)| self.mirror.record(&op));
+        plan.drains.iter().for_each(|new| {
+            self.drains.0.begin(new.key, new.cause, Settings::default(), drain::Time::ZERO);
+        });
+        plan.returned.iter().for_each(|key| drop(self.drains.0.end(key)));
+    }
+
+    fn sync(&mut self, event: ModelEvent) -> Plan {
+        let touch = self.replace(event);
+        let plan = self.diff(&touch);
+        self.execute(&plan);
+        plan
+    }
+
+    fn resync(&self) -> Plan {
+        self.diff(&Touch::all(&self.desired, &self.mirror))
+    }
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn service(name: &str, cluster_ips: &[&str], protocol: Protocol) -> Service {
+    Service {
+        name: ServiceName::new("default", name),
+        uid: "".into(),
+        created: None,
+        cluster_ips: cluster_ips.iter().map(|text| ip(text)).collect(),
+        ports: vec![ServicePort { name: "".into(), protocol, port: 80.try_into().unwrap(), node_port: None }],
+        affinity: None,
+        internal_traffic_policy: TrafficPolicy::Cluster,
+        external_traffic_policy: TrafficPolicy::Cluster,
+        settings: ServiceSettings::default(),
+        critical: false,
+    }
+}
+
+fn slice(service: &str, protocol: Protocol, endpoints: &[(&str, bool)]) -> ModelEvent {
+    let endpoint = |(addr, ready): &(&str, bool)| SliceEndpoint {
+        addr: ip(addr),
+        ready: *ready,
+        serving: *ready,
+        terminating: !ready,
+        node: None,
+        zone_hints: Vec::new(),
+        node_hints: Vec::new(),
+        pod: None,
+    };
+    ModelEvent::SliceApplied(EndpointSlice {
+        name: SliceName { namespace: "default".into(), name: service.into() },
+        service: ServiceName::new("default", service),
+        family: IpFamily::V4,
+        ports: vec![SlicePort { name: "".into(), protocol, port: 8080.try_into().unwrap() }],
+        endpoints: endpoints.iter().map(endpoint).collect(),
+    })
+}
+
+fn check(plan: &Plan, expect: &str) {
+    let expect: String =
+        expect.lines().map(str::trim).filter(|l| !l.is_empty()).map(|l| format!("{l}\n")).collect();
+    assert_eq!(plan.to_string(), expect);
+}
+
+const WEB: &str = "10.96.0.80";
+
+#[test]
+fn a_service_from_its_first_object_to_its_last() {
+    let mut world = World::new();
+    let plan = world.sync(ModelEvent::ServiceApplied(service("web", &[WEB], Protocol::Tcp)));
+    check(
+        &plan,
+        "add element vips 10.96.0.80
+         add element services 10.96.0.80:80/TCP
+         add element no-endpoints 10.96.0.80:80/TCP
+         add element masquerade-nonlocal 10.96.0.80:80/TCP
+         add virtual server 10.96.0.80:80/TCP rr
+         ensure route local 10.96.0.80 src 192.168.50.10",
+    );
+    let plan = world.sync(slice("web", Protocol::Tcp, &[("10.244.0.11", true)]));
+    check(
+        &plan,
+        "add real server 10.244.0.11:8080 to 10.96.0.80:80/TCP Masq weight 1
+         delete element no-endpoints 10.96.0.80:80/TCP",
+    );
+    let plan = world.sync(slice("web", Protocol::Tcp, &[("10.244.0.11", true), ("10.244.0.12", true)]));
+    check(&plan, "add real server 10.244.0.12:8080 to 10.96.0.80:80/TCP Masq weight 1");
+    let plan = world.sync(slice("web", Protocol::Tcp, &[("10.244.0.11", false), ("10.244.0.12", true)]));
+    check(&plan, "set real server 10.244.0.11:8080 of 10.96.0.80:80/TCP Masq weight 0");
+    assert!(world.resync().is_empty(), "{}", world.resync());
+    let plan = world.sync(slice("web", Protocol::Tcp, &[("10.244.0.11", true), ("10.244.0.12", true)]));
+    check(&plan, "set real server 10.244.0.11:8080 of 10.96.0.80:80/TCP Masq weight 1");
+    assert_eq!(plan.returned.len(), 1, "a returning endpoint leaves the ledger");
+
+    let plan = world.sync(ModelEvent::ServiceDeleted(ServiceName::new("default", "web")));
+    check(
+        &plan,
+        "add element no-endpoints 10.96.0.80:80/TCP
+         set real server 10.244.0.11:8080 of 10.96.0.80:80/TCP Masq weight 0
+         set real server 10.244.0.12:8080 of 10.96.0.80:80/TCP Masq weight 0",
+    );
+    assert!(world.resync().is_empty(), "a retiring virtual server is kept: {}", world.resync());
+    let mut touch = Touch::default();
+    let vs = *world.desired.virtual_servers().next().unwrap();
+    world.desired.retired(&vs, &mut touch);
+    check(
+        &world.diff(&touch),
+        "delete route local 10.96.0.80
+         delete virtual server 10.96.0.80:80/TCP
+         delete element vips 10.96.0.80
+         delete element services 10.96.0.80:80/TCP
+         delete element no-endpoints 10.96.0.80:80/TCP
+         delete element masquerade-nonlocal 10.96.0.80:80/TCP",
+    );
+}
+
+#[test]
+fn udp_real_servers_go_at_once() {
+    let mut world = World::new();
+    world.sync(ModelEvent::ServiceApplied(service("dns", &[WEB], Protocol::Udp)));
+    world.sync(slice("dns", Protocol::Udp, &[("10.244.0.11", true), ("10.244.0.12", true)]));
+    let plan = world.sync(slice("dns", Protocol::Udp, &[("10.244.0.12", true)]));
+    check(&plan, "delete real server 10.244.0.11:8080 of 10.96.0.80:80/UDP");
+}
+
+#[test]
+fn a_terminating_endpoint_that_left_is_told_as_gone_once() {
+    let mut world = World::new();
+    world.sync(ModelEvent::ServiceApplied(service("web", &[WEB], Protocol::Tcp)));
+    world.sync(slice("web", Protocol::Tcp, &[("10.244.0.11", false), ("10.244.0.12", true)]));
+    for (event, gone) in [
+        (slice("web", Protocol::Tcp, &[("10.244.0.12", true)]), 1),
+        (slice("web", Protocol::Tcp, &[("10.244.0.13", true)]), 0),
+        (slice("web", Protocol::Tcp, &[]), 0),
+    ] {
+        world.model.apply(event);
+        let name = ServiceName::new("default", "web");
+        world.model.take_dirty();
+        let service = world.model.service(&name).cloned().unwrap();
+        let intent = desire_service(&service, &world.model, &world.facts, &world.config).0;
+        assert_eq!(world.desired.replace(&name, Some(intent)).gone.len(), gone);
+    }
+}
+
+#[test]
+fn a_vip_claimed_twice_goes_to_the_older_service_and_on_when_that_is_deleted() {
+    let mut world = World::new();
+    let (mut young, mut old) = (service("a", &[WEB], Protocol::Tcp), service("b", &[WEB], Protocol::Tcp));
+    (young.created, old.created) = (Some(2), Some(1));
+    world.sync(ModelEvent::ServiceApplied(young.clone()));
+    world.sync(ModelEvent::ServiceApplied(old.clone()));
+    let vs = *world.desired.virtual_servers().next().unwrap();
+    assert_eq!(world.desired.service_of(&vs), Some(&old.name));
+    let conflict =
+        IntentProblem::ClaimedByOther { service: young.name.clone(), vs, winner: old.name.clone() };
+    assert_eq!(world.desired.conflicts(&young.name), [conflict]);
+    assert!(world.desired.conflicts(&old.name).is_empty());
+    let plan = world.sync(ModelEvent::ServiceDeleted(old.name));
+    assert!(plan.is_empty(), "same settings, nothing to write: {plan}");
+    assert_eq!(world.desired.service_of(&vs), Some(&young.name));
+    assert!(world.desired.conflicts(&young.name).is_empty());
+}
+
+#[test]
+fn a_vip_that_is_an_address_of_the_node_is_refused() {
+    let mut world = World::new();
+    let plan = world.sync(ModelEvent::ServiceApplied(service("web", &["192.168.50.10"], Protocol::Tcp)));
+    assert!(plan.is_empty(), "{plan}");
+}
+
+#[test]
+fn ports_of_one_vip_share_the_route_until_the_last_is_gone() {
+    let mut world = World::new();
+    let mut two = service("web", &[WEB, "fd00:96::80"], Protocol::Tcp);
+    two.ports.push(ServicePort {
+        name: "admin".into(),
+        protocol: Protocol::Tcp,
+        port: 81.try_into().unwrap(),
+        node_port: None,
+    });
+    let plan = world.sync(ModelEvent::ServiceApplied(two.clone()));
+    assert_eq!(plan.vips_add.len(), 2, "one route per family: {plan}");
+    two.ports.pop();
+    world.sync(ModelEvent::ServiceApplied(two));
+    assert_eq!(world.mirror.routes.len(), 2);
+}
+
+#[test]
+fn foreign_virtual_servers_are_never_written() {
+    let mut world = World::new();
+    let mut foreign = World::new();
+    foreign.sync(ModelEvent::ServiceApplied(service("theirs", &["172.16.0.1"], Protocol::Tcp)));
+    foreign.sync(slice("theirs", Protocol::Tcp, &[("10.244.0.11", true)]));
+    world.mirror.servers = foreign.mirror.servers;
+    assert!(world.resync().is_empty(), "{}", world.resync());
+    let vs = *world.mirror.servers.keys().next().unwrap();
+    world.ownership.written.insert(vs);
+    assert_eq!(world.resync().ipvs_remove, [IpvsOp::DeleteVirtualServer { vs }]);
+    world.ownership.exclude_cidrs = vec!["172.16.0.0/12".parse().unwrap()];
+    assert!(world.resync().is_empty(), "excluded prefixes are never ours: {}", world.resync());
+}
+
+#[test]
+fn drift_is_repaired_by_exactly_the_missing_writes() {
+    let mut world = World::new();
+    world.sync(ModelEvent::ServiceApplied(service("web", &[WEB], Protocol::Tcp)));
+    world.sync(slice("web", Protocol::Tcp, &[("10.244.0.11", true), ("10.244.0.12", true)]));
+    let whole = world.mirror.clone();
+    let vs = *whole.servers.keys().next().unwrap();
+    let drifts: [(&dyn Fn(&mut Mirror), &str); 5] = [
+        (&|m| m.routes.clear(), "ensure route local 10.96.0.80 src 192.168.50.10"),
+        (
+            &|m| m.servers.get_mut(&vs).unwrap().real_servers[0].1.weight = Weight::QUIESCED,
+            "set real server 10.244.0.11:8080 of 10.96.0.80:80/TCP Masq weight 1",
+        ),
+        (
+            &|m| _ = m.servers.get_mut(&vs).unwrap().real_servers.remove(1),
+            "add real server 10.244.0.12:8080 to 10.96.0.80:80/TCP Masq weight 1",
+        ),
+        (&|m| m.link_ready = false, "ensure link kube-ipvs0"),
+        (
+            &|m| m.elements.clear(),
+            "add element vips 10.96.0.80
+             add element services 10.96.0.80:80/TCP
+             add element masquerade-nonlocal 10.96.0.80:80/TCP",
+        ),
+    ];
+    for (damage, repair) in drifts {
+        world.mirror = whole.clone();
+        damage(&mut world.mirror);
+        let plan = world.resync();
+        check(&plan, repair);
+        world.execute(&plan);
+        assert_eq!(world.mirror, whole);
+    }
+}
+
+#[test]
+fn nodes_add_real_servers_in_different_orders() {
+    let order = |node: &str| {
+        let mut world = World::new();
+        world.config.node_name = node.into();
+        world.sync(ModelEvent::ServiceApplied(service("web", &[WEB], Protocol::Tcp)));
+        let addrs: Vec<String> = (1..=20).map(|n| format!("10.244.0.{n}")).collect();
+        let endpoints: Vec<_> = addrs.iter().map(|addr| (addr.as_str(), true)).collect();
+        let plan = world.sync(slice("web", Protocol::Tcp, &endpoints));
+        plan.ipvs_add.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(order("node-a"), order("node-a"));
+    assert_ne!(order("node-a"), order("node-b"));
+}
+
+/// One random change: which service, and which of its four possible endpoints are absent, ready or terminating.
+fn change() -> impl Strategy<Value = (u8, Option<[u8; 4]>)> {
+    (0u8..4, proptest::option::of([0u8..3, 0u8..3, 0u8..3, 0u8..3]))
+}
+
+proptest! {
+    /// After any history the mirror is what the objects say, a full comparison writes nothing more, and no step ever
+    /// leaves a service with fewer serving real servers than both its old and its new set.
+    #[test]
+    fn every_history_converges(changes in proptest::collection::vec(change(), 1..40)) {
+        let mut world = World::new();
+        for (n, endpoints) in changes {
+            let (name, vip) = (format!("s{n}"), format!("10.96.0.{n}"));
+            let mut touch = Touch::default();
+            match endpoints {
+                None => touch.extend(world.replace(ModelEvent::ServiceDeleted(ServiceName::new("default", &name)))),
+                Some(states) => {
+                    let addrs: Vec<_> = (0..4).map(|i| format!("10.244.{n}.{i}")).collect();
+                    let present = addrs.iter().zip(states).filter(|(_, state)| *state > 0);
+                    let list: Vec<_> = present.map(|(addr, state)| (addr.as_str(), state == 1)).collect();
+                    touch.extend(world.replace(slice(&name, Protocol::Tcp, &list)));
+                    touch.extend(world.replace(ModelEvent::ServiceApplied(service(&name, &[&vip], Protocol::Tcp))));
+                }
+            }
+            let plan = world.diff(&touch);
+            never_fewer(&world, &plan);
+            world.execute(&plan);
+            prop_assert!(world.resync().is_empty(), "{}", world.resync());
+        }
+        for vs in world.desired.virtual_servers().copied().collect::<Vec<_>>() {
+            let want = world.desired.server(&vs).unwrap();
+            let serving: Arc<[_]> = serving(&world.mirror, &vs).into();
+            prop_assert_eq!(&serving, &want.real_servers);
+        }
+    }
+}
+
+fn serving(mirror: &Mirror, vs: &VirtualServerId) -> Vec<lb_types::RealServerId> {
+    let server = mirror.servers.get(vs);
+    let serving = |settings: &RealServer| !settings.weight.is_quiesced();
+    server.into_iter().flat_map(|s| &s.real_servers).filter(|(_, s)| serving(s)).map(|(id, _)| *id).collect()
+}
+
+/// Executes a plan write by write on a copy and watches every virtual server.
+fn never_fewer(world: &World, plan: &Plan) {
+    let mut mirror = world.mirror.clone();
+    let before: Vec<_> =
+        world.desired.virtual_servers().map(|vs| (*vs, serving(&mirror, vs).len())).collect();
+    for (_, op) in plan.operations() {
+        mirror.record(&op);
+        for (vs, old) in &before {
+            let new = world.desired.server(vs).map_or(0, |want| want.real_servers.len());
+            let now = serving(&mirror, vs).len();
+            // A new virtual server is unreachable until its VIP is bound, which comes after its real servers.
+            let reachable = mirror.routes.contains_key(&vs.vip_port().unwrap().addr);
+            assert!(now >= (*old).min(new) || !reachable, "{vs}: {now} < min({old}, {new}) after {op}");
+        }
+    }
+}
+
+#[test]
+fn a_verdict_of_removal_deletes() {
+    let mut world = World::new();
+    world.sync(ModelEvent::ServiceApplied(service("web", &[WEB], Protocol::Tcp)));
+    world.sync(slice("web", Protocol::Tcp, &[("10.244.0.11", true), ("10.244.0.12", true)]));
+    world.sync(slice("web", Protocol::Tcp, &[("10.244.0.12", true)]));
+    let key = *world.drains.0.iter().next().unwrap().0;
+    world.drains.0.poll(drain::Time::from_secs(3600), |_| None);
+    assert!(matches!(world.drains.state(&key).verdict, Verdict::Remove(_)));
+    check(&world.resync(), "delete real server 10.244.0.11:8080 of 10.96.0.80:80/TCP");
+}
