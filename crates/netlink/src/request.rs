@@ -1,0 +1,182 @@
+//! Requests, dumps and batches over one socket.
+
+use std::io;
+
+use crate::{
+    Batch, BatchOutcome, Buffers, Counters, Error, Message, Messages, Protocol, Request,
+    batch::{Execution, Limits},
+    encode::{add_flags, set_sequence},
+    socket::{RawSocket, Received},
+    wire::{flags, kinds},
+};
+
+/// How often a dump or request is repeated when it was interrupted, its replies were lost, or the table was busy.
+const ATTEMPTS: usize = 10;
+
+/// A socket for requests, in the network namespace of the thread that opened it.
+///
+/// It holds no subscriptions: lost notifications would look like lost replies.
+pub struct RequestSocket {
+    socket: RawSocket,
+    /// Sequence number used last.
+    sequence: u32,
+    limits: Limits,
+}
+
+impl RequestSocket {
+    /// Opens a socket.
+    pub fn open(protocol: Protocol, buffers: &Buffers) -> Result<Self, Error> {
+        let socket = RawSocket::open(protocol, buffers)?;
+        let limits = Limits::within(socket.granted());
+        Ok(RequestSocket { socket, sequence: 0, limits })
+    }
+
+    /// Makes the kernel honour the filters in dump requests (`NETLINK_GET_STRICT_CHK`; routes: table, protocol).
+    pub fn set_strict_check(&self) -> Result<(), Error> {
+        self.socket.set_strict_check()
+    }
+
+    /// The port that notifications of our own changes carry ([`Message::port_id`]).
+    pub fn port_id(&self) -> u32 {
+        self.socket.port_id()
+    }
+
+    /// What went through the socket so far.
+    pub fn counters(&self) -> Counters {
+        self.socket.counters
+    }
+
+    /// Executes all messages of a batch, in order, in as few datagrams as the buffers allow.
+    ///
+    /// A refused message does not stop the others. Returns when everything has been executed or refused. An error
+    /// means that some datagram could not be sent: those before it were executed, those from it on were not.
+    /// The batch can be executed again afterwards.
+    pub fn execute(&mut self, batch: &mut Batch) -> Result<BatchOutcome, Error> {
+        let limits = self.limits;
+        self.execute_within(batch, limits)
+    }
+
+    pub(crate) fn execute_within(
+        &mut self,
+        batch: &mut Batch,
+        limits: Limits,
+    ) -> Result<BatchOutcome, Error> {
+        self.discard_pending()?;
+        let (socket, sequence) = (&mut self.socket, &mut self.sequence);
+        Execution { socket, sequence, outcome: BatchOutcome::default() }.run(batch, limits)
+    }
+
+    /// Sends one request and returns what `parse` made of each message of the answer.
+    ///
+    /// Repeated when replies were lost, so it should be a read, or a write that may be executed twice; use a
+    /// [`Batch`] for other writes.
+    pub fn request<T>(
+        &mut self,
+        request: &Request,
+        parse: impl FnMut(&Message<'_>) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
+        self.exchange(request, flags::ACK, parse)
+    }
+
+    /// Dumps a table and returns what `parse` made of each message.
+    ///
+    /// Repeated from the start when the kernel says that the table changed meanwhile, when the socket was busy, or
+    /// when replies were lost; after ten attempts it is an error for which [`Error::is_retryable`] holds.
+    pub fn dump<T>(
+        &mut self,
+        request: &Request,
+        parse: impl FnMut(&Message<'_>) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
+        self.exchange(request, flags::DUMP, parse)
+    }
+
+    fn exchange<T>(
+        &mut self,
+        request: &Request,
+        extra_flags: u16,
+        mut parse: impl FnMut(&Message<'_>) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
+        if request.malformed {
+            return Err(Error::Malformed { index: 0 });
+        }
+        let mut bytes = request.bytes.clone();
+        add_flags(&mut bytes, extra_flags);
+        let mut attempt = 1;
+        loop {
+            let mut items = Vec::new();
+            match self.attempt(&mut bytes, &mut |message| items.extend(parse(message))) {
+                Ok(()) => return Ok(items),
+                Err(e) if e.is_retryable() && attempt < ATTEMPTS => attempt += 1,
+                Err(Error::DumpInterrupted { .. }) => {
+                    return Err(Error::DumpInterrupted { attempts: attempt });
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Sends one message and reads until its exchange ends. It reads to the end also when a reply was lost on the
+    /// way, because an unfinished dump keeps the socket busy.
+    fn attempt(&mut self, bytes: &mut [u8], each: &mut dyn FnMut(&Message<'_>)) -> Result<(), Error> {
+        self.discard_pending()?;
+        self.sequence = self.sequence.wrapping_add(1);
+        set_sequence(bytes, self.sequence);
+        self.socket.send(bytes, 1)?;
+        let mut fault = None;
+        loop {
+            match self.socket.receive()? {
+                Received::Datagram => {}
+                Received::Truncated { size } => {
+                    fault = Some(Error::Truncated { size });
+                    continue;
+                }
+                Received::Overrun => {
+                    fault = Some(Error::RepliesLost);
+                    continue;
+                }
+                Received::Nothing => return Err(fault.unwrap_or(Error::RepliesLost)),
+            }
+            if let Some(end) = self.read_datagram(&mut fault, each) {
+                return end.and_then(|()| fault.map_or(Ok(()), Err));
+            }
+        }
+    }
+
+    /// Hands the messages of the datagram on; the result of the exchange if it ends here.
+    fn read_datagram(
+        &mut self,
+        fault: &mut Option<Error>,
+        each: &mut dyn FnMut(&Message<'_>),
+    ) -> Option<Result<(), Error>> {
+        let (mut end, mut received) = (None, 0);
+        for message in Messages::new(self.socket.datagram()) {
+            received += 1;
+            if message.sequence != self.sequence || end.is_some() {
+                continue;
+            }
+            if message.flags & flags::DUMP_INTR != 0 && message.kind != kinds::ERROR {
+                *fault = Some(Error::DumpInterrupted { attempts: 1 });
+            }
+            match message.reply() {
+                Some(reply) if reply.errno == 0 => end = Some(Ok(())),
+                Some(reply) => {
+                    let source = io::Error::from_raw_os_error(reply.errno);
+                    end = Some(Err(Error::Refused { source, text: reply.text }));
+                }
+                None if message.kind > kinds::OVERRUN => each(&message),
+                None => {}
+            }
+        }
+        self.socket.counters.messages_received += received;
+        end
+    }
+
+    /// Reads away what an earlier exchange has left.
+    fn discard_pending(&mut self) -> Result<(), Error> {
+        while self.socket.receive()? != Received::Nothing {}
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

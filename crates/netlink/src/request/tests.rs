@@ -1,0 +1,125 @@
+//! Against the generic netlink controller and loopback's network namespace, which every kernel has.
+
+use super::*;
+use crate::genl;
+
+const CONTROLLER: u16 = 16;
+const GET_FAMILY: u8 = 3;
+const FAMILY_NAME: u16 = 2;
+
+fn socket(receive: usize) -> RequestSocket {
+    RequestSocket::open(Protocol::GENERIC, &Buffers { send: 1 << 20, receive }).unwrap()
+}
+
+/// Queries for families; ENOENT where `missing` says so.
+fn queries(count: usize, missing: impl Fn(usize) -> bool) -> Batch {
+    let mut batch = Batch::new();
+    for index in 0..count {
+        batch.push(CONTROLLER, 0, |message| {
+            genl::put_header(message, GET_FAMILY, 1);
+            message.attribute_str(FAMILY_NAME, if missing(index) { "no-such" } else { "nlctrl" });
+        });
+    }
+    batch
+}
+
+fn all_families() -> Request {
+    Request::new(CONTROLLER, |message| genl::put_header(message, GET_FAMILY, 1))
+}
+
+#[test]
+fn failures_have_the_index_of_their_message() {
+    let missing = |index: usize| matches!(index, 0 | 777 | 1999 | 2000 | 2999);
+    let mut batch = queries(3000, missing);
+    let mut socket = socket(16 << 20);
+    for _ in 0..2 {
+        let outcome = socket.execute(&mut batch).unwrap();
+        let failed: Vec<_> = outcome.failures.iter().map(|f| (f.index, f.errno)).collect();
+        assert_eq!(failed, [0, 777, 1999, 2000, 2999].map(|index| (index, libc::ENOENT)));
+        assert!(!outcome.replies_lost);
+    }
+    assert!(socket.counters().sends < 20, "{:?}", socket.counters());
+}
+
+#[test]
+fn small_buffers_mean_small_datagrams_and_no_loss() {
+    let mut socket = socket(4 << 10);
+    let outcome = socket.execute(&mut queries(500, |_| true)).unwrap();
+    assert_eq!(outcome.failures.len(), 500);
+    assert!(!outcome.replies_lost);
+}
+
+#[test]
+fn lost_replies_are_noticed_and_the_socket_stays_usable() {
+    let mut socket = socket(4 << 10);
+    let too_many = Limits { bytes: 1 << 17, messages: 2000 };
+    let outcome = socket.execute_within(&mut queries(500, |_| true), too_many).unwrap();
+    assert!(outcome.replies_lost);
+    assert!(outcome.failures.len() < 500);
+    let outcome = socket.execute(&mut queries(1, |_| false)).unwrap();
+    assert_eq!(outcome, BatchOutcome::default());
+    assert!(genl::resolve(&mut socket, "nlctrl").is_ok());
+}
+
+#[test]
+fn a_datagram_larger_than_the_send_buffer_is_split() {
+    let mut socket = RequestSocket::open(Protocol::GENERIC, &Buffers { send: 1, receive: 8 << 20 }).unwrap();
+    let too_large = Limits { bytes: usize::MAX, messages: usize::MAX };
+    let outcome = socket.execute_within(&mut queries(1000, |index| index == 999), too_large).unwrap();
+    assert_eq!(outcome.failures.len(), 1);
+    assert!(!outcome.replies_lost);
+}
+
+#[test]
+fn dumps_return_everything() {
+    let mut socket = socket(1 << 20);
+    let names = socket.dump(&all_families(), |message| {
+        let name = message.attributes(genl::HEADER).find(|a| a.kind == FAMILY_NAME)?;
+        String::from_utf8(name.string().to_vec()).ok()
+    });
+    assert!(names.unwrap().contains(&"nlctrl".to_owned()));
+}
+
+#[test]
+fn a_dump_into_a_small_buffer_is_repeated_with_a_larger_one() {
+    let mut socket = socket(1 << 20);
+    let whole = socket.dump(&all_families(), |_| Some(())).unwrap().len();
+    socket.socket.shrink_receive_buffer(64);
+    assert_eq!(socket.dump(&all_families(), |_| Some(())).unwrap().len(), whole);
+    assert_eq!(socket.dump(&all_families(), |_| Some(())).unwrap().len(), whole);
+}
+
+#[test]
+fn an_unfinished_dump_does_not_disturb_the_next_exchange() {
+    let mut socket = socket(1 << 20);
+    let mut bytes = all_families().bytes;
+    add_flags(&mut bytes, flags::DUMP);
+    socket.socket.send(&bytes, 1).unwrap();
+    assert!(!socket.dump(&all_families(), |_| Some(())).unwrap().is_empty());
+}
+
+#[test]
+fn unknown_families_are_told_by_name() {
+    let error = genl::resolve(&mut socket(1 << 20), "no-such").unwrap_err();
+    assert!(error.is_not_found() && error.is_not_supported() && !error.is_retryable());
+    assert_eq!(error.to_string(), "the kernel has no generic netlink family \"no-such\"");
+}
+
+#[test]
+fn refusals_carry_the_error_number() {
+    let nonsense = Request::new(CONTROLLER, |message| genl::put_header(message, 250, 1));
+    let error = socket(1 << 20).request(&nonsense, |_| Some(())).unwrap_err();
+    assert_eq!(error.errno(), Some(libc::EOPNOTSUPP));
+    assert!(error.is_not_supported());
+}
+
+#[test]
+fn malformed_messages_are_not_sent() {
+    let mut batch = queries(1, |_| false);
+    batch.push(CONTROLLER, 0, |message| message.attribute(1, &[0; 70_000]));
+    let error = socket(1 << 20).execute(&mut batch).unwrap_err();
+    assert!(matches!(error, Error::Malformed { index: 1 }));
+    let mut batch = Batch::new();
+    batch.push_encoded(&[1, 2, 3]);
+    assert!(matches!(socket(1 << 20).execute(&mut batch), Err(Error::Malformed { index: 0 })));
+}

@@ -1,0 +1,91 @@
+//! Notifications of multicast groups.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+use crate::{
+    Buffers, Counters, Error, Message, Messages, Protocol,
+    socket::{RawSocket, Received},
+};
+
+/// Datagrams that one [`Subscription::drain`] reads at most, so that a storm cannot hold its caller for ever.
+const DATAGRAMS_PER_DRAIN: usize = 1024;
+
+/// What a drain found, besides the messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drained {
+    /// Notifications were dropped: anything may have changed.
+    pub lost: bool,
+    /// There may be more: drain again before waiting for the descriptor.
+    pub more: bool,
+}
+
+/// A socket that listens to multicast groups, in the network namespace of the thread that opened it.
+///
+/// It never blocks: wait until the descriptor ([`AsFd`], [`AsRawFd`]) is readable, then [`Subscription::drain`].
+pub struct Subscription {
+    socket: RawSocket,
+    /// Ports whose changes are not reported.
+    ignored: Vec<u32>,
+}
+
+impl Subscription {
+    /// Joins multicast groups by number (`RTNLGRP_*`, `NFNLGRP_*`, or as resolved by [`crate::genl::resolve`]).
+    pub fn open(protocol: Protocol, groups: &[u32]) -> Result<Self, Error> {
+        Subscription::open_with(protocol, groups, &Buffers::default())
+    }
+
+    /// The same with other buffers.
+    pub fn open_with(protocol: Protocol, groups: &[u32], buffers: &Buffers) -> Result<Self, Error> {
+        let socket = RawSocket::open(protocol, buffers)?;
+        for group in groups {
+            socket.join(protocol, *group)?;
+        }
+        Ok(Subscription { socket, ignored: Vec::new() })
+    }
+
+    /// Leaves out what is caused by requests of one of our own sockets ([`crate::RequestSocket::port_id`]).
+    pub fn ignore_port(&mut self, port_id: u32) {
+        self.ignored.push(port_id);
+    }
+
+    /// What went through the socket so far.
+    pub fn counters(&self) -> Counters {
+        self.socket.counters
+    }
+
+    /// Hands every waiting notification to `each`.
+    pub fn drain(&mut self, mut each: impl FnMut(&Message<'_>)) -> Result<Drained, Error> {
+        let mut drained = Drained::default();
+        for _ in 0..DATAGRAMS_PER_DRAIN {
+            match self.socket.receive()? {
+                Received::Datagram => {}
+                Received::Truncated { .. } | Received::Overrun => {
+                    drained.lost = true;
+                    continue;
+                }
+                Received::Nothing => return Ok(drained),
+            }
+            let mut received = 0;
+            for message in Messages::new(self.socket.datagram()) {
+                received += 1;
+                if message.port_id == 0 || !self.ignored.contains(&message.port_id) {
+                    each(&message);
+                }
+            }
+            self.socket.counters.messages_received += received;
+        }
+        Ok(Drained { more: true, ..drained })
+    }
+}
+
+impl AsFd for Subscription {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl AsRawFd for Subscription {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
+    }
+}
