@@ -1,1 +1,29 @@
-//! Placeholder.
+//! The kernel as a whole: which one it is, what its parameters must be, and which modules it has.
+//!
+//! This crate deliberately speaks no netlink and decides nothing about services. What is decided here (which
+//! parameters, which `conn_reuse_mode`, what to say about a missing module) is pure and takes facts as arguments;
+//! what reads those facts is thin and takes its root directory as an argument.
+//!
+//! Reading order: [`KernelRelease`] and [`KernelVersion`]; [`decide_conn_reuse_mode`]; [`required_sysctls`] and
+//! [`diff_sysctls`], carried out by [`ProcSysctls`]; [`KernelModule`], [`ModuleFinder`] and [`MissingModule`].
+
+mod conn_reuse;
+mod modules;
+mod node;
+mod proc_sysctls;
+mod required;
+mod version;
+
+pub use conn_reuse::{
+    ConnReuseDecision, ConnReuseFacts, ConnReuseFlag, ConnReuseMode, ConnReuseReason, ProbeOutcome,
+    UnknownConnReuseFlag, VENDOR_FILE, decide_conn_reuse_mode, needs_probe,
+};
+pub use modules::{KernelModule, MissingModule, ModuleFinder, ModulePresence};
+pub use node::{EmptyHostname, hostname};
+pub use proc_sysctls::{ProcSysctls, SysctlError};
+pub use required::{
+    ARP_ANNOUNCE, ARP_IGNORE, CONN_REUSE_MODE, CONNTRACK, EXPIRE_NODEST_CONN, EXPIRE_QUIESCENT_TEMPLATE,
+    IPV4_FORWARDING, IPV6_FORWARDING, RequiredSysctl, SysctlDiff, SysctlNeeds, diff_sysctls,
+    required_sysctls,
+};
+pub use version::{InvalidRelease, KernelRelease, KernelVersion};
