@@ -1,6 +1,8 @@
 //! Running other people's tools (`ip`, `nft`, `ipvsadm`) and saying exactly what went wrong.
 
 use std::fmt;
+use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 /// A command that did not do what the test needed: everything needed to understand it without a rerun.
@@ -51,8 +53,19 @@ fn render_line(command: &Command) -> String {
 
 /// Run a prepared command to its end and return its standard output; an exit code other than 0 is an error.
 pub fn try_output(command: &mut Command) -> Result<String, CommandError> {
+    try_output_with_input(command, "")
+}
+
+/// [`try_output`] with text on its standard input; for text that fits into a pipe (64 KiB) or is read at once.
+pub fn try_output_with_input(command: &mut Command, input: &str) -> Result<String, CommandError> {
     let line = render_line(command);
-    let output = command.stdin(Stdio::null()).output().map_err(|error| CommandError {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = command.spawn().and_then(|mut child| {
+        // A program that ends without reading everything has its own way to say why.
+        let _ = child.stdin.take().map(|mut stdin| stdin.write_all(input.as_bytes()));
+        child.wait_with_output()
+    });
+    let output = output.map_err(|error| CommandError {
         line: line.clone(),
         code: None,
         stdout: String::new(),
@@ -81,9 +94,37 @@ pub fn run<S: AsRef<std::ffi::OsStr>>(words: &[S]) -> String {
     try_run(words).unwrap_or_else(|error| panic!("{error}"))
 }
 
+/// Have the kernel kill the program when the calling *thread* ends, so that a test that dies leaves nobody behind.
+///
+/// Not for a thread made by [`crate::NetNs::enter`], which ends before the program should.
+pub fn die_with_thread(command: &mut Command) -> &mut Command {
+    #[expect(unsafe_code, reason = "the setting belongs to the child, so it is made between fork and exec")]
+    // SAFETY: the closure only makes the system call prctl; it neither allocates nor takes a lock.
+    unsafe {
+        command.pre_exec(|| {
+            let signal = rustix::process::Signal::KILL;
+            Ok(rustix::process::set_parent_process_death_signal(Some(signal))?)
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{run, try_run};
+    use std::process::Command;
+
+    use super::{die_with_thread, run, try_output_with_input, try_run};
+
+    #[test]
+    fn standard_input_arrives() {
+        assert_eq!(try_output_with_input(&mut Command::new("cat"), "one\ntwo\n").unwrap(), "one\ntwo\n");
+    }
+
+    #[test]
+    fn a_child_ends_with_its_thread() {
+        let thread =
+            std::thread::spawn(|| die_with_thread(Command::new("sleep").arg("600")).spawn().unwrap());
+        assert!(!thread.join().unwrap().wait().unwrap().success());
+    }
 
     #[test]
     fn standard_output_comes_back() {

@@ -16,7 +16,7 @@ mod netns;
 mod temp;
 mod wait;
 
-pub use command::{CommandError, run, try_output, try_run};
+pub use command::{CommandError, die_with_thread, run, try_output, try_output_with_input, try_run};
 pub use netns::{NetNs, in_new_netns};
 pub use temp::{TempDir, write_atomic};
 pub use wait::{TimedOut, try_wait_for, wait_for, wait_until};
