@@ -10,6 +10,7 @@
 pub mod contract;
 mod errno;
 mod error;
+mod explain_rules;
 mod explain_vip;
 pub mod fake;
 
@@ -20,6 +21,7 @@ use std::{
 
 pub use errno::{errno_name, explain_ipvs};
 pub use error::{ErrorKind, TableError};
+pub use explain_rules::explain_rules;
 pub use explain_vip::explain_vip;
 use lb_types::{
     ConnectionCounters, IpvsOp, RealServer, RealServerId, RuleElement, RulesLayout, RulesOp, SysctlOp,

@@ -9,5 +9,6 @@ mod sysctls;
 mod vips;
 
 pub use ipvs::{FakeIpvs, IpvsSnapshot};
+pub use rules::FakeRules;
 pub use sysctls::FakeSysctls;
 pub use vips::FakeVips;

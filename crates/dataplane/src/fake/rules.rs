@@ -1,1 +1,221 @@
-//! To be written.
+//! The nftables table in memory.
+
+mod kernel;
+#[cfg(test)]
+mod tests;
+
+use std::{cell::RefCell, collections::BTreeSet, rc::Rc};
+
+use kernel::Table;
+use lb_types::{RuleElement, RulesLayout, RulesOp};
+
+use crate::{BatchReport, ErrorKind, FailedOp, ObservedRules, RulesTable, TableError, explain_rules};
+
+/// The nftables table in memory, refusing what the kernel refuses: all of a transaction or nothing.
+///
+/// A clone is another handle to the same table. All counting and fault injection concerns calls through
+/// [`RulesTable`] only; the methods of this type are the test's own hands.
+#[derive(Clone, Default)]
+pub struct FakeRules(Rc<RefCell<State>>);
+
+#[derive(Default)]
+struct State {
+    table: Table,
+    requests: usize,
+    transactions: usize,
+    log: Vec<RulesOp>,
+    faults: Faults,
+}
+
+/// Error number with which an operation is to be refused, if it is.
+type Refusal = Box<dyn Fn(&RulesOp) -> Option<i32>>;
+
+/// What the test has asked to go wrong.
+#[derive(Default)]
+struct Faults {
+    /// Operations still to come before this one fails (0: the next), and how.
+    ops: Vec<(usize, i32)>,
+    /// Errors of the next whole calls, first one first.
+    calls: Vec<ErrorKind>,
+    /// Refuses operations for as long as it is set.
+    refuse: Option<Refusal>,
+    lose_replies: bool,
+}
+
+impl Faults {
+    /// Error of the operation that comes now, if any.
+    fn next_op(&mut self, op: &RulesOp) -> Option<i32> {
+        let now = self.ops.iter().position(|(wait, _)| *wait == 0).map(|i| self.ops.remove(i).1);
+        for (wait, _) in &mut self.ops {
+            *wait = wait.saturating_sub(1);
+        }
+        now.or_else(|| self.refuse.as_ref().and_then(|refuse| refuse(op)))
+    }
+
+    fn next_call(&mut self, operation: &str) -> Result<(), TableError> {
+        if self.calls.is_empty() {
+            return Ok(());
+        }
+        let kind = self.calls.remove(0);
+        Err(TableError::new(operation, kind, format!("injected failure: {kind:?}")))
+    }
+}
+
+/// What the test can see.
+impl FakeRules {
+    /// All elements; empty without a table.
+    pub fn elements(&self) -> BTreeSet<RuleElement> {
+        self.0.borrow().table.elements()
+    }
+
+    /// Whether the table exists.
+    pub fn exists(&self) -> bool {
+        self.0.borrow().table.exists()
+    }
+
+    /// The layout of the table; `None` without a table, or if somebody has changed its chains.
+    pub fn layout(&self) -> Option<RulesLayout> {
+        self.0.borrow().table.layout().cloned()
+    }
+
+    /// Requests so far: one for every operation, refused ones included, and one for every dump.
+    pub fn requests(&self) -> usize {
+        self.0.borrow().requests
+    }
+
+    /// Transactions so far, failed ones included; an empty one is not sent and not counted.
+    pub fn transactions(&self) -> usize {
+        self.0.borrow().transactions
+    }
+
+    /// Operations of committed transactions since the last [`FakeRules::take_ops`], in order.
+    pub fn ops(&self) -> Vec<RulesOp> {
+        self.0.borrow().log.clone()
+    }
+
+    /// Operations of committed transactions since the last call, in order; empties the log.
+    pub fn take_ops(&self) -> Vec<RulesOp> {
+        std::mem::take(&mut self.0.borrow_mut().log)
+    }
+}
+
+/// What the test can make happen by somebody else's hand.
+impl FakeRules {
+    /// Somebody deletes the table, as `nft flush ruleset` does.
+    pub fn delete_table(&self) {
+        self.0.borrow_mut().table = Table::default();
+    }
+
+    /// Somebody changes a rule or chain, or an older version has left the table: its layout is not current.
+    ///
+    /// # Panics
+    /// If there is no table.
+    pub fn change_chains(&self) {
+        self.0.borrow_mut().table.change_chains();
+    }
+
+    /// Somebody adds an element.
+    ///
+    /// # Panics
+    /// If there is no table.
+    pub fn add_element(&self, element: RuleElement) {
+        self.by_another(&RulesOp::AddElement(element));
+    }
+
+    /// Somebody deletes an element.
+    ///
+    /// # Panics
+    /// If there is no such element.
+    pub fn delete_element(&self, element: RuleElement) {
+        self.by_another(&RulesOp::DeleteElement(element));
+    }
+
+    fn by_another(&self, op: &RulesOp) {
+        if let Err(errno) = self.0.borrow_mut().table.execute(op) {
+            panic!("{}", explain_rules(op, errno));
+        }
+    }
+}
+
+/// What the test can make fail.
+impl FakeRules {
+    /// The next operation fails with `errno`, whatever it is, and its transaction with it.
+    pub fn fail_next(&self, errno: i32) {
+        self.fail_nth(1, errno);
+    }
+
+    /// The `n`-th operation from now (1 is the next) fails with `errno`, and its transaction with it.
+    pub fn fail_nth(&self, n: usize, errno: i32) {
+        self.0.borrow_mut().faults.ops.push((n.saturating_sub(1), errno));
+    }
+
+    /// Every operation for which `refuse` returns an error number fails with it, until set anew.
+    pub fn refuse(&self, refuse: impl Fn(&RulesOp) -> Option<i32> + 'static) {
+        self.0.borrow_mut().faults.refuse = Some(Box::new(refuse));
+    }
+
+    /// Ends what [`FakeRules::refuse`] began.
+    pub fn refuse_nothing(&self) {
+        self.0.borrow_mut().faults.refuse = None;
+    }
+
+    /// The next call (observation or transaction) fails as a whole, before anything is executed.
+    pub fn fail_next_call(&self, kind: ErrorKind) {
+        self.0.borrow_mut().faults.calls.push(kind);
+    }
+
+    /// The next transaction is executed, but no failure in it is reported, only that replies were lost.
+    pub fn lose_replies_next(&self) {
+        self.0.borrow_mut().faults.lose_replies = true;
+    }
+}
+
+impl State {
+    /// Tries every operation, as the kernel does; the caller commits the table or drops it.
+    fn attempt(&mut self, table: &mut Table, ops: &[RulesOp]) -> Vec<FailedOp> {
+        let mut failed = Vec::new();
+        for (index, op) in ops.iter().enumerate() {
+            self.requests += 1;
+            let result = match self.faults.next_op(op) {
+                Some(errno) => Err(errno),
+                None => table.execute(op),
+            };
+            if let Err(errno) = result {
+                failed.push(FailedOp { index, errno, reason: explain_rules(op, errno) });
+            }
+        }
+        failed
+    }
+}
+
+impl RulesTable for FakeRules {
+    fn observe(&mut self, wanted: &RulesLayout) -> Result<ObservedRules, TableError> {
+        let mut state = self.0.borrow_mut();
+        state.requests += 1;
+        state.faults.next_call("dump table inet kube-ipvs")?;
+        Ok(ObservedRules {
+            table: state.table.exists(),
+            layout_current: state.table.layout() == Some(wanted),
+            elements: state.table.elements(),
+        })
+    }
+
+    fn apply(&mut self, ops: &[RulesOp]) -> Result<BatchReport, TableError> {
+        if ops.is_empty() {
+            return Ok(BatchReport::default());
+        }
+        let state = &mut *self.0.borrow_mut();
+        state.faults.next_call("change table inet kube-ipvs")?;
+        state.transactions += 1;
+        let mut table = state.table.clone();
+        let failed = state.attempt(&mut table, ops);
+        if failed.is_empty() {
+            state.table = table;
+            state.log.extend_from_slice(ops);
+        }
+        Ok(match std::mem::take(&mut state.faults.lose_replies) {
+            true => BatchReport { failed: Vec::new(), replies_lost: true },
+            false => BatchReport { failed, replies_lost: false },
+        })
+    }
+}
