@@ -13,6 +13,8 @@ use lb_types::{IpFamily, RulesLayout, Scheduler, VirtualServerId};
 pub struct PlannerConfig {
     /// Scheduler of Services that name none.
     pub scheduler: Scheduler,
+    /// Schedulers that the kernel turned out not to have; Services that name one get the default.
+    pub unavailable_schedulers: BTreeSet<Scheduler>,
     /// Masquerade every connection to a ClusterIP.
     pub masquerade_all: bool,
     /// The configured part of the packet rules.
@@ -25,6 +27,7 @@ impl Default for PlannerConfig {
     fn default() -> Self {
         PlannerConfig {
             scheduler: Scheduler::RR,
+            unavailable_schedulers: BTreeSet::new(),
             masquerade_all: false,
             layout: RulesLayout::default(),
             node_name: String::new(),

@@ -44,13 +44,11 @@ impl Touch {
         self.servers.extend(desired.virtual_servers());
         self.elements.extend(desired.shared_elements());
         for element in &mirror.elements {
-            match element.key {
-                ElementKey::Addr(vip) => drop(self.vips.insert(vip)),
-                ElementKey::Port(_) if element.set == RuleSet::Hairpin => {
-                    drop(self.elements.insert(*element))
-                }
-                ElementKey::Port(port) => drop(self.servers.insert(port.into())),
-            }
+            let _new = match element.key {
+                ElementKey::Addr(vip) => self.vips.insert(vip),
+                ElementKey::Port(_) if element.set == RuleSet::Hairpin => self.elements.insert(*element),
+                ElementKey::Port(port) => self.servers.insert(port.into()),
+            };
         }
     }
 

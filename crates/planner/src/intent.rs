@@ -143,7 +143,8 @@ fn desire_server(
 /// Like kube-proxy (pkg/proxy/ipvs/proxier.go), `mh` hashes the source port too unless told otherwise; unlike it, a
 /// Service can name its own scheduler.
 fn desire_settings(service: &Service, family: IpFamily, config: &PlannerConfig) -> VirtualServer {
-    let scheduler = service.settings.scheduler.unwrap_or(config.scheduler);
+    let named = service.settings.scheduler.filter(|name| !config.unavailable_schedulers.contains(name));
+    let scheduler = named.unwrap_or(config.scheduler);
     let default_flags = if scheduler == Scheduler::MH { SchedulerFlags::PORT } else { SchedulerFlags::NONE };
     VirtualServer {
         scheduler,

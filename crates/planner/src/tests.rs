@@ -73,7 +73,9 @@ impl World {
         plan.drains.iter().for_each(|new| {
             self.drains.0.begin(new.key, new.cause, Settings::default(), drain::Time::ZERO);
         });
-        plan.returned.iter().for_each(|key| drop(self.drains.0.end(key)));
+        for key in &plan.returned {
+            self.drains.0.end(key);
+        }
     }
 
     fn sync(&mut self, event: ModelEvent) -> Plan {
@@ -278,7 +280,8 @@ fn drift_is_repaired_by_exactly_the_missing_writes() {
     world.sync(slice("web", Protocol::Tcp, &[("10.244.0.11", true), ("10.244.0.12", true)]));
     let whole = world.mirror.clone();
     let vs = *whole.servers.keys().next().unwrap();
-    let drifts: [(&dyn Fn(&mut Mirror), &str); 5] = [
+    type Damage<'a> = &'a dyn Fn(&mut Mirror);
+    let drifts: [(Damage<'_>, &str); 5] = [
         (&|m| m.routes.clear(), "ensure route local 10.96.0.80 src 192.168.50.10"),
         (
             &|m| m.servers.get_mut(&vs).unwrap().real_servers[0].1.weight = Weight::QUIESCED,

@@ -1,1 +1,23 @@
-//! Placeholder.
+//! The loop: events to dirty services, to a plan, to the kernel, to a report.
+//!
+//! The reconciler decides nothing about what is written (`planner` does) and knows no kernel interface (`dataplane`'s
+//! traits). It has no clock and no thread: whoever drives it hands in the time, calls [`Reconciler::step`] when
+//! [`Reconciler::next_wakeup`] says so or an event came, and owns the tables through it.
+//!
+//! Reading order: [`Config`], [`Event`], [`Reconciler`], [`Report`].
+
+mod adopt;
+mod apply;
+mod audit;
+mod config;
+mod observe;
+mod problems;
+mod reconciler;
+mod report;
+mod retry;
+#[cfg(test)]
+mod tests;
+
+pub use config::{Config, LocalMode, NoMemory, WrittenKeys};
+pub use reconciler::{Event, Reconciler};
+pub use report::{DrainLine, Report, Totals};

@@ -1,0 +1,102 @@
+//! Taking over what the kernel holds at start, and what is left over in it.
+
+use dataplane::TableError;
+use lb_types::SysctlOp;
+use planner::{Mirror, MirrorServer, NodeFacts, Touch};
+use tracing::{error, info};
+
+use crate::{Reconciler, Report};
+
+impl Reconciler {
+    /// Fills the mirror from dumps of all tables.
+    pub(crate) fn adopt(&mut self) -> Result<(), TableError> {
+        let bit = self.config.planner.layout.masquerade_bit;
+        self.config.planner.layout = self.config.local_mode.layout(self.model.node(), bit);
+        let mut mirror = Mirror::default();
+        let dump = self.tables.ipvs.dump_virtual_servers()?;
+        for (vs, settings) in dump.virtual_servers {
+            let found = self.tables.ipvs.dump_real_servers(vs)?;
+            let mut real_servers: Vec<_> = found.into_iter().map(|rs| (rs.id, rs.settings)).collect();
+            real_servers.sort_unstable();
+            mirror.servers.insert(vs, MirrorServer { settings, real_servers });
+        }
+        let vips = self.tables.vips.observe()?;
+        mirror.link_ready = vips.link.is_some_and(|link| link.dummy && link.up);
+        (mirror.routes, mirror.addresses) = (vips.routes, vips.addresses);
+        self.facts = NodeFacts::new(&self.model.node().addresses, vips.node_addresses.into_keys().collect());
+        let rules = self.tables.rules.observe(&self.config.planner.layout)?;
+        (mirror.layout_current, mirror.elements) = (rules.layout_current, rules.elements);
+        info!(
+            virtual_servers = mirror.servers.len(),
+            routes = mirror.routes.len(),
+            elements = mirror.elements.len(),
+            "adopted what the kernel holds"
+        );
+        self.mirror = mirror;
+        Ok(())
+    }
+
+    /// Kernel parameters that do not have the value they must have.
+    pub(crate) fn pending_sysctls(&mut self) -> Result<Vec<SysctlOp>, TableError> {
+        let mut pending = Vec::new();
+        for op in &self.config.sysctls {
+            if self.tables.sysctls.read(op.name)? != Some(op.value) {
+                pending.push(op.clone());
+            }
+        }
+        Ok(pending)
+    }
+
+    /// Writes kernel parameters that differ; a refusal is an error to report, not a reason to leave the node without
+    /// services.
+    pub(crate) fn write_sysctls(&mut self, report: &mut Report) {
+        let pending = self.pending_sysctls().unwrap_or_else(|_| self.config.sysctls.clone());
+        for op in pending {
+            match self.tables.sysctls.write(&op) {
+                Ok(()) => {
+                    info!("{op}");
+                    report.written += 1;
+                    self.refused_sysctls.remove(op.name);
+                }
+                Err(error) => {
+                    report.failed += 1;
+                    if self.refused_sysctls.insert(op.name) {
+                        error!("{}", chain(&error));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Turns virtual servers of ours that no Service wants into retiring ones, so that their connections drain.
+    pub(crate) fn retire_leftovers(&mut self, touch: &mut Touch) {
+        for (vs, server) in &self.mirror.servers {
+            if self.desired.server(vs).is_none() && self.config.ownership.owns(vs) {
+                self.desired.retire(*vs, server.settings, touch);
+            }
+        }
+    }
+
+    /// Gives up retiring virtual servers that have no real server left.
+    pub(crate) fn retire_empty(&mut self, touch: &mut Touch) {
+        let has_none = |server: &MirrorServer| server.real_servers.is_empty();
+        let empty: Vec<_> = touch
+            .servers
+            .iter()
+            .filter(|vs| self.desired.is_retiring(vs) && self.mirror.servers.get(vs).is_none_or(has_none))
+            .copied()
+            .collect();
+        empty.iter().for_each(|vs| self.desired.retired(vs, touch));
+    }
+}
+
+/// An error with its whole chain of causes on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

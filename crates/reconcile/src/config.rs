@@ -1,0 +1,102 @@
+//! What the loop is configured with.
+
+use std::{io, time::Duration};
+
+use ipnetwork::IpNetwork;
+use lb_types::{IpFamily, LocalDetection, RulesLayout, SysctlOp, VirtualServerId};
+use planner::{Ownership, PlannerConfig};
+use service_model::Node;
+
+/// How a pod of this node is recognised, before the node's own facts are known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum LocalMode {
+    /// Not at all.
+    #[default]
+    None,
+    /// By the cluster's pod prefixes.
+    ClusterCidr(Vec<IpNetwork>),
+    /// By the Node's `spec.podCIDRs`.
+    NodeCidr,
+    /// By the bridge that its packets come in through.
+    BridgeInterface(String),
+    /// By the name of the interface that its packets come in through.
+    InterfaceNamePrefix(String),
+}
+
+impl LocalMode {
+    /// The configured part of the packet rules on this node.
+    ///
+    /// A family without prefixes has no detection, as in kube-proxy (cmd/kube-proxy/app/server_linux.go,
+    /// `getLocalDetectors`).
+    pub fn layout(&self, node: &Node, masquerade_bit: u8) -> RulesLayout {
+        let detect = |family| match self {
+            LocalMode::None => LocalDetection::None,
+            LocalMode::ClusterCidr(cidrs) => of_family(cidrs, family),
+            LocalMode::NodeCidr => of_family(&node.pod_cidrs, family),
+            LocalMode::BridgeInterface(name) => LocalDetection::BridgeInterface(name.clone()),
+            LocalMode::InterfaceNamePrefix(prefix) => LocalDetection::InterfaceNamePrefix(prefix.clone()),
+        };
+        RulesLayout { local_v4: detect(IpFamily::V4), local_v6: detect(IpFamily::V6), masquerade_bit }
+    }
+}
+
+fn of_family(cidrs: &[IpNetwork], family: IpFamily) -> LocalDetection {
+    let cidrs: Vec<_> = cidrs.iter().filter(|net| IpFamily::of(net.ip()) == family).copied().collect();
+    match cidrs.is_empty() {
+        true => LocalDetection::None,
+        false => LocalDetection::Cidr(cidrs),
+    }
+}
+
+/// Configuration of the loop; valid by construction.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Shapes the desired state; its layout follows `local_mode` and the node.
+    pub planner: PlannerConfig,
+    /// How a pod of this node is recognised.
+    pub local_mode: LocalMode,
+    /// Which virtual servers are ours.
+    pub ownership: Ownership,
+    /// How real servers leave.
+    pub drain: drain::Settings,
+    /// The kernel is compared with the mirror this often.
+    pub sync_period: Duration,
+    /// Kernel parameters that must have a value.
+    pub sysctls: Vec<SysctlOp>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            planner: PlannerConfig::default(),
+            local_mode: LocalMode::None,
+            ownership: Ownership::default(),
+            drain: drain::Settings::default(),
+            sync_period: Duration::from_secs(30),
+            sysctls: Vec::new(),
+        }
+    }
+}
+
+/// Remembers across restarts which virtual servers we wrote, where their address does not tell.
+pub trait WrittenKeys {
+    /// Called before the keys are written to the kernel, so that a crash in between leaves nothing unowned.
+    fn add(&mut self, keys: &[VirtualServerId]) -> io::Result<()>;
+
+    /// Called after the keys were deleted from the kernel.
+    fn remove(&mut self, keys: &[VirtualServerId]) -> io::Result<()>;
+}
+
+/// Remembers nothing: enough where all VIPs lie in the ClusterIP ranges, and for dry runs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoMemory;
+
+impl WrittenKeys for NoMemory {
+    fn add(&mut self, _: &[VirtualServerId]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn remove(&mut self, _: &[VirtualServerId]) -> io::Result<()> {
+        Ok(())
+    }
+}

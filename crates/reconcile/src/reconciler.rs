@@ -1,0 +1,294 @@
+//! The loop itself, without clock and thread.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use dataplane::{Tables, Touched};
+use drain::{Key, Ledger, Time};
+use lb_types::{ServiceName, VirtualServerId};
+use planner::{Desired, DrainState, DrainView, Inputs, Mirror, NodeFacts, Plan, Touch, desire_service, diff};
+use service_model::{ModelEvent, ServiceModel};
+use tracing::debug;
+
+use crate::{
+    Config, DrainLine, Report, Totals, WrittenKeys,
+    audit::Audit,
+    problems::Problems,
+    retry::{Retry, Subject},
+};
+
+/// Services planned in one go: bounds how long an event can wait behind a large backlog.
+const SERVICES_PER_STEP: usize = 1024;
+
+/// Rounds within one step: a virtual server that has lost its last real server goes in the next round.
+const ROUNDS: usize = 3;
+
+/// What reaches the loop from outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The input changed.
+    Model(ModelEvent),
+    /// Somebody else wrote to a table.
+    Touched(Touched),
+}
+
+/// The loop's whole state; one thread owns it and, through it, the kernel tables.
+pub struct Reconciler {
+    pub(crate) config: Config,
+    pub(crate) tables: Tables,
+    pub(crate) written: Box<dyn WrittenKeys>,
+    pub(crate) model: ServiceModel,
+    pub(crate) desired: Desired,
+    pub(crate) mirror: Mirror,
+    pub(crate) ledger: Ledger,
+    pub(crate) facts: NodeFacts,
+    pub(crate) retry: Retry,
+    pub(crate) audit: Audit,
+    pub(crate) problems: Problems,
+    /// Tables to be dumped before the next comparison.
+    pub(crate) suspect: BTreeSet<Touched>,
+    /// Virtual servers to be dumped before the next comparison.
+    pub(crate) suspect_servers: BTreeSet<VirtualServerId>,
+    /// Kernel parameters that could not be written, so that each is reported once.
+    pub(crate) refused_sysctls: BTreeSet<&'static str>,
+    /// Dirty services that did not fit into a step.
+    backlog: VecDeque<ServiceName>,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The kernel has not been dumped yet.
+    Unknown,
+    /// The mirror is filled; not all services have been planned once.
+    Starting,
+    /// Everything has been planned once; what is left over was compared too.
+    Running,
+}
+
+impl Reconciler {
+    /// A loop that knows nothing yet.
+    pub fn new(config: Config, tables: Tables, written: Box<dyn WrittenKeys>) -> Self {
+        Reconciler {
+            config,
+            tables,
+            written,
+            model: ServiceModel::default(),
+            desired: Desired::default(),
+            mirror: Mirror::default(),
+            ledger: Ledger::default(),
+            facts: NodeFacts::default(),
+            retry: Retry::default(),
+            audit: Audit::default(),
+            problems: Problems::default(),
+            suspect: BTreeSet::new(),
+            suspect_servers: BTreeSet::new(),
+            refused_sysctls: BTreeSet::new(),
+            backlog: VecDeque::new(),
+            phase: Phase::Unknown,
+        }
+    }
+
+    /// Takes an event in; cheap, and writes nothing.
+    pub fn handle(&mut self, event: Event) {
+        match event {
+            Event::Model(event) => self.model.apply(event),
+            Event::Touched(table) => {
+                self.suspect.insert(table);
+            }
+        }
+    }
+
+    /// Does everything that is due: plans dirty services, polls drains, audits a slice, retries.
+    pub fn step(&mut self, now: Time) -> Report {
+        let mut report = Report::default();
+        if !self.model.is_synced() || !self.adopted(now, &mut report) {
+            return report;
+        }
+        let mut touch = Touch::default();
+        self.audit_slice(now, &mut touch, &mut report);
+        self.recheck(&mut touch, &mut report);
+        self.refresh_node(&mut touch);
+        self.poll_drains(now, &mut touch, &mut report);
+        self.retry.touch_due(now, &mut touch);
+        self.desire_backlog(now, &mut touch, &mut report);
+        self.settle(now, touch, &mut report);
+        report
+    }
+
+    /// When [`Reconciler::step`] has something to do even without an event; `None` before the input is complete.
+    pub fn next_wakeup(&self, now: Time) -> Option<Time> {
+        if !self.model.is_synced() {
+            return None;
+        }
+        let doubt = !self.suspect.is_empty() || !self.suspect_servers.is_empty();
+        let busy =
+            self.phase == Phase::Running && (!self.backlog.is_empty() || self.model.has_dirty() || doubt);
+        let starting = self.phase == Phase::Starting;
+        let unknown = self.phase == Phase::Unknown && !self.retry.is_failing(&Subject::Base);
+        let at_once = (busy || starting || unknown).then_some(now);
+        let audit = (self.phase == Phase::Running).then(|| self.audit.next_wakeup(now));
+        [at_once, audit, self.ledger.next_poll(), self.retry.next_due()].into_iter().flatten().min()
+    }
+
+    /// What would be written if everything were synced now; writes nothing.
+    pub fn dry_run(&mut self) -> Result<Plan, dataplane::TableError> {
+        let mut touch = Touch::default();
+        self.adopt()?;
+        self.refresh_node(&mut touch);
+        let mut report = Report::default();
+        while !self.backlog.is_empty() || self.model.has_dirty() {
+            self.desire_backlog(Time::ZERO, &mut touch, &mut report);
+        }
+        touch.extend(Touch::all(&self.desired, &self.mirror));
+        self.retire_leftovers(&mut touch);
+        self.retire_empty(&mut touch);
+        let mut plan = self.diff(&touch);
+        plan.sysctls = self.pending_sysctls()?;
+        Ok(plan)
+    }
+
+    /// Whether everything has been programmed at least once.
+    pub fn is_running(&self) -> bool {
+        self.phase == Phase::Running
+    }
+
+    /// The real servers that are on their way out.
+    pub fn drains(&self, now: Time) -> Vec<DrainLine> {
+        let line = |(key, drain): (&Key, &drain::Drain)| DrainLine {
+            key: *key,
+            drain: *drain,
+            age: now.saturating_sub(drain.since),
+        };
+        self.ledger.iter().map(line).collect()
+    }
+
+    /// Sizes of what is programmed.
+    pub fn totals(&self) -> Totals {
+        Totals {
+            services: self.desired.services().count(),
+            virtual_servers: self.mirror.servers.len(),
+            real_servers: self.mirror.servers.values().map(|server| server.real_servers.len()).sum(),
+            draining: self.ledger.iter().count(),
+            retrying: self.retry.len() + self.problems.len(),
+        }
+    }
+
+    /// Dumps the kernel once, before anything is written.
+    fn adopted(&mut self, now: Time, report: &mut Report) -> bool {
+        if self.phase != Phase::Unknown {
+            return true;
+        }
+        if self.retry.must_wait(&Subject::Base, now) {
+            return false;
+        }
+        if let Err(error) = self.adopt() {
+            self.base_failed(&error, now);
+            return false;
+        }
+        self.retry.succeed(&Subject::Base);
+        self.write_sysctls(report);
+        self.audit.schedule(now, self.config.sync_period);
+        self.phase = Phase::Starting;
+        true
+    }
+
+    /// Takes the layout and the facts of the node over from the model.
+    fn refresh_node(&mut self, touch: &mut Touch) {
+        if !self.model.take_node_changed() {
+            return;
+        }
+        let bit = self.config.planner.layout.masquerade_bit;
+        let layout = self.config.local_mode.layout(self.model.node(), bit);
+        if layout != self.config.planner.layout {
+            self.config.planner.layout = layout;
+            self.mirror.layout_current = false;
+        }
+        let addresses = self.facts.addresses.clone();
+        self.replace_facts(addresses, touch);
+    }
+
+    /// Computes the intents of as many dirty services as one step takes, critical ones alone at first.
+    fn desire_backlog(&mut self, now: Time, touch: &mut Touch, report: &mut Report) {
+        self.backlog.extend(self.model.take_dirty());
+        let starting = self.phase == Phase::Starting;
+        let critical = |name: &ServiceName| self.model.service(name).is_some_and(|service| service.critical);
+        let first = self.backlog.iter().take_while(|name| starting && critical(name)).count();
+        let count = if first > 0 { first } else { self.backlog.len().min(SERVICES_PER_STEP) };
+        let names: Vec<_> = self.backlog.drain(..count).collect();
+        for name in &names {
+            self.desire(name, now, touch);
+        }
+        report.services += names.len();
+        if starting && self.backlog.is_empty() {
+            touch.extend(Touch::all(&self.desired, &self.mirror));
+            self.retire_leftovers(touch);
+            self.phase = Phase::Running;
+            report.completed_start = true;
+        }
+    }
+
+    fn desire(&mut self, name: &ServiceName, now: Time, touch: &mut Touch) {
+        let service = self.model.service(name);
+        let (intent, problems) = service
+            .map(|service| desire_service(service, &self.model, &self.facts, &self.config.planner))
+            .unzip();
+        let change = self.desired.replace(name, intent);
+        touch.extend(change.touch);
+        change.gone.iter().for_each(|key| self.endpoint_gone(key, now));
+        let mut problems: BTreeSet<_> = problems.unwrap_or_default().into_iter().collect();
+        problems.extend(self.desired.conflicts(name));
+        self.problems.replace(name, problems);
+        for rival in &change.rivals {
+            self.problems.replace(rival, self.desired.conflicts(rival).into_iter().collect());
+        }
+    }
+
+    /// The pod of an endpoint was deleted: if its real server is still there, it is not waited for.
+    fn endpoint_gone(&mut self, key: &Key, now: Time) {
+        let present = self.mirror.servers.get(&key.vs).and_then(|server| server.real_server(&key.rs));
+        if present.is_some() {
+            self.ledger.begin(*key, drain::Cause::Terminating, self.config.drain, now);
+            self.ledger.endpoint_gone(key);
+        }
+    }
+
+    /// Compares and writes until nothing follows from what was written.
+    fn settle(&mut self, now: Time, mut touch: Touch, report: &mut Report) {
+        for _ in 0..ROUNDS {
+            self.retire_empty(&mut touch);
+            let base_due = !self.base_is_ready() && !self.retry.must_wait(&Subject::Base, now);
+            if touch.is_empty() && !base_due {
+                return;
+            }
+            let plan = self.diff(&touch);
+            if !plan.is_empty() {
+                debug!(writes = plan.len(), "plan");
+            }
+            let follow_up = self.apply(&plan, &touch, now, report);
+            touch = follow_up;
+        }
+    }
+
+    fn base_is_ready(&self) -> bool {
+        self.mirror.link_ready && self.mirror.layout_current && self.mirror.addresses.is_empty()
+    }
+
+    fn diff(&self, touch: &Touch) -> Plan {
+        let view = Drains { ledger: &self.ledger, settings: &self.config.drain };
+        let sides = (&self.desired, &self.mirror);
+        diff(touch, &Inputs::new(sides, (&self.config.ownership, &self.facts), &self.config.planner, &view))
+    }
+}
+
+/// The ledger as the planner sees it.
+struct Drains<'a> {
+    ledger: &'a Ledger,
+    settings: &'a drain::Settings,
+}
+
+impl DrainView for Drains<'_> {
+    fn state(&self, key: &Key) -> DrainState {
+        let draining = self.ledger.get(key).is_some();
+        DrainState { draining, verdict: self.ledger.judge(key, self.settings) }
+    }
+}

@@ -1,0 +1,143 @@
+//! What failed, and when it is tried again.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr, time::Duration};
+
+use drain::Time;
+use lb_types::{RuleElement, VirtualServerId};
+use planner::Touch;
+
+const FIRST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// What is tried again as a unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Subject {
+    /// The first dumps, the link, the chains, or addresses on the link.
+    Base,
+    /// A virtual server with its real servers and elements.
+    Server(VirtualServerId),
+    /// A VIP.
+    Vip(IpAddr),
+    /// An element of its own.
+    Element(RuleElement),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Subject::Base => f.write_str("link and packet rules"),
+            Subject::Server(vs) => write!(f, "virtual server {vs}"),
+            Subject::Vip(vip) => write!(f, "VIP {vip}"),
+            Subject::Element(element) => write!(f, "element {element}"),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    /// Delay before the try that is due next.
+    delay: Duration,
+    due: Time,
+    /// Last reason, so that a failure that stays is reported once.
+    reason: String,
+}
+
+/// Failed subjects with exponential backoff: 100 ms, doubled up to 30 s.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Retry(BTreeMap<Subject, Entry>);
+
+impl Retry {
+    /// Notes a failure; returns whether its reason is news.
+    pub(crate) fn fail(&mut self, subject: Subject, reason: &str, now: Time) -> bool {
+        let before = self.0.get(&subject);
+        // Several writes of one subject may fail in one go: that is one try.
+        let delay = match before {
+            Some(entry) if entry.due > now => entry.delay,
+            Some(entry) => (entry.delay * 2).min(LONGEST),
+            None => FIRST,
+        };
+        let news = before.is_none_or(|entry| entry.reason != reason);
+        self.0.insert(subject, Entry { delay, due: now + delay, reason: reason.to_owned() });
+        news
+    }
+
+    /// Forgets a subject; returns whether it had failed before.
+    pub(crate) fn succeed(&mut self, subject: &Subject) -> bool {
+        !self.0.is_empty() && self.0.remove(subject).is_some()
+    }
+
+    /// Forgets a subject that has just been tried, unless it failed again in this try (it is not due then).
+    pub(crate) fn tried(&mut self, subject: &Subject, now: Time) -> bool {
+        !self.must_wait(subject, now) && self.succeed(subject)
+    }
+
+    /// Whether a subject has failed and not succeeded since.
+    pub(crate) fn is_failing(&self, subject: &Subject) -> bool {
+        self.0.contains_key(subject)
+    }
+
+    /// Adds everything that is due to a touch.
+    pub(crate) fn touch_due(&self, now: Time, touch: &mut Touch) {
+        for subject in self.0.iter().filter(|(_, entry)| entry.due <= now).map(|(subject, _)| subject) {
+            let _new = match subject {
+                Subject::Base => false,
+                Subject::Server(vs) => touch.servers.insert(*vs),
+                Subject::Vip(vip) => touch.vips.insert(*vip),
+                Subject::Element(element) => touch.elements.insert(*element),
+            };
+        }
+    }
+
+    /// Whether a subject has to wait.
+    pub(crate) fn must_wait(&self, subject: &Subject, now: Time) -> bool {
+        self.0.get(subject).is_some_and(|entry| entry.due > now)
+    }
+
+    /// When something is due next.
+    pub(crate) fn next_due(&self) -> Option<Time> {
+        self.0.values().map(|entry| entry.due).min()
+    }
+
+    /// Number of failed subjects.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// Every subject of a touch.
+pub(crate) fn subjects(touch: &Touch) -> impl Iterator<Item = Subject> {
+    let servers = touch.servers.iter().map(|vs| Subject::Server(*vs));
+    let vips = touch.vips.iter().map(|vip| Subject::Vip(*vip));
+    servers.chain(vips).chain(touch.elements.iter().map(|element| Subject::Element(*element)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_double_up_to_half_a_minute_and_start_over_after_success() {
+        let (mut retry, mut now, mut delays) = (Retry::default(), Time::ZERO, Vec::new());
+        for _ in 0..12 {
+            retry.fail(Subject::Base, "no", now);
+            let due = retry.next_due().unwrap();
+            delays.push((due - now).as_millis());
+            now = due;
+        }
+        assert_eq!(delays[..4], [100, 200, 400, 800]);
+        assert_eq!(delays[11], 30_000);
+        assert!(retry.succeed(&Subject::Base) && !retry.succeed(&Subject::Base));
+        retry.fail(Subject::Base, "no", now);
+        assert_eq!(retry.next_due(), Some(now + FIRST));
+    }
+
+    #[test]
+    fn several_failures_of_one_try_count_once_and_news_is_a_changed_reason() {
+        let mut retry = Retry::default();
+        assert!(retry.fail(Subject::Base, "a", Time::ZERO));
+        assert!(!retry.fail(Subject::Base, "a", Time::ZERO));
+        assert_eq!(retry.next_due(), Some(FIRST));
+        assert!(retry.fail(Subject::Base, "b", FIRST));
+        assert_eq!(retry.next_due(), Some(FIRST * 3));
+    }
+}
