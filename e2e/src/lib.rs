@@ -1,2 +1,16 @@
-//! placeholder
+//! The black-box proof: the real binary, a real kernel, and clients that know nothing of either.
+//!
+//! In reading order: [`net`] builds a node, pods and an outside client from network namespaces; [`manifest`] writes
+//! the Services, EndpointSlices and the Node that kube-ipvs follows; [`proxy`] starts, kills and questions the
+//! binary; [`observe`] reads the kernel with tools that are not ours (`ipvsadm`, `nft`, `ip`, ftrace); [`probe`] holds
+//! servers and clients; [`demo`] puts them together for a human, `tests/traffic` for a machine.
+//!
+//! Deliberately not here: any dependency on a crate of the product.
+//! What is used of it is its command line, its log and what it leaves in the kernel.
+
+pub mod demo;
+pub mod manifest;
+pub mod net;
+pub mod observe;
 pub mod probe;
+pub mod proxy;

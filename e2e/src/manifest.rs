@@ -1,0 +1,254 @@
+//! The directory that kube-ipvs follows: Services, EndpointSlices and the Node as YAML, one file each.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use crate::net::{Both, NODE, Pod};
+use crate::probe::Proto;
+
+/// The node's name, as given by `--hostname-override`.
+pub const NODE_NAME: &str = "demo-node";
+
+/// A port of a Service and of its slices.
+#[derive(Debug, Clone)]
+pub struct Port {
+    /// Its name.
+    pub name: String,
+    /// The transport.
+    pub proto: Proto,
+    /// The port of the Service.
+    pub port: u16,
+    /// The port of the pods.
+    pub target: u16,
+}
+
+impl Port {
+    /// Port 80 to 8080 of the given transport, named after it.
+    pub fn web(proto: Proto) -> Port {
+        Port { name: proto.to_string().to_lowercase(), proto, port: 80, target: 8080 }
+    }
+}
+
+/// A ClusterIP Service.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// Its name, in the namespace `default`.
+    pub name: String,
+    /// Its ClusterIPs, first the primary one.
+    pub ips: Vec<IpAddr>,
+    /// Its ports.
+    pub ports: Vec<Port>,
+    /// Annotations.
+    pub annotations: Vec<(String, String)>,
+    /// Lines added to the spec, indented by two blanks.
+    pub spec: String,
+}
+
+impl Service {
+    /// A dual-stack Service with ports 80 of the given transports.
+    pub fn new(name: &str, ips: Both, protos: &[Proto]) -> Service {
+        Service {
+            name: name.to_owned(),
+            ips: ips.each().to_vec(),
+            ports: protos.iter().copied().map(Port::web).collect(),
+            annotations: Vec::new(),
+            spec: String::new(),
+        }
+    }
+
+    /// The same with `sessionAffinity: ClientIP`.
+    pub fn with_affinity(mut self, seconds: u32) -> Service {
+        let _ = writeln!(self.spec, "  sessionAffinity: ClientIP");
+        let _ =
+            writeln!(self.spec, "  sessionAffinityConfig:\n    clientIP:\n      timeoutSeconds: {seconds}");
+        self
+    }
+
+    /// The same with only these addresses.
+    pub fn with_ips(mut self, ips: &[IpAddr]) -> Service {
+        self.ips = ips.to_vec();
+        self
+    }
+
+    /// The same with these ports.
+    pub fn with_ports(mut self, ports: &[Port]) -> Service {
+        self.ports = ports.to_vec();
+        self
+    }
+
+    /// The same with an annotation.
+    pub fn with_annotation(mut self, key: &str, value: &str) -> Service {
+        self.annotations.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    fn families(&self) -> Vec<&'static str> {
+        self.ips.iter().map(|ip| family(*ip)).collect()
+    }
+
+    /// As YAML.
+    pub fn render(&self) -> String {
+        let mut text = format!(
+            "apiVersion: v1\nkind: Service\nmetadata:\n  namespace: default\n  name: {}\n  uid: uid-{}\n",
+            self.name, self.name
+        );
+        if !self.annotations.is_empty() {
+            text.push_str("  annotations:\n");
+        }
+        for (key, value) in &self.annotations {
+            let _ = writeln!(text, "    {key}: {value:?}");
+        }
+        let families = self.families();
+        let policy = if families.len() == 2 { "RequireDualStack" } else { "SingleStack" };
+        let _ = writeln!(text, "spec:\n  type: ClusterIP\n  selector:\n    app: {}", self.name);
+        let _ = writeln!(text, "  clusterIP: {:?}", self.ips[0].to_string());
+        let ips: Vec<_> = self.ips.iter().map(|ip| format!("{:?}", ip.to_string())).collect();
+        let _ = writeln!(text, "  clusterIPs: [{}]", ips.join(", "));
+        let _ =
+            writeln!(text, "  ipFamilies: [{}]\n  ipFamilyPolicy: {policy}\n  ports:", families.join(", "));
+        for Port { name, proto, port, target } in &self.ports {
+            let _ = writeln!(text, "  - name: {name}\n    protocol: {proto}\n    port: {port}");
+            let _ = writeln!(text, "    targetPort: {target}");
+        }
+        text.push_str(&self.spec);
+        text
+    }
+}
+
+fn family(ip: IpAddr) -> &'static str {
+    if ip.is_ipv4() { "IPv4" } else { "IPv6" }
+}
+
+/// An endpoint and its conditions.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// The pod's name, as the slice's targetRef has it.
+    pub pod: String,
+    /// The pod's addresses; a slice takes the one of its family.
+    pub address: Both,
+    /// Ready for new connections.
+    pub ready: bool,
+    /// Answering, whether ready or not.
+    pub serving: bool,
+    /// Being deleted.
+    pub terminating: bool,
+}
+
+impl Endpoint {
+    /// Ready.
+    pub fn ready(pod: &Pod) -> Endpoint {
+        Endpoint {
+            pod: pod.name.clone(),
+            address: pod.address,
+            ready: true,
+            serving: true,
+            terminating: false,
+        }
+    }
+
+    /// Being deleted but still answering, as during a grace period.
+    pub fn terminating(pod: &Pod) -> Endpoint {
+        Endpoint { ready: false, terminating: true, ..Endpoint::ready(pod) }
+    }
+
+    /// Alive but failing its readiness probe.
+    pub fn unready(pod: &Pod) -> Endpoint {
+        Endpoint { ready: false, serving: false, ..Endpoint::ready(pod) }
+    }
+}
+
+/// An EndpointSlice of one family.
+pub fn render_slice(service: &Service, suffix: &str, v4: bool, endpoints: &[Endpoint]) -> String {
+    let kind = if v4 { "IPv4" } else { "IPv6" };
+    let mut text = format!(
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  namespace: default\n  name: {name}-{suffix}\n  \
+         labels:\n    kubernetes.io/service-name: {name}\naddressType: {kind}\nports:\n",
+        name = service.name,
+    );
+    for Port { name, proto, target, .. } in &service.ports {
+        let _ = writeln!(text, "- name: {name}\n  protocol: {proto}\n  port: {target}");
+    }
+    text.push_str(if endpoints.is_empty() { "endpoints: []\n" } else { "endpoints:\n" });
+    for endpoint in endpoints {
+        let ip = endpoint.address.each()[usize::from(!v4)];
+        let Endpoint { pod, ready, serving, terminating, .. } = endpoint;
+        let _ = writeln!(text, "- addresses: [{:?}]\n  nodeName: {NODE_NAME}", ip.to_string());
+        let _ = writeln!(
+            text,
+            "  conditions: {{ready: {ready}, serving: {serving}, terminating: {terminating}}}"
+        );
+        let _ = writeln!(
+            text,
+            "  targetRef: {{kind: Pod, namespace: default, name: {pod:?}, uid: {:?}}}",
+            format!("uid-{pod}")
+        );
+    }
+    text
+}
+
+/// The directory.
+#[derive(Debug)]
+pub struct Manifests {
+    path: PathBuf,
+}
+
+impl Manifests {
+    /// Use `path`, which must exist, and put the Node there.
+    pub fn new(path: &Path) -> Manifests {
+        let manifests = Manifests { path: path.to_owned() };
+        let node = format!(
+            "apiVersion: v1\nkind: Node\nmetadata:\n  name: {NODE_NAME}\nspec:\n  podCIDR: 10.244.0.0/24\n  \
+             podCIDRs: [10.244.0.0/24, \"fd00:244::/64\"]\nstatus:\n  addresses:\n  - {{type: Hostname, address: {NODE_NAME}}}\n  \
+             - {{type: InternalIP, address: {:?}}}\n  - {{type: InternalIP, address: {:?}}}\n",
+            NODE.v4.to_string(),
+            NODE.v6.to_string(),
+        );
+        manifests.write("node.yaml", &node);
+        manifests
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Replace a file in one step.
+    pub fn write(&self, file: &str, text: &str) {
+        testkit::write_atomic(&self.path.join(file), text)
+            .unwrap_or_else(|error| panic!("write {file}: {error}"));
+    }
+
+    /// Delete a file.
+    pub fn remove(&self, file: &str) {
+        std::fs::remove_file(self.path.join(file)).unwrap_or_else(|error| panic!("remove {file}: {error}"));
+    }
+
+    /// Write the Service alone.
+    pub fn service(&self, service: &Service) {
+        self.write(&format!("{}.yaml", service.name), &service.render());
+    }
+
+    /// Write the slices of both families that the Service has, in one file, so that they change together.
+    pub fn endpoints(&self, service: &Service, endpoints: &[Endpoint]) {
+        let mut families: Vec<bool> = service.ips.iter().map(IpAddr::is_ipv4).collect();
+        families.dedup();
+        let slices = families
+            .iter()
+            .map(|&v4| render_slice(service, if v4 { "v4" } else { "v6" }, v4, endpoints))
+            .collect::<Vec<_>>();
+        self.write(&format!("{}-endpoints.yaml", service.name), &slices.join("---\n"));
+    }
+
+    /// Write the Service and its slices.
+    pub fn serve(&self, service: &Service, endpoints: &[Endpoint]) {
+        self.service(service);
+        self.endpoints(service, endpoints);
+    }
+
+    /// Delete the Service and its slices.
+    pub fn forget(&self, service: &Service) {
+        self.remove(&format!("{}.yaml", service.name));
+        self.remove(&format!("{}-endpoints.yaml", service.name));
+    }
+}

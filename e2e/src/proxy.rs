@@ -1,0 +1,187 @@
+//! kube-ipvs as a process: started in the node's namespace, killed, restarted, and asked through its command line.
+
+use std::ffi::OsStr;
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use testkit::{CommandError, NetNs, try_output, wait_until};
+
+use crate::manifest::NODE_NAME;
+
+/// Flags most clusters have.
+pub const CLUSTER_CIDRS: &str = "--cluster-cidr=10.244.0.0/16,fd00:244::/56";
+/// The ranges of ClusterIPs used everywhere here.
+pub const SERVICE_CIDRS: &str = "--service-cidrs=10.96.0.0/16,fd00:96::/112";
+
+/// Lines of the log shown when a test fails.
+const SHOWN: usize = 120;
+
+/// How to start it.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The executable.
+    pub binary: PathBuf,
+    /// The directory it follows.
+    pub manifests: PathBuf,
+    /// Where it keeps its state; private to a test.
+    pub state: PathBuf,
+    /// Where its standard error goes; later starts append.
+    pub log: PathBuf,
+    /// Flags besides those that are always given.
+    pub flags: Vec<String>,
+}
+
+impl Settings {
+    /// Everything below `directory`, manifests in `directory/manifests`; flags as most clusters have them.
+    pub fn new(binary: &Path, directory: &Path) -> Settings {
+        let settings = Settings {
+            binary: binary.to_owned(),
+            manifests: directory.join("manifests"),
+            state: directory.join("state"),
+            log: directory.join("kube-ipvs.log"),
+            flags: vec![CLUSTER_CIDRS.to_owned()],
+        };
+        for path in [&settings.manifests, &settings.state] {
+            std::fs::create_dir_all(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        }
+        settings
+    }
+
+    /// The same with other flags.
+    pub fn with_flags<S: AsRef<str>>(&self, flags: &[S]) -> Settings {
+        let flags = flags.iter().map(|flag| flag.as_ref().to_owned()).collect();
+        Settings { flags, ..self.clone() }
+    }
+
+    fn arguments(&self) -> Vec<&OsStr> {
+        let mut arguments: Vec<&OsStr> = ["--hostname-override", NODE_NAME, SERVICE_CIDRS, "--manifests"]
+            .into_iter()
+            .map(OsStr::new)
+            .collect();
+        arguments.extend([self.manifests.as_os_str(), OsStr::new("--state-dir"), self.state.as_os_str()]);
+        arguments.extend(self.flags.iter().map(OsStr::new));
+        arguments
+    }
+
+    /// `kube-ipvs plan` with the same flags.
+    pub fn plan(&self, node: &NetNs) -> Result<String, CommandError> {
+        try_output(node.command(&self.binary).arg("plan").args(self.arguments()))
+    }
+
+    /// `kube-ipvs cleanup`.
+    pub fn cleanup(&self, node: &NetNs) -> Result<String, CommandError> {
+        try_output(node.command(&self.binary).args(["cleanup", "--state-dir"]).arg(&self.state))
+    }
+
+    /// `kube-ipvs version`.
+    pub fn version(&self) -> Result<String, CommandError> {
+        try_output(Command::new(&self.binary).arg("version"))
+    }
+}
+
+/// A running kube-ipvs. Dropping it kills it, and shows the end of its log if a test is failing.
+#[derive(Debug)]
+pub struct Proxy {
+    node: NetNs,
+    settings: Settings,
+    child: Child,
+}
+
+impl Proxy {
+    /// Start it inside the node's namespace; ready when the kernel shows it, which the caller waits for.
+    pub fn start(node: &NetNs, settings: &Settings) -> Proxy {
+        Proxy { node: node.clone(), settings: settings.clone(), child: spawn(node, settings) }
+    }
+
+    /// How it was started.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Everything it has logged, earlier starts included.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.settings.log).unwrap_or_default()
+    }
+
+    /// Lines of the log that contain all of `parts`.
+    pub fn log_lines(&self, parts: &[&str]) -> Vec<String> {
+        let log = self.log();
+        let lines = log.lines().filter(|line| parts.iter().all(|part| line.contains(part)));
+        lines.map(str::to_owned).collect()
+    }
+
+    /// Fails with the log if it has ended.
+    #[track_caller]
+    pub fn assert_running(&mut self) {
+        if let Ok(Some(status)) = self.child.try_wait() {
+            panic!("kube-ipvs has ended by itself: {status}");
+        }
+    }
+
+    /// `kill -9`, and gone when this returns.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// SIGTERM; returns how long it took to leave. Panics if it does not, or not with success.
+    #[track_caller]
+    pub fn terminate(&mut self) -> Duration {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process id");
+        kill_process(pid, Signal::TERM).unwrap_or_else(|error| panic!("SIGTERM: {error}"));
+        let mut status = None;
+        let took = wait_until(Duration::from_secs(20), "kube-ipvs to end after SIGTERM", || {
+            status = self.child.try_wait().ok().flatten();
+            status.is_some()
+        });
+        assert!(status.is_some_and(|status| status.success()), "after SIGTERM: {status:?}");
+        took
+    }
+
+    /// Start again after [`Proxy::kill`] or [`Proxy::terminate`].
+    pub fn start_again(&mut self) {
+        self.child = spawn(&self.node, &self.settings);
+    }
+
+    /// Stop it and start it with other flags.
+    pub fn restart_with<S: AsRef<str>>(&mut self, flags: &[S]) {
+        self.terminate();
+        self.settings = self.settings.with_flags(flags);
+        self.start_again();
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let ended = self.child.try_wait().ok().flatten();
+        self.kill();
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let start = lines.len().saturating_sub(SHOWN);
+            eprintln!("--- kube-ipvs {:?}, its log from line {} on", self.settings.flags, start + 1);
+            if let Some(status) = ended {
+                eprintln!("--- it had ended by itself: {status}");
+            }
+            eprintln!("{}\n---", lines[start..].join("\n"));
+        }
+    }
+}
+
+fn spawn(node: &NetNs, settings: &Settings) -> Child {
+    let log: File = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&settings.log)
+        .unwrap_or_else(|error| panic!("{}: {error}", settings.log.display()));
+    let mut command = node.command(&settings.binary);
+    command.args(settings.arguments());
+    // With RUST_LOG left alone it logs what an operator sees.
+    command.env_remove("RUST_LOG").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    testkit::die_with_thread(&mut command)
+        .spawn()
+        .unwrap_or_else(|error| panic!("start {}: {error}", settings.binary.display()))
+}
