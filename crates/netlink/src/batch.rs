@@ -22,6 +22,12 @@ pub struct Failure {
     pub text: Option<String>,
 }
 
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Error {
+        Error::Refused { source: std::io::Error::from_raw_os_error(failure.errno), text: failure.text }
+    }
+}
+
 /// What became of a batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BatchOutcome {
