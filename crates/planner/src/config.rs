@@ -64,7 +64,7 @@ pub struct Ownership {
     pub service_cidrs: Vec<IpNetwork>,
     /// Never ours, whatever else says so.
     pub exclude_cidrs: Vec<IpNetwork>,
-    /// Keys that we wrote, as remembered across restarts.
+    /// Keys that we wrote: those that our packet rules name ([`crate::Mirror::tagged`]), and those added since.
     pub written: BTreeSet<VirtualServerId>,
 }
 

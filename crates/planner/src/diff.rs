@@ -121,6 +121,16 @@ pub fn diff(touch: &Touch, inputs: &Inputs<'_>) -> Plan {
     plan
 }
 
+/// Removes everything that is ours and nothing else: VIPs first, so that nothing leads to what goes next.
+pub fn cleanup(mirror: &Mirror, ownership: &Ownership) -> Plan {
+    let mut plan = Plan::default();
+    plan.vips_remove.push(VipOp::DeleteLink);
+    let ours = mirror.servers.keys().filter(|vs| ownership.owns(vs));
+    plan.ipvs_remove.extend(ours.map(|vs| IpvsOp::DeleteVirtualServer { vs: *vs }));
+    plan.rules_remove.push(RulesOp::DeleteTable);
+    plan
+}
+
 fn diff_vip(vip: IpAddr, inputs: &Inputs<'_>, plan: &mut Plan) {
     let wanted = inputs.desired.wants_vip(&vip);
     let source = inputs.facts.sources.get(&lb_types::IpFamily::of(vip)).copied();

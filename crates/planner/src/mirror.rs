@@ -6,7 +6,8 @@ use std::{
 };
 
 use lb_types::{
-    IpvsOp, Operation, RealServer, RealServerId, RuleElement, RulesOp, VipOp, VirtualServer, VirtualServerId,
+    ElementKey, IpvsOp, Operation, RealServer, RealServerId, RuleElement, RuleSet, RulesOp, VipOp,
+    VirtualServer, VirtualServerId,
 };
 
 /// A virtual server as the kernel holds it.
@@ -60,6 +61,18 @@ pub struct Mirror {
 }
 
 impl Mirror {
+    /// Virtual servers that an element of ours names: we wrote them.
+    ///
+    /// IPVS entries carry no tag, but the element that names one is written before it and deleted after it, so that
+    /// even a crash in between leaves none without.
+    pub fn tagged(&self) -> impl Iterator<Item = VirtualServerId> {
+        let named = self.elements.iter().filter_map(|element| match element {
+            RuleElement { set: RuleSet::Services, key: ElementKey::Port(port) } => Some((*port).into()),
+            _ => None,
+        });
+        named.filter(|vs| self.servers.contains_key(vs))
+    }
+
     /// Follows a write that the kernel executed.
     pub fn record(&mut self, op: &Operation) {
         match op {

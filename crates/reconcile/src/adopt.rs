@@ -32,6 +32,7 @@ impl Reconciler {
             elements = mirror.elements.len(),
             "adopted what the kernel holds"
         );
+        self.config.ownership.written.extend(mirror.tagged());
         self.mirror = mirror;
         Ok(())
     }

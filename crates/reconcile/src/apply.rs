@@ -40,7 +40,6 @@ impl Reconciler {
     fn apply_stages(&mut self, plan: &Plan, now: Time, report: &mut Report) -> Result<(), Aborted> {
         self.apply_vips(&plan.link, now, report)?;
         self.apply_rules(&plan.rules_add, now, report)?;
-        self.remember_written(&plan.ipvs_add);
         self.apply_ipvs(&plan.ipvs_add, now, report);
         self.apply_vips(&plan.vips_add, now, report)?;
         self.apply_vips(&plan.vips_remove, now, report)?;
@@ -104,6 +103,9 @@ impl Reconciler {
     fn ipvs_executed(&mut self, op: &IpvsOp, now: Time, report: &mut Report) {
         self.executed(&Operation::Ipvs(*op), report);
         match *op {
+            IpvsOp::AddVirtualServer { vs, .. } => {
+                self.config.ownership.written.insert(vs);
+            }
             IpvsOp::DeleteRealServer { vs, rs } => {
                 let key = Key { vs, rs };
                 let how =
@@ -115,7 +117,7 @@ impl Reconciler {
                     self.ledger.iter().map(|(key, _)| *key).filter(|key| key.vs == vs).collect();
                 keys.iter()
                     .for_each(|key| self.end_drain(key, "removed with its virtual server", now, report));
-                self.forget_written(vs);
+                self.config.ownership.written.remove(&vs);
             }
             _ => {}
         }
@@ -233,30 +235,6 @@ impl Reconciler {
         let reason = chain(error);
         if self.retry.fail(Subject::Base, &reason, now) {
             error!("{reason}; will be tried again");
-        }
-    }
-
-    /// Keys whose address does not tell that they are ours are remembered before they are written.
-    fn remember_written(&mut self, ops: &[IpvsOp]) {
-        let new = ops.iter().filter_map(|op| match op {
-            IpvsOp::AddVirtualServer { vs, .. } if !self.config.ownership.owns(vs) => Some(*vs),
-            _ => None,
-        });
-        let keys: Vec<_> = new.collect();
-        if keys.is_empty() {
-            return;
-        }
-        if let Err(error) = self.written.add(&keys) {
-            error!("remember which virtual servers are ours: {error}");
-        }
-        self.config.ownership.written.extend(keys);
-    }
-
-    fn forget_written(&mut self, vs: VirtualServerId) {
-        if self.config.ownership.written.remove(&vs)
-            && let Err(error) = self.written.remove(&[vs])
-        {
-            warn!("forget a virtual server: {error}");
         }
     }
 }

@@ -1,9 +1,9 @@
 //! What the loop is configured with.
 
-use std::{io, time::Duration};
+use std::time::Duration;
 
 use ipnetwork::IpNetwork;
-use lb_types::{IpFamily, LocalDetection, RulesLayout, SysctlOp, VirtualServerId};
+use lb_types::{IpFamily, LocalDetection, RulesLayout, SysctlOp};
 use planner::{Ownership, PlannerConfig};
 use service_model::Node;
 
@@ -75,28 +75,5 @@ impl Default for Config {
             sync_period: Duration::from_secs(30),
             sysctls: Vec::new(),
         }
-    }
-}
-
-/// Remembers across restarts which virtual servers we wrote, where their address does not tell.
-pub trait WrittenKeys {
-    /// Called before the keys are written to the kernel, so that a crash in between leaves nothing unowned.
-    fn add(&mut self, keys: &[VirtualServerId]) -> io::Result<()>;
-
-    /// Called after the keys were deleted from the kernel.
-    fn remove(&mut self, keys: &[VirtualServerId]) -> io::Result<()>;
-}
-
-/// Remembers nothing: enough where all VIPs lie in the ClusterIP ranges, and for dry runs.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NoMemory;
-
-impl WrittenKeys for NoMemory {
-    fn add(&mut self, _: &[VirtualServerId]) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn remove(&mut self, _: &[VirtualServerId]) -> io::Result<()> {
-        Ok(())
     }
 }

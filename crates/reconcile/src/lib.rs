@@ -18,6 +18,6 @@ mod retry;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Config, LocalMode, NoMemory, WrittenKeys};
+pub use config::{Config, LocalMode};
 pub use reconciler::{Event, Reconciler};
 pub use report::{DrainLine, Report, Totals};

@@ -10,7 +10,7 @@ use service_model::{ModelEvent, ServiceModel};
 use tracing::debug;
 
 use crate::{
-    Config, DrainLine, Report, Totals, WrittenKeys,
+    Config, DrainLine, Report, Totals,
     audit::Audit,
     problems::Problems,
     retry::{Retry, Subject},
@@ -35,7 +35,6 @@ pub enum Event {
 pub struct Reconciler {
     pub(crate) config: Config,
     pub(crate) tables: Tables,
-    pub(crate) written: Box<dyn WrittenKeys>,
     pub(crate) model: ServiceModel,
     pub(crate) desired: Desired,
     pub(crate) mirror: Mirror,
@@ -67,11 +66,10 @@ enum Phase {
 
 impl Reconciler {
     /// A loop that knows nothing yet.
-    pub fn new(config: Config, tables: Tables, written: Box<dyn WrittenKeys>) -> Self {
+    pub fn new(config: Config, tables: Tables) -> Self {
         Reconciler {
             config,
             tables,
-            written,
             model: ServiceModel::default(),
             desired: Desired::default(),
             mirror: Mirror::default(),
@@ -145,6 +143,15 @@ impl Reconciler {
         let mut plan = self.diff(&touch);
         plan.sysctls = self.pending_sysctls()?;
         Ok(plan)
+    }
+
+    /// Everything that is ours, removed: for cleanup. Returns the plan and what the kernel refused of it.
+    pub fn cleanup(&mut self) -> Result<(Plan, Report), dataplane::TableError> {
+        self.adopt()?;
+        let plan = planner::cleanup(&self.mirror, &self.config.ownership);
+        let mut report = Report::default();
+        self.apply(&plan, &Touch::default(), Time::ZERO, &mut report);
+        Ok((plan, report))
     }
 
     /// Whether everything has been programmed at least once.

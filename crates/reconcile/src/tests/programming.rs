@@ -1,0 +1,158 @@
+use lb_types::{IpvsOp, Scheduler, VipOp};
+
+use super::*;
+
+#[test]
+fn nothing_is_programmed_before_the_input_is_complete() {
+    let mut world = World::new();
+    web().into_iter().for_each(|event| world.send(event));
+    assert_eq!(world.reconciler.next_wakeup(world.now), None);
+    assert_eq!(world.reconciler.step(world.now), Report::default());
+    assert_eq!(world.kernel.requests(), 0);
+    world.deliver([]);
+    let report = world.run();
+    assert!(report.completed_start && report.failed == 0, "{report}");
+    assert_eq!(world.kernel.weights(web_vs()), [(11, 1), (12, 1)]);
+    assert_eq!(world.kernel.vips.routes()[&ip(WEB)], Some(ip("192.168.50.10")));
+    assert_eq!(world.kernel.sysctls.get("net/ipv4/vs/conntrack"), Some(1));
+}
+
+#[test]
+fn a_step_without_news_sends_nothing() {
+    let mut world = World::synced(web());
+    let requests = world.kernel.requests();
+    for event in web() {
+        let report = world.sync(event);
+        assert!(report.is_quiet(), "{report}");
+    }
+    assert_eq!(world.kernel.requests(), requests, "an object delivered again costs no request");
+    assert_eq!(world.reconciler.next_wakeup(world.now), Some(world.now + SYNC_PERIOD), "the audit is next");
+}
+
+#[test]
+fn one_changed_endpoint_costs_the_same_with_10_and_with_10_000_services() {
+    let cost = |services: usize| {
+        let mut world = World::synced(many(services).into_iter().chain(web()));
+        let before = world.kernel.requests();
+        let report = world.sync(ready("web", &["10.244.0.11", "10.244.0.12", "10.244.0.13"]));
+        assert_eq!((report.written, report.services), (1, 1));
+        world.kernel.requests() - before
+    };
+    let costs = [cost(10), cost(10_000)];
+    assert_eq!(costs, [1, 1]);
+}
+
+#[test]
+fn a_burst_is_one_batch_per_table() {
+    let mut world = World::synced(many(1000));
+    let transactions = world.kernel.rules.transactions();
+    for n in 0..1000 {
+        let name = format!("s{n}");
+        world.send(ready(&name, &["10.244.1.1", "10.244.1.2", "10.244.1.3"]));
+    }
+    let report = world.reconciler.step(world.now);
+    assert_eq!((report.services, report.written), (1000, 5000), "three come and two go per service");
+    assert_eq!(
+        world.kernel.rules.transactions(),
+        transactions,
+        "no rule depends on endpoints of other nodes"
+    );
+}
+
+#[test]
+fn a_restart_on_the_same_input_writes_nothing() {
+    let input = || many(50).into_iter().chain(web());
+    let mut world = World::synced(input());
+    let before = world.kernel.state();
+    let report = world.restart(input());
+    assert_eq!((report.written, report.failed, report.drift), (0, 0, 0));
+    assert!(report.completed_start);
+    assert_eq!(world.kernel.state(), before);
+}
+
+#[test]
+fn critical_services_come_first_and_what_is_left_over_goes_last() {
+    let mut world = World::synced([applied(service("stale", "10.96.0.9"))]);
+    world.kernel.ipvs.take_ops();
+    let mut dns = service("kube-dns", "10.96.0.10");
+    dns.critical = true;
+    world.restart(web().into_iter().chain([applied(dns)]));
+    let servers: Vec<_> = world.kernel.ipvs.take_ops().iter().map(IpvsOp::virtual_server).collect();
+    assert_eq!(servers.first(), Some(&vs("10.96.0.10", Protocol::Tcp)));
+    assert_eq!(servers.last(), Some(&vs("10.96.0.9", Protocol::Tcp)));
+    assert!(!world.kernel.vips.routes().contains_key(&ip("10.96.0.9")));
+}
+
+#[test]
+fn a_new_vip_is_bound_after_its_rules_and_servers() {
+    let mut world = World::synced([]);
+    world.kernel.vips.take_ops();
+    world.kernel.rules.refuse(|_| Some(12));
+    web().into_iter().for_each(|event| world.send(event));
+    let report = world.reconciler.step(world.now);
+    assert!(report.failed > 0);
+    assert!(world.kernel.ipvs.virtual_servers().is_empty(), "no virtual server without its rules");
+    assert_eq!(world.kernel.vips.take_ops(), []);
+    world.kernel.rules.refuse_nothing();
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.kernel.weights(web_vs()), [(11, 1), (12, 1)]);
+    let route = VipOp::EnsureRoute { vip: ip(WEB), source: Some(ip("192.168.50.10")) };
+    assert_eq!(world.kernel.vips.take_ops(), [route]);
+}
+
+#[test]
+fn a_changed_node_address_changes_the_source_of_every_route() {
+    let mut world = World::synced(web());
+    world.kernel.vips.set_node_addresses([(ip("192.168.50.11"), "eth0")]);
+    world.reconciler.handle(Event::Touched(dataplane::Touched::Vips));
+    world.run();
+    assert_eq!(world.kernel.vips.routes()[&ip(WEB)], Some(ip("192.168.50.11")));
+}
+
+#[test]
+fn a_vip_that_appears_on_an_interface_is_given_up() {
+    let mut world = World::synced(web());
+    let node = [(ip("192.168.50.10"), "eth0"), (ip(WEB), "eth1")];
+    world.kernel.vips.set_node_addresses(node);
+    world.reconciler.handle(Event::Touched(dataplane::Touched::Vips));
+    world.run();
+    world.pass(Duration::from_secs(10));
+    assert!(world.kernel.vips.routes().is_empty() && world.kernel.rules.elements().is_empty());
+    world.kernel.vips.set_node_addresses([node[0]]);
+    world.reconciler.handle(Event::Touched(dataplane::Touched::Vips));
+    world.run();
+    assert_eq!(world.kernel.weights(web_vs()), [(11, 1), (12, 1)]);
+}
+
+#[test]
+fn a_scheduler_without_module_is_replaced_by_the_default_until_it_is_there() {
+    let kernel = Kernel::new();
+    kernel.ipvs.set_schedulers([Scheduler::RR]);
+    let mut world = World::on(kernel, config());
+    let mut special = service("web", WEB);
+    special.settings.scheduler = Some(Scheduler::MH);
+    world.deliver([applied(special), ready("web", &["10.244.0.11"]), applied(service("other", "10.96.0.7"))]);
+    world.run();
+    let scheduler = |world: &World| world.kernel.ipvs.virtual_servers()[&web_vs()].0.scheduler;
+    assert_eq!(scheduler(&world), Scheduler::RR);
+    assert_eq!(world.kernel.weights(web_vs()), [(11, 1)]);
+    world.kernel.ipvs.set_schedulers([Scheduler::RR, Scheduler::MH]);
+    world.pass(SYNC_PERIOD * 2);
+    assert_eq!(scheduler(&world), Scheduler::MH);
+}
+
+#[test]
+fn the_dry_run_tells_exactly_what_a_sync_then_writes() {
+    let kernel = Kernel::new();
+    let mut dry = World::on(kernel.clone(), config());
+    dry.deliver(web());
+    let plan = dry.reconciler.dry_run().unwrap();
+    assert!(!plan.is_empty() && kernel.ipvs.ops().is_empty() && kernel.rules.transactions() == 0);
+    let mut world = World::on(kernel.clone(), config());
+    world.deliver(web());
+    assert_eq!(world.run().written, plan.len());
+    let mut dry = World::on(kernel, config());
+    dry.deliver(web());
+    let plan = dry.reconciler.dry_run().unwrap();
+    assert!(plan.is_empty(), "{plan}");
+}

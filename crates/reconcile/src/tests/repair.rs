@@ -1,0 +1,167 @@
+use dataplane::{ErrorKind, Touched};
+use lb_types::{IpvsOp, RealServer, RuleElement, VirtualServer, Weight};
+
+use super::*;
+
+const EIO: i32 = 5;
+const EEXIST: i32 = 17;
+
+/// Damages a running world by somebody else's hand, waits, and checks that everything is as before.
+fn check(damage: impl Fn(&Kernel), wait: Duration) {
+    let mut world = World::synced(many(20).into_iter().chain(web()));
+    let before = world.kernel.state();
+    damage(&world.kernel);
+    assert_ne!(world.kernel.state(), before, "the damage must show");
+    world.pass(wait);
+    assert_eq!(world.kernel.state(), before);
+    let requests = world.kernel.ipvs.ops().len();
+    world.pass(SYNC_PERIOD * 3);
+    assert_eq!(world.kernel.ipvs.ops().len(), requests, "repaired once, then quiet");
+}
+
+#[test]
+fn the_audit_repairs_what_others_did() {
+    let wait = SYNC_PERIOD + Duration::from_secs(5);
+    check(|kernel| kernel.ipvs.flush(), wait);
+    check(|kernel| kernel.ipvs.by_another(IpvsOp::DeleteVirtualServer { vs: web_vs() }), wait);
+    let rs = rs("10.244.0.11");
+    check(|kernel| kernel.ipvs.by_another(IpvsOp::DeleteRealServer { vs: web_vs(), rs }), wait);
+    let settings = RealServer::SERVING.with_weight(Weight(7));
+    check(|kernel| kernel.ipvs.by_another(IpvsOp::SetRealServer { vs: web_vs(), rs, settings }), wait);
+    let settings = RealServer::SERVING.with_weight(Weight::QUIESCED);
+    check(|kernel| kernel.ipvs.by_another(IpvsOp::SetRealServer { vs: web_vs(), rs, settings }), wait);
+    let settings = VirtualServer::new(lb_types::Scheduler::WRR);
+    check(|kernel| kernel.ipvs.by_another(IpvsOp::SetVirtualServer { vs: web_vs(), settings }), wait);
+    check(|kernel| kernel.vips.delete_route(ip(WEB)), wait);
+    check(|kernel| kernel.vips.delete_link(), wait);
+    check(|kernel| kernel.rules.delete_table(), wait);
+    check(|kernel| kernel.rules.delete_element(RuleElement::vip(ip(WEB))), wait);
+    check(|kernel| kernel.rules.add_element(RuleElement::vip(ip("10.1.1.1"))), wait);
+    check(|kernel| kernel.rules.change_chains(), wait);
+}
+
+#[test]
+fn a_notification_repairs_at_once() {
+    let damages: [(fn(&Kernel), Touched); 3] = [
+        (|kernel| kernel.vips.delete_link(), Touched::Vips),
+        (|kernel| kernel.vips.delete_route(ip(WEB)), Touched::Vips),
+        (|kernel| kernel.rules.delete_table(), Touched::Rules),
+    ];
+    for (damage, touched) in damages {
+        let mut world = World::synced(web());
+        let before = world.kernel.state();
+        damage(&world.kernel);
+        world.reconciler.handle(Event::Touched(touched));
+        let report = world.run();
+        assert!(report.drift > 0 && report.written > 0, "{report}");
+        assert_eq!(world.kernel.state(), before);
+    }
+}
+
+#[test]
+fn an_unknown_real_server_of_ours_is_drained_and_a_foreign_virtual_server_left_alone() {
+    let mut world = World::synced(web());
+    let foreign = vs("172.16.0.1", Protocol::Tcp);
+    for vs in [foreign, web_vs()] {
+        if vs == foreign {
+            let settings = VirtualServer::new(lb_types::Scheduler::WRR);
+            world.kernel.ipvs.by_another(IpvsOp::AddVirtualServer { vs, settings });
+        }
+        let settings = RealServer::SERVING.with_weight(Weight(3));
+        world.kernel.ipvs.by_another(IpvsOp::AddRealServer { vs, rs: rs("10.0.0.99"), settings });
+    }
+    world.pass(SYNC_PERIOD * 2);
+    assert_eq!(world.kernel.weights(foreign), [(99, 3)]);
+    assert_eq!(world.kernel.weights(web_vs()), [(11, 1), (12, 1)]);
+}
+
+#[test]
+fn one_refused_write_stops_no_other_and_is_tried_again_with_backoff() {
+    let kernel = Kernel::new();
+    let refused = rs("10.244.0.11");
+    kernel.ipvs.refuse(move |op| match op {
+        IpvsOp::AddRealServer { rs, .. } if *rs == refused => Some(EIO),
+        _ => None,
+    });
+    let mut world = World::on(kernel, config());
+    world.deliver(many(20).into_iter().chain(web()));
+    let report = world.run();
+    assert_eq!(report.failed, 1);
+    assert_eq!(world.kernel.weights(web_vs()), [(12, 1)]);
+    assert_eq!(world.kernel.ipvs.virtual_servers().len(), 21);
+    let before = world.kernel.ipvs.requests();
+    world.pass(Duration::from_secs(25));
+    let tries = world.kernel.ipvs.requests() - before;
+    assert!((6..=9).contains(&tries), "100 ms doubling: {tries} tries in 25 s");
+    world.kernel.ipvs.refuse_nothing();
+    world.pass(Duration::from_secs(30));
+    assert_eq!(world.kernel.weights(web_vs()), [(11, 1), (12, 1)]);
+    assert_eq!(world.reconciler.totals().retrying, 0);
+}
+
+#[test]
+fn any_single_failing_write_heals() {
+    for nth in 1..=12 {
+        let kernel = Kernel::new();
+        kernel.ipvs.fail_nth(nth, EIO);
+        kernel.vips.fail_nth(nth, EIO);
+        kernel.rules.fail_nth(nth, EIO);
+        let mut world = World::on(kernel, config());
+        world.deliver(many(3).into_iter().chain(web()));
+        world.pass(Duration::from_secs(2));
+        let expect = World::synced(many(3).into_iter().chain(web()));
+        assert_eq!(world.kernel.state(), expect.kernel.state(), "after failure {nth}");
+    }
+}
+
+#[test]
+fn a_mirror_that_was_wrong_is_corrected_without_waiting_for_the_audit() {
+    let mut world = World::synced(web());
+    let settings = RealServer::SERVING;
+    world.kernel.ipvs.by_another(IpvsOp::AddRealServer { vs: web_vs(), rs: rs("10.244.0.13"), settings });
+    world.send(ready("web", &["10.244.0.11", "10.244.0.12", "10.244.0.13"]));
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.kernel.weights(web_vs()), [(11, 1), (12, 1), (13, 1)]);
+    assert_eq!(world.reconciler.totals().retrying, 0, "EEXIST ({EEXIST}) is understood");
+}
+
+#[test]
+fn lost_answers_lead_to_a_dump() {
+    let mut world = World::synced(web());
+    world.kernel.ipvs.lose_replies_next();
+    world.kernel.ipvs.fail_next(EIO);
+    world.send(ready("web", &["10.244.0.11", "10.244.0.12", "10.244.0.13"]));
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.kernel.weights(web_vs()), [(11, 1), (12, 1), (13, 1)]);
+}
+
+#[test]
+fn a_kernel_that_cannot_be_dumped_at_start_is_waited_for() {
+    for kind in [ErrorKind::NotSupported, ErrorKind::Transient] {
+        let kernel = Kernel::new();
+        kernel.ipvs.fail_next_call(kind);
+        kernel.vips.fail_next_call(kind);
+        kernel.rules.fail_next_call(kind);
+        let mut world = World::on(kernel, config());
+        world.deliver(web());
+        world.run();
+        assert!(!world.reconciler.is_running());
+        world.pass(Duration::from_secs(2));
+        assert!(world.reconciler.is_running());
+        assert_eq!(world.kernel.weights(web_vs()), [(11, 1), (12, 1)]);
+    }
+}
+
+#[test]
+fn a_link_of_another_type_is_reported_and_nothing_is_programmed_until_it_is_gone() {
+    let kernel = Kernel::new();
+    kernel.vips.add_foreign_link();
+    let mut world = World::on(kernel, config());
+    world.deliver(web());
+    world.pass(Duration::from_secs(5));
+    assert!(world.kernel.ipvs.virtual_servers().is_empty());
+    world.kernel.vips.delete_link();
+    world.pass(SYNC_PERIOD * 2);
+    assert_eq!(world.kernel.weights(web_vs()), [(11, 1), (12, 1)]);
+    assert!(world.kernel.vips.routes().contains_key(&ip(WEB)));
+}
