@@ -1,1 +1,136 @@
-//! To be written.
+//! What every table of links, addresses and routes must do.
+//!
+//! A case gets a [`VipsWorld`]: the table, the hands of somebody else, and eyes that are not the table's own.
+
+mod interference;
+mod routes;
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use lb_types::VipOp;
+
+use crate::{BatchReport, ObservedLink, ObservedVips, VipTable};
+
+/// A network namespace with a table under test, and somebody else who works in it.
+///
+/// At the start it has the link [`NODE_LINK`], up, with [`NODE_V4`] and [`NODE_V6`], and no link `kube-ipvs0`.
+pub trait VipsWorld {
+    /// The table under test.
+    fn table(&mut self) -> &mut dyn VipTable;
+
+    /// Somebody adds an address to [`NODE_LINK`].
+    fn add_node_address(&mut self, addr: IpAddr);
+    /// Somebody removes an address from [`NODE_LINK`].
+    fn remove_node_address(&mut self, addr: IpAddr);
+    /// Somebody deletes `kube-ipvs0`.
+    fn delete_link(&mut self);
+    /// Somebody sets `kube-ipvs0` down.
+    fn set_link_down(&mut self);
+    /// Somebody has created `kube-ipvs0` as a link of another type.
+    fn add_foreign_link(&mut self);
+    /// Somebody adds an address to `kube-ipvs0`, as kube-proxy does.
+    fn add_address(&mut self, addr: IpAddr);
+    /// Somebody deletes our route of a VIP.
+    fn delete_route(&mut self, vip: IpAddr);
+    /// Somebody adds a local route of his own on another link.
+    fn add_foreign_route(&mut self, addr: IpAddr);
+
+    /// `kube-ipvs0` as others see it.
+    fn link(&mut self) -> Option<ObservedLink>;
+    /// Our local routes as others see them, sorted; one that exists twice is listed twice.
+    fn routes(&mut self) -> Vec<(IpAddr, Option<IpAddr>)>;
+    /// Local routes made by [`VipsWorld::add_foreign_route`], as others see them.
+    fn foreign_routes(&mut self) -> BTreeSet<IpAddr>;
+}
+
+/// One demand on a table.
+pub struct Case {
+    /// What is demanded.
+    pub name: &'static str,
+    /// Panics if it is not met; the world is fresh.
+    pub run: fn(&mut dyn VipsWorld),
+}
+
+/// All demands.
+pub const CASES: &[Case] = &[
+    Case { name: "a fresh world has node addresses only", run: routes::fresh },
+    Case { name: "the link is created up, once", run: routes::link_created },
+    Case { name: "routes need the link and a source of this node", run: routes::refusals },
+    Case { name: "routes appear once, with their source", run: routes::ensured },
+    Case { name: "another source replaces the route", run: routes::replaced },
+    Case { name: "the source may be left to the kernel", run: routes::no_source },
+    Case { name: "deleting what is absent succeeds", run: routes::delete_absent },
+    Case { name: "a batch is executed in order", run: routes::in_order },
+    Case { name: "two thousand routes of each family", run: routes::many },
+    Case { name: "a foreign route is told, not touched", run: interference::foreign_route },
+    Case { name: "a foreign link is told, not touched", run: interference::foreign_link },
+    Case { name: "routes go with the link", run: interference::link_deleted },
+    Case { name: "a link that is down is set up again", run: interference::link_down },
+    Case { name: "a deleted route is made again", run: interference::route_deleted },
+    Case { name: "routes follow the node's addresses", run: interference::node_address_removed },
+    Case { name: "routes exist beside addresses of the link", run: interference::addresses },
+    Case { name: "cleanup removes the link and leaves the rest", run: interference::cleanup },
+];
+
+/// A link of the node that is not ours.
+pub const NODE_LINK: &str = "node0";
+/// Its IPv4 address at the start.
+pub const NODE_V4: IpAddr = v4(192, 0, 2, 1);
+/// Its IPv6 address at the start.
+pub const NODE_V6: IpAddr = v6(0x00ff, 1);
+const OTHER_V4: IpAddr = v4(192, 0, 2, 2);
+const OTHER_V6: IpAddr = v6(0x00ff, 2);
+const VIP_V4: IpAddr = v4(10, 96, 0, 1);
+const VIP_V6: IpAddr = v6(0x1111, 1);
+
+const fn v4(a: u8, b: u8, c: u8, d: u8) -> IpAddr {
+    IpAddr::V4(std::net::Ipv4Addr::new(a, b, c, d))
+}
+
+const fn v6(net: u16, host: u16) -> IpAddr {
+    IpAddr::V6(std::net::Ipv6Addr::new(0xfd00, net, 0, 0, 0, 0, 0, host))
+}
+
+const fn ensure(vip: IpAddr, source: IpAddr) -> VipOp {
+    VipOp::EnsureRoute { vip, source: Some(source) }
+}
+
+/// Applies operations of which none may fail.
+#[track_caller]
+fn apply(world: &mut dyn VipsWorld, ops: &[VipOp]) {
+    let report = try_apply(world, ops);
+    assert!(report.is_clean(), "{report:?}");
+}
+
+#[track_caller]
+fn try_apply(world: &mut dyn VipsWorld, ops: &[VipOp]) -> BatchReport {
+    world.table().apply(ops).expect("the call as a whole succeeds")
+}
+
+/// Index and error number of every refused operation.
+fn errnos(report: &BatchReport) -> Vec<(usize, i32)> {
+    report.failed.iter().map(|failed| (failed.index, failed.errno)).collect()
+}
+
+#[track_caller]
+fn observe(world: &mut dyn VipsWorld) -> ObservedVips {
+    world.table().observe().expect("observable")
+}
+
+/// The table and the outside view agree that our routes are exactly these.
+#[track_caller]
+fn assert_routes(world: &mut dyn VipsWorld, expect: &[(IpAddr, Option<IpAddr>)]) {
+    let seen: Vec<_> = observe(world).routes.into_iter().collect();
+    assert_eq!(seen, expect, "as the table sees it");
+    assert_eq!(world.routes(), expect, "as others see it");
+}
+
+/// The link and a route of each family.
+fn link_and_routes(world: &mut dyn VipsWorld) {
+    apply(world, &[VipOp::EnsureLink, ensure(VIP_V4, NODE_V4), ensure(VIP_V6, NODE_V6)]);
+}
+
+/// What [`link_and_routes`] makes.
+const BOTH_ROUTES: [(IpAddr, Option<IpAddr>); 2] = [(VIP_V4, Some(NODE_V4)), (VIP_V6, Some(NODE_V6))];
+
+const UP: ObservedLink = ObservedLink { dummy: true, up: true };

@@ -1,4 +1,5 @@
 use super::*;
+use crate::contract::vips::{CASES, NODE_LINK, NODE_V4, NODE_V6, VipsWorld};
 
 const VIP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 96, 0, 1));
 const NODE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
@@ -57,4 +58,74 @@ fn a_kernel_without_dummy_links_says_so() {
     fake.set_no_dummy(true);
     let report = fake.clone().apply(&[VipOp::EnsureLink]).unwrap();
     assert!(report.failed[0].reason.contains("modprobe dummy"), "{report:?}");
+}
+
+/// The fake as a world of the contract suite.
+struct FakeWorld {
+    fake: FakeVips,
+    table: FakeVips,
+    node_addresses: BTreeSet<IpAddr>,
+}
+
+impl FakeWorld {
+    fn new() -> Self {
+        let fake = FakeVips::default();
+        let node_addresses = BTreeSet::from([NODE_V4, NODE_V6]);
+        let world = FakeWorld { table: fake.clone(), fake, node_addresses };
+        world.publish();
+        world
+    }
+
+    fn publish(&self) {
+        self.fake.set_node_addresses(self.node_addresses.iter().map(|addr| (*addr, NODE_LINK)));
+    }
+}
+
+impl VipsWorld for FakeWorld {
+    fn table(&mut self) -> &mut dyn VipTable {
+        &mut self.table
+    }
+    fn add_node_address(&mut self, addr: IpAddr) {
+        self.node_addresses.insert(addr);
+        self.publish();
+    }
+    fn remove_node_address(&mut self, addr: IpAddr) {
+        self.node_addresses.remove(&addr);
+        self.publish();
+    }
+    fn delete_link(&mut self) {
+        self.fake.delete_link();
+    }
+    fn set_link_down(&mut self) {
+        self.fake.set_link_down();
+    }
+    fn add_foreign_link(&mut self) {
+        self.fake.add_foreign_link();
+    }
+    fn add_address(&mut self, addr: IpAddr) {
+        self.fake.add_address(addr);
+    }
+    fn delete_route(&mut self, vip: IpAddr) {
+        self.fake.delete_route(vip);
+    }
+    fn add_foreign_route(&mut self, addr: IpAddr) {
+        self.fake.add_foreign_route(addr);
+    }
+    fn link(&mut self) -> Option<ObservedLink> {
+        self.fake.link()
+    }
+    fn routes(&mut self) -> Vec<(IpAddr, Option<IpAddr>)> {
+        self.fake.routes().into_iter().collect()
+    }
+    fn foreign_routes(&mut self) -> BTreeSet<IpAddr> {
+        self.fake.0.borrow().namespace.foreign_routes.clone()
+    }
+}
+
+#[test]
+fn the_fake_keeps_the_contract() {
+    for case in CASES {
+        eprintln!("{}", case.name);
+        (case.run)(&mut FakeWorld::new());
+    }
 }
