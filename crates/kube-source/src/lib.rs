@@ -1,1 +1,14 @@
-//! Placeholder.
+//! Where Services, EndpointSlices and the own Node come from.
+//!
+//! [`wire`] reads API objects leniently, [`convert`] turns them into the valid types of `service-model` and says what
+//! is wrong with the rest ([`Problem`]), and [`ManifestSource`] delivers them from a directory of YAML or JSON files,
+//! following changes.
+//!
+//! Deliberately not here: any decision on what is programmed, and any memory of endpoints beyond what a source needs to
+//! tell changes.
+
+pub mod convert;
+mod problem;
+pub mod wire;
+
+pub use problem::{Converted, Problem};

@@ -18,8 +18,8 @@ mod slice;
 pub use endpoints::{Endpoint, Placement, PortEndpoints};
 
 pub use input::{
-    Affinity, EndpointSlice, ModelEvent, Node, Service, ServicePort, ServiceSettings, SliceEndpoint, SliceName,
-    SlicePort, TrafficPolicy,
+    Affinity, EndpointSlice, ModelEvent, Node, Service, ServicePort, ServiceSettings, SliceEndpoint,
+    SliceName, SlicePort, TrafficPolicy,
 };
 pub use model::ServiceModel;
 pub use select::{EndpointPolicy, SelectedEndpoints, cluster_ip_endpoints};

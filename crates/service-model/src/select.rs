@@ -116,7 +116,8 @@ impl Topology {
         let ready = || endpoints.iter().filter(|e| e.ready);
         if ready().all(|e| !e.placement.node_hints.is_empty()) && ready().any(|e| names_node(e, node)) {
             Topology::SameNode
-        } else if ready().all(|e| !e.placement.zone_hints.is_empty()) && ready().any(|e| names_zone(e, node)) {
+        } else if ready().all(|e| !e.placement.zone_hints.is_empty()) && ready().any(|e| names_zone(e, node))
+        {
             Topology::SameZone
         } else {
             Topology::Everywhere

@@ -1,0 +1,240 @@
+//! Services (pkg/proxy/serviceport.go, pkg/proxy/util/utils.go).
+
+use std::{net::IpAddr, num::NonZeroU16, num::NonZeroU32};
+
+use lb_types::{IpFamily, ServiceName};
+use service_model::{Affinity, Service, ServicePort, TrafficPolicy};
+
+use super::{address, nameless, object_name, optional_text, port_number, protocol, settings, time};
+use crate::{
+    problem::{Converted, Report},
+    wire::{self, Labels, Scalar, Spec},
+};
+
+/// A Service with this label belongs to another proxy (pkg/proxy/apis/well_known_labels.go).
+const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+/// `DefaultClientIPServiceAffinitySeconds` in pkg/apis/core/types.go.
+const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
+/// `MaxClientIPServiceAffinitySeconds` in pkg/apis/core/types.go.
+const MAX_AFFINITY_SECONDS: u32 = 86_400;
+
+/// A Service with at least one ClusterIP and one port; headless, ExternalName and other proxies' Services are none.
+pub fn service(wire: &wire::Service) -> Converted<Service> {
+    let Some((namespace, name)) = object_name(&wire.metadata) else {
+        return nameless("Service", &wire.metadata).finish(None);
+    };
+    let name = ServiceName { namespace, name };
+    let mut report = Report::new(format!("Service {name}"));
+    let metadata = &wire.metadata.value;
+    let spec = &wire.spec.value;
+    if metadata.labels.has(PROXY_NAME_LABEL) || is_skipped(spec) {
+        return report.finish(None);
+    }
+    report.expect("metadata.labels", "an object", metadata.labels.wrong);
+    report.expect("spec", "an object", wire.spec.wrong);
+    let cluster_ips = cluster_ips(spec, &mut report);
+    let ports = ports(spec, &mut report);
+    if cluster_ips.is_empty() || ports.is_empty() {
+        return report.finish(None);
+    }
+    let service = Service {
+        critical: is_critical(&name, &metadata.labels),
+        name,
+        uid: optional_text("metadata.uid", &metadata.uid, &mut report).unwrap_or_default(),
+        created: created(&metadata.creation_timestamp, &mut report),
+        cluster_ips,
+        ports,
+        affinity: affinity(spec, &mut report),
+        internal_traffic_policy: policy("internalTrafficPolicy", &spec.internal_traffic_policy, &mut report),
+        external_traffic_policy: policy("externalTrafficPolicy", &spec.external_traffic_policy, &mut report),
+        settings: settings::settings(&metadata.annotations, &mut report),
+    };
+    report.finish(Some(service))
+}
+
+/// `ShouldSkipService` in pkg/proxy/util/utils.go, except that a missing ClusterIP is worth a report: the API server
+/// fills it in, so only a hand-written Service lacks it.
+fn is_skipped(spec: &Spec) -> bool {
+    let first =
+        if spec.cluster_ip.is_empty() { spec.cluster_ips.items.first() } else { Some(&spec.cluster_ip) };
+    spec.kind.str() == Some("ExternalName") || first.and_then(Scalar::str) == Some("None")
+}
+
+/// `default/kubernetes` and cluster DNS: without them nothing else starts.
+fn is_critical(name: &ServiceName, labels: &Labels) -> bool {
+    let (namespace, name) = (&*name.namespace, &*name.name);
+    (namespace, name) == ("default", "kubernetes")
+        || labels.get("k8s-app").str() == Some("kube-dns")
+        || (namespace == "kube-system" && ["kube-dns", "coredns"].contains(&name))
+}
+
+/// One address per family. The API requires `clusterIP == clusterIPs[0]` and one entry of `ipFamilies` for each; old
+/// objects and hand-written ones have less (`GetClusterIPByFamily` in pkg/proxy/util/utils.go).
+fn cluster_ips(spec: &Spec, report: &mut Report) -> Vec<IpAddr> {
+    report.expect("spec.clusterIPs", "a list", spec.cluster_ips.wrong);
+    report.expect("spec.ipFamilies", "a list", spec.ip_families.wrong);
+    let single = [spec.cluster_ip.clone()];
+    let (name, written) = match spec.cluster_ips.items.first() {
+        None => ("spec.clusterIP", &single[..]),
+        Some(_) => ("spec.clusterIPs", &spec.cluster_ips.items[..]),
+    };
+    if !spec.cluster_ip.is_empty() && written.first() != Some(&spec.cluster_ip) {
+        let message = format!("{} differs from spec.clusterIPs[0], which is used", spec.cluster_ip);
+        report.add("spec.clusterIP", message, "write the same address in both");
+    }
+    let mut ips: Vec<IpAddr> = Vec::new();
+    for (i, value) in written.iter().enumerate() {
+        let field = if name == "spec.clusterIP" { name.to_owned() } else { format!("{name}[{i}]") };
+        let Some(ip) = cluster_ip(&field, value, report) else { continue };
+        let family = IpFamily::of(ip);
+        if ips.iter().any(|known| IpFamily::of(*known) == family) {
+            let message = format!("{ip} is a second {family} address; ignored");
+            report.add(field, message, "a Service has at most one ClusterIP per family");
+        } else if is_family_at(spec, i, family, &field, report) {
+            ips.push(ip);
+        }
+    }
+    ips
+}
+
+fn cluster_ip(field: &str, value: &Scalar, report: &mut Report) -> Option<IpAddr> {
+    let Some(ip) = value.str().and_then(address::parse_ip) else {
+        let message = format!("an IP address is expected, found {value}; not served");
+        report.add(field, message, "write an address of the cluster's Service range");
+        return None;
+    };
+    if let Some(special) = address::special(ip) {
+        let message = format!("{ip} is {special}, which cannot be a ClusterIP; not served");
+        report.add(field, message, "write an address of the cluster's Service range");
+        return None;
+    }
+    Some(ip)
+}
+
+/// Whether `ipFamilies`, if written at all, agrees with the address at a position.
+fn is_family_at(spec: &Spec, i: usize, family: IpFamily, field: &str, report: &mut Report) -> bool {
+    let families = &spec.ip_families.items;
+    let agrees = families.is_empty() || families.get(i).is_some_and(|f| f.str() == Some(&family.to_string()));
+    if !agrees {
+        let entry = families.get(i).unwrap_or(&Scalar::Absent);
+        let message = format!("the address is {family}, but spec.ipFamilies[{i}] says {entry}; not served");
+        report.add(
+            field,
+            message,
+            "list the family of each of spec.clusterIPs in spec.ipFamilies, in the same order",
+        );
+    }
+    agrees
+}
+
+fn ports(spec: &Spec, report: &mut Report) -> Vec<ServicePort> {
+    report.expect("spec.ports", "a list", spec.ports.wrong);
+    if spec.ports.items.is_empty() && spec.ports.wrong.is_none() {
+        report.add("spec.ports", "no port; the Service is not served", "add a port");
+    }
+    let mut ports: Vec<ServicePort> = Vec::new();
+    for (i, wire) in spec.ports.items.iter().enumerate() {
+        let field = format!("spec.ports[{i}]");
+        report.expect(&field, "an object", wire.wrong);
+        let Some(port) = port(&field, &wire.value, report) else { continue };
+        if port.name.is_empty() && spec.ports.items.len() > 1 {
+            let message = "a port without a name among several";
+            report.add(format!("{field}.name"), message, "name every port of a Service with several ports");
+        }
+        if let Some((part, message)) = ports.iter().find_map(|known| clash(known, &port)) {
+            report.add(
+                format!("{field}{part}"),
+                format!("{message}; port not served"),
+                "change or remove one of them",
+            );
+        } else {
+            ports.push(port);
+        }
+    }
+    ports
+}
+
+fn port(field: &str, wire: &wire::ServicePort, report: &mut Report) -> Option<ServicePort> {
+    let protocol = protocol(&format!("{field}.protocol"), &wire.protocol, report);
+    let port = port_number(&format!("{field}.port"), &wire.port, "port not served", report);
+    let name = optional_text(&format!("{field}.name"), &wire.name, report);
+    let node_port = node_port(&format!("{field}.nodePort"), &wire.node_port, report);
+    Some(ServicePort { name: name.unwrap_or_default(), protocol: protocol?, port: port?, node_port })
+}
+
+/// 0 is how Go writes "none".
+fn node_port(field: &str, value: &Scalar, report: &mut Report) -> Option<NonZeroU16> {
+    if value.is_empty() || value.int() == Some(0) {
+        return None;
+    }
+    port_number(field, value, "served without a node port", report)
+}
+
+/// Why two ports of one Service cannot both be served: endpoints are found by (name, protocol), clients come to
+/// (port, protocol).
+fn clash(known: &ServicePort, new: &ServicePort) -> Option<(&'static str, String)> {
+    if known.protocol != new.protocol {
+        None
+    } else if known.name == new.name {
+        Some((".name", format!("the name {:?} is used twice for {}", &*new.name, new.protocol)))
+    } else if known.port == new.port {
+        Some((".port", format!("{}/{} is used twice", new.port, new.protocol)))
+    } else {
+        None
+    }
+}
+
+fn affinity(spec: &Spec, report: &mut Report) -> Option<Affinity> {
+    let value = &spec.session_affinity;
+    if value.is_empty() || value.str() == Some("None") {
+        return None;
+    }
+    if value.str() != Some("ClientIP") {
+        let message = format!("unknown affinity {value}; served without");
+        report.add("spec.sessionAffinity", message, "write ClientIP or None");
+        return None;
+    }
+    let config = &spec.session_affinity_config;
+    report.expect("spec.sessionAffinityConfig", "an object", config.wrong);
+    report.expect("spec.sessionAffinityConfig.clientIP", "an object", config.value.client_ip.wrong);
+    let seconds = affinity_seconds(&config.value.client_ip.value.timeout_seconds, report);
+    NonZeroU32::new(seconds).map(|timeout_seconds| Affinity { timeout_seconds })
+}
+
+fn affinity_seconds(value: &Scalar, report: &mut Report) -> u32 {
+    if value.is_empty() {
+        return DEFAULT_AFFINITY_SECONDS;
+    }
+    let seconds = value.int().and_then(|n| u32::try_from(n).ok());
+    seconds.filter(|n| (1..=MAX_AFFINITY_SECONDS).contains(n)).unwrap_or_else(|| {
+        let field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
+        let message = format!("a timeout is expected, found {value}; {DEFAULT_AFFINITY_SECONDS} is used");
+        report.add(field, message, format!("write a number from 1 to {MAX_AFFINITY_SECONDS}"));
+        DEFAULT_AFFINITY_SECONDS
+    })
+}
+
+fn policy(name: &str, value: &Scalar, report: &mut Report) -> TrafficPolicy {
+    match value.str().unwrap_or_default() {
+        "Local" => return TrafficPolicy::Local,
+        "Cluster" => {}
+        _ if value.is_empty() => {}
+        _ => {
+            let message = format!("unknown policy {value}; Cluster is used");
+            report.add(format!("spec.{name}"), message, "write Cluster or Local");
+        }
+    }
+    TrafficPolicy::Cluster
+}
+
+fn created(value: &Scalar, report: &mut Report) -> Option<i64> {
+    if value.is_empty() {
+        return None;
+    }
+    let seconds = value.str().and_then(time::parse_rfc3339);
+    if seconds.is_none() {
+        let message = format!("a timestamp is expected, found {value}; ignored");
+        report.add("metadata.creationTimestamp", message, "write it as 2006-01-02T15:04:05Z or leave it out");
+    }
+    seconds
+}

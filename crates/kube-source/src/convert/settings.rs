@@ -1,0 +1,66 @@
+//! Annotations under `kube-ipvs.io/`.
+
+use lb_types::{Scheduler, SchedulerFlags};
+use service_model::ServiceSettings;
+
+use crate::{problem::Report, wire::Labels};
+
+const SCHEDULER: &str = "kube-ipvs.io/scheduler";
+const SCHEDULER_FLAGS: &str = "kube-ipvs.io/scheduler-flags";
+
+/// Names of scheduler flags and their bits (`ipvs_flags` of ipvsadm): two spellings for bits that `sh` and `mh` share.
+const FLAGS: [(&str, u8); 7] = [
+    ("flag-1", 1),
+    ("flag-2", 2),
+    ("flag-3", 4),
+    ("sh-fallback", 1),
+    ("sh-port", 2),
+    ("mh-fallback", 1),
+    ("mh-port", 2),
+];
+
+/// Settings of one Service; what is wrong follows the configuration instead.
+pub(crate) fn settings(annotations: &Labels, report: &mut Report) -> ServiceSettings {
+    report.expect("metadata.annotations", "an object", annotations.wrong);
+    ServiceSettings {
+        scheduler: scheduler(annotations, report),
+        scheduler_flags: scheduler_flags(annotations, report),
+    }
+}
+
+fn scheduler(annotations: &Labels, report: &mut Report) -> Option<Scheduler> {
+    let value = annotations.get(SCHEDULER);
+    if value.is_empty() {
+        return None;
+    }
+    match value.text().unwrap_or_default().trim().parse() {
+        Ok(scheduler) => Some(scheduler),
+        Err(unknown) => {
+            let message = format!("{unknown}; the default scheduler is used");
+            report.add(field(SCHEDULER), message, "name one of them or remove the annotation");
+            None
+        }
+    }
+}
+
+/// The empty string means no flags, whatever the configuration says.
+fn scheduler_flags(annotations: &Labels, report: &mut Report) -> Option<SchedulerFlags> {
+    if !annotations.has(SCHEDULER_FLAGS) {
+        return None;
+    }
+    let value = annotations.get(SCHEDULER_FLAGS).text().unwrap_or_default();
+    let names: Vec<_> = value.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+    let known = |name: &&str| FLAGS.iter().find(|(flag, _)| flag == name);
+    for name in names.iter().filter(|name| known(name).is_none()) {
+        let list = FLAGS.map(|(flag, _)| flag).join(", ");
+        let message = format!("unknown scheduler flag {name:?}: expected {list}; ignored");
+        report.add(field(SCHEDULER_FLAGS), message, "name known flags, with commas between them");
+    }
+    let bits: Vec<_> = names.iter().filter_map(known).map(|(_, bit)| bit).collect();
+    let all_unknown = bits.is_empty() && !names.is_empty();
+    (!all_unknown).then(|| SchedulerFlags::from_bits(bits.into_iter().fold(0, |all, bit| all | bit)))
+}
+
+fn field(annotation: &str) -> String {
+    format!("metadata.annotations[{annotation}]")
+}
