@@ -1,2 +1,47 @@
-//! Placeholder.
-fn main() {}
+//! kube-ipvs: programs Linux IPVS from Kubernetes Services, in the place of kube-proxy.
+//!
+//! The binary only wires: flags become one validated [`config::Settings`], which becomes a loop over the kernel tables
+//! ([`run`]) or one of the one-shot commands ([`commands`]).
+
+mod clock;
+mod commands;
+mod config;
+mod flags;
+mod go;
+mod kernel_tables;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::{
+    config::Settings,
+    flags::{Cli, Command},
+};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse_from(flags::normalised(std::env::args()));
+    match execute(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("kube-ipvs: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(cli: &Cli) -> anyhow::Result<()> {
+    if let Some(Command::Version) = cli.command {
+        commands::version();
+        return Ok(());
+    }
+    let settings = Settings::new(&cli.flags)?;
+    telemetry::init_logging(settings.log_format, settings.verbosity);
+    match cli.command {
+        None => run::run(&settings),
+        Some(Command::Plan) => commands::plan(&settings),
+        Some(Command::Cleanup) => commands::cleanup(&settings),
+        Some(Command::Version) => Ok(()),
+    }
+}

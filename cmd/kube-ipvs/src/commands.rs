@@ -1,0 +1,43 @@
+//! One-shot commands.
+
+use anyhow::{Context, bail};
+use kube_source::ManifestSource;
+use reconcile::{Event, Reconciler};
+use tracing::warn;
+
+use crate::{config::Settings, kernel_tables};
+
+/// Prints the version.
+pub fn version() {
+    println!("kube-ipvs {}", env!("CARGO_PKG_VERSION"));
+}
+
+/// Prints what would be written, one line each.
+pub fn plan(settings: &Settings) -> anyhow::Result<()> {
+    let Some(dir) = &settings.manifests else {
+        bail!("--manifests: required; name a directory with Services, EndpointSlices and the Node as YAML files");
+    };
+    let mut config = settings.reconcile.clone();
+    config.sysctls = kernel_tables::sysctls(settings);
+    let mut reconciler = Reconciler::new(config, kernel_tables::open(settings)?);
+    let batch = ManifestSource::open(dir, &settings.node_name)?.poll();
+    batch.problems.iter().for_each(|problem| warn!("{problem}"));
+    batch.events.into_iter().for_each(|event| reconciler.handle(Event::Model(event)));
+    let plan = reconciler.dry_run().context("compare the kernel with the objects")?;
+    match plan.len() {
+        0 => println!("nothing to write: the kernel is as the objects say"),
+        writes => println!("{plan}{writes} writes"),
+    }
+    Ok(())
+}
+
+/// Removes what is ours.
+pub fn cleanup(settings: &Settings) -> anyhow::Result<()> {
+    let mut reconciler = Reconciler::new(settings.reconcile.clone(), kernel_tables::open(settings)?);
+    let (plan, report) = reconciler.cleanup().context("find out what is ours")?;
+    print!("{plan}");
+    match report.failed {
+        0 => Ok(()),
+        failed => bail!("{failed} of {} writes were refused; see the log lines above", plan.len()),
+    }
+}

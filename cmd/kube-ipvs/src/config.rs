@@ -1,0 +1,250 @@
+//! Flags to one valid configuration; every mistake is listed at once.
+
+use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
+
+use drain::EndpointGone;
+use ipnetwork::IpNetwork;
+use kernel::ConnReuseFlag;
+use lb_types::{IpFamily, RulesLayout, Scheduler};
+use planner::{Ownership, PlannerConfig};
+use reconcile::{Config, LocalMode};
+use telemetry::LogFormat;
+
+use crate::flags::Flags;
+
+/// What the process runs with; valid by construction.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Name of this node.
+    pub node_name: String,
+    /// Where the objects come from.
+    pub manifests: Option<PathBuf>,
+    /// Configuration of the loop, but for the kernel parameters.
+    pub reconcile: Config,
+    /// Timeouts of idle connections (TCP, TCP after FIN, UDP); zero leaves the kernel's.
+    pub timeouts: [Duration; 3],
+    /// How `conn_reuse_mode` is chosen.
+    pub conn_reuse: ConnReuseFlag,
+    /// Whether to set the ARP parameters.
+    pub strict_arp: bool,
+    /// For what must survive a restart.
+    pub state_dir: PathBuf,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// How many there are.
+    pub verbosity: u8,
+}
+
+/// Everything that is wrong with the flags.
+#[derive(Debug, thiserror::Error)]
+pub struct ConfigErrors(Vec<String>);
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("invalid configuration")?;
+        self.0.iter().try_for_each(|error| write!(f, "\n  {error}"))
+    }
+}
+
+/// Collects mistakes while values are taken.
+#[derive(Default)]
+struct Check(Vec<String>);
+
+impl Check {
+    fn take<T: Default, E: fmt::Display>(&mut self, flag: &str, result: Result<T, E>) -> T {
+        result.unwrap_or_else(|error| {
+            self.0.push(format!("{flag}: {error}"));
+            T::default()
+        })
+    }
+
+    fn parse<T: FromStr<Err: fmt::Display> + Default>(&mut self, flag: &str, text: &str) -> T {
+        self.take(flag, text.parse::<T>())
+    }
+
+    fn cidrs(&mut self, flag: &str, texts: &[String]) -> Vec<IpNetwork> {
+        let given = texts.iter().map(|text| text.trim()).filter(|text| !text.is_empty());
+        given.filter_map(|text| self.take(flag, cidr(text).map(Some))).collect()
+    }
+
+    fn ensure(&mut self, condition: bool, error: impl FnOnce() -> String) {
+        if !condition {
+            self.0.push(error());
+        }
+    }
+}
+
+impl Settings {
+    /// Checks all flags.
+    pub fn new(flags: &Flags) -> Result<Self, ConfigErrors> {
+        let mut check = Check::default();
+        let node_name = check.take("--hostname-override", node_name(flags));
+        let local_mode = local_mode(flags, &mut check);
+        check.ensure(flags.iptables_masquerade_bit < 32, || {
+            format!("--iptables-masquerade-bit: {} is not in 0..31", flags.iptables_masquerade_bit)
+        });
+        check.ensure(!flags.ipvs_sync_period.is_zero(), || "--ipvs-sync-period: must be greater than 0".into());
+        let reconcile = Config {
+            planner: planner(flags, &node_name, &mut check),
+            local_mode,
+            ownership: Ownership {
+                service_cidrs: check.cidrs("--service-cidrs", &flags.service_cidrs),
+                exclude_cidrs: check.cidrs("--ipvs-exclude-cidrs", &flags.ipvs_exclude_cidrs),
+                ..Ownership::default()
+            },
+            drain: drain(flags, &mut check),
+            sync_period: flags.ipvs_sync_period,
+            sysctls: Vec::new(),
+        };
+        let settings = Settings {
+            node_name,
+            manifests: flags.manifests.clone(),
+            reconcile,
+            timeouts: [flags.ipvs_tcp_timeout, flags.ipvs_tcpfin_timeout, flags.ipvs_udp_timeout],
+            conn_reuse: check.parse("--conn-reuse-mode", &flags.conn_reuse_mode),
+            strict_arp: flags.ipvs_strict_arp,
+            state_dir: flags.state_dir.clone(),
+            log_format: check.parse("--logging-format", &flags.logging_format),
+            verbosity: flags.verbosity,
+        };
+        match check.0.is_empty() {
+            true => Ok(settings),
+            false => Err(ConfigErrors(check.0)),
+        }
+    }
+}
+
+/// The override or the host name, trimmed and in lower case (pkg/util/node `GetHostname`).
+fn node_name(flags: &Flags) -> Result<String, String> {
+    match &flags.hostname_override {
+        Some(name) if name.trim().is_empty() => Err("empty host name is not allowed".into()),
+        Some(name) => Ok(name.trim().to_lowercase()),
+        None => kernel::hostname().map_err(|error| error.to_string()),
+    }
+}
+
+fn planner(flags: &Flags, node_name: &str, check: &mut Check) -> PlannerConfig {
+    let scheduler = match flags.ipvs_scheduler.as_str() {
+        "" => Ok(Some(Scheduler::RR)),
+        name => name.parse().map(Some),
+    };
+    PlannerConfig {
+        scheduler: check.take("--ipvs-scheduler", scheduler).unwrap_or(Scheduler::RR),
+        masquerade_all: flags.masquerade_all,
+        layout: RulesLayout { masquerade_bit: flags.iptables_masquerade_bit, ..RulesLayout::default() },
+        node_name: node_name.to_owned(),
+        ..PlannerConfig::default()
+    }
+}
+
+fn local_mode(flags: &Flags, check: &mut Check) -> LocalMode {
+    let cidrs = check.cidrs("--cluster-cidr", &flags.cluster_cidr);
+    for family in IpFamily::ALL {
+        let count = cidrs.iter().filter(|net| IpFamily::of(net.ip()) == family).count();
+        check.ensure(count < 2, || format!("--cluster-cidr: {count} {family} ranges, at most one is allowed"));
+    }
+    let named = |check: &mut Check, flag: &str, name: &str| {
+        let error = || format!("{flag}: required by --detect-local-mode={}", flags.detect_local_mode);
+        check.ensure(!name.is_empty(), error);
+        name.to_owned()
+    };
+    match flags.detect_local_mode.as_str() {
+        "ClusterCIDR" | "" => LocalMode::ClusterCidr(cidrs),
+        "NodeCIDR" => LocalMode::NodeCidr,
+        "BridgeInterface" => {
+            LocalMode::BridgeInterface(named(check, "--pod-bridge-interface", &flags.pod_bridge_interface))
+        }
+        "InterfaceNamePrefix" => {
+            let prefix = &flags.pod_interface_name_prefix;
+            LocalMode::InterfaceNamePrefix(named(check, "--pod-interface-name-prefix", prefix))
+        }
+        other => {
+            let expected = "ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix";
+            check.0.push(format!("--detect-local-mode: unknown mode {other:?}: expected {expected}"));
+            LocalMode::None
+        }
+    }
+}
+
+fn drain(flags: &Flags, check: &mut Check) -> drain::Settings {
+    let endpoint_gone = match flags.graceful_endpoint_gone.as_str() {
+        "remove" => Ok(EndpointGone::Remove),
+        "drain" => Ok(EndpointGone::Drain),
+        other => Err(format!("unknown action {other:?}: expected remove or drain")),
+    };
+    drain::Settings {
+        policy: check.parse("--graceful-policy", &flags.graceful_policy),
+        linger: flags.graceful_linger,
+        timeout: Some(flags.graceful_timeout).filter(|timeout| !timeout.is_zero()),
+        endpoint_gone: check.take("--graceful-endpoint-gone", endpoint_gone),
+    }
+}
+
+/// Go's ParseCIDR, unlike ours, refuses an address without a prefix length.
+fn cidr(text: &str) -> Result<IpNetwork, String> {
+    let bad = || format!("invalid CIDR {text:?}: expected a form like 10.96.0.0/16");
+    let net: IpNetwork = text.contains('/').then(|| text.parse().ok()).flatten().ok_or_else(bad)?;
+    IpNetwork::new(net.network(), net.prefix()).map_err(|_| bad())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::flags::Cli;
+
+    fn settings(args: &[&str]) -> Result<Settings, String> {
+        let args = ["kube-ipvs", "--hostname-override=N1 "].iter().chain(args);
+        Settings::new(&Cli::parse_from(args).flags).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_design() {
+        let settings = settings(&[]).unwrap();
+        assert_eq!(settings.node_name, "n1");
+        assert_eq!(settings.reconcile.drain, drain::Settings::default());
+        assert_eq!(settings.reconcile.planner.scheduler, Scheduler::RR);
+        assert_eq!(settings.reconcile.local_mode, LocalMode::ClusterCidr(Vec::new()));
+    }
+
+    #[test]
+    fn every_mistake_is_listed_with_its_flag() {
+        let error = settings(&[
+            "--cluster-cidr=10.0.0.1,10.1.0.0/16,10.2.0.0/16",
+            "--detect-local-mode=Magic",
+            "--ipvs-scheduler=fair",
+            "--ipvs-sync-period=0",
+            "--graceful-policy=never",
+            "--graceful-endpoint-gone=ignore",
+            "--conn-reuse-mode=7",
+            "--logging-format=xml",
+            "--iptables-masquerade-bit=32",
+            "--service-cidrs=fd00::/129",
+        ])
+        .unwrap_err();
+        for flag in [
+            "--cluster-cidr: invalid CIDR \"10.0.0.1\"",
+            "--cluster-cidr: 2 IPv4 ranges",
+            "--detect-local-mode: unknown mode \"Magic\"",
+            "--ipvs-scheduler: unknown IPVS scheduler \"fair\"",
+            "--ipvs-sync-period: must",
+            "--graceful-policy: unknown",
+            "--graceful-endpoint-gone: unknown",
+            "--conn-reuse-mode: ",
+            "--logging-format: ",
+            "--iptables-masquerade-bit: 32",
+            "--service-cidrs: invalid CIDR",
+        ] {
+            assert!(error.contains(flag), "{flag} is missing in\n{error}");
+        }
+    }
+
+    #[test]
+    fn modes_need_their_interface() {
+        let error = settings(&["--detect-local-mode=BridgeInterface"]).unwrap_err();
+        assert!(error.contains("--pod-bridge-interface"), "{error}");
+        let settings = settings(&["--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=cali"]);
+        assert_eq!(settings.unwrap().reconcile.local_mode, LocalMode::InterfaceNamePrefix("cali".into()));
+    }
+}

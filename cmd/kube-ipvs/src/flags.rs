@@ -1,0 +1,174 @@
+//! The command line as typed; [`crate::config`] checks it.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use crate::go;
+
+/// kube-proxy's place, IPVS only.
+#[derive(Debug, Parser)]
+#[command(name = "kube-ipvs", version, args_override_self = true, max_term_width = 110)]
+pub struct Cli {
+    /// What to do; without a command, run until stopped.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Settings, the same for every command.
+    #[command(flatten)]
+    pub flags: Flags,
+}
+
+/// One-shot commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Print what would be written to the kernel of this node, and write nothing
+    Plan,
+    /// Remove everything that is ours from the kernel, and nothing else
+    Cleanup,
+    /// Print the version
+    Version,
+}
+
+/// Settings as typed.
+#[derive(Clone, Debug, Args)]
+pub struct Flags {
+    /// Directory with Services, EndpointSlices and the Node as YAML or JSON files; it is followed
+    #[arg(long, global = true, value_name = "DIR")]
+    pub manifests: Option<PathBuf>,
+
+    /// Name of this node; the host name if not given
+    #[arg(long, global = true, value_name = "NAME")]
+    pub hostname_override: Option<String>,
+
+    /// ClusterIP ranges: every virtual server in them is ours
+    #[arg(long, global = true, value_delimiter = ',', value_name = "CIDR,...")]
+    pub service_cidrs: Vec<String>,
+
+    /// Pod ranges of the cluster, one per family; used by --detect-local-mode=ClusterCIDR
+    #[arg(long, global = true, value_delimiter = ',', value_name = "CIDR,...")]
+    pub cluster_cidr: Vec<String>,
+
+    /// How pods of this node are recognised: ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix. Connections
+    /// of other clients to ClusterIPs are masqueraded
+    #[arg(long, global = true, default_value = "ClusterCIDR", value_name = "MODE")]
+    pub detect_local_mode: String,
+
+    /// Bridge of the pods, for --detect-local-mode=BridgeInterface
+    #[arg(long, global = true, default_value = "", value_name = "NAME")]
+    pub pod_bridge_interface: String,
+
+    /// Start of the names of pod interfaces, for --detect-local-mode=InterfaceNamePrefix
+    #[arg(long, global = true, default_value = "", value_name = "PREFIX")]
+    pub pod_interface_name_prefix: String,
+
+    /// Masquerade all connections to ClusterIPs
+    #[arg(long, global = true, num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true", action = ArgAction::Set, value_parser = go::boolean)]
+    pub masquerade_all: bool,
+
+    /// Bit of the packet mark used by the two interface modes of --detect-local-mode
+    #[arg(long, global = true, default_value_t = 14, value_name = "BIT")]
+    pub iptables_masquerade_bit: u8,
+
+    /// Scheduler of Services that name none: rr, wrr, lc, wlc, lblc, lblcr, dh, sh, sed, nq, fo, ovf, mh or twos
+    #[arg(long, global = true, default_value = "rr", value_name = "NAME")]
+    pub ipvs_scheduler: String,
+
+    /// How often the kernel is compared with what it should hold
+    #[arg(long, global = true, default_value = "30s", value_parser = go::duration, value_name = "DURATION")]
+    pub ipvs_sync_period: Duration,
+
+    /// Virtual servers in these ranges are never deleted
+    #[arg(long, global = true, value_delimiter = ',', value_name = "CIDR,...")]
+    pub ipvs_exclude_cidrs: Vec<String>,
+
+    /// Set arp_ignore=1 and arp_announce=2
+    #[arg(long = "ipvs-strict-arp", global = true, num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true", action = ArgAction::Set, value_parser = go::boolean)]
+    pub ipvs_strict_arp: bool,
+
+    /// Timeout of idle TCP connections in IPVS; 0 leaves the kernel's (900 s)
+    #[arg(long, global = true, default_value = "0", value_parser = go::duration, value_name = "DURATION")]
+    pub ipvs_tcp_timeout: Duration,
+
+    /// Timeout of TCP connections after a FIN; 0 leaves the kernel's (120 s)
+    #[arg(long, global = true, default_value = "0", value_parser = go::duration, value_name = "DURATION")]
+    pub ipvs_tcpfin_timeout: Duration,
+
+    /// Timeout of UDP flows in IPVS; 0 leaves the kernel's (300 s)
+    #[arg(long, global = true, default_value = "0", value_parser = go::duration, value_name = "DURATION")]
+    pub ipvs_udp_timeout: Duration,
+
+    /// When a draining real server is removed: active-only, all-connections or immediate
+    #[arg(long, global = true, default_value = "active-only", value_name = "POLICY")]
+    pub graceful_policy: String,
+
+    /// How long a draining real server must be quiet with active-only
+    #[arg(long, global = true, default_value = "5s", value_parser = go::duration, value_name = "DURATION")]
+    pub graceful_linger: Duration,
+
+    /// A draining real server is removed after this time in any case; 0 for no limit
+    #[arg(long, global = true, default_value = "15m", value_parser = go::duration, value_name = "DURATION")]
+    pub graceful_timeout: Duration,
+
+    /// What the deletion of its pod does to a draining real server: remove or drain
+    #[arg(long, global = true, default_value = "remove", value_name = "ACTION")]
+    pub graceful_endpoint_gone: String,
+
+    /// Value of net.ipv4.vs.conn_reuse_mode: auto (by kernel), 0, 1, or keep
+    #[arg(long, global = true, default_value = "auto", value_name = "MODE")]
+    pub conn_reuse_mode: String,
+
+    /// Directory for what must survive a restart of the process but not of the node
+    #[arg(long, global = true, default_value = "/run/kube-ipvs", value_name = "DIR")]
+    pub state_dir: PathBuf,
+
+    /// Log format: text or json
+    #[arg(long, global = true, default_value = "text", value_name = "FORMAT")]
+    pub logging_format: String,
+
+    /// Verbosity: 0 to 3 for one line per sync that changed something, 4 for every write, 6 for every message
+    #[arg(short = 'v', long = "v", global = true, default_value_t = 2, value_name = "LEVEL")]
+    pub verbosity: u8,
+}
+
+/// Arguments with `_` in flag names replaced by `-`, as pflag's normaliser in kube-proxy does.
+pub fn normalised(args: impl Iterator<Item = String>) -> Vec<String> {
+    let mut names_end = false;
+    let normalise = |arg: String| {
+        names_end |= arg == "--";
+        if names_end || !arg.starts_with("--") {
+            return arg;
+        }
+        let (name, value) = arg.split_at(arg.find('=').unwrap_or(arg.len()));
+        name.replace('_', "-") + value
+    };
+    args.map(normalise).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Cli, clap::Error> {
+        let args = ["kube-ipvs"].iter().chain(args).map(ToString::to_string);
+        Cli::try_parse_from(normalised(args))
+    }
+
+    #[test]
+    fn spellings_of_kube_proxy() {
+        let cli = parse(&["--masquerade_all", "--ipvs-sync_period=10s", "-v=4", "--cluster-cidr=a_b/8,c/9"]).unwrap();
+        assert!(cli.flags.masquerade_all);
+        assert_eq!(cli.flags.ipvs_sync_period, Duration::from_secs(10));
+        assert_eq!((cli.flags.verbosity, cli.flags.cluster_cidr), (4, vec!["a_b/8".to_owned(), "c/9".to_owned()]));
+        let last_wins = parse(&["--masquerade-all=T", "--masquerade-all=false"]).unwrap();
+        assert!(!last_wins.flags.masquerade_all);
+    }
+
+    #[test]
+    fn commands_take_the_same_flags() {
+        let cli = parse(&["plan", "--manifests", "/m"]).unwrap();
+        assert_eq!((cli.command, cli.flags.manifests), (Some(Command::Plan), Some("/m".into())));
+        assert!(parse(&["--manifests"]).is_err() && parse(&["--no-such-flag"]).is_err() && parse(&["extra"]).is_err());
+    }
+}

@@ -1,0 +1,46 @@
+//! Opening the kernel tables of this node.
+
+use anyhow::Context;
+use dataplane::{Sysctls, Tables};
+use ipvs::IpvsClient;
+use kernel::{ConnReuseFacts, KernelRelease, ProcSysctls, SysctlNeeds, decide_conn_reuse_mode, required_sysctls};
+use lb_types::SysctlOp;
+use packet_rules::RulesClient;
+use tracing::info;
+use vip::VipClient;
+
+use crate::config::Settings;
+
+/// Opens all tables; an error names the module that is missing and how to load it.
+pub fn open(settings: &Settings) -> anyhow::Result<Tables> {
+    let mut ipvs = IpvsClient::open().context("open the IPVS tables")?;
+    set_timeouts(&mut ipvs, settings)?;
+    Ok(Tables {
+        ipvs: Box::new(ipvs),
+        vips: Box::new(VipClient::open().context("open the routing tables")?),
+        rules: Box::new(RulesClient::open().context("open nftables")?),
+        sysctls: Box::new(ProcSysctls::default()),
+    })
+}
+
+fn set_timeouts(ipvs: &mut IpvsClient, settings: &Settings) -> anyhow::Result<()> {
+    if settings.timeouts.iter().all(|timeout| timeout.is_zero()) {
+        return Ok(());
+    }
+    let [tcp, tcp_fin, udp] = settings.timeouts.map(|timeout| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX));
+    ipvs.set_timeouts(&ipvs::codec::Timeouts { tcp, tcp_fin, udp }).context("set IPVS timeouts")
+}
+
+/// Kernel parameters that must have a value, with `conn_reuse_mode` decided and its reason logged.
+pub fn sysctls(settings: &Settings) -> Vec<SysctlOp> {
+    let release = KernelRelease::running();
+    let vendor = ProcSysctls::default().read(kernel::VENDOR_FILE).ok().flatten();
+    let facts =
+        ConnReuseFacts { flag: settings.conn_reuse, version: release.version, vendor, probe: None };
+    let decision = decide_conn_reuse_mode(&facts);
+    info!(kernel = %release, "{decision}");
+    let ipv6 = std::path::Path::new("/proc/net/if_inet6").exists();
+    let needs =
+        SysctlNeeds { conn_reuse_mode: decision.mode, ipv4: true, ipv6, strict_arp: settings.strict_arp };
+    required_sysctls(&needs).into_iter().map(|required| required.op).collect()
+}

@@ -1,0 +1,139 @@
+//! The long-running process: sources and watchers feed one thread that owns the kernel.
+
+use std::{
+    fs::{self, File},
+    path::Path,
+    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use kube_source::{Batch, ManifestSource};
+use packet_rules::RulesWatcher;
+use reconcile::{Event, Reconciler};
+use rustix::fs::{FlockOperation, flock};
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    iterator::Signals,
+};
+use tracing::{error, info, warn};
+use vip::VipWatcher;
+
+use crate::{clock, config::Settings, kernel_tables};
+
+/// How long a source or watcher blocks before it looks whether anybody still listens.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What the threads tell the loop.
+enum Message {
+    Event(Event),
+    Stop(i32),
+    /// A thread cannot go on.
+    Failed(anyhow::Error),
+}
+
+/// Runs until SIGTERM or SIGINT; the dataplane stays as it is.
+pub fn run(settings: &Settings) -> anyhow::Result<()> {
+    let _lock = lock(&settings.state_dir)?;
+    info!(version = env!("CARGO_PKG_VERSION"), node = %settings.node_name, "kube-ipvs starts");
+    let tables = kernel_tables::open(settings)?;
+    let mut config = settings.reconcile.clone();
+    config.sysctls = kernel_tables::sysctls(settings);
+    let reconciler = Reconciler::new(config, tables);
+    let (sender, receiver) = mpsc::channel();
+    stop_on_signal(sender.clone())?;
+    follow_manifests(settings, sender.clone())?;
+    watch_kernel(&reconciler, &sender)?;
+    drop(sender);
+    drive(reconciler, &receiver)
+}
+
+/// Two processes would undo each other's work: the second one stops here.
+fn lock(state_dir: &Path) -> anyhow::Result<File> {
+    fs::create_dir_all(state_dir).with_context(|| format!("create {}", state_dir.display()))?;
+    let path = state_dir.join("lock");
+    let file = File::create(&path).with_context(|| format!("open {}", path.display()))?;
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        bail!("{} is locked: another kube-ipvs runs on this node; stop it first", path.display());
+    }
+    Ok(file)
+}
+
+fn stop_on_signal(sender: Sender<Message>) -> anyhow::Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGINT]).context("catch signals")?;
+    spawn("signals", move || {
+        if let Some(signal) = signals.forever().next() {
+            let _closed = sender.send(Message::Stop(signal));
+        }
+    })
+}
+
+fn follow_manifests(settings: &Settings, sender: Sender<Message>) -> anyhow::Result<()> {
+    let Some(dir) = &settings.manifests else {
+        bail!("--manifests: required; name a directory with Services, EndpointSlices and the Node as YAML files");
+    };
+    let mut source = ManifestSource::open(dir, &settings.node_name)?;
+    spawn("manifests", move || {
+        loop {
+            if forward(source.poll(), &sender).is_err() {
+                return;
+            }
+            while !source.wait(PATIENCE) {}
+        }
+    })
+}
+
+/// Reports problems once and passes events on; `Err` when the loop is gone.
+fn forward(batch: Batch, sender: &Sender<Message>) -> Result<(), mpsc::SendError<Message>> {
+    batch.problems.iter().for_each(|problem| warn!("{problem}"));
+    batch.healed.iter().for_each(|problem| info!("no longer: {problem}"));
+    batch.events.into_iter().try_for_each(|event| sender.send(Message::Event(Event::Model(event))))
+}
+
+/// Threads that tell when somebody else writes to a table.
+fn watch_kernel(sender: &Sender<Message>) -> anyhow::Result<()> {
+    let _ = sender;
+    Ok(())
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
+    thread::Builder::new().name(name.to_owned()).spawn(body).with_context(|| format!("start thread {name}"))?;
+    Ok(())
+}
+
+/// Hands events and the time to the loop. What has arrived while the loop was at work is planned together.
+fn drive(mut reconciler: Reconciler, receiver: &Receiver<Message>) -> anyhow::Result<()> {
+    loop {
+        let now = clock::now();
+        let first = match reconciler.next_wakeup(now).map(|due| due.saturating_sub(now)) {
+            Some(wait) => receiver.recv_timeout(wait),
+            None => receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        let first = match first {
+            Ok(message) => Some(message),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => bail!("all sources have ended"),
+        };
+        for message in first.into_iter().chain(std::iter::from_fn(|| receiver.try_recv().ok())) {
+            match message {
+                Message::Event(event) => reconciler.handle(event),
+                Message::Stop(signal) => {
+                    info!(signal, "stops; virtual servers, routes and packet rules stay as they are");
+                    return Ok(());
+                }
+                Message::Failed(error) => return Err(error),
+            }
+        }
+        step(&mut reconciler);
+    }
+}
+
+fn step(reconciler: &mut Reconciler) {
+    let begin = clock::now();
+    let report = reconciler.step(begin);
+    if !report.is_quiet() {
+        let took = clock::now().saturating_sub(begin);
+        info!(?took, "sync: {report}");
+    }
+}
