@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::{Answer, Proto, socket};
+use super::{Answer, Proto, errno, socket};
 
 /// Bytes of one line of a download, newline included.
 pub const DOWNLOAD_LINE: usize = 1024;
@@ -46,8 +46,12 @@ pub fn start(name: &str, listeners: &[Listener]) -> io::Result<()> {
             let socket = socket::receive(listener.at).map_err(explain)?;
             spawn(move || answer_datagrams(&name, &socket))?;
         } else {
-            let socket = socket::listen(listener.proto, listener.at).map_err(explain)?;
-            spawn(move || accept_streams(&name, &socket))?;
+            match socket::listen(listener.proto, listener.at) {
+                Ok(socket) => spawn(move || accept_streams(&name, &socket))?,
+                // A kernel without SCTP: the clients that need it will say so.
+                Err(error) if listener.proto == Proto::Sctp && errno::name(&error) == "EPROTONOSUPPORT" => {}
+                Err(error) => return Err(explain(error)),
+            }
         }
     }
     Ok(())
