@@ -8,8 +8,12 @@ use std::path::Path;
 /// Where tracefs is mounted.
 const TRACING: &str = "/sys/kernel/tracing";
 
-/// All of them run once for each request that changes something; reading takes other paths.
-const FUNCTIONS: [&str; 9] = [
+/// The function that runs for each dump of the virtual servers: a sign of life that changes nothing.
+pub const READ: &str = "ip_vs_genl_dump_services";
+
+/// Besides [`READ`], functions that run once for each request that changes something; reading takes other paths.
+const FUNCTIONS: [&str; 10] = [
+    READ,
     "ip_vs_genl_set_cmd",
     "nfnetlink_rcv_batch",
     "inet_rtm_newroute",
@@ -40,7 +44,7 @@ impl Writes {
         let names: std::collections::BTreeSet<&str> =
             available.lines().filter_map(|line| line.split_whitespace().next()).collect();
         let traced: Vec<&str> = FUNCTIONS.into_iter().filter(|name| names.contains(name)).collect();
-        for needed in &FUNCTIONS[..3] {
+        for needed in &FUNCTIONS[..4] {
             if !traced.contains(needed) {
                 return Err(format!("this kernel cannot trace {needed}"));
             }
@@ -65,6 +69,16 @@ impl Writes {
     pub fn seen(&self) -> Vec<String> {
         let trace = fs::read_to_string(format!("{TRACING}/trace")).unwrap_or_default();
         trace.lines().filter(|line| !line.starts_with('#')).filter_map(call).collect()
+    }
+
+    /// How often the virtual servers were read so far: once at a start, and once by every audit.
+    pub fn reads(&self) -> usize {
+        self.seen().iter().filter(|call| call.ends_with(READ)).count()
+    }
+
+    /// The calls that change something.
+    pub fn writes(&self) -> Vec<String> {
+        self.seen().into_iter().filter(|call| !call.ends_with(READ)).collect()
     }
 }
 

@@ -1,1 +1,15 @@
+//! Proof by traffic: the binary in `KUBE_IPVS_BIN`, a kernel with IPVS, and clients that know nothing of either.
+//!
+//! Needs root; each test builds its own network namespaces and may run in a process of its own.
 
+mod affinity;
+mod bad_input;
+mod change;
+mod families;
+mod foreign;
+mod plan;
+mod refuse;
+mod repair;
+mod restart;
+mod sources;
+mod world;

@@ -1,0 +1,87 @@
+//! What is not ours survives everything; what is ours goes with `cleanup`, and nothing else does.
+
+use e2e::manifest::Service;
+use e2e::net::{PodNetwork, cluster_ip};
+use e2e::observe::Snapshot;
+use e2e::probe::Proto;
+use testkit::wait_until;
+
+use crate::world::{SOON, WEB, World, ask_all, web};
+
+/// Things of somebody else, chosen to look as much like ours as possible.
+const FOREIGN: &[&str] = &[
+    "ipvsadm -A -t 203.0.113.5:80 -s wlc",
+    "ipvsadm -a -t 203.0.113.5:80 -r 10.244.0.11:8080 -m -w 7",
+    "ipvsadm -A -t [fd00:203::5]:80 -s sh",
+    "ipvsadm -a -t [fd00:203::5]:80 -r [fd00:244::11]:8080 -m",
+    "ipvsadm -A -f 77 -s rr",
+    "nft add table inet foreign",
+    "nft add chain inet foreign forward { type filter hook forward priority 0 ; }",
+    "nft add rule inet foreign forward accept",
+    "nft add table ip kube-ipvs",
+    "nft add set ip kube-ipvs vips { type ipv4_addr ; }",
+    "ip link add name kube-ipvs1 type dummy",
+    "ip address add 203.0.113.6/32 dev kube-ipvs1",
+    "ip link set kube-ipvs1 up",
+    "ip route add local 203.0.113.7 dev lo table local",
+    "ip route add local fd00:203::7 dev lo table local",
+    "ip rule add fwmark 0x7700/0xff00 lookup 77 priority 7700",
+    "ip route add default via 192.168.50.2 table 77",
+];
+
+#[test]
+fn foreign_objects_survive_and_cleanup_leaves_no_trace_of_ours() {
+    let mut world = World::new(PodNetwork::Routed, 2);
+    for line in FOREIGN {
+        world.net.node.sh(line);
+    }
+    let before = Snapshot::take(&world.net.node);
+    let service = web();
+    world.manifests.serve(&service, &world.ready(1..=2));
+    world.start(&["--ipvs-sync-period=1s"]);
+    world.wait_served(&service, &world.ready(1..=2));
+    // Some life: a second service comes and goes, so that removals have happened too.
+    let second = Service::new("second", cluster_ip(81), &[Proto::Tcp]);
+    world.manifests.serve(&second, &world.ready(1..=1));
+    world.wait_served(&second, &world.ready(1..=1));
+    world.manifests.forget(&second);
+    world.wait_gone(&second);
+    ask_all(&world.net.outside_client(), &service);
+    let running = Snapshot::take(&world.net.node);
+    let lost: Vec<_> = before
+        .render_changes(&running)
+        .lines()
+        .filter(|line| line.starts_with("  -"))
+        .map(str::to_owned)
+        .collect();
+    assert!(lost.is_empty(), "lost while running: {lost:#?}");
+    // Leaving keeps the service alive.
+    world.proxy().terminate();
+    running.assert_same(&Snapshot::take(&world.net.node), "by SIGTERM");
+    ask_all(&world.net.outside_client(), &service);
+    // Cleaning up takes ours away and nothing else.
+    world.settings.cleanup(&world.net.node).unwrap_or_else(|error| panic!("{error}"));
+    before.assert_same(&Snapshot::take(&world.net.node), "by a life of kube-ipvs and its cleanup");
+    // Twice is as good as once.
+    world.settings.cleanup(&world.net.node).unwrap_or_else(|error| panic!("{error}"));
+    before.assert_same(&Snapshot::take(&world.net.node), "by a second cleanup");
+}
+
+#[test]
+fn leftovers_in_the_service_range_go() {
+    let mut world = World::new(PodNetwork::Routed, 1);
+    for line in [
+        "ipvsadm -A -t 10.96.0.200:80 -s rr",
+        "ipvsadm -a -t 10.96.0.200:80 -r 10.244.0.11:8080 -m",
+        "ipvsadm -A -u [fd00:96::200]:53 -s rr",
+    ] {
+        world.net.node.sh(line);
+    }
+    let service = web();
+    world.manifests.serve(&service, &world.ready(1..=1));
+    world.start(&[]);
+    world.wait_served(&service, &world.ready(1..=1));
+    wait_until(SOON, "virtual servers without a Service to go", || {
+        world.ipvs().servers.keys().all(|(_, vip)| WEB.contains(vip.ip()))
+    });
+}

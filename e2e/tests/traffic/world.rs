@@ -1,0 +1,229 @@
+//! What every test starts from: a node, pods, manifests, and kube-ipvs running on the node.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use e2e::manifest::{Endpoint, Manifests, Service};
+use e2e::net::{Both, Client, Net, OUTSIDE, Pod, PodNetwork, ProbeProgram};
+use e2e::observe::{Ipvs, ipvs};
+use e2e::probe::load::{self, Load};
+use e2e::probe::talk::{self, Talk};
+use e2e::probe::{Answer, Proto};
+use e2e::proxy::{Proxy, Settings};
+use testkit::{TempDir, wait_for, wait_until};
+
+/// Bound on everything that has to happen some time but whose duration is not what is tested.
+pub const SOON: Duration = Duration::from_secs(40);
+
+/// Carried inside the test so that the guest needs one file only.
+/// (A mere check of the code has no binary to include.)
+#[cfg(not(clippy))]
+const PROBE: &[u8] = include_bytes!(env!("CARGO_BIN_EXE_probe"));
+#[cfg(clippy)]
+const PROBE: &[u8] = &[];
+
+/// Port of every pod's server, and a second one.
+pub const POD_PORTS: [u16; 2] = [8080, 8081];
+
+fn probe(directory: &TempDir) -> ProbeProgram {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    let path = PATH.get_or_init(|| {
+        let path = directory.path().join("probe");
+        std::fs::write(&path, PROBE).expect("write the probe");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("make it executable");
+        path
+    });
+    ProbeProgram::at(path)
+}
+
+fn binary() -> PathBuf {
+    let path = std::env::var_os("KUBE_IPVS_BIN").expect("KUBE_IPVS_BIN names the binary under test");
+    PathBuf::from(path)
+}
+
+/// Everything of one test; fields in the order in which they must end.
+pub struct World {
+    proxy: Option<Proxy>,
+    /// `pods[0]` is `pod-1`, 10.244.0.11.
+    pub pods: Vec<Pod>,
+    pub net: Net,
+    pub manifests: Manifests,
+    pub settings: Settings,
+    _directory: TempDir,
+}
+
+impl World {
+    /// The topology with `pods` pods, no Service and nothing started.
+    pub fn new(network: PodNetwork, pods: u8) -> World {
+        let directory = TempDir::new("traffic");
+        let net = Net::new(network, probe(&directory));
+        let settings = Settings::new(&binary(), directory.path());
+        let manifests = Manifests::new(&settings.manifests);
+        let pods =
+            (1..=pods).map(|number| net.pod(&format!("pod-{number}"), 10 + number, &POD_PORTS)).collect();
+        World { proxy: None, pods, net, manifests, settings, _directory: directory }
+    }
+
+    /// Start kube-ipvs with the usual flags and these.
+    pub fn start(&mut self, flags: &[&str]) -> &mut Proxy {
+        self.settings.flags.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        self.proxy.insert(Proxy::start(&self.net.node, &self.settings))
+    }
+
+    /// Start kube-ipvs, or restart it, with exactly these flags.
+    pub fn start_with(&mut self, flags: &[&str]) {
+        self.settings = self.settings.with_flags(flags);
+        match &mut self.proxy {
+            Some(proxy) => proxy.restart_with(flags),
+            None => self.proxy = Some(Proxy::start(&self.net.node, &self.settings)),
+        }
+    }
+
+    pub fn proxy(&mut self) -> &mut Proxy {
+        self.proxy.as_mut().expect("kube-ipvs was started")
+    }
+
+    pub fn ipvs(&self) -> Ipvs {
+        ipvs(&self.net.node)
+    }
+
+    /// Endpoints for all of these pods, ready.
+    pub fn ready(&self, numbers: std::ops::RangeInclusive<usize>) -> Vec<Endpoint> {
+        self.pods[numbers.start() - 1..*numbers.end()].iter().map(Endpoint::ready).collect()
+    }
+
+    /// Wait until every address and port of the Service is bound and served by exactly these endpoints.
+    #[track_caller]
+    pub fn wait_served(&self, service: &Service, endpoints: &[Endpoint]) {
+        wait_for(SOON, &format!("{} to be served", service.name), || self.served(service, endpoints));
+    }
+
+    /// `Err` says what is still wrong.
+    pub fn served(&self, service: &Service, endpoints: &[Endpoint]) -> Result<(), String> {
+        let ipvs = self.ipvs();
+        for (ip, port) in service.ips.iter().flat_map(|ip| service.ports.iter().map(move |port| (*ip, port)))
+        {
+            let vip = SocketAddr::new(ip, port.port);
+            let Some(server) = ipvs.get(port.proto, vip) else {
+                return Err(format!("no virtual server {} {vip}; there are:\n{}", port.proto, ipvs.render()));
+            };
+            let mut expected: Vec<_> = endpoints
+                .iter()
+                .map(|endpoint| SocketAddr::new(endpoint.address.like(ip), port.target))
+                .collect();
+            expected.sort();
+            if server.serving() != expected {
+                return Err(format!("{} {vip}: expected {expected:?}, there are {server:?}", port.proto));
+            }
+        }
+        let bound = self.bound();
+        match service.ips.iter().find(|ip| !bound.contains(&format!("local {ip} "))) {
+            Some(missing) => Err(format!("{missing} has no local route; there are:\n{bound}")),
+            None => Ok(()),
+        }
+    }
+
+    /// Table `local` of both families.
+    pub fn bound(&self) -> String {
+        let [v4, v6] =
+            ["-4", "-6"].map(|family| self.net.node.sh(&format!("ip {family} route show table local")));
+        format!("{v4}{v6}")
+    }
+
+    /// Wait until no virtual server and no route of the Service is left.
+    #[track_caller]
+    pub fn wait_gone(&self, service: &Service) {
+        wait_for(SOON, &format!("{} to be gone", service.name), || {
+            let (ipvs, bound) = (self.ipvs(), self.bound());
+            let left = service.ips.iter().any(|ip| {
+                bound.contains(&format!("local {ip} ")) || ipvs.servers.keys().any(|(_, vip)| vip.ip() == *ip)
+            });
+            if left { Err(format!("{}{bound}", ipvs.render())) } else { Ok(()) }
+        });
+    }
+
+    /// The four kinds of clients; pod 1 is meant to be the one that is asked, so its client asks itself.
+    pub fn clients(&self) -> [Client; 4] {
+        let [node, outside] = [self.net.node_client(), self.net.outside_client()];
+        [node, self.pods[1].client(), self.pods[0].client(), outside]
+    }
+
+    /// Short connections from the outside client.
+    pub fn load(&self, targets: &[SocketAddr]) -> Load {
+        self.net.outside.enter(|| Load::start(&load::Settings::new(targets, &OUTSIDE.each())))
+    }
+
+    /// Long-lived connections from the outside client, all established when this returns.
+    #[track_caller]
+    pub fn talk(&self, targets: &[SocketAddr], connections: usize) -> Talk {
+        let settings = talk::Settings::new(targets, &OUTSIDE.each(), connections);
+        let talk = self.net.outside.enter(|| Talk::start(&settings));
+        wait_until(SOON, "all conversations to begin", || talk.progress().established() == connections);
+        talk
+    }
+}
+
+/// Wait until `count` more connections have been made.
+#[track_caller]
+pub fn let_pass(load: &Load, count: u64) {
+    let goal = load.progress().connections + count;
+    wait_until(SOON, &format!("{count} more connections"), || load.progress().connections >= goal);
+}
+
+/// No connection failed and none was slow; prints what was measured.
+#[track_caller]
+pub fn assert_clean(report: &load::Report) {
+    println!(
+        "{} connections, {} failed, {} slow, median {:.1} ms, p99 {:.1} ms, longest {:.1} ms, {:?}",
+        report.connections,
+        report.failed(),
+        report.slow,
+        report.median,
+        report.p99,
+        report.longest,
+        report.pods
+    );
+    assert!(report.failed() == 0 && report.slow == 0, "failed or slow connections: {report:#?}");
+    assert!(report.connections > 0, "there was no load");
+}
+
+/// No conversation was cut; prints what was measured.
+#[track_caller]
+pub fn assert_uncut(report: &talk::Report) {
+    println!(
+        "{} conversations, {} messages, longest wait {} ms",
+        report.established(),
+        report.messages,
+        report.longest
+    );
+    assert!(report.cut.is_empty() && report.messages > 0, "conversations were cut: {report:#?}");
+}
+
+/// Every address of the Service answers from this client, over its first port.
+#[track_caller]
+pub fn ask_all(client: &Client, service: &Service) -> Vec<Answer> {
+    let port = &service.ports[0];
+    let ask = |ip: &std::net::IpAddr| {
+        let to = SocketAddr::new(*ip, port.port);
+        let outcome = client.ask(port.proto, to);
+        outcome
+            .result
+            .clone()
+            .unwrap_or_else(|_| panic!("{} -> {} {to}: {outcome}", client.place, port.proto))
+    };
+    service.ips.iter().map(ask).collect()
+}
+
+/// A Service `web` with all transports at 10.96.0.80 and fd00:96::80.
+pub fn web() -> Service {
+    Service::new("web", WEB, &Proto::ALL)
+}
+
+/// Its addresses.
+pub const WEB: Both = Both {
+    v4: std::net::Ipv4Addr::new(10, 96, 0, 80),
+    v6: std::net::Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, 0x80),
+};
