@@ -68,7 +68,11 @@ fn the_deadline_ends_a_connection_that_never_ends() {
 #[test]
 fn a_clock_that_stands_or_jumps_never_removes_early() {
     check(settings(Policy::ActiveOnly), &[(0, 0, 1, 0), (0, 0, 1, 0), (0, 0, 1, 0)], None);
-    check(settings(Policy::ActiveOnly), &[(4, 1, 0, 0), (1, 0, 1, 0), (8, 0, 1, 0), (9, 0, 1, 0)], Some((9, Outcome::Drained)));
+    check(
+        settings(Policy::ActiveOnly),
+        &[(4, 1, 0, 0), (1, 0, 1, 0), (8, 0, 1, 0), (9, 0, 1, 0)],
+        Some((9, Outcome::Drained)),
+    );
 }
 
 #[test]
