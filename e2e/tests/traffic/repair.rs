@@ -35,17 +35,19 @@ fn damage(world: &World, lines: &[&str], within: Duration) {
     }
 }
 
-/// Whether a difference is more than new handles and link indices.
+/// Whether a difference is more than new handles, and the index and hardware address of a new link.
 fn relevant(changes: &str) -> bool {
     let bare = |line: &str| {
         let line = line.split(" # handle").next().unwrap_or_default();
+        let line = line.split(" link/ether").next().unwrap_or_default();
         let line = line.split_once(": kube-ipvs0").map_or(line, |(_, rest)| rest);
-        let words: Vec<_> = line.split_whitespace().skip(1).collect();
-        words.join(" ")
+        line.split_whitespace().skip(1).collect::<Vec<_>>().join(" ")
     };
     let side = |sign: &str| {
-        let mut lines: Vec<_> =
-            changes.lines().filter(|line| line.trim_start().starts_with(sign)).map(bare).collect();
+        // What the kernel derives from the hardware address.
+        let derived = |line: &&str| line.contains("fe80:") || line.contains("ff00::");
+        let lines = changes.lines().filter(|line| line.trim_start().starts_with(sign) && !derived(line));
+        let mut lines: Vec<_> = lines.map(bare).collect();
         lines.sort();
         lines
     };
