@@ -106,6 +106,20 @@ fn a_slice_port_without_a_name() {
 }
 
 #[test]
+fn a_service_port_without_a_name() {
+    let mut world = world();
+    let mut victim = victim();
+    victim.ports.push(Port { name: "second".to_owned(), proto: Proto::Tcp, port: 81, target: 8081 });
+    world.manifests.endpoints(&victim, &world.ready(1..=2));
+    world
+        .manifests
+        .write("victim.yaml", &victim.render().replace("- name: second\n    protocol", "- protocol"));
+    reported_once(&mut world, &["Service default/victim", "ports[1].name"]);
+    others_are_served(&mut world);
+    heals(&world);
+}
+
+#[test]
 fn an_endpoint_given_twice() {
     let mut world = world();
     let victim = victim();
