@@ -30,6 +30,8 @@ pub trait VipsWorld {
     fn add_foreign_link(&mut self);
     /// Somebody adds an address to `kube-ipvs0`, as kube-proxy does.
     fn add_address(&mut self, addr: IpAddr);
+    /// Somebody removes an address from `kube-ipvs0`.
+    fn delete_address(&mut self, addr: IpAddr);
     /// Somebody deletes our route of a VIP.
     fn delete_route(&mut self, vip: IpAddr);
     /// Somebody adds a local route of his own on another link.
@@ -69,6 +71,7 @@ pub const CASES: &[Case] = &[
     Case { name: "a deleted route is made again", run: interference::route_deleted },
     Case { name: "routes follow the node's addresses", run: interference::node_address_removed },
     Case { name: "routes exist beside addresses of the link", run: interference::addresses },
+    Case { name: "somebody else's last address takes routes along", run: interference::last_address },
     Case { name: "cleanup removes the link and leaves the rest", run: interference::cleanup },
 ];
 

@@ -148,6 +148,11 @@ impl FakeVips {
         observed.addresses.insert(addr);
     }
 
+    /// Somebody removes an address from `kube-ipvs0`; the last IPv4 one takes the IPv4 routes along.
+    pub fn delete_address(&self, addr: IpAddr) {
+        self.0.borrow_mut().namespace.delete_address(addr);
+    }
+
     /// The kernel has no dummy links (`true`) or has them again.
     pub fn set_no_dummy(&self, missing: bool) {
         self.0.borrow_mut().namespace.no_dummy = missing;

@@ -78,7 +78,8 @@ pub(super) fn node_address_removed(world: &mut dyn VipsWorld) {
     world.remove_node_address(OTHER_V4);
     world.remove_node_address(OTHER_V6);
     assert_eq!(observe(world).node_addresses.len(), 2);
-    assert_routes(world, &[(VIP_V6, None)]);
+    // A route that kept a source which is gone has to be mended as much as one that lost it.
+    assert_routes(world, &[(VIP_V4, Some(OTHER_V4)), (VIP_V6, None)]);
     link_and_routes(world);
     assert_routes(world, &BOTH_ROUTES);
 }
@@ -91,12 +92,29 @@ pub(super) fn addresses(world: &mut dyn VipsWorld) {
     assert_eq!(seen.addresses, BTreeSet::from([VIP_V4, VIP_V6]));
     assert_eq!(seen.node_addresses.len(), 2, "they are not the node's");
     assert_routes(world, &[]);
-    // Make before break: the route first, then the address goes.
+    // Make before break: the routes first, then the addresses go, and take no route along.
     link_and_routes(world);
     assert_eq!(observe(world).addresses.len(), 2);
     assert_routes(world, &BOTH_ROUTES);
     apply(world, &[VipOp::DeleteAddress { addr: VIP_V4 }, VipOp::DeleteAddress { addr: VIP_V6 }]);
     assert!(observe(world).addresses.is_empty());
+    assert_routes(world, &BOTH_ROUTES);
+    // Nor does one that somebody adds and we remove.
+    world.add_address(v4(10, 96, 0, 99));
+    assert_eq!(observe(world).addresses, BTreeSet::from([v4(10, 96, 0, 99)]));
+    apply(world, &[VipOp::DeleteAddress { addr: v4(10, 96, 0, 99) }]);
+    assert_routes(world, &BOTH_ROUTES);
+}
+
+pub(super) fn last_address(world: &mut dyn VipsWorld) {
+    link_and_routes(world);
+    world.add_address(v4(10, 96, 0, 98));
+    world.add_address(v4(10, 96, 0, 99));
+    world.delete_address(v4(10, 96, 0, 99));
+    assert_routes(world, &BOTH_ROUTES);
+    world.delete_address(v4(10, 96, 0, 98));
+    assert_routes(world, &BOTH_ROUTES[1..]);
+    link_and_routes(world);
     assert_routes(world, &BOTH_ROUTES);
 }
 

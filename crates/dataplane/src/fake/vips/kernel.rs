@@ -1,9 +1,9 @@
 //! The kernel's rules, in the kernel's order of checks.
 //!
-//! Where the families differ: an IPv4 local route is happy on a link that is down and vanishes with its preferred
-//! source (`fib_sync_down_dev`, `fib_sync_down_addr` in net/ipv4/fib_semantics.c); an IPv6 route needs the link up,
-//! vanishes when it goes down and merely loses its preferred source (`ip6_route_info_create`, `fib6_ifdown`,
-//! `rt6_remove_prefsrc` in net/ipv6/route.c).
+//! Where the families differ: an IPv4 local route is happy on a link that is down and keeps a preferred source that has
+//! gone (`fib_sync_down_dev`, `fib_sync_down_addr` in net/ipv4/fib_semantics.c; the latter looks at table main only); an
+//! IPv6 route needs the link up, vanishes when it goes down and loses its preferred source (`ip6_route_info_create`,
+//! `fib6_ifdown`, `rt6_remove_prefsrc` in net/ipv6/route.c).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,6 +23,9 @@ pub(super) struct Namespace {
     pub(super) foreign_routes: BTreeSet<IpAddr>,
     /// Whether the kernel can create dummy links.
     pub(super) no_dummy: bool,
+    /// The link has an IPv4 address that the table does not tell of: whoever removes addresses through the table
+    /// leaves one, so that the last of the others does not take the routes along.
+    placeholder: bool,
 }
 
 impl Namespace {
@@ -36,9 +39,8 @@ impl Namespace {
                 Ok(())
             }
             VipOp::DeleteAddress { addr } => {
-                if self.observed.addresses.remove(&addr) {
-                    self.source_vanished(addr);
-                }
+                self.placeholder |= addr.is_ipv4() && self.observed.link.is_some_and(|link| link.dummy);
+                self.delete_address(addr);
                 Ok(())
             }
             VipOp::DeleteLink => match self.observed.link {
@@ -79,9 +81,23 @@ impl Namespace {
         self.observed.node_addresses.contains_key(&source) || self.observed.addresses.contains(&source)
     }
 
+    /// An address of the link goes; the last IPv4 one takes the IPv4 routes along (`fib_inetaddr_event` in
+    /// net/ipv4/fib_frontend.c).
+    pub(super) fn delete_address(&mut self, addr: IpAddr) {
+        if !self.observed.addresses.remove(&addr) {
+            return;
+        }
+        self.source_vanished(addr);
+        let last = !self.placeholder && !self.observed.addresses.iter().any(IpAddr::is_ipv4);
+        if addr.is_ipv4() && last {
+            self.observed.routes.retain(|vip, _| vip.is_ipv6());
+        }
+    }
+
     /// The link goes, and with it what is on it.
     pub(super) fn delete_link(&mut self) {
         self.observed.link = None;
+        self.placeholder = false;
         self.observed.routes.clear();
         self.observed.addresses.clear();
     }
@@ -103,14 +119,10 @@ impl Namespace {
         }
     }
 
-    /// An address was removed: routes with it as source follow, unless it is still local.
+    /// An address was removed: IPv6 routes lose it as their source, unless it is still local.
     fn source_vanished(&mut self, addr: IpAddr) {
-        if self.is_local(addr) {
-            return;
-        }
-        self.observed.routes.retain(|vip, source| vip.is_ipv6() || *source != Some(addr));
-        for source in self.observed.routes.values_mut().filter(|source| **source == Some(addr)) {
-            *source = None;
+        if addr.is_ipv6() && !self.is_local(addr) {
+            self.observed.routes.values_mut().filter(|source| **source == Some(addr)).for_each(|s| *s = None);
         }
     }
 }

@@ -105,6 +105,9 @@ impl VipsWorld for FakeWorld {
     fn add_address(&mut self, addr: IpAddr) {
         self.fake.add_address(addr);
     }
+    fn delete_address(&mut self, addr: IpAddr) {
+        self.fake.delete_address(addr);
+    }
     fn delete_route(&mut self, vip: IpAddr) {
         self.fake.delete_route(vip);
     }

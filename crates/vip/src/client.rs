@@ -1,0 +1,250 @@
+//! The table of links, addresses and routes, on the kernel.
+
+mod routes;
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    net::IpAddr,
+    ops::Range,
+};
+
+use dataplane::{BatchReport, FailedOp, ObservedLink, ObservedVips, TableError, VipTable, explain_vip};
+use lb_types::VipOp;
+use netlink::{Buffers, Counters, Protocol, RequestSocket};
+use netlink_packet_route::AddressFamily;
+
+use crate::{
+    LINK_NAME, ROUTE_PROTOCOL, VipError,
+    dump::{Address, Link, parse_address, parse_link, parse_local_route},
+    encode::{get_addresses, get_links, get_local_routes},
+    link,
+};
+
+const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
+
+/// Links, addresses and routes of the network namespace of the thread that opened it.
+///
+/// Synchronous: the kernel does the work inside the calls, so they belong on a thread of their own. A batch of routes
+/// costs one request for the link, one system call per some hundreds of routes, and nothing else unless the kernel
+/// refuses something. To bind VIPs that are addresses of `kube-ipvs0` already, put all [`VipOp::EnsureRoute`] before
+/// all [`VipOp::DeleteAddress`].
+pub struct VipClient {
+    socket: RequestSocket,
+    /// What the link must be (`IFLA_INFO_KIND`); dummy, except in tests on kernels that have none.
+    kind: String,
+}
+
+/// Our link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct OurLink {
+    index: u32,
+    observed: ObservedLink,
+}
+
+impl VipClient {
+    /// Opens the sockets. Fails without CAP_NET_ADMIN only when something is written.
+    pub fn open() -> Result<Self, VipError> {
+        VipClient::open_with_kind("dummy")
+    }
+
+    /// The same with another type of link in place of dummy, for tests on kernels without it (`ifb` behaves alike).
+    pub fn open_with_kind(kind: &str) -> Result<Self, VipError> {
+        let socket = RequestSocket::open(Protocol::ROUTE, &Buffers::default())?;
+        // Filters dumps in the kernel; before Linux 4.20 we do so ourselves.
+        let _ = socket.set_strict_check();
+        Ok(VipClient { socket, kind: kind.to_owned() })
+    }
+
+    /// Port under which notifications of our own routes are sent, for [`crate::VipWatcher::open`].
+    pub fn port_id(&self) -> u32 {
+        self.socket.port_id()
+    }
+
+    /// What went through the socket so far; links are made through another one.
+    pub fn counters(&self) -> Counters {
+        self.socket.counters()
+    }
+
+    fn our_link(&mut self) -> Result<Option<OurLink>, VipError> {
+        match self.socket.request(&get_links(Some(LINK_NAME)), parse_link) {
+            Ok(links) => Ok(links.first().map(|link| self.as_ours(link))),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn as_ours(&self, link: &Link) -> OurLink {
+        let dummy = link.kind.as_deref() == Some(self.kind.as_str());
+        OurLink { index: link.index, observed: ObservedLink { dummy, up: link.up } }
+    }
+
+    fn observe_all(&mut self) -> Result<ObservedVips, VipError> {
+        let links = self.socket.dump(&get_links(None), parse_link)?;
+        let ours = links.iter().find(|link| link.name == LINK_NAME).map(|link| self.as_ours(link));
+        let mut observed = ObservedVips { link: ours.map(|link| link.observed), ..ObservedVips::default() };
+        self.observe_addresses(links, ours, &mut observed)?;
+        if let Some(link) = ours.filter(|link| link.observed.dummy) {
+            for family in FAMILIES {
+                observed.routes.append(&mut self.observe_routes(family, link.index)?);
+            }
+        }
+        Ok(observed)
+    }
+
+    fn observe_addresses(
+        &mut self,
+        links: Vec<Link>,
+        ours: Option<OurLink>,
+        observed: &mut ObservedVips,
+    ) -> Result<(), VipError> {
+        let names: HashMap<u32, String> = links.into_iter().map(|link| (link.index, link.name)).collect();
+        for family in FAMILIES {
+            let addresses = self.socket.dump(&get_addresses(family), parse_address)?;
+            for Address { link, addr } in addresses.into_iter().filter(|address| !address.is_internal()) {
+                if ours.is_some_and(|ours| ours.index == link) {
+                    observed.addresses.insert(addr);
+                } else {
+                    // A link made since the first dump has no name here; the address matters all the same.
+                    let name = names.get(&link).cloned().unwrap_or_default();
+                    observed.node_addresses.insert(addr, name);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn observe_routes(
+        &mut self,
+        family: AddressFamily,
+        link: u32,
+    ) -> Result<BTreeMap<IpAddr, Option<IpAddr>>, VipError> {
+        match self.socket.dump(&get_local_routes(family, Some(link)), parse_local_route) {
+            Ok(routes) => Ok(routes
+                .into_iter()
+                .filter(|route| route.protocol == ROUTE_PROTOCOL && route.link == Some(link))
+                .map(|route| (route.addr, route.source))
+                .collect()),
+            // The link has just been deleted, or the kernel has no such table yet.
+            Err(error) if error.is_not_found() => Ok(BTreeMap::new()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn apply_all(&mut self, ops: &[VipOp]) -> Result<BatchReport, VipError> {
+        let mut report = BatchReport::default();
+        for group in groups(ops) {
+            match ops[group.start] {
+                VipOp::EnsureLink => {
+                    refused(self.ensure_link(), &ops[group.start], group.start, &mut report)?
+                }
+                VipOp::DeleteLink => {
+                    refused(self.delete_link(), &ops[group.start], group.start, &mut report)?
+                }
+                _ => self.apply_group(ops, group, &mut report)?,
+            }
+        }
+        Ok(report)
+    }
+
+    /// Creates the link if it is missing and sets it up if it is down; sends only a question if there is nothing to do.
+    fn ensure_link(&mut self) -> Result<(), Refusal> {
+        if self.our_link()?.is_none() {
+            match link::create(&self.kind) {
+                Err(error) if link::refusal(&error) == Some(libc::EEXIST) => {}
+                result => result?,
+            }
+        }
+        match self.our_link()? {
+            None => Err(Refusal::Errno(libc::ENODEV)),
+            Some(OurLink { observed: ObservedLink { dummy: false, .. }, .. }) => {
+                Err(Refusal::Errno(libc::EEXIST))
+            }
+            Some(OurLink { observed: ObservedLink { up: true, .. }, .. }) => Ok(()),
+            Some(OurLink { index, .. }) => Ok(link::set_up(index)?),
+        }
+    }
+
+    fn delete_link(&mut self) -> Result<(), Refusal> {
+        match self.our_link()? {
+            None => Ok(()),
+            Some(link) if !link.observed.dummy => Err(Refusal::Errno(libc::EEXIST)),
+            Some(link) => match link::delete(link.index) {
+                Err(error) if link::refusal(&error) == Some(libc::ENODEV) => Ok(()),
+                result => Ok(result?),
+            },
+        }
+    }
+}
+
+impl VipTable for VipClient {
+    fn observe(&mut self) -> Result<ObservedVips, TableError> {
+        self.observe_all().map_err(|error| error.during("observe links, addresses and routes"))
+    }
+
+    fn apply(&mut self, ops: &[VipOp]) -> Result<BatchReport, TableError> {
+        self.apply_all(ops).map_err(|error| error.during("change links, addresses and routes"))
+    }
+}
+
+/// Why an operation on the link did not succeed.
+enum Refusal {
+    /// The kernel, or we, refused it.
+    Errno(i32),
+    /// The call as a whole failed.
+    Failed(VipError),
+}
+
+impl<E: Into<VipError>> From<E> for Refusal {
+    fn from(error: E) -> Self {
+        let error = error.into();
+        link::refusal(&error).map_or(Refusal::Failed(error), Refusal::Errno)
+    }
+}
+
+/// Puts a refusal into the report and lets a failure pass.
+fn refused(
+    result: Result<(), Refusal>,
+    op: &VipOp,
+    index: usize,
+    report: &mut BatchReport,
+) -> Result<(), VipError> {
+    match result {
+        Ok(()) => Ok(()),
+        Err(Refusal::Errno(errno)) => {
+            report.failed.push(FailedOp { index, errno, reason: explain_vip(op, errno) });
+            Ok(())
+        }
+        Err(Refusal::Failed(error)) => Err(error),
+    }
+}
+
+/// Cuts operations into runs that may be executed in any order: each operation on the link by itself, and between
+/// those as many others as concern different addresses.
+fn groups(ops: &[VipOp]) -> Vec<Range<usize>> {
+    let (mut groups, mut seen) = (Vec::<Range<usize>>::new(), HashSet::new());
+    for (index, op) in ops.iter().enumerate() {
+        let addr = address(op);
+        let extends = addr.is_some_and(|addr| seen.insert(addr));
+        match groups.last_mut() {
+            Some(group) if extends && address(&ops[group.start]).is_some() => group.end = index + 1,
+            _ => {
+                groups.push(index..index + 1);
+                seen.clear();
+                seen.extend(addr);
+            }
+        }
+    }
+    groups
+}
+
+/// The address that an operation concerns; none for those on the link.
+fn address(op: &VipOp) -> Option<IpAddr> {
+    match op {
+        VipOp::EnsureRoute { vip, .. } | VipOp::DeleteRoute { vip } => Some(*vip),
+        VipOp::DeleteAddress { addr } => Some(*addr),
+        VipOp::EnsureLink | VipOp::DeleteLink => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,170 @@
+//! What the kernel tells about links, addresses and routes: of each message the few fields that matter here.
+//!
+//! Total: what cannot be read is skipped, because other people's links and routes come in forms that no library
+//! foresees, and must not stop us from seeing our own.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use netlink::Message;
+
+use crate::encode::TABLE_LOCAL;
+
+/// RTM_NEWLINK
+pub(crate) const NEW_LINK: u16 = 16;
+/// RTM_DELLINK
+pub(crate) const DELETE_LINK: u16 = 17;
+/// RTM_NEWADDR
+pub(crate) const NEW_ADDRESS: u16 = 20;
+/// RTM_DELADDR
+pub(crate) const DELETE_ADDRESS: u16 = 21;
+/// RTM_NEWROUTE
+pub(crate) const NEW_ROUTE: u16 = 24;
+/// RTM_DELROUTE
+pub(crate) const DELETE_ROUTE: u16 = 25;
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// A link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    /// `IFLA_INFO_KIND`; physical links have none.
+    pub(crate) kind: Option<String>,
+    pub(crate) up: bool,
+}
+
+/// Reads `RTM_NEWLINK` and `RTM_DELLINK`.
+pub(crate) fn parse_link(message: &Message<'_>) -> Option<Link> {
+    const HEADER: usize = 16;
+    const IFLA_IFNAME: u16 = 3;
+    const IFLA_LINKINFO: u16 = 18;
+    const IFLA_INFO_KIND: u16 = 1;
+    const IFF_UP: u32 = 1;
+    if !matches!(message.kind, NEW_LINK | DELETE_LINK) || message.payload.first() != Some(&0) {
+        // Not AF_UNSPEC: bridges report their ports in messages of the same kind.
+        return None;
+    }
+    let (mut name, mut kind) = (None, None);
+    for attribute in message.attributes(HEADER) {
+        match attribute.kind {
+            IFLA_IFNAME => name = Some(text(attribute.string())),
+            IFLA_LINKINFO => {
+                kind = attribute.nested().find(|a| a.kind == IFLA_INFO_KIND).map(|a| text(a.string()));
+            }
+            _ => {}
+        }
+    }
+    let (index, flags) = (u32_at(message.payload, 4)?, u32_at(message.payload, 8)?);
+    Some(Link { index, name: name?, kind, up: flags & IFF_UP != 0 })
+}
+
+/// An address of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Address {
+    pub(crate) link: u32,
+    pub(crate) addr: IpAddr,
+}
+
+impl Address {
+    /// Whether it is of the loopback net or IPv6 link-local: no VIP and no address of the node.
+    pub(crate) fn is_internal(&self) -> bool {
+        match self.addr {
+            IpAddr::V4(addr) => addr.is_loopback(),
+            IpAddr::V6(addr) => addr.is_loopback() || addr.is_unicast_link_local(),
+        }
+    }
+}
+
+/// Reads `RTM_NEWADDR` and `RTM_DELADDR`.
+pub(crate) fn parse_address(message: &Message<'_>) -> Option<Address> {
+    const HEADER: usize = 8;
+    const IFA_ADDRESS: u16 = 1;
+    const IFA_LOCAL: u16 = 2;
+    if !matches!(message.kind, NEW_ADDRESS | DELETE_ADDRESS) {
+        return None;
+    }
+    let family = *message.payload.first()?;
+    let (mut address, mut local) = (None, None);
+    for attribute in message.attributes(HEADER) {
+        match attribute.kind {
+            IFA_ADDRESS => address = ip(family, attribute.payload),
+            IFA_LOCAL => local = ip(family, attribute.payload),
+            _ => {}
+        }
+    }
+    // On point-to-point links IFA_ADDRESS is the peer's.
+    Some(Address { link: u32_at(message.payload, 4)?, addr: local.or(address)? })
+}
+
+/// A local route of a single address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LocalRoute {
+    pub(crate) addr: IpAddr,
+    pub(crate) protocol: u8,
+    pub(crate) tos: u8,
+    pub(crate) metric: u32,
+    pub(crate) link: Option<u32>,
+    pub(crate) source: Option<IpAddr>,
+}
+
+impl LocalRoute {
+    /// Whether the kernel takes it and one of ours for the same address as rivals for one place.
+    pub(crate) fn has_our_key(&self) -> bool {
+        /// IP6_RT_PRIO_USER, the metric of IPv6 routes made without one.
+        const IPV6_DEFAULT: u32 = 1024;
+        let ours = if self.addr.is_ipv4() { 0 } else { IPV6_DEFAULT };
+        self.tos == 0 && self.metric == ours
+    }
+}
+
+/// Reads `RTM_NEWROUTE` and `RTM_DELROUTE`.
+pub(crate) fn parse_local_route(message: &Message<'_>) -> Option<LocalRoute> {
+    const HEADER: usize = 12;
+    const RTA_DST: u16 = 1;
+    const RTA_OIF: u16 = 4;
+    const RTA_PRIORITY: u16 = 6;
+    const RTA_PREFSRC: u16 = 7;
+    const RTN_LOCAL: u8 = 2;
+    const RTM_F_CLONED: u32 = 0x200;
+    if !matches!(message.kind, NEW_ROUTE | DELETE_ROUTE) {
+        return None;
+    }
+    let [family, prefix, _, tos, table, protocol, _, kind] = *message.payload.first_chunk()?;
+    let cloned = u32_at(message.payload, 8)? & RTM_F_CLONED != 0;
+    let host = matches!((family, prefix), (AF_INET, 32) | (AF_INET6, 128));
+    if !host || table != TABLE_LOCAL || kind != RTN_LOCAL || cloned {
+        return None;
+    }
+    let (mut addr, mut route_link, mut source, mut metric) = (None, None, None, 0);
+    for attribute in message.attributes(HEADER) {
+        match attribute.kind {
+            RTA_DST => addr = ip(family, attribute.payload),
+            RTA_OIF => route_link = attribute.u32(),
+            RTA_PREFSRC => source = ip(family, attribute.payload),
+            RTA_PRIORITY => metric = attribute.u32().unwrap_or(0),
+            _ => {}
+        }
+    }
+    Some(LocalRoute { addr: addr?, protocol, tos, metric, link: route_link, source })
+}
+
+fn ip(family: u8, bytes: &[u8]) -> Option<IpAddr> {
+    match family {
+        AF_INET => Some(IpAddr::from(<[u8; 4]>::try_from(bytes).ok()?)),
+        AF_INET6 => Some(IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?))),
+        _ => None,
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,115 @@
+use netlink::{Messages, Request};
+use proptest::prelude::*;
+
+use super::*;
+
+/// A message as the kernel would send it, from a header and attributes.
+fn message(kind: u16, header: &[u8], attributes: &[(u16, &[u8])]) -> Vec<u8> {
+    let request = Request::new(kind, |buffer| {
+        buffer.put(header);
+        for (kind, payload) in attributes {
+            buffer.attribute(*kind, payload);
+        }
+    });
+    request.as_bytes().to_vec()
+}
+
+fn read<T>(bytes: &[u8], parse: impl Fn(&Message<'_>) -> Option<T>) -> Option<T> {
+    parse(&Messages::new(bytes).next().unwrap())
+}
+
+fn link_header(index: u32, flags: u32) -> Vec<u8> {
+    [&[0, 0, 1, 0][..], &index.to_ne_bytes(), &flags.to_ne_bytes(), &[0; 4]].concat()
+}
+
+#[test]
+fn links() {
+    let kind = Request::new(0, |buffer| buffer.attribute_str(1, "dummy"));
+    let bytes =
+        message(NEW_LINK, &link_header(7, 0x81), &[(3, b"kube-ipvs0\0"), (18, &kind.as_bytes()[16..])]);
+    let link = read(&bytes, parse_link).unwrap();
+    let (name, kind) = ("kube-ipvs0".to_owned(), Some("dummy".to_owned()));
+    assert_eq!(link, Link { index: 7, name, kind, up: true });
+
+    let physical = message(DELETE_LINK, &link_header(2, 0x80), &[(3, b"eth0\0")]);
+    let link = read(&physical, parse_link).unwrap();
+    assert_eq!((link.index, link.kind, link.up), (2, None, false));
+
+    let mut bridge_port = link_header(2, 1);
+    bridge_port[0] = 7;
+    assert_eq!(read(&message(NEW_LINK, &bridge_port, &[(3, b"eth0\0")]), parse_link), None);
+    assert_eq!(read(&message(NEW_LINK, &link_header(2, 1), &[]), parse_link), None, "no name");
+}
+
+#[test]
+fn addresses() {
+    let header = [2, 24, 0, 0, 5, 0, 0, 0];
+    let own = message(NEW_ADDRESS, &header, &[(1, &[192, 0, 2, 9]), (2, &[192, 0, 2, 1]), (3, b"eth0:1\0")]);
+    let expect = Address { link: 5, addr: "192.0.2.1".parse().unwrap() };
+    assert_eq!(read(&own, parse_address), Some(expect));
+    let v6 = message(DELETE_ADDRESS, &[10, 64, 0, 0, 5, 0, 0, 0], &[(1, &[0xfd; 16])]);
+    assert_eq!(read(&v6, parse_address).map(|a| a.addr.is_ipv6()), Some(true));
+    let short = message(NEW_ADDRESS, &header, &[(2, &[192, 0, 2])]);
+    assert_eq!(read(&short, parse_address), None);
+}
+
+#[test]
+fn internal_addresses() {
+    for (addr, expect) in [
+        ("127.0.0.1", true),
+        ("127.9.9.9", true),
+        ("::1", true),
+        ("fe80::1", true),
+        ("192.0.2.1", false),
+        ("169.254.20.10", false),
+        ("fd00::1", false),
+        ("2001:db8::1", false),
+    ] {
+        assert_eq!(Address { link: 1, addr: addr.parse().unwrap() }.is_internal(), expect, "{addr}");
+    }
+}
+
+fn route_header(prefix: u8, table: u8, kind: u8, flags: u32) -> Vec<u8> {
+    [&[2, prefix, 0, 0, table, 177, 254, kind][..], &flags.to_ne_bytes()].concat()
+}
+
+#[test]
+fn routes() {
+    let attributes: &[(u16, &[u8])] =
+        &[(15, &[255, 0, 0, 0]), (1, &[10, 96, 0, 1]), (7, &[192, 0, 2, 1]), (4, &[7, 0, 0, 0])];
+    let route = |header: &[u8]| read(&message(NEW_ROUTE, header, attributes), parse_local_route);
+    let got = route(&route_header(32, 255, 2, 0)).unwrap();
+    assert_eq!((got.addr.to_string(), got.protocol, got.link), ("10.96.0.1".into(), 177, Some(7)));
+    assert_eq!(got.source, Some("192.0.2.1".parse().unwrap()));
+    assert!(got.has_our_key());
+    for (what, header) in [
+        ("prefix", route_header(24, 255, 2, 0)),
+        ("main table", route_header(32, 254, 2, 0)),
+        ("unicast", route_header(32, 255, 1, 0)),
+        ("cloned", route_header(32, 255, 2, 0x200)),
+    ] {
+        assert_eq!(route(&header), None, "{what}");
+    }
+}
+
+#[test]
+fn keys() {
+    let check = |addr: &str, metric, tos, expect| {
+        let addr = addr.parse().unwrap();
+        let route = LocalRoute { addr, protocol: 4, tos, metric, link: None, source: None };
+        assert_eq!(route.has_our_key(), expect, "{route:?}");
+    };
+    check("10.96.0.1", 0, 0, true);
+    check("10.96.0.1", 1, 0, false);
+    check("10.96.0.1", 0, 8, false);
+    check("fd00::1", 1024, 0, true);
+    check("fd00::1", 0, 0, false);
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_read_or_skipped(kind in 16u16..=25, payload in proptest::collection::vec(any::<u8>(), 0..80)) {
+        let message = Message { kind, flags: 0, sequence: 0, port_id: 0, payload: &payload };
+        let _ = (parse_link(&message), parse_address(&message), parse_local_route(&message));
+    }
+}

@@ -1,0 +1,87 @@
+//! Which notifications mean that the kernel no longer holds what we saw or wrote.
+
+use std::{collections::HashSet, net::IpAddr};
+
+use netlink::{Message, flags};
+
+use crate::{
+    LINK_NAME, ROUTE_PROTOCOL,
+    dump::{
+        Address, DELETE_ADDRESS, DELETE_LINK, DELETE_ROUTE, Link, NEW_ADDRESS, NEW_LINK, NEW_ROUTE,
+        parse_address, parse_link, parse_local_route,
+    },
+};
+
+/// Judges notifications, one after another; those of our own socket are left out before.
+#[derive(Debug, Default)]
+pub(crate) struct Interest {
+    /// Our link, if it is known to be up. Notifications about links do not tell who caused them, but what we do to
+    /// ours only brings it here.
+    up_link: Option<u32>,
+    /// Addresses seen: the kernel tells of each again whenever its lifetime is renewed.
+    known: HashSet<Address>,
+}
+
+impl Interest {
+    /// Takes note of what is there at the start.
+    pub(crate) fn note_link(&mut self, link: &Link) {
+        if link.name == LINK_NAME && link.up {
+            self.up_link = Some(link.index);
+        }
+    }
+
+    /// Takes note of what is there at the start.
+    pub(crate) fn note_address(&mut self, address: Address) {
+        self.known.insert(address);
+    }
+
+    /// Whether somebody has changed our link, one of our routes, or an address of the node.
+    pub(crate) fn judge(&mut self, message: &Message<'_>) -> bool {
+        match message.kind {
+            NEW_LINK | DELETE_LINK => {
+                parse_link(message).is_some_and(|link| self.judge_link(&link, message.kind == DELETE_LINK))
+            }
+            NEW_ADDRESS | DELETE_ADDRESS => {
+                parse_address(message).is_some_and(|address| self.judge_address(address, message.kind))
+            }
+            NEW_ROUTE | DELETE_ROUTE => judge_route(message),
+            _ => false,
+        }
+    }
+
+    fn judge_link(&mut self, link: &Link, deleted: bool) -> bool {
+        if deleted {
+            self.known.retain(|address| address.link != link.index);
+        }
+        let was_up = self.up_link == Some(link.index);
+        if !deleted && link.name == LINK_NAME && link.up {
+            self.up_link = Some(link.index);
+            return false;
+        }
+        // Deleted, down, or renamed.
+        if was_up {
+            self.up_link = None;
+        }
+        was_up
+    }
+
+    fn judge_address(&mut self, address: Address, kind: u16) -> bool {
+        if kind == NEW_ADDRESS {
+            return !address.is_internal() && self.known.insert(address);
+        }
+        self.known.remove(&address);
+        // The last address of our link takes its IPv4 routes along, whatever address that is.
+        !address.is_internal() || self.up_link == Some(address.link)
+    }
+}
+
+/// Our routes; and those put in place of another, which may have been ours.
+fn judge_route(message: &Message<'_>) -> bool {
+    let is_vip = |addr: IpAddr| !addr.is_loopback();
+    let replaces = message.kind == NEW_ROUTE && message.flags & flags::REPLACE != 0;
+    parse_local_route(message)
+        .is_some_and(|route| is_vip(route.addr) && (replaces || route.protocol == ROUTE_PROTOCOL))
+}
+
+#[cfg(test)]
+mod tests;

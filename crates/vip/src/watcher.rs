@@ -1,0 +1,113 @@
+//! Tells when somebody else has touched our link or routes, or when addresses of the node have changed.
+
+use std::{
+    os::fd::{AsFd, BorrowedFd},
+    time::{Duration, Instant},
+};
+
+use dataplane::Touched;
+use netlink::{Buffers, Protocol, RequestSocket, Subscription};
+use netlink_packet_route::AddressFamily;
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use crate::{
+    VipError,
+    dump::{parse_address, parse_link},
+    encode::{get_addresses, get_links},
+    filter,
+    interest::Interest,
+};
+
+/// RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV6_ROUTE
+const GROUPS: [u32; 5] = [1, 5, 7, 9, 11];
+
+/// Changes seldom come alone: a deleted link takes its routes along, a new one brings addresses. One report for all
+/// that follow each other within [`QUIET`], but none later than [`AT_LATEST`] after the first.
+const QUIET: Duration = Duration::from_millis(10);
+const AT_LATEST: Duration = Duration::from_millis(200);
+
+/// Listens in the network namespace of the thread that opened it. Blocking: made for a thread of its own that forwards
+/// what [`VipWatcher::wait`] returns.
+///
+/// Told are: our link deleted, renamed or down; one of our routes made, deleted or replaced by another port than our
+/// own, the kernel included; any address but loopback and IPv6 link-local ones that comes or goes on any link. The last
+/// count not only as facts about the node: an IPv4 route vanishes with its link, or with the last address of that,
+/// without a notification of its own (`fib_flush` in net/ipv4/fib_frontend.c), and an IPv6 route loses a source that
+/// goes. A report says that something may differ, never what: the reader observes and compares. Where notifications
+/// were lost it is made on suspicion.
+pub struct VipWatcher {
+    subscription: Subscription,
+    /// For looking at links and addresses: at the start, and when notifications were lost.
+    socket: RequestSocket,
+    interest: Interest,
+}
+
+impl VipWatcher {
+    /// Listens from now on; `own_port` is [`crate::VipClient::port_id`], whose changes are not told.
+    pub fn open(own_port: u32) -> Result<Self, VipError> {
+        let mut subscription = Subscription::open(Protocol::ROUTE, &GROUPS)?;
+        filter::attach(&subscription, own_port)?;
+        subscription.ignore_port(own_port);
+        let mut socket = RequestSocket::open(Protocol::ROUTE, &Buffers::default())?;
+        // Only after the subscription, so that nothing falls in between.
+        let interest = look(&mut socket)?;
+        Ok(VipWatcher { subscription, socket, interest })
+    }
+
+    /// Waits until something was touched, at most for `timeout`.
+    pub fn wait(&mut self, timeout: Duration) -> Result<Option<Touched>, VipError> {
+        let deadline = Instant::now() + timeout;
+        while !self.drain()? {
+            if Instant::now() > deadline || !self.is_readable_until(deadline)? {
+                return Ok(None);
+            }
+        }
+        let latest = Instant::now() + AT_LATEST;
+        while Instant::now() < latest && self.is_readable_until(latest.min(Instant::now() + QUIET))? {
+            self.drain()?;
+        }
+        Ok(Some(Touched::Vips))
+    }
+
+    /// Reads what is waiting, in a storm only some of it; whether any of it counts.
+    fn drain(&mut self) -> Result<bool, VipError> {
+        let VipWatcher { subscription, interest, socket } = self;
+        let mut touched = false;
+        let drained = subscription.drain(|message| touched |= interest.judge(message))?;
+        if drained.lost {
+            *interest = look(socket)?;
+        }
+        Ok(touched || drained.lost)
+    }
+
+    fn is_readable_until(&self, deadline: Instant) -> Result<bool, VipError> {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left =
+                Timespec { tv_sec: left.as_secs().min(86_400) as i64, tv_nsec: left.subsec_nanos().into() };
+            let mut fds = [PollFd::new(&self.subscription, PollFlags::IN)];
+            match rustix::event::poll(&mut fds, Some(&left)) {
+                Ok(ready) => return Ok(ready > 0),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(std::io::Error::from(error).into()),
+            }
+        }
+    }
+}
+
+/// What later notifications are judged against.
+fn look(socket: &mut RequestSocket) -> Result<Interest, VipError> {
+    let mut interest = Interest::default();
+    socket.dump(&get_links(None), parse_link)?.iter().for_each(|link| interest.note_link(link));
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let addresses = socket.dump(&get_addresses(family), parse_address)?;
+        addresses.into_iter().for_each(|address| interest.note_address(address));
+    }
+    Ok(interest)
+}
+
+impl AsFd for VipWatcher {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.subscription.as_fd()
+    }
+}

@@ -1,0 +1,114 @@
+//! What the watcher tells, and what it does not.
+
+use std::time::Duration;
+
+use dataplane::{Touched, VipTable as _, contract::vips::VipsWorld as _};
+use lb_types::VipOp;
+use testkit::in_new_netns;
+use vip::VipWatcher;
+
+use super::{
+    ensure, vip,
+    world::{World, ip},
+};
+
+const SOON: Duration = Duration::from_secs(5);
+/// Long enough for a notification that is queued already.
+const SILENCE: Duration = Duration::from_millis(300);
+
+#[track_caller]
+fn assert_silent(watcher: &mut VipWatcher, what: &str) {
+    assert_eq!(watcher.wait(SILENCE).expect("readable"), None, "told without need: {what}");
+}
+
+#[track_caller]
+fn assert_told(watcher: &mut VipWatcher, what: &str) {
+    assert_eq!(watcher.wait(SOON).expect("readable"), Some(Touched::Vips), "not told: {what}");
+    assert_silent(watcher, what);
+}
+
+fn vips() -> [std::net::IpAddr; 2] {
+    [vip("10.96.0.1"), vip("fd00:1111::1")]
+}
+
+pub fn own_changes_are_not_told(kind: &str) {
+    in_new_netns(|| {
+        let mut world = World::new(kind);
+        let mut watcher = VipWatcher::open(world.client.port_id()).expect("a subscription");
+        world.apply(&[VipOp::EnsureLink]);
+        assert_silent(&mut watcher, "our link made");
+        world.apply(&vips().map(ensure));
+        world.add_node_address(vip("192.0.2.2"));
+        assert_told(&mut watcher, "a node address");
+        world.apply(&[VipOp::EnsureRoute { vip: vips()[0], source: Some(vip("192.0.2.2")) }]);
+        world.apply(&[VipOp::EnsureRoute { vip: vips()[1], source: None }]);
+        world.apply(&vips().map(|vip| VipOp::DeleteRoute { vip }));
+        assert_silent(&mut watcher, "our routes made, replaced and deleted");
+        let many: Vec<_> =
+            (0..=255).flat_map(|a| (0..20).map(move |b| ensure([10, 97, b, a].into()))).collect();
+        world.apply(&many);
+        assert_silent(&mut watcher, "thousands of routes made");
+        ip("route add local 10.98.0.1 dev lo table local proto 211");
+        ip("route replace 10.98.0.0/16 dev lo proto 211");
+        ip("route del local 10.98.0.1 dev lo table local");
+        ip("link add other0 type veth peer name other1");
+        ip("link del other0");
+        assert_silent(&mut watcher, "routes and links of others");
+    });
+}
+
+pub fn others_changes_are_told(kind: &str) {
+    in_new_netns(|| {
+        let mut world = World::new(kind);
+        world.apply(&[VipOp::EnsureLink]);
+        let mut watcher = VipWatcher::open(world.client.port_id()).expect("a subscription");
+        world.apply(&vips().map(ensure));
+        assert_silent(&mut watcher, "our routes made");
+        for vip in vips() {
+            world.delete_route(vip);
+            assert_told(&mut watcher, "a route deleted");
+        }
+        world.apply(&vips().map(ensure));
+        ip("route replace local 10.96.0.1 dev lo table local proto 211");
+        assert!(!world.client.observe().expect("observable").routes.contains_key(&vips()[0]));
+        assert_told(&mut watcher, "a route replaced");
+        ip("route del local 10.96.0.1 dev lo table local");
+        world.add_address(vip("10.96.0.9"));
+        assert_told(&mut watcher, "an address on our link");
+        world.apply(&[VipOp::DeleteAddress { addr: vip("10.96.0.9") }]);
+        assert_silent(&mut watcher, "an address deleted by us");
+        for addr in [vip("192.0.2.2"), vip("fd00:ff::2")] {
+            world.add_node_address(addr);
+            assert_told(&mut watcher, "a node address made");
+            world.remove_node_address(addr);
+            assert_told(&mut watcher, "a node address removed");
+        }
+        world.set_link_down();
+        assert_told(&mut watcher, "our link down");
+        world.apply(&[VipOp::EnsureLink]);
+        assert_silent(&mut watcher, "our link up again");
+        world.delete_link();
+        assert_told(&mut watcher, "our link deleted");
+    });
+}
+
+pub fn a_storm_is_survived(kind: &str) {
+    in_new_netns(|| {
+        let mut world = World::new(kind);
+        world.apply(&[VipOp::EnsureLink]);
+        let mut watcher = VipWatcher::open(world.client.port_id()).expect("a subscription");
+        let many: Vec<_> =
+            (1..=20_000u128).map(|n| ensure((0xfd00_1111_u128 << 96 | n).to_be_bytes().into())).collect();
+        world.apply(&many);
+        assert_silent(&mut watcher, "our routes made");
+        // One notification for each, more than any buffer holds.
+        world.set_link_down();
+        while watcher.wait(SILENCE).expect("readable").is_some() {}
+        world.apply(&[VipOp::EnsureLink, ensure(vips()[1])]);
+        assert_silent(&mut watcher, "our link up, a route made");
+        world.delete_route(vips()[1]);
+        assert_told(&mut watcher, "a route deleted");
+        world.delete_link();
+        assert_told(&mut watcher, "our link deleted");
+    });
+}

@@ -1,0 +1,151 @@
+//! A network namespace, seen and changed through the `ip` command.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use dataplane::{
+    BatchReport, ObservedLink, VipTable,
+    contract::vips::{NODE_LINK, NODE_V4, NODE_V6, VipsWorld},
+};
+use lb_types::VipOp;
+use serde_json::Value;
+use testkit::{run, try_run};
+use vip::{LINK_NAME, ROUTE_PROTOCOL, VipClient};
+
+/// Routes of "somebody else" carry this protocol number.
+const FOREIGN_PROTOCOL: &str = "211";
+
+/// The calling thread's network namespace.
+pub struct World {
+    pub client: VipClient,
+    kind: String,
+}
+
+impl World {
+    /// Sets up what the contract wants to find; `kind` is the type of our link.
+    pub fn new(kind: &str) -> Self {
+        ip(&format!("link add {NODE_LINK} type veth peer name peer0"));
+        ip("link set peer0 up");
+        ip(&format!("link set {NODE_LINK} up"));
+        let client = VipClient::open_with_kind(kind).expect("a socket");
+        let mut world = World { client, kind: kind.to_owned() };
+        world.add_node_address(NODE_V4);
+        world.add_node_address(NODE_V6);
+        world
+    }
+
+    pub fn try_apply(&mut self, ops: &[VipOp]) -> BatchReport {
+        self.client.apply(ops).expect("the call as a whole succeeds")
+    }
+
+    #[track_caller]
+    pub fn apply(&mut self, ops: &[VipOp]) {
+        let report = self.try_apply(ops);
+        assert!(report.is_clean(), "{report:?}");
+    }
+}
+
+/// `ip` with these words.
+#[track_caller]
+pub fn ip(words: &str) -> String {
+    run(&["ip"].into_iter().chain(words.split_whitespace()).collect::<Vec<_>>())
+}
+
+#[track_caller]
+fn ip_json(words: &str) -> Vec<Value> {
+    let text = ip(&format!("-j {words}"));
+    // Nothing at all is printed where there is nothing to list.
+    if text.trim().is_empty() { Vec::new() } else { serde_json::from_str(&text).expect("JSON") }
+}
+
+fn family_flag(addr: IpAddr) -> &'static str {
+    if addr.is_ipv4() { "-4" } else { "-6" }
+}
+
+/// Address with the prefix length of its subnet on the node's link.
+fn on_subnet(addr: IpAddr) -> String {
+    if addr.is_ipv4() { format!("{addr}/24") } else { format!("{addr}/64 nodad") }
+}
+
+fn address_of(value: &Value) -> Option<IpAddr> {
+    value.as_str()?.parse().ok()
+}
+
+impl VipsWorld for World {
+    fn table(&mut self) -> &mut dyn VipTable {
+        &mut self.client
+    }
+
+    fn add_node_address(&mut self, addr: IpAddr) {
+        ip(&format!("addr add {} dev {NODE_LINK}", on_subnet(addr)));
+    }
+
+    fn remove_node_address(&mut self, addr: IpAddr) {
+        ip(&format!("addr del {} dev {NODE_LINK}", on_subnet(addr).trim_end_matches(" nodad")));
+    }
+
+    fn delete_link(&mut self) {
+        ip(&format!("link del {LINK_NAME}"));
+    }
+
+    fn set_link_down(&mut self) {
+        ip(&format!("link set {LINK_NAME} down"));
+    }
+
+    fn add_foreign_link(&mut self) {
+        ip(&format!("link add {LINK_NAME} type veth peer name foreign0"));
+        ip(&format!("link set {LINK_NAME} up"));
+    }
+
+    fn add_address(&mut self, addr: IpAddr) {
+        let prefix = if addr.is_ipv4() { "/32" } else { "/128 nodad" };
+        ip(&format!("addr add {addr}{prefix} dev {LINK_NAME}"));
+    }
+
+    fn delete_address(&mut self, addr: IpAddr) {
+        let prefix = if addr.is_ipv4() { "/32" } else { "/128" };
+        ip(&format!("addr del {addr}{prefix} dev {LINK_NAME}"));
+    }
+
+    fn delete_route(&mut self, vip: IpAddr) {
+        ip(&format!("{} route del local {vip} dev {LINK_NAME} table local", family_flag(vip)));
+    }
+
+    fn add_foreign_route(&mut self, addr: IpAddr) {
+        let family = family_flag(addr);
+        ip(&format!("{family} route add local {addr} dev lo table local proto {FOREIGN_PROTOCOL}"));
+    }
+
+    fn link(&mut self) -> Option<ObservedLink> {
+        let text = try_run(&["ip", "-j", "-d", "link", "show", "dev", LINK_NAME]).ok()?;
+        let links: Vec<Value> = serde_json::from_str(&text).expect("JSON");
+        let link = links.iter().find(|link| link["ifname"] == LINK_NAME)?;
+        let flags = link["flags"].as_array().expect("flags");
+        let dummy = link["linkinfo"]["info_kind"] == self.kind.as_str();
+        Some(ObservedLink { dummy, up: flags.iter().any(|flag| flag == "UP") })
+    }
+
+    fn routes(&mut self) -> Vec<(IpAddr, Option<IpAddr>)> {
+        let mut routes = Vec::new();
+        for family in ["-4", "-6"] {
+            for route in
+                ip_json(&format!("{family} route show table local type local proto {ROUTE_PROTOCOL}"))
+            {
+                assert_eq!(route["dev"], LINK_NAME, "{route}");
+                let vip = address_of(&route["dst"]).expect("a destination");
+                routes.push((vip, address_of(&route["prefsrc"])));
+            }
+        }
+        routes.sort();
+        routes
+    }
+
+    fn foreign_routes(&mut self) -> BTreeSet<IpAddr> {
+        ["-4", "-6"]
+            .iter()
+            .flat_map(|family| {
+                ip_json(&format!("{family} route show table local type local proto {FOREIGN_PROTOCOL}"))
+            })
+            .filter_map(|route| address_of(&route["dst"]))
+            .collect()
+    }
+}

@@ -1,0 +1,21 @@
+//! The kernel's tables with dummy links, in the guest.
+
+mod common;
+
+/// One test per demand.
+macro_rules! demands {
+    ($($demand:ident),+ $(,)?) => {
+        $(#[test] fn $demand() { common::$demand("dummy"); })+
+    };
+}
+
+demands!(
+    contract,
+    twenty_thousand_routes_of_each_family,
+    foreign_routes_cost_nothing,
+    connections_of_the_node_start_at_its_address,
+    outside_clients_reach_a_vip,
+    own_changes_are_not_told,
+    others_changes_are_told,
+    a_storm_is_survived,
+);

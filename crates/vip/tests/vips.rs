@@ -1,0 +1,37 @@
+//! The kernel's tables on this machine, whose kernel may have no dummy links: a link of type ifb stands in.
+
+mod common;
+
+const STAND_IN: &str = "ifb";
+
+/// Whether this machine lets us; says why not.
+fn possible() -> bool {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: network namespaces need root");
+        return false;
+    }
+    let made =
+        testkit::in_new_netns(|| testkit::try_run(&["ip", "link", "add", "x0", "type", STAND_IN]).is_ok());
+    if !made {
+        eprintln!("skipped: this kernel has no links of type {STAND_IN}");
+    }
+    made
+}
+
+/// One test per demand.
+macro_rules! demands {
+    ($($demand:ident),+ $(,)?) => {
+        $(#[test] fn $demand() { if possible() { common::$demand(STAND_IN); } })+
+    };
+}
+
+demands!(
+    contract,
+    twenty_thousand_routes_of_each_family,
+    foreign_routes_cost_nothing,
+    connections_of_the_node_start_at_its_address,
+    outside_clients_reach_a_vip,
+    own_changes_are_not_told,
+    others_changes_are_told,
+    a_storm_is_survived,
+);
