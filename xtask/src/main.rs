@@ -1,2 +1,47 @@
-//! Placeholder.
-fn main() {}
+//! Everything around the code: set-up, guests with real kernels, tests, the demo and the benchmarks.
+//!
+//! It depends on none of the other packages, because it installs the libraries that they link.
+
+mod apt;
+mod command;
+mod guest;
+mod kernels;
+mod paths;
+mod setup;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+
+/// Tasks around kube-ipvs.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Cli {
+    /// Installs the Debian packages that the other commands need.
+    Setup,
+    /// Runs things on real kernels.
+    #[command(subcommand)]
+    Guest(guest::cli::GuestCommand),
+    /// The program inside a guest.
+    #[command(hide = true)]
+    GuestAgent,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    match cli {
+        Cli::Setup => setup::ensure().map(|()| ExitCode::SUCCESS),
+        Cli::Guest(command) => command.run(),
+        Cli::GuestAgent => guest::agent::serve().map(|()| ExitCode::SUCCESS),
+    }
+}

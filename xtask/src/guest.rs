@@ -1,0 +1,53 @@
+//! Guests: emulated machines with stock Debian kernels that run programs of the host.
+//!
+//! Reading order: [`image`] (what is inside), [`qemu`] (the machine), [`protocol`] (what the two sides say),
+//! [`agent`] (inside), [`session`] (outside), [`cli`].
+
+pub mod agent;
+pub mod cli;
+mod cpio;
+pub mod image;
+mod kmsg;
+mod processes;
+pub mod protocol;
+mod qemu;
+pub mod session;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::kernels::Kernel;
+use crate::paths;
+use image::Image;
+use qemu::Machine;
+use session::Session;
+
+pub use kmsg::is_bug;
+
+/// Name of the virtio port between the two sides.
+const PORT: &str = "kube-ipvs.control";
+
+/// Memory of a guest in MiB unless told otherwise.
+pub const MEMORY: u32 = 3072;
+
+/// Writes the image and boots it. `what` names the run's files in the output folder.
+pub fn boot(kernel: &Kernel, image: &Image, memory: u32, what: &str) -> Result<Session> {
+    Session::boot(machine(kernel, image, memory, what)?)
+}
+
+fn machine(kernel: &Kernel, image: &Image, memory: u32, what: &str) -> Result<Machine> {
+    let initramfs = output(kernel, what, "initramfs")?;
+    image.write(&initramfs)?;
+    let console = output(kernel, what, "log")?;
+    Ok(Machine { kernel: kernel.clone(), initramfs, memory, console })
+}
+
+/// Where the console of a run is kept.
+pub fn console_log(kernel: &Kernel, what: &str) -> Result<PathBuf> {
+    output(kernel, what, "log")
+}
+
+fn output(kernel: &Kernel, what: &str, extension: &str) -> Result<PathBuf> {
+    Ok(paths::guest_output()?.join(format!("{}-{what}.{extension}", kernel.series)))
+}

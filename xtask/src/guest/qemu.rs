@@ -1,0 +1,90 @@
+//! Starting a guest: the emulator's command line and its process.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use anyhow::{Context, Result};
+
+use super::PORT;
+use crate::kernels::Kernel;
+use crate::paths;
+
+/// Why each parameter of the kernel is there:
+/// loglevel 5 shows warnings on the console and hides the boot; panic=-1 with `-no-reboot` ends the
+/// emulator; the emulated timestamp counter is steady, but an emulated processor that waits for a real one
+/// looks unsteady to the kernel's watchdogs.
+const PARAMETERS: &str = "console=ttyS0 loglevel=5 panic=-1 mitigations=off net.ifnames=0 \
+    tsc=reliable clocksource=tsc no_timer_check random.trust_cpu=on watchdog_thresh=30 \
+    rcupdate.rcu_cpu_stall_timeout=60";
+
+/// What a guest is given.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// The kernel to boot.
+    pub kernel: Kernel,
+    /// Its first file system.
+    pub initramfs: PathBuf,
+    /// Memory in MiB.
+    pub memory: u32,
+    /// Where the serial console is written to.
+    pub console: PathBuf,
+}
+
+/// A running emulator; dropping it ends it.
+#[derive(Debug)]
+pub struct Emulator(Child);
+
+impl Machine {
+    /// Starts the emulator; the guest's port is connected to the listener at `socket`.
+    pub fn start(&self, socket: &Path) -> Result<Emulator> {
+        let log =
+            File::create(&self.console).with_context(|| format!("creating {}", self.console.display()))?;
+        let mut command = self.command(PARAMETERS);
+        command
+            .args(["-display", "none", "-monitor", "none", "-serial"])
+            .arg(format!("file:{}", self.console.display()))
+            .args(["-device", "virtio-serial-pci", "-chardev"])
+            .arg(format!("socket,id=port,path={}", socket.display()))
+            .args(["-device", &format!("virtserialport,chardev=port,name={PORT}")])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        let child = command.spawn().context("starting qemu-system-x86_64 (run `cargo xtask setup`)")?;
+        Ok(Emulator(child))
+    }
+
+    /// Boots with the terminal as the console and waits until the guest powers off.
+    pub fn run_shell(&self) -> Result<()> {
+        let parameters = format!("{PARAMETERS} kube_ipvs.shell");
+        crate::command::run(self.command(&parameters).args(["-nographic", "-serial", "mon:stdio"]))
+    }
+
+    fn command(&self, parameters: &str) -> Command {
+        let program = paths::find_program("qemu-system-x86_64");
+        let mut command = Command::new(program.unwrap_or_else(|| "qemu-system-x86_64".into()));
+        command
+            .args(["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max", "-smp", "2"])
+            .args(["-m", &self.memory.to_string(), "-no-reboot", "-nodefaults", "-nic", "none"])
+            .arg("-kernel")
+            .arg(self.kernel.vmlinuz())
+            .arg("-initrd")
+            .arg(&self.initramfs)
+            .args(["-append", parameters]);
+        command
+    }
+}
+
+impl Emulator {
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.0.try_wait().ok().flatten()
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
