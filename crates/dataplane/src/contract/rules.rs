@@ -1,21 +1,150 @@
 //! What every nftables table must do.
 
-use lb_types::RulesLayout;
+mod elements;
+mod layout;
+mod scale;
 
-use crate::RulesTable;
+use std::{collections::BTreeSet, net::IpAddr, num::NonZeroU16};
+
+use lb_types::{
+    IpFamily, LocalDetection, Protocol, RealServerId, RuleElement, RuleSet, RulesLayout, RulesOp, VipPort,
+};
+
+use crate::{BatchReport, ObservedRules, RulesTable};
 
 /// One demand on a table.
 pub struct Case {
     /// What is demanded.
     pub name: &'static str,
-    /// Panics if it is not met; the table does not exist at the start.
+    /// Panics if it is not met. At the start there is no table.
     pub run: fn(&mut dyn RulesTable),
 }
 
-/// All demands.
-pub const CASES: &[Case] = &[Case { name: "no table at first", run: no_table_at_first }];
+const fn case(name: &'static str, run: fn(&mut dyn RulesTable)) -> Case {
+    Case { name, run }
+}
 
-fn no_table_at_first(table: &mut dyn RulesTable) {
-    let seen = table.observe(&RulesLayout::default()).unwrap();
-    assert!(!seen.table && !seen.layout_current && seen.elements.is_empty());
+/// All demands.
+pub const CASES: &[Case] = &[
+    case("there is no table at first", layout::fresh),
+    case("an empty transaction does nothing", layout::empty),
+    case("an installed layout is current, any other is not", layout::install),
+    case("installing again changes nothing", layout::install_again),
+    case("another layout keeps the elements", layout::change),
+    case("every layout can follow every other", layout::all_pairs),
+    case("deleting the table takes everything along; deleting it again succeeds", layout::delete),
+    case("table and elements can be made in one transaction", layout::install_with_elements),
+    case("the table can be deleted and made anew in one transaction", layout::delete_and_install),
+    case("element operations without a table: ENOENT", layout::no_table),
+    case("every set keeps elements of both families", elements::every_set),
+    case("adding a present element succeeds", elements::add_again),
+    case("deleting an absent element: ENOENT, and nothing is executed", elements::delete_absent),
+    case("every failed operation is named, whatever its neighbours", elements::all_failures_are_named),
+    case("operations on one element are executed in order", elements::order),
+    case("a key of the wrong kind: EINVAL", elements::wrong_key),
+    case("reasons name operation, key, error and meaning", elements::reasons),
+    case("10,000 elements in one transaction", scale::ten_thousand),
+    case("100,000 elements in one transaction, and their deletion", scale::hundred_thousand),
+    case("failures among 10,000 operations are found", scale::failures_among_many),
+    case("a transaction of 3,000 failures names them", scale::all_fail),
+];
+
+fn addr(family: IpFamily, number: u32) -> IpAddr {
+    match family {
+        IpFamily::V4 => IpAddr::V4((0x0a60_0000 + number).into()),
+        IpFamily::V6 => IpAddr::V6(((0xfd00_0096_u128 << 96) + u128::from(number)).into()),
+    }
+}
+
+fn port(number: u16) -> NonZeroU16 {
+    NonZeroU16::new(number).expect("ports of tests are not 0")
+}
+
+fn vip(number: u32) -> RuleElement {
+    RuleElement::vip(addr(IpFamily::V4, number))
+}
+
+fn service(set: RuleSet, family: IpFamily, number: u32) -> RuleElement {
+    let protocol = Protocol::ALL[number as usize % 3];
+    RuleElement::port(set, VipPort { addr: addr(family, number), protocol, port: port(80) })
+}
+
+fn hairpin(family: IpFamily, number: u32) -> RuleElement {
+    let endpoint = RealServerId { addr: addr(family, number), port: port(8080) };
+    RuleElement::hairpin(endpoint, Protocol::ALL[number as usize % 3])
+}
+
+/// One element of each set and family, by number.
+fn one_of_each(number: u32) -> Vec<RuleElement> {
+    let of = |family| {
+        let services =
+            [RuleSet::Services, RuleSet::NoEndpoints, RuleSet::Masquerade, RuleSet::MasqueradeNonLocal];
+        let mut elements = vec![RuleElement::vip(addr(family, number)), hairpin(family, number)];
+        elements.extend(services.map(|set| service(set, family, number)));
+        elements
+    };
+    IpFamily::ALL.into_iter().flat_map(of).collect()
+}
+
+/// Layouts of every kind of local detection.
+fn layouts() -> Vec<RulesLayout> {
+    let net = |text: &str| text.parse().expect("prefixes of tests are valid");
+    let kinds = [
+        (LocalDetection::None, LocalDetection::None),
+        (
+            LocalDetection::Cidr(vec![net("10.244.0.0/16")]),
+            LocalDetection::Cidr(vec![net("fd00:244::/56"), net("fd00:245::1/128")]),
+        ),
+        (
+            LocalDetection::Cidr(vec![net("10.244.1.0/24"), net("10.244.2.0/24")]),
+            LocalDetection::Cidr(vec![]),
+        ),
+        (
+            LocalDetection::BridgeInterface("cbr0".to_owned()),
+            LocalDetection::BridgeInterface("cbr0".to_owned()),
+        ),
+        (LocalDetection::InterfaceNamePrefix("veth".to_owned()), LocalDetection::None),
+        (LocalDetection::None, LocalDetection::InterfaceNamePrefix("cali".to_owned())),
+    ];
+    let layout = |(local_v4, local_v6)| RulesLayout { local_v4, local_v6, ..RulesLayout::default() };
+    let mut layouts: Vec<_> = kinds.into_iter().map(layout).collect();
+    layouts.push(RulesLayout { masquerade_bit: 31, ..layouts[3].clone() });
+    layouts
+}
+
+fn apply(table: &mut dyn RulesTable, ops: &[RulesOp]) -> BatchReport {
+    table.apply(ops).expect("the table takes transactions")
+}
+
+fn must_apply(table: &mut dyn RulesTable, ops: &[RulesOp]) {
+    let report = apply(table, ops);
+    assert!(report.is_clean(), "{report:?}");
+}
+
+fn install(table: &mut dyn RulesTable) {
+    must_apply(table, &[RulesOp::InstallLayout(RulesLayout::default())]);
+}
+
+fn adds(elements: &[RuleElement]) -> Vec<RulesOp> {
+    elements.iter().copied().map(RulesOp::AddElement).collect()
+}
+
+fn deletes(elements: &[RuleElement]) -> Vec<RulesOp> {
+    elements.iter().copied().map(RulesOp::DeleteElement).collect()
+}
+
+fn observe(table: &mut dyn RulesTable) -> ObservedRules {
+    table.observe(&RulesLayout::default()).expect("the table can be dumped")
+}
+
+fn assert_elements(table: &mut dyn RulesTable, wanted: &[RuleElement]) {
+    let (seen, wanted): (_, BTreeSet<_>) = (observe(table).elements, wanted.iter().copied().collect());
+    let missing: Vec<_> = wanted.difference(&seen).take(5).collect();
+    let extra: Vec<_> = seen.difference(&wanted).take(5).collect();
+    assert!(seen == wanted, "missing, among others: {missing:?}; not wanted, among others: {extra:?}");
+}
+
+/// Positions and error numbers of failures.
+fn failures(report: &BatchReport) -> Vec<(usize, i32)> {
+    report.failed.iter().map(|failed| (failed.index, failed.errno)).collect()
 }

@@ -1,0 +1,160 @@
+//! The nftables table, on the kernel.
+
+use std::collections::{BTreeSet, HashSet};
+
+use dataplane::{BatchReport, ObservedRules, RulesTable, TableError};
+use lb_types::{RuleElement, RulesLayout, RulesOp};
+use netlink::{Buffers, Protocol, RequestSocket};
+
+use crate::{
+    RulesError, nft,
+    observed::{self, ObservedTable},
+    render_table,
+    socket::{BatchSocket, Outcome},
+    spec::SetId,
+    transaction::{Transaction, depends_on_table, malformed},
+};
+
+/// How often a transaction is repeated because the ruleset changed under it, or to learn what was at fault.
+const ATTEMPTS: usize = 10;
+
+/// The table `inet kube-ipvs` of the network namespace of the thread that opened it.
+///
+/// Synchronous: the kernel does the work inside the calls. It keeps nothing of the table in memory; elements are
+/// written as they come, and layouts after a look at what is there.
+pub struct RulesClient {
+    /// For reading.
+    requests: RequestSocket,
+    /// For writing.
+    batches: BatchSocket,
+}
+
+impl RulesClient {
+    /// Opens the sockets. What is missing (privilege, nf_tables) shows with the first call.
+    pub fn open() -> Result<Self, RulesError> {
+        let requests = RequestSocket::open(Protocol::NETFILTER, &Buffers::default())?;
+        Ok(RulesClient { requests, batches: BatchSocket::open()? })
+    }
+
+    /// Port under which notifications of our own changes are sent, for [`crate::RulesWatcher::open`].
+    pub fn port_id(&self) -> u32 {
+        self.batches.port_id()
+    }
+
+    fn observe_rules(&mut self, wanted: &RulesLayout) -> Result<ObservedRules, RulesError> {
+        let table = self.read_table()?;
+        let mut elements = BTreeSet::new();
+        for id in SetId::all().filter(|id| table.sets.contains_key(&nft::c_string(&id.name()))) {
+            self.read_elements(id, &mut elements)?;
+        }
+        Ok(ObservedRules {
+            table: table.flags.is_some(),
+            layout_current: table == ObservedTable::from(&render_table(wanted)),
+            elements,
+        })
+    }
+
+    /// Chains, rules and sets of the table. Only the generation tells whether they belong together.
+    fn read_table(&mut self) -> Result<ObservedTable, RulesError> {
+        let found = self.requests.request(&observed::request(nft::GETTABLE, None), observed::parse_table);
+        let flags = match found {
+            Ok(tables) => tables.first().copied(),
+            Err(e) if e.is_not_found() => None,
+            Err(e) => return Err(e.into()),
+        };
+        let mut table = ObservedTable { flags, ..ObservedTable::default() };
+        if flags.is_some() {
+            let chains =
+                self.requests.dump(&observed::request(nft::GETCHAIN, None), observed::parse_chain)?;
+            table.chains = chains.into_iter().collect();
+            let sets = self.requests.dump(&observed::request(nft::GETSET, None), observed::parse_set);
+            table.sets = unless_gone(sets)?.into_iter().collect();
+            let rules = self.requests.dump(&observed::request(nft::GETRULE, None), observed::parse_rule);
+            for (chain, comment) in unless_gone(rules)? {
+                table.chains.entry(chain).or_default().comments.push(comment);
+            }
+        }
+        Ok(table)
+    }
+
+    /// Adds the elements of a set to `elements`.
+    ///
+    /// The kernel calls a dump interrupted whenever anybody has changed any table meanwhile, which on busy hosts is
+    /// always. What was seen in any of the attempts is taken then: nobody but us changes our sets, and who does is
+    /// noticed by the watcher.
+    fn read_elements(&mut self, id: SetId, elements: &mut BTreeSet<RuleElement>) -> Result<(), RulesError> {
+        let request = observed::request(nft::GETSETELEM, Some(id));
+        let dump = self.requests.dump(&request, |message| -> Option<()> {
+            elements.extend(observed::parse_elements(id, message));
+            None
+        });
+        match dump {
+            Err(netlink::Error::DumpInterrupted { .. }) => Ok(()),
+            dump => unless_gone(dump).map(|_| ()),
+        }
+    }
+
+    fn read_generation(&mut self) -> Result<u32, RulesError> {
+        let answer = self.requests.request(&observed::generation_request(), observed::parse_generation)?;
+        // A kernel without generations (before 4.9) would have no use for one either.
+        Ok(answer.first().copied().unwrap_or(0))
+    }
+
+    fn execute(&mut self, ops: &[RulesOp]) -> Result<BatchReport, RulesError> {
+        let mut alone = HashSet::new();
+        for attempt in 1..=ATTEMPTS {
+            let (table, generation) = self.basis(ops)?;
+            let transaction = Transaction::build(ops, table, &alone);
+            if transaction.messages.is_empty() {
+                return Ok(BatchReport::default());
+            }
+            match self.batches.commit(&transaction, generation)? {
+                Outcome::Committed => return Ok(BatchReport::default()),
+                Outcome::Unknown => return Ok(BatchReport { failed: vec![], replies_lost: true }),
+                Outcome::Outdated => {}
+                Outcome::Refused { refusals, replies_lost } => {
+                    let suspects = transaction.suspects(ops, &refusals);
+                    if suspects.is_empty() || attempt == ATTEMPTS {
+                        return Ok(BatchReport {
+                            failed: transaction.failed_ops(ops, &refusals),
+                            replies_lost,
+                        });
+                    }
+                    alone.extend(suspects);
+                }
+            }
+        }
+        Err(RulesError::Overtaken { attempts: ATTEMPTS })
+    }
+
+    /// What the messages depend on: the table, and the generation that it belongs to.
+    fn basis(&mut self, ops: &[RulesOp]) -> Result<(ObservedTable, Option<u32>), RulesError> {
+        if !depends_on_table(ops) {
+            return Ok((ObservedTable::default(), None));
+        }
+        let generation = self.read_generation()?;
+        Ok((self.read_table()?, Some(generation)))
+    }
+}
+
+/// A dump of something that has been deleted since we knew of it is empty.
+fn unless_gone<T>(dump: Result<Vec<T>, netlink::Error>) -> Result<Vec<T>, RulesError> {
+    match dump {
+        Err(e) if e.is_not_found() => Ok(vec![]),
+        dump => Ok(dump?),
+    }
+}
+
+impl RulesTable for RulesClient {
+    fn observe(&mut self, wanted: &RulesLayout) -> Result<ObservedRules, TableError> {
+        self.observe_rules(wanted).map_err(|e| e.during("dump table inet kube-ipvs"))
+    }
+
+    fn apply(&mut self, ops: &[RulesOp]) -> Result<BatchReport, TableError> {
+        let failed = malformed(ops);
+        if ops.is_empty() || !failed.is_empty() {
+            return Ok(BatchReport { failed, replies_lost: false });
+        }
+        self.execute(ops).map_err(|e| e.during("change table inet kube-ipvs"))
+    }
+}

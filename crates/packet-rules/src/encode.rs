@@ -1,0 +1,126 @@
+//! Values as nf_tables messages, by libnftnl.
+//!
+//! What the safe wrapper `nftnl` offers is used; what it does not (most expressions, flags of masquerade, byte order
+//! of sets, elements that may exist already) is built on `nftnl_sys` in `encode/raw.rs`.
+//! `nftnl::Batch` is not used: it hides where messages begin, asks for an answer to each, and parses the kernel
+//! version in a way that fails on some.
+
+mod raw;
+
+use nftnl::{Chain, ChainType, MsgType, Policy, ProtoFamily, Rule, Table};
+use raw::{RawElements, RawExpr, RawSet, Scratch};
+
+use crate::{
+    expr,
+    install::Write,
+    nft::c_string,
+    spec::{BaseChain, ChainKind, ChainSpec, Hook, RuleSpec, SetId, TABLE_NAME},
+};
+
+/// Encodes messages one after the other. Sequence numbers are 0.
+pub(crate) struct Encoder {
+    table: Table,
+    scratch: Scratch,
+    /// Identifier of the next new set within its transaction.
+    next_set: u32,
+}
+
+/// Whether elements are added or deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    Add,
+    Delete,
+}
+
+impl Encoder {
+    pub(crate) fn new() -> Self {
+        let table = Table::new(c_string(TABLE_NAME), ProtoFamily::Inet);
+        Encoder { table, scratch: Scratch::new(), next_set: 1 }
+    }
+
+    /// One write to table, chains or sets.
+    pub(crate) fn write(&mut self, write: &Write) -> Vec<u8> {
+        match write {
+            Write::CreateTable => self.scratch.encode(&self.table, MsgType::Add),
+            Write::DeleteTable => self.scratch.encode(&self.table, MsgType::Del),
+            Write::FlushChain(name) => {
+                let chain = Chain::new(name, &self.table);
+                self.scratch.encode(&Rule::new(&chain), MsgType::Del)
+            }
+            Write::DeleteChain(name) => self.scratch.encode(&Chain::new(name, &self.table), MsgType::Del),
+            Write::DeleteSet(name) => self.scratch.encode(&RawSet::named(name), MsgType::Del),
+            Write::CreateSet(id) => self.create_set(*id),
+            Write::CreateChain(spec) => self.scratch.encode(&encode_chain(&self.table, spec), MsgType::Add),
+            Write::AddRule { chain, rule } => {
+                let chain = Chain::new(c_string(chain), &self.table);
+                self.scratch.encode(&encode_rule(&chain, rule), MsgType::Add)
+            }
+        }
+    }
+
+    /// Adds or deletes elements of a set; adding those that exist succeeds.
+    ///
+    /// At most [`ELEMENTS_PER_MESSAGE`] keys: the length of an attribute has 16 bits.
+    pub(crate) fn elements<'k>(
+        &mut self,
+        id: SetId,
+        change: Change,
+        keys: impl Iterator<Item = &'k [u8]>,
+    ) -> Vec<u8> {
+        let mut set = RawSet::named(&c_string(&id.name()));
+        for key in keys {
+            set.add(key);
+        }
+        let kind = match change {
+            Change::Add => MsgType::Add,
+            Change::Delete => MsgType::Del,
+        };
+        self.scratch.encode(&RawElements(&set), kind)
+    }
+
+    fn create_set(&mut self, id: SetId) -> Vec<u8> {
+        let mut set = RawSet::named(&c_string(&id.name()));
+        set.describe(id.key_type(), id.key_len(), self.next_set);
+        self.next_set += 1;
+        self.scratch.encode(&set, MsgType::Add)
+    }
+}
+
+/// Elements in one message. One of the largest set takes 52 bytes.
+pub(crate) const ELEMENTS_PER_MESSAGE: usize = 1000;
+
+fn encode_chain<'t>(table: &'t Table, spec: &ChainSpec) -> Chain<'t> {
+    let mut chain = Chain::new(c_string(spec.name), table);
+    if let Some(base) = &spec.base {
+        chain.set_type(chain_type(base));
+        chain.set_hook(hook(base.hook), base.priority);
+        chain.set_policy(Policy::Accept);
+    }
+    chain
+}
+
+fn encode_rule<'c>(chain: &'c Chain<'_>, spec: &RuleSpec) -> Rule<'c> {
+    let mut rule = Rule::new(chain);
+    for expr in expr::lower(spec) {
+        rule.add_expr(&RawExpr(expr));
+    }
+    // Fails only for texts longer than any of ours; such a rule would never be found current and be rewritten.
+    let _ = rule.set_comment(c_string(&spec.comment()));
+    rule
+}
+
+const fn chain_type(base: &BaseChain) -> ChainType {
+    match base.kind {
+        ChainKind::Filter => ChainType::Filter,
+        ChainKind::Nat => ChainType::Nat,
+    }
+}
+
+const fn hook(hook: Hook) -> nftnl::Hook {
+    match hook {
+        Hook::Prerouting => nftnl::Hook::PreRouting,
+        Hook::Input => nftnl::Hook::In,
+        Hook::Output => nftnl::Hook::Out,
+        Hook::Postrouting => nftnl::Hook::PostRouting,
+    }
+}

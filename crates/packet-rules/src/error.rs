@@ -1,0 +1,93 @@
+//! Failures of whole calls.
+
+use std::io;
+
+use dataplane::{ErrorKind, TableError};
+
+/// What can go wrong with a call; operations that the kernel refused are in the report instead.
+#[derive(Debug, thiserror::Error)]
+pub enum RulesError {
+    /// The table could not be read, or a socket not be opened.
+    #[error(transparent)]
+    Netlink(#[from] netlink::Error),
+    /// The transaction could not be handed to the kernel; nothing of it was executed.
+    #[error("cannot send a transaction of {bytes} bytes")]
+    Send {
+        /// Its size.
+        bytes: usize,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel did not take the transaction as a whole; nothing of it was executed.
+    #[error("the kernel refused the transaction: {source}{}", text.as_ref().map(|t| format!(" ({t})")).unwrap_or_default())]
+    Refused {
+        /// Error number.
+        source: io::Error,
+        /// The kernel's own words, if any.
+        text: Option<String>,
+    },
+    /// Somebody changed the ruleset between each look at it and the write that depended on it.
+    #[error("the ruleset changed during all {attempts} attempts to write the table")]
+    Overtaken {
+        /// Number of attempts.
+        attempts: usize,
+    },
+    /// The watcher's socket could not be prepared or waited for.
+    #[error("cannot wait for notifications of nf_tables")]
+    Wait(#[source] io::Error),
+}
+
+impl RulesError {
+    fn errno(&self) -> Option<i32> {
+        match self {
+            RulesError::Netlink(e) => e.errno(),
+            RulesError::Send { source, .. }
+            | RulesError::Refused { source, .. }
+            | RulesError::Wait(source) => source.raw_os_error(),
+            RulesError::Overtaken { .. } => None,
+        }
+    }
+
+    /// Whether a capability is missing.
+    pub fn is_permission_denied(&self) -> bool {
+        matches!(self.errno(), Some(libc::EPERM | libc::EACCES))
+    }
+
+    /// Whether the kernel lacks nf_tables.
+    ///
+    /// nfnetlink answers EINVAL to requests for a subsystem that it does not have, EOPNOTSUPP to transactions.
+    pub fn is_not_supported(&self) -> bool {
+        match self {
+            RulesError::Netlink(e) => e.is_not_supported() || e.errno() == Some(libc::EINVAL),
+            RulesError::Refused { .. } => self.errno() == Some(libc::EOPNOTSUPP),
+            _ => false,
+        }
+    }
+
+    /// Whether the same call may succeed later without anything else changing.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            RulesError::Netlink(e) => e.is_retryable(),
+            RulesError::Overtaken { .. } => true,
+            _ => matches!(
+                self.errno(),
+                Some(libc::EAGAIN | libc::EBUSY | libc::EINTR | libc::ENOBUFS | libc::ENOMEM)
+            ),
+        }
+    }
+
+    /// The error of a table call.
+    pub(crate) fn during(self, operation: &str) -> TableError {
+        let kind = if self.is_permission_denied() {
+            ErrorKind::PermissionDenied
+        } else if self.is_not_supported() {
+            ErrorKind::NotSupported
+        } else if self.is_retryable() {
+            ErrorKind::Transient
+        } else {
+            ErrorKind::Other
+        };
+        TableError::new(operation, kind, self)
+    }
+}

@@ -1,0 +1,243 @@
+//! Statements as the kernel's expressions: small instructions over registers.
+//!
+//! Matching goes through register 1 (`NFT_REG32_00`); the fields of a concatenation lie side by side from there.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use lb_types::IpFamily;
+use nftnl_sys::libc;
+
+use crate::spec::{Interface, RuleSpec, Selector, SetId, Statement};
+
+/// Counted up when the same text is translated differently, so that tables by older versions are rewritten.
+pub(crate) const ENCODING: u32 = 1;
+
+pub(crate) const ICMP: u8 = 1;
+pub(crate) const TCP: u8 = 6;
+pub(crate) const ICMPV6: u8 = 58;
+pub(crate) const SCTP: u8 = 132;
+
+/// NF_CT_STATE_BIT(IP_CT_NEW) | NF_CT_STATE_UNTRACKED_BIT
+const NEW_OR_UNTRACKED: u32 = 8 | 64;
+/// IP_CT_DIR_ORIGINAL
+const ORIGINAL: u8 = 0;
+/// IP_CT_DIR_REPLY
+const REPLY: u8 = 1;
+/// NF_NAT_RANGE_PROTO_RANDOM_FULLY
+const FULLY_RANDOM: u32 = 0x10;
+/// ICMP_PROT_UNREACH
+const ICMP_PROT_UNREACH: u8 = 2;
+/// IFNAMSIZ
+const INTERFACE_NAME: usize = 16;
+/// First 4-byte register, the same as register 1.
+const FIRST: u32 = libc::NFT_REG32_00 as u32;
+
+/// One expression; names and numbers are those of include/uapi/linux/netfilter/nf_tables.h.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Expr {
+    Meta { key: i32, into: u32 },
+    SetMeta { key: i32 },
+    Ct { key: i32, direction: Option<u8>, into: u32 },
+    Payload { base: i32, offset: u32, len: u32, into: u32 },
+    Bitwise { mask: Vec<u8>, xor: Vec<u8> },
+    Compare { op: i32, data: Vec<u8> },
+    Lookup { set: SetId, inverted: bool },
+    Verdict { code: i32, chain: Option<&'static str> },
+    Reject { kind: i32, code: u8 },
+    Masquerade { flags: u32 },
+}
+
+/// The expressions of a rule, in order.
+pub(crate) fn lower(rule: &RuleSpec) -> Vec<Expr> {
+    rule.statements.iter().flat_map(lower_statement).collect()
+}
+
+fn lower_statement(statement: &Statement) -> Vec<Expr> {
+    match statement {
+        Statement::Family(family) => meta_is(libc::NFT_META_NFPROTO, libc::NFT_CMP_EQ, nfproto(*family)),
+        Statement::Protocol(number) => meta_is(libc::NFT_META_L4PROTO, libc::NFT_CMP_EQ, *number),
+        Statement::ProtocolNot(number) => meta_is(libc::NFT_META_L4PROTO, libc::NFT_CMP_NEQ, *number),
+        Statement::Reply => vec![ct(libc::NFT_CT_DIRECTION, None, FIRST), equal(vec![REPLY])],
+        Statement::NewOrUntracked => vec![
+            ct(libc::NFT_CT_STATE, None, FIRST),
+            and(NEW_OR_UNTRACKED.to_ne_bytes().into()),
+            Expr::Compare { op: libc::NFT_CMP_NEQ, data: vec![0; 4] },
+        ],
+        Statement::ClientNotIn(net) => client_not_in(*net),
+        Statement::NotFrom(interface) => vec![
+            meta(libc::NFT_META_IIFNAME, FIRST),
+            Expr::Compare { op: libc::NFT_CMP_NEQ, data: interface_pattern(interface) },
+        ],
+        Statement::Marked(bit) => {
+            let bit = 1_u32 << bit;
+            vec![mark(), and(bit.to_ne_bytes().into()), equal(bit.to_ne_bytes().into())]
+        }
+        Statement::SetMark(bit) => change_mark(!(1 << bit), 1 << bit),
+        Statement::ClearMark(bit) => change_mark(!(1 << bit), 0),
+        Statement::In(selector, set) => lookup(*selector, *set, false),
+        Statement::NotIn(selector, set) => lookup(*selector, *set, true),
+        Statement::Masquerade => vec![Expr::Masquerade { flags: FULLY_RANDOM }],
+        Statement::RejectReset => vec![Expr::Reject { kind: libc::NFT_REJECT_TCP_RST, code: 0 }],
+        Statement::RejectPort => {
+            let code = libc::NFT_REJECT_ICMPX_PORT_UNREACH as u8;
+            vec![Expr::Reject { kind: libc::NFT_REJECT_ICMPX_UNREACH, code }]
+        }
+        Statement::RejectProtocol => {
+            vec![Expr::Reject { kind: libc::NFT_REJECT_ICMP_UNREACH, code: ICMP_PROT_UNREACH }]
+        }
+        Statement::Accept => vec![Expr::Verdict { code: libc::NF_ACCEPT, chain: None }],
+        Statement::Goto(chain) => vec![Expr::Verdict { code: libc::NFT_GOTO, chain: Some(*chain) }],
+    }
+}
+
+fn lookup(selector: Selector, set: SetId, inverted: bool) -> Vec<Expr> {
+    let mut load = Load { family: set.family, next: FIRST, exprs: vec![] };
+    match selector {
+        Selector::Destination => load.destination(),
+        Selector::DestinationPort => load.destination_port(),
+        Selector::OriginalDestinationPort => load.original_destination_port(),
+        Selector::OriginalClient => load.original_client(),
+        Selector::DestinationPortAndSource => {
+            load.destination_port();
+            load.source();
+        }
+    }
+    load.exprs.push(Expr::Lookup { set, inverted });
+    load.exprs
+}
+
+/// Loads fields side by side.
+struct Load {
+    family: IpFamily,
+    /// Register of the next field.
+    next: u32,
+    exprs: Vec<Expr>,
+}
+
+impl Load {
+    /// The register of a field of so many bytes.
+    fn register(&mut self, bytes: u32) -> u32 {
+        let register = self.next;
+        self.next += bytes.div_ceil(4);
+        register
+    }
+
+    fn address_len(&self) -> u32 {
+        match self.family {
+            IpFamily::V4 => 4,
+            IpFamily::V6 => 16,
+        }
+    }
+
+    fn destination(&mut self) {
+        self.header(if self.family == IpFamily::V4 { 16 } else { 24 });
+    }
+
+    fn source(&mut self) {
+        self.header(if self.family == IpFamily::V4 { 12 } else { 8 });
+    }
+
+    fn header(&mut self, offset: u32) {
+        let len = self.address_len();
+        let into = self.register(len);
+        self.exprs.push(Expr::Payload { base: libc::NFT_PAYLOAD_NETWORK_HEADER, offset, len, into });
+    }
+
+    fn protocol(&mut self) {
+        let into = self.register(1);
+        self.exprs.push(meta(libc::NFT_META_L4PROTO, into));
+    }
+
+    /// The same offset in TCP, UDP and SCTP.
+    fn destination_port(&mut self) {
+        self.destination();
+        self.protocol();
+        let into = self.register(2);
+        let base = libc::NFT_PAYLOAD_TRANSPORT_HEADER;
+        self.exprs.push(Expr::Payload { base, offset: 2, len: 2, into });
+    }
+
+    fn original_destination_port(&mut self) {
+        let key = if self.family == IpFamily::V4 { libc::NFT_CT_DST_IP } else { libc::NFT_CT_DST_IP6 };
+        self.original(key, self.address_len());
+        self.protocol();
+        self.original(libc::NFT_CT_PROTO_DST, 2);
+    }
+
+    fn original_client(&mut self) {
+        self.original(original_client_key(self.family), self.address_len());
+    }
+
+    fn original(&mut self, key: i32, len: u32) {
+        let into = self.register(len);
+        self.exprs.push(ct(key, Some(ORIGINAL), into));
+    }
+}
+
+fn client_not_in(net: IpNetwork) -> Vec<Expr> {
+    let octets = |addr| match addr {
+        IpAddr::V4(addr) => addr.octets().to_vec(),
+        IpAddr::V6(addr) => addr.octets().to_vec(),
+    };
+    vec![
+        ct(original_client_key(IpFamily::of(net.ip())), Some(ORIGINAL), FIRST),
+        and(octets(net.mask())),
+        Expr::Compare { op: libc::NFT_CMP_NEQ, data: octets(net.network()) },
+    ]
+}
+
+const fn original_client_key(family: IpFamily) -> i32 {
+    match family {
+        IpFamily::V4 => libc::NFT_CT_SRC_IP,
+        IpFamily::V6 => libc::NFT_CT_SRC_IP6,
+    }
+}
+
+/// A whole name is compared with its padding, a prefix without.
+fn interface_pattern(interface: &Interface) -> Vec<u8> {
+    match interface {
+        Interface::Prefix(prefix) => prefix.as_bytes().to_vec(),
+        Interface::Name(name) => {
+            let mut bytes = name.as_bytes().to_vec();
+            bytes.resize(INTERFACE_NAME, 0);
+            bytes
+        }
+    }
+}
+
+fn meta_is(key: i32, op: i32, value: u8) -> Vec<Expr> {
+    vec![meta(key, FIRST), Expr::Compare { op, data: vec![value] }]
+}
+
+fn change_mark(mask: u32, xor: u32) -> Vec<Expr> {
+    let change = Expr::Bitwise { mask: mask.to_ne_bytes().into(), xor: xor.to_ne_bytes().into() };
+    vec![mark(), change, Expr::SetMeta { key: libc::NFT_META_MARK }]
+}
+
+fn mark() -> Expr {
+    meta(libc::NFT_META_MARK, FIRST)
+}
+
+fn and(mask: Vec<u8>) -> Expr {
+    Expr::Bitwise { xor: vec![0; mask.len()], mask }
+}
+
+fn equal(data: Vec<u8>) -> Expr {
+    Expr::Compare { op: libc::NFT_CMP_EQ, data }
+}
+
+const fn meta(key: i32, into: u32) -> Expr {
+    Expr::Meta { key, into }
+}
+
+const fn ct(key: i32, direction: Option<u8>, into: u32) -> Expr {
+    Expr::Ct { key, direction, into }
+}
+
+const fn nfproto(family: IpFamily) -> u8 {
+    match family {
+        IpFamily::V4 => libc::NFPROTO_IPV4 as u8,
+        IpFamily::V6 => libc::NFPROTO_IPV6 as u8,
+    }
+}

@@ -1,0 +1,290 @@
+//! Which chains and rules the table has, and why.
+//!
+//! ```text
+//! from outside    prerouting [prerouting-mark] -> input [input 90, IPVS 98/99, input-late 101]
+//!                     -> output -> postrouting [postrouting 100]
+//! from this node  output [output -110, output-mark -100, IPVS -98] -> output again -> postrouting [postrouting 100]
+//! ```
+//!
+//! Masquerading is decided by the original tuple of the connection (client -> VIP:port), which IPVS leaves alone, so
+//! no packet mark is spent on it; only the two interface modes of local detection need one, because postrouting does
+//! not know where a packet came in.
+//!
+//! No packet of an established connection meets a refusal: `reply` packets pass at the top, services without
+//! endpoints are refused to new connections only (their draining real servers keep theirs), and what IPVS forwards
+//! leaves the input hook before `input-late`.
+
+use ipnetwork::IpNetwork;
+use lb_types::{IpFamily, LocalDetection, RuleSet, RulesLayout};
+
+use crate::{
+    expr::{ICMP, ICMPV6, SCTP, TCP},
+    spec::{
+        BaseChain, ChainKind, ChainSpec, Hook, Interface, RuleSpec, Selector, SetId, Statement, TableSpec,
+    },
+};
+
+/// Between the host's own filter chains (0, security 50), which have the first word, and IPVS (98).
+const INPUT: BaseChain = BaseChain { kind: ChainKind::Filter, hook: Hook::Input, priority: 90 };
+/// Behind IPVS (99).
+const INPUT_LATE: BaseChain = BaseChain { kind: ChainKind::Filter, hook: Hook::Input, priority: 101 };
+/// Behind conntrack (-200), before destination NAT (-100) and IPVS (-99, -98).
+const OUTPUT: BaseChain = BaseChain { kind: ChainKind::Filter, hook: Hook::Output, priority: -110 };
+/// Wherever their priority, nat chains run in the order of priorities at 100 here, and at -100 in the next two hooks.
+const POSTROUTING: BaseChain = BaseChain { kind: ChainKind::Nat, hook: Hook::Postrouting, priority: 100 };
+/// A nat chain, because the mark is for the first packet only, and because a packet that IPVS forwards passes the
+/// output hook too, where it must not be taken for one of this node: its destination is settled, so `output-mark`
+/// does not see it.
+const PREROUTING_MARK: BaseChain = BaseChain { kind: ChainKind::Nat, hook: Hook::Prerouting, priority: -110 };
+const OUTPUT_MARK: BaseChain = BaseChain { kind: ChainKind::Nat, hook: Hook::Output, priority: -110 };
+
+/// Name of the chain that refuses whatever gets there.
+const REFUSE: &str = "refuse";
+/// Longest name of an interface (IFNAMSIZ without the NUL).
+const INTERFACE_NAME_MAX: usize = 15;
+
+/// The whole table for a layout.
+pub fn render_table(layout: &RulesLayout) -> TableSpec {
+    let mut chains = vec![
+        ChainSpec { name: REFUSE, base: None, rules: refuse() },
+        chain("input", INPUT, input()),
+        chain("input-late", INPUT_LATE, input_late()),
+        chain("output", OUTPUT, per_family(|family| vec![no_endpoints(family)])),
+        chain("postrouting", POSTROUTING, per_family(|family| postrouting(layout, family))),
+    ];
+    if IpFamily::ALL.into_iter().any(|family| is_by_interface(layout.local(family))) {
+        chains.push(chain("prerouting-mark", PREROUTING_MARK, mark_from_outside(layout)));
+        chains.push(chain("output-mark", OUTPUT_MARK, mark_from_this_node(layout)));
+    }
+    TableSpec { sets: SetId::all().collect(), chains }
+}
+
+/// `meta l4proto tcp reject with tcp reset`
+///
+/// `meta nfproto ipv4 meta l4proto sctp reject with icmp prot-unreachable`
+///
+/// `reject`
+///
+/// SCTP clients ignore "port unreachable" and retry for a minute, but abort on IPv4's "protocol unreachable"
+/// (sctp_v4_err in net/sctp/protocol.c; RFC 9260 section 10); IPv6 has no such code among those that nft can send.
+fn refuse() -> Vec<RuleSpec> {
+    vec![
+        rule("as a closed port does", [Statement::Protocol(TCP), Statement::RejectReset]),
+        rule(
+            "the one ICMP code that ends an association",
+            [Statement::Family(IpFamily::V4), Statement::Protocol(SCTP), Statement::RejectProtocol],
+        ),
+        rule("port unreachable", [Statement::RejectPort]),
+    ]
+}
+
+fn input() -> Vec<RuleSpec> {
+    let mut rules = vec![replies()];
+    rules.extend(per_family(|family| vec![no_endpoints(family), unserved(family)]));
+    rules
+}
+
+fn input_late() -> Vec<RuleSpec> {
+    let mut rules = vec![replies()];
+    rules.extend(per_family(|family| vec![stray(family)]));
+    rules
+}
+
+/// `ct direction reply accept`
+///
+/// A node process may have a VIP as its source (a route without a source, or connections from before a takeover);
+/// the answers to it are addressed to a port of the VIP that no service has.
+fn replies() -> RuleSpec {
+    rule("answers to this node, whose source may be a VIP", [Statement::Reply, Statement::Accept])
+}
+
+/// `ct state new,untracked meta nfproto ipv4 ip daddr . meta l4proto . th dport @no-endpoints-v4 goto refuse`
+///
+/// Before IPVS, which would answer with an ICMP error that is rate-limited per client.
+fn no_endpoints(family: IpFamily) -> RuleSpec {
+    rule(
+        "service without endpoints",
+        [
+            Statement::NewOrUntracked,
+            Statement::Family(family),
+            Statement::In(Selector::DestinationPort, SetId { set: RuleSet::NoEndpoints, family }),
+            Statement::Goto(REFUSE),
+        ],
+    )
+}
+
+/// `meta nfproto ipv4 ip daddr @vips-v4 meta l4proto != icmp ip daddr . meta l4proto . th dport != @services-v4
+/// goto refuse`
+///
+/// ICMP passes: pings are answered by the local stack, errors belong to connections of IPVS.
+fn unserved(family: IpFamily) -> RuleSpec {
+    let icmp = match family {
+        IpFamily::V4 => ICMP,
+        IpFamily::V6 => ICMPV6,
+    };
+    rule(
+        "VIP, but no service on that port",
+        [
+            Statement::Family(family),
+            Statement::In(Selector::Destination, SetId { set: RuleSet::Vips, family }),
+            Statement::ProtocolNot(icmp),
+            Statement::NotIn(Selector::DestinationPort, SetId { set: RuleSet::Services, family }),
+            Statement::Goto(REFUSE),
+        ],
+    )
+}
+
+/// `meta nfproto ipv4 ip daddr . meta l4proto . th dport @services-v4 goto refuse`
+///
+/// What IPVS has taken is not here any more, or has a real server as its destination by now.
+fn stray(family: IpFamily) -> RuleSpec {
+    rule(
+        "not taken by IPVS: stray packet of a connection that is gone",
+        [
+            Statement::Family(family),
+            Statement::In(Selector::DestinationPort, SetId { set: RuleSet::Services, family }),
+            Statement::Goto(REFUSE),
+        ],
+    )
+}
+
+fn postrouting(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
+    vec![masquerade_nonlocal(layout, family), masquerade(family), hairpin(family)]
+}
+
+/// `meta nfproto ipv4 ct original ip daddr . meta l4proto . ct original proto-dst @masquerade-nonlocal-v4` and then,
+/// by local detection:
+///
+/// - CIDRs: `ct original ip saddr != 10.244.0.0/16 masquerade fully-random`
+/// - interface: `meta mark & 0x4000 == 0x4000 meta mark set meta mark & 0xffffbfff masquerade fully-random`
+/// - none: `ct original ip saddr @vips-v4 masquerade fully-random`; no answer would find its way to a VIP of this
+///   node from another one.
+fn masquerade_nonlocal(layout: &RulesLayout, family: IpFamily) -> RuleSpec {
+    let set = SetId { set: RuleSet::MasqueradeNonLocal, family };
+    let mut statements =
+        vec![Statement::Family(family), Statement::In(Selector::OriginalDestinationPort, set)];
+    let nets: Vec<_> = local_networks(layout.local(family), family).collect();
+    let about = if is_by_interface(layout.local(family)) {
+        let bit = layout.masquerade_bit & 31;
+        statements.extend([Statement::Marked(bit), Statement::ClearMark(bit)]);
+        "client is not a pod of this node"
+    } else if nets.is_empty() {
+        let vips = SetId { set: RuleSet::Vips, family };
+        statements.push(Statement::In(Selector::OriginalClient, vips));
+        "client is this node under the address of a VIP"
+    } else {
+        statements.extend(nets.into_iter().map(Statement::ClientNotIn));
+        "client is not a pod of this node"
+    };
+    statements.push(Statement::Masquerade);
+    RuleSpec { about, statements }
+}
+
+/// `meta nfproto ipv4 ct original ip daddr . meta l4proto . ct original proto-dst @masquerade-v4
+/// masquerade fully-random`
+fn masquerade(family: IpFamily) -> RuleSpec {
+    let set = SetId { set: RuleSet::Masquerade, family };
+    rule(
+        "always",
+        [
+            Statement::Family(family),
+            Statement::In(Selector::OriginalDestinationPort, set),
+            Statement::Masquerade,
+        ],
+    )
+}
+
+/// `meta nfproto ipv4 ip daddr . meta l4proto . th dport . ip saddr @hairpin-v4 masquerade fully-random`
+fn hairpin(family: IpFamily) -> RuleSpec {
+    let set = SetId { set: RuleSet::Hairpin, family };
+    rule(
+        "pod that reaches itself through a service",
+        [
+            Statement::Family(family),
+            Statement::In(Selector::DestinationPortAndSource, set),
+            Statement::Masquerade,
+        ],
+    )
+}
+
+/// `meta nfproto ipv4 iifname != "cbr0" ip daddr . meta l4proto . th dport @masquerade-nonlocal-v4
+/// meta mark set meta mark | 0x4000`
+fn mark_from_outside(layout: &RulesLayout) -> Vec<RuleSpec> {
+    per_family(|family| {
+        let interface = match layout.local(family) {
+            LocalDetection::BridgeInterface(name) => Interface::Name(name.clone()),
+            LocalDetection::InterfaceNamePrefix(prefix) => Interface::Prefix(prefix.clone()),
+            LocalDetection::None | LocalDetection::Cidr(_) => return vec![],
+        };
+        match interface.coverage() {
+            Coverage::All => vec![],
+            Coverage::Some => vec![mark(layout, family, Some(Statement::NotFrom(interface)))],
+            Coverage::None => vec![mark(layout, family, None)],
+        }
+    })
+}
+
+/// `meta nfproto ipv4 ip daddr . meta l4proto . th dport @masquerade-nonlocal-v4 meta mark set meta mark | 0x4000`
+fn mark_from_this_node(layout: &RulesLayout) -> Vec<RuleSpec> {
+    per_family(|family| match is_by_interface(layout.local(family)) {
+        true => vec![mark(layout, family, None)],
+        false => vec![],
+    })
+}
+
+fn mark(layout: &RulesLayout, family: IpFamily, from: Option<Statement>) -> RuleSpec {
+    let set = SetId { set: RuleSet::MasqueradeNonLocal, family };
+    let mut statements = vec![Statement::Family(family)];
+    statements.extend(from);
+    statements.push(Statement::In(Selector::DestinationPort, set));
+    statements.push(Statement::SetMark(layout.masquerade_bit & 31));
+    RuleSpec { about: "client is not a pod of this node", statements }
+}
+
+/// Which interfaces a name or prefix stands for.
+enum Coverage {
+    /// Every interface.
+    All,
+    /// Some.
+    Some,
+    /// None: longer than any name.
+    None,
+}
+
+impl Interface {
+    fn coverage(&self) -> Coverage {
+        match self {
+            Interface::Prefix(prefix) if prefix.is_empty() => Coverage::All,
+            Interface::Name(name) if name.is_empty() => Coverage::None,
+            Interface::Name(word) | Interface::Prefix(word) if word.len() > INTERFACE_NAME_MAX => {
+                Coverage::None
+            }
+            Interface::Name(_) | Interface::Prefix(_) => Coverage::Some,
+        }
+    }
+}
+
+const fn is_by_interface(local: &LocalDetection) -> bool {
+    matches!(local, LocalDetection::BridgeInterface(_) | LocalDetection::InterfaceNamePrefix(_))
+}
+
+/// Prefixes of local clients. Without any of the family nothing is known about it, as with detection `None`.
+fn local_networks(local: &LocalDetection, family: IpFamily) -> impl Iterator<Item = IpNetwork> {
+    let nets = match local {
+        LocalDetection::Cidr(nets) => nets.as_slice(),
+        _ => &[],
+    };
+    nets.iter().copied().filter(move |net| IpFamily::of(net.ip()) == family)
+}
+
+fn per_family(rules: impl FnMut(IpFamily) -> Vec<RuleSpec>) -> Vec<RuleSpec> {
+    IpFamily::ALL.into_iter().flat_map(rules).collect()
+}
+
+fn rule<const N: usize>(about: &'static str, statements: [Statement; N]) -> RuleSpec {
+    RuleSpec { about, statements: statements.into() }
+}
+
+fn chain(name: &'static str, base: BaseChain, rules: Vec<RuleSpec>) -> ChainSpec {
+    ChainSpec { name, base: Some(base), rules }
+}

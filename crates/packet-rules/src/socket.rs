@@ -1,0 +1,219 @@
+//! Transactions over the wire: one datagram each, all or nothing.
+//!
+//! `nfnetlink_rcv_batch` (net/netfilter/nfnetlink.c) tries every message between begin and end, queues an error for
+//! each that fails, and commits if there was none. A batch spread over several datagrams is dropped without a word.
+//! Only the last message asks for an acknowledgement: with it, silence is known to be success.
+
+use std::io;
+
+use netlink::{Message, Messages, Request, flags};
+use netlink_sys::{Socket, SocketAddr};
+use rustix::net::sockopt;
+
+use crate::{
+    RulesError, nft,
+    transaction::{Refusal, Transaction},
+};
+
+/// Room for about 10,000 error replies, as many operations as fail in no transaction of ours.
+const RECEIVE_BUFFER: usize = 8 << 20;
+/// Largest reply that matters: an error with text.
+const DATAGRAM: usize = 64 << 10;
+/// `netlink_sendmsg` refuses more than the send buffer less 32 bytes.
+const SEND_OVERHEAD: usize = 64;
+/// Offsets in `struct nlmsghdr`.
+const FLAGS: usize = 6;
+const SEQUENCE: usize = 8;
+
+/// What became of a transaction.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Executed.
+    Committed,
+    /// Not executed, because of these messages; more may have been refused if replies were lost.
+    Refused { refusals: Vec<Refusal>, replies_lost: bool },
+    /// Not executed: the ruleset is not of the given generation any more.
+    Outdated,
+    /// Executed or not: no reply came through.
+    Unknown,
+}
+
+/// A socket for transactions, in the network namespace of the thread that opened it.
+pub(crate) struct BatchSocket {
+    socket: Socket,
+    port_id: u32,
+    /// Sequence number used last.
+    sequence: u32,
+    /// Granted size of the send buffer.
+    send_buffer: usize,
+    buffer: Vec<u8>,
+}
+
+impl BatchSocket {
+    pub(crate) fn open() -> Result<Self, RulesError> {
+        let open = || -> io::Result<(Socket, u32)> {
+            let mut socket = Socket::new(libc::NETLINK_NETFILTER as isize)?;
+            let port_id = socket.bind_auto()?.port_number();
+            socket.connect(&SocketAddr::new(0, 0))?;
+            Ok((socket, port_id))
+        };
+        let (socket, port_id) = open()
+            .map_err(|source| netlink::Error::Open { protocol: netlink::Protocol::NETFILTER, source })?;
+        // Only comfort: texts of errors, and error replies without a copy of the request.
+        let _ = socket.set_ext_ack(true);
+        let _ = socket.set_cap_ack(true);
+        // Where the privilege is missing, the size is what net.core.rmem_max allows.
+        let _ = sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER)
+            .or_else(|_| sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER));
+        let send_buffer = sockopt::socket_send_buffer_size(&socket).unwrap_or(0);
+        Ok(BatchSocket { socket, port_id, sequence: 0, send_buffer, buffer: Vec::with_capacity(DATAGRAM) })
+    }
+
+    /// The port that notifications of our own transactions carry.
+    pub(crate) fn port_id(&self) -> u32 {
+        self.port_id
+    }
+
+    /// Executes a transaction, if the ruleset is still of the given generation (`None`: of whichever).
+    pub(crate) fn commit(
+        &mut self,
+        transaction: &Transaction,
+        generation: Option<u32>,
+    ) -> Result<Outcome, RulesError> {
+        self.discard_pending()?;
+        let (datagram, first) = self.assemble(transaction, generation);
+        self.reserve(datagram.len());
+        match self.socket.send(&datagram, 0) {
+            Ok(_) => self.collect(transaction, first),
+            Err(source) => Err(RulesError::Send { bytes: datagram.len(), source }),
+        }
+    }
+
+    /// The whole datagram, and the sequence number of its begin message.
+    fn assemble(&mut self, transaction: &Transaction, generation: Option<u32>) -> (Vec<u8>, u32) {
+        let first = self.sequence.wrapping_add(1);
+        let mut datagram = envelope(nft::BATCH_BEGIN, generation);
+        let offset = datagram.len();
+        datagram.extend_from_slice(&transaction.bytes);
+        let end = datagram.len();
+        datagram.extend(envelope(nft::BATCH_END, None));
+        let inner = transaction.messages.iter().map(|message| offset + message.start);
+        for at in std::iter::once(0).chain(inner).chain([end]) {
+            self.sequence = self.sequence.wrapping_add(1);
+            put(&mut datagram, at + SEQUENCE, self.sequence.to_ne_bytes());
+            set_ack(&mut datagram, at, false);
+        }
+        if let Some(last) = transaction.messages.last() {
+            set_ack(&mut datagram, offset + last.start, true);
+        }
+        (datagram, first)
+    }
+
+    /// Makes the send buffer large enough; if that is not possible, sending fails with EMSGSIZE.
+    fn reserve(&mut self, bytes: usize) {
+        let needed = bytes + SEND_OVERHEAD;
+        if self.send_buffer < needed {
+            let _ = sockopt::set_socket_send_buffer_size_force(&self.socket, needed)
+                .or_else(|_| sockopt::set_socket_send_buffer_size(&self.socket, needed));
+            self.send_buffer = sockopt::socket_send_buffer_size(&self.socket).unwrap_or(0);
+        }
+    }
+
+    /// Reads all replies; they are queued when sending returns.
+    fn collect(&mut self, transaction: &Transaction, first: u32) -> Result<Outcome, RulesError> {
+        let count = transaction.messages.len();
+        let mut replies = Replies::default();
+        while let Some(datagram) = self.receive(&mut replies.lost)? {
+            for message in Messages::new(datagram) {
+                replies.take(&message, first, count);
+            }
+        }
+        replies.outcome()
+    }
+
+    fn discard_pending(&mut self) -> Result<(), RulesError> {
+        while self.receive(&mut false)?.is_some() {}
+        Ok(())
+    }
+
+    /// The next waiting datagram; sets `lost` if some were dropped.
+    fn receive(&mut self, lost: &mut bool) -> Result<Option<&[u8]>, RulesError> {
+        loop {
+            self.buffer.clear();
+            match self.socket.recv(&mut self.buffer, libc::MSG_DONTWAIT) {
+                Ok(_) => return Ok(Some(&self.buffer)),
+                Err(e) if e.raw_os_error() == Some(libc::EINTR) => {}
+                Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => *lost = true,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(source) => return Err(netlink::Error::Receive { source }.into()),
+            }
+        }
+    }
+}
+
+/// What the kernel answered to a transaction.
+#[derive(Default)]
+struct Replies {
+    acknowledged: bool,
+    refusals: Vec<Refusal>,
+    /// Error that concerns the transaction as a whole: it answers the begin message.
+    whole: Option<(i32, Option<String>)>,
+    lost: bool,
+}
+
+impl Replies {
+    fn take(&mut self, message: &Message<'_>, first: u32, count: usize) {
+        let Some(reply) = message.reply() else { return };
+        let offset = message.sequence.wrapping_sub(first) as usize;
+        match (offset, reply.errno) {
+            (0, 0) => {}
+            (0, errno) => self.whole = Some((errno, reply.text)),
+            (_, _) if offset > count => {}
+            (_, 0) => self.acknowledged |= offset == count,
+            (_, errno) => self.refusals.push(Refusal { message: offset - 1, errno, text: reply.text }),
+        }
+    }
+
+    fn outcome(mut self) -> Result<Outcome, RulesError> {
+        match self.whole {
+            Some((libc::ERESTART, _)) => return Ok(Outcome::Outdated),
+            Some((errno, text)) => {
+                return Err(RulesError::Refused { source: io::Error::from_raw_os_error(errno), text });
+            }
+            None => {}
+        }
+        Ok(if !self.refusals.is_empty() {
+            self.refusals.sort_by_key(|refusal| refusal.message);
+            Outcome::Refused { refusals: self.refusals, replies_lost: self.lost }
+        } else if self.lost || !self.acknowledged {
+            Outcome::Unknown
+        } else {
+            Outcome::Committed
+        })
+    }
+}
+
+/// A begin or end message.
+fn envelope(kind: u16, generation: Option<u32>) -> Vec<u8> {
+    let request = Request::new(kind, |buffer| {
+        // struct nfgenmsg with the subsystem as its resource.
+        buffer.put(&[nft::NFPROTO_UNSPEC, 0, 0, nft::SUBSYSTEM]);
+        if let Some(generation) = generation {
+            buffer.attribute_u32_be(nft::BATCH_GENERATION, generation);
+        }
+    });
+    request.as_bytes().to_vec()
+}
+
+fn put<const N: usize>(bytes: &mut [u8], at: usize, value: [u8; N]) {
+    if let Some(field) = bytes.get_mut(at..at + N) {
+        field.copy_from_slice(&value);
+    }
+}
+
+fn set_ack(bytes: &mut [u8], at: usize, ack: bool) {
+    let Some(field) = bytes.get(at + FLAGS..).and_then(<[u8]>::first_chunk) else { return };
+    let without = u16::from_ne_bytes(*field) & !flags::ACK;
+    let value = if ack { without | flags::ACK } else { without };
+    put(bytes, at + FLAGS, value.to_ne_bytes());
+}

@@ -1,0 +1,159 @@
+//! The table as plain values: what `render` decides, what `install` compares and what `encode` writes.
+
+use ipnetwork::IpNetwork;
+use lb_types::{IpFamily, RuleSet};
+
+/// Name of our table; its family is `inet`. Nothing outside it is ever written.
+pub const TABLE_NAME: &str = "kube-ipvs";
+
+/// All chains and sets of the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableSpec {
+    /// Sets, in the order in which they are created.
+    pub sets: Vec<SetId>,
+    /// Chains, in the order in which they are created: targets of jumps first.
+    pub chains: Vec<ChainSpec>,
+}
+
+/// One of our sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SetId {
+    /// What it decides.
+    pub set: RuleSet,
+    /// Family of its addresses.
+    pub family: IpFamily,
+}
+
+/// A chain with its rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChainSpec {
+    /// Unique in the table.
+    pub name: &'static str,
+    /// Where packets enter it; `None` if only rules lead here.
+    pub base: Option<BaseChain>,
+    /// In order of evaluation.
+    pub rules: Vec<RuleSpec>,
+}
+
+/// Where a chain is hooked into the stack; the policy is always accept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BaseChain {
+    /// Chain type.
+    pub kind: ChainKind,
+    /// Netfilter hook.
+    pub hook: Hook,
+    /// Order among the chains of a hook; IPVS stands at 98 and 99 of input, -99 and -98 of output.
+    pub priority: i32,
+}
+
+/// Type of a base chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChainKind {
+    /// Sees every packet.
+    Filter,
+    /// Sees the first packet of every connection.
+    Nat,
+}
+
+/// Netfilter hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// NF_INET_PRE_ROUTING
+    Prerouting,
+    /// NF_INET_LOCAL_IN
+    Input,
+    /// NF_INET_LOCAL_OUT
+    Output,
+    /// NF_INET_POST_ROUTING
+    Postrouting,
+}
+
+/// A rule: statements that are evaluated until one does not match.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleSpec {
+    /// Why the rule exists, for who reads `nft list`.
+    pub about: &'static str,
+    /// In order.
+    pub statements: Vec<Statement>,
+}
+
+/// One statement of a rule. `Display` prints it as `nft list` does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Statement {
+    /// The packet is of this family. Must precede every [`Selector`]: headers are read at the family's offsets.
+    Family(IpFamily),
+    /// The transport protocol is this one (IP protocol number).
+    Protocol(u8),
+    /// The transport protocol is any but this one.
+    ProtocolNot(u8),
+    /// The packet runs against the direction of its connection's first packet.
+    Reply,
+    /// The packet is the first of a connection, or conntrack was told to look away.
+    NewOrUntracked,
+    /// The connection's client has an address outside this prefix.
+    ClientNotIn(IpNetwork),
+    /// The packet did not come in through such an interface; one made on this node never did.
+    NotFrom(Interface),
+    /// The packet mark has this bit.
+    Marked(u8),
+    /// A field of the packet is in a set.
+    In(Selector, SetId),
+    /// A field of the packet is not in a set.
+    NotIn(Selector, SetId),
+    /// Sets a bit of the packet mark.
+    SetMark(u8),
+    /// Clears a bit of the packet mark.
+    ClearMark(u8),
+    /// Rewrites the source to an address of the outgoing interface, with a random port.
+    Masquerade,
+    /// Answers with a reset, as a closed TCP port does.
+    RejectReset,
+    /// Answers with ICMP port unreachable.
+    RejectPort,
+    /// Answers with ICMP protocol unreachable; for rules that match IPv4 only.
+    RejectProtocol,
+    /// Ends this base chain.
+    Accept,
+    /// Continues in another chain and does not come back.
+    Goto(&'static str),
+}
+
+/// What of a packet is looked up in a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Selector {
+    /// Destination address.
+    Destination,
+    /// Destination address, transport protocol, destination port.
+    DestinationPort,
+    /// The same of the connection's first packet, before IPVS or NAT rewrote it.
+    OriginalDestinationPort,
+    /// Source address of the connection's first packet.
+    OriginalClient,
+    /// Destination address, transport protocol, destination port, source address.
+    DestinationPortAndSource,
+}
+
+/// Incoming interfaces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Interface {
+    /// The one of this name.
+    Name(String),
+    /// Those whose names start so.
+    Prefix(String),
+}
+
+impl SetId {
+    /// All our sets.
+    pub fn all() -> impl Iterator<Item = SetId> {
+        RuleSet::ALL.into_iter().flat_map(|set| IpFamily::ALL.map(|family| SetId { set, family }))
+    }
+
+    /// Name in the table.
+    pub fn name(self) -> String {
+        let suffix = match self.family {
+            IpFamily::V4 => "v4",
+            IpFamily::V6 => "v6",
+        };
+        format!("{}-{suffix}", self.set)
+    }
+}

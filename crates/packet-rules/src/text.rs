@@ -1,0 +1,197 @@
+//! The table as text, word for word what `nft list table inet kube-ipvs` prints for it without elements.
+
+use std::fmt;
+
+use ipnetwork::IpNetwork;
+use lb_types::IpFamily;
+
+use crate::{
+    expr,
+    spec::{
+        BaseChain, ChainKind, ChainSpec, Hook, Interface, RuleSpec, Selector, SetId, Statement, TABLE_NAME,
+        TableSpec,
+    },
+};
+
+impl fmt::Display for TableSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "table inet {TABLE_NAME} {{")?;
+        for set in &self.sets {
+            let fields: Vec<_> = set.fields().into_iter().map(|field| field.type_name()).collect();
+            writeln!(f, "\tset {set} {{\n\t\ttype {}\n\t}}\n", fields.join(" . "))?;
+        }
+        for (i, chain) in self.chains.iter().enumerate() {
+            write!(f, "{}{chain}", if i == 0 { "" } else { "\n" })?;
+        }
+        f.write_str("}\n")
+    }
+}
+
+impl fmt::Display for SetId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name())
+    }
+}
+
+impl fmt::Display for ChainSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\tchain {} {{", self.name)?;
+        if let Some(base) = &self.base {
+            writeln!(f, "\t\t{base}")?;
+        }
+        for rule in &self.rules {
+            writeln!(f, "\t\t{rule} comment \"{}\"", rule.comment())?;
+        }
+        f.write_str("\t}\n")
+    }
+}
+
+impl fmt::Display for BaseChain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, hook) = (self.kind.as_str(), self.hook.as_str());
+        write!(f, "type {kind} hook {hook} priority {}; policy accept;", self.priority_text())
+    }
+}
+
+impl BaseChain {
+    /// The nft tool names a standard priority when it is at most 10 away.
+    fn priority_text(&self) -> String {
+        let standard = match self.hook {
+            Hook::Prerouting => Some(("dstnat", -100)),
+            Hook::Postrouting => Some(("srcnat", 100)),
+            Hook::Input | Hook::Output => None,
+        };
+        match standard.map(|(name, value)| (name, self.priority - value)) {
+            Some((name, 0)) => name.to_owned(),
+            Some((name, n @ 1..=10)) => format!("{name} + {n}"),
+            Some((name, n @ -10..=-1)) => format!("{name} - {}", -n),
+            _ => self.priority.to_string(),
+        }
+    }
+}
+
+impl ChainKind {
+    /// Name in nft and in the kernel.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            ChainKind::Filter => "filter",
+            ChainKind::Nat => "nat",
+        }
+    }
+}
+
+impl Hook {
+    /// Name in nft.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Hook::Prerouting => "prerouting",
+            Hook::Input => "input",
+            Hook::Output => "output",
+            Hook::Postrouting => "postrouting",
+        }
+    }
+}
+
+impl RuleSpec {
+    /// Comment of the rule in the kernel: its purpose, and a digest by which a current rule is recognised.
+    ///
+    /// The digest covers the rule's text and how we translate it, so that a rule by an older version differs.
+    pub fn comment(&self) -> String {
+        let bytes = format!("{}{self}", expr::ENCODING);
+        let digest = bytes.bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
+        format!("{} [{digest:08x}]", self.about)
+    }
+}
+
+impl fmt::Display for RuleSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, statement) in self.statements.iter().enumerate() {
+            write!(f, "{}{statement}", if i == 0 { "" } else { " " })?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Statement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Statement::Family(family) => write!(f, "meta nfproto {}", family_word(*family)),
+            Statement::Protocol(number) => write!(f, "meta l4proto {}", protocol_word(*number)),
+            Statement::ProtocolNot(number) => write!(f, "meta l4proto != {}", protocol_word(*number)),
+            Statement::Reply => f.write_str("ct direction reply"),
+            Statement::NewOrUntracked => f.write_str("ct state new,untracked"),
+            Statement::ClientNotIn(net) => {
+                let family = if net.is_ipv4() { IpFamily::V4 } else { IpFamily::V6 };
+                write!(f, "ct original {} saddr != {}", header_word(family), network_text(*net))
+            }
+            Statement::NotFrom(interface) => write!(f, "iifname != \"{interface}\""),
+            Statement::Marked(bit) => write!(f, "meta mark & {0:#010x} == {0:#010x}", 1_u32 << bit),
+            Statement::In(selector, set) => write!(f, "{} @{set}", selector.text(set.family)),
+            Statement::NotIn(selector, set) => write!(f, "{} != @{set}", selector.text(set.family)),
+            Statement::SetMark(bit) => write!(f, "meta mark set meta mark | {:#010x}", 1_u32 << bit),
+            Statement::ClearMark(bit) => write!(f, "meta mark set meta mark & {:#010x}", !(1_u32 << bit)),
+            Statement::Masquerade => f.write_str("masquerade fully-random"),
+            Statement::RejectReset => f.write_str("reject with tcp reset"),
+            Statement::RejectPort => f.write_str("reject"),
+            Statement::RejectProtocol => f.write_str("reject with icmp prot-unreachable"),
+            Statement::Accept => f.write_str("accept"),
+            Statement::Goto(chain) => write!(f, "goto {chain}"),
+        }
+    }
+}
+
+impl Selector {
+    fn text(self, family: IpFamily) -> String {
+        let ip = header_word(family);
+        match self {
+            Selector::Destination => format!("{ip} daddr"),
+            Selector::DestinationPort => format!("{ip} daddr . meta l4proto . th dport"),
+            Selector::OriginalDestinationPort => {
+                format!("ct original {ip} daddr . meta l4proto . ct original proto-dst")
+            }
+            Selector::OriginalClient => format!("ct original {ip} saddr"),
+            Selector::DestinationPortAndSource => {
+                format!("{ip} daddr . meta l4proto . th dport . {ip} saddr")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Interface {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Interface::Name(name) => f.write_str(&name.replace('*', "\\*")),
+            Interface::Prefix(prefix) => write!(f, "{}*", prefix.replace('*', "\\*")),
+        }
+    }
+}
+
+const fn family_word(family: IpFamily) -> &'static str {
+    match family {
+        IpFamily::V4 => "ipv4",
+        IpFamily::V6 => "ipv6",
+    }
+}
+
+const fn header_word(family: IpFamily) -> &'static str {
+    match family {
+        IpFamily::V4 => "ip",
+        IpFamily::V6 => "ip6",
+    }
+}
+
+fn protocol_word(number: u8) -> String {
+    match number {
+        expr::ICMP => "icmp".to_owned(),
+        expr::TCP => "tcp".to_owned(),
+        expr::ICMPV6 => "ipv6-icmp".to_owned(),
+        expr::SCTP => "sctp".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// Prefix without host bits; a whole address without its length.
+fn network_text(net: IpNetwork) -> String {
+    let host = net.prefix() == if net.is_ipv4() { 32 } else { 128 };
+    if host { net.network().to_string() } else { format!("{}/{}", net.network(), net.prefix()) }
+}

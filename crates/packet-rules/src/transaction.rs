@@ -1,0 +1,180 @@
+//! Operations as one transaction: which messages it consists of, and which operations stand behind each.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use dataplane::{FailedOp, explain_rules};
+use lb_types::{RuleElement, RulesOp};
+
+use crate::{
+    encode::{Change, ELEMENTS_PER_MESSAGE, Encoder},
+    install::{Write, diff_table},
+    key::encode_key,
+    observed::ObservedTable,
+    render_table,
+    spec::SetId,
+};
+
+/// Messages between the begin and the end of a batch.
+#[derive(Default)]
+pub(crate) struct Transaction {
+    /// The messages, one behind the other, each padded to 4 bytes.
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) messages: Vec<Sent>,
+}
+
+/// One message of a transaction.
+pub(crate) struct Sent {
+    /// Where it begins in the bytes.
+    pub(crate) start: usize,
+    /// Positions of the operations that it executes.
+    pub(crate) ops: Vec<usize>,
+}
+
+/// A message that the kernel refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// Position in the transaction.
+    pub(crate) message: usize,
+    pub(crate) errno: i32,
+    /// The kernel's own words.
+    pub(crate) text: Option<String>,
+}
+
+/// Operations that cannot be encoded, as the kernel would refuse them.
+pub(crate) fn malformed(ops: &[RulesOp]) -> Vec<FailedOp> {
+    let fits = |op: &RulesOp| match op {
+        RulesOp::AddElement(element) | RulesOp::DeleteElement(element) => SetId::of(element).is_some(),
+        RulesOp::InstallLayout(_) | RulesOp::DeleteTable => true,
+    };
+    let refused = ops.iter().enumerate().filter(|(_, op)| !fits(op));
+    refused.map(|(index, op)| failed(index, op, libc::EINVAL, None)).collect()
+}
+
+fn failed(index: usize, op: &RulesOp, errno: i32, text: Option<&str>) -> FailedOp {
+    let mut reason = explain_rules(op, errno);
+    if let Some(text) = text {
+        reason = format!("{reason} (kernel: {text})");
+    }
+    FailedOp { index, errno, reason }
+}
+
+/// Whether the messages depend on what is there: then the table must be read first.
+pub(crate) fn depends_on_table(ops: &[RulesOp]) -> bool {
+    ops.iter().any(|op| matches!(op, RulesOp::InstallLayout(_) | RulesOp::DeleteTable))
+}
+
+impl Transaction {
+    /// Encodes operations over a table. Those in `alone` get a message of their own.
+    pub(crate) fn build(ops: &[RulesOp], mut table: ObservedTable, alone: &HashSet<usize>) -> Self {
+        let mut builder =
+            Builder { encoder: Encoder::new(), alone, queues: BTreeMap::new(), out: Transaction::default() };
+        for (index, op) in ops.iter().enumerate() {
+            match op {
+                RulesOp::AddElement(element) => builder.element(index, Change::Add, element),
+                RulesOp::DeleteElement(element) => builder.element(index, Change::Delete, element),
+                RulesOp::InstallLayout(layout) => {
+                    let wanted = render_table(layout);
+                    builder.writes(index, &diff_table(&wanted, &table));
+                    table = ObservedTable::from(&wanted);
+                }
+                RulesOp::DeleteTable if table.flags.is_some() => {
+                    builder.writes(index, &[Write::DeleteTable]);
+                    table = ObservedTable::default();
+                }
+                RulesOp::DeleteTable => {}
+            }
+        }
+        builder.flush();
+        builder.out
+    }
+
+    /// Operations behind refused messages that must be sent one by one to learn which of them are at fault.
+    ///
+    /// The kernel stops at the first bad element of a message, and only newer ones say which it was.
+    pub(crate) fn suspects(&self, ops: &[RulesOp], refusals: &[Refusal]) -> BTreeSet<usize> {
+        let doubtful = refusals.iter().filter(|refusal| {
+            let sent = &self.messages[refusal.message].ops;
+            sent.len() > 1 && !blames_all(&ops[sent[0]], refusal.errno)
+        });
+        doubtful.flat_map(|refusal| self.messages[refusal.message].ops.iter().copied()).collect()
+    }
+
+    /// The operations that failed, each with its first error, in order.
+    pub(crate) fn failed_ops(&self, ops: &[RulesOp], refusals: &[Refusal]) -> Vec<FailedOp> {
+        let mut failures = BTreeMap::new();
+        for refusal in refusals {
+            for index in &self.messages[refusal.message].ops {
+                failures.entry(*index).or_insert(refusal);
+            }
+        }
+        let report = |(index, refusal): (usize, &Refusal)| {
+            failed(index, &ops[index], refusal.errno, refusal.text.as_deref())
+        };
+        failures.into_iter().map(report).collect()
+    }
+}
+
+/// Whether an error of a message concerns all its elements: adding fails so only without set or table.
+fn blames_all(op: &RulesOp, errno: i32) -> bool {
+    matches!(op, RulesOp::AddElement(_)) && errno == libc::ENOENT
+}
+
+/// Collects elements by set; what sets contain does not depend on each other.
+struct Builder<'a> {
+    encoder: Encoder,
+    alone: &'a HashSet<usize>,
+    queues: BTreeMap<SetId, Queue>,
+    out: Transaction,
+}
+
+/// Elements of one set on their way into one message.
+struct Queue {
+    change: Change,
+    ops: Vec<usize>,
+    keys: Vec<Vec<u8>>,
+}
+
+impl Builder<'_> {
+    fn element(&mut self, index: usize, change: Change, element: &RuleElement) {
+        let Some(id) = SetId::of(element) else { return };
+        let alone = self.alone.contains(&index);
+        if let Some(queue) = self.queues.get(&id)
+            && (alone || queue.change != change || queue.ops.len() == ELEMENTS_PER_MESSAGE)
+        {
+            self.flush_set(id);
+        }
+        let queue = self.queues.entry(id).or_insert_with(|| Queue { change, ops: vec![], keys: vec![] });
+        queue.ops.push(index);
+        queue.keys.push(encode_key(element));
+        if alone {
+            self.flush_set(id);
+        }
+    }
+
+    fn writes(&mut self, index: usize, writes: &[Write]) {
+        self.flush();
+        for write in writes {
+            let message = self.encoder.write(write);
+            self.push(&message, vec![index]);
+        }
+    }
+
+    fn flush(&mut self) {
+        for id in SetId::all() {
+            self.flush_set(id);
+        }
+    }
+
+    fn flush_set(&mut self, id: SetId) {
+        if let Some(Queue { change, ops, keys }) = self.queues.remove(&id) {
+            let message = self.encoder.elements(id, change, keys.iter().map(Vec::as_slice));
+            self.push(&message, ops);
+        }
+    }
+
+    fn push(&mut self, message: &[u8], ops: Vec<usize>) {
+        self.out.messages.push(Sent { start: self.out.bytes.len(), ops });
+        self.out.bytes.extend_from_slice(message);
+        self.out.bytes.resize(self.out.bytes.len().next_multiple_of(4), 0);
+    }
+}
