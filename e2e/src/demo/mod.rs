@@ -28,7 +28,7 @@ pub const PROBE_WORD: &str = "probe";
 const SERVICE: &str = "web";
 
 /// How long the load runs before the first and after the last change: each source port comes round at least once.
-const QUIET: Duration = Duration::from_secs(7);
+const QUIET: Duration = Duration::from_secs(8);
 
 /// Bound on everything that has to happen before traffic can be measured.
 const START: Duration = Duration::from_secs(60);
@@ -115,9 +115,14 @@ fn short(path: &Path) -> String {
     path.file_name().map_or_else(String::new, |name| format!("{}/", name.to_string_lossy()))
 }
 
-/// 50 connections a second, so that a slow guest can keep up; each port comes round after 6 seconds.
+/// 40 connections a second, so that a slow guest can keep up; each port comes round after 7.5 seconds.
 fn load_settings(vips: &[std::net::SocketAddr]) -> load::Settings {
-    load::Settings { rate: 50, workers: 6, ..load::Settings::new(vips, &OUTSIDE.each()) }
+    load::Settings {
+        ports: (20_000, 300),
+        rate: 40,
+        workers: 6,
+        ..load::Settings::new(vips, &OUTSIDE.each())
+    }
 }
 
 fn render_load(settings: &load::Settings) -> String {

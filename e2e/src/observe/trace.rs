@@ -1,8 +1,9 @@
-//! The kernel's own witness: ftrace on the functions through which everything kube-ipvs writes must pass.
+//! The kernel's own witness: probes on the functions through which everything kube-ipvs writes must pass.
 //!
 //! IPVS announces nothing, and writing the same value again leaves no trace in any dump; here it is seen.
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 
 /// Where tracefs is mounted.
@@ -25,7 +26,10 @@ const FUNCTIONS: [&str; 10] = [
     "proc_sys_write",
 ];
 
-/// A recording of writes under way, of the whole machine.
+/// Our group of kernel probes.
+const GROUP: &str = "e2e";
+
+/// A recording of writes under way, of the whole machine; one at a time.
 #[derive(Debug)]
 pub struct Writes {
     /// Functions this kernel can trace.
@@ -35,29 +39,22 @@ pub struct Writes {
 impl Writes {
     /// Begin; the error says why this kernel cannot do it.
     pub fn record() -> Result<Writes, String> {
-        let file = |name: &str| format!("{TRACING}/{name}");
-        if !Path::new(&file("trace")).exists() {
+        if !Path::new(&format!("{TRACING}/trace")).exists() {
             let _ = testkit::try_run(&["mount", "-t", "tracefs", "nodev", TRACING]);
         }
-        let available = fs::read_to_string(file("available_filter_functions"))
-            .map_err(|error| format!("no function tracer here: {error}"))?;
-        let names: std::collections::BTreeSet<&str> =
-            available.lines().filter_map(|line| line.split_whitespace().next()).collect();
-        let traced: Vec<&str> = FUNCTIONS.into_iter().filter(|name| names.contains(name)).collect();
-        for needed in &FUNCTIONS[..4] {
-            if !traced.contains(needed) {
-                return Err(format!("this kernel cannot trace {needed}"));
+        let mut writes = Writes { traced: Vec::new() };
+        for function in FUNCTIONS {
+            match put("kprobe_events", &format!("p:{GROUP}/{function} {function}")) {
+                Ok(()) => writes.traced.push(function),
+                Err(error) if FUNCTIONS[..4].contains(&function) => return Err(error),
+                // Not every kernel has every other function out of line.
+                Err(_) => {}
             }
         }
-        let put = |name: &str, text: &str| {
-            fs::write(file(name), text).map_err(|error| format!("{}: {error}", file(name)))
-        };
-        put("current_tracer", "nop")?;
-        put("set_ftrace_filter", &traced.join("\n"))?;
-        put("current_tracer", "function")?;
         put("trace", "")?;
+        put(&format!("events/{GROUP}/enable"), "1")?;
         put("tracing_on", "1")?;
-        Ok(Writes { traced })
+        Ok(writes)
     }
 
     /// The functions that are watched.
@@ -82,18 +79,26 @@ impl Writes {
     }
 }
 
-/// `   kube-ipvs-123   [000] .....    12.345678: nfnetlink_rcv_batch <-nfnetlink_rcv`
+/// Append to, or write, a file of tracefs.
+fn put(name: &str, text: &str) -> Result<(), String> {
+    let path = format!("{TRACING}/{name}");
+    let file = fs::OpenOptions::new().append(true).open(&path);
+    let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
+    written.map_err(|error| format!("write {text:?} to {path}: {error}"))
+}
+
+/// `   kube-ipvs-123   [000] .....    12.345678: inet_rtm_newroute: (inet_rtm_newroute+0x0/0x1b0)`
 fn call(line: &str) -> Option<String> {
-    let (head, _) = line.split_once(" <-")?;
-    let (task, function) = (head.split('[').next()?, head.split(": ").last()?);
-    Some(format!("{} {function}", task.trim()))
+    let (head, function) = line.split_once(": (")?.0.rsplit_once(": ")?;
+    Some(format!("{} {function}", head.split('[').next()?.trim()))
 }
 
 impl Drop for Writes {
     fn drop(&mut self) {
-        for (name, text) in [("current_tracer", "nop"), ("set_ftrace_filter", "")] {
-            // The machine is a guest that will not be traced again otherwise.
-            let _ = fs::write(format!("{TRACING}/{name}"), text);
+        // Nothing to be done about a failure here; the next recording would report it.
+        let _ = put(&format!("events/{GROUP}/enable"), "0");
+        for function in &self.traced {
+            let _ = put("kprobe_events", &format!("-:{GROUP}/{function}"));
         }
     }
 }
@@ -104,8 +109,8 @@ mod tests {
 
     #[test]
     fn a_traced_call_is_a_task_and_a_function() {
-        let line = "       kube-ipvs-123     [001] .....   12.3: nfnetlink_rcv_batch <-nfnetlink_rcv";
+        let line = "       kube-ipvs-123     [001] .....   12.3: nfnetlink_rcv_batch: (nfnetlink_rcv_batch+0x0/0x7e0)";
         assert_eq!(call(line).as_deref(), Some("kube-ipvs-123 nfnetlink_rcv_batch"));
-        assert_eq!(call("# tracer: function"), None);
+        assert_eq!(call("# tracer: nop"), None);
     }
 }

@@ -11,7 +11,7 @@ use testkit::wait_for;
 use crate::world::{POD_PORTS, SOON, World, assert_clean, assert_uncut, let_pass};
 
 /// Connections between two changes: enough for every source port of the load to come round.
-const BETWEEN: u64 = 320;
+const BETWEEN: u64 = 180;
 
 fn service() -> Service {
     Service::new("web", cluster_ip(80), &[Proto::Tcp])
@@ -35,7 +35,7 @@ fn loads(world: &World) -> [Load; 2] {
     let targets = cluster_ip(80).port(80);
     let pod = &world.pods[0];
     let mut settings = e2e::probe::load::Settings::new(&targets, &pod.address.each());
-    (settings.rate, settings.workers) = (20, 4);
+    (settings.rate, settings.workers) = (10, 4);
     [world.load(&targets), pod.namespace.enter(|| Load::start(&settings))]
 }
 
