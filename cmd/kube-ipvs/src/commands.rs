@@ -19,7 +19,7 @@ pub fn plan(settings: &Settings) -> anyhow::Result<()> {
     };
     let mut config = settings.reconcile.clone();
     config.sysctls = kernel_tables::sysctls(settings);
-    let mut reconciler = Reconciler::new(config, kernel_tables::open(settings)?);
+    let mut reconciler = Reconciler::new(config, kernel_tables::open(settings)?.tables);
     let batch = ManifestSource::open(dir, &settings.node_name)?.poll();
     batch.problems.iter().for_each(|problem| warn!("{problem}"));
     batch.events.into_iter().for_each(|event| reconciler.handle(Event::Model(event)));
@@ -33,7 +33,7 @@ pub fn plan(settings: &Settings) -> anyhow::Result<()> {
 
 /// Removes what is ours.
 pub fn cleanup(settings: &Settings) -> anyhow::Result<()> {
-    let mut reconciler = Reconciler::new(settings.reconcile.clone(), kernel_tables::open(settings)?);
+    let mut reconciler = Reconciler::new(settings.reconcile.clone(), kernel_tables::open(settings)?.tables);
     let (plan, report) = reconciler.cleanup().context("find out what is ours")?;
     print!("{plan}");
     match report.failed {

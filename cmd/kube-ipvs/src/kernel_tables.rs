@@ -11,16 +11,30 @@ use vip::VipClient;
 
 use crate::config::Settings;
 
+/// The tables, and the netlink ports that our own writes come from.
+pub struct Opened {
+    /// For the loop.
+    pub tables: Tables,
+    /// Of the routing tables' socket; its changes are not news to the watcher.
+    pub vip_port: u32,
+    /// Of the nftables socket.
+    pub rules_port: u32,
+}
+
 /// Opens all tables; an error names the module that is missing and how to load it.
-pub fn open(settings: &Settings) -> anyhow::Result<Tables> {
+pub fn open(settings: &Settings) -> anyhow::Result<Opened> {
     let mut ipvs = IpvsClient::open().context("open the IPVS tables")?;
     set_timeouts(&mut ipvs, settings)?;
-    Ok(Tables {
+    let vips = VipClient::open().context("open the routing tables")?;
+    let rules = RulesClient::open().context("open nftables")?;
+    let (vip_port, rules_port) = (vips.port_id(), rules.port_id());
+    let tables = Tables {
         ipvs: Box::new(ipvs),
-        vips: Box::new(VipClient::open().context("open the routing tables")?),
-        rules: Box::new(RulesClient::open().context("open nftables")?),
+        vips: Box::new(vips),
+        rules: Box::new(rules),
         sysctls: Box::new(ProcSysctls::default()),
-    })
+    };
+    Ok(Opened { tables, vip_port, rules_port })
 }
 
 fn set_timeouts(ipvs: &mut IpvsClient, settings: &Settings) -> anyhow::Result<()> {

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use dataplane::Touched;
 use kube_source::{Batch, ManifestSource};
 use packet_rules::RulesWatcher;
 use reconcile::{Event, Reconciler};
@@ -17,7 +18,7 @@ use signal_hook::{
     consts::{SIGINT, SIGTERM},
     iterator::Signals,
 };
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 use vip::VipWatcher;
 
 use crate::{clock, config::Settings, kernel_tables};
@@ -37,16 +38,16 @@ enum Message {
 pub fn run(settings: &Settings) -> anyhow::Result<()> {
     let _lock = lock(&settings.state_dir)?;
     info!(version = env!("CARGO_PKG_VERSION"), node = %settings.node_name, "kube-ipvs starts");
-    let tables = kernel_tables::open(settings)?;
+    let opened = kernel_tables::open(settings)?;
     let mut config = settings.reconcile.clone();
     config.sysctls = kernel_tables::sysctls(settings);
-    let reconciler = Reconciler::new(config, tables);
     let (sender, receiver) = mpsc::channel();
     stop_on_signal(sender.clone())?;
-    follow_manifests(settings, sender.clone())?;
-    watch_kernel(&reconciler, &sender)?;
-    drop(sender);
-    drive(reconciler, &receiver)
+    // Before the first dump, so that no change falls in between.
+    watch_vips(opened.vip_port, sender.clone())?;
+    watch_rules(opened.rules_port, sender.clone())?;
+    follow_manifests(settings, sender)?;
+    drive(Reconciler::new(config, opened.tables), &receiver)
 }
 
 /// Two processes would undo each other's work: the second one stops here.
@@ -91,10 +92,30 @@ fn forward(batch: Batch, sender: &Sender<Message>) -> Result<(), mpsc::SendError
     batch.events.into_iter().try_for_each(|event| sender.send(Message::Event(Event::Model(event))))
 }
 
-/// Threads that tell when somebody else writes to a table.
-fn watch_kernel(sender: &Sender<Message>) -> anyhow::Result<()> {
-    let _ = sender;
-    Ok(())
+fn watch_vips(own_port: u32, sender: Sender<Message>) -> anyhow::Result<()> {
+    let mut watcher = VipWatcher::open(own_port).context("listen to changes of routes")?;
+    spawn("vip-watcher", move || {
+        while tell(watcher.wait(PATIENCE).context("listen to changes of routes"), &sender).is_ok() {}
+    })
+}
+
+fn watch_rules(own_port: u32, sender: Sender<Message>) -> anyhow::Result<()> {
+    let mut watcher = RulesWatcher::open(own_port).context("listen to changes of nftables")?;
+    spawn("rules-watcher", move || {
+        let touched = |seen: bool| seen.then_some(Touched::Rules);
+        while tell(watcher.wait(PATIENCE).map(touched).context("listen to changes of nftables"), &sender).is_ok() {}
+    })
+}
+
+/// Forwards what a watcher saw; `Err` when it cannot go on or the loop is gone.
+fn tell(seen: anyhow::Result<Option<Touched>>, sender: &Sender<Message>) -> Result<(), ()> {
+    let (message, end) = match seen {
+        Ok(None) => return Ok(()),
+        Ok(Some(table)) => (Message::Event(Event::Touched(table)), false),
+        Err(error) => (Message::Failed(error), true),
+    };
+    let sent = sender.send(message).is_ok();
+    if sent && !end { Ok(()) } else { Err(()) }
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
