@@ -32,8 +32,8 @@ const AT_LATEST: Duration = Duration::from_millis(200);
 /// Told are: our link deleted, renamed or down; one of our routes made, deleted or replaced by another port than our
 /// own, the kernel included; any address but loopback and IPv6 link-local ones that comes or goes on any link. The last
 /// count not only as facts about the node: an IPv4 route vanishes with its link, or with the last address of that,
-/// without a notification of its own (`fib_flush` in net/ipv4/fib_frontend.c), and an IPv6 route loses a source that
-/// goes. A report says that something may differ, never what: the reader observes and compares. Where notifications
+/// without a notification of its own (`fib_flush` in net/ipv4/fib_frontend.c), and a route whose source goes keeps it
+/// or loses it, equally silently. A report says that something may differ, never what: the reader observes and compares. Where notifications
 /// were lost it is made on suspicion.
 pub struct VipWatcher {
     subscription: Subscription,

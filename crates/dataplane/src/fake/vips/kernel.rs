@@ -2,8 +2,9 @@
 //!
 //! Where the families differ: an IPv4 local route is happy on a link that is down and keeps a preferred source that has
 //! gone (`fib_sync_down_dev`, `fib_sync_down_addr` in net/ipv4/fib_semantics.c; the latter looks at table main only); an
-//! IPv6 route needs the link up, vanishes when it goes down and loses its preferred source (`ip6_route_info_create`,
-//! `fib6_ifdown`, `rt6_remove_prefsrc` in net/ipv6/route.c).
+//! IPv6 route needs the link up and vanishes when it goes down (`ip6_route_info_create`, `fib6_ifdown` in
+//! net/ipv6/route.c). With its preferred source an IPv6 route does what late kernels do, it loses it; 6.1 lets it keep
+//! one that was on another link (`rt6_remove_prefsrc`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
