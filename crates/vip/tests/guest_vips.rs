@@ -11,6 +11,8 @@ macro_rules! demands {
 
 demands!(
     contract,
+    the_link_is_quiet,
+    addresses_become_routes_without_a_gap,
     twenty_thousand_routes_of_each_family,
     foreign_routes_cost_nothing,
     connections_of_the_node_start_at_its_address,

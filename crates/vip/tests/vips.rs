@@ -2,6 +2,10 @@
 
 mod common;
 
+use dataplane::VipTable as _;
+use lb_types::VipOp;
+use vip::VipClient;
+
 const STAND_IN: &str = "ifb";
 
 /// Whether this machine lets us; says why not.
@@ -25,8 +29,30 @@ macro_rules! demands {
     };
 }
 
+#[test]
+fn a_kernel_without_dummy_links_says_so() {
+    if !possible() {
+        return;
+    }
+    let report = testkit::in_new_netns(|| {
+        VipClient::open()
+            .expect("a socket")
+            .apply(&[VipOp::EnsureLink])
+            .expect("the call as a whole succeeds")
+    });
+    match report.failed.first() {
+        None => eprintln!("skipped: this kernel has dummy links"),
+        Some(failed) => {
+            assert_eq!(failed.errno, libc::EOPNOTSUPP);
+            assert!(failed.reason.contains("modprobe dummy"), "{}", failed.reason);
+        }
+    }
+}
+
 demands!(
     contract,
+    the_link_is_quiet,
+    addresses_become_routes_without_a_gap,
     twenty_thousand_routes_of_each_family,
     foreign_routes_cost_nothing,
     connections_of_the_node_start_at_its_address,

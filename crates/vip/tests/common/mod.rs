@@ -1,11 +1,15 @@
 //! Everything that is demanded of the kernel tables, over dummy links in the guest and a stand-in elsewhere.
 
 mod bulk;
+mod link;
+mod takeover;
 mod traffic;
 mod watcher;
 mod world;
 
 pub use bulk::{foreign_routes_cost_nothing, twenty_thousand_routes_of_each_family};
+pub use link::the_link_is_quiet;
+pub use takeover::addresses_become_routes_without_a_gap;
 pub use traffic::{connections_of_the_node_start_at_its_address, outside_clients_reach_a_vip};
 pub use watcher::{a_storm_is_survived, others_changes_are_told, own_changes_are_not_told};
 
