@@ -13,6 +13,7 @@ pub mod protocol;
 mod qemu;
 pub mod session;
 
+use std::fs;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -33,7 +34,12 @@ pub const MEMORY: u32 = 3072;
 
 /// Writes the image and boots it. `what` names the run's files in the output folder.
 pub fn boot(kernel: &Kernel, image: &Image, memory: u32, what: &str) -> Result<Session> {
-    Session::boot(machine(kernel, image, memory, what)?)
+    let machine = machine(kernel, image, memory, what)?;
+    let initramfs = machine.initramfs.clone();
+    let session = Session::boot(machine);
+    // The emulator has read it by now, and it is large.
+    let _ = fs::remove_file(initramfs);
+    session
 }
 
 fn machine(kernel: &Kernel, image: &Image, memory: u32, what: &str) -> Result<Machine> {

@@ -3,11 +3,16 @@
 //! It depends on none of the other packages, because it installs the libraries that they link.
 
 mod apt;
+mod build;
 mod command;
 mod guest;
+mod guest_test;
 mod kernels;
+mod libtest;
 mod paths;
 mod setup;
+mod tally;
+mod workspace;
 
 use std::process::ExitCode;
 

@@ -9,6 +9,7 @@ use clap::{Args, Subcommand};
 
 use super::image::Image;
 use super::protocol::{Outcome, Task};
+use crate::guest_test::GuestTest;
 use crate::{kernels, setup};
 
 /// What to do with guests.
@@ -24,6 +25,8 @@ pub enum GuestCommand {
     },
     /// Runs one program in a guest; its exit code is ours.
     Run(Run),
+    /// Runs the guest tests of the workspace.
+    Test(GuestTest),
     /// Opens a shell in a guest on this terminal; `exit` powers off.
     Shell(Options),
 }
@@ -68,6 +71,7 @@ impl GuestCommand {
         match self {
             Self::Kernels { update, series } => list_kernels(&series, update),
             Self::Run(run) => run.run(),
+            Self::Test(test) => test.run(),
             Self::Shell(options) => options.shell(),
         }
     }
@@ -121,7 +125,6 @@ impl Run {
             session.fetch(guest, Path::new(host))?;
         }
         session.quit();
-        let _ = std::fs::remove_file(super::output(&kernel, &what, "initramfs")?);
         let log = super::console_log(&kernel, &what)?;
         let code = report(&outcome, &log);
         if code == ExitCode::SUCCESS {

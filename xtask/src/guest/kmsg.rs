@@ -76,7 +76,6 @@ fn parse_warning(record: &str) -> Option<String> {
     let micros: u64 = fields.nth(1)?.parse().ok()?;
     let level = u8::try_from(priority & 7).ok()?;
     let line = text.lines().next()?;
-    #[expect(clippy::integer_division, reason = "split into seconds and microseconds")]
     let stamp = format!("[{:5}.{:06}]", micros / 1_000_000, micros % 1_000_000);
     (level <= WARNING).then(|| format!("{stamp} {line}"))
 }

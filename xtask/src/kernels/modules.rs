@@ -12,7 +12,7 @@ use crate::paths;
 
 /// Modules kept, by path below `kernel/`; what they depend on is kept too.
 const WANTED: &[&str] = &[
-    "arch/",
+    "arch/x86/crypto/",
     "crypto/",
     "drivers/char/hw_random/virtio-rng.",
     "drivers/char/virtio_console.",

@@ -1,0 +1,93 @@
+//! Building programs and tests, and finding what came out.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use crate::command;
+use crate::workspace::cargo;
+
+/// An executable that cargo built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Executable {
+    /// Cargo's identifier of the package.
+    pub package_id: String,
+    /// Name of the target.
+    pub target: String,
+    /// The file.
+    pub path: PathBuf,
+}
+
+#[derive(Deserialize)]
+struct CargoMessage {
+    reason: String,
+    #[serde(default)]
+    package_id: String,
+    target: Option<MessageTarget>,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct MessageTarget {
+    name: String,
+}
+
+/// Builds programs in a profile; `selection` chooses packages and targets.
+pub fn programs(profile: &str, selection: &[String]) -> Result<Vec<Executable>> {
+    collect(cargo().args(["build", "--profile", profile]).args(selection))
+}
+
+/// Builds tests in a profile without running them.
+pub fn tests(profile: &str, selection: &[String]) -> Result<Vec<Executable>> {
+    collect(cargo().args(["test", "--no-run", "--profile", profile]).args(selection))
+}
+
+fn collect(command: &mut Command) -> Result<Vec<Executable>> {
+    command.arg("--message-format=json-render-diagnostics").stdin(Stdio::null()).stdout(Stdio::piped());
+    let text = command::render(command);
+    let mut child = command.spawn().with_context(|| format!("starting {text}"))?;
+    let stdout = child.stdout.take().context("cargo without an output")?;
+    let mut executables = Vec::new();
+    for line in BufReader::new(stdout).lines() {
+        executables.extend(parse(&line?));
+    }
+    let status = child.wait()?;
+    if !status.success() {
+        bail!("{text} ended with {status}");
+    }
+    Ok(executables)
+}
+
+/// Parses one line of cargo's messages; `None` for those that tell of no executable.
+fn parse(line: &str) -> Option<Executable> {
+    let message: CargoMessage = serde_json::from_str(line).ok()?;
+    (message.reason == "compiler-artifact").then_some(())?;
+    Some(Executable {
+        package_id: message.package_id,
+        target: message.target?.name,
+        path: message.executable?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_executables_count() {
+        let line = r#"{"reason":"compiler-artifact","package_id":"path+file:///r/e2e#0.1.0",
+            "target":{"kind":["bin"],"name":"demo"},"executable":"/r/target/debug/demo"}"#;
+        let expected = Executable {
+            package_id: "path+file:///r/e2e#0.1.0".to_owned(),
+            target: "demo".to_owned(),
+            path: "/r/target/debug/demo".into(),
+        };
+        assert_eq!(parse(line), Some(expected));
+        assert_eq!(parse(&line.replace("\"/r/target/debug/demo\"", "null")), None);
+        assert_eq!(parse(r#"{"reason":"build-finished","success":true}"#), None);
+        assert_eq!(parse("running 3 tests"), None);
+    }
+}

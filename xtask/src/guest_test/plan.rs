@@ -1,0 +1,183 @@
+//! Which guest tests there are, and the image that holds them.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::build::{self, Executable};
+use crate::command;
+use crate::guest::image::Image;
+use crate::kernels::Kernel;
+use crate::libtest;
+use crate::paths;
+use crate::workspace::{Package, Workspace};
+
+/// The feature that turns a package's guest tests on.
+const FEATURE: &str = "guest";
+
+/// Packages whose tests drive the real programs, which are then built and packed too.
+const END_TO_END: &[&str] = &["e2e", "kube-ipvs"];
+
+/// Built and ready to run.
+#[derive(Debug)]
+pub struct Plan {
+    /// In the order in which they run.
+    pub cases: Vec<Case>,
+    tests: Vec<Executable>,
+    programs: Vec<Executable>,
+}
+
+/// One test.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Case {
+    /// The package it belongs to.
+    pub package: String,
+    /// The test program in the guest.
+    pub program: String,
+    /// Its name within the program.
+    pub test: String,
+    /// Marked as ignored: never run.
+    pub ignored: bool,
+}
+
+impl Case {
+    /// `package test`, for people.
+    pub fn label(&self) -> String {
+        format!("{} {}", self.package, self.test)
+    }
+
+    /// After this the test is killed: 15 minutes for tests with `_slow` in their names, else 2.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_secs(if self.test.contains("_slow") { 900 } else { 120 })
+    }
+}
+
+impl Plan {
+    /// Builds the guest tests of the workspace, or of some packages, and lists them.
+    pub fn build(packages: &[String], profile: &str, filter: Option<&str>) -> Result<Self> {
+        let workspace = Workspace::load()?;
+        let selected = select(&workspace, packages)?;
+        let tests = build_tests(&selected, profile)?;
+        let programs = if selected.iter().any(|package| END_TO_END.contains(&package.name.as_str())) {
+            build::programs(profile, &programs_of(&workspace))?
+        } else {
+            Vec::new()
+        };
+        let mut cases = Vec::new();
+        for package in selected {
+            for executable in tests.iter().filter(|test| test.package_id == package.id) {
+                cases.extend(list(&package.name, executable)?);
+            }
+        }
+        cases.retain(|case| filter.is_none_or(|filter| case.test.contains(filter)));
+        Ok(Self { cases, tests, programs })
+    }
+
+    /// The guest's file system with all of it.
+    pub fn image(&self, kernel: &Kernel) -> Result<Image> {
+        let mut image = Image::new(kernel)?;
+        for test in &self.tests {
+            image.add_built(&test.path, &guest_path(test))?;
+        }
+        add_programs(&mut image, &self.programs)?;
+        Ok(image)
+    }
+}
+
+/// Puts built programs into `/bin` and the example manifests into `/examples`.
+pub fn add_programs(image: &mut Image, programs: &[Executable]) -> Result<()> {
+    for program in programs {
+        image.add_built(&program.path, &format!("/bin/{}", program.target))?;
+    }
+    let examples = paths::repository().join("manifests/examples");
+    if examples.is_dir() {
+        image.add_tree(&examples, "/examples")?;
+    }
+    Ok(())
+}
+
+/// What tests and programs find in their environment.
+pub fn environment(kernel: &Kernel) -> Vec<(String, String)> {
+    let fixed = [
+        ("KUBE_IPVS_BIN", "/bin/kube-ipvs"),
+        ("KUBE_IPVS_EXAMPLES", "/examples"),
+        ("KUBE_IPVS_KERNEL_SERIES", &kernel.series),
+        ("HOME", "/root"),
+        ("TMPDIR", "/tmp"),
+    ];
+    let passed_on = ["RUST_LOG", "RUST_BACKTRACE", "CI"];
+    let passed_on = passed_on.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
+    fixed.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).chain(passed_on).collect()
+}
+
+/// Packages with guest tests; naming one that has none is an error.
+fn select<'a>(workspace: &'a Workspace, names: &[String]) -> Result<Vec<&'a Package>> {
+    for name in names {
+        let package = workspace.package(name).with_context(|| format!("no package {name}"))?;
+        if guest_targets(package).is_empty() {
+            bail!("package {name} has no test target that requires the feature `{FEATURE}`");
+        }
+    }
+    let with_tests = workspace.packages.iter().filter(|package| !guest_targets(package).is_empty());
+    Ok(with_tests.filter(|package| names.is_empty() || names.contains(&package.name)).collect())
+}
+
+fn guest_targets(package: &Package) -> Vec<&str> {
+    let requires = |required: &[String]| required.iter().any(|feature| feature == FEATURE);
+    let targets = package.targets_of("test").filter(|target| requires(&target.required_features));
+    targets.map(|target| target.name.as_str()).collect()
+}
+
+/// One cargo run for all packages, so that they share what they depend on.
+fn build_tests(packages: &[&Package], profile: &str) -> Result<Vec<Executable>> {
+    if packages.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut selection = Vec::new();
+    for package in packages {
+        selection.extend(["--package".to_owned(), package.name.clone()]);
+        selection.extend(["--features".to_owned(), format!("{}/{FEATURE}", package.name)]);
+        for target in guest_targets(package) {
+            selection.extend(["--test".to_owned(), target.to_owned()]);
+        }
+    }
+    let built = build::tests(profile, &selection)?;
+    // Cargo also builds programs of the packages and equally named tests of other packages.
+    let is_guest_test = |executable: &Executable| {
+        let package = packages.iter().find(|package| package.id == executable.package_id);
+        package.is_some_and(|package| guest_targets(package).contains(&executable.target.as_str()))
+    };
+    Ok(built.into_iter().filter(is_guest_test).collect())
+}
+
+/// Cargo's arguments for all programs of the packages that have some.
+fn programs_of(workspace: &Workspace) -> Vec<String> {
+    let with_programs = |name: &&&str| {
+        workspace.package(name).is_some_and(|package| package.targets_of("bin").next().is_some())
+    };
+    let names = END_TO_END.iter().filter(with_programs);
+    names.flat_map(|name| ["--package".to_owned(), (*name).to_owned()]).chain(["--bins".to_owned()]).collect()
+}
+
+/// Asks a test program on the host which tests it has; only running them needs the guest.
+fn list(package: &str, executable: &Executable) -> Result<Vec<Case>> {
+    let ask = |more: &[&str]| {
+        let text = command::capture(Command::new(&executable.path).arg("--list").args(more))?;
+        anyhow::Ok(libtest::parse_list(&text))
+    };
+    let ignored = ask(&["--ignored"])?;
+    let cases = ask(&[])?.into_iter().map(|test| Case {
+        package: package.to_owned(),
+        program: guest_path(executable),
+        ignored: ignored.contains(&test),
+        test,
+    });
+    Ok(cases.collect())
+}
+
+/// Names of test files are unique: they end in a hash.
+fn guest_path(test: &Executable) -> String {
+    let file = test.path.file_name().unwrap_or_default();
+    format!("/tests/{}", file.to_string_lossy())
+}

@@ -1,0 +1,216 @@
+//! Running planned tests in a guest, and starting another guest when one dies.
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::plan::{Case, Plan, environment};
+use crate::guest::image::Image;
+use crate::guest::protocol::{Outcome, Task};
+use crate::guest::session::Session;
+use crate::guest::{self, is_bug};
+use crate::kernels::Kernel;
+use crate::libtest::{self, Counts};
+use crate::paths;
+use crate::tally::Tally;
+
+/// As much of a failed test's output is printed; all of it is in a file.
+const SHOWN: usize = 20_000;
+
+/// After so many guests in a row that did not even boot, the rest fails.
+const BOOT_ATTEMPTS: u32 = 2;
+
+/// The tests of one kernel.
+#[derive(Debug)]
+pub struct Runner<'a> {
+    kernel: &'a Kernel,
+    image: &'a Image,
+    memory: u32,
+    /// Guests started so far; numbers their logs.
+    boots: u32,
+    session: Option<Session>,
+    tally: Tally,
+}
+
+/// The verdict on one test.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Passed,
+    Failed(String),
+    Skipped(String),
+}
+
+impl<'a> Runner<'a> {
+    /// Nothing starts before the first test.
+    pub fn new(kernel: &'a Kernel, image: &'a Image, memory: u32) -> Self {
+        Self { kernel, image, memory, boots: 0, session: None, tally: Tally::default() }
+    }
+
+    /// Runs all tests one after the other and prints each result at once.
+    pub fn run(mut self, plan: &Plan) -> Result<Tally> {
+        println!("kernel {} ({}): {} tests", self.kernel.series, self.kernel.release, plan.cases.len());
+        for case in &plan.cases {
+            if case.ignored {
+                self.record(case, Duration::ZERO, Verdict::Skipped("marked as ignored".to_owned()), &[]);
+                continue;
+            }
+            let start = Instant::now();
+            let mut output = Vec::new();
+            let verdict = match self.start() {
+                Ok(()) => self.run_case(case, &mut output),
+                Err(error) => Verdict::Failed(format!("{error:#}")),
+            };
+            self.record(case, start.elapsed(), verdict, &output);
+        }
+        self.stop(true);
+        Ok(self.tally)
+    }
+
+    /// Boots a guest unless one is running.
+    fn start(&mut self) -> Result<()> {
+        let mut attempt = 0;
+        while self.session.is_none() {
+            attempt += 1;
+            self.boots += 1;
+            let start = Instant::now();
+            match guest::boot(self.kernel, self.image, self.memory, &self.name()) {
+                Ok(session) => {
+                    println!("  booted in {:.1} s", start.elapsed().as_secs_f64());
+                    self.session = Some(session);
+                }
+                Err(error) if attempt < BOOT_ATTEMPTS => println!("  boot failed: {error:#}"),
+                Err(error) => return Err(error.context("the guest does not boot")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Powers the guest off; its log goes if nothing in it is of interest.
+    fn stop(&mut self, clean: bool) {
+        let Some(session) = self.session.take() else { return };
+        session.quit();
+        if clean && let Ok(log) = guest::console_log(self.kernel, &self.name()) {
+            let _ = fs::remove_file(log);
+        }
+    }
+
+    fn name(&self) -> String {
+        format!("tests-{}-{}", std::process::id(), self.boots)
+    }
+
+    fn run_case(&mut self, case: &Case, output: &mut Vec<u8>) -> Verdict {
+        let Some(session) = &mut self.session else { return Verdict::Failed("no guest".to_owned()) };
+        match session.run(&task(case, self.kernel), |bytes| output.extend_from_slice(bytes)) {
+            Ok(outcome) => {
+                let verdict = judge(&outcome, &String::from_utf8_lossy(output));
+                if let Some(bug) = outcome.kernel.iter().find(|line| is_bug(line)) {
+                    self.stop(false);
+                    let log = guest::console_log(self.kernel, &self.name()).unwrap_or_default();
+                    return Verdict::Failed(format!(
+                        "the kernel reported {bug}; console log: {}",
+                        log.display()
+                    ));
+                }
+                verdict
+            }
+            Err(error) => {
+                self.session = None;
+                Verdict::Failed(format!("{error:#}"))
+            }
+        }
+    }
+
+    fn record(&mut self, case: &Case, took: Duration, verdict: Verdict, output: &[u8]) {
+        let what = format!("[{}] {}", self.kernel.series, case.label());
+        let seconds = took.as_secs_f64();
+        match verdict {
+            Verdict::Passed => {
+                println!("  ok      {seconds:7.2} s  {}", case.label());
+                self.tally.pass();
+            }
+            Verdict::Skipped(why) => {
+                println!("  skipped            {}: {why}", case.label());
+                self.tally.skip(&what, &why);
+            }
+            Verdict::Failed(why) => {
+                println!("  FAILED  {seconds:7.2} s  {}: {why}", case.label());
+                show(output, self.keep(case, output));
+                self.tally.fail(&what, &why);
+            }
+        }
+        let _ = std::io::stdout().flush();
+    }
+
+    /// Writes a failed test's output to a file.
+    fn keep(&self, case: &Case, output: &[u8]) -> Option<PathBuf> {
+        let name = format!("{}-{}.out", self.kernel.series, case.test.replace("::", "-"));
+        let path = paths::guest_output().ok()?.join(name);
+        fs::write(&path, output).ok().map(|()| path)
+    }
+}
+
+fn task(case: &Case, kernel: &Kernel) -> Task {
+    // Output is not captured: what a test wrote before it hung or crashed the guest is what matters most.
+    let arguments = [case.program.as_str(), &case.test, "--exact", "--nocapture", "--test-threads=1"];
+    Task {
+        argv: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
+        env: environment(kernel),
+        timeout_ms: u64::try_from(case.timeout().as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+/// A test passed if its process says that it ran and passed, and ends with 0.
+fn judge(outcome: &Outcome, output: &str) -> Verdict {
+    if let Some(problem) = outcome.problem() {
+        return Verdict::Failed(problem);
+    }
+    match libtest::sum(output) {
+        Counts { passed: 1, failed: 0, .. } if outcome.is_success() => Verdict::Passed,
+        Counts { passed: 0, failed: 0, .. } => Verdict::Failed("the test did not run".to_owned()),
+        _ => Verdict::Failed(format!("exit code {}", outcome.code.unwrap_or(-1))),
+    }
+}
+
+/// Prints the end of a failed test's output.
+fn show(output: &[u8], file: Option<PathBuf>) {
+    let text = String::from_utf8_lossy(output);
+    let mut start = text.len().saturating_sub(SHOWN);
+    while !text.is_char_boundary(start) {
+        start += 1;
+    }
+    if let Some(file) = file.filter(|_| start > 0) {
+        println!("    ... ({start} bytes before this are in {})", file.display());
+    }
+    for line in text[start..].lines() {
+        println!("    | {line}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PASS: &str =
+        "test a ... ok\n\ntest result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out";
+
+    fn check(outcome: Outcome, output: &str, verdict: Verdict) {
+        assert_eq!(judge(&outcome, output), verdict, "{outcome:?}");
+    }
+
+    #[test]
+    fn verdicts() {
+        let exit = |code| Outcome { code: Some(code), ..Outcome::default() };
+        check(exit(0), PASS, Verdict::Passed);
+        check(exit(101), PASS, Verdict::Failed("exit code 101".to_owned()));
+        check(exit(0), "", Verdict::Failed("the test did not run".to_owned()));
+        let none = "test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 9 filtered out";
+        check(exit(0), none, Verdict::Failed("the test did not run".to_owned()));
+        let killed = Outcome { signal: Some(9), timed_out: true, millis: 120_400, ..Outcome::default() };
+        check(killed, "", Verdict::Failed("killed after 120 s: timed out".to_owned()));
+        let crashed = Outcome { signal: Some(11), ..Outcome::default() };
+        check(crashed, "", Verdict::Failed("killed by signal 11".to_owned()));
+    }
+}

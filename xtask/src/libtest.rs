@@ -1,0 +1,75 @@
+//! Reading what Rust's test harness prints (pure).
+
+/// The counts of one run of a test program, or of several.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Tests that passed.
+    pub passed: usize,
+    /// Tests that failed.
+    pub failed: usize,
+    /// Tests marked as ignored.
+    pub ignored: usize,
+}
+
+/// The names in the output of `--list`.
+pub fn parse_list(text: &str) -> Vec<String> {
+    text.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect()
+}
+
+/// Parses `test result: ok. 3 passed; 0 failed; 1 ignored; ...`; `None` for other lines.
+pub fn parse_result(line: &str) -> Option<Counts> {
+    let (_, rest) = line.trim().strip_prefix("test result: ")?.split_once(". ")?;
+    let mut counts = Counts::default();
+    for part in rest.split("; ") {
+        match part.split_once(' ') {
+            Some((number, "passed")) => counts.passed = number.parse().ok()?,
+            Some((number, "failed")) => counts.failed = number.parse().ok()?,
+            Some((number, "ignored")) => counts.ignored = number.parse().ok()?,
+            _ => {}
+        }
+    }
+    Some(counts)
+}
+
+/// Parses `test NAME ... ignored, REASON`; the reason may be missing.
+pub fn parse_ignored(line: &str) -> Option<(&str, &str)> {
+    let (name, rest) = line.trim().strip_prefix("test ")?.rsplit_once(" ... ignored")?;
+    let reason = rest.strip_prefix(", ").unwrap_or("marked as ignored");
+    (rest.is_empty() || rest.starts_with(", ")).then_some((name, reason))
+}
+
+/// The sum of all results in the output of a run.
+pub fn sum(text: &str) -> Counts {
+    text.lines().filter_map(parse_result).fold(Counts::default(), |sum, counts| Counts {
+        passed: sum.passed + counts.passed,
+        failed: sum.failed + counts.failed,
+        ignored: sum.ignored + counts.ignored,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_add_up() {
+        let text = "running 3 tests\ntest a ... ok\n\
+            test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 4 filtered out; finished in 0.00s\n\
+            test result: FAILED. 10 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.00s\n";
+        assert_eq!(sum(text), Counts { passed: 12, failed: 3, ignored: 1 });
+        assert_eq!(sum("test result of another kind"), Counts::default());
+    }
+
+    #[test]
+    fn lists() {
+        let text = "contract::adds: test\nslow: bench\nother::name: test\n\n2 tests, 1 benchmark\n";
+        assert_eq!(parse_list(text), ["contract::adds", "other::name"]);
+    }
+
+    #[test]
+    fn ignored_tests_give_their_reason() {
+        assert_eq!(parse_ignored("test a::b ... ignored, needs 5.8"), Some(("a::b", "needs 5.8")));
+        assert_eq!(parse_ignored("test a::b ... ignored"), Some(("a::b", "marked as ignored")));
+        assert_eq!(parse_ignored("test a::b ... ok"), None);
+    }
+}
