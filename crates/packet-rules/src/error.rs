@@ -34,8 +34,8 @@ pub enum RulesError {
         attempts: usize,
     },
     /// The watcher's socket could not be prepared or waited for.
-    #[error("cannot wait for notifications of nf_tables")]
-    Wait(#[source] io::Error),
+    #[error("cannot listen to notifications of nf_tables")]
+    Watch(#[source] io::Error),
 }
 
 impl RulesError {
@@ -44,7 +44,7 @@ impl RulesError {
             RulesError::Netlink(e) => e.errno(),
             RulesError::Send { source, .. }
             | RulesError::Refused { source, .. }
-            | RulesError::Wait(source) => source.raw_os_error(),
+            | RulesError::Watch(source) => source.raw_os_error(),
             RulesError::Overtaken { .. } => None,
         }
     }

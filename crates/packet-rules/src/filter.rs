@@ -1,40 +1,33 @@
-//! A filter in the kernel that keeps notifications of one sender out of a socket's buffer.
+//! A packet filter that keeps notifications of our own writes out of a socket's buffer.
+//!
+//! Each element of a transaction has its notification: those of a large one would overrun any buffer, and then look
+//! like lost news of somebody else. The filter runs before the buffer is charged (`do_one_broadcast` in
+//! net/netlink/af_netlink.c).
 
-use std::{
-    io,
-    os::fd::{AsRawFd, BorrowedFd},
-};
+use std::io;
 
-use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, sock_filter, sock_fprog};
+use netlink::Subscription;
+use socket2::{SockFilter, SockRef};
+
+const BPF_LD_W_ABS: u16 = 0x20;
+const BPF_JEQ_K: u16 = 0x15;
+const BPF_RET_K: u16 = 0x06;
 
 /// Offset of `nlmsg_pid` in `struct nlmsghdr`.
 const PORT: u32 = 12;
-/// Accept the whole message.
-const ACCEPT: u32 = u32::MAX;
 
-/// Drops datagrams whose first message was caused by `port`; all messages of a datagram have the same cause.
-pub(crate) fn drop_port(socket: BorrowedFd<'_>, port: u32) -> io::Result<()> {
-    let mut program = program(port);
-    let filter = sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    let (pointer, len) = (&raw const filter, size_of::<sock_fprog>() as u32);
-    #[expect(unsafe_code, reason = "no crate of ours attaches filters")]
-    // SAFETY: the option takes a sock_fprog of this size, whose program is alive; the kernel copies it.
-    let result = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, pointer.cast(), len)
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+/// Attaches the filter. All messages of a datagram have the same cause, so that the first one decides.
+pub(crate) fn drop_port(subscription: &Subscription, port: u32) -> io::Result<()> {
+    SockRef::from(subscription).attach_filter(&program(port))
 }
 
-/// `if (message.nlmsg_pid == port) drop; else accept`
-const fn program(port: u32) -> [sock_filter; 4] {
-    const fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> sock_filter {
-        sock_filter { code: code as u16, jt, jf, k }
-    }
+/// `if message.nlmsg_pid == port { drop } else { accept }`; jumps count from the next instruction.
+const fn program(port: u32) -> [SockFilter; 4] {
     [
-        instruction(BPF_LD | BPF_W | BPF_ABS, 0, 0, PORT),
+        SockFilter::new(BPF_LD_W_ABS, 0, 0, PORT),
         // Loads are in network order, the header is in host order.
-        instruction(BPF_JMP | BPF_JEQ | BPF_K, 0, 1, port.to_be()),
-        instruction(BPF_RET | BPF_K, 0, 0, 0),
-        instruction(BPF_RET | BPF_K, 0, 0, ACCEPT),
+        SockFilter::new(BPF_JEQ_K, 0, 1, port.to_be()),
+        SockFilter::new(BPF_RET_K, 0, 0, 0),
+        SockFilter::new(BPF_RET_K, 0, 0, u32::MAX),
     ]
 }

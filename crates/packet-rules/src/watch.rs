@@ -2,74 +2,72 @@
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
+    os::fd::{AsFd, BorrowedFd},
     time::{Duration, Instant},
 };
 
+use dataplane::Touched;
 use netlink::{Protocol, Subscription};
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    io::Errno,
-};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::{RulesError, filter, nft, observed};
 
-/// Reports changes of the table `inet kube-ipvs` that are not our own, including its deletion (`nft flush ruleset`).
+/// Changes seldom come alone: a deleted table has a notification for everything in it. One report for all that follow
+/// each other within [`QUIET`], but none later than [`AT_LATEST`] after the first.
+const QUIET: Duration = Duration::from_millis(10);
+const AT_LATEST: Duration = Duration::from_millis(200);
+
+/// Listens in the network namespace of the thread that opened it. Blocking: made for a thread of its own that forwards
+/// what [`RulesWatcher::wait`] returns.
 ///
-/// Meant for a thread that calls [`RulesWatcher::wait`] in a loop, or for a loop that polls the descriptor and calls
-/// [`RulesWatcher::poll`].
+/// Told is every change of the table `inet kube-ipvs` by another port than our own, its deletion by
+/// `nft flush ruleset` included. A report says that something may differ, never what. Where notifications were lost it
+/// is made on suspicion.
 pub struct RulesWatcher {
     subscription: Subscription,
 }
 
 impl RulesWatcher {
-    /// Subscribes, in the network namespace of the calling thread. `own_port` is [`crate::RulesClient::port_id`].
+    /// Listens from now on; `own_port` is [`crate::RulesClient::port_id`], whose changes are not told.
     pub fn open(own_port: u32) -> Result<Self, RulesError> {
         let mut subscription = Subscription::open(Protocol::NETFILTER, &[nft::GROUP])?;
         subscription.ignore_port(own_port);
-        // Our own transactions can be larger than the buffer: they must not even get there.
-        filter::drop_port(subscription.as_fd(), own_port).map_err(RulesError::Wait)?;
+        filter::drop_port(&subscription, own_port).map_err(RulesError::Watch)?;
         Ok(RulesWatcher { subscription })
     }
 
-    /// Waits until somebody else touches the table, at most for `timeout`. Returns whether that happened.
-    ///
-    /// However many changes were waiting, they are one report.
-    pub fn wait(&mut self, timeout: Duration) -> Result<bool, RulesError> {
-        let start = Instant::now();
-        loop {
-            if self.poll()? {
-                return Ok(true);
+    /// Waits until somebody else touches the table, at most for `timeout`.
+    pub fn wait(&mut self, timeout: Duration) -> Result<Option<Touched>, RulesError> {
+        let deadline = Instant::now() + timeout;
+        while !self.drain()? {
+            if Instant::now() > deadline || !self.is_readable_until(deadline)? {
+                return Ok(None);
             }
-            let left = timeout.saturating_sub(start.elapsed());
-            if left.is_zero() {
-                return Ok(false);
-            }
-            self.wait_readable(left)?;
         }
+        let latest = Instant::now() + AT_LATEST;
+        while Instant::now() < latest && self.is_readable_until(latest.min(Instant::now() + QUIET))? {
+            self.drain()?;
+        }
+        Ok(Some(Touched::Rules))
     }
 
-    /// Whether somebody else has touched the table since the last call; never blocks.
-    ///
-    /// Also true if notifications were lost.
-    pub fn poll(&mut self) -> Result<bool, RulesError> {
+    /// Reads what is waiting, in a storm only some of it; whether any of it counts.
+    fn drain(&mut self) -> Result<bool, RulesError> {
         let mut touched = false;
-        loop {
-            let drained = self.subscription.drain(|message| touched |= observed::is_ours(message))?;
-            touched |= drained.lost;
-            if !drained.more {
-                return Ok(touched);
-            }
-        }
+        let drained = self.subscription.drain(|message| touched |= observed::is_ours(message))?;
+        Ok(touched || drained.lost)
     }
 
-    fn wait_readable(&self, timeout: Duration) -> Result<(), RulesError> {
-        // Longer than anybody waits, where the duration does not fit.
-        let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: 1 << 30, tv_nsec: 0 });
-        let mut fds = [PollFd::new(&self.subscription, PollFlags::IN)];
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(e) => Err(RulesError::Wait(io::Error::from(e))),
+    fn is_readable_until(&self, deadline: Instant) -> Result<bool, RulesError> {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left =
+                Timespec { tv_sec: left.as_secs().min(86_400) as i64, tv_nsec: left.subsec_nanos().into() };
+            match poll(&mut [PollFd::new(&self.subscription, PollFlags::IN)], Some(&left)) {
+                Ok(ready) => return Ok(ready > 0),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(RulesError::Watch(io::Error::from(e))),
+            }
         }
     }
 }
@@ -77,11 +75,5 @@ impl RulesWatcher {
 impl AsFd for RulesWatcher {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.subscription.as_fd()
-    }
-}
-
-impl AsRawFd for RulesWatcher {
-    fn as_raw_fd(&self) -> RawFd {
-        self.subscription.as_raw_fd()
     }
 }
