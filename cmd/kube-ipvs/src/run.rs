@@ -102,8 +102,7 @@ fn watch_vips(own_port: u32, sender: Sender<Message>) -> anyhow::Result<()> {
 fn watch_rules(own_port: u32, sender: Sender<Message>) -> anyhow::Result<()> {
     let mut watcher = RulesWatcher::open(own_port).context("listen to changes of nftables")?;
     spawn("rules-watcher", move || {
-        let touched = |seen: bool| seen.then_some(Touched::Rules);
-        while tell(watcher.wait(PATIENCE).map(touched).context("listen to changes of nftables"), &sender).is_ok() {}
+        while tell(watcher.wait(PATIENCE).context("listen to changes of nftables"), &sender).is_ok() {}
     })
 }
 
