@@ -1,5 +1,5 @@
 //! Prints the running kernel's replies about a fixed set of objects, one message a line as `name hexadecimal`:
-//! the files under tests/fixtures. Needs root and an empty network namespace with loopback up.
+//! the files under tests/replies/captures. Needs root and an empty network namespace with loopback up.
 //!
 //! `cargo xtask guest run --kernel 6.12 --file target/debug/examples/capture_replies:/capture -- sh -c
 //! 'modprobe ip_vs; ip link set lo up; /capture'`

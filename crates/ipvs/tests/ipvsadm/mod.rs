@@ -56,8 +56,9 @@ fn render_key(vs: VirtualServerId) -> String {
             };
             format!("{option} {}", SocketAddr::new(vip.addr, vip.port.get()))
         }
-        VirtualServerId::FwMark { family: IpFamily::V4, mark } => format!("-f {mark}"),
-        VirtualServerId::FwMark { family: IpFamily::V6, mark } => format!("-f {mark} -6"),
+        // ipvsadm prints marks as int.
+        VirtualServerId::FwMark { family: IpFamily::V4, mark } => format!("-f {}", mark.get() as i32),
+        VirtualServerId::FwMark { family: IpFamily::V6, mark } => format!("-f {} -6", mark.get() as i32),
     }
 }
 
@@ -104,6 +105,5 @@ fn render_real_server(vs: VirtualServerId, rs: RealServerId, settings: &RealServ
         ForwardingMethod::DirectRoute | ForwardingMethod::Local => "-g",
     };
     let tunnel = if settings.forwarding == ForwardingMethod::Tunnel { " --tun-type ipip" } else { "" };
-    // ipvsadm prints the weight as an int.
     format!("-a {} -r {rs} {method} -w {}{tunnel}", render_key(vs), settings.weight)
 }
