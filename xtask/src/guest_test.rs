@@ -14,7 +14,7 @@ use clap::Args;
 use crate::kernels::{self, Kernel, Series};
 use crate::setup;
 use crate::tally::Tally;
-pub use plan::Plan;
+pub use plan::{Plan, add_programs, environment};
 
 /// `cargo xtask guest test`.
 #[derive(Debug, Clone, Default, Args)]

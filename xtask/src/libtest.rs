@@ -38,6 +38,11 @@ pub fn parse_ignored(line: &str) -> Option<(&str, &str)> {
     (rest.is_empty() || rest.starts_with(", ")).then_some((name, reason))
 }
 
+/// Parses `test NAME ... FAILED`.
+pub fn parse_failed(line: &str) -> Option<&str> {
+    line.trim().strip_prefix("test ")?.strip_suffix(" ... FAILED")
+}
+
 /// The sum of all results in the output of a run.
 pub fn sum(text: &str) -> Counts {
     text.lines().filter_map(parse_result).fold(Counts::default(), |sum, counts| Counts {
@@ -71,5 +76,7 @@ mod tests {
         assert_eq!(parse_ignored("test a::b ... ignored, needs 5.8"), Some(("a::b", "needs 5.8")));
         assert_eq!(parse_ignored("test a::b ... ignored"), Some(("a::b", "marked as ignored")));
         assert_eq!(parse_ignored("test a::b ... ok"), None);
+        assert_eq!(parse_failed("test a::b ... FAILED"), Some("a::b"));
+        assert_eq!(parse_failed("test result: FAILED. 10 passed"), None);
     }
 }

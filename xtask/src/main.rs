@@ -4,6 +4,7 @@
 
 mod apt;
 mod build;
+mod checks;
 mod command;
 mod guest;
 mod guest_test;
@@ -11,7 +12,9 @@ mod kernels;
 mod libtest;
 mod paths;
 mod setup;
+mod showcase;
 mod tally;
+mod tiers;
 mod workspace;
 
 use std::process::ExitCode;
@@ -25,6 +28,12 @@ use clap::Parser;
 enum Cli {
     /// Installs the Debian packages that the other commands need.
     Setup,
+    /// Runs every tier of tests.
+    Test(tiers::Test),
+    /// Shows a rolling update on a real kernel.
+    Demo(showcase::Showcase),
+    /// Measures on a real kernel.
+    Bench(showcase::Showcase),
     /// Runs things on real kernels.
     #[command(subcommand)]
     Guest(guest::cli::GuestCommand),
@@ -46,6 +55,9 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<ExitCode> {
     match cli {
         Cli::Setup => setup::ensure().map(|()| ExitCode::SUCCESS),
+        Cli::Test(test) => Ok(test.run()),
+        Cli::Demo(showcase) => showcase.demo(),
+        Cli::Bench(showcase) => showcase.bench(),
         Cli::Guest(command) => command.run(),
         Cli::GuestAgent => guest::agent::serve().map(|()| ExitCode::SUCCESS),
     }

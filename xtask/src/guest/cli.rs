@@ -10,7 +10,8 @@ use clap::{Args, Subcommand};
 use super::image::Image;
 use super::protocol::{Outcome, Task};
 use crate::guest_test::GuestTest;
-use crate::{kernels, setup};
+use crate::kernels::{self, Kernel};
+use crate::setup;
 
 /// What to do with guests.
 #[derive(Debug, Subcommand)]
@@ -94,7 +95,7 @@ fn list_kernels(names: &[String], update: bool) -> Result<ExitCode> {
 
 impl Options {
     /// The image with the files that were asked for.
-    fn image(&self, kernel: &kernels::Kernel) -> Result<Image> {
+    fn image(&self, kernel: &Kernel) -> Result<Image> {
         let mut image = Image::new(kernel)?;
         for pair in &self.file {
             let (host, guest) = split(pair, "--file HOST:GUEST")?;
@@ -125,12 +126,7 @@ impl Run {
             session.fetch(guest, Path::new(host))?;
         }
         session.quit();
-        let log = super::console_log(&kernel, &what)?;
-        let code = report(&outcome, &log);
-        if code == ExitCode::SUCCESS {
-            let _ = std::fs::remove_file(log);
-        }
-        Ok(code)
+        Ok(report(&outcome, &kernel, &what))
     }
 
     fn task(&self) -> Result<Task> {
@@ -151,21 +147,22 @@ pub fn to_terminal(bytes: &[u8]) {
 }
 
 /// Prints what went wrong, if anything did, and turns the outcome into an exit code.
-pub fn report(outcome: &Outcome, log: &Path) -> ExitCode {
+/// The console's log of the run `what` is kept only if something went wrong.
+pub fn report(outcome: &Outcome, kernel: &Kernel, what: &str) -> ExitCode {
     for line in &outcome.kernel {
         eprintln!("kernel: {line}");
     }
+    let log = super::console_log(kernel, what).unwrap_or_default();
     if outcome.kernel.iter().any(|line| super::is_bug(line)) {
         eprintln!("the kernel reported a bug; console log: {}", log.display());
         return ExitCode::FAILURE;
     }
-    if let Some(reason) = outcome.problem() {
-        eprintln!("{reason}");
+    let _ = std::fs::remove_file(log);
+    if let Some(problem) = outcome.problem() {
+        eprintln!("{problem}");
     }
-    match outcome.code {
-        Some(code) => u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from),
-        None => ExitCode::FAILURE,
-    }
+    let code = outcome.code.and_then(|code| u8::try_from(code).ok());
+    code.map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
 fn split<'a>(pair: &'a str, usage: &str) -> Result<(&'a str, &'a str)> {

@@ -21,6 +21,7 @@ const TOOLS: &[&str] =
 /// Programs that a guest has if the host does. Those of coreutils and util-linux are there because
 /// busybox starts its own `ip` and not iproute2 when one of its applets is the parent.
 const OPTIONAL_TOOLS: &[&str] = &[
+    "bash",
     "bridge",
     "ipset",
     "iptables",
@@ -133,6 +134,11 @@ impl Image {
     /// Adds a program that was just built, without its debugging information.
     pub fn add_built(&mut self, host: &Path, guest: &str) -> Result<()> {
         self.add_program(&strip(host)?, guest)
+    }
+
+    /// Adds an empty folder.
+    pub fn add_folder(&mut self, guest: &str) {
+        self.insert(guest, Entry::Folder);
     }
 
     /// Adds a file with these contents.

@@ -57,9 +57,10 @@ impl<'a> Runner<'a> {
                 self.record(case, Duration::ZERO, Verdict::Skipped("marked as ignored".to_owned()), &[]);
                 continue;
             }
-            let start = Instant::now();
             let mut output = Vec::new();
-            let verdict = match self.start() {
+            let booted = self.start();
+            let start = Instant::now();
+            let verdict = match booted {
                 Ok(()) => self.run_case(case, &mut output),
                 Err(error) => Verdict::Failed(format!("{error:#}")),
             };

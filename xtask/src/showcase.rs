@@ -1,0 +1,130 @@
+//! `cargo xtask demo` and `cargo xtask bench`: programs of package `e2e` on a real kernel.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::build::{self, Executable};
+use crate::guest::cli::{report, to_terminal};
+use crate::guest::image::Image;
+use crate::guest::{self, protocol::Task};
+use crate::guest_test::{add_programs, environment};
+use crate::workspace::Workspace;
+use crate::{command, kernels, paths, setup};
+
+/// Nothing shown takes longer.
+const TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// Where a program that measures writes its results; `KUBE_IPVS_RESULTS` tells it.
+const RESULTS: &str = "/results";
+
+/// Gives the program a network of its own: interfaces, sysfs and named namespaces.
+const PRIVATE_NETWORK: &str = "mount -t sysfs sysfs /sys && mkdir -p /run/netns && \
+    mount -t tmpfs tmpfs /run/netns && ip link set lo up && exec \"$@\"";
+
+/// What `demo` and `bench` take.
+#[derive(Debug, Args)]
+pub struct Showcase {
+    /// Runs in a guest with a kernel of this series, even if this host has IPVS.
+    #[arg(long)]
+    kernel: Option<String>,
+    /// Memory of the guest in MiB.
+    #[arg(long, default_value_t = guest::MEMORY)]
+    memory: u32,
+    /// Passed on to the program.
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+impl Showcase {
+    /// Runs the rolling update; the exit code is that of the program.
+    pub fn demo(&self) -> Result<ExitCode> {
+        self.run("demo", None)
+    }
+
+    /// Measures, and copies the results to `benches/results`.
+    pub fn bench(&self) -> Result<ExitCode> {
+        self.run("bench", Some(&paths::repository().join("benches/results")))
+    }
+
+    fn run(&self, program: &str, results: Option<&Path>) -> Result<ExitCode> {
+        setup::ensure()?;
+        let programs = build(program)?;
+        if self.kernel.is_none() && host_has_ipvs() {
+            println!("This host has IPVS: running in a private network namespace");
+            return self.on_host(program, &programs, results);
+        }
+        self.in_guest(program, &programs, results)
+    }
+
+    fn on_host(&self, program: &str, programs: &[Executable], results: Option<&Path>) -> Result<ExitCode> {
+        let mut command = Command::new("unshare");
+        command.args(["--net", "--mount", "sh", "-c", PRIVATE_NETWORK, "sh"]);
+        command.arg(path_of(programs, program)?).args(&self.arguments);
+        command.env("KUBE_IPVS_BIN", path_of(programs, "kube-ipvs")?);
+        command.env("KUBE_IPVS_EXAMPLES", paths::repository().join("manifests/examples"));
+        if let Some(results) = results {
+            paths::create(results)?;
+            command.env("KUBE_IPVS_RESULTS", results);
+        }
+        let status = command.status().with_context(|| format!("starting {}", command::render(&command)))?;
+        let code = status.code().and_then(|code| u8::try_from(code).ok());
+        Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
+    }
+
+    fn in_guest(&self, program: &str, programs: &[Executable], results: Option<&Path>) -> Result<ExitCode> {
+        let series = kernels::series(self.kernel.as_deref().unwrap_or(kernels::DEFAULT))?;
+        let kernel = kernels::ensure(series)?;
+        let mut image = Image::new(&kernel)?;
+        add_programs(&mut image, programs)?;
+        image.add_folder(RESULTS);
+        let what = format!("{program}-{}", std::process::id());
+        println!("Starting a guest with Linux {}", kernel.release);
+        let mut session = guest::boot(&kernel, &image, self.memory, &what)?;
+        let mut env = environment(&kernel);
+        env.push(("KUBE_IPVS_RESULTS".to_owned(), RESULTS.to_owned()));
+        let mut argv = vec![format!("/bin/{program}")];
+        argv.extend_from_slice(&self.arguments);
+        let timeout_ms = u64::try_from(TIMEOUT.as_millis()).unwrap_or(u64::MAX);
+        let outcome = session.run(&Task { argv, env, timeout_ms }, to_terminal)?;
+        if let Some(results) = results {
+            session.fetch(RESULTS, results)?;
+            println!("Results are in {}", results.display());
+        }
+        session.quit();
+        Ok(report(&outcome, &kernel, &what))
+    }
+}
+
+/// Builds the program and the product as users get it.
+fn build(program: &str) -> Result<Vec<Executable>> {
+    let workspace = Workspace::load()?;
+    let exists = workspace
+        .package("e2e")
+        .is_some_and(|package| package.targets_of("bin").any(|target| target.name == program));
+    if !exists {
+        bail!("there is no {program} yet: package e2e has no program of that name");
+    }
+    println!("Building kube-ipvs and {program}");
+    let selection = ["--package", "kube-ipvs", "--package", "e2e", "--bin", "kube-ipvs", "--bin", program];
+    build::programs("release", &selection.map(str::to_owned))
+}
+
+fn path_of<'a>(programs: &'a [Executable], name: &str) -> Result<&'a PathBuf> {
+    let found = programs.iter().find(|program| program.target == name);
+    found.map(|program| &program.path).with_context(|| format!("cargo built no {name}"))
+}
+
+/// Whether we are root on a kernel with IPVS, loading it if need be.
+fn host_has_ipvs() -> bool {
+    if !rustix::process::geteuid().is_root() {
+        return false;
+    }
+    if let Some(modprobe) = paths::find_program("modprobe") {
+        let _ = command::capture_any(Command::new(modprobe).arg("ip_vs"));
+    }
+    Path::new("/proc/net/ip_vs").exists()
+}

@@ -1,0 +1,183 @@
+//! `cargo xtask test`: every tier, one table, one closing line.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::checks::{edges, purity};
+use crate::command;
+use crate::guest_test::{self, Plan};
+use crate::kernels::{self, Series};
+use crate::libtest;
+use crate::setup;
+use crate::tally::Tally;
+use crate::workspace::{Workspace, cargo};
+
+/// `cargo xtask test`.
+#[derive(Debug, Args)]
+pub struct Test {
+    /// Runs the guest tests on all kernels, not only on the required ones.
+    #[arg(long)]
+    all_kernels: bool,
+    /// Leaves out the guest tests.
+    #[arg(long)]
+    host_only: bool,
+}
+
+/// A finished tier.
+struct Tier {
+    name: String,
+    tally: Tally,
+    took: Duration,
+}
+
+impl Test {
+    /// Runs all tiers whatever fails; the last line is `N passed, N failed, N skipped`.
+    pub fn run(&self) -> ExitCode {
+        let mut tiers = Vec::new();
+        run_tier(&mut tiers, "set-up", |_| setup::ensure());
+        if tiers.iter().all(|tier| tier.tally.failed == 0) {
+            self.run_tiers(&mut tiers);
+        }
+        close(&tiers)
+    }
+
+    fn run_tiers(&self, tiers: &mut Vec<Tier>) {
+        run_tier(tiers, "format", |tally| {
+            check(tally, "cargo fmt", cargo().args(["fmt", "--all", "--check"]))
+        });
+        run_tier(tiers, "edges", check_edges);
+        run_tier(tiers, "purity", check_purity);
+        run_tier(tiers, "clippy", clippy);
+        run_tier(tiers, "host tests", host_tests);
+        self.run_guests(tiers);
+    }
+
+    fn run_guests(&self, tiers: &mut Vec<Tier>) {
+        let series = kernels::SERIES.iter().filter(|series| self.all_kernels || series.required);
+        if self.host_only {
+            for series in series {
+                run_tier(tiers, &guest_tier(series), |tally| {
+                    tally.skip(&guest_tier(series), "--host-only was given");
+                    Ok(())
+                });
+            }
+            return;
+        }
+        let mut plan = None;
+        run_tier(tiers, "guest build", |_| {
+            plan = Some(Plan::build(&[], guest_test::PROFILE, None)?);
+            Ok(())
+        });
+        let Some(plan) = plan else { return };
+        for series in series {
+            run_tier(tiers, &guest_tier(series), |tally| guest_tests(series, &plan, tally));
+        }
+    }
+}
+
+fn guest_tier(series: &Series) -> String {
+    format!("guest tests on {}", series.name)
+}
+
+/// Runs a tier; an error is a failure of the tier.
+fn run_tier(tiers: &mut Vec<Tier>, name: &str, run: impl FnOnce(&mut Tally) -> Result<()>) {
+    println!("==> {name}");
+    let start = Instant::now();
+    let mut tally = Tally::default();
+    if let Err(error) = run(&mut tally) {
+        tally.fail(name, &format!("{error:#}"));
+        println!("{name} failed: {error:#}");
+    }
+    tiers.push(Tier { name: name.to_owned(), tally, took: start.elapsed() });
+}
+
+/// A command that passes or fails as a whole.
+fn check(tally: &mut Tally, what: &str, command: &mut Command) -> Result<()> {
+    match command::run(command) {
+        Ok(()) => tally.pass(),
+        Err(error) => tally.fail(what, &format!("{error:#}")),
+    }
+    Ok(())
+}
+
+fn check_edges(tally: &mut Tally) -> Result<()> {
+    expect_none(tally, "edges", &edges::violations(&Workspace::load()?));
+    Ok(())
+}
+
+fn check_purity(tally: &mut Tally) -> Result<()> {
+    expect_none(tally, "purity", &purity::violations(&Workspace::load()?)?);
+    Ok(())
+}
+
+fn expect_none(tally: &mut Tally, what: &str, violations: &[String]) {
+    if violations.is_empty() {
+        tally.pass();
+    }
+    for violation in violations {
+        println!("{violation}");
+        tally.fail(what, violation);
+    }
+}
+
+/// With the guest features, because the guest tests are code like any other.
+fn clippy(tally: &mut Tally) -> Result<()> {
+    let workspace = Workspace::load()?;
+    let with_feature = workspace.packages.iter().filter(|package| package.features.contains_key("guest"));
+    let features: Vec<_> = with_feature.map(|package| format!("{}/guest", package.name)).collect();
+    let mut command = cargo();
+    command.args(["clippy", "--workspace", "--all-targets", "--features", &features.join(",")]);
+    check(tally, "cargo clippy", command.args(["--", "-D", "warnings"]))
+}
+
+fn host_tests(tally: &mut Tally) -> Result<()> {
+    let mut command = cargo();
+    command.args(["test", "--workspace", "--no-fail-fast"]).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = command.spawn().context("starting cargo test")?;
+    let stdout = child.stdout.take().context("cargo test without an output")?;
+    let mut failed = 0;
+    for line in BufReader::new(stdout).lines() {
+        let line = line?;
+        println!("{line}");
+        if let Some(counts) = libtest::parse_result(&line) {
+            tally.passed += counts.passed;
+            failed += counts.failed;
+        } else if let Some((name, reason)) = libtest::parse_ignored(&line) {
+            tally.skip(name, reason);
+        } else if let Some(name) = libtest::parse_failed(&line) {
+            tally.fail(name, "see its output above");
+        }
+    }
+    let status = child.wait()?;
+    // A test program that does not build or crashes prints no result.
+    if !status.success() && failed == 0 {
+        tally.fail("cargo test", &format!("ended with {status}"));
+    }
+    Ok(())
+}
+
+fn guest_tests(series: &'static Series, plan: &Plan, tally: &mut Tally) -> Result<()> {
+    tally.add(&guest_test::on_series(series, plan, crate::guest::MEMORY)?);
+    if tally.ran() == 0 && tally.skipped == 0 {
+        tally.fail(&guest_tier(series), "no test ran");
+    }
+    Ok(())
+}
+
+/// Prints the table, what failed or was skipped, and the closing line.
+fn close(tiers: &[Tier]) -> ExitCode {
+    let mut all = Tally::default();
+    println!("\n{:<24} {:>7} {:>7} {:>8} {:>9}", "tier", "passed", "failed", "skipped", "seconds");
+    for Tier { name, tally, took } in tiers {
+        let Tally { passed, failed, skipped, .. } = tally;
+        println!("{name:<24} {passed:>7} {failed:>7} {skipped:>8} {:>9.1}", took.as_secs_f64());
+        all.add(tally);
+    }
+    all.print_details();
+    println!("{}", all.line());
+    all.exit_code()
+}
