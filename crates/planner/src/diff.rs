@@ -25,6 +25,8 @@ pub struct Touch {
     pub vips: BTreeSet<IpAddr>,
     /// Elements that belong to neither.
     pub elements: BTreeSet<RuleElement>,
+    /// Addresses found on `kube-ipvs0`: none is wanted there, but each must stay until its VIP has a route.
+    pub addresses: BTreeSet<IpAddr>,
 }
 
 impl Touch {
@@ -41,6 +43,7 @@ impl Touch {
     pub fn add_rules_and_vips(&mut self, desired: &Desired, mirror: &Mirror) {
         self.vips.extend(desired.vips());
         self.vips.extend(mirror.routes.keys());
+        self.addresses.extend(&mirror.addresses);
         self.servers.extend(desired.virtual_servers());
         self.elements.extend(desired.shared_elements());
         for element in &mirror.elements {
@@ -57,11 +60,15 @@ impl Touch {
         self.servers.extend(other.servers);
         self.vips.extend(other.vips);
         self.elements.extend(other.elements);
+        self.addresses.extend(other.addresses);
     }
 
     /// Whether nothing is touched.
     pub fn is_empty(&self) -> bool {
-        self.servers.is_empty() && self.vips.is_empty() && self.elements.is_empty()
+        self.servers.is_empty()
+            && self.vips.is_empty()
+            && self.elements.is_empty()
+            && self.addresses.is_empty()
     }
 }
 
@@ -111,13 +118,13 @@ pub fn diff(touch: &Touch, inputs: &Inputs<'_>) -> Plan {
     if !inputs.mirror.layout_current {
         plan.rules_add.push(RulesOp::InstallLayout(inputs.config.layout.clone()));
     }
-    let unwanted = inputs.mirror.addresses.iter();
-    plan.vips_add.extend(unwanted.map(|addr| VipOp::DeleteAddress { addr: *addr }));
     touch.vips.iter().for_each(|vip| diff_vip(*vip, inputs, &mut plan));
     touch.servers.iter().for_each(|vs| diff_server(*vs, inputs, &mut plan));
     for element in &touch.elements {
         diff_element(*element, inputs.desired.wants_shared(element), inputs, &mut plan);
     }
+    let unwanted = touch.addresses.intersection(&inputs.mirror.addresses);
+    plan.vips_remove.extend(unwanted.map(|addr| VipOp::DeleteAddress { addr: *addr }));
     plan
 }
 

@@ -242,6 +242,7 @@ impl Reconciler {
 fn vip_subject(op: &VipOp) -> Subject {
     match op {
         VipOp::EnsureRoute { vip, .. } | VipOp::DeleteRoute { vip } => Subject::Vip(*vip),
-        VipOp::EnsureLink | VipOp::DeleteLink | VipOp::DeleteAddress { .. } => Subject::Base,
+        VipOp::DeleteAddress { addr } => Subject::Address(*addr),
+        VipOp::EnsureLink | VipOp::DeleteLink => Subject::Base,
     }
 }

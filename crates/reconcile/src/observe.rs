@@ -49,6 +49,7 @@ impl Reconciler {
         touch.vips.extend(drifted);
         self.mirror.link_ready = ready;
         self.mirror.routes = observed.routes;
+        touch.addresses.extend(&observed.addresses);
         self.mirror.addresses = observed.addresses;
         self.replace_facts(observed.node_addresses.into_keys().collect(), touch);
     }

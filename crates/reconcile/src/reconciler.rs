@@ -277,7 +277,7 @@ impl Reconciler {
     }
 
     fn base_is_ready(&self) -> bool {
-        self.mirror.link_ready && self.mirror.layout_current && self.mirror.addresses.is_empty()
+        self.mirror.link_ready && self.mirror.layout_current
     }
 
     fn diff(&self, touch: &Touch) -> Plan {

@@ -12,7 +12,7 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// What is tried again as a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Subject {
-    /// The first dumps, the link, the chains, or addresses on the link.
+    /// The first dumps, the link, or the chains.
     Base,
     /// A virtual server with its real servers and elements.
     Server(VirtualServerId),
@@ -20,6 +20,8 @@ pub(crate) enum Subject {
     Vip(IpAddr),
     /// An element of its own.
     Element(RuleElement),
+    /// An address that must leave the link.
+    Address(IpAddr),
 }
 
 impl fmt::Display for Subject {
@@ -29,6 +31,7 @@ impl fmt::Display for Subject {
             Subject::Server(vs) => write!(f, "virtual server {vs}"),
             Subject::Vip(vip) => write!(f, "VIP {vip}"),
             Subject::Element(element) => write!(f, "element {element}"),
+            Subject::Address(addr) => write!(f, "address {addr}"),
         }
     }
 }
@@ -84,6 +87,7 @@ impl Retry {
                 Subject::Server(vs) => touch.servers.insert(*vs),
                 Subject::Vip(vip) => touch.vips.insert(*vip),
                 Subject::Element(element) => touch.elements.insert(*element),
+                Subject::Address(addr) => touch.addresses.insert(*addr),
             };
         }
     }
@@ -108,7 +112,8 @@ impl Retry {
 pub(crate) fn subjects(touch: &Touch) -> impl Iterator<Item = Subject> {
     let servers = touch.servers.iter().map(|vs| Subject::Server(*vs));
     let vips = touch.vips.iter().map(|vip| Subject::Vip(*vip));
-    servers.chain(vips).chain(touch.elements.iter().map(|element| Subject::Element(*element)))
+    let elements = touch.elements.iter().map(|element| Subject::Element(*element));
+    servers.chain(vips).chain(elements).chain(touch.addresses.iter().map(|addr| Subject::Address(*addr)))
 }
 
 #[cfg(test)]

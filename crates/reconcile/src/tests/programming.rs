@@ -156,3 +156,24 @@ fn the_dry_run_tells_exactly_what_a_sync_then_writes() {
     let plan = dry.reconciler.dry_run().unwrap();
     assert!(plan.is_empty(), "{plan}");
 }
+
+#[test]
+fn addresses_that_another_proxy_bound_go_only_after_the_routes_have_come() {
+    let kernel = Kernel::new();
+    let mut first = World::on(kernel.clone(), config());
+    first.deliver([]);
+    first.run();
+    let vips: Vec<_> = (0..3).map(|n| ip(&format!("10.96.0.{n}"))).collect();
+    vips.iter().for_each(|vip| kernel.vips.add_address(*vip));
+    kernel.vips.take_ops();
+    let mut world = World::on(kernel.clone(), config());
+    world.deliver(many(3));
+    world.run();
+    let ops = kernel.vips.take_ops();
+    let position = |op: VipOp| ops.iter().position(|other| *other == op).unwrap();
+    for vip in vips {
+        let route = VipOp::EnsureRoute { vip, source: Some(ip("192.168.50.10")) };
+        assert!(position(route) < position(VipOp::DeleteAddress { addr: vip }), "{ops:?}");
+    }
+    assert!(kernel.vips.addresses().is_empty());
+}
