@@ -15,8 +15,13 @@ use crate::{
     transaction::{Transaction, depends_on_table, malformed},
 };
 
-/// How often a transaction is repeated because the ruleset changed under it, or to learn what was at fault.
-const ATTEMPTS: usize = 10;
+/// How often a layout is written on condition that the ruleset has not changed since the table was read. Any change of
+/// any table counts, so on busy hosts the condition has to go. Then a change of our table in just that moment spoils
+/// the layout or fails the transaction; the watcher tells of it.
+const GUARDED: usize = 5;
+/// How often a refused transaction is sent again with its suspicious elements one by one. Once suffices unless others
+/// interfere.
+const SPLITS: usize = 3;
 
 /// The table `inet kube-ipvs` of the network namespace of the thread that opened it.
 ///
@@ -101,30 +106,30 @@ impl RulesClient {
     }
 
     fn execute(&mut self, ops: &[RulesOp]) -> Result<BatchReport, RulesError> {
-        let mut alone = HashSet::new();
-        for attempt in 1..=ATTEMPTS {
+        let (mut alone, mut overtaken, mut splits) = (HashSet::new(), 0, 0);
+        loop {
             let (table, generation) = self.basis(ops)?;
             let transaction = Transaction::build(ops, table, &alone);
             if transaction.messages.is_empty() {
                 return Ok(BatchReport::default());
             }
-            match self.batches.commit(&transaction, generation)? {
+            match self.batches.commit(&transaction, generation.filter(|_| overtaken < GUARDED))? {
                 Outcome::Committed => return Ok(BatchReport::default()),
                 Outcome::Unknown => return Ok(BatchReport { failed: vec![], replies_lost: true }),
-                Outcome::Outdated => {}
+                Outcome::Outdated => overtaken += 1,
                 Outcome::Refused { refusals, replies_lost } => {
                     let suspects = transaction.suspects(ops, &refusals);
-                    if suspects.is_empty() || attempt == ATTEMPTS {
+                    if suspects.is_empty() || splits == SPLITS {
                         return Ok(BatchReport {
                             failed: transaction.failed_ops(ops, &refusals),
                             replies_lost,
                         });
                     }
                     alone.extend(suspects);
+                    splits += 1;
                 }
             }
         }
-        Err(RulesError::Overtaken { attempts: ATTEMPTS })
     }
 
     /// What the messages depend on: the table, and the generation that it belongs to.

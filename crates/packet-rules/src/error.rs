@@ -27,12 +27,6 @@ pub enum RulesError {
         /// The kernel's own words, if any.
         text: Option<String>,
     },
-    /// Somebody changed the ruleset between each look at it and the write that depended on it.
-    #[error("the ruleset changed during all {attempts} attempts to write the table")]
-    Overtaken {
-        /// Number of attempts.
-        attempts: usize,
-    },
     /// The watcher's socket could not be prepared or waited for.
     #[error("cannot listen to notifications of nf_tables")]
     Watch(#[source] io::Error),
@@ -45,7 +39,6 @@ impl RulesError {
             RulesError::Send { source, .. }
             | RulesError::Refused { source, .. }
             | RulesError::Watch(source) => source.raw_os_error(),
-            RulesError::Overtaken { .. } => None,
         }
     }
 
@@ -69,7 +62,6 @@ impl RulesError {
     pub fn is_retryable(&self) -> bool {
         match self {
             RulesError::Netlink(e) => e.is_retryable(),
-            RulesError::Overtaken { .. } => true,
             _ => matches!(
                 self.errno(),
                 Some(libc::EAGAIN | libc::EBUSY | libc::EINTR | libc::ENOBUFS | libc::ENOMEM)
