@@ -4,7 +4,10 @@
 
 mod ipvsadm;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Instant,
+};
 
 use dataplane::contract::ipvs::{CASES, snapshot};
 use ipvs::IpvsClient;
@@ -14,6 +17,7 @@ fn the_kernel_meets_every_demand() {
     testkit::run(&["modprobe", "ip_vs"]);
     let mut failed = Vec::new();
     for case in CASES {
+        let start = Instant::now();
         let result = catch_unwind(AssertUnwindSafe(|| {
             testkit::in_new_netns(|| {
                 let mut client = IpvsClient::open().expect("open IPVS");
@@ -21,7 +25,8 @@ fn the_kernel_meets_every_demand() {
                 ipvsadm::check(&snapshot(&mut client));
             });
         }));
-        eprintln!("{} {}", if result.is_ok() { "ok    " } else { "FAILED" }, case.name);
+        let verdict = if result.is_ok() { "ok    " } else { "FAILED" };
+        eprintln!("{verdict} {:6.2} s {}", start.elapsed().as_secs_f64(), case.name);
         if result.is_err() {
             failed.push(case.name);
         }
