@@ -136,39 +136,15 @@ impl RequestSocket {
                 }
                 Received::Nothing => return Err(fault.unwrap_or(Error::RepliesLost)),
             }
-            if let Some(end) = self.read_datagram(&mut fault, each) {
+            let read = read_datagram(self.socket.datagram(), self.sequence, each);
+            self.socket.counters.messages_received += read.messages;
+            if read.interrupted {
+                fault = Some(Error::DumpInterrupted { attempts: 1 });
+            }
+            if let Some(end) = read.end {
                 return end.and_then(|()| fault.map_or(Ok(()), Err));
             }
         }
-    }
-
-    /// Hands the messages of the datagram on; the result of the exchange if it ends here.
-    fn read_datagram(
-        &mut self,
-        fault: &mut Option<Error>,
-        each: &mut dyn FnMut(&Message<'_>),
-    ) -> Option<Result<(), Error>> {
-        let (mut end, mut received) = (None, 0);
-        for message in Messages::new(self.socket.datagram()) {
-            received += 1;
-            if message.sequence != self.sequence || end.is_some() {
-                continue;
-            }
-            if message.flags & flags::DUMP_INTR != 0 && message.kind != kinds::ERROR {
-                *fault = Some(Error::DumpInterrupted { attempts: 1 });
-            }
-            match message.reply() {
-                Some(reply) if reply.errno == 0 => end = Some(Ok(())),
-                Some(reply) => {
-                    let source = io::Error::from_raw_os_error(reply.errno);
-                    end = Some(Err(Error::Refused { source, text: reply.text }));
-                }
-                None if message.kind > kinds::OVERRUN => each(&message),
-                None => {}
-            }
-        }
-        self.socket.counters.messages_received += received;
-        end
     }
 
     /// Reads away what an earlier exchange has left.
@@ -176,6 +152,38 @@ impl RequestSocket {
         while self.socket.receive()? != Received::Nothing {}
         Ok(())
     }
+}
+
+/// What one datagram told about an exchange.
+#[derive(Debug, Default)]
+struct Read {
+    /// Result of the exchange, if it ends here.
+    end: Option<Result<(), Error>>,
+    /// The table changed during the dump.
+    interrupted: bool,
+    messages: u64,
+}
+
+/// Hands on the messages that belong to the exchange with that sequence number.
+fn read_datagram(datagram: &[u8], sequence: u32, each: &mut dyn FnMut(&Message<'_>)) -> Read {
+    let mut read = Read::default();
+    for message in Messages::new(datagram) {
+        read.messages += 1;
+        if message.sequence != sequence || read.end.is_some() {
+            continue;
+        }
+        read.interrupted |= message.flags & flags::DUMP_INTR != 0 && message.kind != kinds::ERROR;
+        match message.reply() {
+            Some(reply) if reply.errno == 0 => read.end = Some(Ok(())),
+            Some(reply) => {
+                let source = io::Error::from_raw_os_error(reply.errno);
+                read.end = Some(Err(Error::Refused { source, text: reply.text }));
+            }
+            None if message.kind > kinds::OVERRUN => each(&message),
+            None => {}
+        }
+    }
+    read
 }
 
 #[cfg(test)]

@@ -5,19 +5,20 @@ use crate::genl;
 
 const CONTROLLER: u16 = 16;
 const GET_FAMILY: u8 = 3;
+const NO_COMMAND: u8 = 250;
 const FAMILY_NAME: u16 = 2;
 
 fn socket(receive: usize) -> RequestSocket {
     RequestSocket::open(Protocol::GENERIC, &Buffers { send: 1 << 20, receive }).unwrap()
 }
 
-/// Queries for families; ENOENT where `missing` says so.
-fn queries(count: usize, missing: impl Fn(usize) -> bool) -> Batch {
+/// Queries for a family; an unknown command, hence EOPNOTSUPP, where `bad` says so.
+fn queries(count: usize, bad: impl Fn(usize) -> bool) -> Batch {
     let mut batch = Batch::new();
     for index in 0..count {
         batch.push(CONTROLLER, 0, |message| {
-            genl::put_header(message, GET_FAMILY, 1);
-            message.attribute_str(FAMILY_NAME, if missing(index) { "no-such" } else { "nlctrl" });
+            genl::put_header(message, if bad(index) { NO_COMMAND } else { GET_FAMILY }, 1);
+            message.attribute_str(FAMILY_NAME, "nlctrl");
         });
     }
     batch
@@ -29,13 +30,13 @@ fn all_families() -> Request {
 
 #[test]
 fn failures_have_the_index_of_their_message() {
-    let missing = |index: usize| matches!(index, 0 | 777 | 1999 | 2000 | 2999);
-    let mut batch = queries(3000, missing);
+    let bad = |index: usize| matches!(index, 0 | 777 | 1999 | 2000 | 2999);
+    let mut batch = queries(3000, bad);
     let mut socket = socket(16 << 20);
     for _ in 0..2 {
         let outcome = socket.execute(&mut batch).unwrap();
         let failed: Vec<_> = outcome.failures.iter().map(|f| (f.index, f.errno)).collect();
-        assert_eq!(failed, [0, 777, 1999, 2000, 2999].map(|index| (index, libc::ENOENT)));
+        assert_eq!(failed, [0, 777, 1999, 2000, 2999].map(|index| (index, libc::EOPNOTSUPP)));
         assert!(!outcome.replies_lost);
     }
     assert!(socket.counters().sends < 20, "{:?}", socket.counters());
@@ -107,7 +108,7 @@ fn unknown_families_are_told_by_name() {
 
 #[test]
 fn refusals_carry_the_error_number() {
-    let nonsense = Request::new(CONTROLLER, |message| genl::put_header(message, 250, 1));
+    let nonsense = Request::new(CONTROLLER, |message| genl::put_header(message, NO_COMMAND, 1));
     let error = socket(1 << 20).request(&nonsense, |_| Some(())).unwrap_err();
     assert_eq!(error.errno(), Some(libc::EOPNOTSUPP));
     assert!(error.is_not_supported());
@@ -122,4 +123,46 @@ fn malformed_messages_are_not_sent() {
     let mut batch = Batch::new();
     batch.push_encoded(&[1, 2, 3]);
     assert!(matches!(socket(1 << 20).execute(&mut batch), Err(Error::Malformed { index: 0 })));
+}
+
+/// A message without attributes, as if it came from the kernel.
+fn received(kind: u16, extra_flags: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = Request::new(kind, |message| message.put(payload)).bytes;
+    add_flags(&mut bytes, extra_flags);
+    set_sequence(&mut bytes, sequence);
+    bytes
+}
+
+#[test]
+fn a_datagram_belongs_to_its_exchange() {
+    let datagram = [
+        received(30, 0, 6, &[1]),             // of an earlier exchange
+        received(kinds::DONE, 0, 6, &[0; 4]), // its end
+        received(kinds::NOOP, 0, 7, &[]),
+        received(30, 0, 7, &[2]),
+        received(kinds::DONE, 0, 7, &[0; 4]),
+        received(30, 0, 7, &[3]), // after the end
+    ];
+    let mut seen = vec![];
+    let read = read_datagram(&datagram.concat(), 7, &mut |m| seen.push(m.payload[0]));
+    assert!(matches!(read, Read { end: Some(Ok(())), interrupted: false, messages: 6 }), "{read:?}");
+    assert_eq!(seen, [2]);
+}
+
+#[test]
+fn an_interrupted_dump_is_noticed_in_any_of_its_messages() {
+    for at in 0..2 {
+        let flags = |n| if n == at { flags::DUMP_INTR } else { 0 };
+        let datagram = [received(30, flags(0), 7, &[]), received(kinds::DONE, flags(1), 7, &[0; 4])].concat();
+        assert!(read_datagram(&datagram, 7, &mut |_| {}).interrupted);
+    }
+}
+
+#[test]
+fn a_dump_can_end_with_an_error() {
+    let errno = (-libc::EBUSY).to_ne_bytes();
+    let read = read_datagram(&received(kinds::DONE, 0, 7, &errno), 7, &mut |_| {});
+    let error = read.end.unwrap().unwrap_err();
+    assert_eq!(error.errno(), Some(libc::EBUSY));
+    assert!(error.is_retryable());
 }
