@@ -8,7 +8,9 @@
 //! tell changes.
 
 pub mod convert;
+mod manifests;
 mod problem;
 pub mod wire;
 
+pub use manifests::{Batch, ManifestError, ManifestSource};
 pub use problem::{Converted, Problem};
