@@ -15,7 +15,9 @@ pub fn version() {
 /// Prints what would be written, one line each.
 pub fn plan(settings: &Settings) -> anyhow::Result<()> {
     let Some(dir) = &settings.manifests else {
-        bail!("--manifests: required; name a directory with Services, EndpointSlices and the Node as YAML files");
+        bail!(
+            "--manifests: required; name a directory with Services, EndpointSlices and the Node as YAML files"
+        );
     };
     let mut config = settings.reconcile.clone();
     config.sysctls = kernel_tables::sysctls(settings);

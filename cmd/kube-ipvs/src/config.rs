@@ -83,7 +83,9 @@ impl Settings {
         check.ensure(flags.iptables_masquerade_bit < 32, || {
             format!("--iptables-masquerade-bit: {} is not in 0..31", flags.iptables_masquerade_bit)
         });
-        check.ensure(!flags.ipvs_sync_period.is_zero(), || "--ipvs-sync-period: must be greater than 0".into());
+        check.ensure(!flags.ipvs_sync_period.is_zero(), || {
+            "--ipvs-sync-period: must be greater than 0".into()
+        });
         let reconcile = Config {
             planner: planner(flags, &node_name, &mut check),
             local_mode,
@@ -141,7 +143,8 @@ fn local_mode(flags: &Flags, check: &mut Check) -> LocalMode {
     let cidrs = check.cidrs("--cluster-cidr", &flags.cluster_cidr);
     for family in IpFamily::ALL {
         let count = cidrs.iter().filter(|net| IpFamily::of(net.ip()) == family).count();
-        check.ensure(count < 2, || format!("--cluster-cidr: {count} {family} ranges, at most one is allowed"));
+        check
+            .ensure(count < 2, || format!("--cluster-cidr: {count} {family} ranges, at most one is allowed"));
     }
     let named = |check: &mut Check, flag: &str, name: &str| {
         let error = || format!("{flag}: required by --detect-local-mode={}", flags.detect_local_mode);
@@ -244,7 +247,8 @@ mod tests {
     fn modes_need_their_interface() {
         let error = settings(&["--detect-local-mode=BridgeInterface"]).unwrap_err();
         assert!(error.contains("--pod-bridge-interface"), "{error}");
-        let settings = settings(&["--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=cali"]);
+        let settings =
+            settings(&["--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=cali"]);
         assert_eq!(settings.unwrap().reconcile.local_mode, LocalMode::InterfaceNamePrefix("cali".into()));
     }
 }

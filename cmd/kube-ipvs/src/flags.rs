@@ -157,10 +157,14 @@ mod tests {
 
     #[test]
     fn spellings_of_kube_proxy() {
-        let cli = parse(&["--masquerade_all", "--ipvs-sync_period=10s", "-v=4", "--cluster-cidr=a_b/8,c/9"]).unwrap();
+        let cli = parse(&["--masquerade_all", "--ipvs-sync_period=10s", "-v=4", "--cluster-cidr=a_b/8,c/9"])
+            .unwrap();
         assert!(cli.flags.masquerade_all);
         assert_eq!(cli.flags.ipvs_sync_period, Duration::from_secs(10));
-        assert_eq!((cli.flags.verbosity, cli.flags.cluster_cidr), (4, vec!["a_b/8".to_owned(), "c/9".to_owned()]));
+        assert_eq!(
+            (cli.flags.verbosity, cli.flags.cluster_cidr),
+            (4, vec!["a_b/8".to_owned(), "c/9".to_owned()])
+        );
         let last_wins = parse(&["--masquerade-all=T", "--masquerade-all=false"]).unwrap();
         assert!(!last_wins.flags.masquerade_all);
     }
@@ -169,6 +173,10 @@ mod tests {
     fn commands_take_the_same_flags() {
         let cli = parse(&["plan", "--manifests", "/m"]).unwrap();
         assert_eq!((cli.command, cli.flags.manifests), (Some(Command::Plan), Some("/m".into())));
-        assert!(parse(&["--manifests"]).is_err() && parse(&["--no-such-flag"]).is_err() && parse(&["extra"]).is_err());
+        assert!(
+            parse(&["--manifests"]).is_err()
+                && parse(&["--no-such-flag"]).is_err()
+                && parse(&["extra"]).is_err()
+        );
     }
 }

@@ -61,7 +61,9 @@ mod tests {
         ] {
             assert_eq!(duration(text), Ok(Duration::from_millis(expect)), "{text}");
         }
-        for text in ["", "30", "s", "-1s", "1d", "1h-5m", " 1s", "1s ", ".", "1..5s", "1µ", "99999999999999999999h"] {
+        for text in
+            ["", "30", "s", "-1s", "1d", "1h-5m", " 1s", "1s ", ".", "1..5s", "1µ", "99999999999999999999h"]
+        {
             assert!(duration(text).is_err(), "{text}");
         }
     }

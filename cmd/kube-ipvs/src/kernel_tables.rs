@@ -3,7 +3,9 @@
 use anyhow::Context;
 use dataplane::{Sysctls, Tables};
 use ipvs::IpvsClient;
-use kernel::{ConnReuseFacts, KernelRelease, ProcSysctls, SysctlNeeds, decide_conn_reuse_mode, required_sysctls};
+use kernel::{
+    ConnReuseFacts, KernelRelease, ProcSysctls, SysctlNeeds, decide_conn_reuse_mode, required_sysctls,
+};
 use lb_types::SysctlOp;
 use packet_rules::RulesClient;
 use tracing::info;
@@ -41,7 +43,8 @@ fn set_timeouts(ipvs: &mut IpvsClient, settings: &Settings) -> anyhow::Result<()
     if settings.timeouts.iter().all(|timeout| timeout.is_zero()) {
         return Ok(());
     }
-    let [tcp, tcp_fin, udp] = settings.timeouts.map(|timeout| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX));
+    let [tcp, tcp_fin, udp] =
+        settings.timeouts.map(|timeout| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX));
     ipvs.set_timeouts(&ipvs::codec::Timeouts { tcp, tcp_fin, udp }).context("set IPVS timeouts")
 }
 
@@ -49,8 +52,7 @@ fn set_timeouts(ipvs: &mut IpvsClient, settings: &Settings) -> anyhow::Result<()
 pub fn sysctls(settings: &Settings) -> Vec<SysctlOp> {
     let release = KernelRelease::running();
     let vendor = ProcSysctls::default().read(kernel::VENDOR_FILE).ok().flatten();
-    let facts =
-        ConnReuseFacts { flag: settings.conn_reuse, version: release.version, vendor, probe: None };
+    let facts = ConnReuseFacts { flag: settings.conn_reuse, version: release.version, vendor, probe: None };
     let decision = decide_conn_reuse_mode(&facts);
     info!(kernel = %release, "{decision}");
     let ipv6 = std::path::Path::new("/proc/net/if_inet6").exists();

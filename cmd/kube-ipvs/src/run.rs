@@ -72,7 +72,9 @@ fn stop_on_signal(sender: Sender<Message>) -> anyhow::Result<()> {
 
 fn follow_manifests(settings: &Settings, sender: Sender<Message>) -> anyhow::Result<()> {
     let Some(dir) = &settings.manifests else {
-        bail!("--manifests: required; name a directory with Services, EndpointSlices and the Node as YAML files");
+        bail!(
+            "--manifests: required; name a directory with Services, EndpointSlices and the Node as YAML files"
+        );
     };
     let mut source = ManifestSource::open(dir, &settings.node_name)?;
     spawn("manifests", move || {
@@ -85,11 +87,18 @@ fn follow_manifests(settings: &Settings, sender: Sender<Message>) -> anyhow::Res
     })
 }
 
-/// Reports problems once and passes events on; `Err` when the loop is gone.
-fn forward(batch: Batch, sender: &Sender<Message>) -> Result<(), mpsc::SendError<Message>> {
+/// The loop is gone.
+struct LoopGone;
+
+/// Reports problems once and passes events on.
+fn forward(batch: Batch, sender: &Sender<Message>) -> Result<(), LoopGone> {
     batch.problems.iter().for_each(|problem| warn!("{problem}"));
     batch.healed.iter().for_each(|problem| info!("no longer: {problem}"));
-    batch.events.into_iter().try_for_each(|event| sender.send(Message::Event(Event::Model(event))))
+    batch.events.into_iter().try_for_each(|event| send(sender, Message::Event(Event::Model(event))))
+}
+
+fn send(sender: &Sender<Message>, message: Message) -> Result<(), LoopGone> {
+    sender.send(message).map_err(|_| LoopGone)
 }
 
 fn watch_vips(own_port: u32, sender: Sender<Message>) -> anyhow::Result<()> {
@@ -107,18 +116,21 @@ fn watch_rules(own_port: u32, sender: Sender<Message>) -> anyhow::Result<()> {
 }
 
 /// Forwards what a watcher saw; `Err` when it cannot go on or the loop is gone.
-fn tell(seen: anyhow::Result<Option<Touched>>, sender: &Sender<Message>) -> Result<(), ()> {
+fn tell(seen: anyhow::Result<Option<Touched>>, sender: &Sender<Message>) -> Result<(), LoopGone> {
     let (message, end) = match seen {
         Ok(None) => return Ok(()),
         Ok(Some(table)) => (Message::Event(Event::Touched(table)), false),
         Err(error) => (Message::Failed(error), true),
     };
-    let sent = sender.send(message).is_ok();
-    if sent && !end { Ok(()) } else { Err(()) }
+    send(sender, message)?;
+    if end { Err(LoopGone) } else { Ok(()) }
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
-    thread::Builder::new().name(name.to_owned()).spawn(body).with_context(|| format!("start thread {name}"))?;
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(body)
+        .with_context(|| format!("start thread {name}"))?;
     Ok(())
 }
 
