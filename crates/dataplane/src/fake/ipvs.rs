@@ -12,6 +12,7 @@ use lb_types::{
     VirtualServerId,
 };
 
+use super::faults::Faults;
 use crate::{
     BatchReport, ErrorKind, FailedOp, IpvsTable, ObservedRealServer, TableError, VirtualServerDump,
     explain_ipvs,
@@ -32,41 +33,7 @@ struct State {
     tables: Tables,
     requests: usize,
     log: Vec<IpvsOp>,
-    faults: Faults,
-}
-
-/// Error number with which an operation is to be refused, if it is.
-type Refusal = Box<dyn Fn(&IpvsOp) -> Option<i32>>;
-
-/// What the test has asked to go wrong.
-#[derive(Default)]
-struct Faults {
-    /// Operations still to come before this one fails (0: the next), and how.
-    ops: Vec<(usize, i32)>,
-    /// Errors of the next whole calls, first one first.
-    calls: Vec<ErrorKind>,
-    /// Refuses operations for as long as it is set.
-    refuse: Option<Refusal>,
-    lose_replies: bool,
-}
-
-impl Faults {
-    /// Error of the operation that comes now, if any.
-    fn next_op(&mut self, op: &IpvsOp) -> Option<i32> {
-        let now = self.ops.iter().position(|(wait, _)| *wait == 0).map(|i| self.ops.remove(i).1);
-        for (wait, _) in &mut self.ops {
-            *wait = wait.saturating_sub(1);
-        }
-        now.or_else(|| self.refuse.as_ref().and_then(|refuse| refuse(op)))
-    }
-
-    fn next_call(&mut self, operation: &str) -> Result<(), TableError> {
-        if self.calls.is_empty() {
-            return Ok(());
-        }
-        let kind = self.calls.remove(0);
-        Err(TableError::new(operation, kind, format!("injected failure: {kind:?}")))
-    }
+    faults: Faults<IpvsOp>,
 }
 
 /// What the test can see.

@@ -3,6 +3,7 @@
 //! Each fake is a cheap handle: clone it, give one to the code under test and keep the other to look inside, count
 //! requests, or make the n-th operation fail.
 
+mod faults;
 mod ipvs;
 mod rules;
 mod sysctls;
