@@ -12,8 +12,7 @@ use std::{
 };
 
 use ipvs::codec::{
-    Command, Daemon, DaemonState, Destination, DestinationKey, Service, ServiceKey, Stats, Timeouts, Tunnel,
-    uapi,
+    Command, Daemon, DaemonState, Destination, DestinationKey, Service, ServiceKey, Timeouts, Tunnel, uapi,
 };
 use lb_types::{IpFamily, Scheduler};
 use netlink::{Batch, Buffers, Message, Protocol, RequestSocket, genl};
@@ -77,25 +76,8 @@ fn bytes(message: &Message<'_>) -> Vec<u8> {
     bytes
 }
 
-fn service(key: ServiceKey, scheduler: Scheduler) -> Service {
-    let netmask = if key.family() == IpFamily::V4 { u32::MAX } else { 128 };
-    let (flags, timeout, persistence_engine, stats) = (0, 0, None, Stats::default());
-    Service { key, scheduler, flags, timeout, netmask, persistence_engine, stats }
-}
-
 fn real(addr: &str, port: u16) -> Result<Destination, Box<dyn Error>> {
-    Ok(Destination {
-        key: DestinationKey { addr: addr.parse()?, port },
-        forwarding: uapi::fwd::MASQ,
-        weight: 1,
-        upper_threshold: 0,
-        lower_threshold: 0,
-        tunnel: Tunnel::default(),
-        active_connections: 0,
-        inactive_connections: 0,
-        persistent_connections: 0,
-        stats: Stats::default(),
-    })
+    Ok(Destination::new(DestinationKey { addr: addr.parse()?, port }))
 }
 
 fn address(addr: &str, protocol: u16, port: u16) -> Result<ServiceKey, Box<dyn Error>> {
@@ -110,25 +92,26 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let quiesced =
         Destination { weight: 0, upper_threshold: 20, lower_threshold: 10, ..real("10.0.0.2", 8080)? };
-    let plain = service(address("10.96.0.1", 6, 80)?, Scheduler::RR);
+    let plain = Service::new(address("10.96.0.1", 6, 80)?, Scheduler::RR);
     capture.virtual_server("plain", &plain, &[real("10.0.0.1", 8080)?, quiesced])?;
 
     let persistent = Service {
         flags: 0x1d,
         timeout: 10_800,
         netmask: 64,
-        ..service(address("fd00:96::1", 17, 53)?, Scheduler::MH)
+        ..Service::new(address("fd00:96::1", 17, 53)?, Scheduler::MH)
     };
     let direct = Destination { forwarding: uapi::fwd::DROUTE, weight: 2, ..real("fd00::1", 53)? };
     capture.virtual_server("persistent-v6", &persistent, &[direct])?;
 
     let key = ServiceKey::FwMark { family: IpFamily::V4, mark: 7 };
-    let marked = Service { flags: 1, timeout: 60, netmask: 0xffff_ff00, ..service(key, Scheduler::SH) };
+    let marked = Service { flags: 1, timeout: 60, netmask: 0xffff_ff00, ..Service::new(key, Scheduler::SH) };
     let tunnel = Tunnel { kind: 1, port: 6080, flags: 1 };
     let tunnel = Destination { forwarding: uapi::fwd::TUNNEL, weight: 3, tunnel, ..real("fd00::2", 80)? };
     capture.virtual_server("fwmark", &marked, &[tunnel])?;
 
-    let any_port = Service { flags: 1, timeout: 60, ..service(address("10.96.0.2", 6, 0)?, Scheduler::WRR) };
+    let any_port =
+        Service { flags: 1, timeout: 60, ..Service::new(address("10.96.0.2", 6, 0)?, Scheduler::WRR) };
     capture.virtual_server("port-0", &any_port, &[real("10.0.0.3", 0)?])?;
     traffic(&mut capture)
 }
@@ -153,7 +136,7 @@ fn settings(capture: &mut Capture) -> Result<(), Box<dyn Error>> {
 
 /// One open and one closed connection of 5 bytes each, with the statistics that the kernel has after 5 s.
 fn traffic(capture: &mut Capture) -> Result<(), Box<dyn Error>> {
-    let busy = service(address("127.0.0.2", 6, 80)?, Scheduler::RR);
+    let busy = Service::new(address("127.0.0.2", 6, 80)?, Scheduler::RR);
     capture.write(Command::NewService(&busy))?;
     capture.write(Command::NewDest(&busy.key, &real("127.0.0.3", 8080)?))?;
     let listener = TcpListener::bind("127.0.0.3:8080")?;

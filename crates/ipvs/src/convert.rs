@@ -12,7 +12,7 @@ use lb_types::{
 };
 
 use crate::codec::{
-    Destination, DestinationKey, Service, ServiceKey, Stats, Tunnel,
+    Destination, DestinationKey, Service, ServiceKey, Stats,
     uapi::{fwd, svc_flag},
 };
 
@@ -38,13 +38,10 @@ pub(crate) fn service(vs: VirtualServerId, settings: &VirtualServer) -> Option<S
     let one_packet = if settings.one_packet { svc_flag::ONEPACKET } else { 0 };
     let scheduler_flags = u32::from(settings.scheduler_flags.bits()) << svc_flag::SCHED_SHIFT;
     Some(Service {
-        key: service_key(vs),
-        scheduler: settings.scheduler,
         flags: persistent | one_packet | scheduler_flags,
         timeout,
         netmask: netmask(family, prefix_length)?,
-        persistence_engine: None,
-        stats: Stats::default(),
+        ..Service::new(service_key(vs), settings.scheduler)
     })
 }
 
@@ -101,7 +98,6 @@ pub(crate) const fn destination_key(rs: RealServerId) -> DestinationKey {
 
 pub(crate) fn destination(rs: RealServerId, settings: &RealServer) -> Destination {
     Destination {
-        key: destination_key(rs),
         forwarding: match settings.forwarding {
             ForwardingMethod::Masquerade => fwd::MASQ,
             ForwardingMethod::Local => fwd::LOCALNODE,
@@ -111,11 +107,7 @@ pub(crate) fn destination(rs: RealServerId, settings: &RealServer) -> Destinatio
         weight: settings.weight.0,
         upper_threshold: settings.upper_threshold,
         lower_threshold: settings.lower_threshold,
-        tunnel: Tunnel::default(),
-        active_connections: 0,
-        inactive_connections: 0,
-        persistent_connections: 0,
-        stats: Stats::default(),
+        ..Destination::new(destination_key(rs))
     }
 }
 

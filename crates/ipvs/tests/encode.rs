@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use ipvs::codec::{
-    Command, Daemon, DaemonState, Destination, DestinationKey, Service, ServiceKey, Stats, Timeouts, Tunnel,
+    Command, Daemon, DaemonState, Destination, DestinationKey, Service, ServiceKey, Timeouts, Tunnel,
 };
 use lb_types::{IpFamily, Scheduler};
 
@@ -35,30 +35,11 @@ fn v4_key() -> ServiceKey {
 }
 
 fn service(key: ServiceKey) -> Service {
-    Service {
-        key,
-        scheduler: Scheduler::RR,
-        flags: 0,
-        timeout: 0,
-        netmask: 0xffff_ffff,
-        persistence_engine: None,
-        stats: Stats::default(),
-    }
+    Service::new(key, Scheduler::RR)
 }
 
 fn destination(addr: IpAddr) -> Destination {
-    Destination {
-        key: DestinationKey { addr, port: 8080 },
-        forwarding: 0,
-        weight: 1,
-        upper_threshold: 0,
-        lower_threshold: 0,
-        tunnel: Tunnel::default(),
-        active_connections: 0,
-        inactive_connections: 0,
-        persistent_connections: 0,
-        stats: Stats::default(),
-    }
+    Destination::new(DestinationKey { addr, port: 8080 })
 }
 
 #[test]

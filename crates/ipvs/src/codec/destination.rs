@@ -8,7 +8,7 @@ use netlink::{Attribute, Attributes, MessageBuffer};
 use super::{
     Stats,
     address::{address_family, encode_address, parse_address, parse_family},
-    uapi::dest,
+    uapi::{dest, fwd},
 };
 
 /// What a destination is found by within its service (`ip_vs_lookup_dest`).
@@ -65,6 +65,33 @@ pub struct Destination {
 }
 
 impl Destination {
+    /// Masqueraded, weight 1, without thresholds.
+    pub const fn new(key: DestinationKey) -> Self {
+        Destination {
+            key,
+            forwarding: fwd::MASQ,
+            weight: 1,
+            upper_threshold: 0,
+            lower_threshold: 0,
+            tunnel: Tunnel { kind: 0, port: 0, flags: 0 },
+            active_connections: 0,
+            inactive_connections: 0,
+            persistent_connections: 0,
+            stats: Stats::ZERO,
+        }
+    }
+
+    /// The part of it that is sent.
+    pub const fn without_counters(self) -> Self {
+        Destination {
+            active_connections: 0,
+            inactive_connections: 0,
+            persistent_connections: 0,
+            stats: Stats::ZERO,
+            ..self
+        }
+    }
+
     pub(super) fn encode(&self, nest: &mut MessageBuffer) {
         self.key.encode(nest);
         nest.attribute_u32(dest::FWD_METHOD, self.forwarding);

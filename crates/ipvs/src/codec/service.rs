@@ -77,6 +77,22 @@ pub struct Service {
 pub type PersistenceEngine = Option<[u8; 16]>;
 
 impl Service {
+    /// Without flags, not persistent.
+    pub const fn new(key: ServiceKey, scheduler: Scheduler) -> Self {
+        Service {
+            key,
+            scheduler,
+            flags: 0,
+            timeout: 0,
+            netmask: match key.family() {
+                IpFamily::V4 => u32::MAX,
+                IpFamily::V6 => 128,
+            },
+            persistence_engine: None,
+            stats: Stats::ZERO,
+        }
+    }
+
     pub(super) fn encode(&self, nest: &mut MessageBuffer) {
         self.key.encode(nest);
         nest.attribute_str(svc::SCHED_NAME, self.scheduler.as_str());

@@ -33,6 +33,20 @@ pub struct Stats {
 }
 
 impl Stats {
+    /// Of something that has just been created.
+    pub const ZERO: Stats = Stats {
+        connections: 0,
+        packets_in: 0,
+        packets_out: 0,
+        bytes_in: 0,
+        bytes_out: 0,
+        connection_rate: 0,
+        packet_rate_in: 0,
+        packet_rate_out: 0,
+        byte_rate_in: 0,
+        byte_rate_out: 0,
+    };
+
     /// From either nest: each number says by its length which it is. Missing ones are 0.
     pub fn parse(nest: Attributes<'_>) -> Stats {
         let mut parsed = Stats::default();

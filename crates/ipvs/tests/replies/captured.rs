@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use ipvs::codec::{
-    Daemon, DaemonState, Destination, DestinationKey, Service, ServiceKey, Stats, Timeouts, Tunnel,
-    parse_daemon, parse_destination, parse_info, parse_service, parse_timeouts,
+    Daemon, DaemonState, Destination, DestinationKey, Service, ServiceKey, Timeouts, Tunnel, parse_daemon,
+    parse_destination, parse_info, parse_service, parse_timeouts,
 };
 use lb_types::{IpFamily, Scheduler};
 use netlink::{Message, Messages};
@@ -26,31 +26,13 @@ fn addr(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
+/// As the kernel shows it, with its own flag HASHED.
 fn service(key: ServiceKey, scheduler: Scheduler) -> Service {
-    Service {
-        key,
-        scheduler,
-        flags: 2, // HASHED
-        timeout: 0,
-        netmask: u32::MAX,
-        persistence_engine: None,
-        stats: Stats::default(),
-    }
+    Service { flags: 2, ..Service::new(key, scheduler) }
 }
 
 fn destination(text: &str, port: u16) -> Destination {
-    Destination {
-        key: DestinationKey { addr: addr(text), port },
-        forwarding: 0,
-        weight: 1,
-        upper_threshold: 0,
-        lower_threshold: 0,
-        tunnel: Tunnel::default(),
-        active_connections: 0,
-        inactive_connections: 0,
-        persistent_connections: 0,
-        stats: Stats::default(),
-    }
+    Destination::new(DestinationKey { addr: addr(text), port })
 }
 
 fn check_service(name: &str, expected: Service) {

@@ -41,14 +41,7 @@ fn check_service(service: &Service) {
 
 fn check_destination(destination: &Destination, key: &ServiceKey) {
     let request = Command::SetDest(key, destination).request(30);
-    let expected = Destination {
-        active_connections: 0,
-        inactive_connections: 0,
-        persistent_connections: 0,
-        stats: Stats::default(),
-        ..*destination
-    };
-    assert_eq!(parse_destination(&message(&request), key), Some(expected));
+    assert_eq!(parse_destination(&message(&request), key), Some(destination.without_counters()));
 }
 
 fn any_family() -> impl Strategy<Value = IpFamily> {
@@ -177,16 +170,7 @@ proptest! {
 fn unknown_attributes_are_skipped_and_short_ones_are_absent() {
     let attributes = |bytes: &[u8]| Attributes::new(bytes).collect::<Vec<Attribute<'_>>>().len();
     let key = ServiceKey::FwMark { family: IpFamily::V4, mark: 1 };
-    let rr = Scheduler::RR;
-    let service = Service {
-        key,
-        scheduler: rr,
-        flags: 0,
-        timeout: 0,
-        netmask: 0,
-        persistence_engine: None,
-        stats: Stats::default(),
-    };
+    let service = Service::new(key, Scheduler::RR);
     let request = Command::NewService(&service).request(30);
     let whole = message(&request).payload;
     assert_eq!(attributes(&whole[4..]), 1);
