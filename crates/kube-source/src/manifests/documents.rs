@@ -1,35 +1,50 @@
-//! One file to its objects.
+//! The documents of a file, and the objects in each.
 
-use std::sync::Arc;
+use serde_saphyr::Options;
 
-use crate::{Problem, wire::AnyObject};
+use crate::wire::{AnyObject, Object};
 
-/// Parses all documents of a file; the first that is no YAML or JSON spoils the file.
-pub(super) fn parse(file: &str, text: &str) -> Result<Vec<AnyObject>, Problem> {
-    let mut objects = Vec::new();
-    for (first_line, document) in split(text) {
-        if is_blank(document) {
-            continue;
-        }
-        let object = serde_saphyr::from_str(document).map_err(|error| broken(file, first_line, &error))?;
-        flatten(object, &mut objects);
-    }
-    Ok(objects)
+/// A part of a file that is broken or whole on its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Document<'a> {
+    /// One YAML document, and the number of lines before it.
+    Yaml(usize, &'a str),
+    /// A whole file of JSON values, one after the other.
+    Json(&'a str),
 }
 
-/// Documents with the number of lines before each. A line `---` separates them wherever it stands at the margin
-/// (YAML 1.2 section 9.1), inside block scalars too.
-fn split(text: &str) -> Vec<(usize, &str)> {
-    let (mut documents, mut start, mut first_line, mut offset) = (Vec::new(), 0, 0, 0);
+/// Text that cannot be parsed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Broken {
+    /// Line in the file, from 1.
+    pub(super) line: usize,
+    /// What the parser says.
+    pub(super) message: String,
+}
+
+/// Splits a file: by its name it is YAML or JSON.
+pub(super) fn split<'a>(file: &str, text: &'a str) -> Vec<Document<'a>> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if file.ends_with(".json") {
+        return vec![Document::Json(text)];
+    }
+    let documents = split_yaml(text).into_iter().filter(|(_, document)| !is_blank(document));
+    documents.map(|(lines_before, document)| Document::Yaml(lines_before, document)).collect()
+}
+
+/// A line `---` or `...` separates documents wherever it stands at the margin, inside scalars too (YAML 1.2 section
+/// 9.1.2, `c-forbidden`).
+fn split_yaml(text: &str) -> Vec<(usize, &str)> {
+    let (mut documents, mut start, mut lines_before, mut offset) = (Vec::new(), 0, 0, 0);
     for (number, line) in text.split_inclusive('\n').enumerate() {
         if is_separator(line) {
-            documents.push((first_line, &text[start..offset]));
-            start = offset + 3;
-            first_line = number;
+            documents.push((lines_before, &text[start..offset]));
+            start = offset + "---".len();
+            lines_before = number;
         }
         offset += line.len();
     }
-    documents.push((first_line, &text[start..]));
+    documents.push((lines_before, &text[start..]));
     documents
 }
 
@@ -39,59 +54,161 @@ fn is_separator(line: &str) -> bool {
 }
 
 fn is_blank(document: &str) -> bool {
-    document
-        .lines()
-        .map(str::trim)
-        .all(|line| line.is_empty() || line.starts_with('#') || line.starts_with('%'))
+    let mut lines = document.lines().map(str::trim);
+    lines.all(|line| line.is_empty() || line.starts_with('#') || line.starts_with('%'))
 }
 
-/// Lists count as what they hold.
-fn flatten(object: AnyObject, objects: &mut Vec<AnyObject>) {
-    match object.kind.str() {
-        Some(kind) if kind.ends_with("List") => {
-            object.items.items.into_iter().for_each(|item| flatten(item.value, objects));
+impl Document<'_> {
+    /// Objects of the document, and what is wrong with the text. JSON keeps the values before the broken one.
+    pub(super) fn parse(self) -> (Vec<Object<AnyObject>>, Option<Broken>) {
+        match self {
+            Document::Yaml(lines_before, text) => {
+                match serde_saphyr::from_str_with_options(text, yaml_options()) {
+                    Ok(object) => (vec![object], None),
+                    Err(error) => (Vec::new(), Some(broken_yaml(lines_before, &error))),
+                }
+            }
+            Document::Json(text) => parse_json(text),
         }
-        _ => objects.push(object),
+    }
+
+    /// Its first line in the file, from 1; comments before the object count.
+    pub(super) fn first_line(&self) -> usize {
+        match self {
+            Document::Yaml(lines_before, text) => {
+                let blank = text.lines().take_while(|line| is_blank(line)).count();
+                lines_before + blank + 1
+            }
+            Document::Json(_) => 1,
+        }
+    }
+
+    /// For messages.
+    pub(super) const fn language(&self) -> &'static str {
+        match self {
+            Document::Yaml(..) => "YAML",
+            Document::Json(_) => "JSON",
+        }
+    }
+
+    /// Share of the work.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Document::Yaml(_, text) | Document::Json(text) => text.len(),
+        }
     }
 }
 
-fn broken(file: &str, first_line: usize, error: &serde_saphyr::Error) -> Problem {
-    let line = error.location().map_or(0, |location| usize::try_from(location.line()).unwrap_or_default());
-    let text = error.to_string();
-    let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
-    Problem {
-        file: Some(Arc::from(format!("{file}:{}", first_line + line.max(1)))),
-        object: String::new(),
-        field: String::new(),
-        message: format!("neither YAML nor JSON: {first}; the file keeps the objects that it had"),
-        remedy: "correct the line".into(),
+/// A List of all objects of a cluster is one large document; the limits on aliases stay.
+fn yaml_options() -> Options {
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_events: usize::MAX,
+            max_nodes: usize::MAX,
+            max_total_scalar_bytes: usize::MAX,
+        },
+        emit_comments: false,
+        with_snippet: false,
     }
+}
+
+fn broken_yaml(lines_before: usize, error: &serde_saphyr::Error) -> Broken {
+    let line = error.location().map_or(1, |location| usize::try_from(location.line()).unwrap_or(1));
+    let text = error.to_string();
+    let message = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+    Broken { line: lines_before + line.max(1), message: without_place(message).to_owned() }
+}
+
+fn parse_json(text: &str) -> (Vec<Object<AnyObject>>, Option<Broken>) {
+    let mut objects = Vec::new();
+    for object in serde_json::Deserializer::from_str(text).into_iter() {
+        match object {
+            Ok(object) => objects.push(object),
+            Err(error) => {
+                let message = without_place(&error.to_string()).to_owned();
+                return (objects, Some(Broken { line: error.line().max(1), message }));
+            }
+        }
+    }
+    (objects, None)
+}
+
+/// Parsers add a place that counts from the document's start; the file's line is said elsewhere.
+fn without_place(message: &str) -> &str {
+    let end = message.rfind(" at line ").or_else(|| message.rfind(" at position "));
+    let message = end.map_or(message, |end| &message[..end]);
+    let prefixed = message.strip_prefix("error: line ").and_then(|rest| rest.split_once(": "));
+    prefixed.map_or(message, |(_, rest)| rest)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn documents_are_split_at_the_margin_only() {
-        let kinds = |text: &str| {
-            let objects = parse("f", text).unwrap();
-            objects.iter().map(|object| object.kind.str().unwrap_or_default().to_owned()).collect::<Vec<_>>()
-        };
-        assert_eq!(kinds(""), [""; 0]);
-        assert_eq!(kinds("# only\n---\n# comments\n---\n"), [""; 0]);
-        assert_eq!(kinds("---\nkind: A\n---\nkind: B\n...\n---\nkind: C"), ["A", "B", "C"]);
-        assert_eq!(kinds("--- # first\nkind: A\n"), ["A"]);
-        assert_eq!(kinds("kind: A\nspec:\n  x: |\n    ---\n    text\n"), ["A"]);
-        assert_eq!(kinds("kind: List\nitems:\n- kind: A\n- kind: B\n"), ["A", "B"]);
-        assert_eq!(kinds(r#"{"kind":"ServiceList","items":[{"kind":"A"}]}"#), ["A"]);
+    fn kinds(file: &str, text: &str) -> (Vec<String>, Vec<usize>) {
+        let (mut kinds, mut broken_lines) = (Vec::new(), Vec::new());
+        for document in split(file, text) {
+            let (objects, broken) = document.parse();
+            kinds.extend(objects.iter().map(|object| object.value.kind.str().unwrap_or("?").to_owned()));
+            broken_lines.extend(broken.map(|broken| broken.line));
+        }
+        (kinds, broken_lines)
+    }
+
+    fn check(file: &str, text: &str, expect: &[&str], broken: &[usize]) {
+        let (kinds, lines) = kinds(file, text);
+        assert_eq!(
+            (kinds.as_slice(), lines.as_slice()),
+            (&expect.iter().map(|k| (*k).to_owned()).collect::<Vec<_>>()[..], broken),
+            "{text:?}"
+        );
     }
 
     #[test]
-    fn the_line_of_an_error_is_that_of_the_file() {
-        let problem = parse("web.yaml", "kind: A\n---\nkind: B\nspec: [\n---\nkind: C\n").unwrap_err();
-        let file = problem.file.unwrap();
-        let line: usize = file.strip_prefix("web.yaml:").unwrap().parse().unwrap();
-        assert!((4..=5).contains(&line), "{file}");
+    fn documents_are_split_at_the_margin_only() {
+        check("f.yaml", "", &[], &[]);
+        check("f.yaml", "# only\n---\n# comments\n---\n", &[], &[]);
+        check("f.yaml", "---\nkind: A\n---\nkind: B\n...\n---\nkind: C", &["A", "B", "C"], &[]);
+        check("f.yaml", "--- # first\nkind: A\n", &["A"], &[]);
+        check("f.yaml", "--- {kind: A}\n--- {kind: B}\n", &["A", "B"], &[]);
+        check("f.yaml", "---\r\nkind: A\r\n---\r\nkind: B\r\n", &["A", "B"], &[]);
+        check("f.yaml", "---\tkind\nkind: A\n".replace("\tkind", "\t# x").as_str(), &["A"], &[]);
+        check("f.yaml", "%YAML 1.2\n---\nkind: A\n", &["A"], &[]);
+        check("f.yaml", "\u{feff}kind: A\n", &["A"], &[]);
+        check("f.yaml", "kind: A\nspec:\n  x: |\n    ---\n    text\n", &["A"], &[]);
+        check("f.yaml", "kind: A\n----\n", &[], &[2]);
+        check("f.yaml", "a: ---x\nkind: A\n", &["A"], &[]);
+        check("f.yaml", r#"{"kind": "A"}"#, &["A"], &[]);
+        check("f.yaml", "null\n---\n~\n", &["?", "?"], &[]);
+    }
+
+    #[test]
+    fn a_broken_document_breaks_no_other() {
+        check("f.yaml", "kind: A\n---\nkind: B\nspec: [\n---\nkind: C\n", &["A", "C"], &[4]);
+        check("f.yaml", "kind: A\nkind: A\n---\nkind: C\n", &["C"], &[2]);
+        check("f.yaml", "kind: A\n---\nkind: B: C\n---\nkind: C\n", &["A", "C"], &[3]);
+        check("f.yaml", "a: *unknown\n---\nkind: C\n", &["C"], &[1]);
+    }
+
+    #[test]
+    fn json_values_follow_one_another() {
+        check("f.json", r#"{"kind":"A"}"#, &["A"], &[]);
+        check("f.json", "{\"kind\":\"A\"}\n{\"kind\":\"B\"}{\"kind\":\"C\"}\n", &["A", "B", "C"], &[]);
+        check("f.json", "{\"kind\":\"A\"}\n{\"kind\":\n", &["A"], &[3]);
+        check("f.json", "", &[], &[]);
+        check("f.json", "kind: A\n", &[], &[1]);
+    }
+
+    #[test]
+    fn the_message_names_no_second_place() {
+        for (file, text) in
+            [("f.yaml", "a: b\n---\nkind: [\n"), ("f.json", "{\"kind\": }"), ("f.yaml", "a: 1\na: 2\n")]
+        {
+            let broken: Vec<_> =
+                split(file, text).into_iter().filter_map(|document| document.parse().1).collect();
+            assert_eq!(broken.len(), 1, "{text:?}");
+            assert!(!broken[0].message.contains("line "), "{:?}", broken[0].message);
+            assert!(!broken[0].message.is_empty());
+        }
     }
 }
