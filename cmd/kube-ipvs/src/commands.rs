@@ -5,7 +5,7 @@ use kube_source::ManifestSource;
 use reconcile::{Event, Reconciler};
 use tracing::warn;
 
-use crate::{config::Settings, kernel_tables};
+use crate::{config::Settings, kernel_tables, run};
 
 /// Prints the version.
 pub fn version() {
@@ -19,9 +19,8 @@ pub fn plan(settings: &Settings) -> anyhow::Result<()> {
             "--manifests: required; name a directory with Services, EndpointSlices and the Node as YAML files"
         );
     };
-    let mut config = settings.reconcile.clone();
-    config.sysctls = kernel_tables::sysctls(settings);
-    let mut reconciler = Reconciler::new(config, kernel_tables::open(settings)?.tables);
+    let tables = kernel_tables::open(settings)?.tables;
+    let mut reconciler = Reconciler::new(kernel_tables::with_sysctls(settings), tables);
     let batch = ManifestSource::open(dir, &settings.node_name)?.poll();
     batch.problems.iter().for_each(|problem| warn!("{problem}"));
     batch.events.into_iter().for_each(|event| reconciler.handle(Event::Model(event)));
@@ -33,8 +32,9 @@ pub fn plan(settings: &Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Removes what is ours.
+/// Removes what is ours; refused while a process runs that would bring it back.
 pub fn cleanup(settings: &Settings) -> anyhow::Result<()> {
+    let _lock = run::lock(&settings.state_dir)?;
     let mut reconciler = Reconciler::new(settings.reconcile.clone(), kernel_tables::open(settings)?.tables);
     let (plan, report) = reconciler.cleanup().context("find out what is ours")?;
     print!("{plan}");

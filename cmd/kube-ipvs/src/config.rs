@@ -96,7 +96,7 @@ impl Settings {
             },
             drain: drain(flags, &mut check),
             sync_period: flags.ipvs_sync_period,
-            sysctls: Vec::new(),
+            ..Config::default()
         };
         let settings = Settings {
             node_name,

@@ -8,6 +8,7 @@ use kernel::{
 };
 use lb_types::SysctlOp;
 use packet_rules::RulesClient;
+use reconcile::Config;
 use tracing::info;
 use vip::VipClient;
 
@@ -48,15 +49,17 @@ fn set_timeouts(ipvs: &mut IpvsClient, settings: &Settings) -> anyhow::Result<()
     ipvs.set_timeouts(&ipvs::codec::Timeouts { tcp, tcp_fin, udp }).context("set IPVS timeouts")
 }
 
-/// Kernel parameters that must have a value, with `conn_reuse_mode` decided and its reason logged.
-pub fn sysctls(settings: &Settings) -> Vec<SysctlOp> {
+/// The loop's configuration with the kernel parameters that this kernel needs; what decided on `conn_reuse_mode` is
+/// logged.
+pub fn with_sysctls(settings: &Settings) -> Config {
     let release = KernelRelease::running();
     let vendor = ProcSysctls::default().read(kernel::VENDOR_FILE).ok().flatten();
     let facts = ConnReuseFacts { flag: settings.conn_reuse, version: release.version, vendor, probe: None };
     let decision = decide_conn_reuse_mode(&facts);
     info!(kernel = %release, "{decision}");
-    let ipv6 = std::path::Path::new("/proc/net/if_inet6").exists();
-    let needs =
-        SysctlNeeds { conn_reuse_mode: decision.mode, ipv4: true, ipv6, strict_arp: settings.strict_arp };
-    required_sysctls(&needs).into_iter().map(|required| required.op).collect()
+    let strict_arp = settings.strict_arp;
+    let needs = SysctlNeeds { conn_reuse_mode: decision.mode, ipv4: true, ipv6: true, strict_arp };
+    let all = required_sysctls(&needs).into_iter().map(|required| required.op);
+    let (ipv6_sysctls, sysctls) = all.partition(|op: &SysctlOp| op.name == kernel::IPV6_FORWARDING);
+    Config { sysctls, ipv6_sysctls, ..settings.reconcile.clone() }
 }

@@ -39,8 +39,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
     let _lock = lock(&settings.state_dir)?;
     info!(version = env!("CARGO_PKG_VERSION"), node = %settings.node_name, "kube-ipvs starts");
     let opened = kernel_tables::open(settings)?;
-    let mut config = settings.reconcile.clone();
-    config.sysctls = kernel_tables::sysctls(settings);
+    let config = kernel_tables::with_sysctls(settings);
     let (sender, receiver) = mpsc::channel();
     stop_on_signal(sender.clone())?;
     // Before the first dump, so that no change falls in between.
@@ -51,7 +50,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
 }
 
 /// Two processes would undo each other's work: the second one stops here.
-fn lock(state_dir: &Path) -> anyhow::Result<File> {
+pub fn lock(state_dir: &Path) -> anyhow::Result<File> {
     fs::create_dir_all(state_dir).with_context(|| format!("create {}", state_dir.display()))?;
     let path = state_dir.join("lock");
     let file = File::create(&path).with_context(|| format!("open {}", path.display()))?;

@@ -1,7 +1,7 @@
 //! Taking over what the kernel holds at start, and what is left over in it.
 
 use dataplane::TableError;
-use lb_types::SysctlOp;
+use lb_types::{IpFamily, SysctlOp};
 use planner::{Mirror, MirrorServer, NodeFacts, Touch};
 use tracing::{error, info};
 
@@ -40,18 +40,24 @@ impl Reconciler {
     /// Kernel parameters that do not have the value they must have.
     pub(crate) fn pending_sysctls(&mut self) -> Result<Vec<SysctlOp>, TableError> {
         let mut pending = Vec::new();
-        for op in &self.config.sysctls {
+        for op in self.wanted_sysctls() {
             if self.tables.sysctls.read(op.name)? != Some(op.value) {
-                pending.push(op.clone());
+                pending.push(op);
             }
         }
         Ok(pending)
     }
 
+    fn wanted_sysctls(&self) -> Vec<SysctlOp> {
+        let ipv6 = self.model.services().any(|service| service.cluster_ip(IpFamily::V6).is_some());
+        let for_ipv6 = self.config.ipv6_sysctls.iter().filter(|_| ipv6);
+        self.config.sysctls.iter().chain(for_ipv6).cloned().collect()
+    }
+
     /// Writes kernel parameters that differ; a refusal is an error to report, not a reason to leave the node without
     /// services.
     pub(crate) fn write_sysctls(&mut self, report: &mut Report) {
-        let pending = self.pending_sysctls().unwrap_or_else(|_| self.config.sysctls.clone());
+        let pending = self.pending_sysctls().unwrap_or_else(|_| self.wanted_sysctls());
         for op in pending {
             match self.tables.sysctls.write(&op) {
                 Ok(()) => {

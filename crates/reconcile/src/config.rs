@@ -63,6 +63,9 @@ pub struct Config {
     pub sync_period: Duration,
     /// Kernel parameters that must have a value.
     pub sysctls: Vec<SysctlOp>,
+    /// Those that must have one only where a Service has an IPv6 ClusterIP: IPv6 forwarding makes interfaces ignore
+    /// router advertisements.
+    pub ipv6_sysctls: Vec<SysctlOp>,
 }
 
 impl Default for Config {
@@ -74,6 +77,7 @@ impl Default for Config {
             drain: drain::Settings::default(),
             sync_period: Duration::from_secs(30),
             sysctls: Vec::new(),
+            ipv6_sysctls: Vec::new(),
         }
     }
 }

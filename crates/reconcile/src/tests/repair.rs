@@ -42,7 +42,8 @@ fn the_audit_repairs_what_others_did() {
 
 #[test]
 fn a_notification_repairs_at_once() {
-    let damages: [(fn(&Kernel), Touched); 3] = [
+    type Damage = fn(&Kernel);
+    let damages: [(Damage, Touched); 3] = [
         (|kernel| kernel.vips.delete_link(), Touched::Vips),
         (|kernel| kernel.vips.delete_route(ip(WEB)), Touched::Vips),
         (|kernel| kernel.rules.delete_table(), Touched::Rules),
