@@ -12,6 +12,7 @@ mod endpoints;
 mod input;
 mod intern;
 mod model;
+mod pods;
 mod select;
 mod slice;
 

@@ -10,7 +10,7 @@ use lb_types::{IpFamily, RealServerId, ServiceName};
 use crate::{
     Endpoint, EndpointSlice, ModelEvent, Node, PortEndpoints, Service, ServicePort, SliceName,
     intern::Interner,
-    slice::{StoredEndpoint, StoredSlice},
+    slice::{Copy, StoredSlice},
 };
 
 /// Services, EndpointSlices and the own Node, as last delivered.
@@ -108,28 +108,28 @@ impl ServiceModel {
     /// Every endpoint of a service port in a family, whatever its condition, merged over the slices of the Service.
     pub fn endpoints(&self, service: &Service, port: &ServicePort, family: IpFamily) -> PortEndpoints {
         let slices = self.entries.get(&service.name).map_or(&[][..], |e| &e.slices);
-        let mut copies: Vec<(RealServerId, &StoredEndpoint)> = Vec::new();
+        let mut copies: Vec<(RealServerId, Copy<'_>)> = Vec::new();
         for slice in slices.iter().filter(|s| s.family == family) {
             for port in slice.ports_named(&port.name, port.protocol) {
-                let id = |e: &StoredEndpoint| RealServerId { addr: e.addr, port: port.port };
-                copies.extend(slice.endpoints.iter().map(|e| (id(e), e)));
+                let id = |copy: &Copy<'_>| RealServerId { addr: copy.addr, port: port.port };
+                copies.extend(slice.endpoints().map(|copy| (id(&copy), copy)));
             }
         }
         copies.sort_unstable();
         copies.dedup_by_key(|(id, _)| *id);
-        PortEndpoints { all: copies.into_iter().map(|(id, e)| self.endpoint(id, e)).collect() }
+        PortEndpoints { all: copies.iter().map(|(id, copy)| self.endpoint(*id, copy)).collect() }
     }
 
-    fn endpoint(&self, id: RealServerId, stored: &StoredEndpoint) -> Endpoint {
-        let local = stored.placement.node.as_ref().is_some_and(|n| !n.is_empty() && *n == self.node.name);
+    fn endpoint(&self, id: RealServerId, copy: &Copy<'_>) -> Endpoint {
+        let node = copy.placement.node.as_ref();
         Endpoint {
             id,
-            ready: stored.rank.ready.0,
-            serving: stored.rank.serving.0,
-            terminating: stored.rank.terminating,
-            local,
-            placement: Arc::clone(&stored.placement),
-            pod: stored.pod.clone(),
+            ready: copy.rank.ready.0,
+            serving: copy.rank.serving.0,
+            terminating: copy.rank.terminating,
+            local: node.is_some_and(|node| !node.is_empty() && *node == self.node.name),
+            placement: Arc::clone(copy.placement),
+            pod: copy.pod(),
         }
     }
 
@@ -143,13 +143,18 @@ impl ServiceModel {
         }
     }
 
-    fn apply_service(&mut self, service: Service) {
-        let known = self.entries.entry(service.name.clone()).or_default();
+    fn apply_service(&mut self, mut service: Service) {
+        let name = self.shared_name(&service.name);
+        let known = self.entries.entry(name.clone()).or_default();
         if known.service.as_deref() == Some(&service) {
             return;
         }
-        self.dirty.insert(service.name.clone());
+        service.name = name.clone();
+        for port in &mut service.ports {
+            port.name = self.interner.string(&port.name);
+        }
         known.service = Some(Box::new(service));
+        self.dirty.insert(name);
     }
 
     fn delete_service(&mut self, name: &ServiceName) {
@@ -161,10 +166,10 @@ impl ServiceModel {
     }
 
     fn apply_slice(&mut self, slice: EndpointSlice) {
-        let service = slice.service.clone();
-        if self.owners.get(&slice.name).is_some_and(|owner| *owner != service) {
+        if self.owners.get(&slice.name).is_some_and(|owner| *owner != slice.service) {
             self.delete_slice(&slice.name);
         }
+        let service = self.shared_name(&slice.service);
         let slice = StoredSlice::new(slice, &mut self.interner);
         let entry = self.entries.entry(service.clone()).or_default();
         match entry.slices.iter_mut().find(|s| s.name == slice.name) {
@@ -172,6 +177,10 @@ impl ServiceModel {
             Some(known) => *known = slice,
             None => {
                 self.owners.insert(slice.name.clone(), service.clone());
+                // Nearly all Services have one slice per family, for which the usual spare room is too much.
+                if entry.slices.len() < 2 {
+                    entry.slices.reserve_exact(1);
+                }
                 entry.slices.push(slice);
             }
         }
@@ -195,14 +204,24 @@ impl ServiceModel {
         self.node_changed = true;
         let names = (old.name != self.node.name).then(|| [old.name.clone(), self.node.name.clone()]);
         let zones = (old.zone != self.node.zone).then(|| [old.zone.clone(), self.node.zone.clone()]);
-        let affected = |e: &StoredEndpoint| {
-            let p = &e.placement;
+        let affected = |copy: Copy<'_>| {
+            let p = copy.placement;
             names.iter().flatten().any(|n| p.node.as_ref() == Some(n) || p.node_hints.contains(n))
                 || zones.iter().flatten().flatten().any(|z| p.zone_hints.contains(z))
         };
-        let is_dirty = |e: &Entry| e.slices.iter().flat_map(|s| &s.endpoints).any(affected);
+        let is_dirty = |e: &Entry| e.slices.iter().flat_map(StoredSlice::endpoints).any(affected);
         let services = self.entries.iter().filter(|(_, e)| e.service.is_some() && is_dirty(e));
         self.dirty.extend(services.map(|(name, _)| name.clone()));
+    }
+
+    /// The name as the entry has it, so that its strings exist once.
+    fn shared_name(&mut self, name: &ServiceName) -> ServiceName {
+        match self.entries.get_key_value(name) {
+            Some((known, _)) => known.clone(),
+            None => {
+                ServiceName { namespace: self.interner.string(&name.namespace), name: Arc::clone(&name.name) }
+            }
+        }
     }
 
     fn mark_if_known(&mut self, name: &ServiceName) {

@@ -4,24 +4,27 @@ use std::{cmp::Reverse, net::IpAddr, sync::Arc};
 
 use lb_types::{IpFamily, Protocol};
 
-use crate::{EndpointSlice, Placement, SliceEndpoint, SliceName, SlicePort, intern::Interner};
+use crate::{EndpointSlice, Placement, SliceEndpoint, SliceName, SlicePort, intern::Interner, pods};
 
 /// A slice with its ports and endpoints sorted and without duplicates, so that a re-ordered one compares equal.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct StoredSlice {
     pub(crate) name: SliceName,
     pub(crate) family: IpFamily,
-    pub(crate) ports: Box<[SlicePort]>,
-    pub(crate) endpoints: Box<[StoredEndpoint]>,
+    ports: Box<[SlicePort]>,
+    endpoints: Box<[StoredEndpoint]>,
+    /// Pods of all endpoints, one after the other (`pods::pack`).
+    pods: Box<[u8]>,
 }
 
 /// An endpoint before it is combined with a port.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct StoredEndpoint {
-    pub(crate) addr: IpAddr,
-    pub(crate) rank: Rank,
-    pub(crate) placement: Arc<Placement>,
-    pub(crate) pod: Option<Arc<str>>,
+struct StoredEndpoint {
+    addr: IpAddr,
+    rank: Rank,
+    placement: Arc<Placement>,
+    /// End of its pod in `StoredSlice::pods`; it begins where the one before ends.
+    pod_end: u32,
 }
 
 /// Conditions, ordered by which of two copies of one endpoint is believed.
@@ -35,34 +38,101 @@ pub(crate) struct Rank {
     pub(crate) serving: Reverse<bool>,
 }
 
+/// One slice's copy of an endpoint. The order tells which of several copies is believed; where conditions do not
+/// decide, any order will do as long as it is always the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Copy<'a> {
+    pub(crate) addr: IpAddr,
+    pub(crate) rank: Rank,
+    pub(crate) placement: &'a Arc<Placement>,
+    packed_pod: &'a [u8],
+    namespace: &'a str,
+}
+
 impl StoredSlice {
     /// Canonical form of a slice; strings come from `interner`.
     pub(crate) fn new(slice: EndpointSlice, interner: &mut Interner) -> Self {
-        let EndpointSlice { name, family, mut ports, endpoints, .. } = slice;
-        ports.sort_unstable_by(|a, b| (&a.name, a.protocol, a.port).cmp(&(&b.name, b.protocol, b.port)));
-        ports.dedup();
-        for port in &mut ports {
-            port.name = interner.string(&port.name);
-        }
-        let of_family = endpoints.into_iter().filter(|e| IpFamily::of(e.addr) == family);
-        let mut endpoints: Vec<_> = of_family.map(|e| StoredEndpoint::new(e, interner)).collect();
-        endpoints.sort_unstable();
-        endpoints.dedup_by_key(|e| e.addr);
+        let EndpointSlice { name, family, ports, endpoints, .. } = slice;
         let name = SliceName { namespace: interner.string(&name.namespace), name: name.name };
-        StoredSlice { name, family, ports: ports.into(), endpoints: endpoints.into() }
+        let mut endpoints = endpoints;
+        endpoints.retain(|e| IpFamily::of(e.addr) == family);
+        endpoints.sort_unstable_by(|a, b| sort_key(a).cmp(&sort_key(b)));
+        endpoints.dedup_by_key(|e| e.addr);
+        let mut pods = Vec::new();
+        let store = |endpoint| StoredEndpoint::new(endpoint, &name.namespace, &mut pods, interner);
+        let endpoints = endpoints.into_iter().map(store).collect();
+        let ports = canonical_ports(ports, interner);
+        StoredSlice { name, family, ports, endpoints, pods: pods.into() }
     }
 
     /// Port numbers of all endpoints for a service port.
     pub(crate) fn ports_named(&self, name: &str, protocol: Protocol) -> impl Iterator<Item = &SlicePort> {
         self.ports.iter().filter(move |p| p.protocol == protocol && &*p.name == name)
     }
+
+    /// Endpoints by address.
+    pub(crate) fn endpoints(&self) -> impl Iterator<Item = Copy<'_>> {
+        let mut start = 0;
+        self.endpoints.iter().map(move |e| {
+            let end = usize::try_from(e.pod_end).unwrap_or_default();
+            let packed_pod = self.pods.get(start..end).unwrap_or_default();
+            start = end;
+            Copy {
+                addr: e.addr,
+                rank: e.rank,
+                placement: &e.placement,
+                packed_pod,
+                namespace: &self.name.namespace,
+            }
+        })
+    }
+}
+
+impl Copy<'_> {
+    /// Its pod, if known.
+    pub(crate) fn pod(&self) -> Option<Arc<str>> {
+        pods::unpack(self.packed_pod, self.namespace)
+    }
+}
+
+impl Rank {
+    fn of(endpoint: &SliceEndpoint) -> Self {
+        let SliceEndpoint { ready, serving, terminating, .. } = *endpoint;
+        Rank { terminating, ready: Reverse(ready), serving: Reverse(serving) }
+    }
 }
 
 impl StoredEndpoint {
-    fn new(endpoint: SliceEndpoint, interner: &mut Interner) -> Self {
-        let SliceEndpoint { addr, ready, serving, terminating, node, zone_hints, node_hints, pod } = endpoint;
+    fn new(endpoint: SliceEndpoint, namespace: &str, pods: &mut Vec<u8>, interner: &mut Interner) -> Self {
+        let rank = Rank::of(&endpoint);
+        let SliceEndpoint { addr, node, zone_hints, node_hints, pod, .. } = endpoint;
         let placement = interner.placement(Placement { node, zone_hints, node_hints });
-        let rank = Rank { terminating, ready: Reverse(ready), serving: Reverse(serving) };
-        StoredEndpoint { addr, rank, placement, pod }
+        pods::pack(pod.as_deref(), namespace, pods);
+        // A slice of 4 GiB of names cannot come from any API; its last pods would be cut off.
+        let pod_end = u32::try_from(pods.len()).unwrap_or(u32::MAX);
+        StoredEndpoint { addr, rank, placement, pod_end }
+    }
+}
+
+fn sort_key(endpoint: &SliceEndpoint) -> impl Ord {
+    let SliceEndpoint { addr, node, zone_hints, node_hints, pod, .. } = endpoint;
+    (addr, Rank::of(endpoint), node, zone_hints, node_hints, pod)
+}
+
+fn canonical_ports(mut ports: Vec<SlicePort>, interner: &mut Interner) -> Box<[SlicePort]> {
+    ports.sort_unstable_by(|a, b| (&a.name, a.protocol, a.port).cmp(&(&b.name, b.protocol, b.port)));
+    ports.dedup();
+    for port in &mut ports {
+        port.name = interner.string(&port.name);
+    }
+    ports.into()
+}
+
+#[cfg(test)]
+mod tests {
+    /// What keeps 100,000 endpoints within a few megabytes.
+    #[test]
+    fn an_endpoint_is_small() {
+        assert!(size_of::<super::StoredEndpoint>() <= 32, "{}", size_of::<super::StoredEndpoint>());
     }
 }

@@ -1,0 +1,128 @@
+//! Names of pods, packed: they are most of what a slice says, and only ever compared and shown.
+
+use std::sync::Arc;
+
+/// Length of a UUID in text.
+const UUID_LEN: usize = 36;
+/// The namespace was left out.
+const SAME_NAMESPACE: u8 = 1;
+/// The last 16 bytes are a UUID.
+const UUID: u8 = 2;
+
+/// Appends a pod, `NAMESPACE/NAME/UID` or any other text, to a buffer. Nothing is appended for `None`.
+pub(crate) fn pack(pod: Option<&str>, namespace: &str, buffer: &mut Vec<u8>) {
+    let Some(pod) = pod else { return };
+    let short = pod.strip_prefix(namespace).and_then(|rest| rest.strip_prefix('/'));
+    let rest = short.unwrap_or(pod);
+    let split = rest.len().checked_sub(UUID_LEN).and_then(|at| rest.split_at_checked(at));
+    let uuid = split.and_then(|(head, tail)| parse_uuid(tail).map(|uuid| (head, uuid)));
+    let flag = if short.is_some() { SAME_NAMESPACE } else { 0 };
+    match uuid {
+        Some((head, uuid)) => {
+            buffer.push(flag | UUID);
+            buffer.extend_from_slice(head.as_bytes());
+            buffer.extend_from_slice(&uuid.to_be_bytes());
+        }
+        None => {
+            buffer.push(flag);
+            buffer.extend_from_slice(rest.as_bytes());
+        }
+    }
+}
+
+/// What [`pack`] appended, as text again.
+pub(crate) fn unpack(packed: &[u8], namespace: &str) -> Option<Arc<str>> {
+    let (flags, rest) = packed.split_first()?;
+    let mut pod = String::with_capacity(namespace.len() + 1 + rest.len() + UUID_LEN);
+    if flags & SAME_NAMESPACE != 0 {
+        pod.push_str(namespace);
+        pod.push('/');
+    }
+    match rest.split_last_chunk::<16>().filter(|_| flags & UUID != 0) {
+        Some((head, uuid)) => {
+            pod.push_str(&String::from_utf8_lossy(head));
+            push_uuid(u128::from_be_bytes(*uuid), &mut pod);
+        }
+        None => pod.push_str(&String::from_utf8_lossy(rest)),
+    }
+    Some(pod.into())
+}
+
+/// Only the spelling that [`push_uuid`] writes.
+fn parse_uuid(text: &str) -> Option<u128> {
+    let mut uuid = 0;
+    for (i, byte) in text.bytes().enumerate() {
+        let digit = match byte {
+            b'-' if is_dash(i) => continue,
+            b'0'..=b'9' => byte - b'0',
+            b'a'..=b'f' => byte - b'a' + 10,
+            _ => return None,
+        };
+        if is_dash(i) {
+            return None;
+        }
+        uuid = uuid << 4 | u128::from(digit);
+    }
+    Some(uuid)
+}
+
+fn push_uuid(uuid: u128, text: &mut String) {
+    let mut shift = 128;
+    for i in 0..UUID_LEN {
+        if is_dash(i) {
+            text.push('-');
+        } else {
+            shift -= 4;
+            let digit = u32::try_from(uuid >> shift & 15).unwrap_or_default();
+            text.extend(char::from_digit(digit, 16));
+        }
+    }
+}
+
+const fn is_dash(i: usize) -> bool {
+    matches!(i, 8 | 13 | 18 | 23)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{pack, unpack};
+
+    fn check(pod: &str, namespace: &str, expect_len: usize) {
+        let mut buffer = Vec::new();
+        pack(Some(pod), namespace, &mut buffer);
+        assert_eq!(unpack(&buffer, namespace).as_deref(), Some(pod));
+        assert_eq!(buffer.len(), expect_len, "{pod}");
+    }
+
+    #[test]
+    fn lengths() {
+        let uid = "0123cdef-89ab-cdef-0123-456789abcdef";
+        check(&format!("shop/web-1/{uid}"), "shop", 1 + "web-1/".len() + 16);
+        check(&format!("other/web-1/{uid}"), "shop", 1 + "other/web-1/".len() + 16);
+        check(&format!("shop/web-1/{}", uid.to_uppercase()), "shop", 1 + "web-1/".len() + 36);
+        check(uid, "shop", 17);
+        check("shop/web-1/", "shop", 1 + "web-1/".len());
+        check("shop/", "shop", 1);
+        check("shop", "shop", 5);
+        check("", "", 1);
+        check("ünïcödé/ähnlich/0123cdef-89ab-cdef-0123-456789abcdé", "x", 1 + 59);
+        let mut buffer = Vec::new();
+        pack(None, "shop", &mut buffer);
+        assert_eq!((buffer.len(), unpack(&buffer, "shop")), (0, None));
+    }
+
+    proptest! {
+        #[test]
+        fn unpacking_gives_back_any_text(
+            pod in "(ns|other|)(/[a-z]{0,3})?/?([0-9a-f-]{36}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|.{0,40})",
+            namespace in "(ns|other|)",
+        ) {
+            let mut buffer = Vec::new();
+            pack(Some(&pod), &namespace, &mut buffer);
+            let unpacked = unpack(&buffer, &namespace);
+            prop_assert_eq!(unpacked.as_deref(), Some(&*pod));
+        }
+    }
+}
