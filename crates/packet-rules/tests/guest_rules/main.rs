@@ -4,6 +4,8 @@
 
 mod contract;
 mod interference;
+mod refusals;
+#[path = "../support/mod.rs"]
 mod support;
 mod tool;
 mod watcher;

@@ -1,4 +1,8 @@
-//! What the tests of this folder share.
+//! What the tests of this package share; no test program uses everything.
+#![allow(dead_code, reason = "compiled into several test programs")]
+
+pub mod net;
+pub mod talk;
 
 use std::{num::NonZeroU16, process::Command};
 

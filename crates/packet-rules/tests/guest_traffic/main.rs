@@ -1,0 +1,9 @@
+//! The table together with IPVS, by traffic. Needs root and ip_vs; every test has network namespaces of its own.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod drain;
+mod ipvs;
+mod masquerade;
+mod refusals;
