@@ -30,6 +30,7 @@ impl Interner {
     }
 
     /// Drops everything that only the interner holds.
+    #[cfg(test)]
     pub(crate) fn sweep(&mut self) {
         self.placements.sweep();
         self.strings.sweep();

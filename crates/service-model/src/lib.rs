@@ -15,6 +15,8 @@ mod model;
 mod pods;
 mod select;
 mod slice;
+#[cfg(test)]
+mod testing;
 
 pub use endpoints::{Endpoint, Placement, PortEndpoints};
 

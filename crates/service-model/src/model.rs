@@ -224,6 +224,13 @@ impl ServiceModel {
         }
     }
 
+    /// Whether nothing is kept of any Service or slice, once the dirty set is taken.
+    #[cfg(test)]
+    fn is_pristine(&mut self) -> bool {
+        self.interner.sweep();
+        self.entries.is_empty() && self.owners.is_empty() && self.dirty.is_empty() && self.interner.len() == 0
+    }
+
     fn mark_if_known(&mut self, name: &ServiceName) {
         if self.service(name).is_some() {
             self.dirty.insert(name.clone());
@@ -234,8 +241,10 @@ impl ServiceModel {
         if self.entries.get(name).is_some_and(Entry::is_empty) {
             self.entries.remove(name);
         }
-        if self.entries.is_empty() {
-            self.interner.sweep();
-        }
     }
 }
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;

@@ -140,3 +140,6 @@ fn names_node(endpoint: &Endpoint, node: &Node) -> bool {
 fn names_zone(endpoint: &Endpoint, node: &Node) -> bool {
     node.zone.as_ref().is_some_and(|zone| endpoint.placement.zone_hints.contains(zone))
 }
+
+#[cfg(test)]
+mod tests;

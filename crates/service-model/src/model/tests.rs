@@ -1,0 +1,418 @@
+use lb_types::{IpFamily, ServiceName};
+
+use crate::{
+    ModelEvent::{self, NodeApplied, ServiceApplied, ServiceDeleted, SliceApplied, SliceDeleted, Synced},
+    Node, ServiceModel,
+    testing::{endpoint, endpoints, model, node, service, slice, slice_name, slice_of},
+};
+
+const V4: IpFamily = IpFamily::V4;
+
+fn name(service: &str) -> ServiceName {
+    ServiceName::new("ns", service)
+}
+
+/// Names of dirty services; empties the set.
+fn dirty(model: &mut ServiceModel) -> String {
+    let names: Vec<_> = model.take_dirty().iter().map(|name| name.name.to_string()).collect();
+    assert!(!model.has_dirty());
+    names.join(" ")
+}
+
+/// A model with Service `web` and the slices given; endpoints of its ports `http` and `admin`.
+fn check_merged(case: &str, slices: &[(&str, &str)], http: &str, admin: &str) {
+    let applied = |slices: &[(&str, &str)], reverse: bool| {
+        let mut events: Vec<_> = slices
+            .iter()
+            .enumerate()
+            .map(|(i, (ports, text))| SliceApplied(slice(&format!("s{i}"), "web", ports, text)))
+            .collect();
+        events.push(ServiceApplied(service("web", "http:80/TCP admin:443/TCP")));
+        if reverse {
+            events.reverse();
+        }
+        model(events)
+    };
+    for reverse in [false, true] {
+        let model = applied(slices, reverse);
+        assert_eq!(endpoints(&model, "web", "http", V4), http, "{case}");
+        assert_eq!(endpoints(&model, "web", "admin", V4), admin, "{case}");
+    }
+}
+
+#[test]
+fn endpoints_map_from_esc() {
+    for (case, slices, http, admin) in [
+        (
+            "1 slice, 2 hosts, ports 80,443",
+            &[("http:80/TCP admin:443/TCP", "1RSL 2RS 3RSL")][..],
+            "1:80RSL 2:80RS 3:80RSL",
+            "1:443RSL 2:443RS 3:443RSL",
+        ),
+        (
+            "2 slices, same port",
+            &[("http:80/TCP", "1RS 2RS"), ("http:80/TCP", "3RS 4RS")],
+            "1:80RS 2:80RS 3:80RS 4:80RS",
+            "",
+        ),
+        (
+            "2 overlapping slices, same port",
+            &[("http:80/TCP", "1RS 2RS"), ("http:80/TCP", "2RS 3RS")],
+            "1:80RS 2:80RS 3:80RS",
+            "",
+        ),
+        (
+            "2 slices, overlapping endpoints, some endpoints unready in 1 or both",
+            &[("http:80/TCP", "1RS 2 3RS 4"), ("http:80/TCP", "1 2RS 3RS 4")],
+            "1:80RS 2:80RS 3:80RS 4:80",
+            "",
+        ),
+        (
+            "2 slices, overlapping endpoints, some endpoints unready and some terminating",
+            &[("http:80/TCP", "1RS 2ST 3T"), ("http:80/TCP", "2RS 3ST 4T")],
+            "1:80RS 2:80RS 3:80ST 4:80T",
+            "",
+        ),
+        ("1 slice, all unready", &[("http:80/TCP", "1 2")], "1:80 2:80", ""),
+        (
+            "different endpoints with duplicate IPs and different ports",
+            &[("http:80/TCP", "1RS 2RS"), ("http:8080/TCP", "1RS 2RS")],
+            "1:80RS 1:8080RS 2:80RS 2:8080RS",
+            "",
+        ),
+    ] {
+        check_merged(case, slices, http, admin);
+    }
+}
+
+#[test]
+fn endpoint_info_by_service_port() {
+    for (case, slices, http) in [
+        ("simple use case with 3 endpoints", &[("http:80/TCP", "1RS 2RS 3RS")][..], "1:80RS 2:80RS 3:80RS"),
+        (
+            "4 slices with duplicate IPs",
+            &[
+                ("http:80/TCP", "1RS 2RS"),
+                ("http:80/TCP", "1RS 3RS"),
+                ("http:80/TCP", "2RS"),
+                ("http:80/TCP", "1RS"),
+            ],
+            "1:80RS 2:80RS 3:80RS",
+        ),
+        (
+            "duplicate endpoints, prefer non-terminating",
+            &[("http:80/TCP", "1RS 2ST"), ("http:80/TCP", "1ST 2RS")],
+            "1:80RS 2:80RS",
+        ),
+    ] {
+        check_merged(case, slices, http, "");
+    }
+}
+
+#[test]
+fn of_several_copies_the_most_usable_is_believed() {
+    // In this order; a later copy wins over none of the earlier ones.
+    let order = ["1RS", "1R", "1S", "1", "1RST", "1RT", "1ST", "1T"];
+    for (i, better) in order.iter().enumerate() {
+        for worse in &order[i..] {
+            let expect = better.replacen('1', "1:80", 1);
+            check_merged("two slices", &[("http:80/TCP", better), ("http:80/TCP", worse)], &expect, "");
+            check_merged("one slice", &[("http:80/TCP", &format!("{better} {worse}"))], &expect, "");
+            check_merged("one slice", &[("http:80/TCP", &format!("{worse} {better}"))], &expect, "");
+        }
+    }
+}
+
+#[test]
+fn the_copy_that_is_believed_brings_its_pod() {
+    for slices in [["1ST=ns/old/1", "1RS=ns/new/2"], ["1RS=ns/new/2", "1ST=ns/old/1"]] {
+        let web = service("web", "http:80/TCP");
+        let slices = slices.iter().enumerate();
+        let events =
+            slices.map(|(i, text)| SliceApplied(slice(&format!("s{i}"), "web", "http:80/TCP", text)));
+        let model = model(events.chain([ServiceApplied(web.clone())]));
+        let endpoints = model.endpoints(&web, &web.ports[0], V4);
+        assert_eq!(endpoints.all.iter().map(|e| e.pod.as_deref()).collect::<Vec<_>>(), [Some("ns/new/2")]);
+    }
+}
+
+#[test]
+fn ports_are_matched_by_name_and_protocol() {
+    let model = model([
+        ServiceApplied(service("dns", "dns:53/UDP dns-tcp:53/TCP :54/UDP")),
+        SliceApplied(slice(
+            "s1",
+            "dns",
+            "dns:5353/UDP dns-tcp:5354/TCP dns:1/TCP :55/UDP other:99/UDP",
+            "1RS",
+        )),
+        SliceApplied(slice("s2", "dns", "dns:6353/UDP", "2RS")),
+    ]);
+    assert_eq!(endpoints(&model, "dns", "dns", V4), "1:5353RS 2:6353RS");
+    assert_eq!(endpoints(&model, "dns", "dns-tcp", V4), "1:5354RS");
+    assert_eq!(endpoints(&model, "dns", "", V4), "1:55RS");
+}
+
+#[test]
+fn families_and_services_do_not_mix() {
+    let mut wrong_family = slice("s4", "web", "http:80/TCP", "4RS");
+    wrong_family.endpoints.push(endpoint(IpFamily::V6, "5RS"));
+    let model = model([
+        ServiceApplied(service("web", "http:80/TCP")),
+        ServiceApplied(service("api", "http:80/TCP")),
+        SliceApplied(slice("s1", "web", "http:80/TCP", "1RS")),
+        SliceApplied(slice_of(IpFamily::V6, "s2", "web", "http:80/TCP", "2RS")),
+        SliceApplied(slice("s3", "api", "http:80/TCP", "3RS")),
+        SliceApplied(wrong_family),
+    ]);
+    assert_eq!(endpoints(&model, "web", "http", V4), "1:80RS 4:80RS");
+    assert_eq!(endpoints(&model, "web", "http", IpFamily::V6), "2:80RS");
+    assert_eq!(endpoints(&model, "api", "http", V4), "3:80RS");
+}
+
+/// Applies a change to a model with Service `web`; the endpoints of `http` after it and whether `web` is dirty.
+fn check_change(case: &str, before: &[(&str, &str)], after: &[(&str, &str)], http: &str, is_dirty: bool) {
+    let named = |i: usize, ports: &str, text: &str| slice(&format!("s{i}"), "web", ports, text);
+    let mut model = model([ServiceApplied(service("web", "http:80/TCP admin:443/TCP"))]);
+    before.iter().enumerate().for_each(|(i, (ports, text))| model.apply(SliceApplied(named(i, ports, text))));
+    dirty(&mut model);
+    for i in after.len()..before.len() {
+        model.apply(SliceDeleted(slice_name(&format!("s{i}"))));
+    }
+    after.iter().enumerate().for_each(|(i, (ports, text))| model.apply(SliceApplied(named(i, ports, text))));
+    assert_eq!(endpoints(&model, "web", "http", V4), http, "{case}");
+    assert_eq!(dirty(&mut model), if is_dirty { "web" } else { "" }, "{case}");
+}
+
+#[test]
+fn update_endpoints_map() {
+    let http = "http:80/TCP";
+    let both = "http:80/TCP admin:443/TCP";
+    for (case, before, after, expect, is_dirty) in [
+        ("empty", &[][..], &[][..], "", false),
+        ("no change, named port, local", &[(http, "1RSL")], &[(http, "1RSL")], "1:80RSL", false),
+        (
+            "no change, multiple slices",
+            &[(http, "1RS"), (both, "2RS")],
+            &[(http, "1RS"), (both, "2RS")],
+            "1:80RS 2:80RS",
+            false,
+        ),
+        ("add an EndpointSlice", &[], &[(http, "1RSL")], "1:80RSL", true),
+        ("remove an EndpointSlice", &[(http, "1RSL")], &[], "", true),
+        ("add an IP and port", &[(http, "1RS")], &[(both, "1RS 2RS")], "1:80RS 2:80RS", true),
+        ("remove an IP and port", &[(both, "1RS 2RS")], &[(http, "1RS")], "1:80RS", true),
+        (
+            "add a slice to an endpoint",
+            &[(http, "1RS")],
+            &[(http, "1RS"), ("admin:443/TCP", "2RS")],
+            "1:80RS",
+            true,
+        ),
+        ("rename a port", &[(http, "1RS")], &[("web:80/TCP", "1RS")], "", true),
+        ("renumber a port", &[(http, "1RS")], &[("http:8080/TCP", "1RS")], "1:8080RS", true),
+        (
+            "complex add and remove",
+            &[(http, "1RSL 2RS"), (both, "3RS"), ("admin:443/TCP", "4RS")],
+            &[("admin:443/TCP", "1RS"), (http, "9RS 3RS")],
+            "3:80RS 9:80RS",
+            true,
+        ),
+        ("change from 0 endpoint address to 1 unnamed port", &[(http, "")], &[(http, "1RS")], "1:80RS", true),
+        ("change from ready to terminating pod", &[(http, "1RS")], &[(http, "1ST")], "1:80ST", true),
+        ("change from terminating to empty pod", &[(http, "1ST")], &[(http, "")], "", true),
+    ] {
+        check_change(case, before, after, expect, is_dirty);
+    }
+}
+
+#[test]
+fn es_data_changed() {
+    let both = "http:80/TCP admin:443/TCP";
+    for (case, before, after, expect, is_dirty) in [
+        ("identical ports are the same", (both, "1RS"), (both, "1RS"), "1:80RS", false),
+        // Upstream calls these two changed; nothing that anyone could see is.
+        ("ports out of order", (both, "1RS"), ("admin:443/TCP http:80/TCP", "1RS"), "1:80RS", false),
+        ("endpoints out of order", (both, "1RS 2RS"), (both, "2RS 1RS"), "1:80RS 2:80RS", false),
+        ("an endpoint written twice", (both, "1RS 2RS"), (both, "2RS 1RS 2RS"), "1:80RS 2:80RS", false),
+        ("port removed", (both, "1RS"), ("http:80/TCP", "1RS"), "1:80RS", true),
+        ("port added", ("http:80/TCP", "1RS"), (both, "1RS"), "1:80RS", true),
+        ("endpoint added", (both, "1RS"), (both, "1RS 2RS"), "1:80RS 2:80RS", true),
+        ("another pod behind an address", (both, "1RS=a"), (both, "1RS=b"), "1:80RS", true),
+        ("another node", (both, "1RS"), (both, "1RSL"), "1:80RSL", true),
+        ("another hint", (both, "1RS@a"), (both, "1RS@b"), "1:80RS", true),
+    ] {
+        check_change(case, &[before], &[after], expect, is_dirty);
+    }
+}
+
+#[test]
+fn endpoint_slice_cache_cleared_correctly() {
+    for names in [&[("s1", "web")][..], &[("s1", "web"), ("s2", "web")], &[("s1", "web"), ("s2", "api")]] {
+        let mut model = ServiceModel::default();
+        for (slice_of, service) in names {
+            model.apply(SliceApplied(slice(slice_of, service, "http:80/TCP", "1RSL@a#n1=ns/p/u 2ST")));
+        }
+        assert!(!model.is_pristine());
+        names.iter().for_each(|(slice, _)| model.apply(SliceDeleted(slice_name(slice))));
+        assert!(model.is_pristine(), "{names:?}");
+        assert!(!model.has_dirty(), "no Service was known");
+    }
+}
+
+#[test]
+fn service_cache_leaks() {
+    let mut model = ServiceModel::default();
+    model.apply(ServiceApplied(service("web", "http:80/TCP")));
+    model.apply(ServiceDeleted(name("web")));
+    assert_eq!(dirty(&mut model), "web", "its virtual servers have to go");
+    assert!(model.is_pristine());
+    model.apply(ServiceDeleted(name("web")));
+    assert_eq!(dirty(&mut model), "");
+}
+
+#[test]
+fn build_service_map_add_remove() {
+    let mut model =
+        model([ServiceApplied(service("web", "http:80/TCP")), ServiceApplied(service("api", ":1/UDP"))]);
+    assert_eq!(dirty(&mut model), "api web");
+    assert_eq!(model.services().map(|s| s.name.name.to_string()).collect::<Vec<_>>(), ["api", "web"]);
+    let mut changed = service("web", "http:81/TCP");
+    model.apply(ServiceApplied(changed.clone()));
+    assert_eq!(dirty(&mut model), "web");
+    model.apply(ServiceApplied(changed.clone()));
+    assert_eq!(dirty(&mut model), "", "the same again");
+    changed.uid = "recreated".into();
+    model.apply(ServiceApplied(changed.clone()));
+    assert_eq!(dirty(&mut model), "web");
+    assert_eq!(model.service(&name("web")), Some(&changed));
+    model.apply(ServiceDeleted(name("web")));
+    assert_eq!((dirty(&mut model).as_str(), model.service(&name("web"))), ("web", None));
+}
+
+#[test]
+fn a_slice_may_come_before_its_service_and_outlive_it() {
+    let web = || ServiceApplied(service("web", "http:80/TCP"));
+    let mut model = model([SliceApplied(slice("s1", "web", "http:80/TCP", "1RS"))]);
+    assert_eq!(dirty(&mut model), "", "nobody asked for it yet");
+    model.apply(web());
+    assert_eq!(
+        (dirty(&mut model).as_str(), endpoints(&model, "web", "http", V4).as_str()),
+        ("web", "1:80RS")
+    );
+    model.apply(ServiceDeleted(name("web")));
+    assert_eq!(dirty(&mut model), "web");
+    model.apply(SliceApplied(slice("s1", "web", "http:80/TCP", "2RS")));
+    assert_eq!(dirty(&mut model), "");
+    model.apply(web());
+    assert_eq!(
+        (dirty(&mut model).as_str(), endpoints(&model, "web", "http", V4).as_str()),
+        ("web", "2:80RS")
+    );
+}
+
+#[test]
+fn a_slice_may_move_to_another_service() {
+    let mut model = model([
+        ServiceApplied(service("web", "http:80/TCP")),
+        ServiceApplied(service("api", "http:80/TCP")),
+        SliceApplied(slice("s1", "web", "http:80/TCP", "1RS")),
+    ]);
+    dirty(&mut model);
+    model.apply(SliceApplied(slice("s1", "api", "http:80/TCP", "1RS")));
+    assert_eq!(dirty(&mut model), "api web");
+    assert_eq!(endpoints(&model, "web", "http", V4), "");
+    assert_eq!(endpoints(&model, "api", "http", V4), "1:80RS");
+    model.apply(SliceApplied(slice("s1", "unknown", "http:80/TCP", "1RS")));
+    assert_eq!(dirty(&mut model), "api");
+    model.apply(SliceDeleted(slice_name("s1")));
+    model.apply(SliceDeleted(slice_name("s1")));
+    assert_eq!(dirty(&mut model), "");
+}
+
+#[test]
+fn critical_services_come_first() {
+    let named = |namespace: &str, name: &str, critical| {
+        let mut service = service(name, ":1/TCP");
+        service.name = ServiceName::new(namespace, name);
+        service.critical = critical;
+        ServiceApplied(service)
+    };
+    let mut model = model([
+        named("a", "first", false),
+        named("kube-system", "kube-dns", true),
+        named("default", "kubernetes", true),
+        named("kube-system", "extra-dns", true),
+        named("z", "last", false),
+    ]);
+    assert_eq!(dirty(&mut model), "kubernetes extra-dns kube-dns first last");
+    model.mark_all_dirty();
+    model.mark_dirty(ServiceName::new("a", "gone"));
+    assert_eq!(dirty(&mut model), "kubernetes extra-dns kube-dns first gone last");
+}
+
+/// Services: `near` has an endpoint on n1, `hinted` names zone a, `pinned` names node n1, `far` none of these.
+fn check_node_change(case: &str, to: &Node, expect: &str) {
+    let with = |name: &str, text: &str| {
+        [ServiceApplied(service(name, "http:80/TCP")), SliceApplied(slice(name, name, "http:80/TCP", text))]
+    };
+    let services =
+        [("near", "1RSL"), ("hinted", "1RS@a"), ("pinned", "1RS#n1"), ("far", "1RS"), ("none", "1RS-")];
+    let mut model = model(services.into_iter().flat_map(|(name, text)| with(name, text)));
+    model.apply(SliceApplied(slice("orphan", "unknown", "http:80/TCP", "1RSL")));
+    dirty(&mut model);
+    assert!(model.take_node_changed());
+    model.apply(NodeApplied(to.clone()));
+    assert_eq!(dirty(&mut model), expect, "{case}");
+    assert_eq!(model.node(), to);
+    assert_eq!(model.take_node_changed(), *to != node("n1", "a"), "{case}");
+    assert!(!model.take_node_changed());
+}
+
+#[test]
+fn a_change_of_the_node_marks_the_services_that_it_touches() {
+    check_node_change("the same", &node("n1", "a"), "");
+    check_node_change("another zone", &node("n1", "b"), "hinted");
+    check_node_change("no zone", &node("n1", ""), "hinted");
+    check_node_change("another name", &node("n3", "a"), "near pinned");
+    check_node_change("both", &node("n3", "z"), "hinted near pinned");
+    check_node_change("a name that others have", &node("n2", "a"), "far hinted near pinned");
+    let mut moved = node("n1", "a");
+    moved.addresses.insert(V4, [192, 168, 0, 1].into());
+    check_node_change("an address", &moved, "");
+    moved.pod_cidrs.push("10.244.0.0/24".parse().unwrap());
+    check_node_change("a pod CIDR", &moved, "");
+}
+
+#[test]
+fn locality_follows_the_node() {
+    let mut model = ServiceModel::default();
+    model.apply(ServiceApplied(service("web", "http:80/TCP")));
+    model.apply(SliceApplied(slice("s1", "web", "http:80/TCP", "1RSL 2RS 3RS-")));
+    assert_eq!(endpoints(&model, "web", "http", V4), "1:80RS 2:80RS 3:80RS", "the Node is not known yet");
+    model.apply(NodeApplied(node("n1", "")));
+    assert_eq!(endpoints(&model, "web", "http", V4), "1:80RSL 2:80RS 3:80RS");
+    model.apply(NodeApplied(node("n2", "")));
+    assert_eq!(endpoints(&model, "web", "http", V4), "1:80RS 2:80RSL 3:80RS");
+}
+
+#[test]
+fn synced_is_remembered() {
+    let mut model = ServiceModel::default();
+    assert!(!model.is_synced());
+    model.apply(ModelEvent::Synced);
+    assert!(model.is_synced());
+    model.apply(Synced);
+    assert!(model.is_synced() && !model.has_dirty());
+}
+
+#[test]
+fn unused_strings_and_placements_do_not_pile_up() {
+    let mut model = model([ServiceApplied(service("web", "http:80/TCP"))]);
+    for generation in 0..10_000 {
+        let mut slice = slice("s1", "web", "http:80/TCP", "1RS");
+        slice.endpoints[0].node = Some(format!("node-{generation}").into());
+        model.apply(SliceApplied(slice));
+    }
+    assert!(model.interner.len() < 300, "{}", model.interner.len());
+}
