@@ -137,12 +137,15 @@ impl Net {
         net
     }
 
+    /// Every link has a link-local address, without which IPv6 cannot look for a neighbour on behalf of others;
+    /// given by hand, so that nothing has to wait for the detection of duplicates.
     fn connect_outside(&self) {
         let lines = format!(
             "link add name eth0 type veth peer name eth0 netns {outside}\n\
              link set eth0 addrgenmode none\n\
              address add {}/24 dev eth0\n\
              address add {}/64 dev eth0 nodad\n\
+             address add fe80::10/64 dev eth0 nodad\n\
              link set eth0 up\n\
              route add default via {}\n\
              route add default via {}\n",
@@ -157,6 +160,7 @@ impl Net {
             "link set eth0 addrgenmode none\n\
              address add {}/24 dev eth0\n\
              address add {}/64 dev eth0 nodad\n\
+             address add fe80::2/64 dev eth0 nodad\n\
              link set eth0 up\n\
              route add 10.96.0.0/16 via {}\n\
              route add fd00:96::/112 via {}\n",
@@ -176,6 +180,7 @@ impl Net {
              link set cni0 addrgenmode none\n\
              address add {}/24 dev cni0\n\
              address add {}/64 dev cni0 nodad\n\
+             address add fe80::1/64 dev cni0 nodad\n\
              link set cni0 up\n",
             BRIDGE.v4, BRIDGE.v6
         );

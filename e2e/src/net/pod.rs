@@ -117,6 +117,7 @@ fn connect_bridged(node: &NetNs, pod: &NetNs, address: Both, number: u8) -> Stri
         "link set eth0 addrgenmode none\n\
          address add {v4}/24 dev eth0\n\
          address add {v6}/64 dev eth0 nodad\n\
+         address add fe80::{number:x}/64 dev eth0 nodad\n\
          link set eth0 up\n\
          route add default via {}\n\
          route add default via {}\n",
