@@ -9,6 +9,8 @@ mod node;
 mod service;
 mod settings;
 mod slice;
+#[cfg(test)]
+mod tests;
 mod time;
 
 use std::{num::NonZeroU16, sync::Arc};

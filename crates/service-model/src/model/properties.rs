@@ -84,6 +84,8 @@ fn reversed(event: &ModelEvent) -> ModelEvent {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
     #[test]
     fn the_result_depends_on_the_last_words_only(
         (events, order) in vec(some_event(), 0..40)

@@ -1,0 +1,395 @@
+use service_model::{Service, TrafficPolicy};
+
+use super::{check_problems, parse};
+use crate::{convert::service, wire};
+
+/// What is served of a Service: its ClusterIPs, its ports, and what is not the default.
+fn summary(service: &Service) -> String {
+    let ips = service.cluster_ips.iter().map(ToString::to_string);
+    let ports = service.ports.iter().map(|p| {
+        let node_port = p.node_port.map(|n| format!("@{n}")).unwrap_or_default();
+        format!("{}:{}/{}{node_port}", p.name, p.port, p.protocol)
+    });
+    let local = |policy, name: &str| (policy == TrafficPolicy::Local).then(|| name.to_owned());
+    let settings = &service.settings;
+    let rest = [
+        service.affinity.map(|affinity| format!("sticky {}", affinity.timeout_seconds)),
+        local(service.internal_traffic_policy, "internal-local"),
+        local(service.external_traffic_policy, "external-local"),
+        settings.scheduler.map(|scheduler| scheduler.to_string()),
+        settings.scheduler_flags.map(|flags| format!("flags {}", flags.bits())),
+        service.created.map(|created| format!("created {created}")),
+        service.critical.then(|| "critical".to_owned()),
+    ];
+    ips.chain(ports).chain(rest.into_iter().flatten()).collect::<Vec<_>>().join(" ")
+}
+
+/// A Service `ns/web` with more metadata and a spec; `-` if it is not served at all.
+fn check_with(case: &str, metadata: &str, spec: &str, expect: &str, problems: &[&str]) {
+    let yaml = format!("metadata: {{name: web, namespace: ns, {metadata}}}\nspec: {{{spec}}}\n");
+    let converted = service(&parse::<wire::Service>(&yaml));
+    let served = converted.object.as_ref().map_or("-".to_owned(), summary);
+    assert_eq!(served, expect, "{case}: {:?}", converted.problems);
+    check_problems(case, "Service ns/web", &converted.problems, problems);
+}
+
+fn check(case: &str, spec: &str, expect: &str, problems: &[&str]) {
+    check_with(case, "uid: 1", spec, expect, problems);
+}
+
+/// A spec that is right but for the ports.
+fn check_ports(case: &str, ports: &str, expect: &str, problems: &[&str]) {
+    let expect = if expect == "-" { "-".to_owned() } else { format!("10.96.0.1 {expect}") };
+    check(case, &format!("clusterIP: 10.96.0.1, ports: {ports}"), &expect, problems);
+}
+
+/// A spec that is right but for something else.
+fn check_rest(case: &str, rest: &str, expect: &str, problems: &[&str]) {
+    let expect = format!("10.96.0.1 :80/TCP {expect}");
+    check(case, &format!("clusterIP: 10.96.0.1, ports: [{{port: 80}}], {rest}"), expect.trim(), problems);
+}
+
+fn check_metadata(case: &str, metadata: &str, expect: &str, problems: &[&str]) {
+    let expect = if expect == "-" { "-".to_owned() } else { format!("10.96.0.1 :80/TCP {expect}") };
+    check_with(case, metadata, "clusterIP: 10.96.0.1, ports: [{port: 80}]", expect.trim(), problems);
+}
+
+/// `TestServiceToServiceMap`, `TestServiceMapUpdateHeadless` and `TestUpdateServiceTypeExternalName` in
+/// pkg/proxy/servicechangetracker_test.go, `TestShouldSkipService` in pkg/proxy/util/utils_test.go.
+#[test]
+fn service_to_service_map() {
+    check("headless service", "clusterIP: None, ports: [{name: rpc, port: 1234, protocol: UDP}]", "-", &[]);
+    check("headless sctp service", "clusterIP: None, ports: [{name: s, port: 1, protocol: SCTP}]", "-", &[]);
+    check("headless service without port", "clusterIP: None", "-", &[]);
+    check("headless by clusterIPs only", "clusterIPs: [None], ports: [{port: 80}]", "-", &[]);
+    check("external name", "type: ExternalName, externalName: a.b, clusterIP: 10.96.0.1", "-", &[]);
+    check("external name without IP", "type: ExternalName, externalName: a.b, ports: [{port: 8}]", "-", &[]);
+    check(
+        "cluster ip service",
+        "type: ClusterIP, clusterIP: 172.16.55.4, ports: [{name: p1, port: 1234, protocol: UDP}, {name: p2, port: 1235, protocol: UDP}]",
+        "172.16.55.4 p1:1234/UDP p2:1235/UDP",
+        &[],
+    );
+    check(
+        "nodeport service",
+        "type: NodePort, clusterIP: 172.16.55.10, ports: [{name: p1, port: 345, nodePort: 30345, protocol: UDP}, {name: p2, port: 344, protocol: UDP}]",
+        "172.16.55.10 p1:345/UDP@30345 p2:344/UDP",
+        &[],
+    );
+    check(
+        "load balancer service with only local policy",
+        "type: LoadBalancer, clusterIP: 172.16.55.12, externalTrafficPolicy: Local, ports: [{name: p, port: 6502, nodePort: 0}]",
+        "172.16.55.12 p:6502/TCP external-local",
+        &[],
+    );
+    check(
+        "sctp",
+        "clusterIP: fd00:96::1, ports: [{name: s1ap, port: 36412, protocol: SCTP}]",
+        "fd00:96::1 s1ap:36412/SCTP",
+        &[],
+    );
+}
+
+/// `TestGetClusterIPByFamily` in pkg/proxy/util/utils_test.go, for both families at once.
+#[test]
+fn get_cluster_ip_by_family() {
+    let with = |ips: &str| format!("{ips}, ports: [{{port: 80}}]");
+    for (case, ips, expect) in [
+        ("old style v4", "clusterIP: 10.0.0.10", "10.0.0.10"),
+        ("old style v6", "clusterIP: '2000::1'", "2000::1"),
+        ("v4 single stack", "ipFamilies: [IPv4], clusterIP: 10.0.0.10, clusterIPs: [10.0.0.10]", "10.0.0.10"),
+        ("v6 single stack", "ipFamilies: [IPv6], clusterIP: '2000::1', clusterIPs: ['2000::1']", "2000::1"),
+        (
+            "v4v6 dual stack",
+            "ipFamilies: [IPv4, IPv6], clusterIP: 10.0.0.10, clusterIPs: [10.0.0.10, '2000::1']",
+            "10.0.0.10 2000::1",
+        ),
+        (
+            "v6v4 dual stack",
+            "ipFamilies: [IPv6, IPv4], clusterIP: '2000::1', clusterIPs: ['2000::1', 10.0.0.10]",
+            "2000::1 10.0.0.10",
+        ),
+        ("by hand: no families", "clusterIPs: [10.0.0.10, '2000::1']", "10.0.0.10 2000::1"),
+        ("by hand: no list", "ipFamilies: [IPv4], clusterIP: 10.0.0.10", "10.0.0.10"),
+        ("more families than IPs", "ipFamilies: [IPv4, IPv6], clusterIPs: [10.0.0.10]", "10.0.0.10"),
+        ("leading zeros", "clusterIP: 010.000.000.010", "10.0.0.10"),
+        ("null lists", "clusterIP: 10.0.0.10, clusterIPs: null, ipFamilies: null", "10.0.0.10"),
+    ] {
+        check(case, &with(ips), &format!("{expect} :80/TCP"), &[]);
+    }
+}
+
+#[test]
+fn cluster_ips_that_cannot_be() {
+    let check = |case, ips: &str, expect: &str, problems: &[&str]| {
+        let expect = if expect.is_empty() { "-".to_owned() } else { format!("{expect} :80/TCP") };
+        check(case, &format!("{ips}, ports: [{{port: 80}}]"), &expect, problems);
+    };
+    check("none at all", "type: ClusterIP", "", &["spec.clusterIP|found nothing"]);
+    check("no address", "clusterIP: web", "", &["spec.clusterIP|found \"web\""]);
+    check("a number", "clusterIP: 10", "", &["spec.clusterIP|found 10"]);
+    check("a list", "clusterIP: [10.0.0.1]", "", &["spec.clusterIP|found a list"]);
+    check(
+        "no list",
+        "clusterIP: 10.0.0.1, clusterIPs: 10.0.0.1",
+        "10.0.0.1",
+        &["spec.clusterIPs|found text"],
+    );
+    for (ip, what) in [
+        ("127.0.0.1", "a loopback"),
+        ("'::1'", "a loopback"),
+        ("0.0.0.0", "the unspecified"),
+        ("'::'", "the unspecified"),
+        ("224.0.0.1", "a multicast"),
+        ("'ff02::1'", "a multicast"),
+        ("169.254.1.1", "a link-local"),
+        ("'fe80::1'", "a link-local"),
+    ] {
+        check("special", &format!("clusterIP: {ip}"), "", &[&format!("spec.clusterIP|is {what} address")]);
+    }
+    check(
+        "one of two is bad",
+        "clusterIPs: [10.0.0.10, '::1']",
+        "10.0.0.10",
+        &["spec.clusterIPs[1]|::1 is a loopback address"],
+    );
+    check(
+        "two of one family",
+        "clusterIPs: [10.0.0.10, 10.0.0.11]",
+        "10.0.0.10",
+        &["spec.clusterIPs[1]|second IPv4 address"],
+    );
+    check(
+        "families in the other order",
+        "clusterIPs: [10.0.0.10, '2000::1'], ipFamilies: [IPv6, IPv4]",
+        "",
+        &["spec.clusterIPs[0]|says \"IPv6\"", "spec.clusterIPs[1]|says \"IPv4\""],
+    );
+    check(
+        "a family too few",
+        "clusterIPs: [10.0.0.10, '2000::1'], ipFamilies: [IPv4]",
+        "10.0.0.10",
+        &["spec.clusterIPs[1]|says nothing"],
+    );
+    check(
+        "clusterIP and clusterIPs differ",
+        "clusterIP: 10.0.0.9, clusterIPs: [10.0.0.10]",
+        "10.0.0.10",
+        &["spec.clusterIP|\"10.0.0.9\" differs"],
+    );
+}
+
+#[test]
+fn ports() {
+    check_ports("protocol by default", "[{port: 80}]", ":80/TCP", &[]);
+    check_ports("a number in quotes", "[{port: '80', nodePort: '30080'}]", ":80/TCP@30080", &[]);
+    check_ports("a name that is a number", "[{name: 8080, port: 80}]", "8080:80/TCP", &[]);
+    check_ports(
+        "the ends of the range",
+        "[{name: a, port: 1}, {name: b, port: 65535}]",
+        "a:1/TCP b:65535/TCP",
+        &[],
+    );
+    check_ports(
+        "one port, two protocols",
+        "[{name: dns, port: 53, protocol: UDP}, {name: dns-tcp, port: 53, protocol: TCP}]",
+        "dns:53/UDP dns-tcp:53/TCP",
+        &[],
+    );
+    check_ports(
+        "one name, two protocols",
+        "[{name: dns, port: 53, protocol: UDP}, {name: dns, port: 53}]",
+        "dns:53/UDP dns:53/TCP",
+        &[],
+    );
+    check_ports("none", "[]", "-", &["spec.ports|no port"]);
+    check_ports("null", "null", "-", &["spec.ports|no port"]);
+    check_ports("no list", "80", "-", &["spec.ports|found a number"]);
+    check_ports(
+        "not an object",
+        "[80, {name: a, port: 81}]",
+        "a:81/TCP",
+        &["spec.ports[0]|found a number", "spec.ports[0].port|found nothing"],
+    );
+}
+
+#[test]
+fn bad_ports_do_not_take_the_others_with_them() {
+    for bad in ["0", "65536", "-1", "eighty", "8.5", "[80]", "true", "99999999999999999999"] {
+        let ports = format!("[{{name: a, port: {bad}}}, {{name: b, port: 81}}]");
+        check_ports(bad, &ports, "b:81/TCP", &["spec.ports[0].port|a port is expected"]);
+    }
+    check_ports("all bad", "[{port: 0}]", "-", &["spec.ports[0].port|found 0"]);
+    check_ports(
+        "unknown protocol",
+        "[{name: a, port: 80, protocol: tcp}, {name: b, port: 81, protocol: DCCP}, {name: c, port: 82}]",
+        "c:82/TCP",
+        &["spec.ports[0].protocol|\"tcp\"", "spec.ports[1].protocol|\"DCCP\""],
+    );
+    check_ports(
+        "bad node port",
+        "[{port: 80, nodePort: 70000}]",
+        ":80/TCP",
+        &["spec.ports[0].nodePort|without a node port"],
+    );
+    check_ports(
+        "missing names",
+        "[{port: 80}, {port: 81}, {name: c, port: 82}]",
+        ":80/TCP c:82/TCP",
+        &[
+            "spec.ports[0].name|without a name",
+            "spec.ports[1].name|without a name",
+            "spec.ports[1].name|used twice for TCP",
+        ],
+    );
+    check_ports(
+        "duplicate name",
+        "[{name: a, port: 80}, {name: a, port: 81}, {name: b, port: 82}]",
+        "a:80/TCP b:82/TCP",
+        &["spec.ports[1].name|\"a\" is used twice"],
+    );
+    check_ports(
+        "duplicate port",
+        "[{name: a, port: 80}, {name: b, port: 80}, {name: c, port: 80, protocol: UDP}]",
+        "a:80/TCP c:80/UDP",
+        &["spec.ports[1].port|80/TCP is used twice"],
+    );
+    check_ports("odd name", "[{name: [x], port: 80}]", ":80/TCP", &["spec.ports[0].name|found a list"]);
+}
+
+/// `TestSessionAffinity` in pkg/proxy/ipvs/proxier_test.go, with the defaults of the API server.
+#[test]
+fn session_affinity() {
+    let config = |seconds: &str| {
+        format!(
+            "sessionAffinity: ClientIP, sessionAffinityConfig: {{clientIP: {{timeoutSeconds: {seconds}}}}}"
+        )
+    };
+    let field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
+    check_rest("none", "sessionAffinity: None", "", &[]);
+    check_rest("empty", "sessionAffinity: ''", "", &[]);
+    check_rest("default", "sessionAffinity: ClientIP", "sticky 10800", &[]);
+    check_rest("null config", "sessionAffinity: ClientIP, sessionAffinityConfig: null", "sticky 10800", &[]);
+    check_rest("least", &config("1"), "sticky 1", &[]);
+    check_rest("most", &config("86400"), "sticky 86400", &[]);
+    for bad in ["0", "86401", "-5", "long"] {
+        check_rest(bad, &config(bad), "sticky 10800", &[&format!("{field}|10800 is used")]);
+    }
+    check_rest(
+        "without affinity the config is void",
+        "sessionAffinityConfig: {clientIP: {timeoutSeconds: 0}}",
+        "",
+        &[],
+    );
+    check_rest("unknown", "sessionAffinity: Cookie", "", &["spec.sessionAffinity|\"Cookie\""]);
+    check_rest("no text", "sessionAffinity: 1", "", &["spec.sessionAffinity|unknown affinity 1"]);
+}
+
+#[test]
+fn traffic_policies() {
+    check_rest(
+        "both",
+        "internalTrafficPolicy: Local, externalTrafficPolicy: Local",
+        "internal-local external-local",
+        &[],
+    );
+    check_rest("explicit", "internalTrafficPolicy: Cluster, externalTrafficPolicy: Cluster", "", &[]);
+    check_rest("empty", "internalTrafficPolicy: '', externalTrafficPolicy: null", "", &[]);
+    check_rest(
+        "unknown",
+        "internalTrafficPolicy: local, externalTrafficPolicy: 3",
+        "",
+        &["spec.internalTrafficPolicy|\"local\"", "spec.externalTrafficPolicy|policy 3"],
+    );
+}
+
+#[test]
+fn annotations() {
+    let annotation = |name: &str, value: &str| format!("annotations: {{kube-ipvs.io/{name}: {value}}}");
+    let scheduler = "metadata.annotations[kube-ipvs.io/scheduler]";
+    let flags = "metadata.annotations[kube-ipvs.io/scheduler-flags]";
+    let check_flags = |value: &str, expect: &str, problems: &[&str]| {
+        check_metadata(value, &annotation("scheduler-flags", value), expect, problems);
+    };
+    check_metadata("scheduler", &annotation("scheduler", "mh"), "mh", &[]);
+    check_metadata("spaces", &annotation("scheduler", "' wlc '"), "wlc", &[]);
+    check_metadata("empty", &annotation("scheduler", "''"), "", &[]);
+    for bad in ["fastest", "[rr]", "5"] {
+        let problem = format!("{scheduler}|expected one of rr, wrr,");
+        check_metadata(bad, &annotation("scheduler", bad), "", &[&problem]);
+    }
+    check_flags("sh-port", "flags 2", &[]);
+    check_flags("'mh-fallback, mh-port'", "flags 3", &[]);
+    check_flags("'flag-1,flag-2,flag-3'", "flags 7", &[]);
+    check_flags("sh-fallback", "flags 1", &[]);
+    check_flags("''", "flags 0", &[]);
+    check_flags("'flag-3,,'", "flags 4", &[]);
+    check_flags("'mh-port,turbo'", "flags 2", &[&format!("{flags}|unknown scheduler flag \"turbo\"")]);
+    check_flags("turbo", "", &[&format!("{flags}|flag-3, sh-fallback")]);
+    check_metadata("others", "annotations: {example.com/x: [1], kube-ipvs.io/other: {}}", "", &[]);
+    check_metadata("no object", "annotations: text", "", &["metadata.annotations|found text"]);
+}
+
+#[test]
+fn metadata() {
+    check_metadata("other proxy", "labels: {service.kubernetes.io/service-proxy-name: cilium}", "-", &[]);
+    check_metadata(
+        "other proxy, empty value",
+        "labels: {service.kubernetes.io/service-proxy-name: ''}",
+        "-",
+        &[],
+    );
+    check_metadata("headless is a label of slices", "labels: {service.kubernetes.io/headless: ''}", "", &[]);
+    check_metadata("critical", "labels: {k8s-app: kube-dns}", "critical", &[]);
+    check_metadata("created", "creationTimestamp: '2024-02-29T12:34:56Z'", "created 1709210096", &[]);
+    check_metadata(
+        "created, no quotes",
+        "creationTimestamp: 2024-02-29T12:34:56Z",
+        "created 1709210096",
+        &[],
+    );
+    check_metadata("not created", "creationTimestamp: null", "", &[]);
+    check_metadata(
+        "badly created",
+        "creationTimestamp: today",
+        "",
+        &["metadata.creationTimestamp|\"today\""],
+    );
+    check_metadata("labels", "labels: [a]", "", &["metadata.labels|found a list"]);
+}
+
+#[test]
+fn critical_services() {
+    for (namespace, name, expect) in [
+        ("default", "kubernetes", true),
+        ("kube-system", "kube-dns", true),
+        ("kube-system", "coredns", true),
+        ("other", "kubernetes", false),
+        ("default", "kube-dns", false),
+    ] {
+        let yaml = format!(
+            "metadata: {{name: {name}, namespace: {namespace}}}\nspec: {{clusterIP: 10.96.0.1, ports: [{{port: 80}}]}}"
+        );
+        let object = service(&parse::<wire::Service>(&yaml)).object.unwrap();
+        assert_eq!(object.critical, expect, "{namespace}/{name}");
+        assert_eq!(object.name.to_string(), format!("{namespace}/{name}"));
+    }
+}
+
+#[test]
+fn objects_without_a_usable_frame() {
+    let check = |yaml: &str, object: &str, problems: &[&str]| {
+        let converted = service(&parse::<wire::Service>(yaml));
+        assert_eq!(converted.object, None, "{yaml}");
+        check_problems(yaml, object, &converted.problems, problems);
+    };
+    check("{}", "Service", &["metadata.name|found nothing"]);
+    check("metadata: {name: ''}", "Service", &["metadata.name|found \"\""]);
+    check("metadata: {name: [x]}", "Service", &["metadata.name|found a list"]);
+    check("metadata: x", "Service", &["metadata|found text"]);
+    check(
+        "metadata: {name: a}\nspec: [x]",
+        "Service default/a",
+        &["spec|found a list", "spec.clusterIP|found nothing", "spec.ports|no port"],
+    );
+}
