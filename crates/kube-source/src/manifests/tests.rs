@@ -27,6 +27,19 @@ impl World {
         fs::rename(temporary, self.dir.path().join(name)).unwrap();
     }
 
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Looks for as long as unsettled changes need; nothing may come of it.
+    fn stays_the_same(&mut self) {
+        let end = Instant::now() + changes::GONE * 2;
+        while Instant::now() < end {
+            self.source.wait(Duration::from_millis(20));
+            assert_eq!(self.source.poll(), Batch::default());
+        }
+    }
+
     /// Waits until something changed.
     fn next(&mut self) -> Batch {
         let end = Instant::now() + LONG;
@@ -159,4 +172,239 @@ fn a_bad_part_is_named_with_file_object_and_field() {
 fn a_directory_that_is_not_there_is_an_error_that_names_it() {
     let error = ManifestSource::open(Path::new("/no/such/dir"), "n1").err().unwrap();
     assert!(error.to_string().contains("/no/such/dir"));
+}
+
+#[test]
+fn a_broken_document_spoils_no_other() {
+    let [a, b, c] =
+        [("a", "10.96.0.1"), ("b", "10.96.0.2"), ("c", "10.96.0.3")].map(|(name, vip)| service(name, vip));
+    let (mut world, _) = World::new(&[("a.yaml", &format!("{a}---\n{b}---\n{c}"))]);
+    let a = service("a", "10.96.0.7");
+    world
+        .put("a.yaml", &format!("{a}---\nkind: Service\nmetadata: {{name: b\n---\n# c is gone, or is it?\n"));
+    let batch = world.next();
+    assert_eq!(summary(&batch), ["+a 10.96.0.7"], "b and c stay until the file can be read as a whole");
+    let problem = batch.problems[0].to_string();
+    assert!(problem.starts_with("a.yaml:") && problem.contains("not YAML: "), "{problem}");
+    assert_eq!((batch.problems.len(), batch.healed.len()), (1, 0));
+    world.put("a.yaml", &format!("{a}---\n{b}"));
+    let batch = world.next();
+    assert_eq!((summary(&batch), batch.problems.len(), batch.healed.len()), (vec!["-c".to_owned()], 0, 1));
+}
+
+#[test]
+fn a_file_that_editors_move_away_keeps_its_objects() {
+    let (mut world, _) = World::new(&[("a.yaml", &service("a", "10.96.0.1"))]);
+    fs::rename(world.path("a.yaml"), world.path("a.yaml~")).unwrap();
+    world.source.wait(Duration::from_millis(10));
+    assert_eq!(world.source.poll(), Batch::default());
+    fs::write(world.path("a.yaml"), service("a", "10.96.0.2")).unwrap();
+    assert_eq!(summary(&world.next()), ["+a 10.96.0.2"]);
+    fs::rename(world.path("a.yaml"), world.path("a.yaml~")).unwrap();
+    assert_eq!(summary(&world.next()), ["-a"]);
+}
+
+#[test]
+fn without_notifications_looks_are_enough() {
+    let (mut world, _) = World::new(&[("a.yaml", &service("a", "10.96.0.1"))]);
+    world.source.directory.stop_watching();
+    fs::write(world.path("a.yaml"), service("a", "10.96.0.2")).unwrap();
+    fs::write(world.path("b.yaml"), service("b", "10.96.0.3")).unwrap();
+    assert_eq!(summary(&world.next()), ["+a 10.96.0.2", "+b 10.96.0.3"]);
+    fs::remove_file(world.path("a.yaml")).unwrap();
+    assert_eq!(summary(&world.next()), ["-a"]);
+}
+
+#[test]
+fn a_file_behind_a_link_is_followed_in_place() {
+    let elsewhere = TempDir::new("elsewhere");
+    let target = elsewhere.path().join("web.txt");
+    fs::write(&target, service("web", "10.96.0.1")).unwrap();
+    let (mut world, _) = World::new(&[]);
+    symlink(&target, world.path("web.yaml")).unwrap();
+    assert_eq!(summary(&world.next()), ["+web 10.96.0.1"]);
+    fs::write(&target, service("web", "10.96.0.2")).unwrap();
+    assert_eq!(summary(&world.next()), ["+web 10.96.0.2"]);
+    fs::remove_file(&target).unwrap();
+    assert_eq!(summary(&world.next()), ["-web"], "a link that leads nowhere is no file");
+}
+
+#[test]
+fn a_directory_that_is_away_keeps_its_objects() {
+    let parent = TempDir::new("parent");
+    let path = parent.path().join("manifests");
+    fs::create_dir(&path).unwrap();
+    fs::write(path.join("a.yaml"), service("a", "10.96.0.1")).unwrap();
+    let mut source = ManifestSource::open(&path, "n1").unwrap();
+    assert_eq!(summary(&source.poll()), ["+a 10.96.0.1", "synced"]);
+    fs::rename(&path, parent.path().join("old")).unwrap();
+    let batch = source.poll();
+    assert_eq!((summary(&batch).len(), batch.problems.len()), (0, 1));
+    assert!(batch.problems[0].to_string().contains("cannot be listed"), "{}", batch.problems[0]);
+    assert_eq!(source.poll(), Batch::default(), "reported once");
+
+    fs::create_dir(&path).unwrap();
+    fs::write(path.join("a.yaml"), service("a", "10.96.0.2")).unwrap();
+    let mut world = World { dir: parent, source };
+    let batch = world.next();
+    assert_eq!((batch.healed.len(), batch.problems.len()), (1, 0));
+    if batch.events.is_empty() {
+        assert_eq!(summary(&world.next()), ["+a 10.96.0.2"]);
+    }
+    fs::write(path.join("a.yaml"), service("a", "10.96.0.3")).unwrap();
+    assert_eq!(summary(&world.next()), ["+a 10.96.0.3"], "the new directory is watched");
+}
+
+#[test]
+fn lists_hold_objects() {
+    let list = "apiVersion: v1\nkind: List\nitems:\n\
+                - {kind: Service, metadata: {name: a}, spec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}}\n\
+                - {kind: Service, metadata: {name: b}, spec: {clusterIP: 10.96.0.2, ports: [{port: 80}]}}\n\
+                - text\n- {metadata: {name: c}}\n- {kind: Service, metadata: {}}\n- null\n";
+    let typed = r#"{"kind": "EndpointSliceList", "apiVersion": "discovery.k8s.io/v1", "items": [
+        {"metadata": {"name": "a-1", "labels": {"kubernetes.io/service-name": "a"}}, "addressType": "IPv4"}]}"#;
+    let (_, batch) = World::new(&[("list.yaml", list), ("typed.json", typed)]);
+    assert_eq!(summary(&batch), ["+a 10.96.0.1", "+b 10.96.0.2", "+slice a-1", "synced"]);
+    let problems: Vec<_> = batch.problems.iter().map(ToString::to_string).collect();
+    assert_eq!(problems.len(), 3, "{problems:#?}");
+    for (problem, expect) in problems.iter().zip([
+        "list.yaml:1: items[2]: an API object is expected, found text",
+        "list.yaml:1: items[3].kind: the kind of an object is expected, found nothing",
+        "list.yaml:1: items[4].metadata.name: Service: a name is expected, found nothing",
+    ]) {
+        assert!(problem.starts_with(expect), "{problem}");
+    }
+}
+
+#[test]
+fn kinds_of_other_groups_are_not_ours() {
+    let text = "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: fn}\nspec: text\n---\n\
+                apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec: {ports: 7}\n---\n\
+                apiVersion: v1\nkind: ConfigMapList\nitems: [{kind: Service}]\n";
+    let (_, batch) = World::new(&[("other.yaml", text)]);
+    assert_eq!(
+        (summary(&batch), batch.problems.len()),
+        (vec!["synced".to_owned()], 0),
+        "{:?}",
+        batch.problems
+    );
+}
+
+#[test]
+fn an_object_that_is_not_served_any_more_is_deleted() {
+    let (mut world, _) = World::new(&[("a.yaml", &service("a", "10.96.0.1"))]);
+    world.put("a.yaml", &service("a", "None"));
+    assert_eq!(summary(&world.next()), ["-a"]);
+    world.put("a.yaml", &service("a", "10.96.0.1"));
+    assert_eq!(summary(&world.next()), ["+a 10.96.0.1"]);
+    world.put("a.yaml", &service("a", "127.0.0.1"));
+    let batch = world.next();
+    assert_eq!((summary(&batch), batch.problems.len()), (vec!["-a".to_owned()], 1));
+    fs::remove_file(world.path("a.yaml")).unwrap();
+    let batch = world.next();
+    assert_eq!((summary(&batch).len(), batch.healed.len()), (0, 1));
+    assert!(world.source.store.is_empty(), "nothing is kept of a file that is gone");
+}
+
+#[test]
+fn an_object_may_move_to_another_file() {
+    let (mut world, _) = World::new(&[("b.yaml", &service("web", "10.96.0.1"))]);
+    world.put("a.yaml", &service("web", "10.96.0.1"));
+    let batch = world.next();
+    assert_eq!((summary(&batch).len(), batch.problems.len()), (0, 1), "{batch:?}");
+    fs::remove_file(world.path("b.yaml")).unwrap();
+    let batch = world.next();
+    assert_eq!((summary(&batch).len(), batch.healed.len()), (0, 1), "it never went away: {batch:?}");
+}
+
+#[test]
+fn of_two_objects_in_one_file_the_last_counts() {
+    let text = format!("{}---\n{}", service("web", "10.96.0.1"), service("web", "10.96.0.2"));
+    let (_, batch) = World::new(&[("a.yaml", &text)]);
+    assert_eq!(summary(&batch), ["+web 10.96.0.2", "synced"]);
+    assert_eq!(batch.problems.len(), 1);
+    assert!(batch.problems[0].to_string().starts_with("a.yaml: Service default/web: stands twice"));
+}
+
+#[test]
+fn a_file_that_is_no_text_keeps_its_objects() {
+    let (mut world, _) = World::new(&[("a.yaml", &service("a", "10.96.0.1"))]);
+    fs::write(world.path("a.yaml"), [0xff, 0xfe, 0x00]).unwrap();
+    let batch = world.next();
+    assert_eq!((summary(&batch).len(), batch.problems.len()), (0, 1));
+    assert!(batch.problems[0].to_string().contains("cannot be read"), "{}", batch.problems[0]);
+    world.put("a.yaml", &service("a", "10.96.0.1"));
+    let batch = world.next();
+    assert_eq!((summary(&batch).len(), batch.healed.len()), (0, 1));
+}
+
+#[test]
+fn a_node_that_is_gone_changes_nothing() {
+    let (mut world, _) = World::new(&[("node.yaml", "kind: Node\nmetadata: {name: n1}\n")]);
+    fs::remove_file(world.path("node.yaml")).unwrap();
+    world.stays_the_same();
+    world.put("node.yaml", "kind: Node\nmetadata: {name: n1, labels: {topology.kubernetes.io/zone: a}}\n");
+    assert_eq!(summary(&world.next()), ["+node n1"]);
+}
+
+#[test]
+fn touching_a_file_changes_nothing() {
+    let (mut world, _) = World::new(&[("a.yaml", &service("a", "10.96.0.1"))]);
+    world.put("a.yaml", &format!("# a comment\n{}", service("a", "10.96.0.1")));
+    fs::write(world.path("notes.txt"), "x").unwrap();
+    fs::write(world.path(".a.yaml.swp"), service("x", "10.96.0.9")).unwrap();
+    fs::create_dir(world.path("dir.yaml")).unwrap();
+    world.stays_the_same();
+}
+
+#[test]
+fn waiting_ends_in_time() {
+    let (mut world, _) = World::new(&[]);
+    let start = Instant::now();
+    let mut worth_while = false;
+    while !worth_while {
+        assert!(start.elapsed() < LONG);
+        worth_while = world.source.wait(Duration::from_millis(20));
+    }
+    assert!(start.elapsed() >= Duration::from_millis(100), "it wakes up without a reason");
+}
+
+#[test]
+fn many_files_and_documents_are_all_delivered_in_order() {
+    let name = |i: usize| format!("svc-{i:05}");
+    let vip = |i: usize| format!("10.96.{}.{}", i / 250, i % 250 + 1);
+    let document = |i: usize| format!("---\n{}# {}\n", service(&name(i), &vip(i)), "x".repeat(400));
+    let files: Vec<_> = (0..2000)
+        .collect::<Vec<_>>()
+        .chunks(300)
+        .enumerate()
+        .map(|(i, part)| (format!("{i}.yaml"), part.iter().map(|i| document(*i)).collect::<String>()))
+        .collect();
+    let files: Vec<_> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let (mut world, batch) = World::new(&files);
+    let expect = (0..2000).map(|i| format!("+{} {}", name(i), vip(i))).chain(["synced".to_owned()]);
+    assert_eq!(summary(&batch), expect.collect::<Vec<_>>());
+    world.put("6.yaml", &document(1999));
+    assert_eq!(world.next().events.len(), 199, "one file was read, the rest was left alone");
+}
+
+/// The examples in the repository say what they are meant to say.
+#[test]
+fn the_examples_are_right() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../manifests/examples");
+    let batch = ManifestSource::open(&dir, "demo-node").unwrap().poll();
+    assert_eq!(batch.problems, []);
+    let summary = summary(&batch);
+    for expect in [
+        "+node demo-node",
+        "+dns 10.96.0.53",
+        "+shop 10.96.0.90",
+        "+signalling 10.96.0.36",
+        "+web 10.96.0.80",
+        "+slice web-v4",
+        "+slice web-v6",
+        "synced",
+    ] {
+        assert!(summary.iter().any(|line| line == expect), "{expect}: {summary:?}");
+    }
 }

@@ -2,9 +2,11 @@ mod nodes;
 mod services;
 mod slices;
 
+use proptest::{collection::vec, prelude::*, sample::select};
 use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
-use crate::Problem;
+use crate::{Problem, wire::AnyObject};
 
 /// An object as written in YAML, and the same by way of JSON: both must read alike.
 fn parse<T: DeserializeOwned + PartialEq + std::fmt::Debug>(yaml: &str) -> T {
@@ -23,5 +25,64 @@ fn check_problems(case: &str, object: &str, problems: &[Problem], expect: &[&str
         assert_eq!((&*problem.object, &*problem.field), (object, field), "{case}: {problem}");
         assert!(problem.message.contains(message), "{case}: {problem}");
         assert!(!problem.remedy.is_empty(), "{case}: {problem}");
+    }
+}
+
+/// Names that the API uses, so that random objects come near to real ones.
+const FIELDS: [&str; 20] = [
+    "metadata",
+    "name",
+    "labels",
+    "kubernetes.io/service-name",
+    "annotations",
+    "kube-ipvs.io/scheduler",
+    "kube-ipvs.io/scheduler-flags",
+    "spec",
+    "clusterIP",
+    "clusterIPs",
+    "ipFamilies",
+    "ports",
+    "port",
+    "protocol",
+    "addressType",
+    "endpoints",
+    "addresses",
+    "conditions",
+    "ready",
+    "status",
+];
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        select(vec!["web", "IPv4", "TCP", "10.0.0.1", "None", "", "::", "1/2", "2024-02-30T00:00:00Z"])
+            .prop_map(Value::from),
+    ];
+    leaf.prop_recursive(5, 60, 6, |inner| {
+        prop_oneof![
+            vec(inner.clone(), 0..4).prop_map(Value::from),
+            vec((select(&FIELDS[..]), inner), 0..6).prop_map(|fields| fields.into_iter().collect()),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// An object of the API may hold anything: it is read, and what is wrong with it is said.
+    #[test]
+    fn reading_and_converting_is_total(metadata in any_json(), spec in any_json(), rest in any_json()) {
+        let text = json!({
+            "metadata": metadata, "spec": spec, "status": rest, "addressType": "IPv4", "endpoints": rest,
+            "ports": rest, "items": spec,
+        });
+        let object: AnyObject = serde_json::from_value(text).unwrap();
+        super::service(&object.clone().into_service());
+        super::slice(&object.clone().into_slice());
+        super::node(&object.into_node());
     }
 }
