@@ -6,6 +6,8 @@
 //! version in a way that fails on some.
 
 mod raw;
+#[cfg(test)]
+mod tests;
 
 use nftnl::{Chain, ChainType, MsgType, Policy, ProtoFamily, Rule, Table};
 use raw::{RawElements, RawExpr, RawSet, Scratch};

@@ -217,3 +217,65 @@ fn set_ack(bytes: &mut [u8], at: usize, ack: bool) {
     let value = if ack { without | flags::ACK } else { without };
     put(bytes, at + FLAGS, value.to_ne_bytes());
 }
+
+#[cfg(test)]
+mod tests {
+    use netlink::kinds;
+
+    use super::*;
+
+    const FIRST: u32 = u32::MAX - 1;
+
+    /// What becomes of a transaction of three messages when the kernel answers some of them; 0 is the begin message.
+    fn outcome(answers: &[(u32, i32)], lost: bool) -> Result<Outcome, RulesError> {
+        let mut replies = Replies { lost, ..Replies::default() };
+        for (offset, errno) in answers {
+            let payload = [(-errno).to_ne_bytes(), [0; 4]].concat();
+            let sequence = FIRST.wrapping_add(*offset);
+            let message = Message { kind: kinds::ERROR, flags: 0, sequence, port_id: 0, payload: &payload };
+            replies.take(&message, FIRST, 3);
+        }
+        replies.outcome()
+    }
+
+    fn refused(messages: &[usize], replies_lost: bool) -> Outcome {
+        let refusal = |message: &usize| Refusal { message: *message, errno: libc::ENOENT, text: None };
+        Outcome::Refused { refusals: messages.iter().map(refusal).collect(), replies_lost }
+    }
+
+    #[test]
+    fn only_an_acknowledged_transaction_is_committed() {
+        assert_eq!(outcome(&[(3, 0)], false).unwrap(), Outcome::Committed);
+        assert_eq!(outcome(&[(0, 0), (3, 0), (4, 0)], false).unwrap(), Outcome::Committed, "newer kernels");
+        assert_eq!(outcome(&[], false).unwrap(), Outcome::Unknown);
+        assert_eq!(outcome(&[(0, 0), (4, 0)], false).unwrap(), Outcome::Unknown);
+        assert_eq!(outcome(&[(3, 0)], true).unwrap(), Outcome::Unknown);
+    }
+
+    #[test]
+    fn refusals_are_found_by_sequence_number() {
+        assert_eq!(outcome(&[(2, 2), (1, 2), (3, 0)], false).unwrap(), refused(&[0, 1], false));
+        assert_eq!(outcome(&[(3, 2)], true).unwrap(), refused(&[2], true));
+        assert_eq!(outcome(&[(5, 2), (77, 2), (3, 0)], false).unwrap(), Outcome::Committed, "not ours");
+    }
+
+    #[test]
+    fn an_error_of_the_begin_message_concerns_everything() {
+        assert_eq!(outcome(&[(0, libc::ERESTART)], false).unwrap(), Outcome::Outdated);
+        let error = outcome(&[(0, libc::EPERM)], false).unwrap_err();
+        assert!(error.is_permission_denied() && !error.is_retryable());
+        assert!(outcome(&[(0, libc::EOPNOTSUPP)], false).unwrap_err().is_not_supported());
+        assert!(
+            outcome(&[(0, libc::ENOMEM), (3, 0)], false).unwrap_err().is_retryable(),
+            "the commit failed"
+        );
+    }
+
+    #[test]
+    fn envelopes_are_exact() {
+        let header = |len: u8, kind: u8| [len, 0, 0, 0, kind, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10];
+        assert_eq!(envelope(nft::BATCH_END, None), header(20, 17));
+        let generation = [8, 0, 1, 0, 0, 0, 1, 2];
+        assert_eq!(envelope(nft::BATCH_BEGIN, Some(0x102)), [&header(28, 16)[..], &generation].concat());
+    }
+}

@@ -1,5 +1,8 @@
 //! Operations as one transaction: which messages it consists of, and which operations stand behind each.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use dataplane::{FailedOp, explain_rules};

@@ -94,13 +94,12 @@ fn a_real_server_of_the_node_itself() {
     for set in [RuleSet::Services, RuleSet::MasqueradeNonLocal] {
         cluster.add(&elements(set));
     }
-    let daemon = format!("0.0.0.0:{TARGET}");
     each(|family, protocol| {
-        let daemon = if family == IpFamily::V4 { daemon.as_str() } else { "[::]:8080" };
-        serve(&cluster.net.node, protocol, daemon);
+        let daemon = at(NODE.of(family), TARGET);
+        serve(&cluster.net.node, protocol, &daemon.to_string());
         let vs = virtual_server(family, protocol);
         cluster.ipvsadm(&format!("-A {vs} -s rr"));
-        cluster.ipvsadm(&format!("-a {vs} -r {} -m", at(NODE.of(family), TARGET)));
+        cluster.ipvsadm(&format!("-a {vs} -r {daemon} -m"));
         for client in [Client::Outside, Client::PodA] {
             assert_eq!(
                 seen(&cluster, client, family, protocol),

@@ -1,0 +1,100 @@
+//! The table's text for every kind of local detection; a change of any rule shows in review.
+
+use lb_types::{LocalDetection, RulesLayout};
+use packet_rules::render_table;
+
+fn net(text: &str) -> ipnetwork::IpNetwork {
+    text.parse().expect("prefixes of tests are valid")
+}
+
+fn render(local_v4: LocalDetection, local_v6: LocalDetection) -> String {
+    render_table(&RulesLayout { local_v4, local_v6, ..RulesLayout::default() }).to_string()
+}
+
+#[test]
+fn without_detection() {
+    testkit::assert_golden!("tests/golden/none.nft", render(LocalDetection::None, LocalDetection::None));
+}
+
+#[test]
+fn by_prefixes() {
+    let v4 = LocalDetection::Cidr(vec![net("10.244.0.0/24"), net("10.245.7.7/32")]);
+    let v6 = LocalDetection::Cidr(vec![net("fd00:244::/64")]);
+    testkit::assert_golden!("tests/golden/cidr.nft", render(v4, v6));
+}
+
+#[test]
+fn by_interfaces() {
+    let v4 = LocalDetection::BridgeInterface("cbr0".to_owned());
+    let v6 = LocalDetection::InterfaceNamePrefix("veth".to_owned());
+    testkit::assert_golden!("tests/golden/interface.nft", render(v4, v6));
+}
+
+/// Only the rules that a layout shapes, without their comments.
+fn shaped(local: &LocalDetection) -> Vec<String> {
+    let table = render_table(&RulesLayout { local_v4: local.clone(), ..RulesLayout::default() });
+    let plain = render_table(&RulesLayout::default());
+    let rules = table.chains.iter().flat_map(|chain| chain.rules.iter().map(move |rule| (chain.name, rule)));
+    let usual: Vec<_> = plain.chains.iter().flat_map(|chain| &chain.rules).collect();
+    rules.filter(|(_, rule)| !usual.contains(rule)).map(|(chain, rule)| format!("{chain}: {rule}")).collect()
+}
+
+const LOOKUP: &str =
+    "meta nfproto ipv4 ct original ip daddr . meta l4proto . ct original proto-dst @masquerade-nonlocal-v4";
+const MARK: &str =
+    "ip daddr . meta l4proto . th dport @masquerade-nonlocal-v4 meta mark set meta mark | 0x00004000";
+
+#[test]
+fn prefixes_of_the_other_family_only_are_no_detection() {
+    assert_eq!(shaped(&LocalDetection::Cidr(vec![net("fd00::/64")])), Vec::<String>::new());
+    assert_eq!(shaped(&LocalDetection::Cidr(vec![])), Vec::<String>::new());
+}
+
+#[test]
+fn host_bits_of_prefixes_do_not_matter() {
+    assert_eq!(
+        shaped(&LocalDetection::Cidr(vec![net("10.244.0.9/24")])),
+        [format!("postrouting: {LOOKUP} ct original ip saddr != 10.244.0.0/24 masquerade fully-random")]
+    );
+}
+
+#[test]
+fn names_that_no_interface_can_have_match_none() {
+    let marked = format!(
+        "postrouting: {LOOKUP} meta mark & 0x00004000 == 0x00004000 meta mark set meta mark & 0xffffbfff \
+         masquerade fully-random"
+    );
+    let everything = [
+        marked.clone(),
+        format!("prerouting-mark: meta nfproto ipv4 {MARK}"),
+        format!("output-mark: meta nfproto ipv4 {MARK}"),
+    ];
+    assert_eq!(shaped(&LocalDetection::BridgeInterface("b".repeat(16))), everything);
+    assert_eq!(shaped(&LocalDetection::BridgeInterface(String::new())), everything);
+    assert_eq!(shaped(&LocalDetection::InterfaceNamePrefix("p".repeat(16))), everything);
+    // Every interface: only this node itself is not local.
+    let empty = [marked, everything[2].clone()];
+    assert_eq!(shaped(&LocalDetection::InterfaceNamePrefix(String::new())), empty);
+}
+
+#[test]
+fn a_star_in_a_name_is_no_prefix() {
+    let name = shaped(&LocalDetection::BridgeInterface("br*".to_owned()));
+    let prefix = shaped(&LocalDetection::InterfaceNamePrefix("br".to_owned()));
+    assert!(name[1].contains(r#"iifname != "br\*""#) && prefix[1].contains(r#"iifname != "br*""#));
+}
+
+#[test]
+fn comments_tell_rules_apart_and_fit() {
+    let layouts = [LocalDetection::None, LocalDetection::InterfaceNamePrefix("veth".to_owned())];
+    for local in layouts {
+        let table = render_table(&RulesLayout { local_v4: local, ..RulesLayout::default() });
+        for chain in &table.chains {
+            let comments: std::collections::BTreeSet<_> =
+                chain.rules.iter().map(|rule| rule.comment()).collect();
+            assert_eq!(comments.len(), chain.rules.len(), "{}", chain.name);
+            // NFTNL_UDATA_COMMENT_MAXLEN with the NUL.
+            assert!(comments.iter().all(|comment| comment.len() < 128));
+        }
+    }
+}
