@@ -10,7 +10,7 @@ use lb_types::{IpFamily, RealServerId, ServiceName};
 use crate::{
     Endpoint, EndpointSlice, ModelEvent, Node, PortEndpoints, Service, ServicePort, SliceName,
     intern::Interner,
-    slice::{Copy, StoredSlice},
+    slice::{EndpointCopy, StoredSlice},
 };
 
 /// Services, EndpointSlices and the own Node, as last delivered.
@@ -108,10 +108,10 @@ impl ServiceModel {
     /// Every endpoint of a service port in a family, whatever its condition, merged over the slices of the Service.
     pub fn endpoints(&self, service: &Service, port: &ServicePort, family: IpFamily) -> PortEndpoints {
         let slices = self.entries.get(&service.name).map_or(&[][..], |e| &e.slices);
-        let mut copies: Vec<(RealServerId, Copy<'_>)> = Vec::new();
+        let mut copies: Vec<(RealServerId, EndpointCopy<'_>)> = Vec::new();
         for slice in slices.iter().filter(|s| s.family == family) {
             for port in slice.ports_named(&port.name, port.protocol) {
-                let id = |copy: &Copy<'_>| RealServerId { addr: copy.addr, port: port.port };
+                let id = |copy: &EndpointCopy<'_>| RealServerId { addr: copy.addr, port: port.port };
                 copies.extend(slice.endpoints().map(|copy| (id(&copy), copy)));
             }
         }
@@ -120,7 +120,7 @@ impl ServiceModel {
         PortEndpoints { all: copies.iter().map(|(id, copy)| self.endpoint(*id, copy)).collect() }
     }
 
-    fn endpoint(&self, id: RealServerId, copy: &Copy<'_>) -> Endpoint {
+    fn endpoint(&self, id: RealServerId, copy: &EndpointCopy<'_>) -> Endpoint {
         let node = copy.placement.node.as_ref();
         Endpoint {
             id,
@@ -204,7 +204,7 @@ impl ServiceModel {
         self.node_changed = true;
         let names = (old.name != self.node.name).then(|| [old.name.clone(), self.node.name.clone()]);
         let zones = (old.zone != self.node.zone).then(|| [old.zone.clone(), self.node.zone.clone()]);
-        let affected = |copy: Copy<'_>| {
+        let affected = |copy: EndpointCopy<'_>| {
             let p = copy.placement;
             names.iter().flatten().any(|n| p.node.as_ref() == Some(n) || p.node_hints.contains(n))
                 || zones.iter().flatten().flatten().any(|z| p.zone_hints.contains(z))

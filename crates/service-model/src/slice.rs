@@ -41,7 +41,7 @@ pub(crate) struct Rank {
 /// One slice's copy of an endpoint. The order tells which of several copies is believed; where conditions do not
 /// decide, any order will do as long as it is always the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Copy<'a> {
+pub(crate) struct EndpointCopy<'a> {
     pub(crate) addr: IpAddr,
     pub(crate) rank: Rank,
     pub(crate) placement: &'a Arc<Placement>,
@@ -71,13 +71,13 @@ impl StoredSlice {
     }
 
     /// Endpoints by address.
-    pub(crate) fn endpoints(&self) -> impl Iterator<Item = Copy<'_>> {
+    pub(crate) fn endpoints(&self) -> impl Iterator<Item = EndpointCopy<'_>> {
         let mut start = 0;
         self.endpoints.iter().map(move |e| {
             let end = usize::try_from(e.pod_end).unwrap_or_default();
             let packed_pod = self.pods.get(start..end).unwrap_or_default();
             start = end;
-            Copy {
+            EndpointCopy {
                 addr: e.addr,
                 rank: e.rank,
                 placement: &e.placement,
@@ -88,7 +88,7 @@ impl StoredSlice {
     }
 }
 
-impl Copy<'_> {
+impl EndpointCopy<'_> {
     /// Its pod, if known.
     pub(crate) fn pod(&self) -> Option<Arc<str>> {
         pods::unpack(self.packed_pod, self.namespace)

@@ -38,7 +38,7 @@ impl fmt::Display for Key {
 
 /// An object as one file has it.
 #[derive(Clone, Debug)]
-pub(super) struct Copy {
+pub(super) struct ObjectCopy {
     /// How it is delivered; `None` if nothing of it can be served.
     pub(super) event: Option<Arc<ModelEvent>>,
     /// What is wrong with it.
@@ -49,7 +49,7 @@ pub(super) struct Copy {
 #[derive(Debug)]
 pub(super) struct Loaded {
     /// In the order of the file.
-    pub(super) copies: Vec<(Key, Copy)>,
+    pub(super) copies: Vec<(Key, ObjectCopy)>,
     /// What is wrong with its text.
     pub(super) problems: Vec<Problem>,
     /// Whether all of it could be read: else objects that are missing may be in the rest.
@@ -240,7 +240,8 @@ impl Loader<'_> {
         };
         let located =
             converted.problems.into_iter().map(|p| Problem { file: Some(Arc::clone(self.file)), ..p });
-        let copy = Copy { problems: located.collect(), event: converted.object.map(event).map(Arc::new) };
+        let copy =
+            ObjectCopy { problems: located.collect(), event: converted.object.map(event).map(Arc::new) };
         self.loaded.copies.push((key, copy));
     }
 

@@ -7,13 +7,13 @@ use std::{
 
 use service_model::ModelEvent;
 
-use super::objects::{Copy, Key, Loaded};
+use super::objects::{Key, Loaded, ObjectCopy};
 use crate::Problem;
 
 #[derive(Default)]
 pub(super) struct Store {
     /// All copies of an object by file; the first file by name has the say.
-    copies: BTreeMap<Key, BTreeMap<Arc<str>, Copy>>,
+    copies: BTreeMap<Key, BTreeMap<Arc<str>, ObjectCopy>>,
     /// Keys of a file, for its replacement.
     keys: HashMap<Arc<str>, BTreeSet<Key>>,
     /// What is wrong with a file's text.
@@ -97,7 +97,7 @@ impl Store {
 }
 
 /// Copies of an object in other files than the first.
-fn outvoted((key, copies): (&Key, &BTreeMap<Arc<str>, Copy>)) -> impl Iterator<Item = Problem> {
+fn outvoted((key, copies): (&Key, &BTreeMap<Arc<str>, ObjectCopy>)) -> impl Iterator<Item = Problem> {
     let first = copies.keys().next().cloned().unwrap_or_default();
     let message = format!("stands in {first} too, which comes first by name and counts");
     copies.keys().skip(1).map(move |file| claim(file, key, message.clone()))
