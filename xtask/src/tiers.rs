@@ -9,7 +9,7 @@ use clap::Args;
 
 use crate::checks::{edges, purity};
 use crate::command;
-use crate::guest_test::{self, Plan};
+use crate::guest_test::{self, Plan, selftest};
 use crate::kernels::{self, Series};
 use crate::libtest;
 use crate::setup;
@@ -67,6 +67,10 @@ impl Test {
             }
             return;
         }
+        run_tier(tiers, "guest self-test", |tally| {
+            tally.add(&selftest::on_series(kernels::series(kernels::DEFAULT)?)?);
+            Ok(())
+        });
         let mut plan = None;
         run_tier(tiers, "guest build", |_| {
             plan = Some(Plan::build(&[], guest_test::PROFILE, None)?);

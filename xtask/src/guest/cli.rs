@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 
 use super::image::Image;
 use super::protocol::{Outcome, Task};
-use crate::guest_test::GuestTest;
+use crate::guest_test::{GuestTest, selftest};
 use crate::kernels::{self, Kernel};
 use crate::setup;
 
@@ -28,6 +28,12 @@ pub enum GuestCommand {
     Run(Run),
     /// Runs the guest tests of the workspace.
     Test(GuestTest),
+    /// Checks that guests report failures, hangs and crashes for what they are.
+    Selftest {
+        /// Only on this series; may be repeated. Without it: all.
+        #[arg(long)]
+        kernel: Vec<String>,
+    },
     /// Opens a shell in a guest on this terminal; `exit` powers off.
     Shell(Options),
 }
@@ -73,6 +79,7 @@ impl GuestCommand {
             Self::Kernels { update, series } => list_kernels(&series, update),
             Self::Run(run) => run.run(),
             Self::Test(test) => test.run(),
+            Self::Selftest { kernel } => selftest::run(&kernel),
             Self::Shell(options) => options.shell(),
         }
     }

@@ -13,10 +13,11 @@ use crate::paths;
 /// Why each parameter of the kernel is there:
 /// loglevel 5 shows warnings on the console and hides the boot; panic=-1 with `-no-reboot` ends the
 /// emulator; the emulated timestamp counter is steady, but an emulated processor that waits for a real one
-/// looks unsteady to the kernel's watchdogs.
+/// looks unsteady to the kernel's watchdogs; self-tests of ciphers are a quarter of the boot.
 const PARAMETERS: &str = "console=ttyS0 loglevel=5 panic=-1 mitigations=off net.ifnames=0 \
     tsc=reliable clocksource=tsc no_timer_check random.trust_cpu=on watchdog_thresh=30 \
-    rcupdate.rcu_cpu_stall_timeout=60";
+    rcupdate.rcu_cpu_stall_timeout=60 cryptomgr.notests \
+    initcall_blacklist=crypto_kdf108_init,init_encrypted,jent_mod_init";
 
 /// What a guest is given.
 #[derive(Debug, Clone)]

@@ -39,17 +39,14 @@ pub struct Case {
     pub test: String,
     /// Marked as ignored: never run.
     pub ignored: bool,
+    /// After this it is killed.
+    pub timeout: Duration,
 }
 
 impl Case {
     /// `package test`, for people.
     pub fn label(&self) -> String {
         format!("{} {}", self.package, self.test)
-    }
-
-    /// After this the test is killed: 15 minutes for tests with `_slow` in their names, else 2.
-    pub fn timeout(&self) -> Duration {
-        Duration::from_secs(if self.test.contains("_slow") { 900 } else { 120 })
     }
 }
 
@@ -66,7 +63,10 @@ impl Plan {
         };
         let mut cases = Vec::new();
         for package in selected {
-            for executable in tests.iter().filter(|test| test.package_id == package.id) {
+            // Cargo tells of executables as they are finished, in any order.
+            for target in guest_targets(package) {
+                let is_it = |test: &&Executable| test.package_id == package.id && test.target == target;
+                let executable = tests.iter().find(is_it).with_context(|| format!("no test {target}"))?;
                 cases.extend(list(&package.name, executable)?);
             }
         }
@@ -171,9 +171,15 @@ fn list(package: &str, executable: &Executable) -> Result<Vec<Case>> {
         package: package.to_owned(),
         program: guest_path(executable),
         ignored: ignored.contains(&test),
+        timeout: timeout(&test),
         test,
     });
     Ok(cases.collect())
+}
+
+/// Tests with `_slow` in their names get more time.
+fn timeout(test: &str) -> Duration {
+    Duration::from_secs(if test.contains("_slow") { 900 } else { 120 })
 }
 
 /// Names of test files are unique: they end in a hash.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::plan::{Case, Plan, environment};
+use super::plan::{Case, environment};
 use crate::guest::image::Image;
 use crate::guest::protocol::{Outcome, Task};
 use crate::guest::session::Session;
@@ -37,10 +37,24 @@ pub struct Runner<'a> {
 
 /// The verdict on one test.
 #[derive(Debug, PartialEq, Eq)]
-enum Verdict {
+pub enum Verdict {
+    /// It ran and passed.
     Passed,
+    /// Why it did not.
     Failed(String),
+    /// Why it was not run.
     Skipped(String),
+}
+
+/// What is known of one test afterwards.
+#[derive(Debug)]
+pub struct Report {
+    /// Whether it passed.
+    pub verdict: Verdict,
+    /// All that it wrote.
+    pub output: Vec<u8>,
+    /// How long it ran, without the boot.
+    pub took: Duration,
 }
 
 impl<'a> Runner<'a> {
@@ -50,24 +64,30 @@ impl<'a> Runner<'a> {
     }
 
     /// Runs all tests one after the other and prints each result at once.
-    pub fn run(mut self, plan: &Plan) -> Result<Tally> {
-        println!("kernel {} ({}): {} tests", self.kernel.series, self.kernel.release, plan.cases.len());
-        for case in &plan.cases {
-            if case.ignored {
-                self.record(case, Duration::ZERO, Verdict::Skipped("marked as ignored".to_owned()), &[]);
-                continue;
-            }
-            let mut output = Vec::new();
-            let booted = self.start();
-            let start = Instant::now();
-            let verdict = match booted {
-                Ok(()) => self.run_case(case, &mut output),
-                Err(error) => Verdict::Failed(format!("{error:#}")),
-            };
-            self.record(case, start.elapsed(), verdict, &output);
+    pub fn run(mut self, cases: &[Case]) -> Tally {
+        println!("kernel {} ({}): {} tests", self.kernel.series, self.kernel.release, cases.len());
+        for case in cases {
+            let report = self.run_one(case);
+            self.record(case, &report);
         }
         self.stop(true);
-        Ok(self.tally)
+        self.tally
+    }
+
+    /// Runs one test, in a new guest if the one before did not survive.
+    pub fn run_one(&mut self, case: &Case) -> Report {
+        let mut output = Vec::new();
+        if case.ignored {
+            let verdict = Verdict::Skipped("marked as ignored".to_owned());
+            return Report { verdict, output, took: Duration::ZERO };
+        }
+        let booted = self.start();
+        let start = Instant::now();
+        let verdict = match booted {
+            Ok(()) => self.run_case(case, &mut output),
+            Err(error) => Verdict::Failed(format!("{error:#}")),
+        };
+        Report { verdict, output, took: start.elapsed() }
     }
 
     /// Boots a guest unless one is running.
@@ -90,7 +110,7 @@ impl<'a> Runner<'a> {
     }
 
     /// Powers the guest off; its log goes if nothing in it is of interest.
-    fn stop(&mut self, clean: bool) {
+    pub fn stop(&mut self, clean: bool) {
         let Some(session) = self.session.take() else { return };
         session.quit();
         if clean && let Ok(log) = guest::console_log(self.kernel, &self.name()) {
@@ -124,22 +144,22 @@ impl<'a> Runner<'a> {
         }
     }
 
-    fn record(&mut self, case: &Case, took: Duration, verdict: Verdict, output: &[u8]) {
+    fn record(&mut self, case: &Case, report: &Report) {
         let what = format!("[{}] {}", self.kernel.series, case.label());
-        let seconds = took.as_secs_f64();
-        match verdict {
+        let seconds = report.took.as_secs_f64();
+        match &report.verdict {
             Verdict::Passed => {
                 println!("  ok      {seconds:7.2} s  {}", case.label());
                 self.tally.pass();
             }
             Verdict::Skipped(why) => {
                 println!("  skipped            {}: {why}", case.label());
-                self.tally.skip(&what, &why);
+                self.tally.skip(&what, why);
             }
             Verdict::Failed(why) => {
                 println!("  FAILED  {seconds:7.2} s  {}: {why}", case.label());
-                show(output, self.keep(case, output));
-                self.tally.fail(&what, &why);
+                show(&report.output, self.keep(case, &report.output));
+                self.tally.fail(&what, why);
             }
         }
         let _ = std::io::stdout().flush();
@@ -159,7 +179,7 @@ fn task(case: &Case, kernel: &Kernel) -> Task {
     Task {
         argv: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
         env: environment(kernel),
-        timeout_ms: u64::try_from(case.timeout().as_millis()).unwrap_or(u64::MAX),
+        timeout_ms: u64::try_from(case.timeout.as_millis()).unwrap_or(u64::MAX),
     }
 }
 
@@ -168,10 +188,12 @@ fn judge(outcome: &Outcome, output: &str) -> Verdict {
     if let Some(problem) = outcome.problem() {
         return Verdict::Failed(problem);
     }
+    if !outcome.is_success() {
+        return Verdict::Failed(format!("exit code {}", outcome.code.unwrap_or(-1)));
+    }
     match libtest::sum(output) {
-        Counts { passed: 1, failed: 0, .. } if outcome.is_success() => Verdict::Passed,
-        Counts { passed: 0, failed: 0, .. } => Verdict::Failed("the test did not run".to_owned()),
-        _ => Verdict::Failed(format!("exit code {}", outcome.code.unwrap_or(-1))),
+        Counts { passed: 1, failed: 0, .. } => Verdict::Passed,
+        _ => Verdict::Failed("the test did not run".to_owned()),
     }
 }
 
