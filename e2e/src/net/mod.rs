@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use testkit::NetNs;
 
-pub use pod::Pod;
+pub use pod::{Pod, Server};
 
 use crate::probe::once::{Outcome, Question, ask, ping};
 use crate::probe::{Failure, Proto};
@@ -199,13 +199,13 @@ impl Net {
     }
 
     /// A server on the node itself, as daemons listen there: TCP and UDP, on every address of both families.
-    pub fn node_daemon(&self, name: &str, port: u16) -> pod::Server {
+    pub fn node_daemon(&self, name: &str, port: u16) -> Server {
         let any = [format!("0.0.0.0:{port}"), format!("[::]:{port}")];
         let listeners: Vec<_> = [Proto::Tcp, Proto::Udp]
             .into_iter()
             .flat_map(|proto| any.clone().map(|at| (proto, at)))
             .collect();
-        pod::Server::start(&self.node, &self.program, name, &listeners)
+        Server::start(&self.node, &self.program, name, &listeners)
     }
 
     /// A client that is a process on the node.

@@ -59,6 +59,27 @@ impl Settings {
     }
 }
 
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} connections, {} failed {:?}, {} slow, median {:.1} ms, p99 {:.1} ms, longest {:.1} ms, {:?}",
+            self.connections,
+            self.failed(),
+            self.failures,
+            self.slow,
+            self.median,
+            self.p99,
+            self.longest,
+            self.pods
+        )?;
+        for Incident { at, took, to, port, what } in &self.incidents {
+            write!(f, "\n  {at:>7} ms  port {port} -> {to}: {what} after {took} ms")?;
+        }
+        Ok(())
+    }
+}
+
 /// A failed or slow connection.
 #[derive(Debug, Clone, Serialize)]
 pub struct Incident {
@@ -97,11 +118,21 @@ pub struct Report {
     pub p99: f64,
     /// Slowest successful connection in milliseconds.
     pub longest: f64,
-    /// The first failed and slow ones.
+    /// The first failed and slow ones, in the order in which they ended.
     pub incidents: Vec<Incident>,
     /// Microseconds of every successful connection.
     #[serde(skip)]
-    latencies: Vec<u32>,
+    latencies: Latencies,
+}
+
+/// Not worth printing: the report has what follows from them.
+#[derive(Clone, Default)]
+struct Latencies(Vec<u32>);
+
+impl std::fmt::Debug for Latencies {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "({} values)", self.0.len())
+    }
 }
 
 impl Report {
@@ -120,7 +151,7 @@ impl Report {
             Ok(answer) => {
                 self.ok += 1;
                 *self.pods.entry(answer.pod).or_default() += 1;
-                self.latencies.push(u32::try_from(outcome.took.as_micros()).unwrap_or(u32::MAX));
+                self.latencies.0.push(u32::try_from(outcome.took.as_micros()).unwrap_or(u32::MAX));
                 if outcome.took < SLOW {
                     return;
                 }
@@ -142,9 +173,9 @@ impl Report {
 
     /// Fill in what is derived from the latencies.
     fn finish(mut self) -> Report {
-        self.latencies.sort_unstable();
+        self.latencies.0.sort_unstable();
         let at = |share: f64| {
-            let last = self.latencies.len().saturating_sub(1);
+            let last = self.latencies.0.len().saturating_sub(1);
             #[expect(
                 clippy::cast_precision_loss,
                 clippy::cast_possible_truncation,
@@ -152,10 +183,10 @@ impl Report {
                 reason = "an index"
             )]
             let index = (last as f64 * share).round() as usize;
-            self.latencies.get(index).map_or(0.0, |&micros| f64::from(micros) / 1000.0)
+            self.latencies.0.get(index).map_or(0.0, |&micros| f64::from(micros) / 1000.0)
         };
         (self.median, self.p99, self.longest) = (at(0.5), at(0.99), at(1.0));
-        for &micros in &self.latencies {
+        for &micros in &self.latencies.0 {
             let bound = BUCKETS.iter().find(|&&bound| u64::from(micros) < bound * 1000);
             let name = bound
                 .map_or_else(|| format!(">={}", BUCKETS[BUCKETS.len() - 1]), |bound| format!("<{bound}"));

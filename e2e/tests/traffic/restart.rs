@@ -6,7 +6,7 @@ use e2e::observe::{Events, Snapshot, Writes};
 use e2e::probe::Proto;
 use testkit::wait_until;
 
-use crate::world::{SOON, WEB, World, assert_clean, assert_uncut, let_pass, web};
+use crate::world::{SOON, WEB, World, assert_uncut, web};
 
 /// Calls of the dump function after a start: the adoption and some audits, each of two calls or more.
 const READS: usize = 6;
@@ -14,12 +14,12 @@ const READS: usize = 6;
 fn restart_unnoticed(world: &mut World, end: fn(&mut e2e::proxy::Proxy)) {
     let load = world.load(&WEB.port(80));
     let talk = world.talk(&WEB.port(80), 20);
-    let_pass(&load, 100);
+    load.let_pass(100);
     let before = Snapshot::take(&world.net.node);
     let events = Events::record(&world.net.node);
     let writes = Writes::record().unwrap_or_else(|why| panic!("cannot prove that nothing is written: {why}"));
     end(world.proxy());
-    let_pass(&load, 100);
+    load.let_pass(100);
     // From here on only kube-ipvs itself can read or write.
     let idle = writes.reads();
     world.proxy().start_again();
@@ -30,8 +30,8 @@ fn restart_unnoticed(world: &mut World, end: fn(&mut e2e::proxy::Proxy)) {
     let announced = events.stop();
     assert!(announced.is_empty(), "a restart with unchanged input changed: {announced:#?}");
     before.assert_same(&Snapshot::take(&world.net.node), "by a restart");
-    let_pass(&load, 100);
-    assert_clean(&load.stop());
+    load.let_pass(100);
+    load.assert_clean();
     assert_uncut(&talk.stop());
 }
 
@@ -80,7 +80,7 @@ fn changes_during_an_absence_are_caught_up_with() {
     world.manifests.serve(&second, &world.ready(1..=2));
     world.wait_served(&second, &world.ready(1..=2));
     let load = world.load(&WEB.port(80));
-    let_pass(&load, 50);
+    load.let_pass(50);
     world.proxy().kill();
     world.manifests.forget(&second);
     let third = Service::new("third", cluster_ip(82), &[Proto::Tcp]);
@@ -90,6 +90,6 @@ fn changes_during_an_absence_are_caught_up_with() {
     world.wait_served(&third, &world.ready(2..=3));
     world.wait_served(&service, &world.ready(1..=2));
     world.wait_gone(&second);
-    let_pass(&load, 100);
-    assert_clean(&load.stop());
+    load.let_pass(100);
+    load.assert_clean();
 }
