@@ -39,10 +39,39 @@ fn others() -> Vec<(Pid, String)> {
     others.filter_map(|pid| Some((pid, command(pid)?))).collect()
 }
 
-/// The command line; `None` for kernel threads and zombies, which have none.
+/// What runs in a process; `None` for kernel threads and zombies.
+/// The command line alone does not tell them: it is empty while a process starts another program.
 fn command(pid: Pid) -> Option<String> {
-    let bytes = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).ok()?;
-    let line = String::from_utf8_lossy(&bytes).replace('\0', " ");
-    let line = line.trim();
-    (!line.is_empty()).then(|| line.to_owned())
+    let read = |file: &str| fs::read(format!("/proc/{}/{file}", pid.as_raw_nonzero())).ok();
+    let stat = String::from_utf8_lossy(&read("stat")?).into_owned();
+    let name = running_program(&stat)?;
+    let line = String::from_utf8_lossy(&read("cmdline")?).replace('\0', " ");
+    Some(if line.trim().is_empty() { name.to_owned() } else { line.trim().to_owned() })
+}
+
+/// The program's name in a line of `/proc/PID/stat`: `pid (name) state ppid pgrp session tty tpgid flags ...`.
+fn running_program(stat: &str) -> Option<&str> {
+    /// `PF_KTHREAD` of include/linux/sched.h.
+    const KERNEL_THREAD: u32 = 0x0020_0000;
+    let (head, fields) = stat.rsplit_once(") ")?;
+    let mut fields = fields.split(' ');
+    let state = fields.next()?;
+    let flags: u32 = fields.nth(5)?.parse().ok()?;
+    let runs = flags & KERNEL_THREAD == 0 && !["Z", "X"].contains(&state);
+    runs.then(|| head.split_once('(').map(|(_, name)| name))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernel_threads_and_zombies_do_not_count() {
+        let program = "243 (a) b) S 241 241 241 0 -1 4194304 93 0 0 0 0 0 0 0 20 0 1 0 700";
+        assert_eq!(running_program(program), Some("a) b"));
+        let thread = "12 (ksoftirqd/0) S 2 0 0 0 -1 69238848 0 0 0 0 0 0 0 0 20 0 1 0 2";
+        assert_eq!(running_program(thread), None);
+        let zombie = "250 (sleep) Z 1 241 241 0 -1 4194316 93 0 0 0 0 0 0 0 20 0 1 0 700";
+        assert_eq!(running_program(zombie), None);
+    }
 }

@@ -119,7 +119,16 @@ impl<'a> Runner<'a> {
     }
 
     fn name(&self) -> String {
-        format!("tests-{}-{}", std::process::id(), self.boots)
+        name(self.boots)
+    }
+
+    /// Removes the logs of all guests so far.
+    pub fn discard_logs(&self) {
+        for boot in 1..=self.boots {
+            if let Ok(log) = guest::console_log(self.kernel, &name(boot)) {
+                let _ = fs::remove_file(log);
+            }
+        }
     }
 
     fn run_case(&mut self, case: &Case, output: &mut Vec<u8>) -> Verdict {
@@ -171,6 +180,11 @@ impl<'a> Runner<'a> {
         let path = paths::guest_output().ok()?.join(name);
         fs::write(&path, output).ok().map(|()| path)
     }
+}
+
+/// Names the files of a guest.
+fn name(boot: u32) -> String {
+    format!("tests-{}-{boot}", std::process::id())
 }
 
 fn task(case: &Case, kernel: &Kernel) -> Task {
