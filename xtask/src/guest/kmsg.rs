@@ -22,7 +22,6 @@ const BUGS: &[&str] = &[
     "self-detected stall",
     "detected stalls",
     "blocked for more than",
-    "unregister_netdevice: waiting",
     "page allocation failure",
     "Out of memory: Killed",
     "list_add corruption",
