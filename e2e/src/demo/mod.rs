@@ -6,7 +6,7 @@ mod examples;
 mod rollout;
 mod screen;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub const PROBE_WORD: &str = "probe";
 const SERVICE: &str = "web";
 
 /// How long the load runs before the first and after the last change: each source port comes round at least once.
-const QUIET: Duration = Duration::from_secs(8);
+const QUIET: Duration = Duration::from_secs(10);
 
 /// Bound on everything that has to happen before traffic can be measured.
 const START: Duration = Duration::from_secs(60);
@@ -82,7 +82,7 @@ pub fn run() -> Result<()> {
 
     let vips = examples.addresses(SERVICE)?;
     let _proxy = Proxy::start(&net.node, &settings);
-    screen.step(&format!("kube-ipvs started on the node, following {}", short(&settings.manifests)));
+    screen.step(&format!("kube-ipvs started on the node, following a copy of {}", inputs.examples.display()));
     wait_for(START, &format!("{SERVICE} to be served"), || {
         let mut outcomes = vips.iter().map(|vip| net.outside_client().ask(crate::probe::Proto::Tcp, *vip));
         outcomes.find(|outcome| outcome.result.is_err()).map_or(Ok(()), Err)
@@ -111,11 +111,7 @@ fn kernel_release() -> String {
     format!("Linux {}", release.trim())
 }
 
-fn short(path: &Path) -> String {
-    path.file_name().map_or_else(String::new, |name| format!("{}/", name.to_string_lossy()))
-}
-
-/// 40 connections a second, so that a slow guest can keep up; each port comes round after 7.5 seconds.
+/// 50 connections a second, so that a slow guest can keep up; each port comes round after 6 seconds.
 fn load_settings(vips: &[std::net::SocketAddr]) -> load::Settings {
     load::Settings {
         ports: (20_000, 300),

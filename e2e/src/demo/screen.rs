@@ -27,7 +27,9 @@ impl Screen {
     /// Output of a tool under a title.
     pub fn block(&self, title: &str, text: &str) {
         println!("\n{title}\n{}", "-".repeat(title.chars().count()));
-        println!("{}\n", text.trim_end());
+        // ipvsadm pads its lines.
+        text.trim_end().lines().for_each(|line| println!("{}", line.trim_end()));
+        println!();
     }
 
     /// Names and values.
