@@ -263,8 +263,12 @@ impl Reconciler {
     fn settle(&mut self, now: Time, mut touch: Touch, report: &mut Report) {
         for _ in 0..ROUNDS {
             self.retire_empty(&mut touch);
-            let base_due = !self.base_is_ready() && !self.retry.must_wait(&Subject::Base, now);
-            if touch.is_empty() && !base_due {
+            let base_due = !self.retry.must_wait(&Subject::Base, now);
+            if touch.is_empty() && self.base_is_ready() && base_due {
+                // What failed has been done along with something else meanwhile.
+                self.retry.succeed(&Subject::Base);
+            }
+            if touch.is_empty() && (self.base_is_ready() || !base_due) {
                 return;
             }
             let plan = self.diff(&touch);

@@ -125,7 +125,10 @@ impl World {
     /// Steps until nothing is due now.
     fn run(&mut self) -> Report {
         let mut all = Report::default();
+        let mut steps = 0;
         while self.reconciler.next_wakeup(self.now).is_some_and(|due| due <= self.now) {
+            steps += 1;
+            assert!(steps < 1000, "always something to do at once, and never done");
             let report = self.reconciler.step(self.now);
             all.written += report.written;
             all.failed += report.failed;
@@ -139,7 +142,10 @@ impl World {
     /// Lets time pass, stepping whenever something is due.
     fn pass(&mut self, duration: Duration) {
         let end = self.now + duration;
+        let mut steps_at_once = 0;
         while let Some(due) = self.reconciler.next_wakeup(self.now).filter(|due| *due <= end) {
+            steps_at_once = if due > self.now { 0 } else { steps_at_once + 1 };
+            assert!(steps_at_once < 1000, "always something to do at once, and never done");
             self.now = self.now.max(due);
             self.reconciler.step(self.now);
         }

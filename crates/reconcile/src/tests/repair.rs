@@ -166,3 +166,18 @@ fn a_link_of_another_type_is_reported_and_nothing_is_programmed_until_it_is_gone
     assert_eq!(world.kernel.weights(web_vs()), [(11, 1), (12, 1)]);
     assert!(world.kernel.vips.routes().contains_key(&ip(WEB)));
 }
+
+#[test]
+fn a_failure_made_good_along_with_something_else_leaves_nothing_to_do() {
+    let mut world = World::synced([]);
+    world.kernel.vips.delete_link();
+    for _ in 0..3 {
+        world.kernel.ipvs.fail_next(EIO);
+        world.kernel.vips.fail_next(EIO);
+        world.kernel.rules.fail_next(EIO);
+    }
+    world.sync(applied(service("web", WEB)));
+    world.pass(Duration::from_secs(5));
+    assert!(world.kernel.vips.routes().contains_key(&ip(WEB)));
+    assert_eq!(world.reconciler.totals().retrying, 0);
+}
