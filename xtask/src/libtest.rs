@@ -43,6 +43,66 @@ pub fn parse_failed(line: &str) -> Option<&str> {
     line.trim().strip_prefix("test ")?.strip_suffix(" ... FAILED")
 }
 
+/// Parses `skipped: REASON`, which a test prints when it returns because it cannot run here.
+pub fn parse_skipped(line: &str) -> Option<&str> {
+    line.trim().strip_prefix("skipped: ")
+}
+
+/// What a line of a test program's output says.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Line<'a> {
+    /// The closing line.
+    Result(Counts),
+    /// A test marked as ignored, and why.
+    Ignored(&'a str, &'a str),
+    /// A test that failed.
+    Failed(&'a str),
+    /// A test that passed but says that it could not run, and why.
+    Skipped(String, &'a str),
+    /// Output of a test that passed: of no interest.
+    Hidden,
+    /// Anything else.
+    Other,
+}
+
+/// Follows the output of test programs that run with `--show-output`.
+#[derive(Debug, Default)]
+pub struct Follower {
+    in_successes: bool,
+    test: String,
+}
+
+impl Follower {
+    /// Takes the next line.
+    pub fn line<'a>(&mut self, line: &'a str) -> Line<'a> {
+        if let Some(counts) = parse_result(line) {
+            self.in_successes = false;
+            return Line::Result(counts);
+        }
+        if let Some((name, reason)) = parse_ignored(line) {
+            return Line::Ignored(name, reason);
+        }
+        if let Some(name) = parse_failed(line) {
+            return Line::Failed(name);
+        }
+        match line {
+            "successes:" => self.in_successes = true,
+            "failures:" => self.in_successes = false,
+            _ => {}
+        }
+        if !self.in_successes {
+            return Line::Other;
+        }
+        if let Some(name) = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----")) {
+            name.clone_into(&mut self.test);
+        }
+        match parse_skipped(line) {
+            Some(reason) => Line::Skipped(self.test.clone(), reason),
+            None => Line::Hidden,
+        }
+    }
+}
+
 /// The sum of all results in the output of a run.
 pub fn sum(text: &str) -> Counts {
     text.lines().filter_map(parse_result).fold(Counts::default(), |sum, counts| Counts {
@@ -78,5 +138,18 @@ mod tests {
         assert_eq!(parse_ignored("test a::b ... ok"), None);
         assert_eq!(parse_failed("test a::b ... FAILED"), Some("a::b"));
         assert_eq!(parse_failed("test result: FAILED. 10 passed"), None);
+    }
+
+    #[test]
+    fn tests_that_passed_may_say_that_they_skipped() {
+        let text = "test a ... ok\n\nsuccesses:\n\n---- a stdout ----\nskipped: no dummy links\n\nsuccesses:\n    a\n\n\
+            failures:\n\n---- b stdout ----\nskipped: not me\n\
+            test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out";
+        let mut follower = Follower::default();
+        let lines: Vec<_> = text.lines().map(|line| follower.line(line)).collect();
+        let skips: Vec<_> = lines.iter().filter(|line| matches!(line, Line::Skipped(..))).collect();
+        assert_eq!(skips, [&Line::Skipped("a".to_owned(), "no dummy links")]);
+        assert_eq!(lines.last(), Some(&Line::Result(Counts { passed: 1, failed: 1, ignored: 0 })));
+        assert_eq!(lines.iter().filter(|line| **line == Line::Hidden).count(), 7);
     }
 }

@@ -11,7 +11,7 @@ use crate::checks::{edges, purity};
 use crate::command;
 use crate::guest_test::{self, Plan, selftest};
 use crate::kernels::{self, Series};
-use crate::libtest;
+use crate::libtest::{self, Line};
 use crate::setup;
 use crate::tally::Tally;
 use crate::workspace::{Workspace, cargo};
@@ -140,22 +140,37 @@ fn clippy(tally: &mut Tally) -> Result<()> {
 
 fn host_tests(tally: &mut Tally) -> Result<()> {
     let mut command = cargo();
-    command.args(["test", "--workspace", "--no-fail-fast"]).stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut child = command.spawn().context("starting cargo test")?;
+    command.args(["test", "--workspace", "--no-fail-fast", "--", "--show-output"]);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("starting {}", command::render(&command)))?;
     let stdout = child.stdout.take().context("cargo test without an output")?;
-    let mut failed = 0;
+    let mut follower = libtest::Follower::default();
+    let (mut failed, mut skipped) = (0, 0);
     for line in BufReader::new(stdout).lines() {
         let line = line?;
-        println!("{line}");
-        if let Some(counts) = libtest::parse_result(&line) {
-            tally.passed += counts.passed;
-            failed += counts.failed;
-        } else if let Some((name, reason)) = libtest::parse_ignored(&line) {
-            tally.skip(name, reason);
-        } else if let Some(name) = libtest::parse_failed(&line) {
-            tally.fail(name, "see its output above");
+        let event = follower.line(&line);
+        if event != Line::Hidden {
+            println!("{line}");
+        }
+        match event {
+            Line::Result(counts) => {
+                tally.passed += counts.passed;
+                failed += counts.failed;
+            }
+            Line::Ignored(name, reason) => tally.skip(name, reason),
+            Line::Failed(name) => tally.fail(name, "see its output above"),
+            // Libtest counts it as passed, in the result that follows.
+            Line::Skipped(name, reason) => {
+                tally.skip(&name, reason);
+                skipped += 1;
+            }
+            Line::Hidden | Line::Other => {}
         }
     }
+    tally.passed = tally.passed.saturating_sub(skipped);
     let status = child.wait()?;
     // A test program that does not build or crashes prints no result.
     if !status.success() && failed == 0 {
@@ -166,9 +181,6 @@ fn host_tests(tally: &mut Tally) -> Result<()> {
 
 fn guest_tests(series: &'static Series, plan: &Plan, tally: &mut Tally) -> Result<()> {
     tally.add(&guest_test::on_series(series, plan, crate::guest::MEMORY)?);
-    if tally.ran() == 0 && tally.skipped == 0 {
-        tally.fail(&guest_tier(series), "no test ran");
-    }
     Ok(())
 }
 

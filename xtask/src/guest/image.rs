@@ -226,13 +226,14 @@ fn parse_ldd(text: &str) -> BTreeSet<PathBuf> {
 fn strip(program: &Path) -> Result<PathBuf> {
     let dir = paths::guest_output()?.join("stripped");
     paths::create(&dir)?;
-    let name = program.file_name().context("a program without a name")?;
-    let stripped = dir.join(name);
+    // Programs of several profiles have the same name.
+    let name = program.to_string_lossy().trim_start_matches('/').replace('/', "-");
+    let stripped = dir.join(&name);
     let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
     if modified(&stripped).is_some_and(|copy| Some(copy) > modified(program)) {
         return Ok(stripped);
     }
-    let scratch = dir.join(format!(".{}-{}", name.to_string_lossy(), std::process::id()));
+    let scratch = dir.join(format!(".{name}-{}", std::process::id()));
     let result =
         command::capture(Command::new("strip").args(["--strip-debug", "-o"]).arg(&scratch).arg(program));
     if result.is_err() {

@@ -206,7 +206,10 @@ fn judge(outcome: &Outcome, output: &str) -> Verdict {
         return Verdict::Failed(format!("exit code {}", outcome.code.unwrap_or(-1)));
     }
     match libtest::sum(output) {
-        Counts { passed: 1, failed: 0, .. } => Verdict::Passed,
+        Counts { passed: 1, failed: 0, .. } => match output.lines().find_map(libtest::parse_skipped) {
+            Some(reason) => Verdict::Skipped(reason.to_owned()),
+            None => Verdict::Passed,
+        },
         _ => Verdict::Failed("the test did not run".to_owned()),
     }
 }
@@ -241,6 +244,7 @@ mod tests {
     fn verdicts() {
         let exit = |code| Outcome { code: Some(code), ..Outcome::default() };
         check(exit(0), PASS, Verdict::Passed);
+        check(exit(0), &format!("skipped: no SCTP\n{PASS}"), Verdict::Skipped("no SCTP".to_owned()));
         check(exit(101), PASS, Verdict::Failed("exit code 101".to_owned()));
         check(exit(0), "", Verdict::Failed("the test did not run".to_owned()));
         let none = "test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 9 filtered out";
