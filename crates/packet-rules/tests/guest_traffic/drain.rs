@@ -1,6 +1,6 @@
 //! Established connections never meet a refusal.
 
-use lb_types::{IpFamily, Protocol, RuleSet, RulesLayout};
+use lb_types::{IpFamily, Protocol, RuleSet};
 
 use crate::{
     ipvs::{Cluster, PORT, VIP, elements, layouts, real_server, reinstall, virtual_server},
@@ -69,9 +69,4 @@ fn another_layout_cuts_nothing() {
         reinstall(&cluster, &layout);
         assert_alive(&connections);
     }
-    cluster.rules(|client| {
-        crate::support::nft("flush table inet kube-ipvs");
-        crate::support::install(client, &RulesLayout::default());
-    });
-    assert_alive(&connections);
 }

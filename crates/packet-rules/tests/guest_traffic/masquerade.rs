@@ -88,27 +88,27 @@ fn a_pod_reaches_itself() {
 }
 
 /// An endpoint in the node's own network: packets to it are translated and delivered without leaving.
+///
+/// Over IPv4 only: IPVS of Linux 5.10 leaks a route reference for IPv6 connections to such endpoints, whatever the
+/// packet rules, and the namespace never goes away.
 #[test]
 fn a_real_server_of_the_node_itself() {
     let cluster = Cluster::create(&by_cidr());
     for set in [RuleSet::Services, RuleSet::MasqueradeNonLocal] {
         cluster.add(&elements(set));
     }
-    each(|family, protocol| {
+    let family = IpFamily::V4;
+    for protocol in Protocol::ALL {
         let daemon = at(NODE.of(family), TARGET);
         serve(&cluster.net.node, protocol, &daemon.to_string());
         let vs = virtual_server(family, protocol);
         cluster.ipvsadm(&format!("-A {vs} -s rr"));
         cluster.ipvsadm(&format!("-a {vs} -r {daemon} -m"));
         for client in [Client::Outside, Client::PodA] {
-            assert_eq!(
-                seen(&cluster, client, family, protocol),
-                client.address().of(family),
-                "{family} {protocol}"
-            );
+            assert_eq!(seen(&cluster, client, family, protocol), client.address().of(family), "{protocol}");
         }
         seen(&cluster, Client::Node, family, protocol);
-    });
+    }
 }
 
 /// A node process whose source is a VIP: without masquerading no answer would come back from another node.
