@@ -174,7 +174,7 @@ fn host_tests(tally: &mut Tally) -> Result<()> {
     let status = child.wait()?;
     // A test program that does not build or crashes prints no result.
     if !status.success() && failed == 0 {
-        tally.fail("cargo test", &format!("ended with {status}"));
+        tally.fail("cargo test", &format!("a test program did not build or crashed, see above ({status})"));
     }
     Ok(())
 }

@@ -55,12 +55,13 @@ impl Plan {
     pub fn build(packages: &[String], profile: &str, filter: Option<&str>) -> Result<Self> {
         let workspace = Workspace::load()?;
         let selected = select(&workspace, packages)?;
-        let tests = build_tests(&selected, profile)?;
+        // Programs come first: tests may include them, and cargo builds the two in any order.
         let programs = if selected.iter().any(|package| END_TO_END.contains(&package.name.as_str())) {
             build::programs(profile, &programs_of(&workspace))?
         } else {
             Vec::new()
         };
+        let tests = build_tests(&selected, profile)?;
         let mut cases = Vec::new();
         for package in selected {
             // Cargo tells of executables as they are finished, in any order.
