@@ -93,6 +93,44 @@ fn a_file_that_breaks_keeps_what_it_said() {
 }
 
 #[test]
+fn a_broken_document_among_good_ones() {
+    let mut world = world();
+    let victim = victim();
+    let mut text = victim.render();
+    for (suffix, v4) in [("v4", true), ("v6", false)] {
+        text.push_str("---\n");
+        text.push_str(&render_slice(&victim, suffix, v4, &world.ready(1..=2)));
+    }
+    text.push_str("---\nkind: Service\nspec: {ports: [\n");
+    world.manifests.write("together.yaml", &text);
+    world.wait_served(&victim, &world.ready(1..=2));
+    ask_all(&world.net.outside_client(), &victim);
+    reported_once(&mut world, &["together.yaml"]);
+    others_are_served(&mut world);
+}
+
+/// Everything wrong at once, and already there when kube-ipvs starts.
+#[test]
+fn a_start_with_bad_input() {
+    let mut world = World::new(PodNetwork::Routed, 2);
+    let good = good();
+    world.manifests.serve(&good, &world.ready(1..=1));
+    world.manifests.write("garbage.yaml", "\u{1}\u{2} not yaml: [");
+    world.manifests.write("empty.yaml", "");
+    world.manifests.write("other.yaml", "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: x}\n");
+    world.manifests.write("nothing.yaml", "apiVersion: v1\nkind: Service\n");
+    world.manifests.write("victim.yaml", &victim().render().replace("10.96.0.90", "10.96.0.900"));
+    world.start(&["--ipvs-sync-period=1s"]);
+    world.wait_served(&good, &world.ready(1..=1));
+    reported_once(&mut world, &["garbage.yaml"]);
+    reported_once(&mut world, &["nothing.yaml"]);
+    reported_once(&mut world, &["Service default/victim", "clusterIPs[0]"]);
+    assert_eq!(world.proxy().log_lines(&["empty.yaml"]), [""; 0], "an empty file is no mistake");
+    others_are_served(&mut world);
+    heals(&world);
+}
+
+#[test]
 fn a_slice_port_without_a_name() {
     let mut world = world();
     let victim = victim();

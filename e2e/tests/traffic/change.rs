@@ -6,7 +6,8 @@ use e2e::manifest::{Endpoint, Service};
 use e2e::net::{Pod, PodNetwork, cluster_ip};
 use e2e::probe::Proto;
 use e2e::probe::load::Settings;
-use testkit::wait_for;
+use e2e::proxy::CLUSTER_CIDRS;
+use testkit::{wait_for, wait_until};
 
 use crate::world::{Measured, POD_PORTS, SOON, World, assert_uncut};
 
@@ -89,6 +90,57 @@ fn a_rolling_update_under_load() {
     }
     load.let_pass(BETWEEN);
     load.assert_clean();
+}
+
+/// The failure that the defaults prevent, made on purpose: without it the test above would prove nothing.
+#[test]
+fn the_historical_failure_and_its_cure() {
+    let mut world = World::new(PodNetwork::Routed, 2);
+    let service = service();
+    world.manifests.serve(&service, &world.ready(1..=2));
+    world.start(&[
+        "--graceful-policy=all-connections",
+        "--graceful-endpoint-gone=drain",
+        "--conn-reuse-mode=0",
+        "--ipvs-sync-period=1h",
+    ]);
+    world.wait_served(&service, &world.ready(1..=2));
+    // As kube-proxy once left it: connections of a vanished real server stay.
+    world.net.node.sh("sysctl -w net.ipv4.vs.expire_nodest_conn=0");
+    let load = world.load(&cluster_ip(80).port(80));
+    load.let_pass(BETWEEN);
+    let mut endpoints = world.ready(1..=1);
+    endpoints.push(Endpoint::terminating(&world.pods[1]));
+    world.manifests.endpoints(&service, &endpoints);
+    world.wait_served(&service, &world.ready(1..=1));
+    std::thread::sleep(Duration::from_secs(1));
+    let mut old = world.pods.remove(1);
+    old.kill();
+    old.disconnect();
+    world.manifests.endpoints(&service, &world.ready(1..=1));
+    load.let_pass(BETWEEN);
+    let report = load.stop();
+    println!("{report}");
+    let unreachable: u64 = report
+        .failures
+        .iter()
+        .filter(|(what, _)| what.contains("EHOSTUNREACH"))
+        .map(|(_, count)| count)
+        .sum();
+    assert!(unreachable > 0, "source ports were not reused into the dead pod: this load proves nothing");
+    // The defaults, by a restart: the dead real server may still count half-open connections, but gets no new ones.
+    world.start_with(&[CLUSTER_CIDRS]);
+    wait_until(SOON, "the parameters to be back", || {
+        let parameters = ["conn_reuse_mode", "expire_nodest_conn"];
+        let read = |name| world.net.node.sh(&format!("sysctl -n net.ipv4.vs.{name}"));
+        parameters.map(read).iter().all(|value| value.trim() == "1")
+    });
+    let load = world.load(&cluster_ip(80).port(80));
+    load.let_pass(BETWEEN);
+    let report = load.stop();
+    println!("{report}");
+    // A half-open connection left by the failures costs the next one on its port its first SYN, by the kernel's rules.
+    assert!(report.failed() == 0, "not healed");
 }
 
 fn replace(world: &mut World, mut old: Pod, new: Pod, grace: Duration) {
