@@ -3,10 +3,12 @@
 use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
 
 use lb_types::{
-    IpFamily, Persistence, RealServer, RealServerId, RuleElement, RuleSet, Scheduler, SchedulerFlags,
-    ServiceName, VipPort, VirtualServer, VirtualServerId,
+    IpFamily, Persistence, Protocol, RealServer, RealServerId, RuleElement, RuleSet, Scheduler,
+    SchedulerFlags, ServiceName, VipPort, VirtualServer, VirtualServerId,
 };
-use service_model::{PortEndpoints, Service, ServiceModel, ServicePort, cluster_ip_endpoints};
+use service_model::{
+    PortEndpoints, Service, ServiceModel, ServicePort, SliceName, SlicePort, cluster_ip_endpoints,
+};
 
 use crate::{NodeFacts, PlannerConfig};
 
@@ -61,6 +63,17 @@ pub enum IntentProblem {
         /// The address.
         vip: IpAddr,
     },
+    /// A port of one of its EndpointSlices is no port of the Service.
+    UnmatchedPort {
+        /// The Service.
+        service: ServiceName,
+        /// The slice.
+        slice: SliceName,
+        /// Name of the port; often forgotten, which means the empty one.
+        name: Arc<str>,
+        /// Its protocol.
+        protocol: Protocol,
+    },
     /// Another Service has the same VIP, protocol and port.
     ClaimedByOther {
         /// The Service that is not served there.
@@ -80,6 +93,12 @@ impl fmt::Display for IntentProblem {
                 "Service {service}: spec.clusterIPs: {vip} is an address of this node and is not programmed; \
                  give the Service another ClusterIP or remove the address from the interface"
             ),
+            IntentProblem::UnmatchedPort { service, slice, name, protocol } => write!(
+                f,
+                "EndpointSlice {}/{}: ports[].name: Service {service} has no {protocol} port named {name:?}; \
+                 endpoints are not served there; name it as the Service names its port",
+                slice.namespace, slice.name
+            ),
             IntentProblem::ClaimedByOther { service, vs, winner } => {
                 write!(f, "Service {service}: {vs} is already served for Service {winner}, which is older")
             }
@@ -95,7 +114,7 @@ pub fn desire_service(
     config: &PlannerConfig,
 ) -> (ServiceIntent, Vec<IntentProblem>) {
     let mut intent = ServiceIntent { created: service.created, ..ServiceIntent::default() };
-    let mut problems = Vec::new();
+    let mut problems = unmatched_ports(service, model);
     for family in IpFamily::ALL {
         let Some(vip) = service.cluster_ip(family) else { continue };
         if facts.addresses.contains(&vip) {
@@ -111,6 +130,16 @@ pub fn desire_service(
         }
     }
     (intent, problems)
+}
+
+fn unmatched_ports(service: &Service, model: &ServiceModel) -> Vec<IntentProblem> {
+    let problem = |(slice, port): (&SliceName, &SlicePort)| IntentProblem::UnmatchedPort {
+        service: service.name.clone(),
+        slice: slice.clone(),
+        name: port.name.clone(),
+        protocol: port.protocol,
+    };
+    model.unmatched_ports(service).map(problem).collect()
 }
 
 fn desire_server(

@@ -242,6 +242,24 @@ fn a_vip_that_is_an_address_of_the_node_is_refused() {
 }
 
 #[test]
+fn a_slice_port_that_no_service_port_matches_is_a_problem() {
+    let mut world = World::new();
+    let mut named = service("web", &[WEB], Protocol::Tcp);
+    named.ports[0].name = "http".into();
+    world.model.apply(ModelEvent::ServiceApplied(named.clone()));
+    world.model.apply(slice("web", Protocol::Tcp, &[("10.244.0.11", true)]));
+    let (intent, problems) = desire_service(&named, &world.model, &world.facts, &world.config);
+    assert!(intent.servers[0].real_servers.is_empty());
+    let text = problems.iter().map(ToString::to_string).collect::<String>();
+    assert!(
+        text.starts_with(
+            "EndpointSlice default/web: ports[].name: Service default/web has no TCP port named \"\""
+        ),
+        "{text}"
+    );
+}
+
+#[test]
 fn ports_of_one_vip_share_the_route_until_the_last_is_gone() {
     let mut world = World::new();
     let mut two = service("web", &[WEB, "fd00:96::80"], Protocol::Tcp);

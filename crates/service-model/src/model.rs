@@ -8,7 +8,7 @@ use std::{
 use lb_types::{IpFamily, RealServerId, ServiceName};
 
 use crate::{
-    Endpoint, EndpointSlice, ModelEvent, Node, PortEndpoints, Service, ServicePort, SliceName,
+    Endpoint, EndpointSlice, ModelEvent, Node, PortEndpoints, Service, ServicePort, SliceName, SlicePort,
     intern::Interner,
     slice::{EndpointCopy, StoredSlice},
 };
@@ -118,6 +118,20 @@ impl ServiceModel {
         copies.sort_unstable();
         copies.dedup_by_key(|(id, _)| *id);
         PortEndpoints { all: copies.iter().map(|(id, copy)| self.endpoint(*id, copy)).collect() }
+    }
+
+    /// Ports of a Service's slices that no port of the Service matches by name and protocol: endpoints behind them are
+    /// not served. In a cluster that is so for a moment when ports are renamed.
+    pub fn unmatched_ports<'a>(
+        &'a self,
+        service: &'a Service,
+    ) -> impl Iterator<Item = (&'a SliceName, &'a SlicePort)> {
+        let slices = self.entries.get(&service.name).map_or(&[][..], |e| &e.slices);
+        let matched = |port: &SlicePort| {
+            service.ports.iter().any(|p| p.name == port.name && p.protocol == port.protocol)
+        };
+        let ports = slices.iter().flat_map(|slice| slice.ports().iter().map(move |port| (&slice.name, port)));
+        ports.filter(move |(_, port)| !matched(port))
     }
 
     fn endpoint(&self, id: RealServerId, copy: &EndpointCopy<'_>) -> Endpoint {

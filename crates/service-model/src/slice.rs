@@ -65,6 +65,11 @@ impl StoredSlice {
         StoredSlice { name, family, ports, endpoints, pods: pods.into() }
     }
 
+    /// All ports, sorted.
+    pub(crate) fn ports(&self) -> &[SlicePort] {
+        &self.ports
+    }
+
     /// Port numbers of all endpoints for a service port.
     pub(crate) fn ports_named(&self, name: &str, protocol: Protocol) -> impl Iterator<Item = &SlicePort> {
         self.ports.iter().filter(move |p| p.protocol == protocol && &*p.name == name)
