@@ -138,7 +138,7 @@ fn a_slice_port_without_a_name() {
     let slice = render_slice(&victim, "v4", true, &world.ready(1..=2))
         .replace("- name: tcp\n  protocol", "- protocol");
     world.manifests.write("victim-endpoints.yaml", &slice);
-    reported_once(&mut world, &["victim-v4", "ports[0].name"]);
+    reported_once(&mut world, &["victim-v4", "ports[].name"]);
     others_are_served(&mut world);
     heals(&world);
 }

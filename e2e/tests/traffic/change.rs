@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use e2e::manifest::{Endpoint, Service};
-use e2e::net::{Pod, PodNetwork, cluster_ip};
+use e2e::net::{OUTSIDE, Pod, PodNetwork, cluster_ip};
 use e2e::probe::Proto;
 use e2e::probe::load::Settings;
 use e2e::proxy::CLUSTER_CIDRS;
@@ -107,7 +107,10 @@ fn the_historical_failure_and_its_cure() {
     world.wait_served(&service, &world.ready(1..=2));
     // As kube-proxy once left it: connections of a vanished real server stay.
     world.net.node.sh("sysctl -w net.ipv4.vs.expire_nodest_conn=0");
-    let load = world.load(&cluster_ip(80).port(80));
+    let targets = cluster_ip(80).port(80);
+    // A worker that waits long for a dead pod opens fewer connections.
+    let impatient = Settings { timeout: Duration::from_secs(3), ..Settings::new(&targets, &OUTSIDE.each()) };
+    let load = world.load_from(&world.net.outside_client(), &impatient);
     load.let_pass(BETWEEN);
     let mut endpoints = world.ready(1..=1);
     endpoints.push(Endpoint::terminating(&world.pods[1]));
