@@ -23,6 +23,9 @@ const GUARDED: usize = 5;
 /// interfere.
 const SPLITS: usize = 3;
 
+/// How often a set is dumped that grows at the same time.
+const WALKS: usize = 10;
+
 /// The table `inet kube-ipvs` of the network namespace of the thread that opened it.
 ///
 /// Synchronous: the kernel does the work inside the calls. It keeps nothing of the table in memory; elements are
@@ -50,7 +53,7 @@ impl RulesClient {
         let table = self.read_table()?;
         let mut elements = BTreeSet::new();
         for id in SetId::all().filter(|id| table.sets.contains_key(&nft::c_string(&id.name()))) {
-            self.read_elements(id, &mut elements)?;
+            elements.append(&mut self.read_elements(id)?);
         }
         Ok(ObservedRules {
             table: table.flags.is_some(),
@@ -82,21 +85,31 @@ impl RulesClient {
         Ok(table)
     }
 
-    /// Adds the elements of a set to `elements`.
+    /// All elements of a set.
     ///
-    /// The kernel calls a dump interrupted whenever anybody has changed any table meanwhile, which on busy hosts is
-    /// always. What was seen in any of the attempts is taken then: nobody but us changes our sets, and who does is
-    /// noticed by the watcher.
-    fn read_elements(&mut self, id: SetId, elements: &mut BTreeSet<RuleElement>) -> Result<(), RulesError> {
+    /// A dump comes in parts, each of which walks the hash table anew and skips what came before. While the table
+    /// grows, after many additions, its order changes: elements are missed, and as many come twice
+    /// (nft_rhash_walk in net/netfilter/nft_set_hash.c). And the kernel calls a dump interrupted whenever anybody has
+    /// changed any table meanwhile, which on busy hosts is always. So if no attempt is beyond doubt, what was seen in
+    /// any of them is taken: nobody but us changes our sets, and who does is noticed by the watcher.
+    fn read_elements(&mut self, id: SetId) -> Result<BTreeSet<RuleElement>, RulesError> {
         let request = observed::request(nft::GETSETELEM, Some(id));
-        let dump = self.requests.dump(&request, |message| -> Option<()> {
-            elements.extend(observed::parse_elements(id, message));
-            None
-        });
-        match dump {
-            Err(netlink::Error::DumpInterrupted { .. }) => Ok(()),
-            dump => unless_gone(dump).map(|_| ()),
+        let mut seen = BTreeSet::new();
+        for _ in 0..WALKS {
+            let mut walk = Walk::default();
+            let dump = self.requests.dump(&request, |message| -> Option<()> {
+                walk.add(message.sequence, observed::parse_elements(id, message), &mut seen);
+                None
+            });
+            match dump {
+                Err(netlink::Error::DumpInterrupted { .. }) => return Ok(seen),
+                dump => unless_gone(dump)?,
+            };
+            if walk.twice == 0 {
+                return Ok(walk.elements);
+            }
         }
+        Ok(seen)
     }
 
     fn read_generation(&mut self) -> Result<u32, RulesError> {
@@ -142,6 +155,31 @@ impl RulesClient {
     }
 }
 
+/// What the last attempt at a dump has found so far.
+#[derive(Default)]
+struct Walk {
+    /// Sequence number of the attempt.
+    attempt: u32,
+    elements: BTreeSet<RuleElement>,
+    /// Elements that came a second time.
+    twice: usize,
+}
+
+impl Walk {
+    /// Takes a part of attempt number `attempt`; `seen` gets everything.
+    fn add(&mut self, attempt: u32, part: Vec<RuleElement>, seen: &mut BTreeSet<RuleElement>) {
+        if attempt != self.attempt {
+            *self = Walk { attempt, ..Walk::default() };
+        }
+        for element in part {
+            seen.insert(element);
+            if !self.elements.insert(element) {
+                self.twice += 1;
+            }
+        }
+    }
+}
+
 /// A dump of something that has been deleted since we knew of it is empty.
 fn unless_gone<T>(dump: Result<Vec<T>, netlink::Error>) -> Result<Vec<T>, RulesError> {
     match dump {
@@ -161,5 +199,25 @@ impl RulesTable for RulesClient {
             return Ok(BatchReport { failed, replies_lost: false });
         }
         self.execute(ops).map_err(|e| e.during("change table inet kube-ipvs"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vips(numbers: &[u32]) -> Vec<RuleElement> {
+        numbers.iter().map(|n| RuleElement::vip(std::net::Ipv4Addr::from(*n).into())).collect()
+    }
+
+    #[test]
+    fn only_the_last_attempt_counts_but_everything_is_remembered() {
+        let (mut walk, mut seen) = (Walk::default(), BTreeSet::new());
+        walk.add(7, vips(&[1, 2]), &mut seen);
+        walk.add(7, vips(&[2, 3]), &mut seen);
+        assert_eq!((walk.elements.len(), walk.twice), (3, 1));
+        walk.add(8, vips(&[3, 4]), &mut seen);
+        assert_eq!((&walk.elements, walk.twice), (&vips(&[3, 4]).into_iter().collect(), 0));
+        assert_eq!(seen, vips(&[1, 2, 3, 4]).into_iter().collect());
     }
 }

@@ -27,6 +27,9 @@ pub enum RulesError {
         /// The kernel's own words, if any.
         text: Option<String>,
     },
+    /// The kernel lacks nf_tables, as the source tells.
+    #[error("the kernel has no nf_tables: load the module (modprobe nf_tables)")]
+    NoNfTables(#[source] Box<RulesError>),
     /// The watcher's socket could not be prepared or waited for.
     #[error("cannot listen to notifications of nf_tables")]
     Watch(#[source] io::Error),
@@ -36,6 +39,7 @@ impl RulesError {
     fn errno(&self) -> Option<i32> {
         match self {
             RulesError::Netlink(e) => e.errno(),
+            RulesError::NoNfTables(e) => e.errno(),
             RulesError::Send { source, .. }
             | RulesError::Refused { source, .. }
             | RulesError::Watch(source) => source.raw_os_error(),
@@ -54,6 +58,7 @@ impl RulesError {
         match self {
             RulesError::Netlink(e) => e.is_not_supported() || e.errno() == Some(libc::EINVAL),
             RulesError::Refused { .. } => self.errno() == Some(libc::EOPNOTSUPP),
+            RulesError::NoNfTables(_) => true,
             _ => false,
         }
     }
@@ -71,10 +76,12 @@ impl RulesError {
 
     /// The error of a table call.
     pub(crate) fn during(self, operation: &str) -> TableError {
+        if self.is_not_supported() {
+            let missing = RulesError::NoNfTables(Box::new(self));
+            return TableError::new(operation, ErrorKind::NotSupported, missing);
+        }
         let kind = if self.is_permission_denied() {
             ErrorKind::PermissionDenied
-        } else if self.is_not_supported() {
-            ErrorKind::NotSupported
         } else if self.is_retryable() {
             ErrorKind::Transient
         } else {

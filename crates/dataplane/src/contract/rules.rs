@@ -45,6 +45,7 @@ pub const CASES: &[Case] = &[
     case("reasons name operation, key, error and meaning", elements::reasons),
     case("10,000 elements in one transaction", scale::ten_thousand),
     case("100,000 elements in one transaction, and their deletion", scale::hundred_thousand),
+    case("a set that has just grown is dumped in full", scale::grown),
     case("failures among 10,000 operations are found", scale::failures_among_many),
     case("a transaction of 3,000 failures names them", scale::all_fail),
 ];

@@ -35,6 +35,16 @@ pub(super) fn hundred_thousand(table: &mut dyn RulesTable) {
     assert_elements(table, left);
 }
 
+pub(super) fn grown(table: &mut dyn RulesTable) {
+    install(table);
+    let elements: Vec<_> = (1..=50_000).map(vip).collect();
+    for half in elements.chunks(25_000) {
+        must_apply(table, &adds(half));
+        assert_eq!(observe(table).elements.len() % 25_000, 0);
+    }
+    assert_elements(table, &elements);
+}
+
 pub(super) fn failures_among_many(table: &mut dyn RulesTable) {
     install(table);
     must_apply(table, &adds(&elements(10_000)));
