@@ -136,3 +136,26 @@ fn nothing_is_polled_when_nothing_drains() {
     world.pass(SYNC_PERIOD - Duration::from_secs(1));
     assert_eq!(world.kernel.requests(), requests);
 }
+
+#[test]
+fn a_leftover_with_connections_drains_after_the_restart() {
+    let mut world = World::synced(web());
+    world.kernel.ipvs.set_connections(web_vs(), rs("10.244.0.11"), connections(1, 0));
+    world.restart([]);
+    assert_eq!(world.kernel.weights(web_vs()), [(11, 0), (12, 0)], "kept for what still runs through it");
+    world.kernel.ipvs.set_connections(web_vs(), rs("10.244.0.11"), connections(0, 0));
+    world.pass(Duration::from_secs(30));
+    assert!(world.kernel.ipvs.virtual_servers().is_empty() && world.kernel.vips.routes().is_empty());
+}
+
+#[test]
+fn the_ledger_forgets_what_was_removed() {
+    let mut world = World::synced(web());
+    world.sync(ready("web", &["10.244.0.12"]));
+    assert_eq!(world.reconciler.drains(world.now).len(), 1);
+    world.pass(Duration::from_secs(20));
+    assert_eq!(world.reconciler.drains(world.now), []);
+    world.sync(deleted("web"));
+    world.pass(Duration::from_secs(20));
+    assert_eq!(world.reconciler.drains(world.now), []);
+}

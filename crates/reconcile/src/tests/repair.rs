@@ -181,3 +181,29 @@ fn a_failure_made_good_along_with_something_else_leaves_nothing_to_do() {
     assert!(world.kernel.vips.routes().contains_key(&ip(WEB)));
     assert_eq!(world.reconciler.totals().retrying, 0);
 }
+
+#[test]
+fn a_call_that_fails_as_a_whole_is_repeated_soon() {
+    let mut world = World::synced(web());
+    let fails: [fn(&Kernel); 3] = [
+        |kernel| kernel.ipvs.fail_next_call(ErrorKind::Transient),
+        |kernel| kernel.vips.fail_next_call(ErrorKind::Transient),
+        |kernel| kernel.rules.fail_next_call(ErrorKind::Transient),
+    ];
+    for (n, fail) in fails.into_iter().enumerate() {
+        let (name, vip) = (format!("new{n}"), format!("10.96.3.{n}"));
+        fail(&world.kernel);
+        world.send(applied(service(&name, &vip)));
+        world.pass(Duration::from_secs(1));
+        assert!(world.kernel.vips.routes().contains_key(&ip(&vip)), "{name}");
+        assert!(world.kernel.ipvs.virtual_servers().contains_key(&vs(&vip, Protocol::Tcp)), "{name}");
+    }
+}
+
+#[test]
+fn the_audit_writes_kernel_parameters_that_others_changed() {
+    let mut world = World::synced(web());
+    world.kernel.sysctls.set("net/ipv4/vs/conntrack", 0);
+    world.pass(SYNC_PERIOD * 2);
+    assert_eq!(world.kernel.sysctls.get("net/ipv4/vs/conntrack"), Some(1));
+}
