@@ -38,9 +38,10 @@ pub struct RulesClient {
 }
 
 impl RulesClient {
-    /// Opens the sockets. What is missing (privilege, nf_tables) shows with the first call.
+    /// Opens the sockets. A missing privilege shows with the first call, a missing module at the latest then.
     pub fn open() -> Result<Self, RulesError> {
-        let requests = RequestSocket::open(Protocol::NETFILTER, &Buffers::default())?;
+        let requests = RequestSocket::open(Protocol::NETFILTER, &Buffers::default())
+            .map_err(|e| RulesError::from(e).with_remedy())?;
         Ok(RulesClient { requests, batches: BatchSocket::open()? })
     }
 

@@ -74,19 +74,54 @@ impl RulesError {
         }
     }
 
+    /// The same, naming the module if one is missing.
+    pub(crate) fn with_remedy(self) -> Self {
+        if self.is_not_supported() { RulesError::NoNfTables(Box::new(self)) } else { self }
+    }
+
     /// The error of a table call.
     pub(crate) fn during(self, operation: &str) -> TableError {
-        if self.is_not_supported() {
-            let missing = RulesError::NoNfTables(Box::new(self));
-            return TableError::new(operation, ErrorKind::NotSupported, missing);
-        }
-        let kind = if self.is_permission_denied() {
+        let kind = if self.is_not_supported() {
+            ErrorKind::NotSupported
+        } else if self.is_permission_denied() {
             ErrorKind::PermissionDenied
         } else if self.is_retryable() {
             ErrorKind::Transient
         } else {
             ErrorKind::Other
         };
-        TableError::new(operation, kind, self)
+        TableError::new(operation, kind, self.with_remedy())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn errors_tell_what_to_do() {
+        let refused = |errno| RulesError::Refused { source: io::Error::from_raw_os_error(errno), text: None };
+        let netlink = |errno| {
+            let source = io::Error::from_raw_os_error(errno);
+            RulesError::from(netlink::Error::Refused { source, text: None })
+        };
+        let cases = [
+            (refused(libc::EOPNOTSUPP), ErrorKind::NotSupported),
+            (netlink(libc::EINVAL), ErrorKind::NotSupported),
+            (refused(libc::EINVAL), ErrorKind::Other),
+            (refused(libc::EPERM), ErrorKind::PermissionDenied),
+            (netlink(libc::EPERM), ErrorKind::PermissionDenied),
+            (refused(libc::ENOMEM), ErrorKind::Transient),
+            (netlink::Error::RepliesLost.into(), ErrorKind::Transient),
+        ];
+        for (error, kind) in cases {
+            let text = error.to_string();
+            let table = error.during("dump");
+            assert_eq!(table.kind, kind, "{text}");
+            let cause = table.source().map(ToString::to_string).unwrap_or_default();
+            assert_eq!(cause.contains("modprobe nf_tables"), kind == ErrorKind::NotSupported, "{cause}");
+        }
     }
 }
