@@ -66,7 +66,10 @@ pub fn render_table(layout: &RulesLayout) -> TableSpec {
 /// `reject`
 ///
 /// SCTP clients ignore "port unreachable" and retry for a minute, but abort on IPv4's "protocol unreachable"
-/// (sctp_v4_err in net/sctp/protocol.c; RFC 9260 section 10); IPv6 has no such code among those that nft can send.
+/// (sctp_v4_err in net/sctp/protocol.c; RFC 9260 section 10).
+///
+/// TODO-correctness: over IPv6 they abort on "unrecognized next header" only, which nft cannot send: such a client
+/// learns of the refusal when its own retries are used up.
 fn refuse() -> Vec<RuleSpec> {
     vec![
         rule("as a closed port does", [Statement::Protocol(TCP), Statement::RejectReset]),
