@@ -195,3 +195,41 @@ fn ipv6_forwarding_is_set_only_where_a_service_has_an_ipv6_address() {
     assert_eq!(forwarding(&[WEB]), Some(0));
     assert_eq!(forwarding(&[WEB, "fd00:96::80"]), Some(1));
 }
+
+/// Every write looks at the other tables: what it depends on must be there, what depends on it must be gone.
+#[test]
+fn a_vip_is_never_reachable_without_its_server_nor_a_server_without_its_rules() {
+    let kernel = Kernel::new();
+    let wrong = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+    let note = |wrong: &std::rc::Rc<std::cell::RefCell<Vec<String>>>, bad: bool, what: String| {
+        if bad {
+            wrong.borrow_mut().push(what);
+        }
+        None
+    };
+    let (ipvs, rules, log) = (kernel.ipvs.clone(), kernel.rules.clone(), wrong.clone());
+    kernel.vips.refuse(move |op| match op {
+        VipOp::EnsureRoute { .. } => note(&log, ipvs.virtual_servers().is_empty(), op.to_string()),
+        _ => None,
+    });
+    let (vips, log) = (kernel.vips.clone(), wrong.clone());
+    kernel.ipvs.refuse(move |op| match op {
+        IpvsOp::AddVirtualServer { .. } => note(&log, rules.elements().is_empty(), op.to_string()),
+        IpvsOp::DeleteVirtualServer { .. } => note(&log, !vips.routes().is_empty(), op.to_string()),
+        _ => None,
+    });
+    let (ipvs, log) = (kernel.ipvs.clone(), wrong.clone());
+    kernel.rules.refuse(move |op| match op {
+        lb_types::RulesOp::DeleteElement(e) if e.set == lb_types::RuleSet::Services => {
+            note(&log, !ipvs.virtual_servers().is_empty(), op.to_string())
+        }
+        _ => None,
+    });
+    let mut world = World::on(kernel, config());
+    world.deliver(web());
+    world.run();
+    world.sync(deleted("web"));
+    world.pass(Duration::from_secs(60));
+    assert!(world.kernel.ipvs.virtual_servers().is_empty() && world.kernel.rules.elements().is_empty());
+    assert_eq!(*wrong.borrow(), [""; 0]);
+}
