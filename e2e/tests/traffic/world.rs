@@ -4,7 +4,6 @@ use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use e2e::manifest::{Endpoint, Manifests, Service};
@@ -30,14 +29,10 @@ const PROBE: &[u8] = &[];
 pub const POD_PORTS: [u16; 2] = [8080, 8081];
 
 fn probe(directory: &TempDir) -> ProbeProgram {
-    static PATH: OnceLock<PathBuf> = OnceLock::new();
-    let path = PATH.get_or_init(|| {
-        let path = directory.path().join("probe");
-        std::fs::write(&path, PROBE).expect("write the probe");
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("make it executable");
-        path
-    });
-    ProbeProgram::at(path)
+    let path = directory.path().join("probe");
+    std::fs::write(&path, PROBE).expect("write the probe");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("make it executable");
+    ProbeProgram::at(&path)
 }
 
 fn binary() -> PathBuf {
