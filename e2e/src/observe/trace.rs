@@ -42,6 +42,8 @@ impl Writes {
         if !Path::new(&format!("{TRACING}/trace")).exists() {
             let _ = testkit::try_run(&["mount", "-t", "tracefs", "nodev", TRACING]);
         }
+        // What a recording left behind that was killed.
+        forget();
         let mut writes = Writes { traced: Vec::new() };
         for function in FUNCTIONS {
             match put("kprobe_events", &format!("p:{GROUP}/{function} {function}")) {
@@ -93,13 +95,17 @@ fn call(line: &str) -> Option<String> {
     Some(format!("{} {function}", head.split('[').next()?.trim()))
 }
 
+/// Remove our probes; those that do not exist are not there already.
+fn forget() {
+    let _ = put(&format!("events/{GROUP}/enable"), "0");
+    for function in FUNCTIONS {
+        let _ = put("kprobe_events", &format!("-:{GROUP}/{function}"));
+    }
+}
+
 impl Drop for Writes {
     fn drop(&mut self) {
-        // Nothing to be done about a failure here; the next recording would report it.
-        let _ = put(&format!("events/{GROUP}/enable"), "0");
-        for function in &self.traced {
-            let _ = put("kprobe_events", &format!("-:{GROUP}/{function}"));
-        }
+        forget();
     }
 }
 

@@ -41,7 +41,7 @@ fn loads(world: &World) -> [Measured; 2] {
 }
 
 #[test]
-fn scaling_from_1_to_5_to_2_under_load() {
+fn scaling_from_1_to_5_to_2_under_load_slow() {
     let mut world = World::new(PodNetwork::Routed, 5);
     let service = service();
     world.manifests.serve(&service, &world.ready(1..=1));
@@ -74,7 +74,7 @@ fn scaling_from_1_to_5_to_2_under_load() {
 /// Every pod is replaced, as a Deployment does it, and the old one is killed 1 to 3 s after it turned terminating,
 /// whatever the state of its drain.
 #[test]
-fn a_rolling_update_under_load() {
+fn a_rolling_update_under_load_slow() {
     let mut world = World::new(PodNetwork::Routed, 3);
     let service = service();
     world.manifests.serve(&service, &world.ready(1..=3));
@@ -94,7 +94,7 @@ fn a_rolling_update_under_load() {
 
 /// The failure that the defaults prevent, made on purpose: without it the test above would prove nothing.
 #[test]
-fn the_historical_failure_and_its_cure() {
+fn the_historical_failure_and_its_cure_slow() {
     let mut world = World::new(PodNetwork::Routed, 2);
     let service = service();
     world.manifests.serve(&service, &world.ready(1..=2));
@@ -167,7 +167,7 @@ fn replace(world: &mut World, mut old: Pod, new: Pod, grace: Duration) {
 
 /// An endpoint that flaps keeps its real server and its connections.
 #[test]
-fn an_endpoint_that_flaps_costs_nothing() {
+fn an_endpoint_that_flaps_costs_nothing_slow() {
     let mut world = World::new(PodNetwork::Routed, 2);
     let service = service();
     world.manifests.serve(&service, &world.ready(1..=2));

@@ -59,21 +59,21 @@ fn world() -> World {
 }
 
 #[test]
-fn kill_and_restart_under_load_loses_and_writes_nothing() {
+fn kill_and_restart_under_load_loses_and_writes_nothing_slow() {
     let mut world = world();
     restart_unnoticed(&mut world, e2e::proxy::Proxy::kill);
     control(&mut world);
 }
 
 #[test]
-fn stop_and_restart_under_load_loses_and_writes_nothing() {
+fn stop_and_restart_under_load_loses_and_writes_nothing_slow() {
     let mut world = world();
     restart_unnoticed(&mut world, |proxy| _ = proxy.terminate());
 }
 
 /// What changed while nobody was looking is caught up with by the next start, and nothing else is touched.
 #[test]
-fn changes_during_an_absence_are_caught_up_with() {
+fn changes_during_an_absence_are_caught_up_with_slow() {
     let mut world = world();
     let service = web();
     let second = Service::new("second", cluster_ip(81), &[Proto::Tcp]);
