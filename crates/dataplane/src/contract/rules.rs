@@ -24,7 +24,7 @@ const fn case(name: &'static str, run: fn(&mut dyn RulesTable)) -> Case {
     Case { name, run }
 }
 
-/// All demands.
+/// Demands with a few elements; [`LARGE_CASES`] are the others.
 pub const CASES: &[Case] = &[
     case("there is no table at first", layout::fresh),
     case("an empty transaction does nothing", layout::empty),
@@ -43,6 +43,10 @@ pub const CASES: &[Case] = &[
     case("operations on one element are executed in order", elements::order),
     case("a key of the wrong kind: EINVAL", elements::wrong_key),
     case("reasons name operation, key, error and meaning", elements::reasons),
+];
+
+/// Demands with elements by the thousand, which take their time on emulated kernels.
+pub const LARGE_CASES: &[Case] = &[
     case("10,000 elements in one transaction", scale::ten_thousand),
     case("100,000 elements in one transaction, and their deletion", scale::hundred_thousand),
     case("a set that has just grown is dumped in full", scale::grown),
