@@ -1,11 +1,10 @@
 //! One-shot commands.
 
 use anyhow::{Context, bail};
-use kube_source::ManifestSource;
 use reconcile::{Event, Reconciler};
 use tracing::warn;
 
-use crate::{config::Settings, kernel_tables, run};
+use crate::{config::Settings, kernel_tables, run, source};
 
 /// Prints the version.
 pub fn version() {
@@ -14,14 +13,10 @@ pub fn version() {
 
 /// Prints what would be written, one line each.
 pub fn plan(settings: &Settings) -> anyhow::Result<()> {
-    let Some(dir) = &settings.manifests else {
-        bail!(
-            "--manifests: required; name a directory with Services, EndpointSlices and the Node as YAML files"
-        );
-    };
+    let source = source::open(settings)?;
     let tables = kernel_tables::open(settings)?.tables;
     let mut reconciler = Reconciler::new(kernel_tables::with_sysctls(settings), tables);
-    let batch = ManifestSource::open(dir, &settings.node_name)?.poll();
+    let batch = source.read_once();
     batch.problems.iter().for_each(|problem| warn!("{problem}"));
     batch.events.into_iter().for_each(|event| reconciler.handle(Event::Model(event)));
     let plan = reconciler.dry_run().context("compare the kernel with the objects")?;

@@ -1,6 +1,6 @@
 //! Flags to one valid configuration; every mistake is listed at once.
 
-use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use drain::EndpointGone;
 use ipnetwork::IpNetwork;
@@ -18,7 +18,9 @@ pub struct Settings {
     /// Name of this node.
     pub node_name: String,
     /// Where the objects come from.
-    pub manifests: Option<PathBuf>,
+    pub source: Source,
+    /// Where health checks are answered.
+    pub healthz: Option<SocketAddr>,
     /// Configuration of the loop, but for the kernel parameters.
     pub reconcile: Config,
     /// Timeouts of idle connections (TCP, TCP after FIN, UDP); zero leaves the kernel's.
@@ -33,6 +35,20 @@ pub struct Settings {
     pub log_format: LogFormat,
     /// How many there are.
     pub verbosity: u8,
+}
+
+/// Where the objects come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// An API server.
+    Api {
+        /// Its address and credentials; the Pod's service account if there is none.
+        kubeconfig: Option<PathBuf>,
+        /// Overrides the address.
+        master: Option<String>,
+    },
+    /// A directory.
+    Manifests(PathBuf),
 }
 
 /// Everything that is wrong with the flags.
@@ -100,7 +116,8 @@ impl Settings {
         };
         let settings = Settings {
             node_name,
-            manifests: flags.manifests.clone(),
+            source: source(flags, &mut check),
+            healthz: healthz(flags, &mut check),
             reconcile,
             timeouts: [flags.ipvs_tcp_timeout, flags.ipvs_tcpfin_timeout, flags.ipvs_udp_timeout],
             conn_reuse: check.parse("--conn-reuse-mode", &flags.conn_reuse_mode),
@@ -123,6 +140,29 @@ fn node_name(flags: &Flags) -> Result<String, String> {
         Some(name) => Ok(name.trim().to_lowercase()),
         None => kernel::hostname().map_err(|error| error.to_string()),
     }
+}
+
+fn source(flags: &Flags, check: &mut Check) -> Source {
+    let given = |text: &&String| !text.is_empty();
+    let kubeconfig = flags.kubeconfig.clone().filter(|path| !path.as_os_str().is_empty());
+    let master = flags.master.as_ref().filter(given).cloned();
+    match &flags.manifests {
+        Some(dir) => {
+            check.ensure(kubeconfig.is_none() && master.is_none(), || {
+                "--manifests: objects come from one place; leave out --kubeconfig and --master".into()
+            });
+            Source::Manifests(dir.clone())
+        }
+        None => Source::Api { kubeconfig, master },
+    }
+}
+
+fn healthz(flags: &Flags, check: &mut Check) -> Option<SocketAddr> {
+    let text = flags.healthz_bind_address.trim();
+    let address = |text: &str| {
+        text.parse().map_err(|_| format!("{text:?} is not an address with a port, such as 0.0.0.0:10256"))
+    };
+    (!text.is_empty()).then(|| check.take("--healthz-bind-address", address(text).map(Some))).flatten()
 }
 
 fn planner(flags: &Flags, node_name: &str, check: &mut Check) -> PlannerConfig {
@@ -224,6 +264,9 @@ mod tests {
             "--logging-format=xml",
             "--iptables-masquerade-bit=32",
             "--service-cidrs=fd00::/129",
+            "--healthz-bind-address=here",
+            "--manifests=/m",
+            "--master=https://10.0.0.1",
         ])
         .unwrap_err();
         for flag in [
@@ -238,9 +281,23 @@ mod tests {
             "--logging-format: ",
             "--iptables-masquerade-bit: 32",
             "--service-cidrs: invalid CIDR",
+            "--healthz-bind-address: \"here\"",
+            "--manifests: objects come from one place",
         ] {
             assert!(error.contains(flag), "{flag} is missing in\n{error}");
         }
+    }
+
+    #[test]
+    fn objects_come_from_the_cluster_unless_told_otherwise() {
+        let source = |args: &[&str]| settings(args).unwrap().source;
+        assert_eq!(source(&[]), Source::Api { kubeconfig: None, master: None });
+        assert_eq!(
+            source(&["--kubeconfig=/k", "--master=https://m"]),
+            Source::Api { kubeconfig: Some("/k".into()), master: Some("https://m".into()) }
+        );
+        assert_eq!(source(&["--manifests=/m", "--kubeconfig=", "--master="]), Source::Manifests("/m".into()));
+        assert_eq!(settings(&["--healthz-bind-address="]).unwrap().healthz, None);
     }
 
     #[test]

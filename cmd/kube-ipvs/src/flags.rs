@@ -32,7 +32,15 @@ pub enum Command {
 /// Settings as typed.
 #[derive(Clone, Debug, Args)]
 pub struct Flags {
-    /// Directory with Services, EndpointSlices and the Node as YAML or JSON files; it is followed
+    /// File with address and credentials of the API server; without it and --master, the Pod's service account
+    #[arg(long, global = true, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// URL of the API server, in the place of the one in the kubeconfig
+    #[arg(long, global = true, value_name = "URL")]
+    pub master: Option<String>,
+
+    /// Instead of an API server: directory with Services, EndpointSlices and the Node as YAML or JSON files; it is followed
     #[arg(long, global = true, value_name = "DIR")]
     pub manifests: Option<PathBuf>,
 
@@ -118,6 +126,10 @@ pub struct Flags {
     /// Value of net.ipv4.vs.conn_reuse_mode: auto (by kernel), 0, 1, or keep
     #[arg(long, global = true, default_value = "auto", value_name = "MODE")]
     pub conn_reuse_mode: String,
+
+    /// Where /healthz, /livez and /readyz are answered; empty for nowhere
+    #[arg(long, global = true, default_value = "0.0.0.0:10256", value_name = "ADDR:PORT")]
+    pub healthz_bind_address: String,
 
     /// Directory for what must survive a restart of the process but not of the node
     #[arg(long, global = true, default_value = "/run/kube-ipvs", value_name = "DIR")]

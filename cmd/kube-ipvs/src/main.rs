@@ -10,6 +10,7 @@ mod flags;
 mod go;
 mod kernel_tables;
 mod run;
+mod source;
 
 use std::process::ExitCode;
 

@@ -3,14 +3,17 @@
 use std::{
     fs::{self, File},
     path::Path,
-    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    sync::{
+        Arc,
+        mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
+    },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
 use dataplane::Touched;
-use kube_source::{Batch, ManifestSource};
+use kube_source::{ApiStatus, Batch, Delivery, Listener};
 use packet_rules::RulesWatcher;
 use reconcile::{Event, Reconciler};
 use rustix::fs::{FlockOperation, flock};
@@ -18,13 +21,16 @@ use signal_hook::{
     consts::{SIGINT, SIGTERM},
     iterator::Signals,
 };
+use telemetry::{Health, SourceStatus};
 use tracing::{info, warn};
 use vip::VipWatcher;
 
-use crate::{clock, config::Settings, kernel_tables};
+use crate::{clock, config::Settings, kernel_tables, source};
 
-/// How long a source or watcher blocks before it looks whether anybody still listens.
+/// How long a watcher blocks before it looks whether anybody still listens.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Messages that may wait for the loop. A source that is faster has to wait, so that a long list costs no memory here.
+const BACKLOG: usize = 4096;
 
 /// What the threads tell the loop.
 enum Message {
@@ -40,13 +46,19 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
     info!(version = env!("CARGO_PKG_VERSION"), node = %settings.node_name, "kube-ipvs starts");
     let opened = kernel_tables::open(settings)?;
     let config = kernel_tables::with_sysctls(settings);
-    let (sender, receiver) = mpsc::channel();
+    let source = source::open(settings)?;
+    info!(objects = source.describe(), "follows objects");
+    let health = Arc::new(Health::new(settings.reconcile.sync_period, source.vital()));
+    if let Some(addr) = settings.healthz {
+        telemetry::serve(addr, Arc::clone(&health), None).context("start the health server")?;
+    }
+    let (sender, receiver) = mpsc::sync_channel(BACKLOG);
     stop_on_signal(sender.clone())?;
     // Before the first dump, so that no change falls in between.
     watch_vips(opened.vip_port, sender.clone())?;
     watch_rules(opened.rules_port, sender.clone())?;
-    follow_manifests(settings, sender)?;
-    drive(Reconciler::new(config, opened.tables), &receiver)
+    follow(source, sender, Arc::clone(&health))?;
+    drive(Reconciler::new(config, opened.tables), &receiver, &health)
 }
 
 /// Two processes would undo each other's work: the second one stops here.
@@ -60,7 +72,7 @@ pub fn lock(state_dir: &Path) -> anyhow::Result<File> {
     Ok(file)
 }
 
-fn stop_on_signal(sender: Sender<Message>) -> anyhow::Result<()> {
+fn stop_on_signal(sender: SyncSender<Message>) -> anyhow::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT]).context("catch signals")?;
     spawn("signals", move || {
         if let Some(signal) = signals.forever().next() {
@@ -69,45 +81,50 @@ fn stop_on_signal(sender: Sender<Message>) -> anyhow::Result<()> {
     })
 }
 
-fn follow_manifests(settings: &Settings, sender: Sender<Message>) -> anyhow::Result<()> {
-    let Some(dir) = &settings.manifests else {
-        bail!(
-            "--manifests: required; name a directory with Services, EndpointSlices and the Node as YAML files"
-        );
-    };
-    let mut source = ManifestSource::open(dir, &settings.node_name)?;
-    spawn("manifests", move || {
-        loop {
-            if forward(source.poll(), &sender).is_err() {
-                return;
-            }
-            while !source.wait(PATIENCE) {}
-        }
+fn follow(source: source::Opened, sender: SyncSender<Message>, health: Arc<Health>) -> anyhow::Result<()> {
+    spawn("source", move || {
+        source.run(|delivery| {
+            let passed_on = match delivery {
+                Delivery::Objects(batch) => forward(batch, &sender),
+                Delivery::Status(kind, status) => {
+                    health.source(kind, &source_status(status));
+                    Ok(())
+                }
+            };
+            if passed_on.is_ok() { Listener::Listens } else { Listener::Gone }
+        });
     })
+}
+
+fn source_status(status: ApiStatus) -> SourceStatus {
+    match status {
+        ApiStatus::Following => SourceStatus::Following,
+        ApiStatus::Failing(reason) => SourceStatus::Failing(reason),
+    }
 }
 
 /// The loop is gone.
 struct LoopGone;
 
 /// Reports problems once and passes events on.
-fn forward(batch: Batch, sender: &Sender<Message>) -> Result<(), LoopGone> {
+fn forward(batch: Batch, sender: &SyncSender<Message>) -> Result<(), LoopGone> {
     batch.problems.iter().for_each(|problem| warn!("{problem}"));
     batch.healed.iter().for_each(|problem| info!("no longer: {problem}"));
     batch.events.into_iter().try_for_each(|event| send(sender, Message::Event(Event::Model(event))))
 }
 
-fn send(sender: &Sender<Message>, message: Message) -> Result<(), LoopGone> {
+fn send(sender: &SyncSender<Message>, message: Message) -> Result<(), LoopGone> {
     sender.send(message).map_err(|_| LoopGone)
 }
 
-fn watch_vips(own_port: u32, sender: Sender<Message>) -> anyhow::Result<()> {
+fn watch_vips(own_port: u32, sender: SyncSender<Message>) -> anyhow::Result<()> {
     let mut watcher = VipWatcher::open(own_port).context("listen to changes of routes")?;
     spawn("vip-watcher", move || {
         while tell(watcher.wait(PATIENCE).context("listen to changes of routes"), &sender).is_ok() {}
     })
 }
 
-fn watch_rules(own_port: u32, sender: Sender<Message>) -> anyhow::Result<()> {
+fn watch_rules(own_port: u32, sender: SyncSender<Message>) -> anyhow::Result<()> {
     let mut watcher = RulesWatcher::open(own_port).context("listen to changes of nftables")?;
     spawn("rules-watcher", move || {
         while tell(watcher.wait(PATIENCE).context("listen to changes of nftables"), &sender).is_ok() {}
@@ -115,7 +132,7 @@ fn watch_rules(own_port: u32, sender: Sender<Message>) -> anyhow::Result<()> {
 }
 
 /// Forwards what a watcher saw; `Err` when it cannot go on or the loop is gone.
-fn tell(seen: anyhow::Result<Option<Touched>>, sender: &Sender<Message>) -> Result<(), LoopGone> {
+fn tell(seen: anyhow::Result<Option<Touched>>, sender: &SyncSender<Message>) -> Result<(), LoopGone> {
     let (message, end) = match seen {
         Ok(None) => return Ok(()),
         Ok(Some(table)) => (Message::Event(Event::Touched(table)), false),
@@ -134,7 +151,7 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> anyhow::Result<()>
 }
 
 /// Hands events and the time to the loop. What has arrived while the loop was at work is planned together.
-fn drive(mut reconciler: Reconciler, receiver: &Receiver<Message>) -> anyhow::Result<()> {
+fn drive(mut reconciler: Reconciler, receiver: &Receiver<Message>, health: &Health) -> anyhow::Result<()> {
     loop {
         let now = clock::now();
         let first = match reconciler.next_wakeup(now).map(|due| due.saturating_sub(now)) {
@@ -146,9 +163,13 @@ fn drive(mut reconciler: Reconciler, receiver: &Receiver<Message>) -> anyhow::Re
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => bail!("all sources have ended"),
         };
-        for message in first.into_iter().chain(std::iter::from_fn(|| receiver.try_recv().ok())) {
+        let waiting = std::iter::from_fn(|| receiver.try_recv().ok()).take(BACKLOG);
+        for message in first.into_iter().chain(waiting) {
             match message {
-                Message::Event(event) => reconciler.handle(event),
+                Message::Event(event) => {
+                    health.queued(Instant::now());
+                    reconciler.handle(event);
+                }
                 Message::Stop(signal) => {
                     info!(signal, "stops; virtual servers, routes and packet rules stay as they are");
                     return Ok(());
@@ -156,15 +177,21 @@ fn drive(mut reconciler: Reconciler, receiver: &Receiver<Message>) -> anyhow::Re
                 Message::Failed(error) => return Err(error),
             }
         }
-        step(&mut reconciler);
+        step(&mut reconciler, health);
     }
 }
 
-fn step(reconciler: &mut Reconciler) {
+fn step(reconciler: &mut Reconciler, health: &Health) {
     let begin = clock::now();
     let report = reconciler.step(begin);
     if !report.is_quiet() {
         let took = clock::now().saturating_sub(begin);
         info!(?took, "sync: {report}");
+    }
+    if report.completed_start {
+        health.programmed();
+    }
+    if reconciler.is_running() && !reconciler.has_backlog() {
+        health.applied();
     }
 }

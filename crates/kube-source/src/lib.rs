@@ -1,16 +1,18 @@
 //! Where Services, EndpointSlices and the own Node come from.
 //!
 //! [`wire`] reads API objects leniently, [`convert`] turns them into the valid types of `service-model` and says what
-//! is wrong with the rest ([`Problem`]), and [`ManifestSource`] delivers them from a directory of YAML or JSON files,
-//! following changes.
+//! is wrong with the rest ([`Problem`]), [`ApiSource`] delivers them from a cluster's API server, and [`ManifestSource`]
+//! from a directory of YAML or JSON files; both follow changes.
 //!
 //! Deliberately not here: any decision on what is programmed, and any memory of endpoints beyond what a source needs to
 //! tell changes.
 
+mod api;
 pub mod convert;
 mod manifests;
 mod problem;
 pub mod wire;
 
+pub use api::{ApiOptions, ApiSource, ApiStatus, ConnectError, Delivery, Listener};
 pub use manifests::{Batch, ManifestError, ManifestSource};
 pub use problem::{Converted, Problem};

@@ -60,8 +60,10 @@ impl NodeFacts {
 /// Which virtual servers are ours. IPVS entries carry no tag, so this predicate is all there is.
 #[derive(Clone, Debug, Default)]
 pub struct Ownership {
-    /// Prefixes of ClusterIPs: everything in them is ours.
+    /// Prefixes of ClusterIPs as configured: everything in them is ours.
     pub service_cidrs: Vec<IpNetwork>,
+    /// Prefixes of ClusterIPs that the cluster tells; the same holds.
+    pub announced_cidrs: Vec<IpNetwork>,
     /// Never ours, whatever else says so.
     pub exclude_cidrs: Vec<IpNetwork>,
     /// Keys that we wrote: those that our packet rules name ([`crate::Mirror::tagged`]), and those added since.
@@ -74,7 +76,8 @@ impl Ownership {
         if self.excludes(vs) {
             return false;
         }
-        let in_cidrs = |vip: IpAddr| self.service_cidrs.iter().any(|net| net.contains(vip));
+        let mut cidrs = self.service_cidrs.iter().chain(&self.announced_cidrs);
+        let mut in_cidrs = |vip: IpAddr| cidrs.any(|net| net.contains(vip));
         self.written.contains(vs) || vs.vip_port().is_some_and(|vip| in_cidrs(vip.addr))
     }
 

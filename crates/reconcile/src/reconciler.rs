@@ -159,6 +159,11 @@ impl Reconciler {
         self.phase == Phase::Running
     }
 
+    /// Whether changes wait that [`Reconciler::step`] has not planned yet.
+    pub fn has_backlog(&self) -> bool {
+        !self.backlog.is_empty() || self.model.has_dirty()
+    }
+
     /// The real servers that are on their way out.
     pub fn drains(&self, now: Time) -> Vec<DrainLine> {
         let line = |(key, drain): (&Key, &drain::Drain)| DrainLine {
@@ -201,6 +206,7 @@ impl Reconciler {
 
     /// Takes the layout and the facts of the node over from the model.
     fn refresh_node(&mut self, touch: &mut Touch) {
+        self.refresh_ownership();
         if !self.model.take_node_changed() {
             return;
         }
@@ -212,6 +218,15 @@ impl Reconciler {
         }
         let addresses = self.facts.addresses.clone();
         self.replace_facts(addresses, touch);
+    }
+
+    /// Takes over which prefixes are ours; what lies in a new one is compared by the next audit.
+    fn refresh_ownership(&mut self) {
+        let announced = self.model.service_cidrs();
+        if self.config.ownership.announced_cidrs != announced {
+            self.config.ownership.announced_cidrs = announced.to_vec();
+            self.audit.request();
+        }
     }
 
     /// Computes the intents of as many dirty services as one step takes, critical ones alone at first.

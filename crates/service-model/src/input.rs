@@ -157,6 +157,8 @@ pub enum ModelEvent {
     SliceDeleted(SliceName),
     /// The own Node was added or changed.
     NodeApplied(Node),
+    /// Prefixes that the cluster takes ClusterIPs from, all of them, changed.
+    ServiceCidrsApplied(Vec<ipnetwork::IpNetwork>),
     /// All Services, EndpointSlices and the Node have been delivered at least once.
     Synced,
 }

@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use ipnetwork::IpNetwork;
 use lb_types::{IpFamily, RealServerId, ServiceName};
 
 use crate::{
@@ -24,6 +25,7 @@ pub struct ServiceModel {
     owners: HashMap<SliceName, ServiceName>,
     node: Node,
     node_changed: bool,
+    service_cidrs: Vec<IpNetwork>,
     dirty: BTreeSet<ServiceName>,
     synced: bool,
     interner: Interner,
@@ -51,6 +53,7 @@ impl ServiceModel {
             ModelEvent::SliceApplied(slice) => self.apply_slice(slice),
             ModelEvent::SliceDeleted(name) => self.delete_slice(&name),
             ModelEvent::NodeApplied(node) => self.apply_node(node),
+            ModelEvent::ServiceCidrsApplied(cidrs) => self.service_cidrs = cidrs,
             ModelEvent::Synced => self.synced = true,
         }
     }
@@ -63,6 +66,11 @@ impl ServiceModel {
     /// Facts about the own Node; empty until known.
     pub fn node(&self) -> &Node {
         &self.node
+    }
+
+    /// Prefixes that the cluster takes ClusterIPs from; empty until known.
+    pub fn service_cidrs(&self) -> &[IpNetwork] {
+        &self.service_cidrs
     }
 
     /// Whether any fact about the Node changed since the last call. Services whose endpoints depend on it are dirty

@@ -1,66 +1,13 @@
-//! What the process tells about itself: for now its log lines.
+//! What the process tells about itself: log lines, and health over HTTP.
 //!
-//! Deliberately not here: what is logged, and where.
+//! Reading order: [`init_logging`], [`Health`] (what is told), [`serve`] (how).
+//!
+//! Deliberately not here: what is logged, and what makes the process healthy.
 
-use std::{io, str::FromStr};
+mod health;
+mod logging;
+mod server;
 
-use tracing_subscriber::{EnvFilter, fmt};
-
-/// How a log line looks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object per line.
-    Json,
-}
-
-/// A log format that does not exist.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown log format {0:?}: expected text or json")]
-pub struct UnknownLogFormat(pub String);
-
-impl FromStr for LogFormat {
-    type Err = UnknownLogFormat;
-
-    fn from_str(text: &str) -> Result<Self, UnknownLogFormat> {
-        match text {
-            "text" => Ok(LogFormat::Text),
-            "json" => Ok(LogFormat::Json),
-            other => Err(UnknownLogFormat(other.to_owned())),
-        }
-    }
-}
-
-/// Logs to standard error from now on. `verbosity` is klog's: up to 3 one line per sync that changed something, from 4
-/// one per write, from 6 everything.
-pub fn init_logging(format: LogFormat, verbosity: u8) {
-    let filter = EnvFilter::new(level(verbosity));
-    let lines = fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
-    // A second call (in tests) keeps the first one's settings.
-    let _already_set = match format {
-        LogFormat::Text => lines.with_ansi(false).try_init(),
-        LogFormat::Json => lines.json().flatten_event(true).try_init(),
-    };
-}
-
-const fn level(verbosity: u8) -> &'static str {
-    match verbosity {
-        0..4 => "info",
-        4..6 => "debug",
-        _ => "trace",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn formats_and_levels() {
-        assert_eq!("json".parse(), Ok(LogFormat::Json));
-        assert!("xml".parse::<LogFormat>().unwrap_err().to_string().contains("text or json"));
-        assert_eq!([0, 3, 4, 6, 10].map(level), ["info", "info", "debug", "trace", "trace"]);
-    }
-}
+pub use health::{Health, SourceStatus};
+pub use logging::{LogFormat, UnknownLogFormat, init_logging};
+pub use server::{Bound, serve};

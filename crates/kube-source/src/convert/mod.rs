@@ -7,6 +7,7 @@
 mod address;
 mod node;
 mod service;
+mod service_cidr;
 mod settings;
 mod slice;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use crate::{
 
 pub use node::node;
 pub use service::service;
+pub use service_cidr::service_cidr;
 pub use slice::slice;
 
 /// Namespace and name of an object; `kubectl` too takes `default` where no namespace is written. `None` without a name.

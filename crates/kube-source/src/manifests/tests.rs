@@ -66,6 +66,7 @@ fn summary(batch: &Batch) -> Vec<String> {
         ModelEvent::SliceApplied(slice) => format!("+slice {}", slice.name.name),
         ModelEvent::SliceDeleted(name) => format!("-slice {}", name.name),
         ModelEvent::NodeApplied(node) => format!("+node {}", node.name),
+        ModelEvent::ServiceCidrsApplied(cidrs) => format!("cidrs {cidrs:?}"),
         ModelEvent::Synced => "synced".to_owned(),
     };
     batch.events.iter().map(short).collect()

@@ -17,6 +17,7 @@ pub struct Metadata {
     pub name: Scalar,
     pub namespace: Scalar,
     pub uid: Scalar,
+    pub resource_version: Scalar,
     pub creation_timestamp: Scalar,
     pub labels: Labels,
     pub annotations: Labels,
@@ -52,7 +53,16 @@ pub struct EndpointSlice {
     pub endpoints: List<Object<Endpoint>>,
 }
 
-/// `spec` of a Service or a Node. No name means two things, so one type reads both, even where the kind comes last.
+/// `networking.k8s.io/v1` ServiceCIDR
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+#[expect(missing_docs, reason = "the API's names")]
+pub struct ServiceCidr {
+    pub metadata: Object<Metadata>,
+    pub spec: Object<Spec>,
+}
+
+/// `spec` of all kinds that have one. No name means two things, so one type reads all, even where the kind comes last.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 #[expect(missing_docs, reason = "the API's names")]
@@ -75,6 +85,8 @@ pub struct Spec {
     pub pod_cidr: Scalar,
     #[serde(rename = "podCIDRs")]
     pub pod_cidrs: List<Scalar>,
+    // ServiceCIDR
+    pub cidrs: List<Scalar>,
 }
 
 /// `spec.ports[]` of a Service

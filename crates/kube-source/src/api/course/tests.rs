@@ -1,0 +1,182 @@
+use super::*;
+
+const CLOSED: End = End::Closed { lived: false };
+
+fn refused(code: u16, reason: &str) -> End {
+    End::Refused { code, reason: reason.into(), message: String::new(), retry_after: None }
+}
+
+fn broken() -> End {
+    End::Broken("connection refused".into())
+}
+
+fn page(next: &str) -> End {
+    End::Page { version: "50".into(), next: next.into() }
+}
+
+fn show(ask: &Ask) -> String {
+    let or_newest = |version: &Option<String>| version.clone().unwrap_or_else(|| "newest".into());
+    match ask {
+        Ask::StreamingList { not_older_than } => format!("stream {}", or_newest(not_older_than)),
+        Ask::List { not_older_than, page: None } => format!("list {}", or_newest(not_older_than)),
+        Ask::List { page: Some(page), .. } => format!("page {page}"),
+        Ask::Watch { version } => format!("watch {version}"),
+    }
+}
+
+/// A course that has followed everything up to version 10.
+fn watching() -> Course {
+    let mut course = Course::new(Some(34));
+    course.list_complete("10");
+    course.saw(Some("10"));
+    course.ended(&CLOSED);
+    course
+}
+
+fn after(mut course: Course, ends: &[End]) -> String {
+    for end in ends {
+        course.ended(end);
+    }
+    show(&course.next())
+}
+
+#[test]
+fn what_is_asked_first_depends_on_the_server() {
+    for (minor, expect) in [
+        (None, "stream newest"),
+        (Some(34), "stream newest"),
+        (Some(27), "stream newest"),
+        (Some(26), "list 0"),
+    ] {
+        assert_eq!(show(&Course::new(minor).next()), expect, "{minor:?}");
+    }
+    let refusal = [refused(422, "Invalid")];
+    assert_eq!(after(Course::new(Some(30)), &refusal), "list 0", "protects etcd");
+    assert_eq!(after(Course::new(Some(31)), &refusal), "list newest", "from the cache, and consistent");
+    assert_eq!(after(Course::new(None), &refusal), "list 0");
+}
+
+#[test]
+fn a_server_without_streaming_lists_is_asked_for_pages() {
+    let mut course = Course::new(None);
+    assert_eq!(course.ended(&refused(422, "Invalid")), Next { pause: Duration::ZERO, failing: None });
+    assert_eq!(show(&course.next()), "list 0");
+    course.ended(&page("p2"));
+    assert_eq!(show(&course.next()), "page p2");
+    course.ended(&page(""));
+    assert_eq!(show(&course.next()), "watch 50");
+    assert_eq!(
+        after(course.clone(), &[refused(410, "Gone")]),
+        "list newest",
+        "it is not asked again for a stream"
+    );
+    course.ended(&refused(400, "BadRequest"));
+    assert_eq!(show(&course.next()), "watch 50");
+}
+
+#[test]
+fn a_server_that_ignores_the_wish_for_a_streaming_list() {
+    let mut course = Course::new(None);
+    course.saw(Some("3"));
+    course.ended(&End::Quiet);
+    assert_eq!(show(&course.next()), "list 0", "no version was learned from the begin of a watch");
+}
+
+#[test]
+fn a_stream_that_breaks_off_again_and_again_is_given_up() {
+    let mut course = Course::new(None);
+    for _ in 0..2 {
+        course.saw(Some("3"));
+        course.ended(&CLOSED);
+        assert_eq!(show(&course.next()), "stream newest");
+    }
+    course.ended(&broken());
+    assert_eq!(show(&course.next()), "list 0");
+}
+
+#[test]
+fn a_watch_is_resumed_where_it_ended() {
+    for end in [
+        CLOSED,
+        broken(),
+        End::Silent,
+        End::Quiet,
+        refused(500, "InternalError"),
+        refused(401, "Unauthorized"),
+    ] {
+        let mut course = watching();
+        course.saw(Some("12"));
+        course.saw(None);
+        course.saw(Some(""));
+        course.ended(&end);
+        assert_eq!(show(&course.next()), "watch 12", "{end:?}");
+    }
+}
+
+#[test]
+fn what_may_have_cost_an_event_leads_to_a_list() {
+    assert_eq!(after(watching(), &[End::Garbled("eof".into())]), "stream 10");
+    for expired in [refused(410, "Expired"), refused(410, "Gone"), refused(0, "Expired")] {
+        assert_eq!(after(watching(), &[expired]), "stream newest");
+    }
+}
+
+#[test]
+fn a_version_that_the_server_does_not_take_is_given_up() {
+    let too_large = refused(504, "Timeout");
+    assert_eq!(after(watching(), &[too_large.clone(), too_large.clone()]), "watch 10");
+    assert_eq!(after(watching(), &[too_large.clone(), too_large.clone(), too_large]), "stream newest");
+    for about_us in [refused(429, "TooManyRequests"), refused(403, "Forbidden"), refused(401, "Unauthorized")]
+    {
+        assert_eq!(after(watching(), &vec![about_us; 20]), "watch 10");
+    }
+    assert_eq!(after(watching(), &vec![broken(); 20]), "watch 10");
+}
+
+#[test]
+fn a_broken_page_begins_the_list_anew() {
+    let mut course = Course::new(Some(20));
+    course.ended(&page("p2"));
+    assert_eq!(after(course.clone(), &[refused(410, "Expired")]), "list newest");
+    assert_eq!(after(course, &[broken()]), "list 0");
+}
+
+#[test]
+fn pauses_double_and_end_with_what_arrives() {
+    let mut course = watching();
+    let pauses: Vec<_> = (0..9).map(|_| course.ended(&broken()).pause.as_millis()).collect();
+    assert_eq!(pauses, [200, 400, 800, 1600, 3200, 6400, 12_800, 15_000, 15_000]);
+    course.saw(Some("11"));
+    assert_eq!(course.ended(&CLOSED).pause, Duration::ZERO);
+    assert_eq!(
+        course.ended(&CLOSED).pause,
+        FIRST_PAUSE,
+        "a server that only hangs up is not asked without pause"
+    );
+    let busy = End::Refused {
+        code: 429,
+        reason: "TooManyRequests".into(),
+        message: String::new(),
+        retry_after: Some(Duration::from_secs(5)),
+    };
+    assert_eq!(watching().ended(&busy).pause, Duration::from_secs(5));
+}
+
+#[test]
+fn watches_without_any_change_are_no_failure() {
+    for end in [End::Quiet, End::Closed { lived: true }] {
+        let mut course = watching();
+        for _ in 0..5 {
+            assert_eq!(course.ended(&end), Next { pause: Duration::ZERO, failing: None }, "{end:?}");
+        }
+    }
+}
+
+#[test]
+fn the_second_failure_and_definite_refusals_are_worth_a_word() {
+    let mut course = watching();
+    assert_eq!(course.ended(&broken()).failing, None);
+    assert_eq!(course.ended(&broken()).failing.as_deref(), Some("connection refused"));
+    assert!(watching().ended(&refused(403, "Forbidden")).failing.is_some());
+    assert!(watching().ended(&refused(410, "Expired")).failing.is_none());
+}

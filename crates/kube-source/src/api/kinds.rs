@@ -1,0 +1,157 @@
+//! The kinds of objects that are followed, and what one of them means.
+
+use std::sync::Arc;
+
+use ipnetwork::IpNetwork;
+use lb_types::ServiceName;
+use serde::{Deserialize, de::DeserializeOwned};
+use service_model::{ModelEvent, SliceName};
+
+use crate::{
+    Converted, Problem, convert,
+    wire::{self, Metadata, Object},
+};
+
+/// Namespace and name; the namespace of a Node or ServiceCIDR means nothing.
+pub(super) type Name = (Arc<str>, Arc<str>);
+
+/// What is followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Kind {
+    Node,
+    ServiceCidr,
+    Service,
+    EndpointSlice,
+}
+
+/// What an object says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    /// To be passed on as it is.
+    Event(ModelEvent),
+    /// One part of what [`ModelEvent::ServiceCidrsApplied`] says.
+    Cidrs(Vec<IpNetwork>),
+}
+
+/// An object as read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Item {
+    /// `None`: the object cannot even be named.
+    pub(super) name: Option<Name>,
+    /// `metadata.resourceVersion`
+    pub(super) version: Option<Arc<str>>,
+    /// `None` if nothing of it is served.
+    pub(super) content: Option<Content>,
+    pub(super) problems: Vec<Problem>,
+}
+
+impl Kind {
+    pub(super) const ALL: [Kind; 4] = [Kind::Node, Kind::ServiceCidr, Kind::Service, Kind::EndpointSlice];
+
+    /// As `kubectl api-resources` names it.
+    pub(super) const fn resource(self) -> &'static str {
+        match self {
+            Kind::Node => "nodes",
+            Kind::ServiceCidr => "servicecidrs",
+            Kind::Service => "services",
+            Kind::EndpointSlice => "endpointslices",
+        }
+    }
+
+    pub(super) const fn path(self) -> &'static str {
+        match self {
+            Kind::Node => "/api/v1/nodes",
+            Kind::ServiceCidr => "/apis/networking.k8s.io/v1/servicecidrs",
+            Kind::Service => "/api/v1/services",
+            Kind::EndpointSlice => "/apis/discovery.k8s.io/v1/endpointslices",
+        }
+    }
+
+    /// Whether nothing is programmed before the first list, come what may. ServiceCIDRs exist since Kubernetes 1.33,
+    /// and a proxy that may not read its Node works but for what the Node says.
+    pub(super) const fn is_vital(self) -> bool {
+        matches!(self, Kind::Service | Kind::EndpointSlice)
+    }
+
+    /// Selectors as in `newInformerFactory` (cmd/kube-proxy/app/server.go).
+    pub(super) fn selector(self, node_name: &str) -> Option<(&'static str, String)> {
+        let label = |text: &str| Some(("labelSelector", text.to_owned()));
+        match self {
+            Kind::Node => Some(("fieldSelector", format!("metadata.name={node_name}"))),
+            Kind::ServiceCidr => None,
+            Kind::Service => label("!service.kubernetes.io/service-proxy-name"),
+            Kind::EndpointSlice => label("!service.kubernetes.io/headless"),
+        }
+    }
+
+    /// Reads one object. Fails only where the text is not JSON; everything else is a problem of that object.
+    pub(super) fn read(self, json: &str) -> Result<Item, serde_json::Error> {
+        Ok(match self {
+            Kind::Node => item(&parse::<wire::Node>(json)?, |wire| {
+                converted(convert::node(wire), |node| Content::Event(ModelEvent::NodeApplied(node)))
+            }),
+            Kind::ServiceCidr => item(&parse::<wire::ServiceCidr>(json)?, |wire| {
+                converted(convert::service_cidr(wire), Content::Cidrs)
+            }),
+            Kind::Service => item(&parse::<wire::Service>(json)?, |wire| {
+                converted(convert::service(wire), |service| {
+                    Content::Event(ModelEvent::ServiceApplied(service))
+                })
+            }),
+            Kind::EndpointSlice => item(&parse::<wire::EndpointSlice>(json)?, |wire| {
+                converted(convert::slice(wire), |slice| Content::Event(ModelEvent::SliceApplied(slice)))
+            }),
+        })
+    }
+
+    /// What the disappearance of an object means. A Node that is gone changes nothing (`OnNodeDelete` in
+    /// pkg/proxy/node.go).
+    pub(super) fn deleted(self, (namespace, name): Name) -> Option<ModelEvent> {
+        match self {
+            Kind::Node | Kind::ServiceCidr => None,
+            Kind::Service => Some(ModelEvent::ServiceDeleted(ServiceName { namespace, name })),
+            Kind::EndpointSlice => Some(ModelEvent::SliceDeleted(SliceName { namespace, name })),
+        }
+    }
+}
+
+trait HasMetadata: DeserializeOwned + Default {
+    fn metadata(&self) -> &Object<Metadata>;
+}
+
+macro_rules! has_metadata {
+    ($($kind:ident)*) => {
+        $(impl HasMetadata for wire::$kind {
+            fn metadata(&self) -> &Object<Metadata> {
+                &self.metadata
+            }
+        })*
+    };
+}
+
+has_metadata!(Node ServiceCidr Service EndpointSlice);
+
+fn parse<T: DeserializeOwned + Default>(json: &str) -> Result<T, serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_str(json);
+    let object = Object::<T>::deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(object.value)
+}
+
+fn item<T: HasMetadata>(wire: &T, convert: impl FnOnce(&T) -> (Option<Content>, Vec<Problem>)) -> Item {
+    let metadata = wire.metadata();
+    let (content, problems) = convert(wire);
+    Item {
+        name: convert::object_name(metadata),
+        version: metadata.value.resource_version.text().map(Arc::from),
+        content,
+        problems,
+    }
+}
+
+fn converted<T>(
+    converted: Converted<T>,
+    content: impl FnOnce(T) -> Content,
+) -> (Option<Content>, Vec<Problem>) {
+    (converted.object.map(content), converted.problems)
+}

@@ -1,0 +1,136 @@
+//! Objects from the API server: listed once, then watched.
+//!
+//! Reading order: [`ApiOptions`], [`ApiSource`], [`Delivery`]; then `course` (what is asked next, pure), `body` (what
+//! the server sends), `kinds` (what an object means), `known` (what was passed on), `follow` (requests and their ends)
+//! and `sink` (where the kinds meet).
+//!
+//! An object goes straight from its line of JSON into an event; nothing of it is kept here but its name and version.
+
+mod body;
+mod connect;
+mod course;
+mod follow;
+mod kinds;
+mod known;
+mod sink;
+
+use std::{cell::RefCell, fmt, path::PathBuf, rc::Rc, sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+
+use tokio::runtime::Runtime;
+
+use crate::Batch;
+use connect::Connector;
+use follow::Follower;
+use kinds::Kind;
+use sink::Sink;
+
+pub use connect::ConnectError;
+
+/// How the API server is reached and what is asked of it.
+#[derive(Clone, Debug)]
+pub struct ApiOptions {
+    /// Credentials and address; the Pod's service account if there is none.
+    pub kubeconfig: Option<PathBuf>,
+    /// Address that overrides the one found there.
+    pub master: Option<String>,
+    /// Only the Node of this name is read.
+    pub node_name: Arc<str>,
+    /// A watch over which nothing arrived for this time is given up and resumed. API servers send a bookmark about
+    /// every minute (`bookmarkFrequency` in staging/src/k8s.io/apiserver/pkg/storage/cacher/cacher.go).
+    pub silence: Duration,
+}
+
+impl ApiOptions {
+    /// Longest silence that is believed.
+    pub const SILENCE: Duration = Duration::from_secs(150);
+}
+
+/// What is passed on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// Objects changed.
+    Objects(Batch),
+    /// It became known, or changed, whether a kind of objects is up to date.
+    Status(&'static str, ApiStatus),
+}
+
+/// Whether a kind of objects is up to date.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ApiStatus {
+    /// Changes arrive.
+    Following,
+    /// They do not; the last objects stay.
+    Failing(Arc<str>),
+}
+
+impl fmt::Display for ApiStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ApiStatus::Following => f.write_str("following"),
+            ApiStatus::Failing(reason) => f.write_str(reason),
+        }
+    }
+}
+
+/// Whether anybody still listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listener {
+    /// Go on.
+    Listens,
+    /// The source can end.
+    Gone,
+}
+
+/// Services, EndpointSlices, the own Node and ServiceCIDRs of a cluster.
+pub struct ApiSource {
+    options: ApiOptions,
+    connector: Connector,
+    runtime: Runtime,
+}
+
+impl ApiSource {
+    /// Kinds of objects without which nothing can be done, as a [`Delivery::Status`] names them.
+    pub const VITAL: [&str; 2] = [Kind::Service.resource(), Kind::EndpointSlice.resource()];
+
+    /// Reads credentials; does not connect yet.
+    pub fn open(options: ApiOptions) -> Result<Self, ConnectError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()
+            .map_err(ConnectError::Runtime)?;
+        let connector = Connector::open(&options, &runtime)?;
+        Ok(ApiSource { options, connector, runtime })
+    }
+
+    /// Address of the server.
+    pub fn url(&self) -> String {
+        self.connector.url()
+    }
+
+    /// Follows until the listener is gone. Blocks the thread.
+    ///
+    /// The first [`Delivery::Objects`] batches end with one that contains [`service_model::ModelEvent::Synced`], once
+    /// all kinds have been listed.
+    pub fn run(self, mut listener: impl FnMut(Delivery) -> Listener) {
+        let ApiSource { options, connector, runtime } = self;
+        runtime.block_on(follow_all(&options, connector, &mut listener));
+    }
+}
+
+async fn follow_all(
+    options: &ApiOptions,
+    connector: Connector,
+    listener: &mut dyn FnMut(Delivery) -> Listener,
+) {
+    let sink = Rc::new(RefCell::new(Sink::new(listener)));
+    let end = sink.borrow().end();
+    let connector = Rc::new(connector);
+    let follow = |kind: Kind| Follower::new(kind, options, Rc::clone(&connector), Rc::clone(&sink)).run();
+    tokio::select! {
+        _ = join_all(Kind::ALL.map(follow)) => {}
+        () = end.notified() => {}
+    }
+}
