@@ -144,7 +144,7 @@ fn node_name(flags: &Flags) -> Result<String, String> {
 
 fn source(flags: &Flags, check: &mut Check) -> Source {
     let given = |text: &&String| !text.is_empty();
-    let kubeconfig = flags.kubeconfig.clone().filter(|path| !path.as_os_str().is_empty());
+    let kubeconfig = flags.kubeconfig.as_ref().filter(given).map(PathBuf::from);
     let master = flags.master.as_ref().filter(given).cloned();
     match &flags.manifests {
         Some(dir) => {

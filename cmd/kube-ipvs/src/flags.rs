@@ -34,7 +34,7 @@ pub enum Command {
 pub struct Flags {
     /// File with address and credentials of the API server; without it and --master, the Pod's service account
     #[arg(long, global = true, value_name = "FILE")]
-    pub kubeconfig: Option<PathBuf>,
+    pub kubeconfig: Option<String>,
 
     /// URL of the API server, in the place of the one in the kubeconfig
     #[arg(long, global = true, value_name = "URL")]
