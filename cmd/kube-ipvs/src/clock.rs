@@ -1,10 +1,21 @@
-//! The only clock.
+//! The only clocks.
+
+use std::time::Duration;
 
 use drain::Time;
 use rustix::time::{ClockId, clock_gettime};
 
 /// Time since boot, suspended time included.
 pub fn now() -> Time {
-    let time = clock_gettime(ClockId::Boottime);
-    Time::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())
+    read(ClockId::Boottime)
+}
+
+/// Processor time of the calling thread so far, that of the kernel in its system calls included.
+pub fn spent() -> Duration {
+    read(ClockId::ThreadCPUTime)
+}
+
+fn read(clock: ClockId) -> Duration {
+    let time = clock_gettime(clock);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())
 }

@@ -102,6 +102,12 @@ impl Settings {
         check.ensure(!flags.ipvs_sync_period.is_zero(), || {
             "--ipvs-sync-period: must be greater than 0".into()
         });
+        check.ensure(flags.ipvs_min_sync_period <= flags.ipvs_sync_period, || {
+            format!(
+                "--ipvs-min-sync-period: {:?} is longer than --ipvs-sync-period ({:?})",
+                flags.ipvs_min_sync_period, flags.ipvs_sync_period
+            )
+        });
         let reconcile = Config {
             planner: planner(flags, &node_name, &mut check),
             local_mode,
@@ -112,6 +118,7 @@ impl Settings {
             },
             drain: drain(flags, &mut check),
             sync_period: flags.ipvs_sync_period,
+            min_sync_period: flags.ipvs_min_sync_period,
             ..Config::default()
         };
         let settings = Settings {
@@ -249,6 +256,7 @@ mod tests {
         assert_eq!(settings.reconcile.drain, drain::Settings::default());
         assert_eq!(settings.reconcile.planner.scheduler, Scheduler::RR);
         assert_eq!(settings.reconcile.local_mode, LocalMode::ClusterCidr(Vec::new()));
+        assert!(settings.reconcile.min_sync_period.is_zero(), "every change at once");
     }
 
     #[test]
@@ -258,6 +266,7 @@ mod tests {
             "--detect-local-mode=Magic",
             "--ipvs-scheduler=fair",
             "--ipvs-sync-period=0",
+            "--ipvs-min-sync-period=1s",
             "--graceful-policy=never",
             "--graceful-endpoint-gone=ignore",
             "--conn-reuse-mode=7",
@@ -275,6 +284,7 @@ mod tests {
             "--detect-local-mode: unknown mode \"Magic\"",
             "--ipvs-scheduler: unknown IPVS scheduler \"fair\"",
             "--ipvs-sync-period: must",
+            "--ipvs-min-sync-period: 1s is longer than --ipvs-sync-period (0ns)",
             "--graceful-policy: unknown",
             "--graceful-endpoint-gone: unknown",
             "--conn-reuse-mode: ",

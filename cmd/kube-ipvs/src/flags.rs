@@ -86,6 +86,10 @@ pub struct Flags {
     #[arg(long, global = true, default_value = "30s", value_parser = go::duration, value_name = "DURATION")]
     pub ipvs_sync_period: Duration,
 
+    /// Shortest time between two syncs; 0 syncs every change at once
+    #[arg(long, global = true, default_value = "0", value_parser = go::duration, value_name = "DURATION")]
+    pub ipvs_min_sync_period: Duration,
+
     /// Virtual servers in these ranges are never deleted
     #[arg(long, global = true, value_delimiter = ',', value_name = "CIDR,...")]
     pub ipvs_exclude_cidrs: Vec<String>,

@@ -182,10 +182,12 @@ fn drive(mut reconciler: Reconciler, receiver: &Receiver<Message>, health: &Heal
 }
 
 fn step(reconciler: &mut Reconciler, health: &Health) {
-    let begin = clock::now();
+    let (begin, spent) = (clock::now(), clock::spent());
     let report = reconciler.step(begin);
+    let end = clock::now();
+    reconciler.spent(clock::spent().saturating_sub(spent), end);
     if !report.is_quiet() {
-        let took = clock::now().saturating_sub(begin);
+        let took = end.saturating_sub(begin);
         info!(?took, "sync: {report}");
     }
     if report.completed_start {

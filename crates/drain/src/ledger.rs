@@ -2,6 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    num::NonZeroU16,
     time::Duration,
 };
 
@@ -84,6 +86,9 @@ impl Drain {
 pub struct Ledger {
     drains: BTreeMap<Key, Drain>,
     last_poll: Option<Time>,
+    /// Begin of the youngest drain since nothing drained; it may have ended since, which only means that the others
+    /// are polled often for a little longer.
+    youngest: Time,
 }
 
 impl Ledger {
@@ -113,6 +118,7 @@ impl Ledger {
             }
             None => {
                 let drain = Drain { cause, since: now, settings, last_activity: now, bytes: None, due: None };
+                self.youngest = if self.drains.is_empty() { now } else { self.youngest.max(now) };
                 self.drains.insert(key, drain);
                 true
             }
@@ -155,7 +161,10 @@ impl Ledger {
     ///
     /// Often while a drain is young, because that is when connections end; rarely once it has become a long one.
     pub fn next_poll(&self) -> Option<Time> {
-        let youngest = self.drains.values().map(|drain| drain.since).max()?;
+        if self.drains.is_empty() {
+            return None;
+        }
+        let youngest = self.youngest;
         let last = self.last_poll.unwrap_or_default().max(youngest);
         let interval = match last.saturating_sub(youngest).as_secs() {
             0..10 => Duration::from_millis(500),
@@ -173,6 +182,13 @@ impl Ledger {
     /// All drains, by key.
     pub fn iter(&self) -> impl Iterator<Item = (&Key, &Drain)> {
         self.drains.iter()
+    }
+
+    /// The draining real servers of one virtual server.
+    pub fn of(&self, vs: &VirtualServerId) -> impl Iterator<Item = &Key> {
+        let lowest =
+            Key { vs: *vs, rs: RealServerId { addr: Ipv4Addr::UNSPECIFIED.into(), port: NonZeroU16::MIN } };
+        self.drains.range(lowest..).map(|(key, _)| key).take_while(|key| key.vs == *vs)
     }
 
     /// One drain.

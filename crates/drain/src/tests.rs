@@ -121,3 +121,15 @@ fn polling_slows_down_with_age() {
     }
     assert!((100..200).contains(&polls), "{polls} polls in ten minutes");
 }
+
+#[test]
+fn the_drains_of_one_virtual_server_are_found_among_others() {
+    let mut ledger = Ledger::default();
+    let keys = [key(Protocol::Tcp, 1), key(Protocol::Tcp, 2), key(Protocol::Sctp, 1)];
+    for key in keys {
+        ledger.begin(key, Cause::Terminating, Settings::default(), at(0));
+    }
+    assert_eq!(ledger.of(&keys[0].vs).copied().collect::<Vec<_>>(), keys[..2]);
+    assert_eq!(ledger.of(&keys[2].vs).copied().collect::<Vec<_>>(), keys[2..]);
+    assert_eq!(ledger.of(&key(Protocol::Udp, 1).vs).count(), 0);
+}

@@ -1,7 +1,7 @@
 //! Taking over what the kernel holds at start, and what is left over in it.
 
 use dataplane::TableError;
-use lb_types::{IpFamily, SysctlOp};
+use lb_types::SysctlOp;
 use planner::{Mirror, MirrorServer, NodeFacts, Touch};
 use tracing::{error, info};
 
@@ -49,7 +49,7 @@ impl Reconciler {
     }
 
     fn wanted_sysctls(&self) -> Vec<SysctlOp> {
-        let ipv6 = self.model.services().any(|service| service.cluster_ip(IpFamily::V6).is_some());
+        let ipv6 = self.model.has_ipv6();
         let for_ipv6 = self.config.ipv6_sysctls.iter().filter(|_| ipv6);
         self.config.sysctls.iter().chain(for_ipv6).cloned().collect()
     }
@@ -57,6 +57,7 @@ impl Reconciler {
     /// Writes kernel parameters that differ; a refusal is an error to report, not a reason to leave the node without
     /// services.
     pub(crate) fn write_sysctls(&mut self, report: &mut Report) {
+        self.sysctls_for_ipv6 = self.model.has_ipv6();
         let pending = self.pending_sysctls().unwrap_or_else(|_| self.wanted_sysctls());
         for op in pending {
             match self.tables.sysctls.write(&op) {

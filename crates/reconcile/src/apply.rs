@@ -88,8 +88,8 @@ impl Reconciler {
             Err(error) => return self.ipvs_call_failed(ops, &error, now, report),
         };
         if outcome.replies_lost {
-            warn!("answers of the kernel were lost: virtual servers are dumped again");
-            self.audit.request();
+            warn!("answers of the kernel were lost: the virtual servers concerned are dumped again");
+            self.suspects.add_servers(ops.iter().map(IpvsOp::virtual_server));
         }
         let mut failed = outcome.failed.iter().peekable();
         for (index, op) in ops.iter().enumerate() {
@@ -113,8 +113,7 @@ impl Reconciler {
                 self.end_drain(&key, how, now, report);
             }
             IpvsOp::DeleteVirtualServer { vs } => {
-                let keys: Vec<_> =
-                    self.ledger.iter().map(|(key, _)| *key).filter(|key| key.vs == vs).collect();
+                let keys: Vec<_> = self.ledger.of(&vs).copied().collect();
                 keys.iter()
                     .for_each(|key| self.end_drain(key, "removed with its virtual server", now, report));
                 self.config.ownership.written.remove(&vs);
@@ -140,7 +139,7 @@ impl Reconciler {
             error!(%service, "{op}: {reason}; will be tried again");
         }
         if MIRROR_WAS_WRONG.contains(&errno) {
-            self.suspect_servers.insert(vs);
+            self.suspects.add_servers([vs]);
         }
     }
 
@@ -150,7 +149,8 @@ impl Reconciler {
         for op in ops {
             self.retry.fail(Subject::Server(op.virtual_server()), &error.operation, now);
         }
-        self.audit.request();
+        // Some of them may have been executed.
+        self.suspects.add_servers(ops.iter().map(IpvsOp::virtual_server));
     }
 
     /// The scheduler's module is missing: its Services are served with the default one until the next audit.
@@ -171,7 +171,7 @@ impl Reconciler {
         let outcome = match self.tables.vips.apply(ops) {
             Ok(outcome) => outcome,
             Err(error) => {
-                self.suspect.insert(Touched::Vips);
+                self.suspects.tables.insert(Touched::Vips);
                 report.failed += ops.len();
                 self.base_failed(&error, now);
                 return Err(Aborted);
@@ -194,7 +194,7 @@ impl Reconciler {
             }
         }
         if !outcome.is_clean() {
-            self.suspect.insert(Touched::Vips);
+            self.suspects.tables.insert(Touched::Vips);
         }
         result
     }
@@ -212,7 +212,7 @@ impl Reconciler {
             Err(error) => self.base_failed(&error, now),
         }
         report.failed += ops.len();
-        self.suspect.insert(Touched::Rules);
+        self.suspects.tables.insert(Touched::Rules);
         Err(Aborted)
     }
 

@@ -1,6 +1,15 @@
-//! The audit: every sync period the kernel is dumped and compared, in slices, so that events never wait behind it.
+//! The audit: the kernel is dumped and compared, a part at a time, so that events never wait long, and with a budget,
+//! so that it stays cheap however large the tables are.
+//!
+//! Every [`Part`] has a round of its own, which begins every sync period. What a slice of it has cost is paid off
+//! before the next one: it rests for the time that makes the slice its share of a core ([`Part::rests`]). So small tables
+//! are compared completely every sync period, and large ones as often as half a percent of a core allows.
+//! Routes and packet rules get the smaller shares, because netlink tells when others change them; of IPVS nobody tells.
+//!
+//! A part that is requested ([`Audit::request`]) is due at once and does not rest: something has failed, and the mirror
+//! is not to be trusted.
 
-use std::time::Duration;
+use std::{ops::Bound, time::Duration};
 
 use dataplane::TableError;
 use drain::Time;
@@ -10,69 +19,181 @@ use tracing::warn;
 
 use crate::{Reconciler, Report, adopt::chain};
 
-/// Virtual servers whose real servers are dumped in one step.
-const SERVERS_PER_STEP: usize = 128;
+/// Virtual servers whose real servers are dumped in one slice: bounds how long an event may have to wait.
+const SERVERS_PER_SLICE: usize = 32;
+
+/// What is compared in one go, in the order in which parts that are due together have their turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// The list of virtual servers with their settings.
+    Servers,
+    /// Link, routes, addresses; and the kernel parameters, which cost next to nothing.
+    Vips,
+    /// The nftables table with all elements.
+    Rules,
+    /// The real servers of some virtual servers.
+    RealServers,
+}
+
+impl Part {
+    const ALL: [Part; 4] = [Part::Servers, Part::Vips, Part::Rules, Part::RealServers];
+
+    /// How many times as long as a slice took it rests: the reciprocal of its share of a core. All shares together
+    /// are half a percent.
+    const fn rests(self) -> u32 {
+        match self {
+            Part::Servers | Part::RealServers => 500,
+            Part::Vips | Part::Rules => 2000,
+        }
+    }
+}
+
+/// When a part has its turn.
+#[derive(Clone, Copy, Debug, Default)]
+struct Turn {
+    /// Begin of its next round.
+    round: Time,
+    /// Until then it pays off what its last slice has cost.
+    rest: Time,
+    /// Its round begins, or goes on, at once.
+    requested: bool,
+}
 
 /// Where the audit is.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Audit {
-    next: Time,
-    /// Virtual servers still to be dumped in this round.
-    queue: Vec<VirtualServerId>,
-    requested: bool,
+    turns: [Turn; Part::ALL.len()],
+    /// The virtual server whose real servers were compared last in this round; `None` between rounds.
+    reached: Option<VirtualServerId>,
+    /// The part that the last step compared.
+    last: Option<Part>,
 }
 
 impl Audit {
-    /// Begins the next round a period from now.
+    /// Begins all rounds a period from now.
     pub(crate) fn schedule(&mut self, now: Time, period: Duration) {
-        self.next = now + period;
-        self.requested = false;
+        self.turns = [Turn { round: now + period, ..Turn::default() }; Part::ALL.len()];
     }
 
-    /// Begins the next round as soon as possible: the mirror is not to be trusted.
+    /// Begins all rounds as soon as possible: the mirror is not to be trusted.
     pub(crate) fn request(&mut self) {
-        self.requested = true;
+        self.turns.iter_mut().for_each(|turn| turn.requested = true);
+        self.reached = None;
     }
 
-    pub(crate) fn next_wakeup(&self, now: Time) -> Time {
-        if self.queue.is_empty() && !self.requested { self.next } else { now }
+    /// When a part is due; may lie in the past.
+    pub(crate) fn next_due(&self) -> Time {
+        self.next().1
+    }
+
+    fn next(&self) -> (Part, Time) {
+        let due = |part: Part| (part, self.due(part));
+        Part::ALL.into_iter().map(due).min_by_key(|(_, due)| *due).unwrap_or((Part::Servers, Time::MAX))
+    }
+
+    fn due(&self, part: Part) -> Time {
+        let turn = self.turns[part as usize];
+        match part {
+            _ if turn.requested => Time::ZERO,
+            Part::RealServers if self.reached.is_some() => turn.rest,
+            _ => turn.round.max(turn.rest),
+        }
+    }
+
+    /// A round begins; the next one does so a period later at the earliest.
+    fn begin(&mut self, part: Part, now: Time, period: Duration) {
+        self.turns[part as usize].round = now + period;
+    }
+
+    fn end(&mut self, part: Part) {
+        self.turns[part as usize].requested = false;
+    }
+
+    /// The last step took so much of a core, until `now`.
+    pub(crate) fn spent(&mut self, took: Duration, now: Time) {
+        if let Some(part) = self.last.take() {
+            self.turns[part as usize].rest = now.saturating_add(took.saturating_mul(part.rests()));
+        }
     }
 }
 
+/// What an audit has found, for the step after it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Findings {
+    pub(crate) touch: Touch,
+    pub(crate) drift: usize,
+}
+
 impl Reconciler {
-    /// Does the next slice, if one is due.
-    pub(crate) fn audit_slice(&mut self, now: Time, touch: &mut Touch, report: &mut Report) {
-        if !self.is_running() || self.audit.next_wakeup(now) > now {
-            return;
+    /// Compares the part that is due, if any; returns whether there was one. What it finds is made good by the next
+    /// step, so that what this one costs is what the audit costs.
+    pub(crate) fn audit(&mut self, now: Time, report: &mut Report) -> bool {
+        self.audit.last = None;
+        let (part, due) = self.audit.next();
+        if !self.is_running() || due > now {
+            return false;
         }
-        let result = match self.audit.queue.is_empty() {
-            true => self.begin_audit(now, touch, report),
-            false => self.continue_audit(touch, report),
-        };
-        if let Err(error) = result {
+        self.audit.last = Some(part);
+        let mut touch = Touch::default();
+        if let Err(error) = self.audit_part(part, now, &mut touch, report) {
             warn!("audit: {}", chain(&error));
-            self.audit.queue.clear();
+            self.audit.end(part);
+            self.audit.reached = self.audit.reached.filter(|_| part != Part::RealServers);
+        }
+        let drift = std::mem::take(&mut report.drift);
+        if drift > 0 || !touch.is_empty() {
+            let findings = self.findings.get_or_insert_default();
+            findings.touch.extend(touch);
+            findings.drift += drift;
+        }
+        true
+    }
+
+    fn audit_part(
+        &mut self,
+        part: Part,
+        now: Time,
+        touch: &mut Touch,
+        report: &mut Report,
+    ) -> Result<(), TableError> {
+        if part == Part::RealServers {
+            return self.audit_real_servers(now, touch, report);
+        }
+        self.audit.begin(part, now, self.config.sync_period);
+        self.audit.end(part);
+        match part {
+            Part::Vips => {
+                self.write_sysctls(report);
+                self.observe_vips(touch, report)
+            }
+            Part::Rules => self.observe_rules(touch, report),
+            Part::Servers | Part::RealServers => {
+                self.forgive_schedulers();
+                self.observe_servers(touch, report)?;
+                self.retire_leftovers(touch);
+                Ok(())
+            }
         }
     }
 
-    /// Compares everything that one dump each can tell.
-    fn begin_audit(&mut self, now: Time, touch: &mut Touch, report: &mut Report) -> Result<(), TableError> {
-        self.audit.schedule(now, self.config.sync_period);
-        self.forgive_schedulers();
-        self.write_sysctls(report);
-        self.observe_vips(touch, report)?;
-        self.observe_rules(touch, report)?;
-        self.observe_servers(touch, report)?;
-        let ours =
-            |vs: &&VirtualServerId| self.desired.server(vs).is_some() || self.config.ownership.owns(vs);
-        self.audit.queue = self.mirror.servers.keys().filter(ours).copied().collect();
-        self.retire_leftovers(touch);
-        Ok(())
-    }
-
-    fn continue_audit(&mut self, touch: &mut Touch, report: &mut Report) -> Result<(), TableError> {
-        let left = self.audit.queue.len().saturating_sub(SERVERS_PER_STEP);
-        let slice = self.audit.queue.split_off(left);
+    /// Goes on behind the virtual server that was reached, or begins a round.
+    fn audit_real_servers(
+        &mut self,
+        now: Time,
+        touch: &mut Touch,
+        report: &mut Report,
+    ) -> Result<(), TableError> {
+        if self.audit.reached.is_none() {
+            self.audit.begin(Part::RealServers, now, self.config.sync_period);
+        }
+        let from = self.audit.reached.map_or(Bound::Unbounded, Bound::Excluded);
+        let behind = self.mirror.servers.range((from, Bound::Unbounded)).map(|(vs, _)| *vs);
+        let ours = behind.filter(|vs| self.desired.server(vs).is_some() || self.config.ownership.owns(vs));
+        let slice: Vec<_> = ours.take(SERVERS_PER_SLICE).collect();
+        self.audit.reached = slice.last().copied().filter(|_| slice.len() == SERVERS_PER_SLICE);
+        if self.audit.reached.is_none() {
+            self.audit.end(Part::RealServers);
+        }
         slice.into_iter().try_for_each(|vs| self.observe_real_servers(vs, touch, report).map(drop))
     }
 

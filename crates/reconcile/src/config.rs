@@ -59,8 +59,12 @@ pub struct Config {
     pub ownership: Ownership,
     /// How real servers leave.
     pub drain: drain::Settings,
-    /// The kernel is compared with the mirror this often.
+    /// The kernel is compared with the mirror this often, and less often where the tables are so large that it would
+    /// take more than half a percent of a core.
     pub sync_period: Duration,
+    /// Changed Services are planned at least this far apart; zero for at once. What arrives meanwhile is planned
+    /// together, as is what arrives while the loop is at work.
+    pub min_sync_period: Duration,
     /// Kernel parameters that must have a value.
     pub sysctls: Vec<SysctlOp>,
     /// Those that must have one only where a Service has an IPv6 ClusterIP: IPv6 forwarding makes interfaces ignore
@@ -76,6 +80,7 @@ impl Default for Config {
             ownership: Ownership::default(),
             drain: drain::Settings::default(),
             sync_period: Duration::from_secs(30),
+            min_sync_period: Duration::ZERO,
             sysctls: Vec::new(),
             ipv6_sysctls: Vec::new(),
         }

@@ -10,28 +10,62 @@ use tracing::{info, warn};
 
 use crate::{Reconciler, Report, adopt::chain};
 
+/// Virtual servers that are dumped again in one step, so that events never wait long.
+const SUSPECTS_PER_STEP: usize = 128;
+
+/// What a notification or a failed write made doubtful: dumped at once, whatever that costs.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Suspects {
+    pub(crate) tables: BTreeSet<Touched>,
+    /// Virtual servers whose real servers are in doubt.
+    servers: BTreeSet<VirtualServerId>,
+    /// Whether it is doubtful which virtual servers there are.
+    list: bool,
+}
+
+impl Suspects {
+    /// Everything about some virtual servers is doubtful.
+    pub(crate) fn add_servers(&mut self, servers: impl IntoIterator<Item = VirtualServerId>) {
+        self.servers.extend(servers);
+        self.list = true;
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tables.is_empty() && self.servers.is_empty() && !self.list
+    }
+}
+
 impl Reconciler {
     /// Dumps what a notification or a failed write made doubtful.
     pub(crate) fn recheck(&mut self, touch: &mut Touch, report: &mut Report) {
-        for table in std::mem::take(&mut self.suspect) {
+        for table in std::mem::take(&mut self.suspects.tables) {
             let result = match table {
                 Touched::Vips => self.observe_vips(touch, report),
                 Touched::Rules => self.observe_rules(touch, report),
             };
-            if let Err(error) = result {
-                warn!("{}", chain(&error));
-                self.audit.request();
-            }
+            self.unless_failed(result);
         }
-        let servers = std::mem::take(&mut self.suspect_servers);
-        if !servers.is_empty() {
-            let result = self.observe_servers(touch, report).and_then(|()| {
-                servers.iter().try_for_each(|vs| self.observe_real_servers(*vs, touch, report).map(drop))
-            });
-            if let Err(error) = result {
-                warn!("{}", chain(&error));
-                self.audit.request();
-            }
+        let result = self.recheck_servers(touch, report);
+        self.unless_failed(result);
+    }
+
+    fn recheck_servers(&mut self, touch: &mut Touch, report: &mut Report) -> Result<(), TableError> {
+        if std::mem::take(&mut self.suspects.list) {
+            self.observe_servers(touch, report)?;
+        }
+        for _ in 0..SUSPECTS_PER_STEP {
+            let Some(vs) = self.suspects.servers.pop_first() else { break };
+            self.observe_real_servers(vs, touch, report)?;
+        }
+        Ok(())
+    }
+
+    /// What cannot be dumped now is left to an audit.
+    fn unless_failed(&mut self, result: Result<(), TableError>) {
+        if let Err(error) = result {
+            warn!("{}", chain(&error));
+            self.suspects.servers.clear();
+            self.audit.request();
         }
     }
 
@@ -62,6 +96,9 @@ impl Reconciler {
         }
         let changed: Vec<_> = facts.addresses.symmetric_difference(&self.facts.addresses).copied().collect();
         self.facts = facts;
+        if changed.is_empty() {
+            return;
+        }
         // Only a VIP that became, or no longer is, an address of the node changes an intent.
         let affected =
             |service: &&service_model::Service| service.cluster_ips.iter().any(|ip| changed.contains(ip));
@@ -93,16 +130,17 @@ impl Reconciler {
         touch: &mut Touch,
         report: &mut Report,
     ) -> Result<(), TableError> {
-        let dump = self.tables.ipvs.dump_virtual_servers()?;
-        let mut missing: BTreeSet<_> = self.mirror.servers.keys().copied().collect();
-        for (vs, settings) in dump.virtual_servers {
-            missing.remove(&vs);
+        let mut found = self.tables.ipvs.dump_virtual_servers()?.virtual_servers;
+        found.sort_unstable_by_key(|(vs, _)| *vs);
+        let is_missing = |vs: &&VirtualServerId| found.binary_search_by_key(*vs, |(vs, _)| *vs).is_err();
+        let missing: Vec<_> = self.mirror.servers.keys().filter(is_missing).copied().collect();
+        for (vs, settings) in found {
             match self.mirror.servers.get_mut(&vs) {
                 Some(server) if server.settings == settings => continue,
                 Some(server) => server.settings = settings,
                 None => {
                     self.mirror.servers.insert(vs, MirrorServer { settings, real_servers: Vec::new() });
-                    self.suspect_servers.insert(vs);
+                    self.suspects.servers.insert(vs);
                 }
             }
             self.drifted(vs, touch, report);
@@ -167,8 +205,8 @@ impl Reconciler {
         present: &std::collections::BTreeMap<Key, T>,
         report: &mut Report,
     ) {
-        let gone = |key: &&Key| key.vs == vs && !present.contains_key(key);
-        let vanished: Vec<_> = self.ledger.iter().map(|(key, _)| key).filter(gone).copied().collect();
+        let vanished: Vec<_> =
+            self.ledger.of(&vs).filter(|key| !present.contains_key(key)).copied().collect();
         for key in vanished {
             self.ledger.end(&key);
             report.drains_ended += 1;

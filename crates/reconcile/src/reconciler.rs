@@ -1,17 +1,21 @@
 //! The loop itself, without clock and thread.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Duration,
+};
 
 use dataplane::{Tables, Touched};
 use drain::{Key, Ledger, Time};
-use lb_types::{ServiceName, VirtualServerId};
+use lb_types::ServiceName;
 use planner::{Desired, DrainState, DrainView, Inputs, Mirror, NodeFacts, Plan, Touch, desire_service, diff};
 use service_model::{ModelEvent, ServiceModel};
 use tracing::debug;
 
 use crate::{
     Config, DrainLine, Report, Totals,
-    audit::Audit,
+    audit::{Audit, Findings},
+    observe::Suspects,
     problems::Problems,
     retry::{Retry, Subject},
 };
@@ -43,14 +47,18 @@ pub struct Reconciler {
     pub(crate) retry: Retry,
     pub(crate) audit: Audit,
     pub(crate) problems: Problems,
-    /// Tables to be dumped before the next comparison.
-    pub(crate) suspect: BTreeSet<Touched>,
-    /// Virtual servers to be dumped before the next comparison.
-    pub(crate) suspect_servers: BTreeSet<VirtualServerId>,
+    /// What the last audit found, to be made good by the next step.
+    pub(crate) findings: Option<Findings>,
+    /// What must be dumped before the next comparison.
+    pub(crate) suspects: Suspects,
     /// Kernel parameters that could not be written, so that each is reported once.
     pub(crate) refused_sysctls: BTreeSet<&'static str>,
+    /// Whether those that only Services with IPv6 need have been written.
+    pub(crate) sysctls_for_ipv6: bool,
     /// Dirty services that did not fit into a step.
     backlog: VecDeque<ServiceName>,
+    /// When changed services were planned last.
+    planned: Option<Time>,
     phase: Phase,
 }
 
@@ -78,10 +86,12 @@ impl Reconciler {
             retry: Retry::default(),
             audit: Audit::default(),
             problems: Problems::default(),
-            suspect: BTreeSet::new(),
-            suspect_servers: BTreeSet::new(),
+            findings: None,
+            suspects: Suspects::default(),
             refused_sysctls: BTreeSet::new(),
+            sysctls_for_ipv6: false,
             backlog: VecDeque::new(),
+            planned: None,
             phase: Phase::Unknown,
         }
     }
@@ -91,26 +101,37 @@ impl Reconciler {
         match event {
             Event::Model(event) => self.model.apply(event),
             Event::Touched(table) => {
-                self.suspect.insert(table);
+                self.suspects.tables.insert(table);
             }
         }
     }
 
-    /// Does everything that is due: plans dirty services, polls drains, audits a slice, retries.
+    /// Does what is due: either a slice of the audit, or everything else (plans dirty services, polls drains, retries).
+    ///
+    /// Tell [`Reconciler::spent`] afterwards what it took, and the audit keeps to its share of a core.
     pub fn step(&mut self, now: Time) -> Report {
         let mut report = Report::default();
-        if !self.model.is_synced() || !self.adopted(now, &mut report) {
+        if !self.model.is_synced() || !self.adopted(now, &mut report) || self.audit(now, &mut report) {
             return report;
         }
-        let mut touch = Touch::default();
-        self.audit_slice(now, &mut touch, &mut report);
+        let Findings { mut touch, drift } = self.findings.take().unwrap_or_default();
+        report.drift += drift;
         self.recheck(&mut touch, &mut report);
         self.refresh_node(&mut touch);
         self.poll_drains(now, &mut touch, &mut report);
         self.retry.touch_due(now, &mut touch);
         self.desire_backlog(now, &mut touch, &mut report);
+        if self.model.has_ipv6() && !self.sysctls_for_ipv6 {
+            self.write_sysctls(&mut report);
+        }
         self.settle(now, touch, &mut report);
         report
+    }
+
+    /// How much of a core the last step took; it ended at `now`. If it was a slice of the audit, the next one waits
+    /// until that is paid off.
+    pub fn spent(&mut self, took: Duration, now: Time) {
+        self.audit.spent(took, now);
     }
 
     /// When [`Reconciler::step`] has something to do even without an event; `None` before the input is complete.
@@ -118,14 +139,20 @@ impl Reconciler {
         if !self.model.is_synced() {
             return None;
         }
-        let doubt = !self.suspect.is_empty() || !self.suspect_servers.is_empty();
-        let busy =
-            self.phase == Phase::Running && (!self.backlog.is_empty() || self.model.has_dirty() || doubt);
+        let running = self.is_running();
         let starting = self.phase == Phase::Starting;
         let unknown = self.phase == Phase::Unknown && !self.retry.is_failing(&Subject::Base);
-        let at_once = (busy || starting || unknown).then_some(now);
-        let audit = (self.phase == Phase::Running).then(|| self.audit.next_wakeup(now));
-        [at_once, audit, self.ledger.next_poll(), self.retry.next_due()].into_iter().flatten().min()
+        let in_doubt = running && (self.findings.is_some() || !self.suspects.is_empty());
+        let at_once = (starting || unknown || in_doubt).then_some(now);
+        let dirty = !self.backlog.is_empty() || self.model.has_dirty();
+        let changes = (running && dirty).then(|| now.max(self.earliest_plan()));
+        let audit = running.then(|| now.max(self.audit.next_due()));
+        [at_once, changes, audit, self.ledger.next_poll(), self.retry.next_due()].into_iter().flatten().min()
+    }
+
+    /// When changed services may be planned: at once, unless a minimal distance between syncs is configured.
+    fn earliest_plan(&self) -> Time {
+        self.planned.map_or(Time::ZERO, |planned| planned + self.config.min_sync_period)
     }
 
     /// What would be written if everything were synced now; writes nothing.
@@ -231,6 +258,9 @@ impl Reconciler {
 
     /// Computes the intents of as many dirty services as one step takes, critical ones alone at first.
     fn desire_backlog(&mut self, now: Time, touch: &mut Touch, report: &mut Report) {
+        if self.is_running() && now < self.earliest_plan() {
+            return;
+        }
         self.backlog.extend(self.model.take_dirty());
         let starting = self.phase == Phase::Starting;
         let critical = |name: &ServiceName| self.model.service(name).is_some_and(|service| service.critical);
@@ -241,6 +271,9 @@ impl Reconciler {
             self.desire(name, now, touch);
         }
         report.services += names.len();
+        if !names.is_empty() {
+            self.planned = Some(now);
+        }
         if starting && self.backlog.is_empty() {
             touch.extend(Touch::all(&self.desired, &self.mirror));
             self.retire_leftovers(touch);

@@ -1,6 +1,11 @@
 //! What failed, and when it is tried again.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    time::Duration,
+};
 
 use drain::Time;
 use lb_types::{RuleElement, VirtualServerId};
@@ -47,12 +52,16 @@ struct Entry {
 
 /// Failed subjects with exponential backoff: 100 ms, doubled up to 30 s.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Retry(BTreeMap<Subject, Entry>);
+pub(crate) struct Retry {
+    entries: BTreeMap<Subject, Entry>,
+    /// The same by the time of the next try, so that what waits is not looked at before its time.
+    by_due: BTreeSet<(Time, Subject)>,
+}
 
 impl Retry {
     /// Notes a failure; returns whether its reason is news.
     pub(crate) fn fail(&mut self, subject: Subject, reason: &str, now: Time) -> bool {
-        let before = self.0.get(&subject);
+        let before = self.entries.get(&subject);
         // Several writes of one subject may fail in one go: that is one try.
         let delay = match before {
             Some(entry) if entry.due > now => entry.delay,
@@ -60,13 +69,18 @@ impl Retry {
             None => FIRST,
         };
         let news = before.is_none_or(|entry| entry.reason != reason);
-        self.0.insert(subject, Entry { delay, due: now + delay, reason: reason.to_owned() });
+        let due = now + delay;
+        if let Some(before) = self.entries.insert(subject, Entry { delay, due, reason: reason.to_owned() }) {
+            self.by_due.remove(&(before.due, subject));
+        }
+        self.by_due.insert((due, subject));
         news
     }
 
     /// Forgets a subject; returns whether it had failed before.
     pub(crate) fn succeed(&mut self, subject: &Subject) -> bool {
-        !self.0.is_empty() && self.0.remove(subject).is_some()
+        let before = self.entries.remove(subject);
+        before.is_some_and(|entry| self.by_due.remove(&(entry.due, *subject)))
     }
 
     /// Forgets a subject that has just been tried, unless it failed again in this try (it is not due then).
@@ -76,12 +90,12 @@ impl Retry {
 
     /// Whether a subject has failed and not succeeded since.
     pub(crate) fn is_failing(&self, subject: &Subject) -> bool {
-        self.0.contains_key(subject)
+        self.entries.contains_key(subject)
     }
 
     /// Adds everything that is due to a touch.
     pub(crate) fn touch_due(&self, now: Time, touch: &mut Touch) {
-        for subject in self.0.iter().filter(|(_, entry)| entry.due <= now).map(|(subject, _)| subject) {
+        for (_, subject) in self.by_due.iter().take_while(|(due, _)| *due <= now) {
             let _new = match subject {
                 Subject::Base => false,
                 Subject::Server(vs) => touch.servers.insert(*vs),
@@ -94,17 +108,17 @@ impl Retry {
 
     /// Whether a subject has to wait.
     pub(crate) fn must_wait(&self, subject: &Subject, now: Time) -> bool {
-        self.0.get(subject).is_some_and(|entry| entry.due > now)
+        self.entries.get(subject).is_some_and(|entry| entry.due > now)
     }
 
     /// When something is due next.
     pub(crate) fn next_due(&self) -> Option<Time> {
-        self.0.values().map(|entry| entry.due).min()
+        self.by_due.first().map(|(due, _)| *due)
     }
 
     /// Number of failed subjects.
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.entries.len()
     }
 }
 
@@ -134,6 +148,8 @@ mod tests {
         assert!(retry.succeed(&Subject::Base) && !retry.succeed(&Subject::Base));
         retry.fail(Subject::Base, "no", now);
         assert_eq!(retry.next_due(), Some(now + FIRST));
+        assert!(retry.succeed(&Subject::Base));
+        assert_eq!(retry.next_due(), None, "what has succeeded is due no more");
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub struct ServiceModel {
     node_changed: bool,
     service_cidrs: Vec<IpNetwork>,
     dirty: BTreeSet<ServiceName>,
+    /// Number of Services with an IPv6 ClusterIP.
+    ipv6_services: usize,
     synced: bool,
     interner: Interner,
 }
@@ -113,6 +115,11 @@ impl ServiceModel {
         self.entries.values().filter_map(|e| e.service.as_deref())
     }
 
+    /// Whether any Service has an IPv6 ClusterIP.
+    pub fn has_ipv6(&self) -> bool {
+        self.ipv6_services > 0
+    }
+
     /// Every endpoint of a service port in a family, whatever its condition, merged over the slices of the Service.
     pub fn endpoints(&self, service: &Service, port: &ServicePort, family: IpFamily) -> PortEndpoints {
         let slices = self.entries.get(&service.name).map_or(&[][..], |e| &e.slices);
@@ -175,13 +182,16 @@ impl ServiceModel {
         for port in &mut service.ports {
             port.name = self.interner.string(&port.name);
         }
-        known.service = Some(Box::new(service));
+        self.ipv6_services += usize::from(has_ipv6(&service));
+        let before = known.service.replace(Box::new(service));
+        self.ipv6_services -= usize::from(before.as_deref().is_some_and(has_ipv6));
         self.dirty.insert(name);
     }
 
     fn delete_service(&mut self, name: &ServiceName) {
         let Some(entry) = self.entries.get_mut(name) else { return };
-        if entry.service.take().is_some() {
+        if let Some(service) = entry.service.take() {
+            self.ipv6_services -= usize::from(has_ipv6(&service));
             self.dirty.insert(name.clone());
         }
         self.drop_if_empty(name);
@@ -264,6 +274,10 @@ impl ServiceModel {
             self.entries.remove(name);
         }
     }
+}
+
+fn has_ipv6(service: &Service) -> bool {
+    service.cluster_ip(IpFamily::V6).is_some()
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Scenarios: the loop over fakes with the time as an argument.
 
+mod budget;
 mod crash;
 mod draining;
 mod programming;

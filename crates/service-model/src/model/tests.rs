@@ -416,3 +416,23 @@ fn unused_strings_and_placements_do_not_pile_up() {
     }
     assert!(model.interner.len() < 300, "{}", model.interner.len());
 }
+
+#[test]
+fn services_with_ipv6_are_counted() {
+    let mut model = model([]);
+    let mut six = service("six", "http:80/TCP");
+    six.cluster_ips.push("fd00:96::1".parse().unwrap());
+    let four = service("six", "http:80/TCP");
+    let name = six.name.clone();
+    for (event, expect) in [
+        (ServiceApplied(six.clone()), true),
+        (ServiceApplied(six.clone()), true),
+        (ServiceApplied(four), false),
+        (ServiceApplied(six), true),
+        (ModelEvent::ServiceDeleted(name.clone()), false),
+        (ModelEvent::ServiceDeleted(name), false),
+    ] {
+        model.apply(event);
+        assert_eq!(model.has_ipv6(), expect);
+    }
+}

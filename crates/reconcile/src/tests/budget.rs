@@ -1,0 +1,141 @@
+//! What the loop allows itself: the audit's share of a core, and the distance between syncs.
+
+use dataplane::Touched;
+use lb_types::{IpvsOp, RealServer, RuleElement, VirtualServer, Weight};
+
+use super::*;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Lets time pass in which every step takes `cost` of a core; returns what all steps together took.
+fn pass_at(world: &mut World, duration: Duration, cost: Duration) -> Duration {
+    let (end, mut total) = (world.now + duration, Duration::ZERO);
+    while let Some(due) = world.reconciler.next_wakeup(world.now).filter(|due| *due <= end) {
+        world.now = world.now.max(due);
+        world.reconciler.step(world.now);
+        world.now += cost;
+        world.reconciler.spent(cost, world.now);
+        total += cost;
+    }
+    world.now = world.now.max(end);
+    total
+}
+
+/// Lets every part of the audit take so long that it rests for hours.
+fn rest(world: &mut World) {
+    pass_at(world, SYNC_PERIOD * 20, Duration::from_secs(100));
+    let due = world.reconciler.next_wakeup(world.now).unwrap();
+    assert!(due > world.now + HOUR);
+}
+
+/// Real servers of every 10th virtual server, a virtual server, a route and an element are changed by others.
+fn damage(kernel: &Kernel) {
+    for (vs, (_, real_servers)) in kernel.ipvs.virtual_servers().into_iter().step_by(10) {
+        let settings = RealServer::SERVING.with_weight(Weight(7));
+        let rs = *real_servers.keys().next().unwrap();
+        kernel.ipvs.by_another(IpvsOp::SetRealServer { vs, rs, settings });
+    }
+    let settings = VirtualServer::new(lb_types::Scheduler::WRR);
+    kernel.ipvs.by_another(IpvsOp::SetVirtualServer { vs: web_vs(), settings });
+    kernel.vips.delete_route(ip(WEB));
+    kernel.rules.delete_element(RuleElement::vip(ip(WEB)));
+}
+
+/// How much of a core an hour of audits takes, in hundredths of a percent, and how long damage stays.
+fn check(services: usize, slice: Duration) -> (u128, Duration) {
+    let mut world = World::synced(many(services).into_iter().chain(web()));
+    let before = world.kernel.state();
+    let took = pass_at(&mut world, HOUR, slice);
+    damage(&world.kernel);
+    let damaged = world.now;
+    while world.kernel.state() != before {
+        assert!(world.now < damaged + HOUR, "the audit must find it");
+        pass_at(&mut world, Duration::from_secs(5), slice);
+    }
+    (took.as_micros() * 10_000 / HOUR.as_micros(), world.now - damaged)
+}
+
+#[test]
+fn small_tables_are_audited_every_sync_period() {
+    let (share, healed) = check(100, Duration::from_millis(1));
+    assert!(share <= 50, "{share}");
+    assert!(healed <= SYNC_PERIOD + Duration::from_secs(5), "{healed:?}");
+}
+
+#[test]
+fn the_audit_of_large_tables_keeps_to_half_a_percent_of_a_core_and_still_finds_everything() {
+    // 63 slices of real servers, each followed by 10 s of rest.
+    let (share, healed) = check(2000, Duration::from_millis(20));
+    assert!((25..=50).contains(&share), "{share}");
+    assert!(healed <= Duration::from_secs(63 * 10 + 60), "{healed:?}");
+}
+
+#[test]
+fn what_is_suspect_is_compared_at_once_however_much_the_audit_has_taken() {
+    let mut world = World::synced(many(200).into_iter().chain(web()));
+    rest(&mut world);
+    let before = world.kernel.state();
+    let soon = Duration::from_secs(1);
+
+    world.kernel.vips.delete_route(ip(WEB));
+    world.reconciler.handle(Event::Touched(Touched::Vips));
+    world.kernel.rules.delete_element(RuleElement::vip(ip(WEB)));
+    world.reconciler.handle(Event::Touched(Touched::Rules));
+    world.pass(soon);
+    assert_eq!(world.kernel.state(), before);
+
+    world.kernel.ipvs.lose_replies_next();
+    world.kernel.ipvs.fail_next(5);
+    world.send(ready("web", &["10.244.0.11", "10.244.0.12", "10.244.0.13"]));
+    let dumps = world.kernel.ipvs.requests();
+    world.pass(soon);
+    assert_eq!(world.kernel.weights(web_vs()), [(11, 1), (12, 1), (13, 1)]);
+    let dumps = world.kernel.ipvs.requests() - dumps;
+    assert_eq!(dumps, 1 + 2 + 1, "the write, the list, the one that is suspect, the write again");
+}
+
+#[test]
+fn a_failed_dump_of_what_is_suspect_makes_everything_suspect_once() {
+    let mut world = World::synced(many(200).into_iter().chain(web()));
+    rest(&mut world);
+    let before = world.kernel.state();
+    damage(&world.kernel);
+    world.kernel.rules.fail_next_call(dataplane::ErrorKind::Transient);
+    world.reconciler.handle(Event::Touched(Touched::Rules));
+    pass_at(&mut world, Duration::from_secs(1), Duration::from_millis(1));
+    assert_eq!(world.kernel.state(), before);
+}
+
+#[test]
+fn changes_wait_for_the_minimal_sync_period_and_are_planned_together() {
+    let minimal = Duration::from_secs(10);
+    let mut world = World::on(Kernel::new(), Config { min_sync_period: minimal, ..config() });
+    world.deliver(web());
+    assert!(world.run().completed_start, "the start does not wait");
+    let started = world.now;
+    let endpoints = ["10.244.0.11", "10.244.0.12", "10.244.0.13", "10.244.0.14"];
+    for count in [3, 4] {
+        world.send(ready("web", &endpoints[..count]));
+        world.pass(Duration::from_secs(1));
+        assert_eq!(world.kernel.weights(web_vs()).len(), 2);
+    }
+    assert_eq!(world.reconciler.next_wakeup(world.now), Some(started + minimal));
+    world.pass(minimal);
+    assert_eq!(world.kernel.weights(web_vs()).len(), 4);
+    world.pass(minimal);
+    world.send(ready("web", &endpoints[..3]));
+    assert_eq!(world.reconciler.next_wakeup(world.now), Some(world.now), "long after the last sync: at once");
+}
+
+#[test]
+fn kernel_parameters_for_ipv6_are_written_as_soon_as_a_service_needs_them() {
+    let forwarding = SysctlOp { name: "net/ipv6/conf/all/forwarding", value: 1 };
+    let kernel = Kernel::new();
+    kernel.sysctls.set(forwarding.name, 0);
+    let mut world = World::on(kernel, Config { ipv6_sysctls: vec![forwarding.clone()], ..config() });
+    world.deliver(web());
+    world.run();
+    assert_eq!(world.kernel.sysctls.get(forwarding.name), Some(0));
+    world.sync(applied(service("six", "fd00:96::1")));
+    assert_eq!(world.kernel.sysctls.get(forwarding.name), Some(1));
+}
