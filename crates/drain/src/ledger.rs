@@ -8,6 +8,7 @@ use std::{
 };
 
 use lb_types::{ConnectionCounters, Protocol, RealServerId, TrafficCounters, VirtualServerId};
+use tally::Tallied;
 
 use crate::{Cause, EndpointGone, Outcome, Policy, Settings, Time};
 
@@ -84,7 +85,7 @@ impl Drain {
 /// All draining real servers.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
-    drains: BTreeMap<Key, Drain>,
+    drains: Tallied<BTreeMap<Key, Drain>>,
     last_poll: Option<Time>,
     /// Begin of the youngest drain since nothing drained; it may have ended since, which only means that the others
     /// are polled often for a little longer.

@@ -9,6 +9,7 @@ use std::{
 
 use drain::Key;
 use lb_types::{RealServer, RealServerId, RuleElement, RuleSet, ServiceName, VirtualServer, VirtualServerId};
+use tally::Tallied;
 
 use crate::{IntentProblem, ServerIntent, ServiceIntent, diff::Touch};
 
@@ -18,14 +19,14 @@ use crate::{IntentProblem, ServerIntent, ServiceIntent, diff::Touch};
 /// new connections while the old ones drain, and counts as desired until [`Desired::retired`].
 #[derive(Clone, Debug, Default)]
 pub struct Desired {
-    services: HashMap<ServiceName, Arc<ServiceIntent>>,
+    services: Tallied<HashMap<ServiceName, Arc<ServiceIntent>>>,
     /// Who wants a key, the winner first; more than one only where two Services claim the same VIP port.
-    claims: HashMap<VirtualServerId, Vec<Claim>>,
-    retiring: BTreeMap<VirtualServerId, ServerIntent>,
+    claims: Tallied<HashMap<VirtualServerId, Vec<Claim>>>,
+    retiring: Tallied<BTreeMap<VirtualServerId, ServerIntent>>,
     /// How many keys (claimed or retiring) use a VIP.
-    vips: HashMap<IpAddr, u32>,
+    vips: Tallied<HashMap<IpAddr, u32>>,
     /// How many Services want an element that belongs to no virtual server.
-    shared_elements: HashMap<RuleElement, u32>,
+    shared_elements: Tallied<HashMap<RuleElement, u32>>,
 }
 
 #[derive(Clone, Debug)]

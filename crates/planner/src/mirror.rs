@@ -9,6 +9,7 @@ use lb_types::{
     ElementKey, IpvsOp, Operation, RealServer, RealServerId, RuleElement, RuleSet, RulesOp, VipOp,
     VirtualServer, VirtualServerId,
 };
+use tally::Tallied;
 
 /// A virtual server as the kernel holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,17 +48,17 @@ impl MirrorServer {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mirror {
     /// All virtual servers of the namespace, foreign ones included.
-    pub servers: BTreeMap<VirtualServerId, MirrorServer>,
+    pub servers: Tallied<BTreeMap<VirtualServerId, MirrorServer>>,
     /// Whether `kube-ipvs0` is a dummy link and up.
     pub link_ready: bool,
     /// Our local routes and their source.
-    pub routes: BTreeMap<IpAddr, Option<IpAddr>>,
+    pub routes: Tallied<BTreeMap<IpAddr, Option<IpAddr>>>,
     /// Addresses on `kube-ipvs0`.
-    pub addresses: BTreeSet<IpAddr>,
+    pub addresses: Tallied<BTreeSet<IpAddr>>,
     /// Whether our table has the wanted chains.
     pub layout_current: bool,
     /// All elements of our sets.
-    pub elements: BTreeSet<RuleElement>,
+    pub elements: Tallied<BTreeSet<RuleElement>>,
 }
 
 impl Mirror {

@@ -22,10 +22,10 @@ impl Reconciler {
         }
         let vips = self.tables.vips.observe()?;
         mirror.link_ready = vips.link.is_some_and(|link| link.dummy && link.up);
-        (mirror.routes, mirror.addresses) = (vips.routes, vips.addresses);
+        (mirror.routes, mirror.addresses) = (vips.routes.into(), vips.addresses.into());
         self.facts = NodeFacts::new(&self.model.node().addresses, vips.node_addresses.into_keys().collect());
         let rules = self.tables.rules.observe(&self.config.planner.layout)?;
-        (mirror.layout_current, mirror.elements) = (rules.layout_current, rules.elements);
+        (mirror.layout_current, mirror.elements) = (rules.layout_current, rules.elements.into());
         info!(
             virtual_servers = mirror.servers.len(),
             routes = mirror.routes.len(),

@@ -82,9 +82,9 @@ impl Reconciler {
         report.drift += drifted.len() + usize::from(ready != self.mirror.link_ready);
         touch.vips.extend(drifted);
         self.mirror.link_ready = ready;
-        self.mirror.routes = observed.routes;
+        self.mirror.routes = observed.routes.into();
         touch.addresses.extend(&observed.addresses);
-        self.mirror.addresses = observed.addresses;
+        self.mirror.addresses = observed.addresses.into();
         self.replace_facts(observed.node_addresses.into_keys().collect(), touch);
     }
 
@@ -121,7 +121,7 @@ impl Reconciler {
             touch_element(element, touch);
         }
         self.mirror.layout_current = observed.layout_current;
-        self.mirror.elements = observed.elements;
+        self.mirror.elements = observed.elements.into();
     }
 
     /// Dumps the list of virtual servers.

@@ -10,6 +10,7 @@ use std::{
 use drain::Time;
 use lb_types::{RuleElement, VirtualServerId};
 use planner::Touch;
+use tally::Tallied;
 
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(30);
@@ -53,9 +54,9 @@ struct Entry {
 /// Failed subjects with exponential backoff: 100 ms, doubled up to 30 s.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Retry {
-    entries: BTreeMap<Subject, Entry>,
+    entries: Tallied<BTreeMap<Subject, Entry>>,
     /// The same by the time of the next try, so that what waits is not looked at before its time.
-    by_due: BTreeSet<(Time, Subject)>,
+    by_due: Tallied<BTreeSet<(Time, Subject)>>,
 }
 
 impl Retry {

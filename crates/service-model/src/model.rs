@@ -7,6 +7,7 @@ use std::{
 
 use ipnetwork::IpNetwork;
 use lb_types::{IpFamily, RealServerId, ServiceName};
+use tally::Tallied;
 
 use crate::{
     Endpoint, EndpointSlice, ModelEvent, Node, PortEndpoints, Service, ServicePort, SliceName, SlicePort,
@@ -20,13 +21,13 @@ use crate::{
 /// services that it may affect; an event that says nothing new marks none.
 #[derive(Debug, Default)]
 pub struct ServiceModel {
-    entries: BTreeMap<ServiceName, Entry>,
+    entries: Tallied<BTreeMap<ServiceName, Entry>>,
     /// Which entry holds a slice: it may move to another Service, and its deletion names the slice only.
-    owners: HashMap<SliceName, ServiceName>,
+    owners: Tallied<HashMap<SliceName, ServiceName>>,
     node: Node,
     node_changed: bool,
     service_cidrs: Vec<IpNetwork>,
-    dirty: BTreeSet<ServiceName>,
+    dirty: Tallied<BTreeSet<ServiceName>>,
     /// Number of Services with an IPv6 ClusterIP.
     ipv6_services: usize,
     synced: bool,
@@ -84,7 +85,7 @@ impl ServiceModel {
     /// Services that changed since the last call, deleted ones included: `default/kubernetes` first, then the other
     /// critical ones, then the rest, each by name.
     pub fn take_dirty(&mut self) -> Vec<ServiceName> {
-        let mut names: Vec<_> = std::mem::take(&mut self.dirty).into_iter().collect();
+        let mut names: Vec<_> = std::mem::take(&mut *self.dirty).into_iter().collect();
         names.sort_by_cached_key(|name| self.urgency(name));
         names
     }

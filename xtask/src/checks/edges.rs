@@ -8,9 +8,10 @@ use crate::workspace::{Dependency, Package, Workspace};
 const EDGES: &[(&str, &[&str])] = &[
     // Pure core.
     ("lb-types", &[]),
-    ("service-model", &["lb-types"]),
-    ("drain", &["lb-types"]),
-    ("planner", &["drain", "lb-types", "service-model"]),
+    ("tally", &[]),
+    ("service-model", &["lb-types", "tally"]),
+    ("drain", &["lb-types", "tally"]),
+    ("planner", &["drain", "lb-types", "service-model", "tally"]),
     // Traits of the kernel tables, and their fakes.
     ("dataplane", &["lb-types"]),
     // Adapters: never on each other (but for the sockets), nor on planner or reconcile.
@@ -22,7 +23,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("kube-source", &["lb-types", "service-model"]),
     ("telemetry", &[]),
     // The loop knows the kernel only by its traits.
-    ("reconcile", &["dataplane", "drain", "lb-types", "planner", "service-model"]),
+    ("reconcile", &["dataplane", "drain", "lb-types", "planner", "service-model", "tally"]),
     // The binary wires everything.
     (
         "kube-ipvs",
