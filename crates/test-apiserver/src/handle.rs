@@ -1,0 +1,441 @@
+//! The owner's side of a server.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+use crate::faults::{Faults, Hangup};
+use crate::kubeconfig;
+use crate::object::Key;
+use crate::policy::{DEFAULT_USER, GoneForm, Policy, StreamingLists};
+use crate::requests::{Delivery, Requests};
+use crate::resource::{Resource, Verb};
+use crate::server::{Command, Server};
+use crate::shared::Shared;
+use crate::store::{Retention, Snapshot, Store, StoreError};
+use crate::tls::{Identity, TlsError, host};
+
+/// Why a server did not start, or did not come back.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The address is taken, or none of this machine.
+    #[error("listening on {address}")]
+    Listen {
+        /// The address asked for.
+        address: SocketAddr,
+        /// What the kernel says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// No thread for it.
+    #[error("starting a thread")]
+    Thread(#[source] std::io::Error),
+    /// Its thread has ended; its panic says why.
+    #[error("the server has died")]
+    Died,
+}
+
+/// What kind of server it shall be. The default is a plain HTTP server on a free port of 127.0.0.1 that asks for no
+/// token.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    address: SocketAddr,
+    identity: Option<Identity>,
+    tls: bool,
+    names: Vec<String>,
+    policy: Policy,
+    token: Option<String>,
+    retention: Retention,
+    bookmark_interval: Duration,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            identity: None,
+            tls: false,
+            names: Vec::new(),
+            policy: Policy::default(),
+            token: None,
+            retention: Retention::default(),
+            bookmark_interval: Duration::from_mins(1),
+        }
+    }
+}
+
+impl Builder {
+    /// Listens there; port 0 is any free one.
+    #[must_use]
+    pub fn listen(self, address: SocketAddr) -> Self {
+        Self { address, ..self }
+    }
+
+    /// Speaks TLS, with certificates made at start.
+    #[must_use]
+    pub fn tls(self) -> Self {
+        Self { tls: true, ..self }
+    }
+
+    /// Adds a host name or address to the certificate.
+    #[must_use]
+    pub fn name(mut self, name: &str) -> Self {
+        self.names.push(name.to_owned());
+        self
+    }
+
+    /// Speaks TLS with these certificates, as after a restart.
+    #[must_use]
+    pub fn identity(self, identity: Identity) -> Self {
+        Self { identity: Some(identity), tls: true, ..self }
+    }
+
+    /// Asks for a bearer token and accepts this one; the first is that of [`TestApiServer::kubeconfig`].
+    #[must_use]
+    pub fn token(mut self, token: &str) -> Self {
+        self.policy.add_token(token, DEFAULT_USER);
+        self.token.get_or_insert_with(|| token.to_owned());
+        self
+    }
+
+    /// How it answers watches that ask for initial events.
+    #[must_use]
+    pub fn streaming_lists(mut self, how: StreamingLists) -> Self {
+        self.policy.streaming_lists = how;
+        self
+    }
+
+    /// How it says that a version is too old.
+    #[must_use]
+    pub fn gone_form(mut self, form: GoneForm) -> Self {
+        self.policy.gone_form = form;
+        self
+    }
+
+    /// Is a server without this resource, as old ones are without ServiceCIDRs.
+    #[must_use]
+    pub fn without(mut self, resource: Resource) -> Self {
+        self.policy.set_missing(resource, true);
+        self
+    }
+
+    /// Remembers so many events (of all resources together).
+    #[must_use]
+    pub fn history(self, events: usize) -> Self {
+        Self { retention: Retention { events, ..self.retention }, ..self }
+    }
+
+    /// Time between bookmarks.
+    #[must_use]
+    pub fn bookmark_interval(self, interval: Duration) -> Self {
+        Self { bookmark_interval: interval, ..self }
+    }
+
+    /// Starts it; when this returns, it can be connected to.
+    ///
+    /// # Errors
+    ///
+    /// If the address cannot be listened on, or a name is none.
+    pub fn start(self) -> Result<TestApiServer, StartError> {
+        let identity = match self.identity {
+            None if self.tls => Some(Identity::make(&self.names)?),
+            identity => identity,
+        };
+        let tls = identity.as_ref().map(Identity::acceptor).transpose()?;
+        let listener =
+            bind(self.address).map_err(|source| StartError::Listen { address: self.address, source })?;
+        let address = listener.local_addr().map_err(StartError::Thread)?;
+        let shared = Arc::new(Shared::new(Store::new(self.retention), self.policy, self.bookmark_interval));
+        let (commands, receiver) = unbounded_channel();
+        let server = Server { shared: Arc::clone(&shared), address, tls, commands: receiver };
+        let thread = std::thread::Builder::new().name("test-apiserver".to_owned());
+        let thread = thread
+            .spawn(move || {
+                if let Err(error) = server.run(listener) {
+                    tracing::error!(%error, "the test API server ended");
+                }
+            })
+            .map_err(StartError::Thread)?;
+        Ok(TestApiServer {
+            shared,
+            address,
+            identity,
+            token: self.token,
+            commands: Some(commands),
+            thread: Some(thread),
+        })
+    }
+}
+
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// A running server; it ends with this value.
+#[derive(Debug)]
+pub struct TestApiServer {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    identity: Option<Identity>,
+    token: Option<String>,
+    /// Taken to end the thread.
+    commands: Option<UnboundedSender<Command>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl TestApiServer {
+    /// Starts to describe one.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its URL, without a path.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let scheme = if self.identity.is_some() { "https" } else { "http" };
+        // An unspecified address is one to listen on, not one to connect to.
+        let ip = self.address.ip();
+        let host = if ip.is_unspecified() { "127.0.0.1".to_owned() } else { host(ip) };
+        format!("{scheme}://{host}:{}", self.address.port())
+    }
+
+    /// The certificate of the authority that signed the server's.
+    #[must_use]
+    pub fn ca_pem(&self) -> Option<&str> {
+        self.identity.as_ref().map(|identity| identity.ca_pem.as_str())
+    }
+
+    /// Its certificates.
+    #[must_use]
+    pub const fn identity(&self) -> Option<&Identity> {
+        self.identity.as_ref()
+    }
+
+    /// A kubeconfig with the first token.
+    #[must_use]
+    pub fn kubeconfig(&self) -> String {
+        kubeconfig::render(&self.url(), self.ca_pem(), self.token.as_deref())
+    }
+
+    /// A kubeconfig with any token.
+    #[must_use]
+    pub fn kubeconfig_with(&self, token: &str) -> String {
+        kubeconfig::render(&self.url(), self.ca_pem(), Some(token))
+    }
+
+    /// Its objects.
+    #[must_use]
+    pub fn objects(&self) -> Objects<'_> {
+        Objects(&self.shared)
+    }
+
+    /// Sets the faults of one resource; those that it had before are gone.
+    pub fn set_faults(&self, resource: Resource, faults: Faults) {
+        self.shared.faults.send_modify(|table| table.set(resource, faults));
+    }
+
+    /// The faults of one resource, with what is left of those that count down.
+    #[must_use]
+    pub fn faults(&self, resource: Resource) -> Faults {
+        self.shared.faults.borrow().of(resource).clone()
+    }
+
+    /// Ends all faults, but not what was done to watches and connections.
+    pub fn clear_faults(&self) {
+        self.shared.faults.send_modify(crate::faults::FaultTable::clear);
+        self.shared.set_stale(None);
+    }
+
+    /// Ends the open watches of a resource.
+    pub fn drop_watches(&self, resource: Resource, how: Hangup) {
+        self.shared.faults.send_modify(|table| table.drop_watches(resource, how));
+    }
+
+    /// Answers "any version" (`resourceVersion=0`) from the past, as a replica does that lags behind.
+    pub fn set_stale(&self, snapshot: Option<Snapshot>) {
+        self.shared.set_stale(snapshot);
+    }
+
+    /// Accepts another token, of the default user.
+    pub fn add_token(&self, token: &str) {
+        self.shared.policy().add_token(token, DEFAULT_USER);
+    }
+
+    /// Accepts a token no more; requests with it get 401. Open watches stay, as in the real server.
+    pub fn revoke_token(&self, token: &str) {
+        self.shared.policy().revoke_token(token);
+    }
+
+    /// Forbids requests of a kind (403), or allows them again.
+    pub fn deny(&self, resource: Resource, verb: Verb, denied: bool) {
+        self.shared.policy().deny(resource, verb, denied);
+    }
+
+    /// Takes a resource away (404), or adds it, as an upgrade does.
+    pub fn set_missing(&self, resource: Resource, missing: bool) {
+        self.shared.policy().set_missing(resource, missing);
+    }
+
+    /// Changes how watches that ask for initial events are answered.
+    pub fn set_streaming_lists(&self, how: StreamingLists) {
+        self.shared.policy().streaming_lists = how;
+    }
+
+    /// Changes how the server says that a version is too old.
+    pub fn set_gone_form(&self, form: GoneForm) {
+        self.shared.policy().gone_form = form;
+    }
+
+    /// Requests so far.
+    #[must_use]
+    pub fn requests(&self) -> Requests {
+        self.shared.requests().clone()
+    }
+
+    /// Watches that are open now.
+    #[must_use]
+    pub fn watches(&self, resource: Resource) -> usize {
+        self.shared.watches(resource)
+    }
+
+    /// The watch events of an object that were handed to the socket, of the last thousands.
+    #[must_use]
+    pub fn deliveries(&self, resource: Resource, namespace: &str, name: &str) -> Vec<Delivery> {
+        self.shared.deliveries().of(resource, &Key::new(namespace, name))
+    }
+
+    /// Refuses connections and ends those that are open. Returns when the port is closed.
+    ///
+    /// # Errors
+    ///
+    /// If the server has died.
+    pub fn stop(&self) -> Result<(), StartError> {
+        self.command(Command::Close)
+    }
+
+    /// Serves again after [`Self::stop`], on the same port.
+    ///
+    /// # Errors
+    ///
+    /// If the port has been taken meanwhile.
+    pub fn restart(&self) -> Result<(), StartError> {
+        self.command(Command::Open)
+    }
+
+    fn command(
+        &self,
+        command: impl FnOnce(std::sync::mpsc::Sender<std::io::Result<()>>) -> Command,
+    ) -> Result<(), StartError> {
+        let (done, answer) = std::sync::mpsc::channel();
+        let commands = self.commands.as_ref().ok_or(StartError::Died)?;
+        commands.send(command(done)).map_err(|_| StartError::Died)?;
+        let answer = answer.recv().map_err(|_| StartError::Died)?;
+        answer.map_err(|source| StartError::Listen { address: self.address, source })
+    }
+}
+
+impl Drop for TestApiServer {
+    fn drop(&mut self) {
+        self.commands = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The objects of a server.
+#[derive(Clone, Copy, Debug)]
+pub struct Objects<'a>(&'a Shared);
+
+impl Objects<'_> {
+    /// Writes an object, new or not; returns its resourceVersion, which does not change if nothing changed.
+    ///
+    /// # Errors
+    ///
+    /// If it is none of this server's.
+    pub fn apply(&self, object: Value) -> Result<u64, StoreError> {
+        self.0.write(|store| store.apply(object)).map(|object| object.revision)
+    }
+
+    /// Writes many before anyone sees one of them; returns the newest resourceVersion.
+    ///
+    /// # Errors
+    ///
+    /// If one is none of this server's; those before it have been written.
+    pub fn apply_all(&self, objects: impl IntoIterator<Item = Value>) -> Result<u64, StoreError> {
+        self.0.write(|store| {
+            for object in objects {
+                store.apply(object)?;
+            }
+            Ok(store.revision())
+        })
+    }
+
+    /// Deletes an object; returns the resourceVersion of the deletion. The namespace of objects of the cluster is "".
+    ///
+    /// # Errors
+    ///
+    /// If it is not there.
+    pub fn delete(&self, resource: Resource, namespace: &str, name: &str) -> Result<u64, StoreError> {
+        let key = Key::new(namespace, name);
+        self.0.write(|store| store.delete(resource, &key)).map(|object| object.revision)
+    }
+
+    /// The object as it is now.
+    #[must_use]
+    pub fn get(&self, resource: Resource, namespace: &str, name: &str) -> Option<Value> {
+        self.0.store().get(resource, &Key::new(namespace, name)).map(|object| object.value())
+    }
+
+    /// All objects of a resource.
+    #[must_use]
+    pub fn list(&self, resource: Resource) -> Vec<Value> {
+        let objects = self.0.store().select(resource, &crate::selector::Filter::default());
+        objects.iter().map(|object| object.value()).collect()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self, resource: Resource) -> usize {
+        self.0.store().len(resource)
+    }
+
+    /// The newest resourceVersion.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.0.store().revision()
+    }
+
+    /// Everything as it is now.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        self.0.store().snapshot()
+    }
+
+    /// Goes back to a snapshot, its resourceVersion included.
+    /// Real servers do this while they are down: stop the server before.
+    pub fn restore(&self, snapshot: Snapshot) {
+        self.0.write(|store| store.restore(snapshot));
+    }
+
+    /// Forgets all events: every version but the newest is gone.
+    pub fn compact(&self) {
+        self.0.write(Store::compact);
+    }
+}

@@ -1,0 +1,111 @@
+//! The thread that serves: listener, connections, TLS.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+use crate::service::serve;
+use crate::shared::Shared;
+
+/// What the owner of the server asks of its thread; each is answered when it is done.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Refuse connections, and end those that are open.
+    Close(Sender<std::io::Result<()>>),
+    /// Accept them again, on the same port.
+    Open(Sender<std::io::Result<()>>),
+}
+
+/// Everything the thread needs.
+pub(crate) struct Server {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) address: SocketAddr,
+    pub(crate) tls: Option<TlsAcceptor>,
+    pub(crate) commands: UnboundedReceiver<Command>,
+}
+
+impl Server {
+    /// Serves until the owner has gone.
+    pub(crate) fn run(self, listener: std::net::TcpListener) -> std::io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(self.serve(listener))
+    }
+
+    async fn serve(mut self, listener: std::net::TcpListener) -> std::io::Result<()> {
+        let mut listener = Some(TcpListener::from_std(listener)?);
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                command = self.commands.recv() => match command {
+                    None => return Ok(()),
+                    Some(Command::Close(done)) => {
+                        listener = None;
+                        connections.shutdown().await;
+                        let _ = done.send(Ok(()));
+                    }
+                    Some(Command::Open(done)) => {
+                        let _ = done.send(self.open(&mut listener).await);
+                    }
+                },
+                accepted = accept(listener.as_ref()) => match accepted {
+                    Ok(stream) => {
+                        connections.spawn(connection(Arc::clone(&self.shared), stream, self.tls.clone()));
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "accepting a connection");
+                        // Out of descriptors, most likely: they come back as connections end.
+                        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                    }
+                },
+                Some(_) = connections.join_next() => {}
+            }
+        }
+    }
+
+    async fn open(&self, listener: &mut Option<TcpListener>) -> std::io::Result<()> {
+        if listener.is_none() {
+            *listener = Some(TcpListener::bind(self.address).await?);
+        }
+        Ok(())
+    }
+}
+
+/// The next connection; none comes while the server refuses them.
+async fn accept(listener: Option<&TcpListener>) -> std::io::Result<TcpStream> {
+    match listener {
+        Some(listener) => Ok(listener.accept().await?.0),
+        None => std::future::pending().await,
+    }
+}
+
+async fn connection(shared: Arc<Shared>, stream: TcpStream, tls: Option<TlsAcceptor>) {
+    // An event must not wait for the next one.
+    let _ = stream.set_nodelay(true);
+    match tls {
+        None => requests(shared, stream).await,
+        Some(tls) => match tls.accept(stream).await {
+            Ok(stream) => requests(shared, stream).await,
+            Err(error) => tracing::debug!(%error, "TLS"),
+        },
+    }
+}
+
+async fn requests<S: AsyncRead + AsyncWrite + Unpin>(shared: Arc<Shared>, stream: S) {
+    let service = service_fn(move |request| {
+        let shared = Arc::clone(&shared);
+        async move { Ok::<_, std::convert::Infallible>(serve(shared, request).await) }
+    });
+    // Clients that leave, and bodies that are cut, are what this server is for.
+    if let Err(error) = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await {
+        tracing::debug!(%error, "connection");
+    }
+}

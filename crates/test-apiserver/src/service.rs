@@ -1,0 +1,277 @@
+//! Requests and their answers.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+
+use crate::body::Answer;
+use crate::object::{Key, set, text};
+use crate::query::Query;
+use crate::resource::Verb;
+use crate::shared::Shared;
+use crate::status::ApiError;
+use crate::store::{StoreError, Write};
+use crate::target::Target;
+use crate::{list, watch};
+
+/// Answers a request of the API.
+pub(crate) async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> Response<Answer> {
+    let response = match respond(&shared, request).await {
+        Ok(response) => response,
+        Err(error) => refusal(&error),
+    };
+    shared.requests().answered(response.status().as_u16());
+    response
+}
+
+async fn respond(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Response<Answer>, ApiError> {
+    let target = Target::parse(request.uri().path());
+    let query = Query::parse(request.uri().query().unwrap_or_default());
+    let verb = verb(request.method(), target.as_ref(), &query);
+    if let (Some(target), Some(verb)) = (&target, verb) {
+        shared.requests().arrived(target.resource, verb, &request.uri().to_string());
+        shared.audible(target.resource).await;
+    }
+    let authorization = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let user = shared.policy().authenticate(authorization)?;
+    let Some(target) = target else { return plain(request.uri().path()) };
+    let verb = verb.ok_or_else(ApiError::method_not_allowed)?;
+    let whom = (target.resource, target.namespace.as_deref(), target.name.as_deref());
+    shared.policy().authorize(&user, verb, whom)?;
+    refuse(shared, &target, verb)?;
+    let namespace = target.namespace.as_deref();
+    match verb {
+        Verb::List => Ok(ok(list::answer(shared, target.resource, namespace, &query)?)),
+        Verb::Watch => Ok(ok(watch::answer(shared, target.resource, namespace, &query)?)),
+        Verb::Get => get(shared, &target),
+        Verb::Delete => delete(shared, &target),
+        Verb::Create | Verb::Update | Verb::Patch => write(shared, &target, verb, request).await,
+    }
+}
+
+fn verb(method: &Method, target: Option<&Target>, query: &Query) -> Option<Verb> {
+    let target = target?;
+    let one = target.name.is_some();
+    // A namespaced resource is written in a namespace.
+    let placed = target.namespace.is_some() == target.resource.namespaced();
+    match *method {
+        Method::GET if one => Some(Verb::Get),
+        Method::GET if query.flag("watch") == Some(true) => Some(Verb::Watch),
+        Method::GET => Some(Verb::List),
+        Method::POST if !one && placed => Some(Verb::Create),
+        Method::PUT if one => Some(Verb::Update),
+        Method::PATCH if one => Some(Verb::Patch),
+        Method::DELETE if one => Some(Verb::Delete),
+        _ => None,
+    }
+}
+
+/// Paths outside of the resources.
+fn plain(path: &str) -> Result<Response<Answer>, ApiError> {
+    match path {
+        "/healthz" | "/livez" | "/readyz" => {
+            let mut response = Response::new(Answer::Whole(Some(Bytes::from_static(b"ok"))));
+            response
+                .headers_mut()
+                .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+            Ok(response)
+        }
+        "/version" => Ok(respond_with(
+            StatusCode::OK,
+            &json!({"major": "1", "minor": "36", "gitVersion": "v1.36.0-kube-ipvs-test", "platform": "linux/amd64"}),
+        )),
+        _ => Err(ApiError::no_such_resource()),
+    }
+}
+
+/// The error that a fault wants in place of an answer.
+fn refuse(shared: &Shared, target: &Target, verb: Verb) -> Result<(), ApiError> {
+    let mut refusal = None;
+    shared.faults.send_if_modified(|table| {
+        refusal = table.take_refusal(target.resource, verb);
+        refusal.is_some()
+    });
+    let Some(refusal) = refusal else { return Ok(()) };
+    Err(match refusal.status {
+        410 => ApiError::too_old(0, shared.store().revision()),
+        429 => ApiError::too_many_requests(std::time::Duration::from_secs(refusal.retry_after_s)),
+        status => {
+            ApiError::failure(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR))
+        }
+    })
+}
+
+fn key(target: &Target) -> Key {
+    Key::new(target.namespace.as_deref().unwrap_or_default(), target.name.as_deref().unwrap_or_default())
+}
+
+fn get(shared: &Shared, target: &Target) -> Result<Response<Answer>, ApiError> {
+    let key = key(target);
+    let object = shared.store().get(target.resource, &key).map(|object| object.json.clone());
+    let json = object.ok_or_else(|| ApiError::not_found(target.resource, &key.name))?;
+    Ok(ok(Answer::Whole(Some(json))))
+}
+
+fn delete(shared: &Shared, target: &Target) -> Result<Response<Answer>, ApiError> {
+    let key = key(target);
+    let object =
+        shared.write(|store| store.delete(target.resource, &key)).map_err(|error| refused(&error))?;
+    let body = json!({
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Success",
+        "details": {
+            "name": key.name,
+            "group": target.resource.group(),
+            "kind": target.resource.plural(),
+            "uid": text(&object.value(), "uid"),
+        },
+    });
+    Ok(respond_with(StatusCode::OK, &body))
+}
+
+async fn write(
+    shared: &Shared,
+    target: &Target,
+    verb: Verb,
+    request: Request<Incoming>,
+) -> Result<Response<Answer>, ApiError> {
+    let kind = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if verb == Verb::Patch && !kind.starts_with("application/merge-patch+json") {
+        return Err(ApiError::unsupported_media_type());
+    }
+    let body =
+        request.into_body().collect().await.map_err(|error| ApiError::bad_request(error.to_string()))?;
+    let body: Value = serde_json::from_slice(&body.to_bytes()).map_err(|error| {
+        ApiError::bad_request(format!(
+            "the object provided is unrecognized (must be of type {target:?}): {error}"
+        ))
+    })?;
+    let written = shared.write(|store| {
+        let (object, write) = match verb {
+            Verb::Patch => {
+                (patched(store.get(target.resource, &key(target)), target, &body)?, Write::Replace)
+            }
+            Verb::Create => (body, Write::Create),
+            _ => (body, Write::Replace),
+        };
+        let object = placed(object, target)?;
+        store.write(target.resource, object, write).map_err(|error| refused(&error))
+    })?;
+    let status = if verb == Verb::Create { StatusCode::CREATED } else { StatusCode::OK };
+    let mut response = ok(Answer::Whole(Some(written.json.clone())));
+    *response.status_mut() = status;
+    Ok(response)
+}
+
+fn patched(
+    object: Option<&Arc<crate::object::Object>>,
+    target: &Target,
+    patch: &Value,
+) -> Result<Value, ApiError> {
+    let name = target.name.as_deref().unwrap_or_default();
+    let mut object = object.ok_or_else(|| ApiError::not_found(target.resource, name))?.value();
+    merge(&mut object, patch);
+    Ok(object)
+}
+
+/// RFC 7386.
+fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    let Some(target) = target.as_object_mut() else { return };
+    for (key, value) in patch {
+        if value.is_null() {
+            target.remove(key);
+        } else {
+            merge(target.entry(key.clone()).or_insert(Value::Null), value);
+        }
+    }
+}
+
+/// Fills in what the path says of an object, and refuses what contradicts it.
+fn placed(mut object: Value, target: &Target) -> Result<Value, ApiError> {
+    let Some(fields) = object.as_object_mut() else { return Err(ApiError::bad_request("not an object")) };
+    fields.insert("apiVersion".to_owned(), target.resource.api_version().into());
+    fields.insert("kind".to_owned(), target.resource.kind().into());
+    if text(&object, "name").is_none()
+        && let Some(prefix) = text(&object, "generateName")
+    {
+        let name = format!("{prefix}{:05x}", crate::clock::monotonic().subsec_nanos() & 0xf_ffff);
+        set(&mut object, "name", name.into());
+    }
+    let path = [("namespace", target.namespace.as_deref()), ("name", target.name.as_deref())];
+    for (field, wanted) in path {
+        let Some(wanted) = wanted else { continue };
+        match text(&object, field) {
+            Some(found) if found != wanted && !found.is_empty() => {
+                let message = format!(
+                    "the {field} of the object ({found}) does not match the {field} on the URL ({wanted})"
+                );
+                return Err(ApiError::bad_request(message));
+            }
+            _ => set(&mut object, field, wanted.into()),
+        }
+    }
+    Ok(object)
+}
+
+fn refused(error: &StoreError) -> ApiError {
+    match error {
+        StoreError::NotAnObject(_) => ApiError::bad_request("name or generateName is required"),
+        StoreError::AlreadyExists(resource, name) => ApiError::already_exists(*resource, name),
+        StoreError::NotFound(resource, name) => ApiError::not_found(*resource, name),
+        StoreError::Conflict(resource, name) => ApiError::conflict(*resource, name),
+    }
+}
+
+fn refusal(error: &ApiError) -> Response<Answer> {
+    let mut response = respond_with(error.code, &error.body());
+    if let Some(after) = error.retry_after {
+        response.headers_mut().insert(RETRY_AFTER, after.as_secs().into());
+    }
+    response
+}
+
+pub(crate) fn respond_with(code: StatusCode, body: &Value) -> Response<Answer> {
+    let mut response = ok(Answer::Whole(Some(Bytes::from(format!("{body}\n")))));
+    *response.status_mut() = code;
+    response
+}
+
+fn ok(answer: Answer) -> Response<Answer> {
+    let mut response = Response::new(answer);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merge_patches_of_rfc_7386() {
+        let check = |target: Value, patch: Value, expect: Value| {
+            let mut result = target.clone();
+            merge(&mut result, &patch);
+            assert_eq!(result, expect, "{target} {patch}");
+        };
+        check(json!({"a": "b"}), json!({"a": "c"}), json!({"a": "c"}));
+        check(json!({"a": "b", "b": "c"}), json!({"a": null}), json!({"b": "c"}));
+        check(json!({"a": {"b": "c"}}), json!({"a": {"b": "d", "c": null}}), json!({"a": {"b": "d"}}));
+        check(json!({"a": [{"b": "c"}]}), json!({"a": [1]}), json!({"a": [1]}));
+        check(json!([1, 2]), json!({"a": "b", "c": null}), json!({"a": "b"}));
+        check(json!({}), json!({"a": {"bb": {"ccc": null}}}), json!({"a": {"bb": {}}}));
+    }
+}

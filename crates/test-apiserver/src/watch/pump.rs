@@ -1,0 +1,202 @@
+//! Events out of the store into the sink, with what faults do to them on the way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::{Begin, End, Watch};
+use crate::body::Sink;
+use crate::clock::monotonic;
+use crate::faults::{Hangup, shuffle};
+use crate::object::Object;
+use crate::requests::Delivery;
+use crate::resource::Resource;
+use crate::selector::Filter;
+use crate::shared::Shared;
+use crate::status::ApiError;
+use crate::store::{Change, Event};
+
+/// Events taken out of the store at a time.
+const AT_A_TIME: usize = 256;
+
+/// The API server sends a last bookmark so long before a watch ends.
+const LAST_BOOKMARK: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    pub(super) id: u64,
+    pub(super) deadline: Instant,
+}
+
+struct Pump<'a> {
+    shared: &'a Shared,
+    sink: &'a Sink,
+    resource: Resource,
+    filter: Filter,
+    /// Everything up to this version has been sent, or does not concern this watch.
+    reached: u64,
+    id: u64,
+}
+
+/// Runs until the watch ends by itself.
+pub(super) async fn run(shared: &Shared, watch: Watch, sink: &Sink, times: Times) -> End {
+    let Watch { resource, filter, begin, bookmarks, .. } = watch;
+    let mut pump = Pump { shared, sink, resource, filter, reached: begin.revision, id: times.id };
+    let ended = pump.pump(begin, bookmarks, times.deadline).await;
+    ended.err().unwrap_or(End::Timeout)
+}
+
+impl Pump<'_> {
+    async fn pump(&mut self, begin: Begin, bookmarks: bool, deadline: Instant) -> Result<(), End> {
+        let mut changes = self.shared.changes.subscribe();
+        if let Some(gone) = begin.gone {
+            return self.gone(&gone).await;
+        }
+        for object in begin.objects {
+            self.send(Change::Added, &object).await?;
+        }
+        if begin.end && bookmarks {
+            self.bookmark(true).await?;
+        }
+        let interval = self.shared.bookmark_interval;
+        let mut next_bookmark = next(Instant::now(), interval, deadline);
+        loop {
+            changes.borrow_and_update();
+            if self.deliver().await? {
+                continue;
+            }
+            tokio::select! {
+                _ = changes.changed() => {}
+                () = sleep_until(next_bookmark) => {
+                    if bookmarks {
+                        self.bookmark(false).await?;
+                    }
+                    next_bookmark = next(next_bookmark, interval, deadline);
+                }
+            }
+        }
+    }
+
+    /// Delivers what is there. Was there anything?
+    async fn deliver(&mut self) -> Result<bool, End> {
+        let (mut events, mut reached) = self.take(self.reached).await?;
+        if reached == self.reached && events.is_empty() {
+            return Ok(false);
+        }
+        let reorder = self.shared.faults.borrow().of(self.resource).reorder;
+        if let Some(reorder) = reorder.filter(|_| !events.is_empty()) {
+            sleep(Duration::from_millis(reorder.window_ms)).await;
+            let (more, further) = self.take(reached).await?;
+            events.extend(more);
+            events = shuffle(events, reorder.seed ^ reached, |event| Arc::clone(&event.object.key));
+            reached = further;
+        }
+        for event in events {
+            self.event(&event).await?;
+        }
+        self.reached = reached;
+        Ok(true)
+    }
+
+    async fn take(&self, after: u64) -> Result<(Vec<Arc<Event>>, u64), End> {
+        let taken = self.shared.store().events_after(self.resource, after, AT_A_TIME);
+        match taken {
+            Ok(taken) => Ok(taken),
+            Err(gone) => {
+                self.gone(&ApiError::too_old(after, gone.oldest)).await?;
+                Err(End::Gone)
+            }
+        }
+    }
+
+    async fn event(&self, event: &Event) -> Result<(), End> {
+        let Some(change) = event.seen_by(&self.filter) else { return Ok(()) };
+        self.delay(event.committed).await;
+        let object = match &event.previous {
+            // What leaves the selection is shown as it was when it belonged there.
+            Some(previous) if change == Change::Deleted && event.change != Change::Deleted => {
+                let key = Arc::clone(&previous.key);
+                Arc::new(Object::encode(key, previous.value(), event.object.revision))
+            }
+            _ => Arc::clone(&event.object),
+        };
+        if self.shared.faults.borrow().of(self.resource).truncate > 0 {
+            self.truncate(change, &object).await?;
+        }
+        self.send(change, &object).await?;
+        if self.shared.faults.borrow().of(self.resource).repeat {
+            self.send(change, &object).await?;
+        }
+        Ok(())
+    }
+
+    async fn delay(&self, committed: Duration) {
+        let delay = Duration::from_millis(self.shared.faults.borrow().of(self.resource).delay_ms);
+        sleep((committed + delay).saturating_sub(monotonic())).await;
+    }
+
+    /// Sends half of the event, then ends the watch, if a fault is left.
+    async fn truncate(&self, change: Change, object: &Object) -> Result<(), End> {
+        let mut cut = false;
+        self.shared.faults.send_modify(|table| cut = table.take_truncation(self.resource));
+        if !cut {
+            return Ok(());
+        }
+        let mut line = line(change, &object.json);
+        line.truncate(line.len() / 2);
+        self.sink.send(line, None).await?;
+        Err(End::Dropped(Hangup::Cut))
+    }
+
+    async fn send(&self, change: Change, object: &Object) -> Result<(), End> {
+        let delivery = Delivery {
+            watch: self.id,
+            change: change.as_str(),
+            revision: object.revision,
+            at: Duration::ZERO,
+            resource: self.resource,
+            key: Arc::clone(&object.key),
+        };
+        Ok(self.sink.send(line(change, &object.json), Some(delivery)).await?)
+    }
+
+    async fn bookmark(&self, end: bool) -> Result<(), End> {
+        Ok(self.sink.send(bookmark(self.resource, self.reached, end), None).await?)
+    }
+
+    async fn gone(&self, error: &ApiError) -> Result<(), End> {
+        let line = format!("{{\"type\":\"ERROR\",\"object\":{}}}\n", error.body());
+        self.sink.send(Bytes::from(line), None).await?;
+        Err(End::Gone)
+    }
+}
+
+/// When the next bookmark is due: after `interval`, or shortly before the end, which may be never.
+fn next(from: Instant, interval: Duration, deadline: Instant) -> Instant {
+    let last = deadline.checked_sub(LAST_BOOKMARK).filter(|last| *last > from);
+    let regular = from + interval;
+    last.map_or(regular, |last| last.min(regular))
+}
+
+fn line(change: Change, json: &[u8]) -> Bytes {
+    let mut line = BytesMut::with_capacity(json.len() + 32);
+    line.put_slice(b"{\"type\":\"");
+    line.put_slice(change.as_str().as_bytes());
+    line.put_slice(b"\",\"object\":");
+    line.put_slice(json);
+    line.put_slice(b"}\n");
+    line.freeze()
+}
+
+fn bookmark(resource: Resource, revision: u64, end: bool) -> Bytes {
+    let annotations = if end { r#","annotations":{"k8s.io/initial-events-end":"true"}"# } else { "" };
+    Bytes::from(format!(
+        "{{\"type\":\"BOOKMARK\",\"object\":{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":\
+         {{\"resourceVersion\":\"{revision}\",\"creationTimestamp\":null{annotations}}}{}}}}}\n",
+        resource.kind(),
+        resource.api_version(),
+        resource.blank(),
+    ))
+}
