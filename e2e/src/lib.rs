@@ -8,6 +8,8 @@
 //! Deliberately not here: any dependency on a crate of the product.
 //! What is used of it is its command line, its log and what it leaves in the kernel.
 
+pub mod chaos;
+pub mod checker;
 pub mod demo;
 pub mod manifest;
 pub mod net;

@@ -10,6 +10,9 @@ use crate::probe::Proto;
 /// The node's name, as given by `--hostname-override`.
 pub const NODE_NAME: &str = "demo-node";
 
+/// The Node's file.
+pub const NODE_FILE: &str = "node.yaml";
+
 /// A port of a Service and of its slices.
 #[derive(Debug, Clone)]
 pub struct Port {
@@ -187,8 +190,24 @@ pub fn render_slice(service: &Service, suffix: &str, v4: bool, endpoints: &[Endp
     text
 }
 
+/// The Node with the addresses of [`crate::net`].
+pub fn render_node() -> String {
+    format!(
+        "apiVersion: v1\nkind: Node\nmetadata:\n  name: {NODE_NAME}\nspec:\n  podCIDR: 10.244.0.0/24\n  \
+         podCIDRs: [10.244.0.0/24, \"fd00:244::/64\"]\nstatus:\n  addresses:\n  - {{type: Hostname, address: {NODE_NAME}}}\n  \
+         - {{type: InternalIP, address: {:?}}}\n  - {{type: InternalIP, address: {:?}}}\n",
+        NODE.v4.to_string(),
+        NODE.v6.to_string(),
+    )
+}
+
+/// A rendered object as a value, for those who do not speak YAML.
+pub fn to_json(yaml: &str) -> serde_json::Value {
+    serde_saphyr::from_str(yaml).unwrap_or_else(|error| panic!("{error} in:\n{yaml}"))
+}
+
 /// The directory.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Manifests {
     path: PathBuf,
 }
@@ -197,14 +216,7 @@ impl Manifests {
     /// Use `path`, which must exist, and put the Node there.
     pub fn new(path: &Path) -> Manifests {
         let manifests = Manifests { path: path.to_owned() };
-        let node = format!(
-            "apiVersion: v1\nkind: Node\nmetadata:\n  name: {NODE_NAME}\nspec:\n  podCIDR: 10.244.0.0/24\n  \
-             podCIDRs: [10.244.0.0/24, \"fd00:244::/64\"]\nstatus:\n  addresses:\n  - {{type: Hostname, address: {NODE_NAME}}}\n  \
-             - {{type: InternalIP, address: {:?}}}\n  - {{type: InternalIP, address: {:?}}}\n",
-            NODE.v4.to_string(),
-            NODE.v6.to_string(),
-        );
-        manifests.write("node.yaml", &node);
+        manifests.write(NODE_FILE, &render_node());
         manifests
     }
 

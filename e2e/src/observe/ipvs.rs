@@ -15,6 +15,8 @@ pub struct VirtualServer {
     pub scheduler: String,
     /// Persistence timeout in seconds.
     pub persistence: Option<u32>,
+    /// Whatever else the tool says of it, as it says it: `-b mh-port`, `-o`, `-M 64`.
+    pub others: String,
     /// Real servers and their weights.
     pub real: BTreeMap<SocketAddr, u32>,
 }
@@ -26,11 +28,13 @@ impl VirtualServer {
     }
 }
 
-/// All virtual servers of a namespace that have an address (fwmark ones are left out).
+/// All virtual servers of a namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ipvs {
-    /// By transport and address.
+    /// Those that have an address, by transport and address.
     pub servers: BTreeMap<(Proto, SocketAddr), VirtualServer>,
+    /// Lines about others: virtual servers of a packet mark, real servers that are not reached by NAT.
+    pub odd: Vec<String>,
 }
 
 impl Ipvs {
@@ -62,24 +66,41 @@ pub fn ipvs(node: &NetNs) -> Ipvs {
     parse(&node.sh("ipvsadm -Sn"))
 }
 
-fn parse(text: &str) -> Ipvs {
+/// Understand what `ipvsadm -Sn` prints.
+pub fn parse(text: &str) -> Ipvs {
     let mut ipvs = Ipvs::default();
     for line in text.lines() {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let Some(key) = key(&words) else { continue };
-        let server = ipvs.servers.entry(key).or_default();
-        let value = |option: &str| {
-            words.iter().position(|word| *word == option).and_then(|at| words.get(at + 1)).copied()
-        };
-        if words[0] == "-A" {
-            server.scheduler = value("-s").unwrap_or_default().to_owned();
-            server.persistence = value("-p").and_then(|seconds| seconds.parse().ok());
-        } else if let Some(Ok(real)) = value("-r").map(str::parse) {
-            let weight = value("-w").and_then(|weight| weight.parse().ok()).unwrap_or(1);
-            server.real.insert(real, weight);
+        if parse_line(line, &mut ipvs).is_none() {
+            ipvs.odd.push(line.to_owned());
         }
     }
     ipvs
+}
+
+/// `None` for what is not one of ours by its kind.
+fn parse_line(line: &str, ipvs: &mut Ipvs) -> Option<()> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let key = key(&words)?;
+    match (words[0], &words[3..]) {
+        ("-A", ["-s", scheduler, rest @ ..]) => {
+            let server = ipvs.servers.entry(key).or_default();
+            (*scheduler).clone_into(&mut server.scheduler);
+            let rest = match rest {
+                ["-p", seconds, rest @ ..] => {
+                    server.persistence = Some(seconds.parse().ok()?);
+                    rest
+                }
+                rest => rest,
+            };
+            server.others = rest.join(" ");
+        }
+        ("-a", ["-r", real, "-m", "-w", weight]) => {
+            let (real, weight) = (real.parse().ok()?, weight.parse().ok()?);
+            ipvs.servers.entry(key).or_default().real.insert(real, weight);
+        }
+        _ => return None,
+    }
+    Some(())
 }
 
 fn key(words: &[&str]) -> Option<(Proto, SocketAddr)> {
@@ -104,13 +125,18 @@ mod tests {
              -a -t 10.96.0.80:80 -r 10.244.0.11:8080 -m -w 1\n\
              -a -t 10.96.0.80:80 -r 10.244.0.12:8080 -m -w 0\n\
              -A --sctp-service [fd00:96::80]:80 -s wrr\n\
+             -A -u [fd00:96::80]:80 -s mh -p 20 -M 64 -b mh-port\n\
+             -a -t 10.96.0.80:80 -r 10.244.0.13:8080 -i -w 1\n\
              -A -f 5 -s rr\n",
         );
         let web = ipvs.get(Proto::Tcp, "10.96.0.80:80".parse().unwrap()).unwrap();
         assert_eq!((web.scheduler.as_str(), web.persistence, web.real.len()), ("rr", Some(10800), 2));
         assert_eq!(web.serving(), ["10.244.0.11:8080".parse().unwrap()]);
         assert_eq!(ipvs.get(Proto::Sctp, "[fd00:96::80]:80".parse().unwrap()).unwrap().scheduler, "wrr");
-        assert_eq!(ipvs.servers.len(), 2);
+        let udp = ipvs.get(Proto::Udp, "[fd00:96::80]:80".parse().unwrap()).unwrap();
+        assert_eq!((udp.persistence, udp.others.as_str()), (Some(20), "-M 64 -b mh-port"));
+        assert_eq!(ipvs.servers.len(), 3);
+        assert_eq!(ipvs.odd, ["-a -t 10.96.0.80:80 -r 10.244.0.13:8080 -i -w 1", "-A -f 5 -s rr"]);
         assert!(ipvs.render().contains("TCP 10.96.0.80:80 rr persistent 10800 -> 10.244.0.11:8080 w=1"));
     }
 }

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use testkit::NetNs;
 
 pub use events::Events;
-pub use ipvs::{Ipvs, VirtualServer, ipvs};
+pub use ipvs::{Ipvs, VirtualServer, ipvs, parse as parse_ipvs};
 pub use trace::Writes;
 
 /// All kernel state that kube-ipvs may write, as text that is equal if and only if nothing was written.

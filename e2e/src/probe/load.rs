@@ -21,7 +21,7 @@ pub const SLOW: Duration = Duration::from_millis(900);
 /// Upper bounds of the histogram's buckets in milliseconds; the last bucket is everything above.
 const BUCKETS: [u64; 8] = [1, 3, 10, 30, 100, 300, 900, 3000];
 
-/// Failures kept with all details; the counts are complete.
+/// Failures kept with all details unless told otherwise; the counts are complete.
 const KEPT: usize = 50;
 
 /// What load to make.
@@ -41,6 +41,8 @@ pub struct Settings {
     pub timeout: Duration,
     /// The load ends by itself after this time.
     pub longest: Duration,
+    /// Failed and slow connections of which the details are kept.
+    pub kept: usize,
 }
 
 impl Settings {
@@ -55,6 +57,7 @@ impl Settings {
             workers: 8,
             timeout: Duration::from_secs(10),
             longest: Duration::from_secs(600),
+            kept: KEPT,
         }
     }
 }
@@ -93,6 +96,16 @@ pub struct Incident {
     pub port: u16,
     /// `slow`, or what failed.
     pub what: String,
+}
+
+/// What an incident is called that did not fail.
+const SLOW_WORD: &str = "slow";
+
+impl Incident {
+    /// Whether the connection failed.
+    pub fn is_failure(&self) -> bool {
+        self.what != SLOW_WORD
+    }
 }
 
 /// What was measured.
@@ -141,7 +154,7 @@ impl Report {
         self.failures.values().sum()
     }
 
-    fn count(&mut self, started: Duration, question: &Question, outcome: Outcome) {
+    fn count(&mut self, kept: usize, started: Duration, question: &Question, outcome: Outcome) {
         if matches!(&outcome.result, Err(Failure { stage: Stage::Local, .. })) {
             self.port_busy += 1;
             return;
@@ -156,7 +169,7 @@ impl Report {
                     return;
                 }
                 self.slow += 1;
-                "slow".to_owned()
+                SLOW_WORD.to_owned()
             }
             Err(failure) => {
                 let what = failure.to_string();
@@ -164,7 +177,7 @@ impl Report {
                 what
             }
         };
-        if self.incidents.len() < KEPT {
+        if self.incidents.len() < kept {
             let port = question.from.map_or(0, |from| from.port());
             let (at, took) = (started.as_millis(), outcome.took.as_millis());
             self.incidents.push(Incident { at, took, to: question.to, port, what });
@@ -279,7 +292,7 @@ impl Worker {
             let question = self.question(turn);
             let started = self.begin.elapsed();
             let outcome = ask(&question);
-            lock(&self.report).count(started, &question, outcome);
+            lock(&self.report).count(self.settings.kept, started, &question, outcome);
             // A worker that fell behind goes on at once but does not catch up in a burst.
             due = (due + period).max(Instant::now() - period);
         }

@@ -6,6 +6,7 @@
 mod affinity;
 mod bad_input;
 mod change;
+mod chaos;
 mod families;
 mod foreign;
 mod plan;

@@ -107,7 +107,7 @@ pub fn environment(kernel: &Kernel) -> Vec<(String, String)> {
         ("HOME", "/root"),
         ("TMPDIR", "/tmp"),
     ];
-    let passed_on = ["RUST_LOG", "RUST_BACKTRACE", "CI"];
+    let passed_on = ["RUST_LOG", "RUST_BACKTRACE", "CI", "CHAOS_SEED", "CHAOS_MINUTES", "CHAOS_VERBOSE"];
     let passed_on = passed_on.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
     fixed.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).chain(passed_on).collect()
 }
@@ -178,11 +178,13 @@ fn list(package: &str, executable: &Executable) -> Result<Vec<Case>> {
     Ok(cases.collect())
 }
 
-/// Tests with `_slow` in their names get more time; `KUBE_IPVS_GUEST_TIMEOUT` sets the seconds of all others.
+/// Tests with `_slow` in their names get more time; `KUBE_IPVS_GUEST_TIMEOUT` sets the seconds of all others, and of
+/// these if it is more.
 /// The bound is for hangs: on a busy host an honest test takes five times longer than on an idle one.
 fn timeout(test: &str) -> Duration {
     let chosen = std::env::var("KUBE_IPVS_GUEST_TIMEOUT").ok().and_then(|seconds| seconds.parse().ok());
-    Duration::from_secs(if test.contains("_slow") { 900 } else { chosen.unwrap_or(240) })
+    let slow = test.contains("_slow");
+    Duration::from_secs(if slow { chosen.unwrap_or(0).max(900) } else { chosen.unwrap_or(240) })
 }
 
 /// Names of test files are unique: they end in a hash.

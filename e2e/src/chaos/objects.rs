@@ -1,0 +1,56 @@
+//! Where objects are written for kube-ipvs to see.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::cluster::{Id, Step};
+use crate::manifest::{Manifests, NODE_FILE};
+
+/// A store of objects that kube-ipvs follows.
+pub trait Objects {
+    /// Make one write.
+    fn write(&mut self, step: &Step);
+
+    /// What is in there now, which is the truth: it may have lost or refused something.
+    fn list(&mut self) -> Vec<Value>;
+}
+
+/// A directory of manifests: one JSON file for each object, replaced in one step.
+#[derive(Debug)]
+pub struct Directory {
+    manifests: Manifests,
+    objects: BTreeMap<Id, Value>,
+}
+
+impl Directory {
+    /// Besides the Node, the directory must not hold anything that is not written through this value.
+    pub fn new(manifests: Manifests) -> Directory {
+        Directory { manifests, objects: BTreeMap::new() }
+    }
+}
+
+impl Objects for Directory {
+    fn write(&mut self, step: &Step) {
+        let file = |id: &Id| match id.kind.as_str() {
+            "Node" => NODE_FILE.to_owned(),
+            kind => format!("{}-{}.json", kind.to_lowercase(), id.name),
+        };
+        match step {
+            Step::Apply(object) => {
+                let id = Id::of(object);
+                self.manifests.write(&file(&id), &object.to_string());
+                self.objects.insert(id, object.clone());
+            }
+            Step::Delete(id) => {
+                if self.objects.remove(id).is_some() {
+                    self.manifests.remove(&file(id));
+                }
+            }
+        }
+    }
+
+    fn list(&mut self) -> Vec<Value> {
+        self.objects.values().cloned().collect()
+    }
+}

@@ -1,0 +1,139 @@
+//! What the tools say that the kernel holds.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use testkit::NetNs;
+
+use crate::observe::{Ipvs, parse_ipvs};
+
+/// The link that carries the routes.
+const LINK: &str = "kube-ipvs0";
+
+/// The tables of one network namespace, as far as kube-ipvs writes them.
+#[derive(Debug, Clone, Default)]
+pub struct Kernel {
+    /// Virtual and real servers.
+    pub ipvs: Ipvs,
+    /// `10.96.0.80 src 192.168.50.10`: local routes on our link that are not the kernel's own.
+    pub routes: Vec<String>,
+    /// What is wrong with the link; `None` if it is a dummy, up, and has no address.
+    pub link: Option<String>,
+    /// Elements by set, in the words of nft: `10.96.0.80 . tcp . 80`; `None` without our table.
+    pub sets: Option<BTreeMap<String, Vec<String>>>,
+    /// The chains and rules of our table, without handles.
+    pub rules: String,
+}
+
+impl Kernel {
+    /// Ask the tools; a look is not atomic, so that it must be repeated if something is changing.
+    pub fn read(node: &NetNs) -> Result<Kernel, String> {
+        let run = |line: &str| {
+            node.try_run(&line.split(' ').collect::<Vec<_>>()).map_err(|error| error.to_string())
+        };
+        let table = match run("nft -j list table inet kube-ipvs") {
+            Err(error) if error.contains("No such file or directory") => None,
+            other => Some(other?),
+        };
+        Kernel::parse(
+            &run("ipvsadm -Sn")?,
+            &[run("ip -j -4 route show table local")?, run("ip -j -6 route show table local")?],
+            &run("ip -j -d address show")?,
+            table.as_deref(),
+        )
+    }
+
+    /// The same from what the tools printed.
+    pub fn parse(
+        ipvs: &str,
+        routes: &[String],
+        addresses: &str,
+        table: Option<&str>,
+    ) -> Result<Kernel, String> {
+        let mut kernel = Kernel { ipvs: parse_ipvs(ipvs), ..Kernel::default() };
+        for text in routes {
+            kernel.routes.extend(parse(text)?.iter().filter_map(route));
+        }
+        kernel.link = link_problem(&parse(addresses)?);
+        if let Some(table) = table {
+            let table: Value = serde_json::from_str(table).map_err(|error| format!("nft: {error}"))?;
+            let parts = table.get("nftables").and_then(Value::as_array).ok_or("nft: no list")?;
+            kernel.sets = Some(parts.iter().filter_map(|part| part.get("set")).map(set).collect());
+            kernel.rules = rules(parts);
+        }
+        Ok(kernel)
+    }
+}
+
+/// `ip` prints nothing, not even an empty list, where there is nothing.
+fn parse(text: &str) -> Result<Vec<Value>, String> {
+    if text.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    serde_json::from_str(text).map_err(|error| format!("ip: {error}"))
+}
+
+fn word<'a>(value: &'a Value, name: &str) -> &'a str {
+    value.get(name).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// A route of ours, or of somebody who put it among ours.
+fn route(route: &Value) -> Option<String> {
+    if word(route, "dev") != LINK || word(route, "protocol") == "kernel" {
+        return None;
+    }
+    let mut text = word(route, "dst").to_owned();
+    if let Some(source) = route.get("prefsrc").and_then(Value::as_str) {
+        text.push_str(" src ");
+        text.push_str(source);
+    }
+    Some(text)
+}
+
+fn link_problem(links: &[Value]) -> Option<String> {
+    let Some(link) = links.iter().find(|link| word(link, "ifname") == LINK) else {
+        return Some(format!("the link {LINK} is missing"));
+    };
+    let has_flag = |name: &str| {
+        let flags = link.get("flags").and_then(Value::as_array);
+        flags.is_some_and(|flags| flags.iter().any(|flag| flag.as_str() == Some(name)))
+    };
+    let kind = link.pointer("/linkinfo/info_kind").and_then(Value::as_str).unwrap_or_default();
+    if kind != "dummy" {
+        return Some(format!("the link {LINK} is of type {kind:?}, not dummy"));
+    }
+    if !has_flag("UP") {
+        return Some(format!("the link {LINK} is down"));
+    }
+    let addresses = link.get("addr_info").and_then(Value::as_array);
+    // The kernel may give it a link-local one.
+    let odd = addresses.into_iter().flatten().find(|address| word(address, "scope") != "link");
+    odd.map(|address| format!("the link {LINK} has the address {}", word(address, "local")))
+}
+
+fn set(set: &Value) -> (String, Vec<String>) {
+    let elements = set.get("elem").and_then(Value::as_array).into_iter().flatten().map(element).collect();
+    (word(set, "name").to_owned(), elements)
+}
+
+fn element(element: &Value) -> String {
+    let one = |part: &Value| part.as_str().map_or_else(|| part.to_string(), str::to_owned);
+    match element.get("concat").and_then(Value::as_array) {
+        Some(parts) => parts.iter().map(one).collect::<Vec<_>>().join(" . "),
+        None => one(element),
+    }
+}
+
+/// One line for each chain and rule. Handles count how often the table was made, which nobody asks for.
+fn rules(parts: &[Value]) -> String {
+    let mut lines = String::new();
+    for part in parts.iter().filter_map(|part| part.get("chain").or_else(|| part.get("rule"))) {
+        let mut part = part.clone();
+        if let Some(fields) = part.as_object_mut() {
+            fields.remove("handle");
+        }
+        lines.push_str(&part.to_string());
+        lines.push('\n');
+    }
+    lines
+}

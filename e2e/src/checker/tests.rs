@@ -1,0 +1,336 @@
+//! The checker against what the tools printed on a node that was right, and on the same node with something wrong.
+
+use serde_json::{Value, json};
+
+use super::{Draining, Kernel, Wanted, differences};
+
+const IPVS: &str = include_str!("fixtures/ipvsadm.txt");
+const ROUTES: [&str; 2] =
+    [include_str!("fixtures/ip-route-4.json"), include_str!("fixtures/ip-route-6.json")];
+const ADDRESSES: &str = include_str!("fixtures/ip-address.json");
+const TABLE: &str = include_str!("fixtures/nft.json");
+
+/// What the tools print, to be damaged by replacing text.
+#[derive(Clone)]
+struct Printed {
+    ipvs: String,
+    routes: [String; 2],
+    addresses: String,
+    table: Option<String>,
+}
+
+fn printed() -> Printed {
+    Printed {
+        ipvs: IPVS.to_owned(),
+        routes: ROUTES.map(str::to_owned),
+        addresses: ADDRESSES.to_owned(),
+        table: Some(TABLE.to_owned()),
+    }
+}
+
+impl Printed {
+    fn kernel(&self) -> Kernel {
+        Kernel::parse(&self.ipvs, &self.routes, &self.addresses, self.table.as_deref()).unwrap()
+    }
+}
+
+fn service(name: &str, ips: &[&str], ports: Value) -> Value {
+    json!({
+        "kind": "Service",
+        "metadata": {"namespace": "default", "name": name},
+        "spec": {"clusterIP": ips[0], "clusterIPs": ips, "ports": ports},
+    })
+}
+
+fn endpoint(address: &str, node: &str) -> Value {
+    json!({"addresses": [address], "nodeName": node, "conditions": {"ready": true}})
+}
+
+fn slice(name: &str, family: &str, endpoints: Value) -> Value {
+    json!({
+        "kind": "EndpointSlice",
+        "metadata": {
+            "namespace": "default", "name": name, "labels": {"kubernetes.io/service-name": "web"},
+        },
+        "addressType": family,
+        "ports": [
+            {"name": "tcp", "protocol": "TCP", "port": 8080},
+            {"name": "udp", "protocol": "UDP", "port": 8053},
+            {"name": "sctp", "protocol": "SCTP", "port": 9},
+        ],
+        "endpoints": endpoints,
+    })
+}
+
+/// The objects that the node in the fixtures had.
+fn objects() -> Vec<Value> {
+    let ports = json!([
+        {"name": "tcp", "protocol": "TCP", "port": 80},
+        {"name": "udp", "protocol": "UDP", "port": 53},
+        {"name": "sctp", "protocol": "SCTP", "port": 9},
+    ]);
+    let mut web = service("web", &["10.96.0.80", "fd00:96::80"], ports);
+    web["spec"]["sessionAffinity"] = "ClientIP".into();
+    let mut empty = service("empty", &["10.96.0.81"], json!([{"name": "tcp", "port": 80}]));
+    empty["metadata"]["annotations"]["kube-ipvs.io/scheduler"] = "mh".into();
+    let v4 = json!([endpoint("10.244.0.11", "demo-node"), endpoint("10.244.1.12", "other")]);
+    let v6 = json!([endpoint("fd00:244::11", "demo-node")]);
+    let addresses = json!([
+        {"type": "Hostname", "address": "demo-node"},
+        {"type": "InternalIP", "address": "192.168.50.10"},
+        {"type": "InternalIP", "address": "fd00:50::10"},
+    ]);
+    let node = json!({"kind": "Node", "metadata": {"name": "demo-node"}, "status": {"addresses": addresses}});
+    vec![node, web, empty, slice("web-v4", "IPv4", v4), slice("web-v6", "IPv6", v6)]
+}
+
+fn wanted(objects: &[Value]) -> Wanted {
+    Wanted::of(objects, "demo-node").unwrap()
+}
+
+fn compare(objects: &[Value], printed: &Printed, draining: Draining) -> Vec<String> {
+    differences(&wanted(objects), &printed.kernel(), &super::tests::printed().kernel().rules, draining)
+}
+
+/// With something wrong in what the tools print, exactly these differences are found.
+#[track_caller]
+fn check(damage: impl FnOnce(&mut Printed), expected: &[&str]) {
+    let mut damaged = printed();
+    damage(&mut damaged);
+    assert_eq!(compare(&objects(), &damaged, Draining::Over), expected);
+}
+
+/// Replace what is there exactly once.
+#[track_caller]
+fn replace(text: &mut String, from: &str, to: &str) {
+    assert_eq!(text.matches(from).count(), 1, "{from:?} in {text}");
+    *text = text.replace(from, to);
+}
+
+#[test]
+fn a_node_that_is_right_has_no_differences() {
+    check(|_| {}, &[]);
+}
+
+#[test]
+fn wrong_virtual_and_real_servers_are_found() {
+    check(
+        |printed| replace(&mut printed.ipvs, "-a -t 10.96.0.80:80 -r 10.244.1.12:8080 -m -w 1\n", ""),
+        &["virtual server TCP 10.96.0.80:80 of default/web: real server 10.244.1.12:8080 is missing"],
+    );
+    check(
+        |printed| {
+            replace(
+                &mut printed.ipvs,
+                "10.96.0.80:80 -r 10.244.1.12:8080 -m -w 1",
+                "10.96.0.80:80 -r 10.244.1.12:8080 -m -w 0",
+            );
+        },
+        &["virtual server TCP 10.96.0.80:80 of default/web: real server 10.244.1.12:8080 has weight 0"],
+    );
+    check(
+        |printed| printed.ipvs.push_str("-a -t 10.96.0.80:80 -r 10.244.0.99:8080 -m -w 1\n"),
+        &[
+            "virtual server TCP 10.96.0.80:80 of default/web: real server 10.244.0.99:8080 with weight 1 is not wanted",
+        ],
+    );
+    check(
+        |printed| replace(&mut printed.ipvs, "-A -t 10.96.0.81:80 -s mh -b mh-port\n", ""),
+        &["virtual server TCP 10.96.0.81:80 of default/empty: is missing, with 0 real servers"],
+    );
+    check(
+        |printed| {
+            replace(
+                &mut printed.ipvs,
+                "-A -u [fd00:96::80]:53 -s rr -p 10800",
+                "-A -u [fd00:96::80]:53 -s wlc -p 60 -o",
+            )
+        },
+        &[
+            "virtual server UDP [fd00:96::80]:53 of default/web: scheduler must be \"rr\", is \"wlc\"",
+            "virtual server UDP [fd00:96::80]:53 of default/web: persistence must be \"Some(10800)\", is \"Some(60)\"",
+            "virtual server UDP [fd00:96::80]:53 of default/web: options must be \"\", is \"-o\"",
+        ],
+    );
+    check(|printed| printed.ipvs.push_str("-A -f 7 -s rr\n"), &["IPVS has what nobody wants: -A -f 7 -s rr"]);
+    let mut damaged = printed();
+    damaged.ipvs.push_str("-A -t 10.96.0.200:80 -s rr\n");
+    let found = compare(&objects(), &damaged, Draining::MayRun);
+    assert!(found.len() == 1 && found[0].contains("10.96.0.200:80 is not wanted"), "{found:?}");
+}
+
+#[test]
+fn wrong_routes_and_links_are_found() {
+    check(
+        |printed| replace(&mut printed.routes[1], "fd00:96::80", "fd00:96::81"),
+        &["route fd00:96::80 src fd00:50::10 is missing", "route fd00:96::81 src fd00:50::10 is not wanted"],
+    );
+    check(
+        |printed| printed.routes[0] = printed.routes[0].replace("192.168.50.10", "192.168.50.11"),
+        &[
+            "route 10.96.0.80 src 192.168.50.10 is missing",
+            "route 10.96.0.81 src 192.168.50.10 is missing",
+            "route 10.96.0.80 src 192.168.50.11 is not wanted",
+            "route 10.96.0.81 src 192.168.50.11 is not wanted",
+        ],
+    );
+    check(
+        |printed| replace(&mut printed.routes[0], "10.96.0.81", "10.96.0.80"),
+        &["route 10.96.0.81 src 192.168.50.10 is missing", "route: 1 are there twice"],
+    );
+    check(|printed| replace(&mut printed.addresses, "\"UP\",", ""), &["the link kube-ipvs0 is down"]);
+    check(
+        |printed| replace(&mut printed.addresses, "kube-ipvs0", "kube-ipvs1"),
+        &["the link kube-ipvs0 is missing"],
+    );
+    check(
+        |printed| replace(&mut printed.addresses, "\"dummy\"", "\"bridge\""),
+        &["the link kube-ipvs0 is of type \"bridge\", not dummy"],
+    );
+    check(
+        |printed| {
+            let address = r#""addr_info":[{"family":"inet","local":"10.96.0.80","scope":"global"}]"#;
+            replace(&mut printed.addresses, "\"addr_info\":[]", address);
+        },
+        &["the link kube-ipvs0 has the address 10.96.0.80"],
+    );
+}
+
+#[test]
+fn wrong_elements_and_rules_are_found() {
+    let table = |from: &'static str, to: &'static str| {
+        move |printed: &mut Printed| replace(printed.table.as_mut().unwrap(), from, to)
+    };
+    check(table(", \"10.96.0.81\"]", "]"), &["set vips-v4: element 10.96.0.81 is missing"]);
+    check(
+        table("\"elem\": [\"fd00:96::80\"]", "\"elem\": [\"fd00:96::80\", \"fd00:96::99\"]"),
+        &["set vips-v6: element fd00:96::99 is not wanted"],
+    );
+    check(
+        table("{\"concat\": [\"10.244.0.11\", \"udp\", 8053, \"10.244.0.11\"]}, ", ""),
+        &["set hairpin-v4: element 10.244.0.11 . udp . 8053 . 10.244.0.11 is missing"],
+    );
+    check(
+        table("\"name\": \"masquerade-v4\"", "\"elem\": [\"10.0.0.1\"], \"name\": \"mystery\""),
+        &["set mystery: element 10.0.0.1 is not wanted"],
+    );
+    check(
+        table("\"right\": \"sctp\"", "\"right\": \"udp\""),
+        &[&rule_line("sctp", "is missing"), &rule_line("udp", "is not wanted")],
+    );
+    check(|printed| printed.table = None, &["the table inet kube-ipvs is missing"]);
+    // A table that was made again is as good.
+    check(|printed| *printed.table.as_mut().unwrap() = TABLE.replace("\"handle\": ", "\"handle\": 10"), &[]);
+}
+
+fn rule_line(protocol: &str, what: &str) -> String {
+    let mut line = printed().kernel().rules.lines().find(|line| line.contains("sctp")).unwrap().to_owned();
+    line = line.replace("\"right\":\"sctp\"", &format!("\"right\":\"{protocol}\""));
+    format!("rule {line} {what}")
+}
+
+/// The same endpoints, but with these conditions for the first one of IPv4.
+fn with_conditions(conditions: Value) -> Vec<Value> {
+    let mut objects = objects();
+    objects[3]["endpoints"][0]["conditions"] = conditions;
+    objects
+}
+
+fn real_servers(objects: &[Value]) -> Vec<String> {
+    let key = (crate::probe::Proto::Tcp, "10.96.0.80:80".parse().unwrap());
+    wanted(objects).servers[&key].real.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn endpoints_are_chosen_as_the_api_says() {
+    let (one, other) = ("10.244.0.11:8080", "10.244.1.12:8080");
+    assert_eq!(real_servers(&objects()), [one, other]);
+    assert_eq!(real_servers(&with_conditions(json!({}))), [one, other], "ready unless it says otherwise");
+    let terminating = json!({"ready": false, "serving": true, "terminating": true});
+    let mut objects = with_conditions(terminating.clone());
+    assert_eq!(real_servers(&objects), [other]);
+    objects[3]["endpoints"][1]["conditions"] = json!({"ready": false, "serving": true});
+    assert_eq!(real_servers(&objects), [one], "nothing is ready, but one serves while it terminates");
+    objects[3]["endpoints"][0]["conditions"]["serving"] = false.into();
+    assert!(real_servers(&objects).is_empty());
+    // Another slice says that it is ready: that copy does not terminate.
+    objects.push(slice("web-2", "IPv4", json!([endpoint("10.244.0.11", "demo-node")])));
+    assert_eq!(real_servers(&objects), [one]);
+    let mut local = super::tests::objects();
+    local[1]["spec"]["internalTrafficPolicy"] = "Local".into();
+    assert_eq!(real_servers(&local), [one]);
+    local[3]["metadata"]["labels"] = json!({"kubernetes.io/service-name": "other"});
+    assert!(real_servers(&local).is_empty());
+    assert!(wanted(&local).hairpin.iter().all(|(_, at)| at.is_ipv6()));
+}
+
+#[test]
+fn drains_are_allowed_only_as_long_as_they_may_run() {
+    let unready = with_conditions(json!({"ready": false}));
+    let mut printed = printed();
+    printed.ipvs = printed.ipvs.replace("-r 10.244.0.11:8080 -m -w 1", "-r 10.244.0.11:8080 -m -w 0");
+    printed.ipvs = printed.ipvs.replace("-r 10.244.0.11:9 -m -w 1", "-r 10.244.0.11:9 -m -w 0");
+    let found = compare(&unready, &printed, Draining::MayRun);
+    // UDP has nothing that could drain.
+    let udp = "virtual server UDP 10.96.0.80:53 of default/web: real server 10.244.0.11:8053 with weight 1 is not wanted";
+    assert_eq!(found, [udp]);
+    replace(&mut printed.ipvs, "-a -u 10.96.0.80:53 -r 10.244.0.11:8053 -m -w 1\n", "");
+    assert!(compare(&unready, &printed, Draining::MayRun).is_empty());
+    assert_eq!(compare(&unready, &printed, Draining::Over).len(), 2);
+}
+
+#[test]
+fn a_retiring_virtual_server_keeps_its_vip_and_refuses() {
+    let mut objects = objects();
+    let gone = objects.remove(1);
+    assert_eq!(gone["metadata"]["name"], "web");
+    let mut printed = printed();
+    printed.ipvs = printed.ipvs.replace("-w 1", "-w 0");
+    // Nothing of UDP stays, and hairpin elements are the Service's.
+    printed.ipvs =
+        printed.ipvs.lines().filter(|line| !line.contains("-u ")).map(|line| format!("{line}\n")).collect();
+    let table = printed.table.as_mut().unwrap();
+    for part in ["10.96.0.80", "fd00:96::80"] {
+        *table = table.replace(&format!("{{\"concat\": [\"{part}\", \"udp\", 53]}}, "), "");
+    }
+    let found = compare(&objects, &printed, Draining::MayRun);
+    let (refusals, hairpin): (Vec<_>, Vec<_>) = found.iter().partition(|line| line.contains("no-endpoints"));
+    assert!(refusals.len() == 4 && refusals.iter().all(|line| line.ends_with("is missing")), "{found:#?}");
+    assert!(hairpin.len() == 6 && hairpin.iter().all(|line| line.contains("set hairpin-")), "{found:#?}");
+    assert!(compare(&objects, &printed, Draining::Over).len() > found.len());
+}
+
+#[test]
+fn the_older_service_has_what_two_claim() {
+    let mut objects = objects();
+    let mut rival = service("a-rival", &["10.96.0.80"], json!([{"name": "tcp", "port": 80}]));
+    rival["metadata"]["creationTimestamp"] = "2026-01-02T03:04:05Z".into();
+    objects.push(rival);
+    assert!(real_servers(&objects).is_empty(), "the other one has no time stamp");
+    objects[1]["metadata"]["creationTimestamp"] = "2026-01-01T03:04:05Z".into();
+    assert_eq!(real_servers(&objects).len(), 2);
+}
+
+#[test]
+fn what_is_not_understood_is_refused() {
+    for (pointer, value) in [
+        ("/3/endpoints/0/hints", json!({"forZones": [{"name": "a"}]})),
+        ("/3/endpoints/0/addresses/0", json!("web.example")),
+        ("/1/spec/ports/0/port", json!("http")),
+        ("/1/spec/ports/0/protocol", json!("DCCP")),
+        ("/1/spec/clusterIPs/0", json!("somewhere")),
+        ("/0/metadata/name", json!("another-node")),
+    ] {
+        let mut objects = Value::Array(objects());
+        let (parent, field) = pointer.rsplit_once('/').unwrap();
+        match objects.pointer_mut(parent).unwrap() {
+            Value::Array(list) => list[field.parse::<usize>().unwrap()] = value,
+            object => object[field] = value,
+        }
+        assert!(Wanted::of(objects.as_array().unwrap(), "demo-node").is_err(), "{pointer}");
+    }
+    let mut others = objects();
+    others[1]["spec"]["clusterIP"] = "None".into();
+    others[2]["metadata"]["labels"] = json!({"service.kubernetes.io/service-proxy-name": "x"});
+    assert!(wanted(&others).servers.is_empty());
+}

@@ -1,0 +1,362 @@
+//! Everything that can happen to a node, at random and for minutes: the kernel follows, a bystander does not notice.
+//!
+//! `CHAOS_SEED` repeats a run as far as time allows, `CHAOS_MINUTES` makes it longer than [`SHORT`], and
+//! `CHAOS_VERBOSE` prints every action. One round of each kind there is in any case.
+//! Rounds follow each other, each ends with a quiet point where an independent reader of objects and kernel
+//! (`e2e::checker`) must find no difference. They differ in what happens:
+//!
+//! | round      | objects change, `kill -9` | somebody damages the kernel | what the bystander may notice         |
+//! | ---------- | ------------------------- | --------------------------- | ------------------------------------- |
+//! | calm       | yes                       | no                          | nothing at all                        |
+//! | outsider   | objects alone             | one burst                   | failures within [`RECOVERY`] of it    |
+//! | everything | yes                       | all the time                | failures from there to the quiet point |
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use e2e::chaos::{Cluster, Directory, History, Objects, Random, Step, damage};
+use e2e::checker::{Draining, Kernel, Wanted, differences};
+use e2e::manifest::{NODE_NAME, Service, render_node, render_slice, to_json};
+use e2e::net::{OUTSIDE, PodNetwork, cluster_ip};
+use e2e::observe::Ipvs;
+use e2e::probe::Proto;
+use e2e::probe::load::{Incident, Load, Settings};
+use testkit::{try_wait_for, wait_until};
+
+use crate::world::{SOON, World};
+
+/// Services that change.
+const SERVICES: usize = 200;
+/// How long it goes on if nobody says so.
+const SHORT: Duration = Duration::from_secs(90);
+/// Of a round, without the quiet point at its end.
+const ROUND: Duration = Duration::from_secs(18);
+/// Bound on the way to the quiet point: for a guest on a busy host.
+const SETTLE: Duration = Duration::from_secs(90);
+
+/// Virtual servers that somebody damaged are found by the next audit.
+const SYNC_PERIOD: Duration = Duration::from_secs(5);
+/// After the last damage connections must succeed again: an audit, and time for the repair itself in a slow guest.
+const RECOVERY: Duration = Duration::from_secs(SYNC_PERIOD.as_secs() + 7);
+/// The burst of an outsider's round comes within this time, so that something of the round is left after it.
+const BURST: Duration = Duration::from_secs(4);
+
+/// Connections of the bystander at the end of a round.
+const AFTER_QUIET: u64 = 40;
+
+/// The kernel of the short form; asked for by `CHAOS_MINUTES` it runs on any.
+const SERIES: &str = "6.12";
+/// Differences shown when a quiet point is not reached.
+const SHOWN: usize = 40;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Round {
+    Calm,
+    Outsider,
+    Everything,
+}
+
+const ROUNDS: [Round; 3] = [Round::Calm, Round::Outsider, Round::Everything];
+
+#[test]
+fn chaos_slow() {
+    let minutes: Option<u64> = number("CHAOS_MINUTES");
+    let series = std::env::var("KUBE_IPVS_KERNEL_SERIES").unwrap_or_default();
+    if minutes.is_none() && series != SERIES {
+        println!("skipped: the short form runs on {SERIES} only; set CHAOS_MINUTES to run it here");
+        return;
+    }
+    let length = minutes.map_or(SHORT, |minutes| Duration::from_secs(60 * minutes));
+    let mut chaos = Chaos::new(number("CHAOS_SEED").unwrap_or_else(seed_of_the_day));
+    let begin = Instant::now();
+    for round in ROUNDS.iter().cycle() {
+        chaos.round(*round);
+        if begin.elapsed() >= length && chaos.totals.len() >= ROUNDS.len() {
+            break;
+        }
+    }
+    chaos.report();
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")))
+}
+
+/// Another one every day, the same for everybody that day.
+fn seed_of_the_day() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / 86_400)
+}
+
+fn bystander() -> Service {
+    Service::new("bystander", cluster_ip(80), &[Proto::Tcp])
+}
+
+struct Chaos {
+    random: Random,
+    world: World,
+    objects: Box<dyn Objects>,
+    cluster: Cluster,
+    /// The chains and rules of our table at the first quiet point: they must not depend on what happens.
+    rules: String,
+    /// While kube-ipvs is killed: when it is started again.
+    restart: Option<Instant>,
+    /// What IPVS held when it was last looked at: a look takes seconds, too long for choosing what to damage.
+    seen: Ipvs,
+    /// Connections of the bystander by kind of round: all, and failed ones that were excused.
+    totals: Vec<(Round, u64, u64)>,
+    /// Last, so that it is shown after the log of kube-ipvs.
+    aftermath: Aftermath,
+}
+
+/// What helps to understand a failure.
+struct Aftermath {
+    seed: u64,
+    verbose: bool,
+    history: History,
+    /// The last differences that were found.
+    differences: String,
+}
+
+impl Drop for Aftermath {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("chaos: CHAOS_SEED={}\n{}{}", self.seed, self.history, self.differences);
+        }
+    }
+}
+
+impl Chaos {
+    fn new(seed: u64) -> Chaos {
+        println!("chaos: CHAOS_SEED={seed} repeats it");
+        let mut world = World::new(PodNetwork::Routed, 3);
+        let mut chaos_objects = Directory::new(world.manifests.clone());
+        let (service, pods) = (bystander(), world.ready(1..=3));
+        let fixed = [render_node(), service.render()].into_iter();
+        let slices = [true, false].map(|v4| render_slice(&service, if v4 { "v4" } else { "v6" }, v4, &pods));
+        for object in fixed.chain(slices) {
+            chaos_objects.write(&Step::Apply(to_json(&object)));
+        }
+        let (mut random, mut cluster) = (Random::new(seed), Cluster::new(SERVICES));
+        cluster.adopt(chaos_objects.list());
+        for _ in 0..SERVICES {
+            let change = cluster.create(&mut random).expect("a free address");
+            change.steps.iter().for_each(|step| chaos_objects.write(step));
+        }
+        let sync = format!("--ipvs-sync-period={}s", SYNC_PERIOD.as_secs());
+        world.start(&[&sync, "--graceful-linger=2s"]);
+        world.wait_served(&service, &pods);
+        let verbose = std::env::var_os("CHAOS_VERBOSE").is_some();
+        let aftermath = Aftermath { seed, verbose, history: History::new(), differences: String::new() };
+        let objects = Box::new(chaos_objects);
+        let mut chaos = Chaos {
+            random,
+            world,
+            objects,
+            cluster,
+            rules: String::new(),
+            restart: None,
+            seen: Ipvs::default(),
+            totals: Vec::new(),
+            aftermath,
+        };
+        try_wait_for(SOON, "the rules", || chaos.learn_rules()).unwrap_or_else(|error| panic!("{error}"));
+        chaos.quiet();
+        chaos
+    }
+
+    fn learn_rules(&mut self) -> Result<(), String> {
+        self.rules = Kernel::read(&self.world.net.node)?.rules;
+        if self.rules.is_empty() { Err("no rules yet".to_owned()) } else { Ok(()) }
+    }
+
+    fn round(&mut self, round: Round) {
+        self.note(&format!("round: {round:?}"));
+        let mut bystander = Bystander::start(&self.world);
+        let begin = Instant::now();
+        let mut burst = (round == Round::Outsider)
+            .then(|| begin + BURST * u32::try_from(self.random.below(100)).unwrap_or_default() / 100);
+        while begin.elapsed() < ROUND {
+            if burst.is_some_and(|at| Instant::now() >= at) {
+                burst = None;
+                for _ in 0..1 + self.random.below(3) {
+                    self.damage(&mut bystander, Some(RECOVERY));
+                }
+            }
+            self.act(round, &mut bystander);
+            self.start_again_if_due();
+        }
+        self.quiet();
+        bystander.no_more_excuses();
+        let (connections, excused) = bystander.judge();
+        self.totals.push((round, connections, excused));
+    }
+
+    /// One thing that happens, and a pause.
+    fn act(&mut self, round: Round, bystander: &mut Bystander) {
+        match self.random.below(100) {
+            0..4 if round != Round::Outsider => self.kill(),
+            4..14 if round == Round::Everything => self.damage(bystander, None),
+            _ => self.change(),
+        }
+        std::thread::sleep(Duration::from_millis(self.random.below(200) as u64));
+    }
+
+    fn change(&mut self) {
+        let change = self.cluster.change(&mut self.random);
+        self.note(&change.what);
+        for step in &change.steps {
+            self.objects.write(step);
+            // Now and then others have time to see what is in between.
+            if self.random.chance(20) {
+                std::thread::sleep(Duration::from_millis(self.random.below(100) as u64));
+            }
+        }
+    }
+
+    fn damage(&mut self, bystander: &mut Bystander, recovery: Option<Duration>) {
+        let command = damage(&mut self.random, &self.seen);
+        let begin = Instant::now();
+        let result = self.world.net.node.try_run(&command.split(' ').collect::<Vec<_>>());
+        bystander.excuse(begin, recovery.map(|recovery| Instant::now() + recovery));
+        let outcome = if result.is_ok() { "" } else { " (failed)" };
+        self.note(&format!("damage: {command}{outcome}"));
+    }
+
+    fn kill(&mut self) {
+        if self.restart.is_none() {
+            let pause = Duration::from_millis(self.random.below(1_500) as u64);
+            self.note(&format!("kill -9, start again after {} ms", pause.as_millis()));
+            self.world.proxy().assert_running();
+            self.world.proxy().kill();
+            self.restart = Some(Instant::now() + pause);
+        }
+    }
+
+    fn start_again_if_due(&mut self) {
+        match self.restart {
+            Some(at) if Instant::now() >= at => {
+                self.restart = None;
+                self.world.proxy().start_again();
+            }
+            Some(_) => {}
+            None => self.world.proxy().assert_running(),
+        }
+    }
+
+    /// Nothing happens any more: soon the kernel is what the objects say, and soon after all drains are over.
+    fn quiet(&mut self) {
+        if self.restart.take().is_some() {
+            self.world.proxy().start_again();
+        }
+        self.note("quiet");
+        self.cluster.adopt(self.objects.list());
+        let objects: Vec<_> = self.cluster.objects().cloned().collect();
+        let wanted = Wanted::of(&objects, NODE_NAME).unwrap_or_else(|error| panic!("{error}"));
+        let (begin, mut looks) = (Instant::now(), 0);
+        let took = [Draining::MayRun, Draining::Over].map(|draining| {
+            let what = format!("the kernel to be as the objects say, drains: {draining:?}");
+            let result = try_wait_for(SETTLE, &what, || {
+                looks += 1;
+                self.compare(&wanted, draining)
+            });
+            result.unwrap_or_else(|error| panic!("{error}"));
+            begin.elapsed().as_secs_f64()
+        });
+        self.world.proxy().assert_running();
+        println!(
+            "quiet after {} actions: {} Services, {} virtual servers right after {:.1} s, drains over after {:.1} s, {looks} looks",
+            self.aftermath.history.count(),
+            self.cluster.services().len(),
+            wanted.servers.len(),
+            took[0],
+            took[1]
+        );
+    }
+
+    fn compare(&mut self, wanted: &Wanted, draining: Draining) -> Result<(), String> {
+        let kernel = Kernel::read(&self.world.net.node)?;
+        let found = differences(wanted, &kernel, &self.rules, draining);
+        self.seen = kernel.ipvs;
+        self.aftermath.differences.clear();
+        if found.is_empty() {
+            return Ok(());
+        }
+        let shown = found.iter().take(SHOWN).map(|line| format!("  {line}")).collect::<Vec<_>>();
+        self.aftermath.differences = format!("{} differences:\n{}", found.len(), shown.join("\n"));
+        self.note(&format!("look: {} differences, the first: {}", found.len(), found[0]));
+        Err(self.aftermath.differences.clone())
+    }
+
+    fn note(&mut self, what: &str) {
+        self.aftermath.history.add(what);
+        if self.aftermath.verbose {
+            println!("{:?} {what}", self.aftermath.history.elapsed());
+        }
+    }
+
+    fn report(&self) {
+        for kind in ROUNDS {
+            let rounds: Vec<_> = self.totals.iter().filter(|(round, ..)| *round == kind).collect();
+            let (connections, excused) =
+                rounds.iter().fold((0, 0), |sum, (_, all, failed)| (sum.0 + all, sum.1 + failed));
+            println!(
+                "{kind:?}: {} rounds, {connections} connections of the bystander, {excused} failed while somebody's damage was repaired, 0 failed otherwise",
+                rounds.len()
+            );
+        }
+    }
+}
+
+/// A service that nobody touches, under short connections.
+struct Bystander {
+    load: Load,
+    begin: Instant,
+    /// From and to, since the beginning; an open end is that of the round.
+    excuses: Vec<(Duration, Option<Duration>)>,
+}
+
+impl Bystander {
+    fn start(world: &World) -> Bystander {
+        let mut settings = Settings::new(&cluster_ip(80).port(80), &OUTSIDE.each());
+        settings.kept = usize::MAX;
+        let begin = Instant::now();
+        let load = world.net.outside.enter(|| Load::start(&settings));
+        Bystander { load, begin, excuses: Vec::new() }
+    }
+
+    /// Connections that overlap this time may fail.
+    fn excuse(&mut self, from: Instant, to: Option<Instant>) {
+        let since = |at: Instant| at.duration_since(self.begin);
+        self.excuses.push((since(from), to.map(since)));
+    }
+
+    /// All is quiet again: connections from now on must succeed.
+    fn no_more_excuses(&mut self) {
+        let now = self.begin.elapsed();
+        self.excuses.iter_mut().for_each(|(_, to)| *to = Some(to.unwrap_or(now)));
+    }
+
+    /// No connection failed that was not excused. Returns how many there were and how many were excused.
+    #[track_caller]
+    fn judge(self) -> (u64, u64) {
+        let made = self.load.progress().connections;
+        wait_until(SOON, "connections after all is quiet", || {
+            self.load.progress().connections >= made + AFTER_QUIET
+        });
+        let report = self.load.stop();
+        println!(
+            "  bystander: {} connections, {:?}, {} slow",
+            report.connections, report.failures, report.slow
+        );
+        let is_excused = |incident: &&Incident| {
+            let (at, end) = (incident.at, incident.at + incident.took);
+            self.excuses
+                .iter()
+                .any(|(from, to)| end >= from.as_millis() && to.is_none_or(|to| at <= to.as_millis()))
+        };
+        let failed = report.incidents.iter().filter(|incident| incident.is_failure());
+        let (excused, guilty): (Vec<_>, Vec<_>) = failed.partition(is_excused);
+        assert!(guilty.is_empty(), "the bystander failed, excused was {:?}: {guilty:#?}", self.excuses);
+        (report.connections, excused.len() as u64)
+    }
+}
