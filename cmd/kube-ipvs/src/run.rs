@@ -32,6 +32,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Messages that may wait for the loop. A source that is faster has to wait, so that a long list costs no memory here.
 const BACKLOG: usize = 4096;
 
+/// Services planned in a row after which there is memory worth giving back: a start, or a list that came anew.
+const BURST: usize = 1000;
+
 /// What the threads tell the loop.
 enum Message {
     Event(Event),
@@ -152,6 +155,7 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> anyhow::Result<()>
 
 /// Hands events and the time to the loop. What has arrived while the loop was at work is planned together.
 fn drive(mut reconciler: Reconciler, receiver: &Receiver<Message>, health: &Health) -> anyhow::Result<()> {
+    let mut planned = 0;
     loop {
         let now = clock::now();
         let first = match reconciler.next_wakeup(now).map(|due| due.saturating_sub(now)) {
@@ -177,11 +181,18 @@ fn drive(mut reconciler: Reconciler, receiver: &Receiver<Message>, health: &Heal
                 Message::Failed(error) => return Err(error),
             }
         }
-        step(&mut reconciler, health);
+        planned += step(&mut reconciler, health);
+        if reconciler.is_running() && !reconciler.has_backlog() {
+            health.applied();
+            if std::mem::take(&mut planned) >= BURST {
+                kernel::give_memory_back();
+            }
+        }
     }
 }
 
-fn step(reconciler: &mut Reconciler, health: &Health) {
+/// One step; returns how many Services it planned.
+fn step(reconciler: &mut Reconciler, health: &Health) -> usize {
     let (begin, spent) = (clock::now(), clock::spent());
     let report = reconciler.step(begin);
     let end = clock::now();
@@ -193,7 +204,5 @@ fn step(reconciler: &mut Reconciler, health: &Health) {
     if report.completed_start {
         health.programmed();
     }
-    if reconciler.is_running() && !reconciler.has_backlog() {
-        health.applied();
-    }
+    report.services
 }

@@ -8,6 +8,7 @@
 //! [`diff_sysctls`], carried out by [`ProcSysctls`]; [`KernelModule`], [`ModuleFinder`] and [`MissingModule`].
 
 mod conn_reuse;
+mod memory;
 mod modules;
 mod node;
 mod proc_sysctls;
@@ -18,6 +19,7 @@ pub use conn_reuse::{
     ConnReuseDecision, ConnReuseFacts, ConnReuseFlag, ConnReuseMode, ConnReuseReason, ProbeOutcome,
     UnknownConnReuseFlag, VENDOR_FILE, decide_conn_reuse_mode, needs_probe,
 };
+pub use memory::{give_memory_back, share_one_arena};
 pub use modules::{KernelModule, MissingModule, ModuleFinder, ModulePresence};
 pub use node::{EmptyHostname, hostname};
 pub use proc_sysctls::{ProcSysctls, SysctlError};

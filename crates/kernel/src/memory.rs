@@ -1,0 +1,45 @@
+//! The C library's allocator, as far as it decides how much memory the process holds.
+//!
+//! glibc keeps what was freed, and gives every thread an arena of its own to keep it in: after a large list of objects
+//! has been read, most of the process would be memory that nobody uses. Other C libraries give it back by themselves.
+#![expect(unsafe_code, reason = "two calls of the C library that have no safe wrapper")]
+
+/// All threads share one arena; to be called before the first of them starts.
+///
+/// Only one thread allocates much at any time: the source while it reads, the loop while it plans.
+pub fn share_one_arena() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes two numbers; not concurrent with any other use of mallopt.
+    let _refused = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
+/// Gives memory that is not in use back to the kernel; takes some milliseconds.
+pub fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes a number, locks the arenas by itself, and touches only memory that nobody uses.
+    let _nothing_to_give = unsafe { libc::malloc_trim(0) };
+}
+
+#[cfg(all(test, target_env = "gnu"))]
+mod tests {
+    use super::*;
+
+    fn resident_pages() -> Option<usize> {
+        let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+        statm.split(' ').nth(1)?.parse().ok()
+    }
+
+    #[test]
+    fn freed_memory_is_given_back() {
+        share_one_arena();
+        // Small pieces with one that stays on top, so that the allocator cannot give anything back by itself.
+        let mut pieces: Vec<Box<[u8]>> = (0..500_000).map(|_| vec![1; 100].into()).collect();
+        let top = pieces.pop();
+        drop(pieces);
+        let before = resident_pages();
+        give_memory_back();
+        let after = resident_pages();
+        assert!(after.map(|pages| pages + 8_000) < before, "{before:?} pages before, {after:?} after");
+        drop(top);
+    }
+}
