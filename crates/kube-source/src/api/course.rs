@@ -152,11 +152,14 @@ impl Course {
                 self.stream_broke();
             }
             End::Silent => self.failures += 1,
-            End::Quiet => {
-                self.failures += u32::from(!self.listed);
-                // An old server that ignores the wish for a streaming list never says that it is complete.
-                self.streams &= self.listed;
+            // An old server that ignores the wish for a streaming list never says that it is complete.
+            End::Quiet if !self.listed => {
+                self.failures += 1;
+                self.streams = false;
             }
+            // Not even a bookmark: the connection is dead, or the version comes from before the server lost its data,
+            // and a watch from there stays silent until the server has caught up with it.
+            End::Quiet => self.forget_version(),
             End::Garbled(_) => {
                 self.failures += 1;
                 self.stream_broke();

@@ -1,0 +1,202 @@
+//! A server, a source that follows it, and the model that its events make.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::mpsc::{self, Receiver},
+    thread,
+    time::Duration,
+};
+
+use kube_source::{ApiOptions, ApiSource, ApiStatus, Delivery, Listener, Problem, convert, wire};
+use lb_types::{IpFamily, ServiceName};
+use serde_json::{Value, json};
+use service_model::{ModelEvent, ServiceModel};
+use test_apiserver::{Builder, Resource, TestApiServer};
+use testkit::{TempDir, wait_until};
+
+pub const NODE: &str = "n1";
+/// Silence that is believed, shortened.
+pub const SILENCE: Duration = Duration::from_secs(1);
+
+/// What is served: ClusterIPs and, by port, endpoints of each Service.
+pub type View = BTreeMap<ServiceName, (String, Vec<String>)>;
+
+pub struct Cluster {
+    pub server: TestApiServer,
+    pub kubeconfig: PathBuf,
+    pub model: ServiceModel,
+    pub statuses: BTreeMap<&'static str, ApiStatus>,
+    /// Statuses as they came.
+    pub history: Vec<(&'static str, ApiStatus)>,
+    pub events: Vec<ModelEvent>,
+    pub problems: Vec<Problem>,
+    deliveries: Receiver<Delivery>,
+    _dir: TempDir,
+}
+
+impl Cluster {
+    /// A server with some objects, followed.
+    pub fn new(builder: Builder) -> Self {
+        let server = builder.start().expect("start the server");
+        let mut objects = vec![node(), cidr("kubernetes", &["10.96.0.0/16"])];
+        for i in 0..20 {
+            objects.extend([service(i, "a"), slice(i, 2)]);
+        }
+        server.objects().apply_all(objects).expect("apply");
+        Cluster::follow(server)
+    }
+
+    pub fn follow(server: TestApiServer) -> Self {
+        let dir = TempDir::new("api");
+        let kubeconfig = dir.path().join("kubeconfig");
+        std::fs::write(&kubeconfig, server.kubeconfig()).expect("write the kubeconfig");
+        let source = ApiSource::open(options(kubeconfig.clone())).expect("open");
+        let (sender, deliveries) = mpsc::channel();
+        thread::spawn(move || {
+            source.run(|delivery| match sender.send(delivery) {
+                Ok(()) => Listener::Listens,
+                Err(_) => Listener::Gone,
+            });
+        });
+        Cluster {
+            server,
+            kubeconfig,
+            model: ServiceModel::default(),
+            statuses: BTreeMap::new(),
+            history: Vec::new(),
+            events: Vec::new(),
+            problems: Vec::new(),
+            deliveries,
+            _dir: dir,
+        }
+    }
+
+    /// Takes in what has arrived.
+    pub fn take(&mut self) {
+        while let Ok(delivery) = self.deliveries.try_recv() {
+            match delivery {
+                Delivery::Objects(batch) => {
+                    for event in batch.events {
+                        assert_synced_once(&self.model, &event);
+                        self.events.push(event.clone());
+                        self.model.apply(event);
+                    }
+                    self.problems.extend(batch.problems);
+                }
+                Delivery::Status(kind, status) => {
+                    self.history.push((kind, status.clone()));
+                    self.statuses.insert(kind, status);
+                }
+            }
+        }
+    }
+
+    pub fn wait(&mut self, what: &str, mut met: impl FnMut(&mut Self) -> bool) {
+        wait_until(Duration::from_secs(60), what, || {
+            self.take();
+            met(self)
+        });
+    }
+
+    /// Until the model is what the server holds.
+    pub fn wait_same(&mut self) {
+        self.wait("the model is what the server holds", |cluster| {
+            cluster.model.is_synced() && view(&cluster.model) == cluster.expected()
+        });
+    }
+
+    pub fn wait_following(&mut self, kind: &'static str) {
+        self.wait("the kind is followed", |c| c.statuses.get(kind) == Some(&ApiStatus::Following));
+    }
+
+    pub fn is_failing(&self, kind: &'static str) -> bool {
+        matches!(self.statuses.get(kind), Some(ApiStatus::Failing(_)))
+    }
+
+    /// What the server holds, read all at once.
+    fn expected(&self) -> View {
+        let mut model = ServiceModel::default();
+        let objects = self.server.objects();
+        for value in objects.list(Resource::Services) {
+            let wire: wire::Service = serde_json::from_value(value).expect("a Service");
+            convert::service(&wire)
+                .object
+                .into_iter()
+                .for_each(|s| model.apply(ModelEvent::ServiceApplied(s)));
+        }
+        for value in objects.list(Resource::EndpointSlices) {
+            let wire: wire::EndpointSlice = serde_json::from_value(value).expect("a slice");
+            convert::slice(&wire).object.into_iter().for_each(|s| model.apply(ModelEvent::SliceApplied(s)));
+        }
+        view(&model)
+    }
+
+    pub fn apply(&self, object: Value) {
+        self.server.objects().apply(object).expect("apply");
+    }
+
+    pub fn delete_service(&self, i: u32) {
+        let objects = self.server.objects();
+        objects.delete(Resource::Services, "ns", &format!("s{i}")).expect("delete the Service");
+        // A Service may have been without one.
+        let _missing = objects.delete(Resource::EndpointSlices, "ns", &format!("s{i}-a"));
+    }
+}
+
+fn assert_synced_once(model: &ServiceModel, event: &ModelEvent) {
+    assert!(*event != ModelEvent::Synced || !model.is_synced(), "complete twice");
+}
+
+pub fn options(kubeconfig: PathBuf) -> ApiOptions {
+    ApiOptions { kubeconfig: Some(kubeconfig), master: None, node_name: NODE.into(), silence: SILENCE }
+}
+
+pub fn view(model: &ServiceModel) -> View {
+    let endpoints = |service: &service_model::Service| {
+        let of_port = |port| model.endpoints(service, port, IpFamily::V4).all;
+        let all = service.ports.iter().flat_map(of_port);
+        all.map(|endpoint| format!("{} {}", endpoint.id, endpoint.ready)).collect()
+    };
+    let one = |service: &service_model::Service| {
+        (service.name.clone(), (format!("{:?}", service.cluster_ips), endpoints(service)))
+    };
+    model.services().map(one).collect()
+}
+
+pub fn node() -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE},
+        "status": {"addresses": [{"type": "InternalIP", "address": "192.168.0.1"}]},
+    })
+}
+
+pub fn cidr(name: &str, cidrs: &[&str]) -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": name},
+        "spec": {"cidrs": cidrs},
+    })
+}
+
+pub fn service(i: u32, port: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "ns", "name": format!("s{i}")},
+        "spec": {"clusterIP": format!("10.96.{}.{}", i / 250, i % 250 + 1), "ports": [{"name": port, "port": 80}]},
+    })
+}
+
+/// A slice with so many endpoints behind port `a`.
+pub fn slice(i: u32, endpoints: u32) -> Value {
+    let endpoint =
+        |e: u32| json!({"addresses": [format!("10.244.{i}.{}", e + 1)], "conditions": {"ready": true}});
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "namespace": "ns", "name": format!("s{i}-a"),
+            "labels": {"kubernetes.io/service-name": format!("s{i}")},
+        },
+        "addressType": "IPv4",
+        "ports": [{"name": "a", "port": 8080}],
+        "endpoints": (0..endpoints).map(endpoint).collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,115 @@
+//! Certificates and tokens.
+
+use std::fs;
+
+use kube_source::{ApiOptions, ApiSource};
+use test_apiserver::{Hangup, Resource, TestApiServer};
+use testkit::TempDir;
+
+use crate::cluster::{Cluster, NODE, SILENCE, options, service, slice};
+
+/// An error with its causes.
+fn open(options: ApiOptions) -> Result<(), String> {
+    let chain = |error: kube_source::ConnectError| {
+        let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+        format!("{error}: {source}")
+    };
+    ApiSource::open(options).map(drop).map_err(chain)
+}
+
+#[test]
+fn what_is_wrong_with_the_flags_is_said_at_once() {
+    let dir = TempDir::new("api");
+    let path = dir.path().join("kubeconfig");
+    let check = |expect: &[&str]| {
+        let error = open(options(path.clone())).unwrap_err();
+        assert!(expect.iter().all(|text| error.contains(text)), "{error}");
+    };
+    check(&["--kubeconfig", "kubeconfig", "No such file"]);
+    fs::write(&path, "clusters: 7").unwrap();
+    check(&["--kubeconfig"]);
+    fs::write(&path, "apiVersion: v1\nkind: Config\n").unwrap();
+    check(&["--kubeconfig"]);
+    let nowhere = ApiOptions { kubeconfig: None, master: None, node_name: NODE.into(), silence: SILENCE };
+    let error = open(nowhere.clone()).unwrap_err();
+    assert!(error.contains("--kubeconfig") && error.contains("--manifests"), "{error}");
+    let error = open(ApiOptions { master: Some("ftp://x".into()), ..nowhere }).unwrap_err();
+    assert!(error.contains("--master"), "{error}");
+}
+
+#[test]
+fn master_alone_and_over_a_kubeconfig() {
+    let server = TestApiServer::builder().start().unwrap();
+    server.objects().apply_all([service(1, "a"), slice(1, 2)]).unwrap();
+    let dir = TempDir::new("api");
+    let kubeconfig = dir.path().join("kubeconfig");
+    let elsewhere = server.kubeconfig().replace(&server.url(), "http://127.0.0.1:1");
+    fs::write(&kubeconfig, elsewhere).unwrap();
+    for kubeconfig in [None, Some(kubeconfig)] {
+        let options =
+            ApiOptions { kubeconfig, master: Some(server.url()), node_name: NODE.into(), silence: SILENCE };
+        let mut services = 0;
+        ApiSource::open(options).unwrap().run(|delivery| {
+            let kube_source::Delivery::Objects(batch) = delivery else {
+                return kube_source::Listener::Listens;
+            };
+            for event in batch.events {
+                match event {
+                    service_model::ModelEvent::ServiceApplied(_) => services += 1,
+                    service_model::ModelEvent::Synced => return kube_source::Listener::Gone,
+                    _ => {}
+                }
+            }
+            kube_source::Listener::Listens
+        });
+        assert_eq!(services, 1);
+    }
+}
+
+#[test]
+fn tls_and_a_token_that_is_replaced() {
+    let mut cluster = Cluster::new(TestApiServer::builder().tls().token("first"));
+    cluster.wait_same();
+    cluster.server.add_token("second");
+    fs::write(&cluster.kubeconfig, cluster.server.kubeconfig_with("second")).unwrap();
+    cluster.server.revoke_token("first");
+    for resource in [Resource::Services, Resource::EndpointSlices] {
+        cluster.server.drop_watches(resource, Hangup::End);
+    }
+    cluster.apply(slice(4, 9));
+    cluster.apply(service(4, "b"));
+    cluster.wait_same();
+    cluster.wait_following("services");
+}
+
+#[test]
+fn a_token_that_is_not_accepted_is_told() {
+    let server = TestApiServer::builder().tls().token("right").start().unwrap();
+    let mut cluster = Cluster::follow(server);
+    cluster.wait("following", |c| c.model.is_synced());
+    cluster.server.revoke_token("right");
+    cluster.server.drop_watches(Resource::Services, Hangup::End);
+    cluster.wait("the refusal is told", |c| c.is_failing("services"));
+    let reason = cluster.statuses["services"].to_string();
+    assert!(reason.contains("401"), "{reason}");
+}
+
+#[test]
+fn a_server_with_a_foreign_certificate_is_not_believed() {
+    let other = TestApiServer::builder().tls().start().unwrap();
+    let server = TestApiServer::builder().tls().start().unwrap();
+    server.objects().apply_all([service(1, "a"), slice(1, 2)]).unwrap();
+    let dir = TempDir::new("api");
+    let path = dir.path().join("kubeconfig");
+    fs::write(&path, other.kubeconfig().replace(&other.url(), &server.url())).unwrap();
+    let mut reason = None;
+    ApiSource::open(options(path)).unwrap().run(|delivery| match delivery {
+        kube_source::Delivery::Objects(batch) => panic!("{batch:?}"),
+        kube_source::Delivery::Status(_, status) => {
+            reason = Some(status.to_string());
+            kube_source::Listener::Gone
+        }
+    });
+    let reason = reason.unwrap_or_default();
+    assert!(reason.to_lowercase().contains("certificate"), "{reason}");
+}

@@ -1,0 +1,225 @@
+//! What a server can do to a watch.
+
+use std::{thread::sleep, time::Duration};
+
+use kube_source::ApiStatus;
+use service_model::ModelEvent;
+use test_apiserver::{
+    Faults, GoneForm, Hangup, Refusal, Reorder, Resource, StreamingLists, TestApiServer, Trickle, Verb,
+};
+
+use crate::cluster::{Cluster, SILENCE, service, slice};
+
+const BOTH: [Resource; 2] = [Resource::Services, Resource::EndpointSlices];
+
+/// Changes of all sorts, the same for the same seed.
+fn stir(cluster: &Cluster, seed: u64, changes: u32) {
+    let mut state = seed | 1;
+    let mut random = move |below: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        u32::try_from((state >> 8) % below).unwrap()
+    };
+    for _ in 0..changes {
+        let i = random(25);
+        let exists = cluster.server.objects().get(Resource::Services, "ns", &format!("s{i}")).is_some();
+        match random(5) {
+            0 if exists => cluster.delete_service(i),
+            1 => cluster.apply(service(i, if random(2) == 0 { "a" } else { "b" })),
+            _ => {
+                cluster.apply(service(i, "a"));
+                cluster.apply(slice(i, random(6)));
+            }
+        }
+    }
+}
+
+fn set_all(cluster: &Cluster, faults: &Faults) {
+    BOTH.iter().for_each(|resource| cluster.server.set_faults(*resource, faults.clone()));
+}
+
+#[test]
+fn events_that_are_late_repeated_shuffled_or_trickle() {
+    let builder = TestApiServer::builder().bookmark_interval(SILENCE / 4);
+    let mut cluster = Cluster::new(builder);
+    cluster.wait_same();
+    let reorder = Reorder { window_ms: 50, seed: 7 };
+    let trickle = Trickle { bytes: 7, every_ms: 1 };
+    for (seed, faults) in [
+        Faults { delay_ms: 100, ..Faults::default() },
+        Faults { repeat: true, ..Faults::default() },
+        Faults { reorder: Some(reorder), ..Faults::default() },
+        Faults { repeat: true, reorder: Some(reorder), delay_ms: 20, ..Faults::default() },
+        Faults { trickle: Some(trickle), ..Faults::default() },
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        set_all(&cluster, &faults);
+        stir(&cluster, seed as u64 + 11, 60);
+        cluster.wait_same();
+    }
+    let syncs = cluster.events.iter().filter(|event| **event == ModelEvent::Synced).count();
+    assert_eq!(syncs, 1);
+    for resource in BOTH {
+        assert_eq!(cluster.server.requests().count(resource, Verb::Watch), 1, "nobody had to begin anew");
+    }
+}
+
+#[test]
+fn connections_that_end_in_order_or_not_and_lines_cut_in_the_middle() {
+    let mut cluster = Cluster::new(TestApiServer::builder());
+    cluster.wait_same();
+    for (seed, how) in [Hangup::End, Hangup::Cut, Hangup::End, Hangup::Cut].into_iter().enumerate() {
+        BOTH.iter().for_each(|resource| cluster.server.drop_watches(*resource, how));
+        stir(&cluster, seed as u64 + 31, 30);
+        set_all(&cluster, &Faults { truncate: 2, ..Faults::default() });
+        stir(&cluster, seed as u64 + 41, 30);
+        cluster.wait_same();
+    }
+    assert_eq!(cluster.server.requests().count(Resource::Services, Verb::List), 0, "resumed, not listed");
+}
+
+#[test]
+fn versions_that_are_too_old_by_event_and_by_status() {
+    for form in [GoneForm::Event, GoneForm::Status] {
+        for how in [StreamingLists::Supported, StreamingLists::Refused] {
+            let mut cluster = Cluster::new(TestApiServer::builder().gone_form(form).streaming_lists(how));
+            cluster.wait_same();
+            cluster.server.stop().unwrap();
+            cluster.delete_service(3);
+            stir(&cluster, 5, 30);
+            cluster.server.objects().compact();
+            cluster.server.restart().unwrap();
+            cluster.wait_same();
+            let expired = cluster.server.requests().log().count();
+            assert!(expired > 4, "{form:?} {how:?}: {expired} requests");
+        }
+    }
+}
+
+#[test]
+fn an_outage_is_told_and_changes_nothing() {
+    let mut cluster = Cluster::new(TestApiServer::builder().tls());
+    cluster.wait_same();
+    cluster.wait_following("endpointslices");
+    let events = cluster.events.len();
+    cluster.server.stop().unwrap();
+    cluster.wait("the outage is told", |c| c.is_failing("services") && c.is_failing("endpointslices"));
+    let reason = cluster.statuses["services"].to_string();
+    assert!(reason.to_lowercase().contains("refused"), "{reason}");
+    cluster.take();
+    assert_eq!(cluster.events.len(), events, "nothing changed");
+    stir(&cluster, 17, 40);
+    cluster.server.restart().unwrap();
+    cluster.wait_same();
+    cluster.wait_following("services");
+    cluster.wait_following("endpointslices");
+}
+
+#[test]
+fn a_server_that_hangs_up_once_is_not_worth_a_word() {
+    let mut cluster = Cluster::new(TestApiServer::builder());
+    cluster.wait_same();
+    cluster.wait_following("services");
+    cluster.history.clear();
+    BOTH.iter().for_each(|resource| cluster.server.drop_watches(*resource, Hangup::Cut));
+    cluster.apply(slice(1, 9));
+    cluster.apply(service(1, "b"));
+    cluster.wait_same();
+    assert_eq!(cluster.history, []);
+}
+
+#[test]
+fn a_server_that_falls_silent_is_asked_again() {
+    let mut cluster = Cluster::new(TestApiServer::builder());
+    cluster.wait_same();
+    let silent = |resource| cluster.server.set_faults(resource, Faults { silent: true, ..Faults::default() });
+    BOTH.into_iter().for_each(silent);
+    stir(&cluster, 3, 20);
+    sleep(SILENCE * 2);
+    cluster.server.clear_faults();
+    cluster.wait_same();
+    BOTH.iter().for_each(|resource| cluster.server.drop_watches(*resource, Hangup::Mute));
+    stir(&cluster, 4, 20);
+    cluster.wait_same();
+}
+
+#[test]
+fn a_server_that_lost_its_data_is_believed() {
+    let mut cluster = Cluster::new(TestApiServer::builder());
+    cluster.wait_same();
+    let backup = cluster.server.objects().snapshot();
+    stir(&cluster, 23, 50);
+    cluster.apply(service(900, "a"));
+    cluster.wait_same();
+    cluster.server.stop().unwrap();
+    cluster.server.objects().restore(backup);
+    cluster.server.restart().unwrap();
+    cluster.wait_same();
+    assert!(cluster.model.services().all(|service| &*service.name.name != "s900"));
+}
+
+#[test]
+fn refusals_are_waited_out() {
+    let mut cluster = Cluster::new(TestApiServer::builder());
+    cluster.wait_same();
+    for status in [429, 500, 503, 504, 410, 401, 403] {
+        let refuse = Some(Refusal::new(status, &[Verb::Watch, Verb::List]).times(3));
+        set_all(&cluster, &Faults { refuse, ..Faults::default() });
+        BOTH.iter().for_each(|resource| cluster.server.drop_watches(*resource, Hangup::End));
+        stir(&cluster, u64::from(status), 10);
+        cluster.wait_same();
+    }
+    cluster.wait("all is well", |c| c.statuses.values().all(|status| *status == ApiStatus::Following));
+}
+
+#[test]
+fn objects_that_leave_the_selector_are_gone() {
+    let mut cluster = Cluster::new(TestApiServer::builder());
+    cluster.wait_same();
+    let (mut other, mut headless) = (service(1, "a"), slice(2, 2));
+    other["metadata"]["labels"] = serde_json::json!({"service.kubernetes.io/service-proxy-name": "other"});
+    headless["metadata"]["labels"]["service.kubernetes.io/headless"] = "".into();
+    cluster.apply(other);
+    cluster.apply(headless);
+    cluster.wait_same();
+    cluster.wait("the Service is another proxy's", |c| c.model.services().count() == 19);
+    cluster.apply(service(1, "a"));
+    cluster.apply(slice(2, 2));
+    cluster.wait_same();
+    assert_eq!(cluster.model.services().count(), 20);
+}
+
+/// Everything at once, at random.
+#[test]
+fn any_fault_at_any_time() {
+    let mut cluster = Cluster::new(TestApiServer::builder().history(40));
+    for round in 0..12u64 {
+        let faults = Faults {
+            delay_ms: (round % 3) * 5,
+            repeat: round % 2 == 0,
+            reorder: (round % 3 == 0).then_some(Reorder { window_ms: 10, seed: round }),
+            truncate: u32::try_from(round % 4).unwrap(),
+            ..Faults::default()
+        };
+        set_all(&cluster, &faults);
+        stir(&cluster, round + 101, 15);
+        match round % 4 {
+            0 => BOTH.iter().for_each(|resource| cluster.server.drop_watches(*resource, Hangup::Cut)),
+            1 => cluster.server.objects().compact(),
+            2 => {
+                cluster.server.stop().unwrap();
+                stir(&cluster, round + 201, 15);
+                cluster.server.restart().unwrap();
+            }
+            _ => sleep(Duration::from_millis(50)),
+        }
+        stir(&cluster, round + 301, 15);
+        if round % 3 == 2 {
+            cluster.server.clear_faults();
+            cluster.wait_same();
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! How everything that exists is learned.
+
+use kube_source::ApiStatus;
+use serde_json::json;
+use service_model::ModelEvent;
+use test_apiserver::{Faults, Hangup, Refusal, Resource, StreamingLists, TestApiServer, Verb};
+
+use crate::cluster::{Cluster, cidr, service, slice};
+
+fn requests(cluster: &Cluster, verb: Verb) -> [u64; 2] {
+    [Resource::Services, Resource::EndpointSlices].map(|r| cluster.server.requests().count(r, verb))
+}
+
+#[test]
+fn a_streaming_list_is_one_request_for_each_kind() {
+    let mut cluster = Cluster::new(TestApiServer::builder());
+    cluster.wait_same();
+    assert_eq!((requests(&cluster, Verb::List), requests(&cluster, Verb::Watch)), ([0, 0], [1, 1]));
+    assert_eq!(cluster.events.last(), Some(&ModelEvent::Synced), "completeness comes last");
+    assert_eq!(&*cluster.model.node().name, "n1");
+    assert_eq!(cluster.model.service_cidrs(), ["10.96.0.0/16".parse().unwrap()]);
+    cluster.wait_following("services");
+    assert!(cluster.statuses.values().all(|status| *status == ApiStatus::Following));
+}
+
+#[test]
+fn servers_without_streaming_lists_are_listed_in_pages() {
+    for how in [StreamingLists::Refused, StreamingLists::RefusedByMatch, StreamingLists::Ignored] {
+        let server = TestApiServer::builder().streaming_lists(how).start().unwrap();
+        let many = (0..1100).map(|i| service(i, "a")).chain((0..40).map(|i| slice(i, 3)));
+        server.objects().apply_all(many).unwrap();
+        let mut cluster = Cluster::follow(server);
+        cluster.wait_same();
+        assert!(requests(&cluster, Verb::List)[1] >= 1, "{how:?}");
+        assert_eq!(
+            requests(&cluster, Verb::Watch)[0],
+            2,
+            "{how:?}: one refused or in vain, one that goes on"
+        );
+        cluster.delete_service(7);
+        cluster.apply(slice(8, 5));
+        cluster.wait_same();
+        let failing = cluster.history.iter().find(|(_, status)| *status != ApiStatus::Following);
+        assert_eq!(failing, None, "{how:?}: not worth a word");
+    }
+}
+
+#[test]
+fn a_list_that_expires_between_pages_begins_anew() {
+    let server = TestApiServer::builder().streaming_lists(StreamingLists::Refused).start().unwrap();
+    server.objects().apply_all((0..1100).map(|i| service(i, "a"))).unwrap();
+    let gone = Refusal::new(410, &[Verb::List]).times(1);
+    server.set_faults(Resource::Services, Faults { refuse: Some(gone), ..Faults::default() });
+    let mut cluster = Cluster::follow(server);
+    cluster.wait_same();
+}
+
+#[test]
+fn nothing_is_complete_before_all_kinds_are() {
+    let server = TestApiServer::builder().start().unwrap();
+    server.objects().apply_all([service(1, "a"), slice(1, 2)]).unwrap();
+    server.set_faults(Resource::EndpointSlices, Faults { silent: true, ..Faults::default() });
+    let mut cluster = Cluster::follow(server);
+    cluster.wait_following("services");
+    cluster.wait("the other kinds are known", |c| c.model.services().count() == 1);
+    assert!(!cluster.model.is_synced());
+    cluster.server.clear_faults();
+    cluster.wait_same();
+}
+
+#[test]
+fn a_cluster_without_service_cidrs_and_a_proxy_that_may_not_read_nodes() {
+    let builder = TestApiServer::builder().without(Resource::ServiceCidrs);
+    let server = builder.start().unwrap();
+    server.deny(Resource::Nodes, Verb::Watch, true);
+    server.deny(Resource::Nodes, Verb::List, true);
+    server.objects().apply_all([service(1, "a"), slice(1, 2)]).unwrap();
+    let mut cluster = Cluster::follow(server);
+    cluster.wait_same();
+    cluster.wait("both are known to fail", |c| c.is_failing("nodes") && c.is_failing("servicecidrs"));
+    let reason = cluster.statuses["nodes"].to_string();
+    assert!(reason.contains("403") && reason.contains("nodes"), "{reason}");
+    cluster.server.set_missing(Resource::ServiceCidrs, false);
+    cluster.apply(cidr("kubernetes", &["10.96.0.0/16"]));
+    cluster.wait("prefixes of the cluster after its upgrade", |c| c.model.service_cidrs().len() == 1);
+}
+
+#[test]
+fn one_object_that_does_not_parse_never_blocks_the_others() {
+    for how in [StreamingLists::Supported, StreamingLists::Refused] {
+        let server = TestApiServer::builder().streaming_lists(how).start().unwrap();
+        let mut bad = service(3, "a");
+        bad["spec"] = json!("nonsense");
+        let mut odd = slice(4, 2);
+        odd["endpoints"] =
+            json!([7, {"addresses": {"a": 1}}, {"addresses": ["10.244.4.9"], "conditions": null}]);
+        let objects = [service(1, "a"), slice(1, 2), bad, service(4, "a"), odd, service(5, "a"), slice(5, 1)];
+        server.objects().apply_all(objects).unwrap();
+        let mut cluster = Cluster::follow(server);
+        cluster.wait_same();
+        assert_eq!(cluster.model.services().count(), 3, "{how:?}");
+        let named = |text: &str| cluster.problems.iter().any(|problem| problem.to_string().contains(text));
+        assert!(named("Service ns/s3: spec") && named("EndpointSlice ns/s4-a: endpoints[0]"), "{how:?}");
+        let mut bad = slice(5, 1);
+        bad["ports"] = json!({"a": 1});
+        cluster.apply(bad);
+        cluster.apply(slice(1, 7));
+        cluster.wait_same();
+    }
+}
+
+#[test]
+fn a_streaming_list_that_breaks_off_loses_nothing() {
+    let server = TestApiServer::builder().start().unwrap();
+    server.objects().apply_all((0..60).flat_map(|i| [service(i, "a"), slice(i, 2)])).unwrap();
+    server.set_faults(Resource::Services, Faults { truncate: 2, ..Faults::default() });
+    let mut cluster = Cluster::follow(server);
+    cluster.wait_same();
+    cluster.server.drop_watches(Resource::EndpointSlices, Hangup::Cut);
+    cluster.apply(slice(2, 9));
+    cluster.wait_same();
+}

@@ -1,0 +1,6 @@
+//! The API source against a server that breaks on request.
+
+mod cluster;
+mod credentials;
+mod faults;
+mod lists;
