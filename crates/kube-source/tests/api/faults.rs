@@ -19,7 +19,7 @@ fn stir(cluster: &Cluster, seed: u64, changes: u32) {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        u32::try_from((state >> 8) % below).unwrap()
+        u32::try_from((state >> 8) % below).expect("small")
     };
     for _ in 0..changes {
         let i = random(25);
