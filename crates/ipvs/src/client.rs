@@ -1,7 +1,5 @@
 //! The client: resolves the family, sends commands, and translates what comes back.
 
-use std::{cell::Cell, collections::BTreeSet};
-
 use dataplane::{
     BatchReport, FailedOp, IpvsTable, ObservedRealServer, TableError, VirtualServerDump, explain_ipvs,
 };
@@ -239,22 +237,18 @@ fn push_op(batch: &mut Batch, family: u16, op: &IpvsOp) -> Result<(), i32> {
     Ok(())
 }
 
-/// Repeats a dump while the same key occurs twice in it; the last one is returned without its repetitions.
+/// Repeats a dump while the same key occurs twice in it; the last one is returned by key, without its repetitions.
 fn without_repetitions<T, K: Ord>(
     mut dump: impl FnMut() -> Result<Vec<T>, Error>,
     key: impl Fn(&T) -> Option<K>,
 ) -> Result<Vec<T>, Error> {
     let mut attempt = 1;
     loop {
-        let repeated = Cell::new(false);
-        let mut seen = BTreeSet::new();
         let mut items = dump()?;
-        items.retain(|item| {
-            let first = key(item).is_none_or(|key| seen.insert(key));
-            repeated.set(repeated.get() || !first);
-            first
-        });
-        if !repeated.get() || attempt == DUMP_ATTEMPTS {
+        let total = items.len();
+        items.sort_by_key(&key);
+        items.dedup_by(|b, a| key(a).is_some_and(|key_a| key(b) == Some(key_a)));
+        if items.len() == total || attempt == DUMP_ATTEMPTS {
             return Ok(items);
         }
         attempt += 1;

@@ -21,6 +21,8 @@ pub struct RequestSocket {
     /// Sequence number used last.
     sequence: u32,
     limits: Limits,
+    /// An exchange did not come to its end: replies to it may still be queued.
+    unfinished: bool,
 }
 
 impl RequestSocket {
@@ -28,7 +30,7 @@ impl RequestSocket {
     pub fn open(protocol: Protocol, buffers: &Buffers) -> Result<Self, Error> {
         let socket = RawSocket::open(protocol, buffers)?;
         let limits = Limits::within(socket.granted());
-        Ok(RequestSocket { socket, sequence: 0, limits })
+        Ok(RequestSocket { socket, sequence: 0, limits, unfinished: false })
     }
 
     /// Makes the kernel honour the filters in dump requests (`NETLINK_GET_STRICT_CHK`; routes: table, protocol).
@@ -61,9 +63,12 @@ impl RequestSocket {
         batch: &mut Batch,
         limits: Limits,
     ) -> Result<BatchOutcome, Error> {
-        self.discard_pending()?;
+        self.begin_exchange()?;
         let (socket, sequence) = (&mut self.socket, &mut self.sequence);
-        Execution { socket, sequence, outcome: BatchOutcome::default() }.run(batch, limits)
+        let result = Execution { socket, sequence, outcome: BatchOutcome::default() }.run(batch, limits);
+        // Replies are read until there are none.
+        self.unfinished = result.is_err();
+        result
     }
 
     /// Sends one request and returns what `parse` made of each message of the answer.
@@ -118,7 +123,7 @@ impl RequestSocket {
     /// Sends one message and reads until its exchange ends. It reads to the end also when a reply was lost on the
     /// way, because an unfinished dump keeps the socket busy.
     fn attempt(&mut self, bytes: &mut [u8], each: &mut dyn FnMut(&Message<'_>)) -> Result<(), Error> {
-        self.discard_pending()?;
+        self.begin_exchange()?;
         self.sequence = self.sequence.wrapping_add(1);
         set_sequence(bytes, self.sequence);
         self.socket.send(bytes, 1)?;
@@ -142,14 +147,17 @@ impl RequestSocket {
                 fault = Some(Error::DumpInterrupted { attempts: 1 });
             }
             if let Some(end) = read.end {
+                self.unfinished = false;
                 return end.and_then(|()| fault.map_or(Ok(()), Err));
             }
         }
     }
 
-    /// Reads away what an earlier exchange has left.
-    fn discard_pending(&mut self) -> Result<(), Error> {
-        while self.socket.receive()? != Received::Nothing {}
+    /// Reads away what an earlier exchange has left, if it has not come to its end.
+    fn begin_exchange(&mut self) -> Result<(), Error> {
+        if std::mem::replace(&mut self.unfinished, true) {
+            while self.socket.receive()? != Received::Nothing {}
+        }
         Ok(())
     }
 }

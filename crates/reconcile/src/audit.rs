@@ -70,9 +70,9 @@ pub(crate) struct Audit {
 }
 
 impl Audit {
-    /// Begins all rounds a period from now.
+    /// Begins all rounds a period from now; what was requested stays so.
     pub(crate) fn schedule(&mut self, now: Time, period: Duration) {
-        self.turns = [Turn { round: now + period, ..Turn::default() }; Part::ALL.len()];
+        self.turns.iter_mut().for_each(|turn| turn.round = now + period);
     }
 
     /// Begins all rounds as soon as possible: the mirror is not to be trusted.

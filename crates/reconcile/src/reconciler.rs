@@ -278,6 +278,7 @@ impl Reconciler {
             touch.extend(Touch::all(&self.desired, &self.mirror));
             self.retire_leftovers(touch);
             self.phase = Phase::Running;
+            self.audit.schedule(now, self.config.sync_period);
             report.completed_start = true;
         }
     }

@@ -43,6 +43,22 @@ fn failures_have_the_index_of_their_message() {
 }
 
 #[test]
+fn a_read_that_ended_is_not_looked_for_again() {
+    let mut socket = socket(1 << 20);
+    let query = Request::new(CONTROLLER, |message| {
+        genl::put_header(message, GET_FAMILY, 1);
+        message.attribute_str(FAMILY_NAME, "nlctrl");
+    });
+    for _ in 0..3 {
+        let before = socket.counters();
+        assert_eq!(socket.request(&query, |message| Some(message.kind)).unwrap().len(), 1);
+        let after = socket.counters();
+        let calls = (after.sends - before.sends, after.receives - before.receives);
+        assert_eq!(calls, (1, 2), "the answer and its acknowledgement");
+    }
+}
+
+#[test]
 fn small_buffers_mean_small_datagrams_and_no_loss() {
     let mut socket = socket(4 << 10);
     let outcome = socket.execute(&mut queries(500, |_| true)).unwrap();

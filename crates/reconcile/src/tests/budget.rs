@@ -107,6 +107,19 @@ fn a_failed_dump_of_what_is_suspect_makes_everything_suspect_once() {
 }
 
 #[test]
+fn the_first_audit_comes_a_sync_period_after_the_start() {
+    let mut world = World::new();
+    world.deliver(many(2000).into_iter().chain(web()));
+    // A slow start: each step takes longer than a sync period.
+    while !world.reconciler.is_running() {
+        world.now += SYNC_PERIOD * 2;
+        world.reconciler.step(world.now);
+    }
+    world.run();
+    assert_eq!(world.reconciler.next_wakeup(world.now), Some(world.now + SYNC_PERIOD));
+}
+
+#[test]
 fn changes_wait_for_the_minimal_sync_period_and_are_planned_together() {
     let minimal = Duration::from_secs(10);
     let mut world = World::on(Kernel::new(), Config { min_sync_period: minimal, ..config() });
