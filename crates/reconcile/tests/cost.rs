@@ -163,8 +163,11 @@ impl World {
     }
 }
 
-/// Kinds of changes that cost the same among 10 and among 10,000 services, with the requests that each costs.
-fn check(kinds: &[(&str, usize, fn(usize) -> ModelEvent)]) {
+/// What a kind of change is called, the requests that it costs, and its n-th event.
+type Kind = (&'static str, usize, fn(usize) -> ModelEvent);
+
+/// Kinds of changes that cost the same among 10 and among 10,000 services.
+fn check(kinds: &[Kind]) {
     let (mut few, mut many) = (World::new(10), World::new(10_000));
     for (what, requests, event) in kinds {
         let (few, many) = (few.median(event), many.median(event));
