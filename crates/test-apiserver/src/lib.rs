@@ -10,17 +10,24 @@
 //!
 //! [`TestApiServer`] runs on a thread of its own, and all its methods are synchronous: tests need no runtime.
 //! [`Builder`] says what kind of server it is, [`Objects`] is what it holds, [`Faults`] is what goes wrong,
-//! [`Requests`] and [`Delivery`] are what clients did and saw.
+//! [`Requests`] and [`Delivery`] are what clients did and saw. [`Control`] lets other processes do what the methods do;
+//! the program `test-apiserver` is a server with it.
+//!
+//! [`RealApiServer`] is the real thing, where its programs are installed; [`ApiServer`] is either.
 
 mod body;
 mod clock;
+mod control;
 mod faults;
+mod generate;
 mod handle;
 mod kubeconfig;
 mod list;
+mod load;
 mod object;
 mod policy;
 mod query;
+mod real;
 mod requests;
 mod resource;
 mod selector;
@@ -34,10 +41,52 @@ mod tls;
 mod watch;
 
 pub use clock::monotonic;
+pub use control::Control;
 pub use faults::{Faults, Hangup, Refusal, Reorder, Trickle};
+pub use generate::{Load, NAMESPACE, service_name};
 pub use handle::{Builder, Objects, StartError, TestApiServer};
+pub use load::{LoadError, parse_objects};
 pub use policy::{DEFAULT_USER, GoneForm, StreamingLists};
+pub use real::{ASSETS, RealApiServer, RealBuilder, RealError, User};
 pub use requests::{Delivery, Request, Requests};
 pub use resource::{Resource, Verb};
 pub use store::{Snapshot, StoreError};
 pub use tls::{Identity, TlsError};
+
+/// A server of either kind, for tests that need no faults.
+#[derive(Debug)]
+pub enum ApiServer {
+    /// The double.
+    Test(TestApiServer),
+    /// The real one.
+    Real(Box<RealApiServer>),
+}
+
+impl ApiServer {
+    /// Its URL, without a path.
+    #[must_use]
+    pub fn url(&self) -> String {
+        match self {
+            Self::Test(server) => server.url(),
+            Self::Real(server) => server.url(),
+        }
+    }
+
+    /// The certificate of its authority, if it speaks TLS.
+    #[must_use]
+    pub fn ca_pem(&self) -> Option<&str> {
+        match self {
+            Self::Test(server) => server.ca_pem(),
+            Self::Real(server) => Some(server.ca_pem()),
+        }
+    }
+
+    /// A kubeconfig for it.
+    #[must_use]
+    pub fn kubeconfig(&self) -> String {
+        match self {
+            Self::Test(server) => server.kubeconfig(),
+            Self::Real(server) => server.kubeconfig(),
+        }
+    }
+}

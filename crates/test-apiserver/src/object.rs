@@ -41,7 +41,8 @@ impl Object {
     /// Stamps `revision` onto `value` and encodes it.
     pub(crate) fn encode(key: Arc<Key>, mut value: Value, revision: u64) -> Self {
         set(&mut value, "resourceVersion", revision.to_string().into());
-        let json = Bytes::from(value.to_string());
+        // Without the spare room of a text that grew, which is as much again.
+        let json = Bytes::from(value.to_string().into_bytes().into_boxed_slice());
         Self { key, revision, labels: labels(&value), json }
     }
 

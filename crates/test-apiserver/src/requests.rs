@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::clock::monotonic;
 use crate::object::Key;
@@ -62,6 +63,16 @@ impl Requests {
             self.log.pop_front();
         }
         self.log.push_back(Request { verb, resource, uri: uri.to_owned(), at: monotonic() });
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        let mut counts = json!({});
+        for ((resource, verb), count) in &self.counts {
+            counts[resource.plural()][verb.as_str()] = (*count).into();
+        }
+        let statuses: BTreeMap<String, u64> =
+            self.statuses.iter().map(|(status, count)| (status.to_string(), *count)).collect();
+        json!({"counts": counts, "statuses": statuses})
     }
 
     pub(crate) fn answered(&mut self, status: u16) {

@@ -8,10 +8,10 @@ use rcgen::{
     KeyUsagePurpose,
 };
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 /// Names that every server certificate carries; the last is the host as QEMU's user network shows it to guests.
 const NAMES: [&str; 3] = ["127.0.0.1", "localhost", "10.0.2.2"];
@@ -80,6 +80,22 @@ fn make(names: &[String]) -> Result<Identity, rcgen::Error> {
     server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let certificate_pem = server.signed_by(&key, &Issuer::new(authority, authority_key))?.pem();
     Ok(Identity { ca_pem, certificate_pem, key_pem: key.serialize_pem() })
+}
+
+/// A key for tokens of service accounts: private and public, in PEM.
+pub(crate) fn signing_key() -> Result<(String, String), TlsError> {
+    let key = KeyPair::generate().map_err(TlsError::Make)?;
+    Ok((key.serialize_pem(), key.public_key_pem()))
+}
+
+/// For clients that trust one authority.
+pub(crate) fn client_config(ca_pem: &str) -> Result<ClientConfig, TlsError> {
+    let mut roots = RootCertStore::empty();
+    let authority = CertificateDer::from_pem_slice(ca_pem.as_bytes()).map_err(TlsError::Read)?;
+    roots.add(authority).map_err(TlsError::Use)?;
+    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()));
+    let config = config.with_safe_default_protocol_versions().map_err(TlsError::Use)?;
+    Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// The host part of a URL.

@@ -2,8 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
 mod client;
+mod control;
 mod faults;
 mod kube;
 mod lists;
 mod objects;
+mod real;
 mod watches;

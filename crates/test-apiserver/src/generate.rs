@@ -1,0 +1,237 @@
+//! Objects by the thousand, of the size that they have in a real cluster.
+
+use serde_json::{Value, json};
+
+/// How many there shall be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// Services, each with one port.
+    pub services: usize,
+    /// Endpoints of each.
+    pub endpoints: usize,
+}
+
+/// The namespace of everything generated.
+pub const NAMESPACE: &str = "load";
+
+/// Endpoints in a slice, as the controller of EndpointSlices fills them.
+const PER_SLICE: usize = 100;
+
+/// Nodes that the endpoints are on, of three zones.
+const NODES: usize = 50;
+
+impl Load {
+    /// Reads `services=N,endpoints=M`.
+    ///
+    /// # Errors
+    ///
+    /// A sentence.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut load = Self { services: 0, endpoints: 0 };
+        for part in text.split(',') {
+            let (name, value) =
+                part.split_once('=').ok_or_else(|| format!("{part}: expected NAME=NUMBER"))?;
+            let value = value.parse().map_err(|error| format!("{part}: {error}"))?;
+            match name {
+                "services" => load.services = value,
+                "endpoints" => load.endpoints = value,
+                other => return Err(format!("{other}: expected services or endpoints")),
+            }
+        }
+        Ok(load)
+    }
+
+    /// The objects, one after the other: Services first.
+    pub fn objects(self) -> impl Iterator<Item = Value> {
+        let services = (0..self.services).map(service);
+        services.chain((0..self.services).flat_map(move |index| slices(index, self.endpoints)))
+    }
+}
+
+/// The name of the generated Service of this number.
+#[must_use]
+pub fn service_name(index: usize) -> String {
+    format!("svc-{index:05}")
+}
+
+/// The address in `base`/12 with this number, leaving the first few out.
+fn address(base: u8, second: u8, index: usize) -> String {
+    let index = index + 256;
+    format!("{base}.{}.{}.{}", usize::from(second) + (index >> 16), (index >> 8) & 255, index & 255)
+}
+
+fn service(index: usize) -> Value {
+    let name = service_name(index);
+    let ip = address(10, 96, index);
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": name,
+            "namespace": NAMESPACE,
+            "labels": {"app": name, "app.kubernetes.io/managed-by": "Helm", "app.kubernetes.io/name": name},
+            "annotations": {"meta.helm.sh/release-name": name, "meta.helm.sh/release-namespace": NAMESPACE},
+            "managedFields": [managed("helm", json!({
+                "f:metadata": {
+                    "f:annotations": {".": {}, "f:meta.helm.sh/release-name": {}, "f:meta.helm.sh/release-namespace": {}},
+                    "f:labels": {".": {}, "f:app": {}, "f:app.kubernetes.io/managed-by": {}, "f:app.kubernetes.io/name": {}},
+                },
+                "f:spec": {
+                    "f:internalTrafficPolicy": {},
+                    "f:ports": {".": {}, "k:{\"port\":80,\"protocol\":\"TCP\"}": {
+                        ".": {}, "f:name": {}, "f:port": {}, "f:protocol": {}, "f:targetPort": {},
+                    }},
+                    "f:selector": {}, "f:sessionAffinity": {}, "f:type": {},
+                },
+            }), "v1")],
+        },
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": ip,
+            "clusterIPs": [ip],
+            "ipFamilies": ["IPv4"],
+            "ipFamilyPolicy": "SingleStack",
+            "internalTrafficPolicy": "Cluster",
+            "sessionAffinity": "None",
+            "selector": {"app": name},
+            "ports": [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": 8080}],
+        },
+        "status": {"loadBalancer": {}},
+    })
+}
+
+fn slices(index: usize, endpoints: usize) -> impl Iterator<Item = Value> {
+    // A Service without endpoints has a slice, too.
+    let count = endpoints.div_ceil(PER_SLICE).max(1);
+    (0..count).map(move |slice| {
+        let from = slice * PER_SLICE;
+        let to = endpoints.min(from + PER_SLICE);
+        self::slice(index, slice, (from..to).map(|number| index * endpoints + number))
+    })
+}
+
+fn slice(index: usize, slice: usize, pods: impl Iterator<Item = usize>) -> Value {
+    let service = service_name(index);
+    let endpoints: Vec<Value> = pods.map(|pod| endpoint(&service, pod)).collect();
+    json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": format!("{service}-{:05x}", index * 16 + slice),
+            "generateName": format!("{service}-"),
+            "namespace": NAMESPACE,
+            "generation": 1,
+            "labels": {
+                "app": service,
+                "app.kubernetes.io/instance": service,
+                "app.kubernetes.io/managed-by": "Helm",
+                "app.kubernetes.io/name": service,
+                "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
+                "kubernetes.io/service-name": service,
+            },
+            "annotations": {"endpoints.kubernetes.io/last-change-trigger-time": "2026-01-01T00:00:00Z"},
+            "ownerReferences": [{
+                "apiVersion": "v1", "blockOwnerDeletion": true, "controller": true, "kind": "Service",
+                "name": service, "uid": uid(1, index),
+            }],
+            "managedFields": [managed("kube-controller-manager", json!({
+                "f:addressType": {},
+                "f:endpoints": {},
+                "f:metadata": {
+                    "f:annotations": {".": {}, "f:endpoints.kubernetes.io/last-change-trigger-time": {}},
+                    "f:generateName": {},
+                    "f:labels": {
+                        ".": {}, "f:app": {}, "f:app.kubernetes.io/instance": {},
+                        "f:app.kubernetes.io/managed-by": {}, "f:app.kubernetes.io/name": {},
+                        "f:endpointslice.kubernetes.io/managed-by": {}, "f:kubernetes.io/service-name": {},
+                    },
+                    "f:ownerReferences": {".": {}, format!("k:{{\"uid\":\"{}\"}}", uid(1, index)): {}},
+                },
+                "f:ports": {},
+            }), "discovery.k8s.io/v1")],
+        },
+        "addressType": "IPv4",
+        "endpoints": endpoints,
+        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+    })
+}
+
+fn endpoint(service: &str, pod: usize) -> Value {
+    json!({
+        "addresses": [address(10, 128, pod)],
+        "conditions": {"ready": true, "serving": true, "terminating": false},
+        "nodeName": format!("node-{:02}.region-one.compute.internal", pod % NODES),
+        "targetRef": {
+            "kind": "Pod",
+            "name": format!("{service}-{:09x}-{:05x}", pod % 7919, pod),
+            "namespace": NAMESPACE,
+            "uid": uid(2, pod),
+        },
+        "zone": format!("region-one-{}", pod % 3),
+    })
+}
+
+fn uid(kind: usize, number: usize) -> String {
+    format!("{kind:08x}-0000-4000-8000-{number:012x}")
+}
+
+fn managed(manager: &str, fields: Value, api_version: &str) -> Value {
+    json!({
+        "manager": manager,
+        "operation": "Update",
+        "apiVersion": api_version,
+        "time": "2026-01-01T00:00:00Z",
+        "fieldsType": "FieldsV1",
+        "fieldsV1": fields,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::resource::Resource;
+
+    #[test]
+    fn numbers() {
+        assert_eq!(Load::parse("services=3,endpoints=5"), Ok(Load { services: 3, endpoints: 5 }));
+        for text in ["", "services", "services=x", "nodes=3"] {
+            assert!(Load::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_slice_has_the_size_of_a_real_one() {
+        let slice = Load { services: 1, endpoints: 10 }.objects().nth(1).unwrap();
+        let size = slice.to_string().len();
+        assert!((4_000..=5_000).contains(&size), "{size}");
+    }
+
+    #[test]
+    fn slices_are_filled_and_addresses_unique() {
+        let objects: Vec<Value> = Load { services: 3, endpoints: 250 }.objects().collect();
+        let slices: Vec<&Value> =
+            objects.iter().filter(|object| Resource::of(object) == Some(Resource::EndpointSlices)).collect();
+        let sizes: Vec<usize> =
+            slices.iter().map(|slice| slice["endpoints"].as_array().unwrap().len()).collect();
+        assert_eq!(sizes, [100, 100, 50, 100, 100, 50, 100, 100, 50]);
+        let addresses: BTreeSet<&str> = slices
+            .iter()
+            .flat_map(|slice| slice["endpoints"].as_array().unwrap())
+            .map(|endpoint| endpoint["addresses"][0].as_str().unwrap())
+            .collect();
+        assert_eq!(addresses.len(), 750);
+        let names: BTreeSet<&str> =
+            slices.iter().map(|slice| slice["metadata"]["name"].as_str().unwrap()).collect();
+        assert_eq!(names.len(), 9);
+        assert_eq!(Load { services: 2, endpoints: 0 }.objects().count(), 4);
+    }
+
+    #[test]
+    fn a_hundred_thousand_endpoints_stay_within_their_range() {
+        assert_eq!(address(10, 96, 0), "10.96.1.0");
+        assert_eq!(address(10, 128, 99_999), "10.129.135.159");
+        assert!(address(10, 128, 999_999).parse::<std::net::Ipv4Addr>().is_ok());
+    }
+}

@@ -1,0 +1,264 @@
+//! The real API server: `etcd` and `kube-apiserver` as child processes, from the folder that `KUBEBUILDER_ASSETS` names.
+//!
+//! The layout of that folder and the flags are those of controller-runtime's envtest. No controller runs: nobody makes
+//! EndpointSlices or service accounts but the test. Faults cannot be injected.
+
+mod arguments;
+mod process;
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use crate::kubeconfig;
+use crate::tls::{Identity, TlsError, signing_key};
+use arguments::Layout;
+use process::{Process, wait_until_ready};
+
+/// How long each of the two may take to start.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The variable that names the folder of the programs.
+pub const ASSETS: &str = "KUBEBUILDER_ASSETS";
+
+/// Why there is no real API server.
+#[derive(Debug, thiserror::Error)]
+pub enum RealError {
+    /// A program is not where it should be.
+    #[error("{0} is not a file")]
+    Missing(PathBuf),
+    /// Files and ports.
+    #[error("{what}")]
+    Prepare {
+        /// What was being done.
+        what: String,
+        /// What the kernel says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// It ended, or is still not ready.
+    #[error("{program} {what}; the end of its log:\n{log}")]
+    NotReady {
+        /// Which one.
+        program: &'static str,
+        /// What it did instead.
+        what: String,
+        /// Last lines of its output.
+        log: String,
+    },
+}
+
+pub(crate) fn prepare(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> RealError {
+    let what = what.into();
+    move |source| RealError::Prepare { what, source }
+}
+
+/// A bearer token and who shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// The token.
+    pub token: String,
+    /// The user's name.
+    pub name: String,
+    /// Its groups; `system:masters` may do everything.
+    pub groups: Vec<String>,
+}
+
+impl User {
+    /// One who may do everything.
+    #[must_use]
+    pub fn administrator(token: &str) -> Self {
+        Self { token: token.to_owned(), name: "admin".to_owned(), groups: vec!["system:masters".to_owned()] }
+    }
+}
+
+/// What the real server shall be like.
+#[derive(Clone, Debug)]
+pub struct RealBuilder {
+    assets: PathBuf,
+    address: Ipv4Addr,
+    service_cidrs: String,
+    names: Vec<String>,
+    users: Vec<User>,
+}
+
+impl RealBuilder {
+    /// Uses the programs in `assets`.
+    #[must_use]
+    pub fn new(assets: &Path) -> Self {
+        Self {
+            assets: assets.to_owned(),
+            address: Ipv4Addr::LOCALHOST,
+            service_cidrs: "10.96.0.0/16".to_owned(),
+            names: Vec::new(),
+            users: Vec::new(),
+        }
+    }
+
+    /// Listens there instead of on the loopback address.
+    #[must_use]
+    pub fn address(self, address: Ipv4Addr) -> Self {
+        Self { address, ..self }
+    }
+
+    /// Gives Services addresses of these ranges: one, or two of different families, with a comma.
+    #[must_use]
+    pub fn service_cidrs(self, cidrs: &str) -> Self {
+        Self { service_cidrs: cidrs.to_owned(), ..self }
+    }
+
+    /// Adds a host name or address to the certificate.
+    #[must_use]
+    pub fn name(mut self, name: &str) -> Self {
+        self.names.push(name.to_owned());
+        self
+    }
+
+    /// Adds a user; the token of the first is that of [`RealApiServer::kubeconfig`]. If none is added, there is an
+    /// administrator.
+    #[must_use]
+    pub fn user(mut self, user: User) -> Self {
+        self.users.push(user);
+        self
+    }
+
+    /// Starts both; when this returns, the API answers.
+    ///
+    /// # Errors
+    ///
+    /// If a program is missing, ends, or is not ready in a minute.
+    pub fn start(mut self) -> Result<RealApiServer, RealError> {
+        let [etcd, apiserver] = ["etcd", "kube-apiserver"].map(|program| self.assets.join(program));
+        for program in [&etcd, &apiserver] {
+            if !program.is_file() {
+                return Err(RealError::Missing(program.clone()));
+            }
+        }
+        if self.users.is_empty() {
+            self.users.push(User::administrator("admin-token"));
+        }
+        let directory = Directory::make()?;
+        let layout = self.layout(&directory.0)?;
+        let identity = Identity::make(&self.certificate_names())?;
+        write_files(&layout, &identity, &self.users)?;
+
+        let client = layout.etcd_client;
+        let etcd = Process::start("etcd", &etcd, &layout.etcd(), &directory.0)?;
+        // Whether it is healthy is part of what `/readyz` of the API server says.
+        let etcd = wait_until_ready(etcd, client, None, "/version", PATIENCE)?;
+        let apiserver = Process::start("kube-apiserver", &apiserver, &layout.apiserver(), &directory.0)?;
+        let access = Some((identity.ca_pem.as_str(), self.users[0].token.as_str()));
+        let apiserver = wait_until_ready(apiserver, layout.api, access, "/readyz", PATIENCE)?;
+        let token = self.users[0].token.clone();
+        Ok(RealApiServer { apiserver, etcd, _directory: directory, address: layout.api, identity, token })
+    }
+
+    fn certificate_names(&self) -> Vec<String> {
+        self.names.iter().cloned().chain([self.address.to_string()]).collect()
+    }
+
+    fn layout(&self, directory: &Path) -> Result<Layout, RealError> {
+        let free = |address: Ipv4Addr| {
+            let listener = TcpListener::bind((address, 0))?;
+            listener.local_addr()
+        };
+        let free = |address| free(address).map_err(prepare("finding a free port"));
+        Ok(Layout {
+            directory: directory.to_owned(),
+            api: free(self.address)?,
+            etcd_client: free(Ipv4Addr::LOCALHOST)?,
+            etcd_peer: free(Ipv4Addr::LOCALHOST)?,
+            service_cidrs: self.service_cidrs.clone(),
+        })
+    }
+}
+
+fn write_files(layout: &Layout, identity: &Identity, users: &[User]) -> Result<(), RealError> {
+    let (private, public) = signing_key()?;
+    let files = [
+        (layout.certificate(), &identity.certificate_pem),
+        (layout.key(), &identity.key_pem),
+        (layout.signing_key(), &private),
+        (layout.signing_public_key(), &public),
+        (layout.tokens(), &arguments::token_file(users)),
+    ];
+    for (file, text) in files {
+        std::fs::write(&file, text).map_err(prepare(format!("writing {}", file.display())))?;
+    }
+    Ok(())
+}
+
+/// The folder of one server, removed with it.
+#[derive(Debug)]
+struct Directory(PathBuf);
+
+impl Directory {
+    fn make() -> Result<Self, RealError> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::SeqCst);
+        let path = std::env::temp_dir().join(format!("kube-apiserver-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&path).map_err(prepare(format!("making {}", path.display())))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A running `kube-apiserver` with its `etcd`; both end with this value.
+#[derive(Debug)]
+pub struct RealApiServer {
+    /// First: it would log the loss of etcd for a while.
+    apiserver: Process,
+    etcd: Process,
+    _directory: Directory,
+    address: SocketAddr,
+    identity: Identity,
+    token: String,
+}
+
+impl RealApiServer {
+    /// Starts to describe one, if `KUBEBUILDER_ASSETS` is set.
+    #[must_use]
+    pub fn from_env() -> Option<RealBuilder> {
+        let assets = std::env::var_os(ASSETS).filter(|value| !value.is_empty())?;
+        Some(RealBuilder::new(Path::new(&assets)))
+    }
+
+    /// Its URL, without a path.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
+    /// The certificate of the authority that signed the server's.
+    #[must_use]
+    pub fn ca_pem(&self) -> &str {
+        &self.identity.ca_pem
+    }
+
+    /// A kubeconfig with the token of the first user.
+    #[must_use]
+    pub fn kubeconfig(&self) -> String {
+        self.kubeconfig_with(&self.token)
+    }
+
+    /// A kubeconfig with any token.
+    #[must_use]
+    pub fn kubeconfig_with(&self, token: &str) -> String {
+        kubeconfig::render(&self.url(), Some(self.ca_pem()), Some(token))
+    }
+
+    /// Process ids of `kube-apiserver` and `etcd`, for who wants to stop or kill them.
+    #[must_use]
+    pub fn pids(&self) -> [u32; 2] {
+        [self.apiserver.id(), self.etcd.id()]
+    }
+}

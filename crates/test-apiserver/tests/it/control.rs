@@ -1,0 +1,212 @@
+//! The control endpoint, in this process and of the program.
+
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use test_apiserver::{Control, TestApiServer};
+
+use crate::client::{Next, fetch, get, request};
+use crate::objects::service;
+use crate::watches::WATCH;
+
+struct World {
+    server: Arc<TestApiServer>,
+    control: Control,
+}
+
+impl World {
+    fn new() -> Self {
+        let server = Arc::new(TestApiServer::builder().token("one").start().unwrap());
+        let control =
+            Control::start(Arc::clone(&server), SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+        server.add_token("x");
+        Self { server, control }
+    }
+
+    fn post(&self, call: &str, body: Value) -> Value {
+        let (status, answer) = self.try_post(call, body);
+        assert_eq!(status, 200, "{call}: {answer}");
+        answer
+    }
+
+    fn try_post(&self, call: &str, body: Value) -> (u16, Value) {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        request(self.control.address(), "POST", &format!("/__test/{call}"), "", &body).json()
+    }
+
+    fn get(&self, call: &str) -> Value {
+        fetch(self.control.address(), &format!("/__test/{call}")).1
+    }
+
+    fn api(&self, target: &str) -> crate::client::Answer {
+        request(self.server.address(), "GET", target, "Authorization: Bearer x\r\n", "")
+    }
+}
+
+#[test]
+fn objects_are_written_and_marked() {
+    let world = World::new();
+    let mut watch = world.api(WATCH);
+    let applied = world.post("apply", json!([service("a", json!({})), service("b", json!({}))]));
+    assert_eq!(applied["revision"], 102);
+    world.post("apply", json!({"kind": "List", "items": [service("b", json!({"x": "y"}))]}));
+    let deleted = world.post("delete", json!([{"resource": "services", "namespace": "shop", "name": "a"}]));
+    assert_eq!(deleted["revision"], 104);
+    for _ in 0..4 {
+        watch.event();
+    }
+    let marks = world.get("mark?resource=services&namespace=shop&name=a");
+    let kinds: Vec<_> =
+        marks.as_array().unwrap().iter().map(|mark| (&mark["type"], &mark["revision"])).collect();
+    assert_eq!(kinds, [(&json!("ADDED"), &json!(101)), (&json!("DELETED"), &json!(104))]);
+    assert!(marks[1]["monotonicNs"].as_u64() > marks[0]["monotonicNs"].as_u64());
+    let state = world.get("state");
+    assert_eq!((&state["objects"]["services"], &state["watches"]["services"]), (&json!(1), &json!(1)));
+    let requests = world.get("requests");
+    assert_eq!(
+        (&requests["counts"]["services"]["watch"], &requests["statuses"]["200"]),
+        (&json!(1), &json!(1))
+    );
+    assert_eq!(world.get("log")[0]["uri"], WATCH);
+}
+
+#[test]
+fn faults_and_outages() {
+    let world = World::new();
+    world.post("faults", json!({"services": {"refuse": {"status": 500}}}));
+    assert_eq!(world.api("/api/v1/services").status, 500);
+    world.post("clear", Value::Null);
+    assert_eq!(world.api("/api/v1/services").status, 200);
+    let mut watch = world.api(WATCH);
+    world.post("drop-watches", json!({"how": "cut"}));
+    assert_eq!(watch.next(), Next::Cut(0));
+    world.post("stop", Value::Null);
+    assert!(std::net::TcpStream::connect(world.server.address()).is_err());
+    world.post("restart", Value::Null);
+    assert_eq!(world.api("/api/v1/services").status, 200);
+}
+
+#[test]
+fn the_past_comes_back() {
+    let world = World::new();
+    assert_eq!(world.try_post("restart", json!({"data": "saved"})).0, 400, "nothing was saved");
+    world.server.restart().unwrap();
+    world.post("apply", json!([service("a", json!({}))]));
+    world.post("save", Value::Null);
+    world.post("apply", json!([service("b", json!({}))]));
+    world.post("stale", json!({"on": true}));
+    let count = |target| world.api(target).json().1["items"].as_array().unwrap().len();
+    assert_eq!((count("/api/v1/services?resourceVersion=0"), count("/api/v1/services")), (1, 2));
+    world.post("stale", json!({"on": false}));
+    assert_eq!(count("/api/v1/services?resourceVersion=0"), 2);
+    world.post("restart", json!({"data": "saved"}));
+    assert_eq!(count("/api/v1/services"), 1);
+    world.post("restart", json!({"data": "lost"}));
+    assert_eq!(count("/api/v1/services"), 0);
+    world.post("apply", json!([service("c", json!({}))]));
+    world.post("compact", Value::Null);
+    assert_eq!(world.api(&format!("{WATCH}&resourceVersion=100")).event()["object"]["code"], 410);
+}
+
+#[test]
+fn access() {
+    let world = World::new();
+    world.post("tokens", json!({"add": ["y"], "revoke": ["x"]}));
+    assert_eq!(world.api("/api/v1/nodes").status, 401);
+    world.post("tokens", json!({"add": ["x"]}));
+    world.post("policy", json!({"deny": [["nodes", "list"]], "missing": ["servicecidrs"]}));
+    assert_eq!(world.api("/api/v1/nodes").status, 403);
+    assert_eq!(world.api("/apis/networking.k8s.io/v1/servicecidrs").status, 404);
+    world.post("policy", json!({"allow": [["nodes", "list"]], "present": ["servicecidrs"]}));
+    assert_eq!(world.api("/api/v1/nodes").status, 200);
+    world.post("policy", json!({"streamingLists": "refused", "goneForm": "status"}));
+    let streaming = format!("{WATCH}&sendInitialEvents=true&resourceVersionMatch=NotOlderThan");
+    assert_eq!(world.api(&streaming).status, 422);
+    assert_eq!(world.api(&format!("{WATCH}&resourceVersion=1")).status, 410);
+}
+
+#[test]
+fn nonsense_is_refused() {
+    let world = World::new();
+    for (call, body) in [
+        ("faults", json!({"services": {"dealy": 5}})),
+        ("faults", json!({"pods": {}})),
+        ("apply", json!([{"kind": "Pod"}])),
+        ("delete", json!([{"resource": "services", "name": "x"}])),
+        ("drop-watches", json!({"how": "gently"})),
+    ] {
+        assert_eq!(world.try_post(call, body).0, 400, "{call}");
+    }
+    assert_eq!(world.try_post("unknown", Value::Null).0, 404);
+    assert_eq!(get(world.control.address(), "/api/v1/services").status, 404);
+}
+
+/// The program, ended with the test.
+struct Program(Child);
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts it on free ports; returns the ports of API and control.
+fn start(directory: &std::path::Path, more: &[&str]) -> (Program, SocketAddr, SocketAddr) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_test-apiserver"));
+    command.args(["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"]).args(more).current_dir(directory);
+    let mut program = Program(command.stdout(Stdio::piped()).spawn().unwrap());
+    let mut line = String::new();
+    BufReader::new(program.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let address = |part: &str| part.split('/').nth(2).unwrap().parse().unwrap();
+    let parts: Vec<&str> = line.split_whitespace().collect();
+    (program, address(parts[1]), address(parts[3]))
+}
+
+fn directory(name: &str) -> std::path::PathBuf {
+    let directory = std::env::temp_dir().join(format!("test-apiserver-{}-{name}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    directory
+}
+
+#[test]
+fn the_program_loads_and_generates() {
+    let directory = directory("plain");
+    std::fs::write(directory.join("node.yaml"), "apiVersion: v1\nkind: Node\nmetadata: {name: one}\n")
+        .unwrap();
+    let more = ["--load", "node.yaml", "--generate", "services=20,endpoints=3"];
+    let (_program, api, control) = start(&directory, &more);
+    let state = fetch(control, "/__test/state").1;
+    let count = |resource: &str| state["objects"][resource].as_u64().unwrap();
+    assert_eq!((count("nodes"), count("services"), count("endpointslices")), (1, 20, 20));
+    assert_eq!(fetch(api, "/api/v1/nodes/one").0, 200);
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn the_program_keeps_its_certificates() {
+    let directory = directory("tls");
+    let more = ["--tls-dir", "tls", "--token", "secret", "--kubeconfig-out", "kubeconfig"];
+    let read = |file: &str| std::fs::read_to_string(directory.join(file)).unwrap();
+    let (program, _, control) = start(&directory, &more);
+    let (certificate, kubeconfig) = (read("tls/ca.crt"), read("kubeconfig"));
+    assert!(kubeconfig.contains("server: https://127.0.0.1:") && kubeconfig.contains("token: \"secret\""));
+    assert_eq!(fetch(control, "/__test/state").0, 200);
+    drop(program);
+    let (_program, ..) = start(&directory, &more);
+    assert_eq!(read("tls/ca.crt"), certificate);
+    std::fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
+fn a_server_outlives_its_owner_while_it_is_controlled() {
+    let World { server, control } = World::new();
+    let api = server.address();
+    drop(server);
+    assert_eq!(get(api, "/api/v1/nodes").status, 401);
+    drop(control);
+    assert!(std::net::TcpStream::connect(api).is_err());
+}
