@@ -82,14 +82,29 @@ impl Drain {
     }
 }
 
+/// When the counters of a virtual server that has draining real servers are read.
+#[derive(Clone, Copy, Debug)]
+struct Watch {
+    due: Time,
+    /// Begin of its youngest drain; that one may have ended since, which only means that the others are polled often
+    /// for a little longer.
+    youngest: Time,
+}
+
+/// What one virtual server adds to the interval between its polls: however many there are, at most so many are read
+/// per second that it costs a few percent of a core.
+const SHARE: Duration = Duration::from_micros(500);
+
 /// All draining real servers.
+///
+/// Every virtual server is polled at times of its own, so that new drains never postpone the polls of old ones.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
     drains: Tallied<BTreeMap<Key, Drain>>,
-    last_poll: Option<Time>,
-    /// Begin of the youngest drain since nothing drained; it may have ended since, which only means that the others
-    /// are polled often for a little longer.
-    youngest: Time,
+    /// One for each virtual server that has a drain.
+    watches: Tallied<BTreeMap<VirtualServerId, Watch>>,
+    /// The same by time.
+    by_due: Tallied<BTreeSet<(Time, VirtualServerId)>>,
 }
 
 impl Ledger {
@@ -119,8 +134,8 @@ impl Ledger {
             }
             None => {
                 let drain = Drain { cause, since: now, settings, last_activity: now, bytes: None, due: None };
-                self.youngest = if self.drains.is_empty() { now } else { self.youngest.max(now) };
                 self.drains.insert(key, drain);
+                self.watch(key.vs, now);
                 true
             }
         }
@@ -128,7 +143,38 @@ impl Ledger {
 
     /// Ends a drain: the real server was removed, or serves again.
     pub fn end(&mut self, key: &Key) -> Option<Drain> {
-        self.drains.remove(key)
+        let ended = self.drains.remove(key)?;
+        if self.of(&key.vs).next().is_none()
+            && let Some(watch) = self.watches.remove(&key.vs)
+        {
+            self.by_due.remove(&(watch.due, key.vs));
+        }
+        Some(ended)
+    }
+
+    /// A drain of a virtual server begins: it is polled soon, but a poll that is due earlier is not put off.
+    fn watch(&mut self, vs: VirtualServerId, now: Time) {
+        let due = now + self.interval(Duration::ZERO);
+        let due = self.watches.get(&vs).map_or(due, |watch| watch.due.min(due));
+        self.schedule(vs, Watch { due, youngest: now });
+    }
+
+    fn schedule(&mut self, vs: VirtualServerId, watch: Watch) {
+        if let Some(before) = self.watches.insert(vs, watch) {
+            self.by_due.remove(&(before.due, vs));
+        }
+        self.by_due.insert((watch.due, vs));
+    }
+
+    /// Often while a drain is young, because that is when connections end; rarely once it has become a long one, or
+    /// when a great many drain.
+    fn interval(&self, age: Duration) -> Duration {
+        let by_age = match age.as_secs() {
+            0..10 => Duration::from_millis(500),
+            10..60 => Duration::from_secs(2),
+            _ => Duration::from_secs(5),
+        };
+        by_age.max(SHARE * u32::try_from(self.watches.len()).unwrap_or(u32::MAX))
     }
 
     /// The endpoint was terminating and has left every EndpointSlice.
@@ -140,44 +186,38 @@ impl Ledger {
         }
     }
 
-    /// Takes fresh counters and returns the virtual servers that have real servers to remove.
+    /// Takes fresh counters of one virtual server and returns whether it has real servers to remove.
     ///
     /// `counters` answers `None` when the kernel did not tell; then only the deadline counts.
     pub fn poll(
         &mut self,
+        vs: VirtualServerId,
         now: Time,
-        mut counters: impl FnMut(&Key) -> Option<(ConnectionCounters, TrafficCounters)>,
-    ) -> BTreeSet<VirtualServerId> {
-        self.last_poll = Some(now);
-        for (key, drain) in &mut self.drains {
-            match counters(key) {
+        counters: impl Fn(&RealServerId) -> Option<(ConnectionCounters, TrafficCounters)>,
+    ) -> bool {
+        let mut any_due = false;
+        for (key, drain) in self.drains.range_mut(lowest(vs)..).take_while(|(key, _)| key.vs == vs) {
+            match counters(&key.rs) {
                 Some((connections, traffic)) => drain.observe(now, &connections, &traffic),
                 None => drain.due = drain.due.or_else(|| drain.overdue(now)),
             }
+            any_due |= drain.due.is_some();
         }
-        self.drains.iter().filter(|(_, drain)| drain.due.is_some()).map(|(key, _)| key.vs).collect()
+        if let Some(watch) = self.watches.get(&vs).copied() {
+            let due = now + self.interval(now.saturating_sub(watch.youngest));
+            self.schedule(vs, Watch { due, ..watch });
+        }
+        any_due
     }
 
     /// When counters should be read next; `None` when nothing drains.
-    ///
-    /// Often while a drain is young, because that is when connections end; rarely once it has become a long one.
     pub fn next_poll(&self) -> Option<Time> {
-        if self.drains.is_empty() {
-            return None;
-        }
-        let youngest = self.youngest;
-        let last = self.last_poll.unwrap_or_default().max(youngest);
-        let interval = match last.saturating_sub(youngest).as_secs() {
-            0..10 => Duration::from_millis(500),
-            10..60 => Duration::from_secs(2),
-            _ => Duration::from_secs(5),
-        };
-        Some(last + interval)
+        self.by_due.first().map(|(due, _)| *due)
     }
 
-    /// Virtual servers that have a draining real server.
-    pub fn virtual_servers(&self) -> BTreeSet<VirtualServerId> {
-        self.drains.keys().map(|key| key.vs).collect()
+    /// Virtual servers whose counters should be read by now, the longest overdue first.
+    pub fn due(&self, now: Time) -> impl Iterator<Item = VirtualServerId> {
+        self.by_due.iter().take_while(move |(due, _)| *due <= now).map(|(_, vs)| *vs)
     }
 
     /// All drains, by key.
@@ -187,9 +227,7 @@ impl Ledger {
 
     /// The draining real servers of one virtual server.
     pub fn of(&self, vs: &VirtualServerId) -> impl Iterator<Item = &Key> {
-        let lowest =
-            Key { vs: *vs, rs: RealServerId { addr: Ipv4Addr::UNSPECIFIED.into(), port: NonZeroU16::MIN } };
-        self.drains.range(lowest..).map(|(key, _)| key).take_while(|key| key.vs == *vs)
+        self.drains.range(lowest(*vs)..).map(|(key, _)| key).take_while(|key| key.vs == *vs)
     }
 
     /// One drain.
@@ -201,4 +239,9 @@ impl Ledger {
     pub fn is_empty(&self) -> bool {
         self.drains.is_empty()
     }
+}
+
+/// Not above any key of the virtual server.
+fn lowest(vs: VirtualServerId) -> Key {
+    Key { vs, rs: RealServerId { addr: Ipv4Addr::UNSPECIFIED.into(), port: NonZeroU16::MIN } }
 }

@@ -26,7 +26,7 @@ fn check(settings: Settings, readings: &[(u64, u32, u32, u64)], expect: Option<(
     assert_eq!(ledger.judge(&key, &settings), Verdict::Quiesce);
     assert!(ledger.begin(key, Cause::Terminating, settings, at(0)));
     let due = readings.iter().find_map(|(second, active, inactive, bytes)| {
-        ledger.poll(at(*second), |_| counters(*active, *inactive, *bytes));
+        ledger.poll(key.vs, at(*second), |_| counters(*active, *inactive, *bytes));
         ledger.get(&key).and_then(|drain| drain.due).map(|outcome| (*second, outcome))
     });
     assert_eq!(due, expect);
@@ -106,7 +106,7 @@ fn a_returned_endpoint_leaves_no_trace() {
     assert!(ledger.next_poll().is_some());
     assert!(ledger.end(&key).is_some());
     assert!(ledger.is_empty() && ledger.next_poll().is_none(), "nothing drains, nothing is polled");
-    assert!(ledger.poll(at(100), |_| counters(0, 0, 0)).is_empty());
+    assert!(!ledger.poll(key.vs, at(100), |_| counters(0, 0, 0)));
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn polling_slows_down_with_age() {
     let (mut polls, mut now) = (0, at(0));
     while now < at(600) {
         now = ledger.next_poll().unwrap();
-        ledger.poll(now, |_| counters(1, 0, 0));
+        ledger.poll(key.vs, now, |_| counters(1, 0, 0));
         polls += 1;
     }
     assert!((100..200).contains(&polls), "{polls} polls in ten minutes");

@@ -8,6 +8,8 @@ use std::{
 use ipnetwork::IpNetwork;
 use lb_types::{IpFamily, RulesLayout, Scheduler, VirtualServerId};
 
+use crate::Mirror;
+
 /// Configuration that shapes the desired state.
 #[derive(Clone, Debug)]
 pub struct PlannerConfig {
@@ -40,21 +42,58 @@ impl Default for PlannerConfig {
 pub struct NodeFacts {
     /// Source of connections from this node to VIPs, per family; always one of `addresses`.
     pub sources: BTreeMap<IpFamily, IpAddr>,
-    /// Addresses on real interfaces: never treated as VIPs.
-    pub addresses: BTreeSet<IpAddr>,
+    /// Addresses on real interfaces, with the interface's name: never treated as VIPs.
+    pub addresses: BTreeMap<IpAddr, String>,
 }
 
 impl NodeFacts {
     /// Chooses the source of each family: the Node object's address if it is really on an interface here (the kernel
-    /// refuses any other), else the lowest address of the family.
-    pub fn new(node_ips: &BTreeMap<IpFamily, IpAddr>, addresses: BTreeSet<IpAddr>) -> Self {
+    /// refuses any other), else one by which other nodes are likely to reach this one ([`internal_link`]), else the
+    /// lowest address of the family.
+    pub fn new(node_ips: &BTreeMap<IpFamily, IpAddr>, addresses: BTreeMap<IpAddr, String>) -> Self {
         let source = |family: IpFamily| {
-            let of_node = node_ips.get(&family).filter(|ip| addresses.contains(ip));
-            of_node.or_else(|| addresses.iter().find(|ip| IpFamily::of(**ip) == family)).copied()
+            let of_node = node_ips.get(&family).filter(|ip| addresses.contains_key(ip));
+            let of_family = addresses.iter().filter(|(ip, _)| IpFamily::of(**ip) == family);
+            let best = of_family.min_by_key(|(ip, link)| (internal_link(link), **ip));
+            of_node.or(best.map(|(ip, _)| ip)).copied()
         };
         let sources = IpFamily::ALL.into_iter().filter_map(|f| Some((f, source(f)?))).collect();
         NodeFacts { sources, addresses }
     }
+
+    /// Whether the VIP of a virtual server is an address of the node.
+    pub fn has_address_of(&self, vs: &VirtualServerId) -> bool {
+        vs.vip_port().is_some_and(|vip| self.addresses.contains_key(&vip.addr))
+    }
+}
+
+/// Whether a link is, by the usual names, one of those that only lead to this node's own pods, containers and daemons:
+/// bridges of container runtimes, links of network plugins, the dummy of node-local DNS (which has the ClusterIP of the
+/// cluster DNS), tunnels. Replies to their addresses may not find back from other nodes.
+fn internal_link(name: &str) -> bool {
+    const PREFIXES: [&str; 20] = [
+        "lo",
+        "dummy",
+        "nodelocaldns",
+        "kube-",
+        "docker",
+        "br-",
+        "virbr",
+        "cni",
+        "flannel",
+        "cali",
+        "tunl",
+        "vxlan",
+        "cilium",
+        "lxc",
+        "weave",
+        "veth",
+        "antrea",
+        "genev",
+        "tun",
+        "wg",
+    ];
+    PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// Which virtual servers are ours. IPVS entries carry no tag, so this predicate is all there is.
@@ -66,23 +105,27 @@ pub struct Ownership {
     pub announced_cidrs: Vec<IpNetwork>,
     /// Never ours, whatever else says so.
     pub exclude_cidrs: Vec<IpNetwork>,
-    /// Keys that we wrote: those that our packet rules name ([`crate::Mirror::tagged`]), and those added since.
-    pub written: BTreeSet<VirtualServerId>,
 }
 
 impl Ownership {
-    /// Whether we may change or delete a virtual server.
-    pub fn owns(&self, vs: &VirtualServerId) -> bool {
+    /// Whether we may change or delete a virtual server: its VIP is in a prefix of ClusterIPs, our packet rules name it
+    /// ([`Mirror::names`]), or its VIP is an address on `kube-ipvs0`, where only kube-proxy can have put it.
+    pub fn owns(&self, vs: &VirtualServerId, mirror: &Mirror) -> bool {
         if self.excludes(vs) {
             return false;
         }
         let mut cidrs = self.service_cidrs.iter().chain(&self.announced_cidrs);
-        let mut in_cidrs = |vip: IpAddr| cidrs.any(|net| net.contains(vip));
-        self.written.contains(vs) || vs.vip_port().is_some_and(|vip| in_cidrs(vip.addr))
+        let mut has = |vip: IpAddr| mirror.addresses.contains(&vip) || cidrs.any(|net| net.contains(vip));
+        mirror.names(vs) || vs.vip_port().is_some_and(|vip| has(vip.addr))
     }
 
     /// Whether a virtual server lies in an excluded prefix.
     pub fn excludes(&self, vs: &VirtualServerId) -> bool {
-        vs.vip_port().is_some_and(|vip| self.exclude_cidrs.iter().any(|net| net.contains(vip.addr)))
+        vs.vip_port().is_some_and(|vip| self.excludes_vip(vip.addr))
+    }
+
+    /// Whether a VIP does.
+    pub fn excludes_vip(&self, vip: IpAddr) -> bool {
+        self.exclude_cidrs.iter().any(|net| net.contains(vip))
     }
 }

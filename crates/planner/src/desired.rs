@@ -4,14 +4,18 @@ use std::{
     cmp::Ordering,
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
+    num::NonZeroU16,
     sync::Arc,
 };
 
 use drain::Key;
-use lb_types::{RealServer, RealServerId, RuleElement, RuleSet, ServiceName, VirtualServer, VirtualServerId};
+use lb_types::{
+    Protocol, RealServer, RealServerId, RuleElement, RuleSet, ServiceName, VipPort, VirtualServer,
+    VirtualServerId,
+};
 use tally::Tallied;
 
-use crate::{IntentProblem, ServerIntent, ServiceIntent, diff::Touch};
+use crate::{IntentProblem, Mirror, ServerIntent, ServiceIntent, diff::Touch};
 
 /// The desired state of the node.
 ///
@@ -23,6 +27,8 @@ pub struct Desired {
     /// Who wants a key, the winner first; more than one only where two Services claim the same VIP port.
     claims: Tallied<HashMap<VirtualServerId, Vec<Claim>>>,
     retiring: Tallied<BTreeMap<VirtualServerId, ServerIntent>>,
+    /// Those that were retiring and may be deleted: only what was desired, or taken over as retiring, ever is.
+    released: Tallied<BTreeSet<VirtualServerId>>,
     /// How many keys (claimed or retiring) use a VIP.
     vips: Tallied<HashMap<IpAddr, u32>>,
     /// How many Services want an element that belongs to no virtual server.
@@ -54,8 +60,6 @@ impl Claim {
 pub struct Change {
     /// What must be compared with the kernel.
     pub touch: Touch,
-    /// Endpoints that were terminating and have left every EndpointSlice: their pods are gone.
-    pub gone: Vec<Key>,
     /// Services that may win a key which this one gave up, or lose one to it: their [`Desired::conflicts`] changed.
     pub rivals: BTreeSet<ServiceName>,
 }
@@ -73,7 +77,6 @@ impl Desired {
             None => self.services.remove(name),
         };
         if let Some(old) = &old {
-            change.gone = gone_endpoints(old, new.as_deref());
             old.servers.iter().for_each(|server| self.unclaim(name, server, &mut change));
             old.elements.iter().for_each(|e| self.unshare(e, &mut change.touch));
         }
@@ -90,6 +93,7 @@ impl Desired {
         if self.retiring.remove(&vs).is_some() {
             self.unuse_vip(&vs, &mut change.touch);
         }
+        self.released.remove(&vs);
         let claims = self.claims.entry(vs).or_default();
         let position = claims.partition_point(|other| other.rank(&claim).is_lt());
         claims.insert(position, claim);
@@ -115,15 +119,17 @@ impl Desired {
     /// Keeps a leftover virtual server, one of ours that no Service wants, until it has drained.
     pub fn retire(&mut self, vs: VirtualServerId, settings: VirtualServer, touch: &mut Touch) {
         if !self.claims.contains_key(&vs) && !self.retiring.contains_key(&vs) {
+            self.released.remove(&vs);
             self.retiring.insert(vs, retiring(vs, settings, RuleSet::MasqueradeNonLocal));
             touch.servers.insert(vs);
             self.use_vip(&vs, touch);
         }
     }
 
-    /// A retiring virtual server has no real server left: it is not desired any more.
+    /// A retiring virtual server is not desired any more: it has no real server left, or must go at once.
     pub fn retired(&mut self, vs: &VirtualServerId, touch: &mut Touch) {
         if self.retiring.remove(vs).is_some() {
+            self.released.insert(*vs);
             touch.servers.insert(*vs);
             self.unuse_vip(vs, touch);
         }
@@ -132,6 +138,38 @@ impl Desired {
     /// Whether a virtual server is only kept until it has drained.
     pub fn is_retiring(&self, vs: &VirtualServerId) -> bool {
         self.retiring.contains_key(vs)
+    }
+
+    /// Whether a virtual server was retiring and is to be deleted.
+    pub fn is_released(&self, vs: &VirtualServerId) -> bool {
+        self.released.contains(vs)
+    }
+
+    /// A released virtual server does not exist any more.
+    pub fn forget(&mut self, vs: &VirtualServerId) {
+        self.released.remove(vs);
+    }
+
+    /// The retiring virtual servers of a VIP.
+    pub fn retiring_on(&self, vip: IpAddr) -> impl Iterator<Item = VirtualServerId> {
+        let lowest = VipPort { addr: vip, protocol: Protocol::Tcp, port: NonZeroU16::MIN };
+        let of_vip = move |vs: &VirtualServerId| vs.vip_port().is_some_and(|port| port.addr == vip);
+        let from = self.retiring.range(VirtualServerId::from(lowest)..).map(|(vs, _)| *vs);
+        from.take_while(of_vip)
+    }
+
+    /// Real servers of a Service whose pods are gone, of those that the kernel has: addresses that have left an
+    /// EndpointSlice while they were terminating, unless the Service has them still.
+    pub fn departed(&self, name: &ServiceName, addrs: &BTreeSet<IpAddr>, mirror: &Mirror) -> Vec<Key> {
+        let servers = self.services.get(name).into_iter().flat_map(|intent| &intent.servers);
+        let mut departed = Vec::new();
+        for server in servers.filter(|server| self.service_of(&server.vs) == Some(name)) {
+            let Some(present) = mirror.servers.get(&server.vs) else { continue };
+            let left = addrs.iter().flat_map(|addr| present.real_servers_at(*addr));
+            let unknown = left.filter(|rs| server.known.binary_search(rs).is_err());
+            departed.extend(unknown.map(|rs| Key { vs: server.vs, rs }));
+        }
+        departed
     }
 
     /// Keys that a Service wants and another one has.
@@ -225,18 +263,4 @@ fn retiring(vs: VirtualServerId, settings: VirtualServer, masquerade: RuleSet) -
     let real_server = RealServer::SERVING;
     let (real_servers, terminating, known) = (nobody.clone(), nobody.clone(), nobody);
     ServerIntent { vs, settings, real_server, real_servers, terminating, known, masquerade }
-}
-
-/// Endpoints that the old intent knew as terminating and the new one does not know at all.
-///
-/// A Service that is gone as a whole tells nothing about its pods.
-fn gone_endpoints(old: &ServiceIntent, new: Option<&ServiceIntent>) -> Vec<Key> {
-    let Some(new) = new else { return Vec::new() };
-    let mut gone = Vec::new();
-    for before in old.servers.iter().filter(|server| !server.terminating.is_empty()) {
-        let Some(after) = new.servers.iter().find(|server| server.vs == before.vs) else { continue };
-        let left = before.terminating.iter().filter(|rs| after.known.binary_search(rs).is_err());
-        gone.extend(left.map(|rs| Key { vs: before.vs, rs: *rs }));
-    }
-    gone
 }

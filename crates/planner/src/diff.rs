@@ -63,6 +63,19 @@ impl Touch {
         self.addresses.extend(other.addresses);
     }
 
+    /// Leaves out what nobody wants.
+    pub fn keep_desired(&mut self, desired: &Desired) {
+        self.servers.retain(|vs| desired.server(vs).is_some());
+        self.vips.retain(|vip| desired.wants_vip(vip));
+        self.elements.retain(|element| desired.wants_shared(element));
+        self.addresses.clear();
+    }
+
+    /// Number of keys.
+    pub fn len(&self) -> usize {
+        self.servers.len() + self.vips.len() + self.elements.len() + self.addresses.len()
+    }
+
     /// Whether nothing is touched.
     pub fn is_empty(&self) -> bool {
         self.servers.is_empty()
@@ -123,23 +136,32 @@ pub fn diff(touch: &Touch, inputs: &Inputs<'_>) -> Plan {
     for element in &touch.elements {
         diff_element(*element, inputs.desired.wants_shared(element), inputs, &mut plan);
     }
-    let unwanted = touch.addresses.intersection(&inputs.mirror.addresses);
+    let present = touch.addresses.union(&touch.vips).filter(|addr| inputs.mirror.addresses.contains(addr));
+    let unwanted = present.filter(|addr| is_spare(addr, touch, inputs));
     plan.vips_remove.extend(unwanted.map(|addr| VipOp::DeleteAddress { addr: *addr }));
     plan
+}
+
+/// Whether nothing depends on an address: it is no VIP, or its VIP has a route (this plan brings it at the latest).
+fn is_spare(addr: &IpAddr, touch: &Touch, inputs: &Inputs<'_>) -> bool {
+    let routed = inputs.mirror.routes.contains_key(addr) || touch.vips.contains(addr);
+    routed || !inputs.desired.wants_vip(addr)
 }
 
 /// Removes everything that is ours and nothing else: VIPs first, so that nothing leads to what goes next.
 pub fn cleanup(mirror: &Mirror, ownership: &Ownership) -> Plan {
     let mut plan = Plan::default();
-    plan.vips_remove.push(VipOp::DeleteLink);
-    let ours = mirror.servers.keys().filter(|vs| ownership.owns(vs));
+    if mirror.link_ours {
+        plan.vips_remove.push(VipOp::DeleteLink);
+    }
+    let ours = mirror.servers.keys().filter(|vs| ownership.owns(vs, mirror));
     plan.ipvs_remove.extend(ours.map(|vs| IpvsOp::DeleteVirtualServer { vs: *vs }));
     plan.rules_remove.push(RulesOp::DeleteTable);
     plan
 }
 
 fn diff_vip(vip: IpAddr, inputs: &Inputs<'_>, plan: &mut Plan) {
-    let wanted = inputs.desired.wants_vip(&vip);
+    let wanted = inputs.desired.wants_vip(&vip) && !inputs.facts.addresses.contains_key(&vip);
     let source = inputs.facts.sources.get(&lb_types::IpFamily::of(vip)).copied();
     match (wanted, inputs.mirror.routes.get(&vip)) {
         (true, Some(present)) if *present == source => {}
@@ -166,7 +188,7 @@ fn diff_server(vs: VirtualServerId, inputs: &Inputs<'_>, plan: &mut Plan) {
         (Some(_), None) if inputs.desired.is_retiring(&vs) => {}
         (Some(want), None) => add_server(want, inputs, plan),
         (Some(want), Some(have)) => change_server(want, have, inputs, plan),
-        (None, Some(_)) if inputs.ownership.owns(&vs) => {
+        (None, Some(_)) if inputs.desired.is_released(&vs) && !inputs.ownership.excludes(&vs) => {
             plan.ipvs_remove.push(IpvsOp::DeleteVirtualServer { vs });
         }
         (None, _) => {}

@@ -10,7 +10,7 @@ use service_model::{
     PortEndpoints, Service, ServiceModel, ServicePort, SliceName, SlicePort, cluster_ip_endpoints,
 };
 
-use crate::{NodeFacts, PlannerConfig};
+use crate::{NodeFacts, Ownership, PlannerConfig};
 
 /// A virtual server that a Service wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +56,13 @@ pub struct ServiceIntent {
 /// Why a part of a Service is not programmed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum IntentProblem {
+    /// A ClusterIP lies in a prefix that is left to others.
+    VipIsExcluded {
+        /// The Service.
+        service: ServiceName,
+        /// The ClusterIP.
+        vip: IpAddr,
+    },
     /// A ClusterIP is an address of this node.
     VipIsNodeAddress {
         /// The Service.
@@ -88,6 +95,11 @@ pub enum IntentProblem {
 impl fmt::Display for IntentProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            IntentProblem::VipIsExcluded { service, vip } => write!(
+                f,
+                "Service {service}: spec.clusterIPs: {vip} lies in an excluded prefix (--ipvs-exclude-cidrs, \
+                 ipvs.excludeCIDRs) and is not programmed; remove the prefix if kube-ipvs is to serve it"
+            ),
             IntentProblem::VipIsNodeAddress { service, vip } => write!(
                 f,
                 "Service {service}: spec.clusterIPs: {vip} is an address of this node and is not programmed; \
@@ -110,14 +122,18 @@ impl fmt::Display for IntentProblem {
 pub fn desire_service(
     service: &Service,
     model: &ServiceModel,
-    facts: &NodeFacts,
+    (ownership, facts): (&Ownership, &NodeFacts),
     config: &PlannerConfig,
 ) -> (ServiceIntent, Vec<IntentProblem>) {
     let mut intent = ServiceIntent { created: service.created, ..ServiceIntent::default() };
     let mut problems = unmatched_ports(service, model);
     for family in IpFamily::ALL {
         let Some(vip) = service.cluster_ip(family) else { continue };
-        if facts.addresses.contains(&vip) {
+        if ownership.excludes_vip(vip) {
+            problems.push(IntentProblem::VipIsExcluded { service: service.name.clone(), vip });
+            continue;
+        }
+        if facts.addresses.contains_key(&vip) {
             problems.push(IntentProblem::VipIsNodeAddress { service: service.name.clone(), vip });
             continue;
         }

@@ -6,8 +6,8 @@ use std::{
 };
 
 use lb_types::{
-    ElementKey, IpvsOp, Operation, RealServer, RealServerId, RuleElement, RuleSet, RulesOp, VipOp,
-    VirtualServer, VirtualServerId,
+    IpvsOp, Operation, RealServer, RealServerId, RuleElement, RuleSet, RulesOp, VipOp, VirtualServer,
+    VirtualServerId,
 };
 use tally::Tallied;
 
@@ -24,6 +24,12 @@ impl MirrorServer {
     /// Settings of a real server.
     pub fn real_server(&self, rs: &RealServerId) -> Option<&RealServer> {
         self.position(rs).ok().map(|at| &self.real_servers[at].1)
+    }
+
+    /// Real servers with an address.
+    pub fn real_servers_at(&self, addr: IpAddr) -> impl Iterator<Item = RealServerId> {
+        let from = self.real_servers.partition_point(|(id, _)| id.addr < addr);
+        self.real_servers[from..].iter().map(|(id, _)| *id).take_while(move |id| id.addr == addr)
     }
 
     fn position(&self, rs: &RealServerId) -> Result<usize, usize> {
@@ -49,7 +55,9 @@ impl MirrorServer {
 pub struct Mirror {
     /// All virtual servers of the namespace, foreign ones included.
     pub servers: Tallied<BTreeMap<VirtualServerId, MirrorServer>>,
-    /// Whether `kube-ipvs0` is a dummy link and up.
+    /// Whether `kube-ipvs0` is a dummy link: one of another type is somebody else's.
+    pub link_ours: bool,
+    /// Whether it is up, too.
     pub link_ready: bool,
     /// Our local routes and their source.
     pub routes: Tallied<BTreeMap<IpAddr, Option<IpAddr>>>,
@@ -62,16 +70,12 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    /// Virtual servers that an element of ours names: we wrote them.
+    /// Whether an element of ours names a virtual server: we wrote it, or took it over.
     ///
     /// IPVS entries carry no tag, but the element that names one is written before it and deleted after it, so that
     /// even a crash in between leaves none without.
-    pub fn tagged(&self) -> impl Iterator<Item = VirtualServerId> {
-        let named = self.elements.iter().filter_map(|element| match element {
-            RuleElement { set: RuleSet::Services, key: ElementKey::Port(port) } => Some((*port).into()),
-            _ => None,
-        });
-        named.filter(|vs| self.servers.contains_key(vs))
+    pub fn names(&self, vs: &VirtualServerId) -> bool {
+        vs.vip_port().is_some_and(|port| self.elements.contains(&RuleElement::port(RuleSet::Services, port)))
     }
 
     /// Follows a write that the kernel executed.
@@ -112,7 +116,7 @@ impl Mirror {
 
     fn record_vip(&mut self, op: &VipOp) {
         match *op {
-            VipOp::EnsureLink => self.link_ready = true,
+            VipOp::EnsureLink => (self.link_ours, self.link_ready) = (true, true),
             VipOp::EnsureRoute { vip, source } => {
                 self.routes.insert(vip, source);
             }
@@ -123,7 +127,7 @@ impl Mirror {
                 self.addresses.remove(&addr);
             }
             VipOp::DeleteLink => {
-                self.link_ready = false;
+                (self.link_ours, self.link_ready) = (false, false);
                 self.routes.clear();
                 self.addresses.clear();
             }

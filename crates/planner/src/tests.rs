@@ -41,12 +41,12 @@ impl World {
         World {
             model: ServiceModel::default(),
             desired: Desired::default(),
-            mirror: Mirror { link_ready: true, layout_current: true, ..Mirror::default() },
+            mirror: Mirror { link_ours: true, link_ready: true, layout_current: true, ..Mirror::default() },
             ownership: Ownership {
                 service_cidrs: vec!["10.96.0.0/16".parse().unwrap(), "fd00:96::/112".parse().unwrap()],
                 ..Ownership::default()
             },
-            facts: NodeFacts::new(&node_ips, node_ips.values().copied().collect()),
+            facts: NodeFacts::new(&node_ips, node_ips.values().map(|ip| (*ip, "eth0".into())).collect()),
             config: PlannerConfig::default(),
             drains: Drains(Ledger::default()),
         }
@@ -57,7 +57,8 @@ impl World {
         let mut touch = Touch::default();
         for name in self.model.take_dirty() {
             let service = self.model.service(&name).cloned();
-            let intent = service.map(|s| desire_service(&s, &self.model, &self.facts, &self.config).0);
+            let node = (&self.ownership, &self.facts);
+            let intent = service.map(|s| desire_service(&s, &self.model, node, &self.config).0);
             touch.extend(self.desired.replace(&name, intent).touch);
         }
         touch
@@ -200,6 +201,7 @@ fn udp_real_servers_go_at_once() {
 fn a_terminating_endpoint_that_left_is_told_as_gone_once() {
     let mut world = World::new();
     world.sync(ModelEvent::ServiceApplied(service("web", &[WEB], Protocol::Tcp)));
+    world.sync(slice("web", Protocol::Tcp, &[("10.244.0.11", true), ("10.244.0.12", true)]));
     world.sync(slice("web", Protocol::Tcp, &[("10.244.0.11", false), ("10.244.0.12", true)]));
     for (event, gone) in [
         (slice("web", Protocol::Tcp, &[("10.244.0.12", true)]), 1),
@@ -210,8 +212,11 @@ fn a_terminating_endpoint_that_left_is_told_as_gone_once() {
         let name = ServiceName::new("default", "web");
         world.model.take_dirty();
         let service = world.model.service(&name).cloned().unwrap();
-        let intent = desire_service(&service, &world.model, &world.facts, &world.config).0;
-        assert_eq!(world.desired.replace(&name, Some(intent)).gone.len(), gone);
+        let node = (&world.ownership, &world.facts);
+        let intent = desire_service(&service, &world.model, node, &world.config).0;
+        world.desired.replace(&name, Some(intent));
+        let departed = world.model.take_departed(&name);
+        assert_eq!(world.desired.departed(&name, &departed, &world.mirror).len(), gone);
     }
 }
 
@@ -248,7 +253,8 @@ fn a_slice_port_that_no_service_port_matches_is_a_problem() {
     named.ports[0].name = "http".into();
     world.model.apply(ModelEvent::ServiceApplied(named.clone()));
     world.model.apply(slice("web", Protocol::Tcp, &[("10.244.0.11", true)]));
-    let (intent, problems) = desire_service(&named, &world.model, &world.facts, &world.config);
+    let node = (&world.ownership, &world.facts);
+    let (intent, problems) = desire_service(&named, &world.model, node, &world.config);
     assert!(intent.servers[0].real_servers.is_empty());
     let text = problems.iter().map(ToString::to_string).collect::<String>();
     assert!(
@@ -285,7 +291,9 @@ fn foreign_virtual_servers_are_never_written() {
     world.mirror.servers = foreign.mirror.servers;
     assert!(world.resync().is_empty(), "{}", world.resync());
     let vs = *world.mirror.servers.keys().next().unwrap();
-    world.ownership.written.insert(vs);
+    assert!(!world.ownership.owns(&vs, &world.mirror));
+    world.desired.retire(vs, lb_types::VirtualServer::new(lb_types::Scheduler::RR), &mut Touch::default());
+    world.desired.retired(&vs, &mut Touch::default());
     assert_eq!(world.resync().ipvs_remove, [IpvsOp::DeleteVirtualServer { vs }]);
     world.ownership.exclude_cidrs = vec!["172.16.0.0/12".parse().unwrap()];
     assert!(world.resync().is_empty(), "excluded prefixes are never ours: {}", world.resync());
@@ -409,7 +417,7 @@ fn a_verdict_of_removal_deletes() {
     world.sync(slice("web", Protocol::Tcp, &[("10.244.0.11", true), ("10.244.0.12", true)]));
     world.sync(slice("web", Protocol::Tcp, &[("10.244.0.12", true)]));
     let key = *world.drains.0.iter().next().unwrap().0;
-    world.drains.0.poll(drain::Time::from_secs(3600), |_| None);
+    world.drains.0.poll(key.vs, drain::Time::from_secs(3600), |_| None);
     assert!(matches!(world.drains.state(&key).verdict, Verdict::Remove(_)));
     check(&world.resync(), "delete real server 10.244.0.11:8080 of 10.96.0.80:80/TCP");
 }

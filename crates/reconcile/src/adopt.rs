@@ -1,7 +1,7 @@
 //! Taking over what the kernel holds at start, and what is left over in it.
 
 use dataplane::TableError;
-use lb_types::SysctlOp;
+use lb_types::{SysctlOp, VirtualServerId};
 use planner::{Mirror, MirrorServer, NodeFacts, Touch};
 use tracing::{error, info};
 
@@ -21,9 +21,10 @@ impl Reconciler {
             mirror.servers.insert(vs, MirrorServer { settings, real_servers });
         }
         let vips = self.tables.vips.observe()?;
+        mirror.link_ours = vips.link.is_some_and(|link| link.dummy);
         mirror.link_ready = vips.link.is_some_and(|link| link.dummy && link.up);
         (mirror.routes, mirror.addresses) = (vips.routes.into(), vips.addresses.into());
-        self.facts = NodeFacts::new(&self.model.node().addresses, vips.node_addresses.into_keys().collect());
+        self.facts = NodeFacts::new(&self.model.node().addresses, vips.node_addresses);
         let rules = self.tables.rules.observe(&self.config.planner.layout)?;
         (mirror.layout_current, mirror.elements) = (rules.layout_current, rules.elements.into());
         info!(
@@ -32,7 +33,6 @@ impl Reconciler {
             elements = mirror.elements.len(),
             "adopted what the kernel holds"
         );
-        self.config.ownership.written.extend(mirror.tagged());
         self.mirror = mirror;
         Ok(())
     }
@@ -78,23 +78,44 @@ impl Reconciler {
 
     /// Turns virtual servers of ours that no Service wants into retiring ones, so that their connections drain.
     pub(crate) fn retire_leftovers(&mut self, touch: &mut Touch) {
-        for (vs, server) in &self.mirror.servers {
-            if self.desired.server(vs).is_none() && self.config.ownership.owns(vs) {
+        let strays: Vec<_> = self.mirror.servers.keys().filter(|vs| self.is_stray(vs)).copied().collect();
+        self.retire(&strays, touch);
+    }
+
+    /// The same among what is touched.
+    pub(crate) fn retire_strays(&mut self, touch: &mut Touch) {
+        let strays: Vec<_> = touch.servers.iter().filter(|vs| self.is_stray(vs)).copied().collect();
+        self.retire(&strays, touch);
+        let vanished = touch.servers.iter().filter(|vs| !self.mirror.servers.contains_key(vs));
+        vanished.for_each(|vs| self.desired.forget(vs));
+    }
+
+    fn is_stray(&self, vs: &VirtualServerId) -> bool {
+        let unknown = self.desired.server(vs).is_none() && !self.desired.is_released(vs);
+        unknown && self.mirror.servers.contains_key(vs) && self.config.ownership.owns(vs, &self.mirror)
+    }
+
+    fn retire(&mut self, strays: &[VirtualServerId], touch: &mut Touch) {
+        for vs in strays {
+            if let Some(server) = self.mirror.servers.get(vs) {
                 self.desired.retire(*vs, server.settings, touch);
             }
         }
     }
 
-    /// Gives up retiring virtual servers that have no real server left.
+    /// Gives up retiring virtual servers that have no real server left; and at once those whose VIP has become an
+    /// address of the node, which is none of ours any more.
     pub(crate) fn retire_empty(&mut self, touch: &mut Touch) {
+        let is_over = |vs: &&VirtualServerId| {
+            self.desired.is_retiring(vs) && (self.is_empty(vs) || self.facts.has_address_of(vs))
+        };
+        let over: Vec<_> = touch.servers.iter().filter(is_over).copied().collect();
+        over.iter().for_each(|vs| self.desired.retired(vs, touch));
+    }
+
+    fn is_empty(&self, vs: &VirtualServerId) -> bool {
         let has_none = |server: &MirrorServer| server.real_servers.is_empty();
-        let empty: Vec<_> = touch
-            .servers
-            .iter()
-            .filter(|vs| self.desired.is_retiring(vs) && self.mirror.servers.get(vs).is_none_or(has_none))
-            .copied()
-            .collect();
-        empty.iter().for_each(|vs| self.desired.retired(vs, touch));
+        self.mirror.servers.get(vs).is_none_or(has_none) && !self.suspects.contains(vs)
     }
 }
 

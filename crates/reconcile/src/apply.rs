@@ -1,10 +1,19 @@
 //! Executing a plan. No choices are made here: what is written, and in which order, stands in the plan.
+//!
+//! One rule stands above it: where a write fails, the later ones of the same plan that stand on it are left out
+//! ([`Run::held`]), and everything else goes on. What was left out is planned again together with what failed.
 
-use dataplane::{BatchReport, TableError, Touched};
+mod ipvs;
+mod rules;
+mod vips;
+
+use std::{borrow::Cow, collections::BTreeSet};
+
+use dataplane::TableError;
 use drain::{Key, Time};
 use lb_types::{IpvsOp, Operation, RulesOp, VipOp, VirtualServerId};
 use planner::{Plan, Touch};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info};
 
 use crate::{
     Reconciler, Report,
@@ -12,223 +21,116 @@ use crate::{
     retry::{Subject, subjects},
 };
 
-/// ENOENT, ESRCH, EEXIST: the mirror was wrong about what exists.
-const MIRROR_WAS_WRONG: [i32; 3] = [2, 3, 17];
-const ENOENT: i32 = 2;
+/// Healed subjects that are named in the log; more are counted.
+const NAMED: usize = 8;
 
-/// The rest of a plan cannot go on without what failed.
-struct Aborted;
+/// One execution of a plan.
+struct Run<'a> {
+    now: Time,
+    report: &'a mut Report,
+    /// Whether the link and the chains may be tried, or have just been refused.
+    base_due: bool,
+    /// What an earlier write has failed for: later ones stand on it.
+    held: BTreeSet<Subject>,
+    /// Virtual servers with a refused write: their elements stay until it succeeds.
+    refused: BTreeSet<VirtualServerId>,
+    /// Virtual servers that lost a real server.
+    shrunk: BTreeSet<VirtualServerId>,
+}
+
+impl Run<'_> {
+    /// The operations that nothing holds.
+    fn free<'o, Op: Clone>(&self, ops: &'o [Op], subject: impl Fn(&Op) -> Subject) -> Cow<'o, [Op]> {
+        match self.held.is_empty() {
+            true => Cow::Borrowed(ops),
+            false => ops.iter().filter(|op| !self.held.contains(&subject(op))).cloned().collect(),
+        }
+    }
+}
 
 impl Reconciler {
     /// Executes a plan and returns what has to be compared again because of it.
     pub(crate) fn apply(&mut self, plan: &Plan, touch: &Touch, now: Time, report: &mut Report) -> Touch {
-        self.begin_drains(plan, now, report);
-        if self.apply_stages(plan, now, report).is_err() {
-            // What depends on the failed part is tried again with it.
-            for subject in subjects(touch) {
-                self.retry.fail(subject, "waits for the part of the plan that failed", now);
-            }
-        } else {
-            self.clear_retries(touch, now);
-        }
+        let (held, refused, shrunk) = <(BTreeSet<_>, BTreeSet<_>, BTreeSet<_>)>::default();
+        let base_due = !self.retry.must_wait(&Subject::Base, now);
+        let mut run = Run { now, report, base_due, held, refused, shrunk };
+        self.apply_stages(plan, touch, &mut run);
+        self.begin_drains(plan, &mut run);
+        self.clear_retries(touch, now);
         let mut follow_up = Touch::default();
-        let removed = plan.ipvs_remove.iter().map(IpvsOp::virtual_server);
-        follow_up.servers.extend(removed.filter(|vs| self.desired.is_retiring(vs)));
+        follow_up.servers.extend(run.shrunk.into_iter().filter(|vs| self.desired.is_retiring(vs)));
         follow_up
     }
 
-    fn apply_stages(&mut self, plan: &Plan, now: Time, report: &mut Report) -> Result<(), Aborted> {
-        self.apply_vips(&plan.link, now, report)?;
-        self.apply_rules(&plan.rules_add, now, report)?;
-        self.apply_ipvs(&plan.ipvs_add, now, report);
-        self.apply_vips(&plan.vips_add, now, report)?;
-        self.apply_vips(&plan.vips_remove, now, report)?;
-        self.apply_ipvs(&plan.ipvs_remove, now, report);
-        self.apply_rules(&plan.rules_remove, now, report)
+    fn apply_stages(&mut self, plan: &Plan, touch: &Touch, run: &mut Run<'_>) {
+        if !plan.link.is_empty() && !self.apply_link(&plan.link, run) {
+            self.waiting.extend(touch.clone());
+            self.hold_new(subjects(touch), run);
+            run.held.extend(touch.vips.iter().chain(&touch.addresses).map(|vip| Subject::Vip(*vip)));
+        }
+        self.apply_rules(&plan.rules_add, run);
+        self.apply_ipvs(&plan.ipvs_add, run);
+        self.apply_vips(&plan.vips_add, run);
+        self.apply_vips(&plan.vips_remove, run);
+        self.apply_ipvs(&plan.ipvs_remove, run);
+        run.held.extend(std::mem::take(&mut run.refused).into_iter().map(Subject::Server));
+        self.apply_rules(&plan.rules_remove, run);
+    }
+
+    /// Holds what the kernel does not have yet. What it has already serves, and goes on following the API.
+    fn hold_new(&self, subjects: impl IntoIterator<Item = Subject>, run: &mut Run<'_>) {
+        let is_new = |subject: &Subject| match subject {
+            Subject::Server(vs) => !self.mirror.servers.contains_key(vs),
+            Subject::Vip(vip) => !self.mirror.routes.contains_key(vip),
+            _ => false,
+        };
+        run.held.extend(subjects.into_iter().filter(is_new));
     }
 
     fn clear_retries(&mut self, touch: &Touch, now: Time) {
         if self.retry.len() == 0 {
             return;
         }
-        for subject in subjects(touch).chain([Subject::Base]) {
-            if self.retry.tried(&subject, now) {
-                info!("healed: {subject}");
-            }
+        let base = Some(Subject::Base).filter(|_| self.base_is_ready());
+        let tried = subjects(touch).chain(base);
+        let healed: Vec<_> = tried.filter(|subject| self.retry.tried(subject, now)).collect();
+        healed.iter().take(NAMED).for_each(|subject| info!("healed: {subject}"));
+        if let Some(more) = healed.len().checked_sub(NAMED).filter(|more| *more > 0) {
+            info!("healed: {more} more");
         }
     }
 
-    fn begin_drains(&mut self, plan: &Plan, now: Time, report: &mut Report) {
+    /// Begins the drains of those that really do not take new connections any more: nothing could be said about the
+    /// others.
+    fn begin_drains(&mut self, plan: &Plan, run: &mut Run<'_>) {
         for new in &plan.drains {
-            if self.ledger.begin(new.key, new.cause, self.config.drain, now) {
-                report.drains_begun += 1;
+            let present =
+                self.mirror.servers.get(&new.key.vs).and_then(|server| server.real_server(&new.key.rs));
+            if present.is_some_and(|settings| settings.weight.is_quiesced())
+                && self.ledger.begin(new.key, new.cause, self.config.drain, run.now)
+            {
+                run.report.drains_begun += 1;
                 let policy = self.config.drain.policy;
                 info!(%policy, "drain of real server {} of {} begins: {}", new.key.rs, new.key.vs, new.cause);
             }
         }
         for key in &plan.returned {
-            self.end_drain(key, "returned", now, report);
+            self.end_drain(key, "returned", run);
         }
     }
 
-    fn end_drain(&mut self, key: &Key, how: &str, now: Time, report: &mut Report) {
+    fn end_drain(&mut self, key: &Key, how: &str, run: &mut Run<'_>) {
         if let Some(drain) = self.ledger.end(key) {
-            report.drains_ended += 1;
-            let after = now.saturating_sub(drain.since);
+            run.report.drains_ended += 1;
+            let after = run.now.saturating_sub(drain.since);
             info!("drain of real server {} of {} ended: {how} after {after:.1?}", key.rs, key.vs);
         }
     }
 
-    fn apply_ipvs(&mut self, ops: &[IpvsOp], now: Time, report: &mut Report) {
-        if ops.is_empty() {
-            return;
-        }
-        let outcome = match self.tables.ipvs.apply(ops) {
-            Ok(outcome) => outcome,
-            Err(error) => return self.ipvs_call_failed(ops, &error, now, report),
-        };
-        if outcome.replies_lost {
-            warn!("answers of the kernel were lost: the virtual servers concerned are dumped again");
-            self.suspects.add_servers(ops.iter().map(IpvsOp::virtual_server));
-        }
-        let mut failed = outcome.failed.iter().peekable();
-        for (index, op) in ops.iter().enumerate() {
-            match failed.next_if(|failure| failure.index == index) {
-                Some(failure) => self.ipvs_failed(op, failure.errno, &failure.reason, (now, report)),
-                None => self.ipvs_executed(op, now, report),
-            }
-        }
-    }
-
-    fn ipvs_executed(&mut self, op: &IpvsOp, now: Time, report: &mut Report) {
-        self.executed(&Operation::Ipvs(*op), report);
-        match *op {
-            IpvsOp::AddVirtualServer { vs, .. } => {
-                self.config.ownership.written.insert(vs);
-            }
-            IpvsOp::DeleteRealServer { vs, rs } => {
-                let key = Key { vs, rs };
-                let how =
-                    self.ledger.get(&key).and_then(|drain| drain.due).map_or("removed", |due| due.as_str());
-                self.end_drain(&key, how, now, report);
-            }
-            IpvsOp::DeleteVirtualServer { vs } => {
-                let keys: Vec<_> = self.ledger.of(&vs).copied().collect();
-                keys.iter()
-                    .for_each(|key| self.end_drain(key, "removed with its virtual server", now, report));
-                self.config.ownership.written.remove(&vs);
-            }
-            _ => {}
-        }
-    }
-
-    fn ipvs_failed(&mut self, op: &IpvsOp, errno: i32, reason: &str, (now, report): (Time, &mut Report)) {
-        let vs = op.virtual_server();
-        report.failed += 1;
-        if let IpvsOp::AddVirtualServer { settings, .. } | IpvsOp::SetVirtualServer { settings, .. } = op
-            && errno == ENOENT
-        {
-            self.scheduler_unavailable(vs, settings.scheduler);
-        }
-        // A virtual server that could not be added makes all of its real servers fail: one line says it.
-        let consequence =
-            !self.mirror.servers.contains_key(&vs) && !matches!(op, IpvsOp::AddVirtualServer { .. });
-        if !consequence && self.retry.fail(Subject::Server(vs), reason, now) {
-            let service =
-                self.desired.service_of(&vs).map_or_else(|| "no Service".to_owned(), ToString::to_string);
-            error!(%service, "{op}: {reason}; will be tried again");
-        }
-        if MIRROR_WAS_WRONG.contains(&errno) {
-            self.suspects.add_servers([vs]);
-        }
-    }
-
-    fn ipvs_call_failed(&mut self, ops: &[IpvsOp], error: &TableError, now: Time, report: &mut Report) {
-        report.failed += ops.len();
-        error!("{}; will be tried again", chain(error));
-        for op in ops {
-            self.retry.fail(Subject::Server(op.virtual_server()), &error.operation, now);
-        }
-        // Some of them may have been executed.
-        self.suspects.add_servers(ops.iter().map(IpvsOp::virtual_server));
-    }
-
-    /// The scheduler's module is missing: its Services are served with the default one until the next audit.
-    fn scheduler_unavailable(&mut self, vs: VirtualServerId, scheduler: lb_types::Scheduler) {
-        if scheduler != self.config.planner.scheduler
-            && self.config.planner.unavailable_schedulers.insert(scheduler)
-            && let Some(service) = self.desired.service_of(&vs).cloned()
-        {
-            warn!(%service, "scheduler {scheduler} is not available: the default is used instead");
-            self.model.mark_dirty(service);
-        }
-    }
-
-    fn apply_vips(&mut self, ops: &[VipOp], now: Time, report: &mut Report) -> Result<(), Aborted> {
-        if ops.is_empty() {
-            return Ok(());
-        }
-        let outcome = match self.tables.vips.apply(ops) {
-            Ok(outcome) => outcome,
-            Err(error) => {
-                self.suspects.tables.insert(Touched::Vips);
-                report.failed += ops.len();
-                self.base_failed(&error, now);
-                return Err(Aborted);
-            }
-        };
-        let mut failed = outcome.failed.iter().peekable();
-        let mut result = Ok(());
-        for (index, op) in ops.iter().enumerate() {
-            let Some(failure) = failed.next_if(|failure| failure.index == index) else {
-                self.executed(&Operation::Vip(*op), report);
-                continue;
-            };
-            report.failed += 1;
-            let subject = vip_subject(op);
-            if self.retry.fail(subject, &failure.reason, now) {
-                error!("{op}: {}; will be tried again", failure.reason);
-            }
-            if subject == Subject::Base {
-                result = Err(Aborted);
-            }
-        }
-        if !outcome.is_clean() {
-            self.suspects.tables.insert(Touched::Vips);
-        }
-        result
-    }
-
-    fn apply_rules(&mut self, ops: &[RulesOp], now: Time, report: &mut Report) -> Result<(), Aborted> {
-        if ops.is_empty() {
-            return Ok(());
-        }
-        match self.tables.rules.apply(ops) {
-            Ok(outcome) if outcome.is_clean() => {
-                ops.iter().for_each(|op| self.executed(&Operation::Rules(op.clone()), report));
-                return Ok(());
-            }
-            Ok(outcome) => self.rules_failed(ops, &outcome, now),
-            Err(error) => self.base_failed(&error, now),
-        }
-        report.failed += ops.len();
-        self.suspects.tables.insert(Touched::Rules);
-        Err(Aborted)
-    }
-
-    fn rules_failed(&mut self, ops: &[RulesOp], outcome: &BatchReport, now: Time) {
-        let first = outcome.failed.first();
-        let reason = first.map_or("answers of the kernel were lost", |failure| &failure.reason);
-        if self.retry.fail(Subject::Base, reason, now) {
-            let op = first.and_then(|failure| ops.get(failure.index)).map(ToString::to_string);
-            error!("nftables transaction refused: {}: {reason}; will be tried again", op.unwrap_or_default());
-        }
-    }
-
-    fn executed(&mut self, op: &Operation, report: &mut Report) {
+    fn executed(&mut self, op: &Operation, run: &mut Run<'_>) {
         debug!("{op}");
         self.mirror.record(op);
-        report.written += 1;
+        run.report.written += 1;
     }
 
     pub(crate) fn base_failed(&mut self, error: &TableError, now: Time) {
@@ -239,10 +141,22 @@ impl Reconciler {
     }
 }
 
+fn ipvs_subject(op: &IpvsOp) -> Subject {
+    Subject::Server(op.virtual_server())
+}
+
+/// What a write stands on: an address goes with its VIP, because that must be bound some other way first.
 fn vip_subject(op: &VipOp) -> Subject {
     match op {
         VipOp::EnsureRoute { vip, .. } | VipOp::DeleteRoute { vip } => Subject::Vip(*vip),
-        VipOp::DeleteAddress { addr } => Subject::Address(*addr),
+        VipOp::DeleteAddress { addr } => Subject::Vip(*addr),
         VipOp::EnsureLink | VipOp::DeleteLink => Subject::Base,
+    }
+}
+
+fn rules_subject(op: &RulesOp) -> Subject {
+    match op {
+        RulesOp::AddElement(element) | RulesOp::DeleteElement(element) => Subject::of(element),
+        RulesOp::InstallLayout(_) | RulesOp::DeleteTable => Subject::Base,
     }
 }

@@ -22,6 +22,10 @@ use crate::{Reconciler, Report, adopt::chain};
 /// Virtual servers whose real servers are dumped in one slice: bounds how long an event may have to wait.
 const SERVERS_PER_SLICE: usize = 32;
 
+/// How long a part waits for another try after a failed dump; doubled with every failure.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
 /// What is compared in one go, in the order in which parts that are due together have their turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
@@ -57,6 +61,10 @@ struct Turn {
     rest: Time,
     /// Its round begins, or goes on, at once.
     requested: bool,
+    /// How often it has failed since it succeeded; while it does it is requested again, but not at once.
+    failures: u32,
+    /// Until then it waits for another try.
+    wait: Time,
 }
 
 /// Where the audit is.
@@ -94,6 +102,7 @@ impl Audit {
     fn due(&self, part: Part) -> Time {
         let turn = self.turns[part as usize];
         match part {
+            _ if turn.failures > 0 => turn.wait.max(turn.rest),
             _ if turn.requested => Time::ZERO,
             Part::RealServers if self.reached.is_some() => turn.rest,
             _ => turn.round.max(turn.rest),
@@ -107,6 +116,18 @@ impl Audit {
 
     fn end(&mut self, part: Part) {
         self.turns[part as usize].requested = false;
+    }
+
+    fn succeeded(&mut self, part: Part) {
+        self.turns[part as usize].failures = 0;
+    }
+
+    /// A dump was interrupted, or refused: what made the part necessary holds as before.
+    fn failed(&mut self, part: Part, now: Time) {
+        let turn = &mut self.turns[part as usize];
+        turn.wait = now + FIRST_WAIT.saturating_mul(2u32.saturating_pow(turn.failures)).min(LONGEST_WAIT);
+        turn.failures = turn.failures.saturating_add(1);
+        turn.requested = true;
     }
 
     /// The last step took so much of a core, until `now`.
@@ -130,15 +151,19 @@ impl Reconciler {
     pub(crate) fn audit(&mut self, now: Time, report: &mut Report) -> bool {
         self.audit.last = None;
         let (part, due) = self.audit.next();
-        if !self.is_running() || due > now {
+        if !self.is_planned() || due > now {
             return false;
         }
         self.audit.last = Some(part);
         let mut touch = Touch::default();
-        if let Err(error) = self.audit_part(part, now, &mut touch, report) {
-            warn!("audit: {}", chain(&error));
-            self.audit.end(part);
-            self.audit.reached = self.audit.reached.filter(|_| part != Part::RealServers);
+        let reached = self.audit.reached;
+        match self.audit_part(part, now, &mut touch, report) {
+            Ok(()) => self.audit.succeeded(part),
+            Err(error) => {
+                warn!("audit: {}; will be tried again", chain(&error));
+                self.audit.failed(part, now);
+                self.audit.reached = reached;
+            }
         }
         let drift = std::mem::take(&mut report.drift);
         if drift > 0 || !touch.is_empty() {
@@ -188,7 +213,8 @@ impl Reconciler {
         }
         let from = self.audit.reached.map_or(Bound::Unbounded, Bound::Excluded);
         let behind = self.mirror.servers.range((from, Bound::Unbounded)).map(|(vs, _)| *vs);
-        let ours = behind.filter(|vs| self.desired.server(vs).is_some() || self.config.ownership.owns(vs));
+        let ours = behind
+            .filter(|vs| self.desired.server(vs).is_some() || self.config.ownership.owns(vs, &self.mirror));
         let slice: Vec<_> = ours.take(SERVERS_PER_SLICE).collect();
         self.audit.reached = slice.last().copied().filter(|_| slice.len() == SERVERS_PER_SLICE);
         if self.audit.reached.is_none() {

@@ -1,17 +1,23 @@
 //! Correcting the mirror by what the kernel says.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use dataplane::{ObservedRealServer, ObservedRules, ObservedVips, TableError, Touched};
-use drain::{Key, Outcome, Time};
-use lb_types::{ElementKey, RuleElement, RuleSet, VirtualServerId};
+use drain::{Outcome, Time};
+use lb_types::{RealServerId, VirtualServerId};
 use planner::{MirrorServer, NodeFacts, Touch};
 use tracing::{info, warn};
 
-use crate::{Reconciler, Report, adopt::chain};
+use crate::{Reconciler, Report, adopt::chain, retry::Subject};
 
 /// Virtual servers that are dumped again in one step, so that events never wait long.
 const SUSPECTS_PER_STEP: usize = 128;
+
+/// Virtual servers whose draining real servers are looked at in one step, for the same reason.
+const POLLS_PER_STEP: usize = 128;
 
 /// What a notification or a failed write made doubtful: dumped at once, whatever that costs.
 #[derive(Clone, Debug, Default)]
@@ -30,42 +36,58 @@ impl Suspects {
         self.list = true;
     }
 
+    /// Whether the mirror does not know the real servers of a virtual server.
+    pub(crate) fn contains(&self, vs: &VirtualServerId) -> bool {
+        self.servers.contains(vs)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.tables.is_empty() && self.servers.is_empty() && !self.list
     }
 }
 
 impl Reconciler {
-    /// Dumps what a notification or a failed write made doubtful.
-    pub(crate) fn recheck(&mut self, touch: &mut Touch, report: &mut Report) {
-        for table in std::mem::take(&mut self.suspects.tables) {
+    /// Dumps what a notification or a failed write made doubtful. What cannot be dumped stays in doubt.
+    pub(crate) fn recheck(&mut self, now: Time, touch: &mut Touch, report: &mut Report) {
+        if self.retry.must_wait(&Subject::Dumps, now) {
+            return;
+        }
+        for table in self.suspects.tables.clone() {
             let result = match table {
                 Touched::Vips => self.observe_vips(touch, report),
                 Touched::Rules => self.observe_rules(touch, report),
             };
-            self.unless_failed(result);
+            match result {
+                Ok(()) => _ = self.suspects.tables.remove(&table),
+                Err(error) => self.dump_failed(&error, now),
+            }
         }
-        let result = self.recheck_servers(touch, report);
-        self.unless_failed(result);
+        if let Err(error) = self.recheck_servers(touch, report) {
+            self.dump_failed(&error, now);
+        }
+        self.retry.tried(&Subject::Dumps, now);
     }
 
     fn recheck_servers(&mut self, touch: &mut Touch, report: &mut Report) -> Result<(), TableError> {
-        if std::mem::take(&mut self.suspects.list) {
+        if self.suspects.list {
             self.observe_servers(touch, report)?;
+            self.suspects.list = false;
         }
-        for _ in 0..SUSPECTS_PER_STEP {
-            let Some(vs) = self.suspects.servers.pop_first() else { break };
+        let some: Vec<_> = self.suspects.servers.iter().take(SUSPECTS_PER_STEP).copied().collect();
+        for vs in some {
             self.observe_real_servers(vs, touch, report)?;
+            if self.suspects.servers.remove(&vs) && self.desired.is_retiring(&vs) {
+                // It was not known whether it is empty.
+                touch.servers.insert(vs);
+            }
         }
         Ok(())
     }
 
-    /// What cannot be dumped now is left to an audit.
-    fn unless_failed(&mut self, result: Result<(), TableError>) {
-        if let Err(error) = result {
-            warn!("{}", chain(&error));
-            self.suspects.servers.clear();
-            self.audit.request();
+    fn dump_failed(&mut self, error: &TableError, now: Time) {
+        let reason = chain(error);
+        if self.retry.fail(Subject::Dumps, &reason, now) {
+            warn!("{reason}; will be tried again");
         }
     }
 
@@ -77,6 +99,7 @@ impl Reconciler {
     }
 
     fn compare_vips(&mut self, observed: ObservedVips, touch: &mut Touch, report: &mut Report) {
+        self.mirror.link_ours = observed.link.is_some_and(|link| link.dummy);
         let ready = observed.link.is_some_and(|link| link.dummy && link.up);
         let drifted: BTreeSet<IpAddr> = changed_keys(&self.mirror.routes, &observed.routes).collect();
         report.drift += drifted.len() + usize::from(ready != self.mirror.link_ready);
@@ -85,20 +108,25 @@ impl Reconciler {
         self.mirror.routes = observed.routes.into();
         touch.addresses.extend(&observed.addresses);
         self.mirror.addresses = observed.addresses.into();
-        self.replace_facts(observed.node_addresses.into_keys().collect(), touch);
+        self.replace_facts(observed.node_addresses, touch);
     }
 
     /// Takes over the node's addresses; every VIP may need another source then.
-    pub(crate) fn replace_facts(&mut self, addresses: BTreeSet<IpAddr>, touch: &mut Touch) {
+    pub(crate) fn replace_facts(&mut self, addresses: BTreeMap<IpAddr, String>, touch: &mut Touch) {
         let facts = NodeFacts::new(&self.model.node().addresses, addresses);
         if facts.sources != self.facts.sources {
             touch.vips.extend(self.desired.vips());
         }
-        let changed: Vec<_> = facts.addresses.symmetric_difference(&self.facts.addresses).copied().collect();
+        let (new, old) = (&facts.addresses, &self.facts.addresses);
+        let came = new.keys().filter(|addr| !old.contains_key(addr));
+        let went = old.keys().filter(|addr| !new.contains_key(addr));
+        let changed: Vec<_> = came.chain(went).copied().collect();
         self.facts = facts;
         if changed.is_empty() {
             return;
         }
+        touch.vips.extend(&changed);
+        touch.servers.extend(changed.iter().flat_map(|addr| self.desired.retiring_on(*addr)));
         // Only a VIP that became, or no longer is, an address of the node changes an intent.
         let affected =
             |service: &&service_model::Service| service.cluster_ips.iter().any(|ip| changed.contains(ip));
@@ -118,7 +146,7 @@ impl Reconciler {
         report.drift += usize::from(observed.layout_current != self.mirror.layout_current);
         for element in observed.elements.symmetric_difference(&self.mirror.elements) {
             report.drift += 1;
-            touch_element(element, touch);
+            Subject::of(element).touch(touch);
         }
         self.mirror.layout_current = observed.layout_current;
         self.mirror.elements = observed.elements.into();
@@ -173,40 +201,40 @@ impl Reconciler {
 
     /// Only what concerns us is drift: others may do with their virtual servers as they like.
     fn drifted(&mut self, vs: VirtualServerId, touch: &mut Touch, report: &mut Report) {
-        if self.desired.server(&vs).is_some() || self.config.ownership.owns(&vs) {
+        if self.desired.server(&vs).is_some() || self.config.ownership.owns(&vs, &self.mirror) {
             touch.servers.insert(vs);
             report.drift += 1;
         }
     }
 
-    /// Reads the counters of what drains, and notes what is due.
+    /// Reads the counters of some virtual servers that have draining real servers, and notes what is due.
     pub(crate) fn poll_drains(&mut self, now: Time, touch: &mut Touch, report: &mut Report) {
-        if self.ledger.next_poll().is_none_or(|due| due > now) {
-            return;
-        }
-        let mut counters = std::collections::BTreeMap::new();
-        for vs in self.ledger.virtual_servers() {
+        let due: Vec<_> = self.ledger.due(now).take(POLLS_PER_STEP).collect();
+        for vs in due {
+            let mut counters = BTreeMap::new();
             match self.observe_real_servers(vs, touch, report) {
                 Ok(observed) => {
-                    let read =
-                        observed.into_iter().map(|rs| (Key { vs, rs: rs.id }, (rs.connections, rs.traffic)));
-                    counters.extend(read);
+                    counters.extend(observed.into_iter().map(|rs| (rs.id, (rs.connections, rs.traffic))));
                     self.forget_vanished(vs, &counters, report);
                 }
                 Err(error) => warn!("{}", chain(&error)),
             }
+            let any_due = self.ledger.poll(vs, now, |rs| counters.get(rs).copied());
+            // A refused removal is tried again when its time has come, not with every poll.
+            if any_due && !self.retry.must_wait(&Subject::Server(vs), now) {
+                touch.servers.insert(vs);
+            }
         }
-        touch.servers.extend(self.ledger.poll(now, |key| counters.get(key).copied()));
     }
 
     fn forget_vanished<T>(
         &mut self,
         vs: VirtualServerId,
-        present: &std::collections::BTreeMap<Key, T>,
+        present: &BTreeMap<RealServerId, T>,
         report: &mut Report,
     ) {
         let vanished: Vec<_> =
-            self.ledger.of(&vs).filter(|key| !present.contains_key(key)).copied().collect();
+            self.ledger.of(&vs).filter(|key| !present.contains_key(&key.rs)).copied().collect();
         for key in vanished {
             self.ledger.end(&key);
             report.drains_ended += 1;
@@ -217,17 +245,9 @@ impl Reconciler {
 
 /// Keys that only one side has, or that both have with different values.
 fn changed_keys<'a, K: Ord + Copy, V: PartialEq>(
-    a: &'a std::collections::BTreeMap<K, V>,
-    b: &'a std::collections::BTreeMap<K, V>,
+    a: &'a BTreeMap<K, V>,
+    b: &'a BTreeMap<K, V>,
 ) -> impl Iterator<Item = K> + 'a {
     let in_a = a.iter().filter(|(key, value)| b.get(key) != Some(value)).map(|(key, _)| *key);
     in_a.chain(b.keys().filter(|key| !a.contains_key(key)).copied())
-}
-
-fn touch_element(element: &RuleElement, touch: &mut Touch) {
-    let _new = match element.key {
-        ElementKey::Addr(vip) => touch.vips.insert(vip),
-        ElementKey::Port(_) if element.set == RuleSet::Hairpin => touch.elements.insert(*element),
-        ElementKey::Port(port) => touch.servers.insert(port.into()),
-    };
 }

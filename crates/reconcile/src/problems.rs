@@ -8,18 +8,46 @@ use tracing::{info, warn};
 
 /// What is known to be wrong, by Service.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Problems(BTreeMap<ServiceName, BTreeSet<IntentProblem>>);
+pub(crate) struct Problems(BTreeMap<ServiceName, Known>);
+
+/// What is wrong with one Service.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    /// By itself: changes with its intent.
+    own: BTreeSet<IntentProblem>,
+    /// Because of others: changes with theirs.
+    conflicts: BTreeSet<IntentProblem>,
+}
 
 impl Problems {
-    /// Replaces the problems of a Service and logs what changed.
-    pub(crate) fn replace(&mut self, service: &ServiceName, now: BTreeSet<IntentProblem>) {
-        let before = match now.is_empty() {
-            true => self.0.remove(service),
-            false => self.0.insert(service.clone(), now.clone()),
-        };
-        let before = before.unwrap_or_default();
-        now.difference(&before).for_each(|problem| warn!("{problem}"));
-        before.difference(&now).for_each(|problem| info!("no longer: {problem}"));
+    /// Replaces what is wrong with a Service by itself, and logs what changed.
+    pub(crate) fn replace_own(&mut self, service: &ServiceName, now: Vec<IntentProblem>) {
+        self.replace(service, now, |known| &mut known.own);
+    }
+
+    /// Replaces what is wrong with a Service because of others, and logs what changed.
+    pub(crate) fn replace_conflicts(&mut self, service: &ServiceName, now: Vec<IntentProblem>) {
+        self.replace(service, now, |known| &mut known.conflicts);
+    }
+
+    fn replace(
+        &mut self,
+        service: &ServiceName,
+        now: Vec<IntentProblem>,
+        part: impl FnOnce(&mut Known) -> &mut BTreeSet<IntentProblem>,
+    ) {
+        if now.is_empty() && !self.0.contains_key(service) {
+            return;
+        }
+        let now: BTreeSet<_> = now.into_iter().collect();
+        let known = self.0.entry(service.clone()).or_default();
+        let part = part(known);
+        now.difference(part).for_each(|problem| warn!("{problem}"));
+        part.difference(&now).for_each(|problem| info!("no longer: {problem}"));
+        *part = now;
+        if known.own.is_empty() && known.conflicts.is_empty() {
+            self.0.remove(service);
+        }
     }
 
     /// Number of Services with problems.

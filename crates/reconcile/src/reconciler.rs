@@ -6,7 +6,7 @@ use std::{
 };
 
 use dataplane::{Tables, Touched};
-use drain::{Key, Ledger, Time};
+use drain::{EndpointGone, Key, Ledger, Time};
 use lb_types::ServiceName;
 use planner::{Desired, DrainState, DrainView, Inputs, Mirror, NodeFacts, Plan, Touch, desire_service, diff};
 use service_model::{ModelEvent, ServiceModel};
@@ -51,6 +51,10 @@ pub struct Reconciler {
     pub(crate) findings: Option<Findings>,
     /// What must be dumped before the next comparison.
     pub(crate) suspects: Suspects,
+    /// What waits for the link or the chains.
+    pub(crate) waiting: Touch,
+    /// Whether a call to IPVS has failed as a whole since all was well.
+    pub(crate) call_failed: bool,
     /// Kernel parameters that could not be written, so that each is reported once.
     pub(crate) refused_sysctls: BTreeSet<&'static str>,
     /// Whether those that only Services with IPv6 need have been written.
@@ -60,6 +64,8 @@ pub struct Reconciler {
     /// When changed services were planned last.
     planned: Option<Time>,
     phase: Phase,
+    /// Whether everything has been written once, except for what the kernel refuses by itself.
+    programmed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,11 +94,14 @@ impl Reconciler {
             problems: Problems::default(),
             findings: None,
             suspects: Suspects::default(),
+            waiting: Touch::default(),
+            call_failed: false,
             refused_sysctls: BTreeSet::new(),
             sysctls_for_ipv6: false,
             backlog: VecDeque::new(),
             planned: None,
             phase: Phase::Unknown,
+            programmed: false,
         }
     }
 
@@ -116,7 +125,7 @@ impl Reconciler {
         }
         let Findings { mut touch, drift } = self.findings.take().unwrap_or_default();
         report.drift += drift;
-        self.recheck(&mut touch, &mut report);
+        self.recheck(now, &mut touch, &mut report);
         self.refresh_node(&mut touch);
         self.poll_drains(now, &mut touch, &mut report);
         self.retry.touch_due(now, &mut touch);
@@ -125,12 +134,14 @@ impl Reconciler {
             self.write_sysctls(&mut report);
         }
         self.settle(now, touch, &mut report);
+        self.note_programmed(&mut report);
         report
     }
 
     /// How much of a core the last step took; it ended at `now`. If it was a slice of the audit, the next one waits
-    /// until that is paid off.
+    /// until that is paid off. What has failed is tried again that much later.
     pub fn spent(&mut self, took: Duration, now: Time) {
+        self.retry.tried_until(now);
         self.audit.spent(took, now);
     }
 
@@ -139,11 +150,13 @@ impl Reconciler {
         if !self.model.is_synced() {
             return None;
         }
-        let running = self.is_running();
+        let running = self.phase == Phase::Running;
         let starting = self.phase == Phase::Starting;
         let unknown = self.phase == Phase::Unknown && !self.retry.is_failing(&Subject::Base);
-        let in_doubt = running && (self.findings.is_some() || !self.suspects.is_empty());
-        let at_once = (starting || unknown || in_doubt).then_some(now);
+        let suspect = !self.suspects.is_empty() && !self.retry.is_failing(&Subject::Dumps);
+        let in_doubt = running && (self.findings.is_some() || suspect);
+        let node = running && (self.model.has_node_changed() || self.has_new_cidrs());
+        let at_once = (starting || unknown || in_doubt || node).then_some(now);
         let dirty = !self.backlog.is_empty() || self.model.has_dirty();
         let changes = (running && dirty).then(|| now.max(self.earliest_plan()));
         let audit = running.then(|| now.max(self.audit.next_due()));
@@ -181,9 +194,9 @@ impl Reconciler {
         Ok((plan, report))
     }
 
-    /// Whether everything has been programmed at least once.
+    /// Whether everything has been programmed at least once, except for single objects that the kernel refuses.
     pub fn is_running(&self) -> bool {
-        self.phase == Phase::Running
+        self.programmed
     }
 
     /// Whether changes wait that [`Reconciler::step`] has not planned yet.
@@ -208,7 +221,7 @@ impl Reconciler {
             virtual_servers: self.mirror.servers.len(),
             real_servers: self.mirror.servers.values().map(|server| server.real_servers.len()).sum(),
             draining: self.ledger.iter().count(),
-            retrying: self.retry.len() + self.problems.len(),
+            retrying: self.retry.len() + self.problems.len() + self.waiting.len(),
         }
     }
 
@@ -249,16 +262,19 @@ impl Reconciler {
 
     /// Takes over which prefixes are ours; what lies in a new one is compared by the next audit.
     fn refresh_ownership(&mut self) {
-        let announced = self.model.service_cidrs();
-        if self.config.ownership.announced_cidrs != announced {
-            self.config.ownership.announced_cidrs = announced.to_vec();
+        if self.has_new_cidrs() {
+            self.config.ownership.announced_cidrs = self.model.service_cidrs().to_vec();
             self.audit.request();
         }
     }
 
+    fn has_new_cidrs(&self) -> bool {
+        self.config.ownership.announced_cidrs != self.model.service_cidrs()
+    }
+
     /// Computes the intents of as many dirty services as one step takes, critical ones alone at first.
     fn desire_backlog(&mut self, now: Time, touch: &mut Touch, report: &mut Report) {
-        if self.is_running() && now < self.earliest_plan() {
+        if self.phase == Phase::Running && now < self.earliest_plan() {
             return;
         }
         self.backlog.extend(self.model.take_dirty());
@@ -276,43 +292,52 @@ impl Reconciler {
         }
         if starting && self.backlog.is_empty() {
             touch.extend(Touch::all(&self.desired, &self.mirror));
-            self.retire_leftovers(touch);
             self.phase = Phase::Running;
             self.audit.schedule(now, self.config.sync_period);
-            report.completed_start = true;
         }
     }
 
     fn desire(&mut self, name: &ServiceName, now: Time, touch: &mut Touch) {
-        let service = self.model.service(name);
-        let (intent, problems) = service
-            .map(|service| desire_service(service, &self.model, &self.facts, &self.config.planner))
-            .unzip();
+        let departed = self.model.take_departed(name);
+        let node = (&self.config.ownership, &self.facts);
+        let desired = self
+            .model
+            .service(name)
+            .map(|service| desire_service(service, &self.model, node, &self.config.planner));
+        let (intent, problems) = desired.unzip();
         let change = self.desired.replace(name, intent);
         touch.extend(change.touch);
-        change.gone.iter().for_each(|key| self.endpoint_gone(key, now));
-        let mut problems: BTreeSet<_> = problems.unwrap_or_default().into_iter().collect();
-        problems.extend(self.desired.conflicts(name));
-        self.problems.replace(name, problems);
-        for rival in &change.rivals {
-            self.problems.replace(rival, self.desired.conflicts(rival).into_iter().collect());
+        for key in self.desired.departed(name, &departed, &self.mirror) {
+            self.endpoint_gone(key, now, touch);
+        }
+        self.problems.replace_own(name, problems.unwrap_or_default());
+        for service in change.rivals.iter().chain([name]) {
+            self.problems.replace_conflicts(service, self.desired.conflicts(service));
         }
     }
 
-    /// The pod of an endpoint was deleted: if its real server is still there, it is not waited for.
-    fn endpoint_gone(&mut self, key: &Key, now: Time) {
-        let present = self.mirror.servers.get(&key.vs).and_then(|server| server.real_server(&key.rs));
-        if present.is_some() {
-            self.ledger.begin(*key, drain::Cause::Terminating, self.config.drain, now);
-            self.ledger.endpoint_gone(key);
+    /// The pod of an endpoint was deleted: its real server is not waited for.
+    fn endpoint_gone(&mut self, key: Key, now: Time, touch: &mut Touch) {
+        if self.config.drain.endpoint_gone == EndpointGone::Remove {
+            self.ledger.begin(key, drain::Cause::Terminating, self.config.drain, now);
         }
+        self.ledger.endpoint_gone(&key);
+        touch.servers.insert(key.vs);
     }
 
     /// Compares and writes until nothing follows from what was written.
     fn settle(&mut self, now: Time, mut touch: Touch, report: &mut Report) {
         for _ in 0..ROUNDS {
+            match self.phase {
+                Phase::Running => self.retire_strays(&mut touch),
+                // What no Service wants so far may only not have been planned yet.
+                Phase::Unknown | Phase::Starting => touch.keep_desired(&self.desired),
+            }
             self.retire_empty(&mut touch);
             let base_due = !self.retry.must_wait(&Subject::Base, now);
+            if base_due {
+                touch.extend(std::mem::take(&mut self.waiting));
+            }
             if touch.is_empty() && self.base_is_ready() && base_due {
                 // What failed has been done along with something else meanwhile.
                 self.retry.succeed(&Subject::Base);
@@ -329,7 +354,23 @@ impl Reconciler {
         }
     }
 
-    fn base_is_ready(&self) -> bool {
+    /// The first programming is complete when all of it has been tried with the link and the chains in place. What the
+    /// kernel refuses of single Services even then must not keep the node from being ready.
+    fn note_programmed(&mut self, report: &mut Report) {
+        self.call_failed &= self.retry.len() > 0;
+        let complete = self.phase == Phase::Running && self.base_is_ready() && self.waiting.is_empty();
+        if complete && !self.programmed && !self.call_failed && !self.retry.is_failing(&Subject::Base) {
+            self.programmed = true;
+            report.completed_start = true;
+        }
+    }
+
+    /// Whether everything has been planned once.
+    pub(crate) fn is_planned(&self) -> bool {
+        self.phase == Phase::Running
+    }
+
+    pub(crate) fn base_is_ready(&self) -> bool {
         self.mirror.link_ready && self.mirror.layout_current
     }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use drain::Time;
-use lb_types::{RuleElement, VirtualServerId};
+use lb_types::{ElementKey, RuleElement, RuleSet, VirtualServerId};
 use planner::Touch;
 use tally::Tallied;
 
@@ -20,6 +20,8 @@ const LONGEST: Duration = Duration::from_secs(30);
 pub(crate) enum Subject {
     /// The first dumps, the link, or the chains.
     Base,
+    /// Dumps of what is in doubt.
+    Dumps,
     /// A virtual server with its real servers and elements.
     Server(VirtualServerId),
     /// A VIP.
@@ -30,10 +32,33 @@ pub(crate) enum Subject {
     Address(IpAddr),
 }
 
+impl Subject {
+    /// What an element belongs to.
+    pub(crate) fn of(element: &RuleElement) -> Self {
+        match element.key {
+            ElementKey::Addr(vip) => Subject::Vip(vip),
+            ElementKey::Port(_) if element.set == RuleSet::Hairpin => Subject::Element(*element),
+            ElementKey::Port(port) => Subject::Server(port.into()),
+        }
+    }
+
+    /// Adds it to what must be compared.
+    pub(crate) fn touch(self, touch: &mut Touch) {
+        let _new = match self {
+            Subject::Base | Subject::Dumps => false,
+            Subject::Server(vs) => touch.servers.insert(vs),
+            Subject::Vip(vip) => touch.vips.insert(vip),
+            Subject::Element(element) => touch.elements.insert(element),
+            Subject::Address(addr) => touch.addresses.insert(addr),
+        };
+    }
+}
+
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Subject::Base => f.write_str("link and packet rules"),
+            Subject::Dumps => f.write_str("dumps of what is in doubt"),
             Subject::Server(vs) => write!(f, "virtual server {vs}"),
             Subject::Vip(vip) => write!(f, "VIP {vip}"),
             Subject::Element(element) => write!(f, "element {element}"),
@@ -57,6 +82,8 @@ pub(crate) struct Retry {
     entries: Tallied<BTreeMap<Subject, Entry>>,
     /// The same by the time of the next try, so that what waits is not looked at before its time.
     by_due: Tallied<BTreeSet<(Time, Subject)>>,
+    /// What has failed since the last [`Retry::tried_until`].
+    fresh: BTreeSet<Subject>,
 }
 
 impl Retry {
@@ -75,7 +102,19 @@ impl Retry {
             self.by_due.remove(&(before.due, subject));
         }
         self.by_due.insert((due, subject));
+        self.fresh.insert(subject);
         news
+    }
+
+    /// The step that has noted the last failures took until `now`: the delays begin there, so that a step that takes
+    /// longer than they are is not repeated without a pause.
+    pub(crate) fn tried_until(&mut self, now: Time) {
+        for subject in std::mem::take(&mut self.fresh) {
+            let Some(entry) = self.entries.get_mut(&subject) else { continue };
+            self.by_due.remove(&(entry.due, subject));
+            entry.due = now + entry.delay;
+            self.by_due.insert((entry.due, subject));
+        }
     }
 
     /// Forgets a subject; returns whether it had failed before.
@@ -97,13 +136,7 @@ impl Retry {
     /// Adds everything that is due to a touch.
     pub(crate) fn touch_due(&self, now: Time, touch: &mut Touch) {
         for (_, subject) in self.by_due.iter().take_while(|(due, _)| *due <= now) {
-            let _new = match subject {
-                Subject::Base => false,
-                Subject::Server(vs) => touch.servers.insert(*vs),
-                Subject::Vip(vip) => touch.vips.insert(*vip),
-                Subject::Element(element) => touch.elements.insert(*element),
-                Subject::Address(addr) => touch.addresses.insert(*addr),
-            };
+            subject.touch(touch);
         }
     }
 
@@ -151,6 +184,17 @@ mod tests {
         assert_eq!(retry.next_due(), Some(now + FIRST));
         assert!(retry.succeed(&Subject::Base));
         assert_eq!(retry.next_due(), None, "what has succeeded is due no more");
+    }
+
+    #[test]
+    fn delays_begin_when_the_step_that_failed_has_ended() {
+        let mut retry = Retry::default();
+        let later = Duration::from_secs(1);
+        retry.fail(Subject::Base, "no", Time::ZERO);
+        retry.tried_until(later);
+        assert_eq!(retry.next_due(), Some(later + FIRST));
+        retry.tried_until(later * 2);
+        assert_eq!(retry.next_due(), Some(later + FIRST), "only what this step has tried");
     }
 
     #[test]

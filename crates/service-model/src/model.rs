@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -28,6 +29,8 @@ pub struct ServiceModel {
     node_changed: bool,
     service_cidrs: Vec<IpNetwork>,
     dirty: Tallied<BTreeSet<ServiceName>>,
+    /// Addresses of endpoints that left a slice while they were terminating, by dirty Service.
+    departed: Tallied<HashMap<ServiceName, BTreeSet<IpAddr>>>,
     /// Number of Services with an IPv6 ClusterIP.
     ipv6_services: usize,
     synced: bool,
@@ -82,6 +85,11 @@ impl ServiceModel {
         std::mem::take(&mut self.node_changed)
     }
 
+    /// Whether [`ServiceModel::take_node_changed`] would say so.
+    pub fn has_node_changed(&self) -> bool {
+        self.node_changed
+    }
+
     /// Services that changed since the last call, deleted ones included: `default/kubernetes` first, then the other
     /// critical ones, then the rest, each by name.
     pub fn take_dirty(&mut self) -> Vec<ServiceName> {
@@ -93,6 +101,12 @@ impl ServiceModel {
     /// Whether [`ServiceModel::take_dirty`] would return something.
     pub fn has_dirty(&self) -> bool {
         !self.dirty.is_empty()
+    }
+
+    /// Addresses whose endpoints have left a slice of a service while they were terminating, since the last call: unless
+    /// another slice has them, their pods are gone. Whether both came as one change or as many does not matter.
+    pub fn take_departed(&mut self, name: &ServiceName) -> BTreeSet<IpAddr> {
+        self.departed.remove(name).unwrap_or_default()
     }
 
     /// Marks one service, known or not: for a retry.
@@ -143,9 +157,9 @@ impl ServiceModel {
         service: &'a Service,
     ) -> impl Iterator<Item = (&'a SliceName, &'a SlicePort)> {
         let slices = self.entries.get(&service.name).map_or(&[][..], |e| &e.slices);
-        let matched = |port: &SlicePort| {
-            service.ports.iter().any(|p| p.name == port.name && p.protocol == port.protocol)
-        };
+        let mut names: Vec<_> = service.ports.iter().map(|p| (&p.name, p.protocol)).collect();
+        names.sort_unstable();
+        let matched = move |port: &SlicePort| names.binary_search(&(&port.name, port.protocol)).is_ok();
         let ports = slices.iter().flat_map(|slice| slice.ports().iter().map(move |port| (&slice.name, port)));
         ports.filter(move |(_, port)| !matched(port))
     }
@@ -193,6 +207,7 @@ impl ServiceModel {
         let Some(entry) = self.entries.get_mut(name) else { return };
         if let Some(service) = entry.service.take() {
             self.ipv6_services -= usize::from(has_ipv6(&service));
+            self.departed.remove(name);
             self.dirty.insert(name.clone());
         }
         self.drop_if_empty(name);
@@ -207,7 +222,11 @@ impl ServiceModel {
         let entry = self.entries.entry(service.clone()).or_default();
         match entry.slices.iter_mut().find(|s| s.name == slice.name) {
             Some(known) if *known == slice => return,
-            Some(known) => *known = slice,
+            Some(known) => {
+                let departed: Vec<_> = known.departed(Some(&slice)).collect();
+                *known = slice;
+                self.depart(&service, departed);
+            }
             None => {
                 self.owners.insert(slice.name.clone(), service.clone());
                 // Nearly all Services have one slice per family, for which the usual spare room is too much.
@@ -222,11 +241,19 @@ impl ServiceModel {
 
     fn delete_slice(&mut self, name: &SliceName) {
         let Some(service) = self.owners.remove(name) else { return };
-        if let Some(entry) = self.entries.get_mut(&service) {
-            entry.slices.retain(|s| s.name != *name);
-        }
+        let slices = self.entries.get_mut(&service).map(|entry| &mut entry.slices);
+        let removed =
+            slices.and_then(|all| all.iter().position(|s| s.name == *name).map(|at| all.remove(at)));
+        self.depart(&service, removed.iter().flat_map(|slice| slice.departed(None)).collect());
         self.mark_if_known(&service);
         self.drop_if_empty(&service);
+    }
+
+    /// Notes addresses that have departed, if anybody will ask for them.
+    fn depart(&mut self, service: &ServiceName, addrs: Vec<IpAddr>) {
+        if !addrs.is_empty() && self.service(service).is_some() {
+            self.departed.entry(service.clone()).or_default().extend(addrs);
+        }
     }
 
     fn apply_node(&mut self, node: Node) {
@@ -261,7 +288,8 @@ impl ServiceModel {
     #[cfg(test)]
     fn is_pristine(&mut self) -> bool {
         self.interner.sweep();
-        self.entries.is_empty() && self.owners.is_empty() && self.dirty.is_empty() && self.interner.len() == 0
+        let kept = [self.entries.len(), self.owners.len(), self.dirty.len(), self.departed.len()];
+        kept == [0; 4] && self.interner.len() == 0
     }
 
     fn mark_if_known(&mut self, name: &ServiceName) {

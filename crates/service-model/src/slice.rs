@@ -72,7 +72,22 @@ impl StoredSlice {
 
     /// Port numbers of all endpoints for a service port.
     pub(crate) fn ports_named(&self, name: &str, protocol: Protocol) -> impl Iterator<Item = &SlicePort> {
-        self.ports.iter().filter(move |p| p.protocol == protocol && &*p.name == name)
+        let key = |p: &SlicePort| (&*p.name, p.protocol).cmp(&(name, protocol));
+        let from = self.ports.partition_point(|p| key(p).is_lt());
+        let to = self.ports.partition_point(|p| key(p).is_le());
+        self.ports.get(from..to).unwrap_or_default().iter()
+    }
+
+    /// Addresses that are terminating here and that the next version of the slice does not have.
+    pub(crate) fn departed<'a>(&'a self, next: Option<&'a StoredSlice>) -> impl Iterator<Item = IpAddr> + 'a {
+        // Of several entries with one address the one that ranks first decides.
+        let groups = self.endpoints.chunk_by(|a, b| a.addr == b.addr);
+        let terminating = groups.filter_map(<[_]>::first).filter(|e| e.rank.terminating).map(|e| e.addr);
+        terminating.filter(move |addr| next.is_none_or(|next| !next.has(*addr)))
+    }
+
+    fn has(&self, addr: IpAddr) -> bool {
+        self.endpoints.binary_search_by_key(&addr, |e| e.addr).is_ok()
     }
 
     /// Endpoints by address.

@@ -1,4 +1,5 @@
-use lb_types::{ConnectionCounters, TrafficCounters};
+use dataplane::Touched;
+use lb_types::{ConnectionCounters, IpvsOp, RuleElement, TrafficCounters};
 
 use super::*;
 
@@ -158,4 +159,122 @@ fn the_ledger_forgets_what_was_removed() {
     world.sync(deleted("web"));
     world.pass(Duration::from_secs(20));
     assert_eq!(world.reconciler.drains(world.now), []);
+}
+
+#[test]
+fn new_drains_do_not_postpone_the_poll_for_ever() {
+    let mut world = World::synced(many(200).into_iter().chain(web()));
+    for n in 0..200 {
+        world.kernel.ipvs.set_connections(
+            vs(&format!("10.96.0.{n}"), Protocol::Tcp),
+            rs(&format!("10.100.{n}.2")),
+            connections(1, 0),
+        );
+    }
+    world.sync(ready("web", &["10.244.0.12"]));
+    for n in 0..150 {
+        world.sync(ready(&format!("s{n}"), &[&format!("10.100.{n}.1")]));
+        world.pass(Duration::from_millis(400));
+    }
+    assert_eq!(world.kernel.weights(web_vs()), [(12, 1)], "idle for a minute");
+}
+
+#[test]
+fn new_drains_do_not_postpone_deadlines() {
+    let mut world = World::synced(many(2400).into_iter().chain(web()));
+    world.kernel.ipvs.set_connections(web_vs(), rs("10.244.0.11"), connections(1, 0));
+    world.sync(ready("web", &["10.244.0.12"]));
+    for n in 0..2400 {
+        world.sync(ready(&format!("s{n}"), &[&format!("10.{}.{}.1", 100 + n / 250, n % 250)]));
+        world.pass(Duration::from_millis(400));
+    }
+    assert_eq!(world.kernel.weights(web_vs()), [(12, 1)], "16 minutes, the deadline is 15");
+}
+
+#[test]
+fn events_do_not_wait_behind_a_poll() {
+    let mut world = World::synced(many(2000));
+    for n in 0..2000 {
+        world.send(ready(&format!("s{n}"), &[&format!("10.{}.{}.1", 100 + n / 250, n % 250)]));
+    }
+    world.run();
+    world.now += Duration::from_millis(600);
+    let before = world.kernel.ipvs.requests();
+    world.reconciler.step(world.now);
+    let requests = world.kernel.ipvs.requests() - before;
+    assert!(requests <= 256, "{requests} dumps in one step");
+}
+
+#[test]
+fn a_pod_is_gone_even_if_its_termination_arrived_in_the_same_batch() {
+    let mut world = World::synced(web());
+    world.kernel.ipvs.set_connections(web_vs(), rs("10.244.0.11"), connections(1, 0));
+    world.send(slice("web", Protocol::Tcp, &[("10.244.0.11", Is::Terminating), ("10.244.0.12", Is::Ready)]));
+    world.send(ready("web", &["10.244.0.12"]));
+    world.run();
+    world.pass(Duration::from_secs(60));
+    assert_eq!(world.kernel.weights(web_vs()), [(12, 1)]);
+}
+
+#[test]
+fn a_refused_removal_of_a_drained_real_server_backs_off() {
+    let mut world = World::synced(web());
+    world.kernel.ipvs.refuse(|op| matches!(op, IpvsOp::DeleteRealServer { .. }).then_some(5));
+    world.sync(ready("web", &["10.244.0.12"]));
+    world.pass(Duration::from_secs(60));
+    let tried = |world: &mut World| {
+        let count = std::rc::Rc::new(std::cell::Cell::new(0));
+        let inner = count.clone();
+        world.kernel.ipvs.refuse(move |op| {
+            matches!(op, IpvsOp::DeleteRealServer { .. }).then(|| inner.set(inner.get() + 1)).map(|()| 5)
+        });
+        world.pass(Duration::from_secs(60));
+        count.get()
+    };
+    let tries = tried(&mut world);
+    assert!(tries <= 4, "{tries} tries in a minute");
+}
+
+#[test]
+fn a_refused_removal_from_a_retiring_virtual_server_is_tried_once_per_step() {
+    let mut world = World::synced(web());
+    let count = std::rc::Rc::new(std::cell::Cell::new(0));
+    let inner = count.clone();
+    world.kernel.ipvs.refuse(move |op| {
+        matches!(op, IpvsOp::DeleteRealServer { .. }).then(|| inner.set(inner.get() + 1)).map(|()| 5)
+    });
+    world.sync(deleted("web"));
+    world.pass(Duration::from_secs(4));
+    while count.get() == 0 {
+        world.now = world.reconciler.next_wakeup(world.now).unwrap();
+        world.reconciler.step(world.now);
+    }
+    assert_eq!(count.get(), 2, "two real servers");
+}
+
+#[test]
+fn a_drain_that_could_not_begin_cuts_nothing() {
+    let mut world = World::synced(web());
+    world.kernel.ipvs.refuse(|op| matches!(op, IpvsOp::SetRealServer { .. }).then_some(5));
+    world.sync(ready("web", &["10.244.0.12"]));
+    world.pass(Duration::from_secs(20));
+    assert_eq!(world.kernel.weights(web_vs()), [(11, 1), (12, 1)], "still offered to clients");
+    world.kernel.ipvs.set_connections(web_vs(), rs("10.244.0.11"), connections(1, 0));
+    world.kernel.ipvs.refuse_nothing();
+    world.pass(Duration::from_secs(40));
+    assert_eq!(world.kernel.weights(web_vs()), [(11, 0), (12, 1)], "its connections are cut");
+}
+
+#[test]
+fn a_node_address_is_given_up_at_once_even_if_connections_drain() {
+    let mut world = World::synced(web());
+    world.kernel.ipvs.set_connections(web_vs(), rs("10.244.0.11"), connections(1, 0));
+    world.kernel.vips.set_node_addresses([(ip("192.168.50.10"), "eth0"), (ip(WEB), "nodelocaldns")]);
+    world.reconciler.handle(Event::Touched(Touched::Vips));
+    world.pass(Duration::from_secs(60));
+    assert!(
+        !world.kernel.rules.elements().contains(&RuleElement::vip(ip(WEB))),
+        "refuses the host's own ports"
+    );
+    assert!(world.kernel.vips.routes().is_empty());
 }

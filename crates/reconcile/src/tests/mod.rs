@@ -1,9 +1,12 @@
 //! Scenarios: the loop over fakes with the time as an argument.
 
+mod adoption;
 mod budget;
 mod crash;
 mod draining;
 mod programming;
+mod properties;
+mod refusals;
 mod repair;
 
 use std::{net::IpAddr, time::Duration};

@@ -220,3 +220,48 @@ fn a_vip_is_never_reachable_without_its_server_nor_a_server_without_its_rules() 
     assert!(world.kernel.ipvs.virtual_servers().is_empty() && world.kernel.rules.elements().is_empty());
     assert_eq!(*wrong.borrow(), [""; 0]);
 }
+
+#[test]
+fn a_conflict_does_not_hide_other_problems_of_the_rival() {
+    let mut old = service("old", WEB);
+    old.created = Some(1);
+    let mut world = World::synced([applied(old), slice("old", Protocol::Udp, &[("10.244.0.11", Is::Ready)])]);
+    assert_eq!(world.reconciler.totals().retrying, 1, "a port that no port of the Service matches");
+    world.sync(applied(service("new", WEB)));
+    assert_eq!(world.reconciler.totals().retrying, 2);
+}
+
+#[test]
+fn many_ports_are_not_quadratic() {
+    let time = |count: u16| {
+        let mut web = service("web", WEB);
+        web.ports = (1..=count)
+            .map(|n| ServicePort {
+                name: format!("p{n}").into(),
+                protocol: Protocol::Tcp,
+                port: n.try_into().unwrap(),
+                node_port: None,
+            })
+            .collect();
+        let ports: Vec<_> = (1..=count)
+            .map(|n| SlicePort {
+                name: format!("p{n}").into(),
+                protocol: Protocol::Tcp,
+                port: n.try_into().unwrap(),
+            })
+            .collect();
+        let slice = |addrs: &[&str]| {
+            let ModelEvent::SliceApplied(mut slice) = ready("web", addrs) else { unreachable!() };
+            slice.ports = ports.clone();
+            ModelEvent::SliceApplied(slice)
+        };
+        let mut world = World::synced([applied(web), slice(&["10.244.0.11"])]);
+        world.send(slice(&["10.244.0.11", "10.244.0.12"]));
+        let begin = std::time::Instant::now();
+        world.reconciler.step(world.now);
+        begin.elapsed()
+    };
+    let (small, large) = (time(500), time(4000));
+    eprintln!("500 ports: {small:?}, 4000 ports: {large:?}");
+    assert!(large < small * 20, "8 times the ports cost {}x", large.as_micros() / small.as_micros());
+}

@@ -207,3 +207,15 @@ fn the_audit_writes_kernel_parameters_that_others_changed() {
     world.pass(SYNC_PERIOD * 2);
     assert_eq!(world.kernel.sysctls.get("net/ipv4/vs/conntrack"), Some(1));
 }
+
+#[test]
+fn an_interrupted_audit_is_not_given_up() {
+    let mut world = World::synced(web());
+    world.kernel.ipvs.lose_replies_next();
+    world.kernel.ipvs.fail_next(5);
+    world.sync(ready("web", &["10.244.0.11", "10.244.0.12", "10.244.0.13"]));
+    world.reconciler.step(world.now);
+    world.kernel.ipvs.fail_next_call(ErrorKind::Transient);
+    world.pass(Duration::from_secs(20));
+    assert_eq!(world.kernel.weights(web_vs()), [(11, 1), (12, 1), (13, 1)]);
+}

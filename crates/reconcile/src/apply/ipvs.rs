@@ -1,0 +1,118 @@
+//! Virtual and real servers.
+
+use dataplane::TableError;
+use drain::Key;
+use lb_types::{IpvsOp, Operation, Scheduler, VirtualServerId};
+use tracing::{error, warn};
+
+use super::{Run, ipvs_subject};
+use crate::{Reconciler, adopt::chain, retry::Subject};
+
+const ENOENT: i32 = 2;
+const ESRCH: i32 = 3;
+const EEXIST: i32 = 17;
+
+impl Reconciler {
+    /// Virtual servers come before all real servers, so that none is sent for one that the kernel refuses.
+    pub(super) fn apply_ipvs(&mut self, ops: &[IpvsOp], run: &mut Run<'_>) {
+        let is_new = |op: &&IpvsOp| matches!(op, IpvsOp::AddVirtualServer { .. });
+        let ops = run.free(ops, ipvs_subject);
+        let new: Vec<_> = ops.iter().filter(is_new).copied().collect();
+        if new.is_empty() {
+            return self.apply_ipvs_batch(&ops, run);
+        }
+        self.apply_ipvs_batch(&new, run);
+        let others: Vec<_> = ops.iter().filter(|op| !is_new(op)).copied().collect();
+        let others = run.free(&others, ipvs_subject);
+        self.apply_ipvs_batch(&others, run);
+    }
+
+    fn apply_ipvs_batch(&mut self, ops: &[IpvsOp], run: &mut Run<'_>) {
+        if ops.is_empty() {
+            return;
+        }
+        let outcome = match self.tables.ipvs.apply(ops) {
+            Ok(outcome) => outcome,
+            Err(error) => return self.ipvs_call_failed(ops, &error, run),
+        };
+        if outcome.replies_lost {
+            warn!("answers of the kernel were lost: the virtual servers concerned are dumped again");
+            self.suspects.add_servers(ops.iter().map(IpvsOp::virtual_server));
+        }
+        let mut failed = outcome.failed.iter().peekable();
+        for (index, op) in ops.iter().enumerate() {
+            match failed.next_if(|failure| failure.index == index) {
+                Some(failure) => self.ipvs_failed(op, failure.errno, &failure.reason, run),
+                None => self.ipvs_executed(op, run),
+            }
+        }
+    }
+
+    fn ipvs_executed(&mut self, op: &IpvsOp, run: &mut Run<'_>) {
+        self.executed(&Operation::Ipvs(*op), run);
+        match *op {
+            IpvsOp::DeleteRealServer { vs, rs } => {
+                run.shrunk.insert(vs);
+                let key = Key { vs, rs };
+                let how =
+                    self.ledger.get(&key).and_then(|drain| drain.due).map_or("removed", |due| due.as_str());
+                self.end_drain(&key, how, run);
+            }
+            IpvsOp::DeleteVirtualServer { vs } => {
+                self.desired.forget(&vs);
+                let keys: Vec<_> = self.ledger.of(&vs).copied().collect();
+                keys.iter().for_each(|key| self.end_drain(key, "removed with its virtual server", run));
+            }
+            _ => {}
+        }
+    }
+
+    fn ipvs_failed(&mut self, op: &IpvsOp, errno: i32, reason: &str, run: &mut Run<'_>) {
+        let vs = op.virtual_server();
+        run.report.failed += 1;
+        run.refused.insert(vs);
+        if self.retry.fail(Subject::Server(vs), reason, run.now) {
+            let service =
+                self.desired.service_of(&vs).map_or_else(|| "no Service".to_owned(), ToString::to_string);
+            error!(%service, "{op}: {reason}; will be tried again");
+        }
+        match op {
+            IpvsOp::AddVirtualServer { settings, .. } | IpvsOp::SetVirtualServer { settings, .. }
+                if errno == ENOENT =>
+            {
+                self.scheduler_unavailable(vs, settings.scheduler);
+            }
+            // The mirror was wrong about what exists.
+            _ if [ENOENT, ESRCH, EEXIST].contains(&errno) => self.suspects.add_servers([vs]),
+            _ => {}
+        }
+        if matches!(op, IpvsOp::AddVirtualServer { .. }) {
+            run.held.insert(Subject::Server(vs));
+        }
+    }
+
+    fn ipvs_call_failed(&mut self, ops: &[IpvsOp], error: &TableError, run: &mut Run<'_>) {
+        run.report.failed += ops.len();
+        self.call_failed = true;
+        error!("{}; will be tried again", chain(error));
+        for op in ops {
+            self.retry.fail(ipvs_subject(op), &error.operation, run.now);
+            run.refused.insert(op.virtual_server());
+        }
+        // Some of them may have been executed.
+        self.suspects.add_servers(ops.iter().map(IpvsOp::virtual_server));
+    }
+
+    /// The scheduler's module is missing: its Services are served with the default one until the next audit.
+    fn scheduler_unavailable(&mut self, vs: VirtualServerId, scheduler: Scheduler) {
+        if scheduler == self.config.planner.scheduler {
+            return;
+        }
+        if self.config.planner.unavailable_schedulers.insert(scheduler) {
+            warn!("scheduler {scheduler} is not available: the default is used instead");
+        }
+        if let Some(service) = self.desired.service_of(&vs).cloned() {
+            self.model.mark_dirty(service);
+        }
+    }
+}

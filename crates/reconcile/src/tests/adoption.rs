@@ -1,0 +1,144 @@
+//! What is found in the kernel: the time until everything has been planned once, and what is ours.
+
+use dataplane::Touched;
+use lb_types::{ConnectionCounters, IpvsOp, RealServer, Scheduler, VirtualServer};
+
+use super::*;
+
+fn busy() -> ConnectionCounters {
+    ConnectionCounters { active: 1, inactive: 0, persistent: 0 }
+}
+
+#[test]
+fn a_notification_during_the_start_does_not_unbind_vips_that_were_not_planned_yet() {
+    let kernel = Kernel::new();
+    let mut first = World::on(kernel.clone(), config());
+    first.deliver([]);
+    first.run();
+    let vips: Vec<_> = (0..3000).map(|n: usize| ip(&format!("10.96.{}.{}", n / 250, n % 250))).collect();
+    vips.iter().for_each(|vip| kernel.vips.add_address(*vip));
+    let mut world = World::on(kernel.clone(), config());
+    world.deliver(many(3000));
+    world.reconciler.step(world.now);
+    world.reconciler.handle(Event::Touched(Touched::Vips));
+    world.reconciler.step(world.now);
+    assert!(!world.reconciler.is_running(), "still starting");
+    let (routes, addresses) = (kernel.vips.routes(), kernel.vips.addresses());
+    let unbound = vips.iter().filter(|vip| !routes.contains_key(vip) && !addresses.contains(vip)).count();
+    assert_eq!(unbound, 0, "VIPs that lead nowhere");
+}
+
+#[test]
+fn a_flushed_table_during_the_start_deletes_no_virtual_server_that_was_not_planned_yet() {
+    let mut world = World::synced(many(3000));
+    let kernel = world.kernel.clone();
+    world = World { now: world.now, ..World::on(kernel.clone(), config()) };
+    world.deliver(many(3000));
+    kernel.ipvs.take_ops();
+    world.reconciler.step(world.now);
+    kernel.rules.delete_table();
+    world.reconciler.handle(Event::Touched(Touched::Rules));
+    world.run();
+    let deleted =
+        kernel.ipvs.take_ops().iter().filter(|op| matches!(op, IpvsOp::DeleteVirtualServer { .. })).count();
+    assert_eq!(deleted, 0, "virtual servers in use");
+}
+
+#[test]
+fn a_start_is_not_complete_while_nothing_can_be_written() {
+    let kernel = Kernel::new();
+    kernel.rules.refuse(|_| Some(12));
+    let mut world = World::on(kernel, config());
+    world.deliver(web());
+    let report = world.run();
+    assert!(world.kernel.ipvs.virtual_servers().is_empty());
+    assert!(!report.completed_start && !world.reconciler.is_running());
+}
+
+fn no_cidrs() -> Config {
+    Config { ownership: Ownership::default(), ..config() }
+}
+
+#[test]
+fn an_adopted_virtual_server_goes_with_its_service() {
+    let kernel = Kernel::new();
+    let settings = VirtualServer::new(Scheduler::RR);
+    kernel.ipvs.by_another(IpvsOp::AddVirtualServer { vs: web_vs(), settings });
+    kernel.ipvs.by_another(IpvsOp::AddRealServer {
+        vs: web_vs(),
+        rs: rs("10.244.0.11"),
+        settings: RealServer::SERVING,
+    });
+    let mut world = World::on(kernel, no_cidrs());
+    world.deliver(web());
+    world.run();
+    world.sync(deleted("web"));
+    world.pass(Duration::from_secs(120));
+    assert!(world.kernel.ipvs.virtual_servers().is_empty(), "{:?}", world.kernel.ipvs.virtual_servers());
+}
+
+#[test]
+fn an_excluded_virtual_server_is_never_changed() {
+    let kernel = Kernel::new();
+    let settings = VirtualServer::new(Scheduler::WRR);
+    kernel.ipvs.by_another(IpvsOp::AddVirtualServer { vs: web_vs(), settings });
+    kernel.ipvs.by_another(IpvsOp::AddRealServer {
+        vs: web_vs(),
+        rs: rs("10.0.0.99"),
+        settings: RealServer::SERVING,
+    });
+    let mut config = config();
+    config.ownership.exclude_cidrs = vec!["10.96.255.0/24".parse().unwrap()];
+    let before = kernel.ipvs.virtual_servers();
+    let mut world = World::on(kernel, config);
+    world.deliver(web());
+    world.pass(Duration::from_secs(60));
+    assert_eq!(world.kernel.ipvs.virtual_servers(), before);
+}
+
+#[test]
+fn a_virtual_server_of_ours_that_an_audit_finds_is_drained() {
+    let mut world = World::synced(web());
+    let found = vs("10.96.7.7", Protocol::Tcp);
+    let settings = VirtualServer::new(Scheduler::RR);
+    world.kernel.ipvs.by_another(IpvsOp::AddVirtualServer { vs: found, settings });
+    let rs = rs("10.244.0.77");
+    world.kernel.ipvs.by_another(IpvsOp::AddRealServer { vs: found, rs, settings: RealServer::SERVING });
+    world.kernel.ipvs.set_connections(found, rs, busy());
+    world.pass(SYNC_PERIOD * 2);
+    assert_eq!(world.kernel.weights(found), [(77, 0)]);
+}
+
+#[test]
+fn a_virtual_server_of_ours_that_a_recheck_finds_is_drained() {
+    let mut world = World::synced(web());
+    let found = vs("10.96.7.7", Protocol::Tcp);
+    let settings = VirtualServer::new(Scheduler::RR);
+    world.kernel.ipvs.by_another(IpvsOp::AddVirtualServer { vs: found, settings });
+    let rs77 = rs("10.244.0.77");
+    world.kernel.ipvs.by_another(IpvsOp::AddRealServer {
+        vs: found,
+        rs: rs77,
+        settings: RealServer::SERVING,
+    });
+    world.kernel.ipvs.set_connections(found, rs77, busy());
+    world.kernel.ipvs.by_another(IpvsOp::AddRealServer {
+        vs: web_vs(),
+        rs: rs("10.244.0.13"),
+        settings: RealServer::SERVING,
+    });
+    world.send(ready("web", &["10.244.0.11", "10.244.0.12", "10.244.0.13"]));
+    world.pass(Duration::from_secs(3));
+    assert_eq!(world.kernel.weights(found), [(77, 0)]);
+}
+
+#[test]
+fn cleanup_goes_on_when_the_link_is_somebody_elses() {
+    let world = World::synced(web());
+    world.kernel.vips.delete_link();
+    world.kernel.vips.add_foreign_link();
+    let mut cleaner = Reconciler::new(config(), world.kernel.tables());
+    let (_, report) = cleaner.cleanup().unwrap();
+    eprintln!("{report}");
+    assert!(world.kernel.ipvs.virtual_servers().is_empty() && !world.kernel.rules.exists());
+}

@@ -1,0 +1,422 @@
+//! Random histories of everything at once: objects, node, time, refusals, failing calls, lost answers, damage by
+//! others, restarts.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
+
+use dataplane::{ErrorKind, Touched};
+use lb_types::{
+    ConnectionCounters, ElementKey, IpFamily, IpvsOp, RealServer, RuleElement, RuleSet, RulesOp, VipOp,
+};
+use proptest::prelude::*;
+
+use super::*;
+
+/// What can happen. Numbers choose among a few.
+#[derive(Clone, Debug)]
+enum Step {
+    Service(Shape),
+    DeleteService(u8),
+    /// Which slice, of which service, which endpoints it has, their conditions, which ports.
+    Slice {
+        n: u8,
+        owner: u8,
+        set: u8,
+        conditions: u8,
+        ports: u8,
+    },
+    DeleteSlice(u8),
+    Node(u8),
+    NodeAddresses(u8),
+    Pass(u16),
+    Run,
+    /// The n-th operation of a table fails.
+    Fail(Table, u8, i32),
+    FailCall(Table),
+    LoseReplies(Table),
+    Damage(u8),
+    /// A real server has a connection, or none any more.
+    Busy(u8, bool),
+    Restart,
+}
+
+#[derive(Clone, Debug)]
+struct Shape {
+    n: u8,
+    vip: u8,
+    ports: u8,
+    created: Option<i64>,
+    dual: bool,
+    local: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Table {
+    Ipvs,
+    Vips,
+    Rules,
+}
+
+fn shape() -> impl Strategy<Value = Shape> {
+    let created = prop::option::of(0i64..3);
+    (0u8..3, 0u8..2, 1u8..8, created, any::<bool>(), any::<bool>())
+        .prop_map(|(n, vip, ports, created, dual, local)| Shape { n, vip, ports, created, dual, local })
+}
+
+fn table() -> impl Strategy<Value = Table> {
+    prop_oneof![Just(Table::Ipvs), Just(Table::Vips), Just(Table::Rules)]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let slice = (0u8..4, 0u8..3, 0u8..16, 0u8..81, 1u8..8);
+    let slice =
+        slice.prop_map(|(n, owner, set, conditions, ports)| Step::Slice { n, owner, set, conditions, ports });
+    let errno = prop_oneof![Just(2), Just(3), Just(5), Just(12), Just(17), Just(105)];
+    prop_oneof![
+        6 => shape().prop_map(Step::Service),
+        2 => (0u8..3).prop_map(Step::DeleteService),
+        8 => slice,
+        2 => (0u8..4).prop_map(Step::DeleteSlice),
+        1 => (0u8..3).prop_map(Step::Node),
+        1 => (0u8..4).prop_map(Step::NodeAddresses),
+        4 => (0u16..40_000).prop_map(Step::Pass),
+        6 => Just(Step::Run),
+        2 => (table(), 0u8..6, errno).prop_map(|(table, n, errno)| Step::Fail(table, n, errno)),
+        1 => table().prop_map(Step::FailCall),
+        1 => table().prop_map(Step::LoseReplies),
+        2 => (0u8..6).prop_map(Step::Damage),
+        2 => (0u8..8, any::<bool>()).prop_map(|(n, busy)| Step::Busy(n, busy)),
+        1 => Just(Step::Restart),
+    ]
+}
+
+/// The API's side of the story.
+#[derive(Default)]
+struct Api {
+    services: BTreeMap<u8, Service>,
+    slices: BTreeMap<u8, EndpointSlice>,
+    node: Option<ModelEvent>,
+    /// Which addresses the node has.
+    addresses: u8,
+}
+
+impl Api {
+    fn begin(&self, world: &mut World) {
+        let services = self.services.values().cloned().map(applied);
+        let slices = self.slices.values().cloned().map(ModelEvent::SliceApplied);
+        world.deliver(services.chain(slices));
+        self.node.iter().for_each(|node| world.send(node.clone()));
+    }
+
+    /// A kernel on which nothing but this input has ever been programmed.
+    fn fresh(&self) -> World {
+        let kernel = Kernel::new();
+        set_addresses(&kernel, self.addresses);
+        let mut world = World::on(kernel, by_cidr());
+        self.begin(&mut world);
+        world.run();
+        world
+    }
+}
+
+/// The layout follows the Node.
+fn by_cidr() -> Config {
+    Config { local_mode: crate::LocalMode::NodeCidr, ..config() }
+}
+
+const PORTS: [(&str, Protocol, u16); 3] =
+    [("", Protocol::Tcp, 80), ("x", Protocol::Tcp, 81), ("u", Protocol::Udp, 80)];
+
+fn ports(mask: u8) -> impl Iterator<Item = (&'static str, Protocol, u16)> {
+    PORTS.into_iter().enumerate().filter(move |(bit, _)| mask & (1 << bit) != 0).map(|(_, port)| port)
+}
+
+fn make_service(shape: &Shape) -> Service {
+    let mut made = service(&format!("s{}", shape.n), &format!("10.96.1.{}", shape.vip));
+    made.created = shape.created;
+    made.cluster_ips.extend(shape.dual.then(|| ip(&format!("fd00:96::{}", shape.vip))));
+    if shape.local {
+        made.internal_traffic_policy = TrafficPolicy::Local;
+    }
+    let port = |(name, protocol, port): (&str, _, u16)| ServicePort {
+        name: name.into(),
+        protocol,
+        port: port.try_into().unwrap(),
+        node_port: None,
+    };
+    made.ports = ports(shape.ports).map(port).collect();
+    made
+}
+
+/// `conditions` has one digit to the base of three per endpoint: ready, unready, terminating.
+fn make_slice(n: u8, owner: u8, set: u8, conditions: u8, mask: u8) -> EndpointSlice {
+    let family = if n == 3 { IpFamily::V6 } else { IpFamily::V4 };
+    let endpoint = |bit: u8| {
+        let condition = conditions / 3u8.pow(bit.into()) % 3;
+        SliceEndpoint {
+            addr: match family {
+                IpFamily::V4 => ip(&format!("10.244.0.{bit}")),
+                IpFamily::V6 => ip(&format!("fd00:244::{}", bit + 1)),
+            },
+            ready: condition == 0,
+            serving: condition != 1,
+            terminating: condition == 2,
+            node: Some(if bit.is_multiple_of(2) { "n1".into() } else { "n2".into() }),
+            zone_hints: vec![],
+            node_hints: vec![],
+            pod: None,
+        }
+    };
+    let port = |(name, protocol, _): (&str, _, _)| SlicePort {
+        name: name.into(),
+        protocol,
+        port: 8080.try_into().unwrap(),
+    };
+    EndpointSlice {
+        name: slice_name(n),
+        service: ServiceName::new("default", &format!("s{owner}")),
+        family,
+        ports: ports(mask).map(port).collect(),
+        endpoints: (0..4).filter(|bit| set & (1 << bit) != 0).map(endpoint).collect(),
+    }
+}
+
+fn slice_name(n: u8) -> SliceName {
+    SliceName { namespace: "default".into(), name: format!("l{n}").into() }
+}
+
+fn make_node(which: u8) -> ModelEvent {
+    let addresses = match which {
+        0 => [(IpFamily::V4, ip("192.168.50.10")), (IpFamily::V6, ip("fd00:50::10"))].into(),
+        1 => [(IpFamily::V4, ip("192.168.50.11"))].into(),
+        _ => BTreeMap::new(),
+    };
+    let pod_cidrs = if which == 1 { vec!["10.244.0.0/24".parse().unwrap()] } else { vec![] };
+    ModelEvent::NodeApplied(Node { name: "n1".into(), addresses, pod_cidrs, ..Node::default() })
+}
+
+/// The third has a VIP on a real interface.
+fn set_addresses(kernel: &Kernel, which: u8) {
+    let (v4, v6) = ((ip("192.168.50.10"), "eth0"), (ip("fd00:50::10"), "eth0"));
+    match which {
+        0 => kernel.vips.set_node_addresses([v4, v6]),
+        1 => kernel.vips.set_node_addresses([(ip("192.168.50.11"), "eth0"), (ip("fd00:50::11"), "eth0")]),
+        2 => kernel.vips.set_node_addresses([v4, v6, (ip("10.96.1.1"), "eth1")]),
+        _ => kernel.vips.set_node_addresses([v4]),
+    }
+}
+
+fn play(world: &mut World, api: &mut Api, step: Step) {
+    let kernel = world.kernel.clone();
+    match step {
+        Step::Service(shape) => {
+            let service = make_service(&shape);
+            api.services.insert(shape.n, service.clone());
+            world.send(applied(service));
+        }
+        Step::DeleteService(n) => {
+            api.services.remove(&n);
+            world.send(deleted(&format!("s{n}")));
+        }
+        Step::Slice { n, owner, set, conditions, ports } => {
+            let slice = make_slice(n, owner, set, conditions, ports);
+            api.slices.insert(n, slice.clone());
+            world.send(ModelEvent::SliceApplied(slice));
+        }
+        Step::DeleteSlice(n) => {
+            api.slices.remove(&n);
+            world.send(ModelEvent::SliceDeleted(slice_name(n)));
+        }
+        Step::Node(n) => {
+            api.node = Some(make_node(n));
+            world.send(make_node(n));
+        }
+        Step::NodeAddresses(n) => {
+            api.addresses = n;
+            set_addresses(&kernel, n);
+            world.reconciler.handle(Event::Touched(Touched::Vips));
+        }
+        Step::Pass(ms) => world.pass(Duration::from_millis(ms.into())),
+        Step::Run => drop(world.reconciler.step(world.now)),
+        Step::Restart => {
+            *world = World { now: world.now, ..World::on(kernel, by_cidr()) };
+            api.begin(world);
+        }
+        Step::Damage(which) => damage(world, which),
+        Step::Busy(n, busy) => set_busy(&kernel, n, busy),
+        Step::Fail(..) | Step::FailCall(_) | Step::LoseReplies(_) => fail(&kernel, &step),
+    }
+}
+
+fn fail(kernel: &Kernel, step: &Step) {
+    match *step {
+        Step::Fail(Table::Ipvs, n, errno) => kernel.ipvs.fail_nth(n.into(), errno),
+        Step::Fail(Table::Vips, n, errno) => kernel.vips.fail_nth(n.into(), errno),
+        Step::Fail(Table::Rules, n, errno) => kernel.rules.fail_nth(n.into(), errno),
+        Step::FailCall(Table::Ipvs) => kernel.ipvs.fail_next_call(ErrorKind::Transient),
+        Step::FailCall(Table::Vips) => kernel.vips.fail_next_call(ErrorKind::Transient),
+        Step::FailCall(Table::Rules) => kernel.rules.fail_next_call(ErrorKind::Transient),
+        Step::LoseReplies(Table::Ipvs) => kernel.ipvs.lose_replies_next(),
+        Step::LoseReplies(Table::Vips) => kernel.vips.lose_replies_next(),
+        Step::LoseReplies(Table::Rules) => kernel.rules.lose_replies_next(),
+        _ => {}
+    }
+}
+
+fn damage(world: &mut World, which: u8) {
+    let kernel = &world.kernel;
+    let servers = kernel.ipvs.virtual_servers();
+    match which {
+        0 => kernel.ipvs.flush(),
+        1 => {
+            kernel.rules.delete_table();
+            world.reconciler.handle(Event::Touched(Touched::Rules));
+        }
+        2 => kernel.vips.delete_link(),
+        3 => servers
+            .keys()
+            .take(1)
+            .for_each(|vs| kernel.ipvs.by_another(IpvsOp::DeleteVirtualServer { vs: *vs })),
+        4 => {
+            let all = servers.iter().flat_map(|(vs, (_, rs))| rs.keys().map(|rs| (*vs, *rs)));
+            all.take(1).for_each(|(vs, rs)| kernel.ipvs.by_another(IpvsOp::DeleteRealServer { vs, rs }));
+        }
+        _ => kernel.rules.elements().into_iter().take(1).for_each(|e| kernel.rules.delete_element(e)),
+    }
+}
+
+fn set_busy(kernel: &Kernel, n: u8, busy: bool) {
+    let all = kernel.ipvs.virtual_servers();
+    let pairs: Vec<_> = all.iter().flat_map(|(vs, (_, rs))| rs.keys().map(|rs| (*vs, *rs))).collect();
+    if let Some((vs, rs)) = usize::from(n).checked_rem(pairs.len()).map(|at| pairs[at]) {
+        let counters = ConnectionCounters { active: u32::from(busy), inactive: 0, persistent: 0 };
+        kernel.ipvs.set_connections(vs, rs, counters);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 250, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Once it is quiet, the kernel holds what a first start would write, nothing drains, and nothing is written.
+    #[test]
+    fn every_history_ends_like_a_first_start(steps in proptest::collection::vec(step(), 1..60)) {
+        let (mut world, mut api) = (World::on(Kernel::new(), by_cidr()), Api::default());
+        api.begin(&mut world);
+        world.run();
+        steps.into_iter().for_each(|step| play(&mut world, &mut api, step));
+        world.pass(Duration::from_secs(2000));
+        let mut expect = api.fresh();
+        expect.pass(Duration::from_secs(100));
+        prop_assert_eq!(world.kernel.state(), expect.kernel.state());
+        prop_assert_eq!(world.reconciler.retry.len(), expect.reconciler.retry.len());
+        prop_assert_eq!(world.reconciler.drains(world.now), vec![]);
+        let written = world.kernel.ipvs.ops().len();
+        world.pass(Duration::from_secs(100));
+        prop_assert_eq!(world.kernel.ipvs.ops().len(), written);
+    }
+}
+
+/// Watches what is written: nothing that is wanted may be taken away.
+#[derive(Default)]
+struct Guard {
+    wanted: BTreeSet<(VirtualServerId, RealServerId)>,
+    seen: Vec<String>,
+}
+
+impl Guard {
+    fn check(&mut self, bad: bool, op: &dyn std::fmt::Display) {
+        self.seen.extend(bad.then(|| op.to_string()));
+    }
+
+    fn wants_server(&self, vs: &VirtualServerId) -> bool {
+        self.wanted.iter().any(|(wanted, _)| wanted == vs)
+    }
+
+    fn wants_vip(&self, vip: IpAddr) -> bool {
+        self.wanted.iter().any(|(vs, _)| vs.vip_port().is_some_and(|port| port.addr == vip))
+    }
+
+    fn ipvs(&mut self, op: &IpvsOp) {
+        let quiesces = |settings: &RealServer| settings.weight.is_quiesced();
+        let bad = match op {
+            IpvsOp::DeleteVirtualServer { vs } => self.wants_server(vs),
+            IpvsOp::DeleteRealServer { vs, rs } => self.wanted.contains(&(*vs, *rs)),
+            IpvsOp::SetRealServer { vs, rs, settings } | IpvsOp::AddRealServer { vs, rs, settings } => {
+                self.wanted.contains(&(*vs, *rs)) && quiesces(settings)
+            }
+            _ => false,
+        };
+        self.check(bad, op);
+    }
+
+    fn vips(&mut self, op: &VipOp) {
+        self.check(matches!(op, VipOp::DeleteRoute { vip } if self.wants_vip(*vip)), op);
+    }
+
+    fn rules(&mut self, op: &RulesOp) {
+        use RuleSet::{MasqueradeNonLocal, NoEndpoints, Services};
+        let bad = match op {
+            RulesOp::DeleteElement(RuleElement { key: ElementKey::Addr(vip), .. }) => self.wants_vip(*vip),
+            RulesOp::DeleteElement(RuleElement {
+                set: Services | MasqueradeNonLocal,
+                key: ElementKey::Port(port),
+            })
+            | RulesOp::AddElement(RuleElement { set: NoEndpoints, key: ElementKey::Port(port) }) => {
+                self.wants_server(&(*port).into())
+            }
+            _ => false,
+        };
+        self.check(bad, op);
+    }
+}
+
+fn watch(kernel: &Kernel) -> Rc<RefCell<Guard>> {
+    let guard = Rc::new(RefCell::new(Guard::default()));
+    let (ipvs, vips, rules) = (guard.clone(), guard.clone(), guard.clone());
+    kernel.ipvs.refuse(move |op| {
+        ipvs.borrow_mut().ipvs(op);
+        None
+    });
+    kernel.vips.refuse(move |op| {
+        vips.borrow_mut().vips(op);
+        None
+    });
+    kernel.rules.refuse(move |op| {
+        rules.borrow_mut().rules(op);
+        None
+    });
+    guard
+}
+
+fn serving(kernel: &Kernel) -> BTreeSet<(VirtualServerId, RealServerId)> {
+    let all = kernel.ipvs.virtual_servers();
+    let of = |(vs, (_, rs)): (&VirtualServerId, &(_, BTreeMap<RealServerId, RealServer>))| {
+        let serving = rs.iter().filter(|(_, settings)| !settings.weight.is_quiesced());
+        serving.map(|(rs, _)| (*vs, *rs)).collect::<Vec<_>>()
+    };
+    all.iter().flat_map(of).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Nothing that the objects want is ever quiesced, removed or refused.
+    #[test]
+    fn nothing_wanted_is_taken_away(steps in proptest::collection::vec(step(), 1..40)) {
+        let (mut world, mut api) = (World::on(Kernel::new(), by_cidr()), Api::default());
+        let guard = watch(&world.kernel);
+        api.begin(&mut world);
+        world.run();
+        for step in steps {
+            if matches!(step, Step::Pass(_) | Step::Run | Step::Restart) {
+                guard.borrow_mut().wanted = serving(&api.fresh().kernel);
+            }
+            let text = format!("{step:?}");
+            play(&mut world, &mut api, step);
+            prop_assert_eq!(&guard.borrow().seen, &Vec::<String>::new(), "in {}", text);
+        }
+    }
+}
