@@ -51,7 +51,7 @@ impl Default for Buffers {
     }
 }
 
-/// What went through a socket, for tests and benches.
+/// What went through a socket, for tests, benches and metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// `send` calls.
@@ -64,6 +64,21 @@ pub struct Counters {
     pub messages_received: u64,
     /// Bytes sent.
     pub bytes_sent: u64,
+}
+
+impl std::ops::Add for Counters {
+    type Output = Counters;
+
+    /// What went through two sockets.
+    fn add(self, other: Counters) -> Counters {
+        Counters {
+            sends: self.sends + other.sends,
+            receives: self.receives + other.receives,
+            messages_sent: self.messages_sent + other.messages_sent,
+            messages_received: self.messages_received + other.messages_received,
+            bytes_sent: self.bytes_sent + other.bytes_sent,
+        }
+    }
 }
 
 /// What one attempt to receive gave.

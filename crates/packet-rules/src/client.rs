@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use dataplane::{BatchReport, ObservedRules, RulesTable, TableError};
 use lb_types::{RuleElement, RulesLayout, RulesOp};
-use netlink::{Buffers, Protocol, RequestSocket};
+use netlink::{Buffers, Counters, Protocol, RequestSocket};
 
 use crate::{
     RulesError, nft,
@@ -48,6 +48,11 @@ impl RulesClient {
     /// Port under which notifications of our own changes are sent, for [`crate::RulesWatcher::open`].
     pub fn port_id(&self) -> u32 {
         self.batches.port_id()
+    }
+
+    /// What went through both sockets so far.
+    pub fn counters(&self) -> Counters {
+        self.requests.counters() + self.batches.counters
     }
 
     fn observe_rules(&mut self, wanted: &RulesLayout) -> Result<ObservedRules, RulesError> {

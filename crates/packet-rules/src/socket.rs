@@ -6,7 +6,7 @@
 
 use std::io;
 
-use netlink::{Message, Messages, Request, flags};
+use netlink::{Counters, Message, Messages, Request, flags};
 use netlink_sys::{Socket, SocketAddr};
 use rustix::net::sockopt;
 
@@ -47,6 +47,7 @@ pub(crate) struct BatchSocket {
     /// Granted size of the send buffer.
     send_buffer: usize,
     buffer: Vec<u8>,
+    pub(crate) counters: Counters,
 }
 
 impl BatchSocket {
@@ -66,7 +67,8 @@ impl BatchSocket {
         let _ = sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER)
             .or_else(|_| sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER));
         let send_buffer = sockopt::socket_send_buffer_size(&socket).unwrap_or(0);
-        Ok(BatchSocket { socket, port_id, sequence: 0, send_buffer, buffer: Vec::with_capacity(DATAGRAM) })
+        let (buffer, counters) = (Vec::with_capacity(DATAGRAM), Counters::default());
+        Ok(BatchSocket { socket, port_id, sequence: 0, send_buffer, buffer, counters })
     }
 
     /// The port that notifications of our own transactions carry.
@@ -83,8 +85,14 @@ impl BatchSocket {
         self.discard_pending()?;
         let (datagram, first) = self.assemble(transaction, generation);
         self.reserve(datagram.len());
+        self.counters.sends += 1;
         match self.socket.send(&datagram, 0) {
-            Ok(_) => self.collect(transaction, first),
+            Ok(_) => {
+                // Those that begin and end it are messages, too.
+                self.counters.messages_sent += transaction.messages.len() as u64 + 2;
+                self.counters.bytes_sent += datagram.len() as u64;
+                self.collect(transaction, first)
+            }
             Err(source) => Err(RulesError::Send { bytes: datagram.len(), source }),
         }
     }
@@ -124,9 +132,12 @@ impl BatchSocket {
         let count = transaction.messages.len();
         let mut replies = Replies::default();
         while let Some(datagram) = self.receive(&mut replies.lost)? {
+            let mut received = 0;
             for message in Messages::new(datagram) {
+                received += 1;
                 replies.take(&message, first, count);
             }
+            self.counters.messages_received += received;
         }
         replies.outcome()
     }
@@ -140,6 +151,7 @@ impl BatchSocket {
     fn receive(&mut self, lost: &mut bool) -> Result<Option<&[u8]>, RulesError> {
         loop {
             self.buffer.clear();
+            self.counters.receives += 1;
             match self.socket.recv(&mut self.buffer, libc::MSG_DONTWAIT) {
                 Ok(_) => return Ok(Some(&self.buffer)),
                 Err(e) if e.raw_os_error() == Some(libc::EINTR) => {}

@@ -3,6 +3,7 @@
 //! Every test has network namespaces of its own. Needs root.
 
 mod contract;
+mod cost;
 mod interference;
 mod refusals;
 #[path = "../support/mod.rs"]
