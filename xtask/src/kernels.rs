@@ -72,6 +72,14 @@ impl Kernel {
         self.dir.join("lib/modules").join(&self.release)
     }
 
+    /// Whether the guest can load a module of this name.
+    pub fn has(&self, module: &str) -> Result<bool> {
+        let path = self.modules().join("modules.dep");
+        let dependencies = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let file = format!("/{module}.ko:");
+        Ok(dependencies.lines().any(|line| line.contains(&file)))
+    }
+
     fn load(dir: &Path) -> Option<Self> {
         let text = fs::read_to_string(dir.join("kernel.json")).ok()?;
         let kernel: Self = serde_json::from_str(&text).ok()?;

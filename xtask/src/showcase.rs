@@ -1,10 +1,10 @@
-//! `cargo xtask demo` and `cargo xtask bench`: programs of package `e2e` on a real kernel.
+//! `cargo xtask demo` and `cargo xtask bench`: programs of the packages `e2e` and `benches` on a real kernel.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result};
 use clap::Args;
 
 use crate::build::{self, Executable};
@@ -12,14 +12,32 @@ use crate::guest::cli::{report, to_terminal};
 use crate::guest::image::Image;
 use crate::guest::{self, protocol::Task};
 use crate::guest_test::{add_programs, environment};
-use crate::workspace::Workspace;
-use crate::{command, kernels, paths, setup};
+use crate::kernels::{self, Kernel};
+use crate::{command, paths, setup};
 
 /// Nothing shown takes longer.
 const TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Where a program that measures writes its results; `KUBE_IPVS_RESULTS` tells it.
 const RESULTS: &str = "/results";
+
+/// Tells a program which commit it measures.
+const COMMIT: &str = "KUBE_IPVS_COMMIT";
+
+/// A program that is shown.
+struct Program {
+    package: &'static str,
+    name: &'static str,
+    /// Modules that it needs besides those that every kernel of ours has.
+    modules: &'static [&'static str],
+    /// Where its results belong, below the repository.
+    results: Option<&'static str>,
+}
+
+const DEMO: Program = Program { package: "e2e", name: "demo", modules: &[], results: None };
+
+const BENCH: Program =
+    Program { package: "benches", name: "bench", modules: &["nlmon"], results: Some("benches/results") };
 
 /// Gives the program a network of its own: interfaces, sysfs and named namespaces.
 const PRIVATE_NETWORK: &str = "mount -t sysfs sysfs /sys && mkdir -p /run/netns && \
@@ -42,32 +60,34 @@ pub struct Showcase {
 impl Showcase {
     /// Runs the rolling update; the exit code is that of the program.
     pub fn demo(&self) -> Result<ExitCode> {
-        self.run("demo", None)
+        self.run(&DEMO)
     }
 
     /// Measures, and copies the results to `benches/results`.
     pub fn bench(&self) -> Result<ExitCode> {
-        self.run("bench", Some(&paths::repository().join("benches/results")))
+        self.run(&BENCH)
     }
 
-    fn run(&self, program: &str, results: Option<&Path>) -> Result<ExitCode> {
+    fn run(&self, program: &Program) -> Result<ExitCode> {
         setup::ensure()?;
         let programs = build(program)?;
         if self.kernel.is_none() && host_has_ipvs() {
             println!("This host has IPVS: running in a private network namespace");
-            return self.on_host(program, &programs, results);
+            return self.on_host(program, &programs);
         }
-        self.in_guest(program, &programs, results)
+        self.in_guest(program, &programs)
     }
 
-    fn on_host(&self, program: &str, programs: &[Executable], results: Option<&Path>) -> Result<ExitCode> {
+    fn on_host(&self, program: &Program, programs: &[Executable]) -> Result<ExitCode> {
         let mut command = Command::new("unshare");
         command.args(["--net", "--mount", "sh", "-c", PRIVATE_NETWORK, "sh"]);
-        command.arg(path_of(programs, program)?).args(&self.arguments);
+        command.arg(path_of(programs, program.name)?).args(&self.arguments);
         command.env("KUBE_IPVS_BIN", path_of(programs, "kube-ipvs")?);
         command.env("KUBE_IPVS_EXAMPLES", paths::repository().join("manifests/examples"));
-        if let Some(results) = results {
-            paths::create(results)?;
+        command.envs(commit().map(|commit| (COMMIT, commit)));
+        if let Some(results) = program.results {
+            let results = paths::repository().join(results);
+            paths::create(&results)?;
             command.env("KUBE_IPVS_RESULTS", results);
         }
         let status = command.status().with_context(|| format!("starting {}", command::render(&command)))?;
@@ -75,41 +95,52 @@ impl Showcase {
         Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
     }
 
-    fn in_guest(&self, program: &str, programs: &[Executable], results: Option<&Path>) -> Result<ExitCode> {
-        let series = kernels::series(self.kernel.as_deref().unwrap_or(kernels::DEFAULT))?;
-        let kernel = kernels::ensure(series)?;
+    fn in_guest(&self, program: &Program, programs: &[Executable]) -> Result<ExitCode> {
+        let kernel = self.kernel_with(program.modules)?;
         let mut image = Image::new(&kernel)?;
         add_programs(&mut image, programs)?;
         image.add_folder(RESULTS);
-        let what = format!("{program}-{}", std::process::id());
+        let what = format!("{}-{}", program.name, std::process::id());
         println!("Starting a guest with Linux {}", kernel.release);
         let mut session = guest::boot(&kernel, &image, self.memory, &what)?;
         let mut env = environment(&kernel);
         env.push(("KUBE_IPVS_RESULTS".to_owned(), RESULTS.to_owned()));
-        let mut argv = vec![format!("/bin/{program}")];
+        env.extend(commit().map(|commit| (COMMIT.to_owned(), commit)));
+        let mut argv = vec![format!("/bin/{}", program.name)];
         argv.extend_from_slice(&self.arguments);
         let timeout_ms = u64::try_from(TIMEOUT.as_millis()).unwrap_or(u64::MAX);
         let outcome = session.run(&Task { argv, env, timeout_ms }, to_terminal)?;
-        if let Some(results) = results {
-            session.fetch(RESULTS, results)?;
+        if let Some(results) = program.results {
+            let results = paths::repository().join(results);
+            session.fetch(RESULTS, &results)?;
             println!("Results are in {}", results.display());
         }
         session.quit();
         Ok(report(&outcome, &kernel, &what))
     }
+
+    /// The kernel; one that was cached before such modules were wanted is fetched anew.
+    fn kernel_with(&self, modules: &[&str]) -> Result<Kernel> {
+        let series = kernels::series(self.kernel.as_deref().unwrap_or(kernels::DEFAULT))?;
+        let kernel = kernels::ensure(series)?;
+        let complete =
+            modules.iter().try_fold(true, |all, module| Ok::<_, Error>(all && kernel.has(module)?))?;
+        if complete { Ok(kernel) } else { kernels::update(series) }
+    }
+}
+
+/// The commit that is measured, if git can tell.
+fn commit() -> Option<String> {
+    let mut git = Command::new("git");
+    git.args(["describe", "--always", "--dirty", "--abbrev=12"]).current_dir(paths::repository());
+    command::capture(&mut git).ok().map(|text| text.trim().to_owned())
 }
 
 /// Builds the program and the product as users get it.
-fn build(program: &str) -> Result<Vec<Executable>> {
-    let workspace = Workspace::load()?;
-    let exists = workspace
-        .package("e2e")
-        .is_some_and(|package| package.targets_of("bin").any(|target| target.name == program));
-    if !exists {
-        bail!("there is no {program} yet: package e2e has no program of that name");
-    }
-    println!("Building kube-ipvs and {program}");
-    let selection = ["--package", "kube-ipvs", "--package", "e2e", "--bin", "kube-ipvs", "--bin", program];
+fn build(program: &Program) -> Result<Vec<Executable>> {
+    let Program { package, name, .. } = program;
+    println!("Building kube-ipvs and {name}");
+    let selection = ["--package", "kube-ipvs", "--package", package, "--bin", "kube-ipvs", "--bin", name];
     build::programs("release", &selection.map(str::to_owned))
 }
 

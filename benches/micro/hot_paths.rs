@@ -1,0 +1,105 @@
+//! The hot paths without a kernel, one by one: `cargo bench -p benches`.
+//!
+//! For finding out where time goes; what users get is measured by `cargo xtask bench`.
+
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use benches::alone::Absent;
+use benches::objects::{self, Size};
+use criterion::{Criterion, criterion_group, criterion_main};
+use ipvs::codec::{Command, Destination, DestinationKey, Service, ServiceKey, parse_destination};
+use kube_source::{convert, wire};
+use lb_types::Scheduler;
+use netlink::{Batch, Messages};
+use planner::{NodeFacts, PlannerConfig, desire_service};
+use reconcile::{Config, Event, Reconciler};
+use service_model::{EndpointSlice, ModelEvent, ServiceModel};
+
+/// A slice whose first endpoint is another one each time.
+fn changed(size: Size, number: usize) -> EndpointSlice {
+    let service = number % size.services;
+    let mut pods = objects::pods(size, service);
+    pods[0] = objects::new_pod(number % 65_536);
+    objects::slice(service, &pods)
+}
+
+fn model(c: &mut Criterion) {
+    let size = Size::of(10_000);
+    let mut model = ServiceModel::default();
+    objects::events(size).into_iter().for_each(|event| model.apply(event));
+    let _all = model.take_dirty();
+    let mut number = 0;
+    c.bench_function("model: one changed slice of 10,000", |b| {
+        b.iter(|| {
+            number += 1;
+            model.apply(ModelEvent::SliceApplied(changed(size, number)));
+            black_box(model.take_dirty())
+        });
+    });
+    let (facts, config) = (NodeFacts::default(), PlannerConfig::default());
+    c.bench_function("planner: intent of one service", |b| {
+        b.iter(|| {
+            number += 1;
+            let service = model.service(&objects::service_name(number % size.services));
+            service.map(|service| black_box(desire_service(service, &model, &facts, &config)))
+        });
+    });
+}
+
+/// From event to writes, over tables that cost nothing.
+fn step(c: &mut Criterion) {
+    for size in [Size::of(100), Size::of(10_000)] {
+        let mut reconciler = Reconciler::new(Config::default(), Absent::tables());
+        objects::events(size).into_iter().for_each(|event| reconciler.handle(Event::Model(event)));
+        while !reconciler.is_running() {
+            reconciler.step(Duration::ZERO);
+        }
+        let mut number = 0;
+        c.bench_function(&format!("loop: one changed slice of {}", size.services), |b| {
+            b.iter(|| {
+                number += 1;
+                reconciler.handle(Event::Model(ModelEvent::SliceApplied(changed(size, number))));
+                black_box(reconciler.step(Duration::ZERO))
+            });
+        });
+    }
+}
+
+fn source(c: &mut Criterion) {
+    let json = objects::slice_json(1, &objects::pods(Size::of(10), 1)).to_string();
+    c.bench_function("source: JSON of a slice with 10 endpoints", |b| {
+        b.iter(|| {
+            let object = serde_json::from_str::<wire::AnyObject>(black_box(&json));
+            object.map(|object| convert::slice(&object.into_slice()))
+        });
+    });
+}
+
+fn codec(c: &mut Criterion) {
+    let key = ServiceKey::Address { addr: Ipv4Addr::new(10, 96, 0, 1).into(), protocol: 6, port: 80 };
+    let service = Service::new(key, Scheduler::RR);
+    let destinations: Vec<_> = (0..10)
+        .map(|n| Destination::new(DestinationKey { addr: IpAddr::from([10, 0, 0, n]), port: 8080 }))
+        .collect();
+    let mut batch = Batch::new();
+    c.bench_function("codec: encode a virtual server with 10 real servers", |b| {
+        b.iter(|| {
+            batch.clear();
+            Command::NewService(&service).push(&mut batch, 30);
+            destinations.iter().for_each(|d| Command::NewDest(&key, d).push(&mut batch, 30));
+            black_box(batch.as_bytes().len())
+        });
+    });
+    // A reply looks like the request to add a real server, but for the counters.
+    c.bench_function("codec: decode 10 real servers", |b| {
+        b.iter(|| {
+            let messages = Messages::new(black_box(batch.as_bytes()));
+            messages.filter_map(|message| parse_destination(&message, &key)).count()
+        });
+    });
+}
+
+criterion_group!(hot_paths, model, step, source, codec);
+criterion_main!(hot_paths);

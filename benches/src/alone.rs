@@ -1,0 +1,119 @@
+//! The product's loop with IPVS as its only real table: what `ipvsadm -R` can be compared with, because that knows
+//! nothing of routes and packet rules.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use dataplane::{
+    BatchReport, IpvsTable, ObservedLink, ObservedRealServer, ObservedRules, ObservedVips, RulesTable,
+    TableError, Tables, VipTable, VirtualServerDump, fake::FakeSysctls,
+};
+use ipvs::IpvsClient;
+use lb_types::{IpvsOp, RulesLayout, RulesOp, VipOp, VirtualServerId};
+use reconcile::{Config, Event, Reconciler};
+
+use crate::objects::{self, Size};
+use crate::world::World;
+
+/// How long the loop took.
+#[derive(Debug, Clone, Copy)]
+pub struct Alone {
+    /// From the first step to the last: planning, encoding, writing, taking note.
+    pub all: Duration,
+    /// The part inside the IPVS client: encoding and writing.
+    pub apply: Duration,
+}
+
+/// Programs IPVS of a fresh world; the events have arrived before the clock starts.
+pub fn program(world: &World, size: Size) -> Result<Alone> {
+    world.ns.enter(|| {
+        let spent = Rc::new(Cell::new(Duration::ZERO));
+        let ipvs = Timed { client: IpvsClient::open()?, spent: Rc::clone(&spent) };
+        let tables = Tables { ipvs: Box::new(ipvs), ..Absent::tables() };
+        let mut reconciler = Reconciler::new(Config::default(), tables);
+        objects::events(size).into_iter().for_each(|event| reconciler.handle(Event::Model(event)));
+        let start = Instant::now();
+        let mut failed = 0;
+        while !reconciler.is_running() {
+            failed += reconciler.step(start.elapsed()).failed;
+        }
+        let all = start.elapsed();
+        ensure!(failed == 0, "the kernel refused {failed} writes");
+        Ok(Alone { all, apply: spent.get() })
+    })
+}
+
+/// The IPVS client, with the time spent in its writes.
+struct Timed {
+    client: IpvsClient,
+    spent: Rc<Cell<Duration>>,
+}
+
+impl IpvsTable for Timed {
+    fn dump_virtual_servers(&mut self) -> Result<VirtualServerDump, TableError> {
+        self.client.dump_virtual_servers()
+    }
+
+    fn dump_real_servers(&mut self, vs: VirtualServerId) -> Result<Vec<ObservedRealServer>, TableError> {
+        self.client.dump_real_servers(vs)
+    }
+
+    fn apply(&mut self, ops: &[IpvsOp]) -> Result<BatchReport, TableError> {
+        let start = Instant::now();
+        let report = self.client.apply(ops);
+        self.spent.set(self.spent.get() + start.elapsed());
+        report
+    }
+}
+
+/// Tables that are empty at the start and to which every write succeeds at no cost.
+#[derive(Debug, Clone, Copy)]
+pub struct Absent;
+
+impl Absent {
+    /// Instead of a kernel.
+    pub fn tables() -> Tables {
+        Tables {
+            ipvs: Box::new(Absent),
+            vips: Box::new(Absent),
+            rules: Box::new(Absent),
+            sysctls: Box::new(FakeSysctls::default()),
+        }
+    }
+}
+
+impl IpvsTable for Absent {
+    fn dump_virtual_servers(&mut self) -> Result<VirtualServerDump, TableError> {
+        Ok(VirtualServerDump::default())
+    }
+
+    fn dump_real_servers(&mut self, _vs: VirtualServerId) -> Result<Vec<ObservedRealServer>, TableError> {
+        Ok(Vec::new())
+    }
+
+    fn apply(&mut self, _ops: &[IpvsOp]) -> Result<BatchReport, TableError> {
+        Ok(BatchReport::default())
+    }
+}
+
+impl VipTable for Absent {
+    fn observe(&mut self) -> Result<ObservedVips, TableError> {
+        Ok(ObservedVips { link: Some(ObservedLink { dummy: true, up: true }), ..ObservedVips::default() })
+    }
+
+    fn apply(&mut self, _ops: &[VipOp]) -> Result<BatchReport, TableError> {
+        Ok(BatchReport::default())
+    }
+}
+
+impl RulesTable for Absent {
+    fn observe(&mut self, _wanted: &RulesLayout) -> Result<ObservedRules, TableError> {
+        Ok(ObservedRules { table: true, layout_current: true, ..ObservedRules::default() })
+    }
+
+    fn apply(&mut self, _ops: &[RulesOp]) -> Result<BatchReport, TableError> {
+        Ok(BatchReport::default())
+    }
+}

@@ -1,0 +1,23 @@
+//! The benchmark: kube-ipvs on a real kernel against `ipvsadm` and against the bytes alone.
+//!
+//! Everything is measured in one run on one machine, so that figures can be compared with each other; those of an
+//! emulated guest cannot be compared with those of anything else. `cargo xtask bench` runs it.
+//!
+//! In reading order: [`objects`] is the cluster; [`world`] a node for each measurement; [`product`] the process under
+//! test; [`programming`] fills an empty kernel in every way; [`running`] changes a full one, fed by [`cluster`]; [`report`]
+//! tells.
+//!
+//! Here are no tests with a clock: whether a target is met is printed, and decides nothing.
+
+pub mod alone;
+pub mod cluster;
+pub mod noise;
+pub mod objects;
+pub mod process;
+pub mod product;
+pub mod programming;
+pub mod replay;
+pub mod report;
+pub mod running;
+pub mod tap;
+pub mod world;

@@ -1,0 +1,349 @@
+//! kube-ipvs with everything programmed, fed by an API server: one change, many at once, none, and a restart.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use dataplane::IpvsTable;
+use ipvs::IpvsClient;
+use rustix::process::{Signal, kill_process};
+use serde::Serialize;
+use test_apiserver::monotonic;
+
+use crate::cluster::{Change, Cluster};
+use crate::objects::{self, Size};
+use crate::process;
+use crate::product::{Input, PATIENCE, Product, Settings};
+use crate::programming::{Bench, has_strace, parse_summary};
+use crate::tap::Tap;
+use crate::world::{World, millis};
+
+/// Pause between two looks at a virtual server.
+const LOOK: Duration = Duration::from_micros(200);
+
+/// Pause between two changes, so that none waits behind another.
+const APART: Duration = Duration::from_millis(25);
+
+/// Changes whose messages and system calls are counted.
+const COUNTED: usize = 20;
+
+/// Changes in a burst.
+const BURST: usize = 1_000;
+
+/// How long and how often.
+#[derive(Debug, Clone, Copy)]
+pub struct Samples {
+    /// Changes that are timed one by one.
+    pub changes: usize,
+    /// Length of the idle time.
+    pub idle: Duration,
+}
+
+/// One size; times in milliseconds.
+#[derive(Debug, Clone, Serialize)]
+pub struct Running {
+    /// From the start of the process to a programmed kernel.
+    pub start_ms: f64,
+    /// One change at a time.
+    pub changes: Changes,
+    /// Many at once.
+    pub burst: Burst,
+    /// Nothing happens.
+    pub idle: Idle,
+    /// After all of the above.
+    pub memory: Memory,
+    /// What changes cost, counted in a run of their own.
+    pub change_counts: ChangeCounts,
+    /// With everything in place.
+    pub restart: Restart,
+}
+
+/// One endpoint is replaced: its real server comes, the old one is quiesced.
+#[derive(Debug, Clone, Serialize)]
+pub struct Changes {
+    /// From the API server's answer to the kernel.
+    pub answer_to_kernel: Latency,
+    /// From the hand-over of the watch event to the kernel.
+    pub event_to_kernel: Latency,
+    /// Median time between two looks at the kernel: what the latencies may be too long by.
+    pub resolution_ms: f64,
+}
+
+/// Times of many.
+#[derive(Debug, Clone, Serialize)]
+pub struct Latency {
+    /// How many.
+    pub samples: usize,
+    /// The median.
+    pub p50_ms: f64,
+    /// 99 of 100 are not longer.
+    pub p99_ms: f64,
+    /// The longest.
+    pub longest_ms: f64,
+}
+
+/// Changes that arrive together.
+#[derive(Debug, Clone, Serialize)]
+pub struct Burst {
+    /// How many.
+    pub changes: usize,
+    /// From the API server's answer until all are in the kernel.
+    pub all_ms: f64,
+    /// Syncs that it took.
+    pub syncs: usize,
+    /// Writes that it took so far; real servers that drain go later.
+    pub writes: usize,
+}
+
+/// Nothing happens but audits.
+#[derive(Debug, Clone, Serialize)]
+pub struct Idle {
+    /// For so long.
+    pub seconds: f64,
+    /// User and system time.
+    pub cpu_ms: f64,
+    /// The same as a share.
+    pub percent_of_a_core: f64,
+}
+
+/// Resident memory.
+#[derive(Debug, Clone, Serialize)]
+pub struct Memory {
+    /// The most ever.
+    pub peak_kb: u64,
+    /// After the idle time.
+    pub settled_kb: u64,
+}
+
+/// What a change costs, the drain of the old real server to its end included.
+#[derive(Debug, Clone, Serialize)]
+pub struct ChangeCounts {
+    /// Changes that were counted.
+    pub changes: usize,
+    /// Netlink datagrams sent to the kernel, per change.
+    pub sends_per_change: f64,
+    /// Messages in them, per change.
+    pub messages_per_change: f64,
+    /// Messages that write, per change.
+    pub write_messages_per_change: f64,
+    /// System calls of the whole process, per change; unknown without `strace`.
+    pub system_calls_per_change: Option<f64>,
+    /// By name, of all these changes together.
+    pub system_calls: BTreeMap<String, u64>,
+}
+
+/// Start with the state already in place.
+#[derive(Debug, Clone, Serialize)]
+pub struct Restart {
+    /// From the start of the process until it says that everything is programmed.
+    pub ready_ms: f64,
+    /// Netlink messages that write, recorded by the kernel in another restart.
+    pub writes: usize,
+}
+
+/// Measures one size on one node.
+pub fn measure(bench: &Bench, size: Size, samples: Samples) -> Result<Running> {
+    let directory = bench.directory(&format!("running-{}", size.services))?;
+    let world = World::new()?;
+    let mut cluster = Cluster::start(&world, size)?;
+    let kubeconfig = directory.join("kubeconfig");
+    cluster.write_kubeconfig(&kubeconfig)?;
+    let settings = Settings { binary: bench.binary.clone(), input: Input::Kubeconfig(kubeconfig), directory };
+    let (mut product, start_ms) = start(&world, &settings, size)?;
+    let mut kernel = world.ns.enter(IpvsClient::open)?;
+
+    let changes = changes(&mut cluster, &mut kernel, samples.changes).context("one change at a time")?;
+    let burst = burst(&mut cluster, &mut kernel, &mut product).context("a burst of changes")?;
+    product.wait_for_drains().context("drains after the burst")?;
+    let idle = idle(&product, samples.idle)?;
+    let memory = Memory {
+        peak_kb: process::status_kb(product.pid(), "VmHWM")?,
+        settled_kb: process::status_kb(product.pid(), "VmRSS")?,
+    };
+    product.stop()?;
+    world.check(size, true).context("before the restart")?;
+    let (product, ready_ms) = start(&world, &settings, size).context("restart")?;
+    product.stop()?;
+
+    world.add_tap()?;
+    let tap = Tap::start(&world)?;
+    let (mut product, _) = start_unchecked(&world, &settings).context("restart that is recorded")?;
+    let writes = tap.finish()?.traffic().write_messages;
+    let change_counts = count(&world, &mut cluster, &mut product).context("counting changes")?;
+    product.stop()?;
+    world.check(size, true).context("after everything")?;
+    let restart = Restart { ready_ms, writes };
+    Ok(Running { start_ms, changes, burst, idle, memory, change_counts, restart })
+}
+
+/// Starts kube-ipvs, stops it in its tracks when it says that it is ready, and looks whether that is true.
+fn start(world: &World, settings: &Settings, size: Size) -> Result<(Product, f64)> {
+    let (product, ready_ms) = start_unchecked(world, settings)?;
+    process::freeze(product.pid())?;
+    world.check(size, true)?;
+    process::thaw(product.pid())?;
+    Ok((product, ready_ms))
+}
+
+fn start_unchecked(world: &World, settings: &Settings) -> Result<(Product, f64)> {
+    let mut product = Product::start(world, settings)?;
+    let ready = product.wait_until_programmed()?;
+    let ready_ms = millis(ready - product.started);
+    Ok((product, ready_ms))
+}
+
+/// Replaces one endpoint after the other, each when the one before is in the kernel.
+fn changes(cluster: &mut Cluster, kernel: &mut IpvsClient, samples: usize) -> Result<Changes> {
+    let (mut answers, mut events, mut gaps) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..samples {
+        thread::sleep(APART);
+        let change = cluster.change()?;
+        let seen = wait_until_in_kernel(kernel, &change, &mut gaps)?;
+        answers.push(seen.saturating_sub(change.answered));
+        let handed_over = cluster.handed_over(&change).context("a change that no watch was told of")?;
+        events.push(seen.saturating_sub(handed_over));
+    }
+    Ok(Changes {
+        answer_to_kernel: Latency::of(answers),
+        event_to_kernel: Latency::of(events),
+        resolution_ms: Latency::of(gaps).p50_ms,
+    })
+}
+
+/// Looks at the virtual server until its real servers in service are the endpoints of the change; returns when that was.
+fn wait_until_in_kernel(
+    kernel: &mut IpvsClient,
+    change: &Change,
+    gaps: &mut Vec<Duration>,
+) -> Result<Duration> {
+    let wanted: BTreeSet<IpAddr> = change.pods.iter().map(|pod| IpAddr::from(*pod)).collect();
+    let mut before = monotonic();
+    loop {
+        let serving = serving(kernel, change.service)?;
+        let now = monotonic();
+        if serving == wanted {
+            return Ok(now);
+        }
+        ensure!(now.saturating_sub(change.answered) < PATIENCE, "the kernel still has {serving:?}");
+        thread::sleep(LOOK);
+        let next = monotonic();
+        gaps.push(next.saturating_sub(before));
+        before = next;
+    }
+}
+
+/// The real servers of a Service that take new connections.
+fn serving(kernel: &mut IpvsClient, service: usize) -> Result<BTreeSet<IpAddr>> {
+    let servers = kernel.dump_real_servers(objects::virtual_server(service))?;
+    let serving = servers.iter().filter(|server| !server.settings.weight.is_quiesced());
+    Ok(serving.map(|server| server.id.addr).collect())
+}
+
+/// Replaces many endpoints at once.
+fn burst(cluster: &mut Cluster, kernel: &mut IpvsClient, product: &mut Product) -> Result<Burst> {
+    let before = product.syncs()?.len();
+    let (services, answered) = cluster.burst(BURST)?;
+    for service in services {
+        let wanted: BTreeSet<IpAddr> = cluster.pods(service).iter().map(|pod| IpAddr::from(*pod)).collect();
+        while serving(kernel, service)? != wanted {
+            ensure!(monotonic().saturating_sub(answered) < PATIENCE, "Service {service} is not up to date");
+            thread::sleep(LOOK);
+        }
+    }
+    let all = monotonic().saturating_sub(answered);
+    let syncs = product.syncs()?.split_off(before);
+    let writes = syncs.iter().map(|sync| sync.writes).sum();
+    Ok(Burst { changes: BURST, all_ms: millis(all), syncs: syncs.len(), writes })
+}
+
+fn idle(product: &Product, length: Duration) -> Result<Idle> {
+    let (cpu, start) = (process::cpu_time(product.pid())?, Instant::now());
+    thread::sleep(length);
+    let cpu = process::cpu_time(product.pid())?.saturating_sub(cpu);
+    let seconds = start.elapsed().as_secs_f64();
+    let percent_of_a_core = 100.0 * cpu.as_secs_f64() / seconds;
+    Ok(Idle { seconds, cpu_ms: millis(cpu), percent_of_a_core })
+}
+
+/// Counts what some changes cost. Nobody else looks at the kernel meanwhile: that would be counted, too.
+fn count(world: &World, cluster: &mut Cluster, product: &mut Product) -> Result<ChangeCounts> {
+    let summary = product.directory().join("strace-changes");
+    let strace = has_strace().then(|| Attached::to(product.pid(), &summary)).transpose()?;
+    let tap = Tap::start(world)?;
+    for _ in 0..COUNTED {
+        cluster.change()?;
+        thread::sleep(APART * 4);
+    }
+    product.wait_for_drains()?;
+    let traffic = tap.finish()?.traffic();
+    let system_calls = match strace {
+        Some(strace) => strace.detach(&summary)?,
+        None => BTreeMap::new(),
+    };
+    let per_change = |count: usize| count as f64 / COUNTED as f64;
+    Ok(ChangeCounts {
+        changes: COUNTED,
+        sends_per_change: per_change(traffic.sends),
+        messages_per_change: per_change(traffic.messages),
+        write_messages_per_change: per_change(traffic.write_messages),
+        system_calls_per_change: system_calls.get("total").map(|total| *total as f64 / COUNTED as f64),
+        system_calls,
+    })
+}
+
+/// `strace`, counting the system calls of a process that runs already.
+struct Attached(std::process::Child);
+
+impl Attached {
+    fn to(pid: u32, summary: &Path) -> Result<Attached> {
+        let mut command = Command::new("strace");
+        command.args(["-f", "-qq", "-c", "-p", &pid.to_string(), "-o"]).arg(summary);
+        let child = testkit::die_with_thread(command.stdin(Stdio::null())).spawn().context("strace")?;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while process::status_kb(pid, "TracerPid")? == 0 {
+            ensure!(Instant::now() < deadline, "strace does not attach");
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(Attached(child))
+    }
+
+    fn detach(mut self, summary: &Path) -> Result<BTreeMap<String, u64>> {
+        kill_process(process::pid_of(self.0.id())?, Signal::INT).context("SIGINT to strace")?;
+        self.0.wait()?;
+        Ok(parse_summary(&fs::read_to_string(summary)?))
+    }
+}
+
+impl Latency {
+    fn of(mut times: Vec<Duration>) -> Latency {
+        times.sort_unstable();
+        let at = |percent: usize| times.get(rank(percent, times.len())).map_or(0.0, |time| millis(*time));
+        Latency { samples: times.len(), p50_ms: at(50), p99_ms: at(99), longest_ms: at(100) }
+    }
+}
+
+/// Position of a percentile (nearest rank) among so many sorted values.
+fn rank(percent: usize, count: usize) -> usize {
+    (percent * count).div_ceil(100).saturating_sub(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Latency, rank};
+
+    #[test]
+    fn percentiles() {
+        assert_eq!([50, 99, 100].map(|percent| rank(percent, 100)), [49, 98, 99]);
+        assert_eq!([50, 99, 100].map(|percent| rank(percent, 1)), [0, 0, 0]);
+        let latency = Latency::of((1..=200).rev().map(Duration::from_millis).collect());
+        assert_eq!((latency.p50_ms, latency.p99_ms, latency.longest_ms), (100.0, 198.0, 200.0));
+        assert_eq!(Latency::of(Vec::new()).samples, 0);
+    }
+}

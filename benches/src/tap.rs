@@ -1,0 +1,260 @@
+//! A recording of everything that goes over netlink in a network namespace, made by the kernel (nlmon).
+//!
+//! It shows what was really sent, in which pieces, whoever sent it by which means.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use ipvs::codec::uapi::cmd;
+use rustix::net::{netdevice, sockopt};
+use serde::Serialize;
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::world::{TAP, World};
+
+/// Room for what the recording thread has not fetched yet.
+const BUFFER: usize = 512 << 20;
+
+/// No datagram is larger (the product's are 128 KiB at most).
+const LARGEST: usize = 1 << 20;
+
+/// How long nothing must come before a recording is taken to be complete.
+const QUIET: Duration = Duration::from_millis(200);
+
+/// NLM_F_REQUEST
+const REQUEST: u16 = 1;
+/// Length of `struct nlmsghdr`.
+const HEADER: usize = 16;
+/// First message of an nftables transaction (NFNL_MSG_BATCH_BEGIN).
+const BATCH_BEGIN: u16 = 16;
+/// Family numbers below are those of the controller and the like.
+const FIRST_GENERIC_FAMILY: u16 = 17;
+
+/// One datagram as somebody sent it to the kernel, or the kernel to somebody.
+#[derive(Debug, Clone)]
+pub struct Datagram {
+    /// NETLINK_ROUTE and so on.
+    pub protocol: i32,
+    /// Messages, one behind the other.
+    pub bytes: Vec<u8>,
+}
+
+impl Datagram {
+    /// Type, flags and first byte of the payload of each message.
+    pub fn messages(&self) -> impl Iterator<Item = (u16, u16, u8)> + '_ {
+        let mut rest = self.bytes.as_slice();
+        std::iter::from_fn(move || {
+            let header = rest.get(..HEADER)?;
+            let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
+            let kind = u16::from_ne_bytes([header[4], header[5]]);
+            let flags = u16::from_ne_bytes([header[6], header[7]]);
+            let first = rest.get(HEADER).copied().unwrap_or(0);
+            rest = rest.get(length.max(HEADER).next_multiple_of(4)..).unwrap_or_default();
+            Some((kind, flags, first))
+        })
+    }
+
+    /// Whether it went to the kernel.
+    fn is_request(&self) -> bool {
+        self.messages().next().is_some_and(|(_, flags, _)| flags & REQUEST != 0)
+    }
+
+    /// Whether it asks the kernel to change something.
+    pub fn is_write(&self) -> bool {
+        let Some((kind, _, command)) = self.messages().next() else { return false };
+        self.is_request()
+            && match self.protocol {
+                libc::NETLINK_ROUTE => kind % 4 != 2, // RTM_NEW*, DEL*, GET*, SET*
+                libc::NETLINK_NETFILTER => kind == BATCH_BEGIN,
+                libc::NETLINK_GENERIC => kind >= FIRST_GENERIC_FAMILY && is_ipvs_write(command),
+                _ => false,
+            }
+    }
+}
+
+fn is_ipvs_write(command: u8) -> bool {
+    let reads = [cmd::GET_SERVICE, cmd::GET_DEST, cmd::GET_DAEMON, cmd::GET_CONFIG, cmd::GET_INFO];
+    !reads.contains(&command)
+}
+
+/// Everything that was seen.
+#[derive(Debug, Default)]
+pub struct Recording {
+    /// In order.
+    pub datagrams: Vec<Datagram>,
+}
+
+/// What a recording amounts to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Traffic {
+    /// Datagrams sent to the kernel: so many `send` calls on netlink sockets.
+    pub sends: usize,
+    /// Messages in them.
+    pub messages: usize,
+    /// Datagrams that change something.
+    pub write_sends: usize,
+    /// Messages in those.
+    pub write_messages: usize,
+    /// Bytes of those.
+    pub write_bytes: usize,
+    /// Datagrams from the kernel.
+    pub replies: usize,
+}
+
+impl Recording {
+    /// Counts.
+    pub fn traffic(&self) -> Traffic {
+        let mut traffic = Traffic::default();
+        for datagram in &self.datagrams {
+            let messages = datagram.messages().count();
+            if !datagram.is_request() {
+                traffic.replies += 1;
+                continue;
+            }
+            traffic.sends += 1;
+            traffic.messages += messages;
+            if datagram.is_write() {
+                traffic.write_sends += 1;
+                traffic.write_messages += messages;
+                traffic.write_bytes += datagram.bytes.len();
+            }
+        }
+        traffic
+    }
+
+    /// Only what changes something.
+    pub fn into_writes(self) -> Vec<Datagram> {
+        self.datagrams.into_iter().filter(Datagram::is_write).collect()
+    }
+}
+
+/// A recording under way.
+#[derive(Debug)]
+pub struct Tap {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Result<Recording>>,
+}
+
+impl Tap {
+    /// Begins to record in a world that has a tap.
+    pub fn start(world: &World) -> Result<Tap> {
+        let socket = world.ns.enter(open)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&stop);
+        let thread = thread::spawn(move || record(&socket, &seen));
+        Ok(Tap { stop, thread })
+    }
+
+    /// Ends the recording when nothing more comes.
+    pub fn finish(self) -> Result<Recording> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().map_err(|_| anyhow::anyhow!("the recording thread died"))?
+    }
+}
+
+/// A socket that sees what passes the tap and nothing else.
+fn open() -> Result<Socket> {
+    const EVERYTHING: u16 = libc::ETH_P_ALL as u16;
+    let socket = Socket::new(Domain::PACKET, Type::DGRAM, None).context("opening a packet socket")?;
+    sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER).context("SO_RCVBUFFORCE")?;
+    socket.set_read_timeout(Some(QUIET))?;
+    let index = netdevice::name_to_index(&socket, TAP).context("the tap's number")?;
+    #[expect(unsafe_code, reason = "no safe wrapper knows addresses of packet sockets")]
+    // SAFETY: the storage is zeroed and large enough for any address; exactly a `sockaddr_ll` is written into it.
+    let ((), address) = unsafe {
+        SockAddr::try_init(|storage, length| {
+            let address = storage.cast::<libc::sockaddr_ll>();
+            (*address).sll_family = libc::AF_PACKET as u16;
+            (*address).sll_protocol = EVERYTHING.to_be();
+            (*address).sll_ifindex = index.cast_signed();
+            *length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+            Ok(())
+        })
+    }?;
+    socket.bind(&address).context("listening at the tap")?;
+    Ok(socket)
+}
+
+fn record(socket: &Socket, stop: &AtomicBool) -> Result<Recording> {
+    let mut buffer = vec![MaybeUninit::uninit(); LARGEST];
+    let mut recording = Recording::default();
+    loop {
+        match socket.recv_from(&mut buffer) {
+            Ok((length, from)) => {
+                ensure!(length < LARGEST, "a datagram of more than {LARGEST} bytes");
+                recording
+                    .datagrams
+                    .push(Datagram { protocol: protocol_of(&from)?, bytes: initialised(&buffer[..length]) });
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                if stop.load(Ordering::Relaxed) {
+                    return Ok(recording);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error).context("recording"),
+        }
+    }
+}
+
+fn initialised(buffer: &[MaybeUninit<u8>]) -> Vec<u8> {
+    #[expect(unsafe_code, reason = "the kernel has written these bytes")]
+    // SAFETY: the caller passes exactly the part of the buffer that recv_from reported as filled.
+    let byte = |byte: &MaybeUninit<u8>| unsafe { byte.assume_init() };
+    buffer.iter().map(byte).collect()
+}
+
+/// nlmon puts the netlink protocol where network packets have their type.
+fn protocol_of(from: &SockAddr) -> Result<i32> {
+    ensure!(from.len() as usize >= size_of::<libc::sockaddr_ll>(), "not an address of a packet socket");
+    #[expect(unsafe_code, reason = "no safe wrapper knows addresses of packet sockets")]
+    // SAFETY: the storage behind a SockAddr is large enough and aligned for every address type.
+    let address = unsafe { &*from.as_ptr().cast::<libc::sockaddr_ll>() };
+    Ok(i32::from(u16::from_be(address.sll_protocol)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Datagram, Recording, Traffic};
+
+    fn message(kind: u16, flags: u16, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = (16 + payload.len() as u32).to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(flags.to_ne_bytes());
+        bytes.extend([0; 8]);
+        bytes.extend(payload);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    #[test]
+    fn writes_reads_and_replies_are_told_apart() {
+        let datagram = |protocol, bytes: Vec<Vec<u8>>| Datagram { protocol, bytes: bytes.concat() };
+        let recording = Recording {
+            datagrams: vec![
+                datagram(
+                    libc::NETLINK_GENERIC,
+                    vec![message(37, 1, &[1, 1, 0, 0]), message(37, 5, &[5, 1, 0])],
+                ),
+                datagram(libc::NETLINK_GENERIC, vec![message(37, 0x301, &[4, 1, 0, 0])]),
+                datagram(libc::NETLINK_GENERIC, vec![message(16, 5, &[3, 1, 0, 0])]),
+                datagram(libc::NETLINK_GENERIC, vec![message(2, 0x100, &[0; 20])]),
+                datagram(libc::NETLINK_ROUTE, vec![message(24, 0x605, &[2; 12])]),
+                datagram(libc::NETLINK_ROUTE, vec![message(26, 0x301, &[2; 12])]),
+                datagram(libc::NETLINK_NETFILTER, vec![message(16, 1, &[0; 4]), message(17, 1, &[0; 4])]),
+            ],
+        };
+        let traffic = recording.traffic();
+        assert_eq!((traffic.sends, traffic.messages, traffic.replies), (6, 8, 1));
+        assert_eq!(
+            Traffic { write_bytes: 0, ..traffic },
+            Traffic { sends: 6, messages: 8, write_sends: 3, write_messages: 5, write_bytes: 0, replies: 1 }
+        );
+        assert_eq!(recording.into_writes().len(), 3);
+    }
+}
