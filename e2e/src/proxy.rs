@@ -24,8 +24,10 @@ const SHOWN: usize = 120;
 pub struct Settings {
     /// The executable.
     pub binary: PathBuf,
-    /// The directory it follows.
+    /// The directory it follows, unless there is an API server.
     pub manifests: PathBuf,
+    /// How it reaches the API server that it follows.
+    pub kubeconfig: Option<PathBuf>,
     /// Where it keeps its state; private to a test.
     pub state: PathBuf,
     /// Where its standard error goes; later starts append.
@@ -40,6 +42,7 @@ impl Settings {
         let settings = Settings {
             binary: binary.to_owned(),
             manifests: directory.join("manifests"),
+            kubeconfig: None,
             state: directory.join("state"),
             log: directory.join("kube-ipvs.log"),
             flags: vec![CLUSTER_CIDRS.to_owned()],
@@ -57,11 +60,13 @@ impl Settings {
     }
 
     fn arguments(&self) -> Vec<&OsStr> {
-        let mut arguments: Vec<&OsStr> = ["--hostname-override", NODE_NAME, SERVICE_CIDRS, "--manifests"]
-            .into_iter()
-            .map(OsStr::new)
-            .collect();
-        arguments.extend([self.manifests.as_os_str(), OsStr::new("--state-dir"), self.state.as_os_str()]);
+        let mut arguments: Vec<&OsStr> =
+            ["--hostname-override", NODE_NAME, SERVICE_CIDRS].into_iter().map(OsStr::new).collect();
+        match &self.kubeconfig {
+            Some(kubeconfig) => arguments.extend([OsStr::new("--kubeconfig"), kubeconfig.as_os_str()]),
+            None => arguments.extend([OsStr::new("--manifests"), self.manifests.as_os_str()]),
+        }
+        arguments.extend([OsStr::new("--state-dir"), self.state.as_os_str()]);
         arguments.extend(self.flags.iter().map(OsStr::new));
         arguments
     }

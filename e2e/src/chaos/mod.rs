@@ -2,10 +2,11 @@
 //!
 //! In reading order: [`Random`] is where chance comes from; [`Cluster`] holds objects as JSON and changes them the way
 //! users and controllers do ([`Cluster::change`]); [`damage`] is what somebody does to the kernel behind our back;
-//! [`Objects`] is where objects are written for kube-ipvs to see; [`History`] remembers what was done.
+//! [`Objects`] is where objects are written for kube-ipvs to see: an [`Api`] server that breaks, or a [`Directory`]; [`History`] remembers what was done.
 //!
 //! Nothing here knows what the kernel must hold: that is `checker`'s.
 
+mod api;
 mod cluster;
 mod damage;
 mod history;
@@ -17,8 +18,9 @@ mod slices;
 #[cfg(test)]
 mod tests;
 
+pub use api::Api;
 pub use cluster::{Change, Cluster, Id, Step};
 pub use damage::damage;
 pub use history::History;
-pub use objects::{Directory, Objects};
+pub use objects::{Directory, Disturbance, Objects};
 pub use random::Random;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::cluster::{Id, Step};
+use super::random::Random;
 use crate::manifest::{Manifests, NODE_FILE};
 
 /// A store of objects that kube-ipvs follows.
@@ -14,6 +15,23 @@ pub trait Objects {
 
     /// What is in there now, which is the truth: it may have lost or refused something.
     fn list(&mut self) -> Vec<Value>;
+
+    /// Break something until [`Objects::heal`]; `None` where nothing can be broken.
+    fn disturb(&mut self, _random: &mut Random) -> Option<Disturbance> {
+        None
+    }
+
+    /// End everything that [`Objects::disturb`] did.
+    fn heal(&mut self) {}
+}
+
+/// What was broken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disturbance {
+    /// For people.
+    pub what: String,
+    /// Whether writes were lost, so that [`Objects::list`] is not what was written.
+    pub lost: bool,
 }
 
 /// A directory of manifests: one JSON file for each object, replaced in one step.

@@ -107,7 +107,8 @@ pub fn environment(kernel: &Kernel) -> Vec<(String, String)> {
         ("HOME", "/root"),
         ("TMPDIR", "/tmp"),
     ];
-    let passed_on = ["RUST_LOG", "RUST_BACKTRACE", "CI", "CHAOS_SEED", "CHAOS_MINUTES", "CHAOS_VERBOSE"];
+    let passed_on =
+        ["RUST_LOG", "RUST_BACKTRACE", "CI", "CHAOS_SEED", "CHAOS_MINUTES", "CHAOS_SOURCE", "CHAOS_VERBOSE"];
     let passed_on = passed_on.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
     fixed.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).chain(passed_on).collect()
 }
