@@ -1,18 +1,16 @@
 //! Opening the kernel tables of this node.
 
 use anyhow::Context;
-use dataplane::{Sysctls, Tables};
+use dataplane::Tables;
 use ipvs::IpvsClient;
-use kernel::{
-    ConnReuseFacts, KernelRelease, ProcSysctls, SysctlNeeds, decide_conn_reuse_mode, required_sysctls,
-};
+use kernel::{KernelRelease, ProcSysctls, SysctlNeeds, required_sysctls};
 use lb_types::SysctlOp;
 use packet_rules::RulesClient;
 use reconcile::Config;
 use tracing::info;
 use vip::VipClient;
 
-use crate::config::Settings;
+use crate::{config::Settings, conn_reuse::ConnReuseChoice};
 
 /// The tables, and the netlink ports that our own writes come from.
 pub struct Opened {
@@ -52,13 +50,11 @@ fn set_timeouts(ipvs: &mut IpvsClient, settings: &Settings) -> anyhow::Result<()
 /// The loop's configuration with the kernel parameters that this kernel needs; what decided on `conn_reuse_mode` is
 /// logged.
 pub fn with_sysctls(settings: &Settings) -> Config {
-    let release = KernelRelease::running();
-    let vendor = ProcSysctls::default().read(kernel::VENDOR_FILE).ok().flatten();
-    let facts = ConnReuseFacts { flag: settings.conn_reuse, version: release.version, vendor, probe: None };
-    let decision = decide_conn_reuse_mode(&facts);
-    info!(kernel = %release, "{decision}");
+    let kernel = KernelRelease::running();
+    let choice = ConnReuseChoice::make(settings.conn_reuse, &kernel);
+    info!(%kernel, "{choice}");
     let strict_arp = settings.strict_arp;
-    let needs = SysctlNeeds { conn_reuse_mode: decision.mode, ipv4: true, ipv6: true, strict_arp };
+    let needs = SysctlNeeds { conn_reuse_mode: choice.decision.mode, ipv4: true, ipv6: true, strict_arp };
     let all = required_sysctls(&needs).into_iter().map(|required| required.op);
     let (ipv6_sysctls, sysctls) = all.partition(|op: &SysctlOp| op.name == kernel::IPV6_FORWARDING);
     Config { sysctls, ipv6_sysctls, ..settings.reconcile.clone() }

@@ -6,6 +6,7 @@
 mod clock;
 mod commands;
 mod config;
+mod conn_reuse;
 mod flags;
 mod go;
 mod kernel_tables;

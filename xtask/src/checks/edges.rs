@@ -20,6 +20,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("vip", &["dataplane", "lb-types", "netlink"]),
     ("packet-rules", &["dataplane", "lb-types", "netlink"]),
     ("kernel", &["dataplane", "lb-types"]),
+    // Between two adapters and the binary: an experiment that needs both, in a network namespace of its own.
+    ("conn-reuse-probe", &["dataplane", "ipvs", "kernel", "lb-types", "netlink"]),
     ("kube-source", &["lb-types", "service-model"]),
     ("telemetry", &[]),
     // The loop knows the kernel only by its traits.
@@ -28,6 +30,7 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "kube-ipvs",
         &[
+            "conn-reuse-probe",
             "dataplane",
             "drain",
             "ipvs",
