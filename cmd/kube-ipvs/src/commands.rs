@@ -14,7 +14,7 @@ pub fn version() {
 /// Prints what would be written, one line each.
 pub fn plan(settings: &Settings) -> anyhow::Result<()> {
     let source = source::open(settings)?;
-    let tables = kernel_tables::open(settings)?.tables;
+    let tables = kernel_tables::open()?.tables;
     let mut reconciler = Reconciler::new(kernel_tables::with_sysctls(settings), tables);
     let batch = source.read_once();
     batch.problems.iter().for_each(|problem| warn!("{problem}"));
@@ -30,7 +30,7 @@ pub fn plan(settings: &Settings) -> anyhow::Result<()> {
 /// Removes what is ours; refused while a process runs that would bring it back.
 pub fn cleanup(settings: &Settings) -> anyhow::Result<()> {
     let _lock = run::lock(&settings.state_dir)?;
-    let mut reconciler = Reconciler::new(settings.reconcile.clone(), kernel_tables::open(settings)?.tables);
+    let mut reconciler = Reconciler::new(settings.reconcile.clone(), kernel_tables::open()?.tables);
     let (plan, report) = reconciler.cleanup().context("find out what is ours")?;
     print!("{plan}");
     match report.failed {

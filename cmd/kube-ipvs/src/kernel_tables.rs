@@ -23,9 +23,10 @@ pub struct Opened {
 }
 
 /// Opens all tables; an error names the module that is missing and how to load it.
-pub fn open(settings: &Settings) -> anyhow::Result<Opened> {
-    let mut ipvs = IpvsClient::open().context("open the IPVS tables")?;
-    set_timeouts(&mut ipvs, settings)?;
+///
+/// Nothing is written.
+pub fn open() -> anyhow::Result<Opened> {
+    let ipvs = IpvsClient::open().context("open the IPVS tables")?;
     let vips = VipClient::open().context("open the routing tables")?;
     let rules = RulesClient::open().context("open nftables")?;
     let (vip_port, rules_port) = (vips.port_id(), rules.port_id());
@@ -38,12 +39,14 @@ pub fn open(settings: &Settings) -> anyhow::Result<Opened> {
     Ok(Opened { tables, vip_port, rules_port })
 }
 
-fn set_timeouts(ipvs: &mut IpvsClient, settings: &Settings) -> anyhow::Result<()> {
+/// Writes the timeouts of connections that are configured; others stay as they are.
+pub fn set_timeouts(settings: &Settings) -> anyhow::Result<()> {
     if settings.timeouts.iter().all(|timeout| timeout.is_zero()) {
         return Ok(());
     }
     let [tcp, tcp_fin, udp] =
         settings.timeouts.map(|timeout| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX));
+    let mut ipvs = IpvsClient::open().context("open the IPVS tables")?;
     ipvs.set_timeouts(&ipvs::codec::Timeouts { tcp, tcp_fin, udp }).context("set IPVS timeouts")
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    panic::{self, AssertUnwindSafe},
     path::Path,
     sync::{
         Arc,
@@ -11,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use dataplane::Touched;
 use kube_source::{ApiStatus, Batch, Delivery, Listener};
 use packet_rules::RulesWatcher;
@@ -47,7 +48,8 @@ enum Message {
 pub fn run(settings: &Settings) -> anyhow::Result<()> {
     let _lock = lock(&settings.state_dir)?;
     info!(version = env!("CARGO_PKG_VERSION"), node = %settings.node_name, "kube-ipvs starts");
-    let opened = kernel_tables::open(settings)?;
+    let opened = kernel_tables::open()?;
+    kernel_tables::set_timeouts(settings)?;
     let config = kernel_tables::with_sysctls(settings);
     let source = source::open(settings)?;
     info!(objects = source.describe(), "follows objects");
@@ -77,7 +79,7 @@ pub fn lock(state_dir: &Path) -> anyhow::Result<File> {
 
 fn stop_on_signal(sender: SyncSender<Message>) -> anyhow::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT]).context("catch signals")?;
-    spawn("signals", move || {
+    spawn("signals", sender, move |sender| {
         if let Some(signal) = signals.forever().next() {
             let _closed = sender.send(Message::Stop(signal));
         }
@@ -85,10 +87,10 @@ fn stop_on_signal(sender: SyncSender<Message>) -> anyhow::Result<()> {
 }
 
 fn follow(source: source::Opened, sender: SyncSender<Message>, health: Arc<Health>) -> anyhow::Result<()> {
-    spawn("source", move || {
+    spawn("source", sender, move |sender| {
         source.run(|delivery| {
             let passed_on = match delivery {
-                Delivery::Objects(batch) => forward(batch, &sender),
+                Delivery::Objects(batch) => forward(batch, sender),
                 Delivery::Status(kind, status) => {
                     health.source(kind, &source_status(status));
                     Ok(())
@@ -122,15 +124,15 @@ fn send(sender: &SyncSender<Message>, message: Message) -> Result<(), LoopGone> 
 
 fn watch_vips(own_port: u32, sender: SyncSender<Message>) -> anyhow::Result<()> {
     let mut watcher = VipWatcher::open(own_port).context("listen to changes of routes")?;
-    spawn("vip-watcher", move || {
-        while tell(watcher.wait(PATIENCE).context("listen to changes of routes"), &sender).is_ok() {}
+    spawn("vip-watcher", sender, move |sender| {
+        while tell(watcher.wait(PATIENCE).context("listen to changes of routes"), sender).is_ok() {}
     })
 }
 
 fn watch_rules(own_port: u32, sender: SyncSender<Message>) -> anyhow::Result<()> {
     let mut watcher = RulesWatcher::open(own_port).context("listen to changes of nftables")?;
-    spawn("rules-watcher", move || {
-        while tell(watcher.wait(PATIENCE).context("listen to changes of nftables"), &sender).is_ok() {}
+    spawn("rules-watcher", sender, move |sender| {
+        while tell(watcher.wait(PATIENCE).context("listen to changes of nftables"), sender).is_ok() {}
     })
 }
 
@@ -145,10 +147,23 @@ fn tell(seen: anyhow::Result<Option<Touched>>, sender: &SyncSender<Message>) -> 
     if end { Err(LoopGone) } else { Ok(()) }
 }
 
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
+/// Starts a thread that the loop cannot do without: when it ends before the loop, in whatever way, the process ends,
+/// because it would go on for ever with what it has heard so far.
+fn spawn(
+    name: &'static str,
+    sender: SyncSender<Message>,
+    body: impl FnOnce(&SyncSender<Message>) + Send + 'static,
+) -> anyhow::Result<()> {
+    let watched = move || {
+        let how = match panic::catch_unwind(AssertUnwindSafe(|| body(&sender))) {
+            Ok(()) => "has ended",
+            Err(_) => "has panicked; the message is in the log above",
+        };
+        let _loop_gone = send(&sender, Message::Failed(anyhow!("thread {name} {how}")));
+    };
     thread::Builder::new()
         .name(name.to_owned())
-        .spawn(body)
+        .spawn(watched)
         .with_context(|| format!("start thread {name}"))?;
     Ok(())
 }
@@ -205,4 +220,27 @@ fn step(reconciler: &mut Reconciler, health: &Health) -> usize {
         health.programmed();
     }
     report.services
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn end(body: impl FnOnce(&SyncSender<Message>) + Send + 'static) -> String {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        // A second sender, as in the running process: the channel stays open.
+        spawn("test", sender.clone(), body).unwrap();
+        match receiver.recv().unwrap() {
+            Message::Failed(error) => error.to_string(),
+            Message::Event(_) | Message::Stop(_) => panic!("no failure"),
+        }
+    }
+
+    #[test]
+    fn the_loop_hears_of_every_thread_that_ends() {
+        assert_eq!(end(|_| ()), "thread test has ended");
+        assert!(end(|_| panic!("on purpose")).starts_with("thread test has panicked"));
+        let first = end(|sender| _ = sender.send(Message::Failed(anyhow!("the reason"))));
+        assert_eq!(first, "the reason");
+    }
 }

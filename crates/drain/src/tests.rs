@@ -133,3 +133,62 @@ fn the_drains_of_one_virtual_server_are_found_among_others() {
     assert_eq!(ledger.of(&keys[2].vs).copied().collect::<Vec<_>>(), keys[2..]);
     assert_eq!(ledger.of(&key(Protocol::Udp, 1).vs).count(), 0);
 }
+
+/// A key of its own virtual server.
+fn nth(n: u16) -> Key {
+    let port = 80.try_into().unwrap();
+    let [high, low] = n.to_be_bytes();
+    let vs = VipPort { addr: [10, 96, high, low].into(), protocol: Protocol::Tcp, port };
+    Key { vs: vs.into(), rs: RealServerId { addr: [10, 244, 0, 1].into(), port } }
+}
+
+#[test]
+fn new_drains_postpone_no_poll_of_old_ones() {
+    let mut ledger = Ledger::default();
+    let old = nth(0);
+    ledger.begin(old, Cause::Terminating, Settings::default(), at(0));
+    let (mut polls, mut now) = (0, at(0));
+    for n in 1..500 {
+        now += Duration::from_millis(100);
+        ledger.begin(nth(n), Cause::Terminating, Settings::default(), now);
+        let again = Key { rs: nth(n).rs, ..old };
+        ledger.begin(again, Cause::Terminating, Settings::default(), now);
+        if ledger.due(now).any(|vs| vs == old.vs) {
+            ledger.poll(old.vs, now, |_| counters(1, 0, 0));
+            polls += 1;
+        }
+    }
+    assert!(polls >= 30, "{polls} polls in 50 s");
+}
+
+#[test]
+fn a_great_many_drains_are_polled_at_a_bounded_rate_and_each_in_turn() {
+    let mut ledger = Ledger::default();
+    let all = 0..8000;
+    for n in all.clone() {
+        ledger.begin(nth(n), Cause::Terminating, Settings::default(), at(0));
+    }
+    let (mut polls, mut now) = (0, at(0));
+    while let Some(due) = ledger.next_poll().filter(|due| *due < at(60)) {
+        now = now.max(due);
+        let some: Vec<_> = ledger.due(now).take(128).collect();
+        polls += some.len();
+        some.into_iter().for_each(|vs| _ = ledger.poll(vs, now, |_| counters(1, 0, 0)));
+    }
+    assert!(polls < 60 * 2500, "{polls} polls in a minute");
+    let oldest = all.map(|n| ledger.get(&nth(n)).unwrap().last_activity).min();
+    assert!(oldest >= Some(at(50)), "every one of them is polled: {oldest:?}");
+}
+
+#[test]
+fn a_virtual_server_is_polled_until_its_last_drain_ends() {
+    let mut ledger = Ledger::default();
+    let keys = [key(Protocol::Tcp, 1), key(Protocol::Tcp, 2)];
+    for key in keys {
+        ledger.begin(key, Cause::Terminating, Settings::default(), at(0));
+    }
+    assert!(ledger.end(&keys[0]).is_some());
+    assert!(ledger.next_poll().is_some());
+    assert!(ledger.end(&keys[1]).is_some());
+    assert_eq!(ledger.next_poll(), None);
+}

@@ -421,3 +421,31 @@ fn a_verdict_of_removal_deletes() {
     assert!(matches!(world.drains.state(&key).verdict, Verdict::Remove(_)));
     check(&world.resync(), "delete real server 10.244.0.11:8080 of 10.96.0.80:80/TCP");
 }
+
+#[test]
+fn the_source_of_connections_is_an_address_that_other_nodes_can_answer() {
+    let check = |node_ip: Option<&str>, addresses: &[(&str, &str)], expect: Option<&str>| {
+        let node_ips = node_ip.map(|addr| (IpFamily::V4, ip(addr))).into_iter().collect();
+        let addresses = addresses.iter().map(|(addr, link)| (ip(addr), (*link).to_owned())).collect();
+        let facts = NodeFacts::new(&node_ips, addresses);
+        assert_eq!(facts.sources.get(&IpFamily::V4).copied(), expect.map(ip));
+        assert_eq!(facts.sources.get(&IpFamily::V6), None);
+    };
+    let eth = ("192.168.50.10", "eth0");
+    let internal = [
+        ("10.96.0.10", "nodelocaldns"),
+        ("169.254.20.10", "nodelocaldns"),
+        ("172.17.0.1", "docker0"),
+        ("10.244.0.1", "cni0"),
+        ("10.8.0.2", "wg0"),
+    ];
+    let all = [&internal[..], &[eth]].concat();
+    check(Some("192.168.50.10"), &all, Some("192.168.50.10"));
+    check(None, &all, Some("192.168.50.10"));
+    check(Some("192.0.2.1"), &all, Some("192.168.50.10"));
+    check(None, &[eth, ("10.0.0.5", "eth1")], Some("10.0.0.5"));
+    // Where the Node object says so, it is right, whatever the link is called.
+    check(Some("10.8.0.2"), &all, Some("10.8.0.2"));
+    check(None, &internal, Some("10.8.0.2"));
+    check(Some("192.0.2.1"), &[], None);
+}

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    time::Duration,
 };
 
 use dataplane::{ObservedRealServer, ObservedRules, ObservedVips, TableError, Touched};
@@ -27,6 +28,10 @@ pub(crate) struct Suspects {
     servers: BTreeSet<VirtualServerId>,
     /// Whether it is doubtful which virtual servers there are.
     list: bool,
+    /// Whether the last step dumped tables.
+    dumped: bool,
+    /// Until then they are not dumped again: whoever fights with us over a table gets a tenth of a core.
+    rest: Time,
 }
 
 impl Suspects {
@@ -41,8 +46,19 @@ impl Suspects {
         self.servers.contains(vs)
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.tables.is_empty() && self.servers.is_empty() && !self.list
+    /// When something can be dumped.
+    pub(crate) fn due(&self) -> Option<Time> {
+        if self.list || !self.servers.is_empty() {
+            return Some(Time::ZERO);
+        }
+        (!self.tables.is_empty()).then_some(self.rest)
+    }
+
+    /// The last step took so much of a core, until `now`.
+    pub(crate) fn spent(&mut self, took: Duration, now: Time) {
+        if std::mem::take(&mut self.dumped) {
+            self.rest = now + took * 9;
+        }
     }
 }
 
@@ -52,7 +68,9 @@ impl Reconciler {
         if self.retry.must_wait(&Subject::Dumps, now) {
             return;
         }
-        for table in self.suspects.tables.clone() {
+        let rests = now < self.suspects.rest;
+        for table in self.suspects.tables.clone().into_iter().filter(|_| !rests) {
+            self.suspects.dumped = true;
             let result = match table {
                 Touched::Vips => self.observe_vips(touch, report),
                 Touched::Rules => self.observe_rules(touch, report),
@@ -210,6 +228,7 @@ impl Reconciler {
     /// Reads the counters of some virtual servers that have draining real servers, and notes what is due.
     pub(crate) fn poll_drains(&mut self, now: Time, touch: &mut Touch, report: &mut Report) {
         let due: Vec<_> = self.ledger.due(now).take(POLLS_PER_STEP).collect();
+        let mut failed = None;
         for vs in due {
             let mut counters = BTreeMap::new();
             match self.observe_real_servers(vs, touch, report) {
@@ -217,7 +236,8 @@ impl Reconciler {
                     counters.extend(observed.into_iter().map(|rs| (rs.id, (rs.connections, rs.traffic))));
                     self.forget_vanished(vs, &counters, report);
                 }
-                Err(error) => warn!("{}", chain(&error)),
+                // Only the deadline counts then.
+                Err(error) => failed = Some(error),
             }
             let any_due = self.ledger.poll(vs, now, |rs| counters.get(rs).copied());
             // A refused removal is tried again when its time has come, not with every poll.
@@ -225,6 +245,7 @@ impl Reconciler {
                 touch.servers.insert(vs);
             }
         }
+        failed.iter().for_each(|error| warn!("{}", chain(error)));
     }
 
     fn forget_vanished<T>(

@@ -143,6 +143,7 @@ impl Reconciler {
     pub fn spent(&mut self, took: Duration, now: Time) {
         self.retry.tried_until(now);
         self.audit.spent(took, now);
+        self.suspects.spent(took, now);
     }
 
     /// When [`Reconciler::step`] has something to do even without an event; `None` before the input is complete.
@@ -153,14 +154,18 @@ impl Reconciler {
         let running = self.phase == Phase::Running;
         let starting = self.phase == Phase::Starting;
         let unknown = self.phase == Phase::Unknown && !self.retry.is_failing(&Subject::Base);
-        let suspect = !self.suspects.is_empty() && !self.retry.is_failing(&Subject::Dumps);
-        let in_doubt = running && (self.findings.is_some() || suspect);
+        let can_dump = running && !self.retry.is_failing(&Subject::Dumps);
+        let suspects = self.suspects.due().filter(|_| can_dump).map(|due| due.max(now));
+        let in_doubt = running && self.findings.is_some();
         let node = running && (self.model.has_node_changed() || self.has_new_cidrs());
         let at_once = (starting || unknown || in_doubt || node).then_some(now);
         let dirty = !self.backlog.is_empty() || self.model.has_dirty();
         let changes = (running && dirty).then(|| now.max(self.earliest_plan()));
         let audit = running.then(|| now.max(self.audit.next_due()));
-        [at_once, changes, audit, self.ledger.next_poll(), self.retry.next_due()].into_iter().flatten().min()
+        [at_once, suspects, changes, audit, self.ledger.next_poll(), self.retry.next_due()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// When changed services may be planned: at once, unless a minimal distance between syncs is configured.

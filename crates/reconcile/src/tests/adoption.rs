@@ -142,3 +142,40 @@ fn cleanup_goes_on_when_the_link_is_somebody_elses() {
     eprintln!("{report}");
     assert!(world.kernel.ipvs.virtual_servers().is_empty() && !world.kernel.rules.exists());
 }
+
+/// What kube-proxy leaves: VIPs as addresses on the link, virtual servers without a tag.
+fn left_by_kube_proxy() -> Kernel {
+    let kernel = Kernel::new();
+    let mut first = World::on(kernel.clone(), no_cidrs());
+    first.deliver([]);
+    first.run();
+    for vip in [WEB, "10.96.7.7"] {
+        kernel.vips.add_address(ip(vip));
+        let (vs, settings) = (vs(vip, Protocol::Tcp), VirtualServer::new(Scheduler::RR));
+        kernel.ipvs.by_another(IpvsOp::AddVirtualServer { vs, settings });
+        let rs = rs("10.244.0.11");
+        kernel.ipvs.by_another(IpvsOp::AddRealServer { vs, rs, settings: RealServer::SERVING });
+        kernel.ipvs.set_connections(vs, rs, busy());
+    }
+    kernel
+}
+
+#[test]
+fn what_kube_proxy_served_and_nobody_wants_drains_and_goes_even_if_no_prefix_says_that_it_is_ours() {
+    let kernel = left_by_kube_proxy();
+    let stale = vs("10.96.7.7", Protocol::Tcp);
+    let mut world = World::on(kernel.clone(), no_cidrs());
+    world.deliver(web());
+    world.run();
+    assert_eq!(kernel.weights(stale), [(11, 0)]);
+    assert!(kernel.vips.addresses().is_empty(), "bound by routes now");
+    // The addresses that told whose it was are gone; a new process knows all the same.
+    let mut world = World { now: world.now, ..World::on(kernel.clone(), no_cidrs()) };
+    world.deliver(web());
+    world.pass(Duration::from_secs(60));
+    assert_eq!(kernel.weights(stale), [(11, 0)], "its connection is waited for");
+    kernel.ipvs.set_connections(stale, rs("10.244.0.11"), ConnectionCounters::default());
+    world.pass(Duration::from_secs(60));
+    assert_eq!(kernel.ipvs.virtual_servers().keys().collect::<Vec<_>>(), [&web_vs()]);
+    assert_eq!(kernel.weights(web_vs()), [(11, 1), (12, 1)]);
+}

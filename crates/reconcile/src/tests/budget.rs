@@ -123,6 +123,25 @@ fn the_first_audit_comes_a_sync_period_after_the_start() {
 }
 
 #[test]
+fn a_table_that_others_change_all_the_time_takes_a_tenth_of_a_core() {
+    let mut world = World::synced(web());
+    let (cost, begin, mut dumps) = (Duration::from_millis(50), world.now, 0);
+    while world.now < begin + Duration::from_secs(60) {
+        world.kernel.vips.delete_route(ip(WEB));
+        world.reconciler.handle(Event::Touched(Touched::Vips));
+        let before = world.kernel.vips.requests();
+        world.reconciler.step(world.now);
+        let dumped = world.kernel.vips.requests() > before;
+        dumps += usize::from(dumped);
+        world.now += if dumped { cost } else { Duration::from_millis(1) };
+        world.reconciler.spent(if dumped { cost } else { Duration::ZERO }, world.now);
+    }
+    assert!((100..=125).contains(&dumps), "{dumps} in a minute");
+    world.pass(Duration::from_secs(1));
+    assert!(world.kernel.vips.routes().contains_key(&ip(WEB)), "the last word is ours");
+}
+
+#[test]
 fn changes_wait_for_the_minimal_sync_period_and_are_planned_together() {
     let minimal = Duration::from_secs(10);
     let mut world = World::on(Kernel::new(), Config { min_sync_period: minimal, ..config() });

@@ -3,7 +3,7 @@ use lb_types::{IpFamily, ServiceName};
 use crate::{
     ModelEvent::{self, NodeApplied, ServiceApplied, ServiceDeleted, SliceApplied, SliceDeleted, Synced},
     Node, ServiceModel,
-    testing::{endpoint, endpoints, model, node, service, slice, slice_name, slice_of},
+    testing::{addr, endpoint, endpoints, model, node, service, slice, slice_name, slice_of},
 };
 
 const V4: IpFamily = IpFamily::V4;
@@ -435,4 +435,28 @@ fn services_with_ipv6_are_counted() {
         model.apply(event);
         assert_eq!(model.has_ipv6(), expect);
     }
+}
+
+#[test]
+fn an_address_departs_when_its_terminating_endpoint_leaves_a_slice() {
+    let check = |events: &[ModelEvent], expect: &[u8]| {
+        let mut model = model([ServiceApplied(service("web", ":80/TCP"))]);
+        events.iter().for_each(|event| model.apply(event.clone()));
+        let departed: Vec<_> = model.take_departed(&name("web")).into_iter().collect();
+        let expect: Vec<_> = expect.iter().map(|number| addr(V4, *number)).collect();
+        assert_eq!(departed, expect);
+        assert!(model.take_departed(&name("web")).is_empty(), "told once");
+    };
+    let a = |endpoints: &str| SliceApplied(slice("a", "web", ":8080/TCP", endpoints));
+    let gone = || SliceDeleted(slice_name("a"));
+    check(&[a("1RS 2ST"), a("1RS")], &[2]);
+    check(&[a("1RS 2RS"), a("1RS 2ST"), a("1RS 3RS"), a("1RS")], &[2]);
+    check(&[a("1RS"), a("")], &[]);
+    check(&[a("1ST 2T"), gone()], &[1, 2]);
+    check(&[a("1RS 2ST"), a("1RS 2RS")], &[]);
+    // Another entry of the same slice says that the address is alive.
+    check(&[a("1RS 1ST"), gone()], &[]);
+    // Nobody would ask any more.
+    check(&[a("1ST"), gone(), ServiceDeleted(name("web"))], &[]);
+    check(&[ServiceDeleted(name("web")), a("1ST"), gone()], &[]);
 }
