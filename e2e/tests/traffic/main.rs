@@ -4,6 +4,7 @@
 //! Those under load end in `_slow`: a guest on a busy machine may need minutes for what takes seconds.
 
 mod affinity;
+mod api;
 mod bad_input;
 mod change;
 mod chaos;

@@ -1,0 +1,155 @@
+//! An API server in the place of manifests: outages, restarts meanwhile, and connections that die without a word.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use e2e::manifest::{Endpoint, Service, render_node, render_slice, to_json};
+use e2e::net::PodNetwork;
+use e2e::observe::Snapshot;
+use test_apiserver::TestApiServer;
+use testkit::{wait_for, wait_until};
+
+use crate::world::{SOON, WEB, World, assert_uncut, web};
+
+/// A dead peer is noticed after 15 s; a guest on a busy machine needs longer.
+const NOTICED: Duration = Duration::from_secs(90);
+
+struct Cluster {
+    world: World,
+    server: TestApiServer,
+}
+
+impl Cluster {
+    /// `web` with two of three pods, followed and served.
+    fn new() -> Cluster {
+        let mut world = World::new(PodNetwork::Routed, 3);
+        let server = world.net.node.enter(|| TestApiServer::builder().tls().token("t").start());
+        let server = server.expect("start the API server");
+        let kubeconfig = world.settings.state.with_file_name("kubeconfig");
+        std::fs::write(&kubeconfig, server.kubeconfig()).expect("write the kubeconfig");
+        world.settings.kubeconfig = Some(kubeconfig);
+        server.objects().apply(to_json(&render_node())).expect("write the Node");
+        let cluster = Cluster { world, server };
+        cluster.serve(&web(), &cluster.world.ready(1..=2));
+        cluster
+    }
+
+    fn start(&mut self) {
+        self.world.start(&["--ipvs-sync-period=1s"]);
+        self.world.wait_served(&web(), &self.world.ready(1..=2));
+        self.wait_ready(200);
+    }
+
+    fn serve(&self, service: &Service, endpoints: &[Endpoint]) {
+        let slices = [("v4", true), ("v6", false)]
+            .map(|(suffix, v4)| to_json(&render_slice(service, suffix, v4, endpoints)));
+        let objects = [to_json(&service.render())].into_iter().chain(slices);
+        self.server.objects().apply_all(objects).expect("write the objects");
+    }
+
+    /// Status and body of a health check.
+    fn get(&self, path: &str) -> Result<(u16, String), String> {
+        let request = || {
+            let addr = SocketAddr::from(([127, 0, 0, 1], 10_256));
+            let mut stream = TcpStream::connect_timeout(&addr, Duration::from_secs(5))?;
+            stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\n\r\n")?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text).map(|_| text)
+        };
+        let text = self.world.net.node.enter(request).map_err(|error| error.to_string())?;
+        let status = text.split(' ').nth(1).and_then(|status| status.parse().ok());
+        Ok((status.ok_or_else(|| text.clone())?, text))
+    }
+
+    fn wait_ready(&self, status: u16) -> String {
+        wait_for(NOTICED, &format!("/readyz to answer {status}"), || match self.get("/readyz") {
+            Ok((found, text)) if found == status => Ok(text),
+            other => Err(format!("{other:?}")),
+        })
+    }
+}
+
+/// Local ports of the established connections to a port.
+fn established(proc_net_tcp: &str, port: u16) -> Vec<String> {
+    let number = |socket: &str| u16::from_str_radix(socket.split(':').nth(1)?, 16).ok();
+    let client = |line: &str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let [_, local, remote, "01", ..] = words[..] else { return None };
+        (number(remote)? == port).then(|| number(local)).flatten()
+    };
+    proc_net_tcp.lines().filter_map(client).map(|port| port.to_string()).collect()
+}
+
+/// An API server that is away changes nothing; what changed meanwhile arrives when it is back.
+#[test]
+fn an_outage_of_the_api_server_under_load_slow() {
+    let mut cluster = Cluster::new();
+    cluster.start();
+    let load = cluster.world.load(&WEB.port(80));
+    let talk = cluster.world.talk(&WEB.port(80), 10);
+    load.let_pass(50);
+    let before = Snapshot::take(&cluster.world.net.node);
+    cluster.server.stop().expect("stop");
+    let text = cluster.wait_ready(503);
+    assert!(text.contains("endpointslices") && text.to_lowercase().contains("refused"), "{text}");
+    assert_eq!(cluster.get("/healthz").map(|(status, _)| status), Ok(200), "load balancers need not care");
+    load.let_pass(100);
+    before.assert_same(&Snapshot::take(&cluster.world.net.node), "by an outage of the API server");
+    cluster.serve(&web(), &cluster.world.ready(1..=3));
+    cluster.server.restart().expect("restart");
+    cluster.world.wait_served(&web(), &cluster.world.ready(1..=3));
+    cluster.wait_ready(200);
+    load.let_pass(50);
+    load.assert_clean();
+    assert_uncut(&talk.stop());
+}
+
+/// A start without an API server leaves the dataplane as the last process left it.
+#[test]
+fn a_restart_without_an_api_server_under_load_slow() {
+    let mut cluster = Cluster::new();
+    cluster.start();
+    let load = cluster.world.load(&WEB.port(80));
+    load.let_pass(50);
+    let before = Snapshot::take(&cluster.world.net.node);
+    cluster.world.proxy().kill();
+    cluster.server.stop().expect("stop");
+    cluster.world.proxy().start_again();
+    let text = cluster.wait_ready(503);
+    assert!(text.contains(r#""programmed":false"#), "{text}");
+    load.let_pass(100);
+    before.assert_same(&Snapshot::take(&cluster.world.net.node), "by a start without objects");
+    cluster.serve(&web(), &cluster.world.ready(1..=3));
+    cluster.server.restart().expect("restart");
+    cluster.world.wait_served(&web(), &cluster.world.ready(1..=3));
+    load.let_pass(50);
+    load.assert_clean();
+}
+
+/// Packets of the established connections vanish: changes arrive nevertheless, over new ones.
+#[test]
+fn connections_to_the_api_server_that_die_silently_slow() {
+    let mut cluster = Cluster::new();
+    cluster.start();
+    let port = cluster.server.address().port();
+    let node = &cluster.world.net.node;
+    let sockets = node.sh("cat /proc/net/tcp");
+    let ports = established(&sockets, port);
+    assert!(ports.len() >= 4, "connections of kube-ipvs to port {port}:\n{sockets}");
+    let ports = ports.join(", ");
+    node.sh(&format!(
+        "nft -f - <<'END'\n\
+         table inet lossy {{\n\
+           chain input {{ type filter hook input priority 0; tcp sport {port} tcp dport {{ {ports} }} drop; tcp dport {port} tcp sport {{ {ports} }} drop; }}\n\
+         }}\nEND"
+    ));
+    cluster.serve(&web(), &cluster.world.ready(2..=3));
+    let took = wait_until(NOTICED, "the change to arrive over new connections", || {
+        cluster.world.served(&web(), &cluster.world.ready(2..=3)).is_ok()
+    });
+    println!("the change arrived after {took:?}");
+    cluster.world.wait_served(&web(), &cluster.world.ready(2..=3));
+    wait_for(SOON, "nothing fails", || cluster.get("/readyz").map(drop));
+}
