@@ -139,12 +139,12 @@ fn connections_to_the_api_server_that_die_silently_slow() {
     let ports = established(&sockets, port);
     assert!(ports.len() >= 4, "connections of kube-ipvs to port {port}:\n{sockets}");
     let ports = ports.join(", ");
-    node.sh(&format!(
-        "nft -f - <<'END'\n\
-         table inet lossy {{\n\
-           chain input {{ type filter hook input priority 0; tcp sport {port} tcp dport {{ {ports} }} drop; tcp dport {port} tcp sport {{ {ports} }} drop; }}\n\
-         }}\nEND"
-    ));
+    let lossy = format!(
+        "add table inet lossy; add chain inet lossy input {{ type filter hook input priority 0; }}; \
+         add rule inet lossy input tcp sport {port} tcp dport {{ {ports} }} drop; \
+         add rule inet lossy input tcp dport {port} tcp sport {{ {ports} }} drop"
+    );
+    node.run(&["nft", &lossy]);
     cluster.serve(&web(), &cluster.world.ready(2..=3));
     let took = wait_until(NOTICED, "the change to arrive over new connections", || {
         cluster.world.served(&web(), &cluster.world.ready(2..=3)).is_ok()
