@@ -14,8 +14,8 @@ use crate::objects::{NODE_NAME, POD_CIDR, SERVICE_CIDR};
 use crate::process;
 use crate::world::World;
 
-/// Longest that anything is waited for: 10,000 Services on a slow guest.
-pub const PATIENCE: Duration = Duration::from_secs(180);
+/// Longest that anything is waited for: 10,000 Services in the guest of a busy host.
+pub const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What the kernel calls its process.
 const NAME: &str = "kube-ipvs";

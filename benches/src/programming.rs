@@ -156,7 +156,7 @@ fn whole(settings: &Settings, size: Size) -> Result<(Whole, String)> {
 }
 
 /// When the link appeared, with which kube-ipvs begins.
-fn first_write(world: &World) -> Result<Instant> {
+pub fn first_write(world: &World) -> Result<Instant> {
     world.ns.enter(|| {
         let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None)?;
         let deadline = Instant::now() + product::PATIENCE;

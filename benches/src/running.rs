@@ -19,7 +19,7 @@ use crate::cluster::{Change, Cluster};
 use crate::objects::{self, Size};
 use crate::process;
 use crate::product::{Input, PATIENCE, Product, Settings};
-use crate::programming::{Bench, has_strace, parse_summary};
+use crate::programming::{Bench, first_write, has_strace, parse_summary};
 use crate::tap::Tap;
 use crate::world::{World, millis};
 
@@ -49,6 +49,10 @@ pub struct Samples {
 pub struct Running {
     /// From the start of the process to a programmed kernel.
     pub start_ms: f64,
+    /// The part of it before the first write: connecting, listing, reading.
+    pub start_to_first_write_ms: f64,
+    /// CPU time of the process in all of it.
+    pub start_cpu_ms: f64,
     /// One change at a time.
     pub changes: Changes,
     /// Many at once.
@@ -154,7 +158,10 @@ pub fn measure(bench: &Bench, size: Size, samples: Samples) -> Result<Running> {
     let kubeconfig = directory.join("kubeconfig");
     cluster.write_kubeconfig(&kubeconfig)?;
     let settings = Settings { binary: bench.binary.clone(), input: Input::Kubeconfig(kubeconfig), directory };
-    let (mut product, start_ms) = start(&world, &settings, size)?;
+    let mut product = Product::start(&world, &settings)?;
+    let start_to_first_write_ms = millis(first_write(&world)? - product.started);
+    let start_ms = ready(&world, &mut product, size)?;
+    let start_cpu_ms = millis(process::cpu_time(product.pid())?);
     let mut kernel = world.ns.enter(IpvsClient::open)?;
 
     let changes = changes(&mut cluster, &mut kernel, samples.changes).context("one change at a time")?;
@@ -167,34 +174,40 @@ pub fn measure(bench: &Bench, size: Size, samples: Samples) -> Result<Running> {
     };
     product.stop()?;
     world.check(size, true).context("before the restart")?;
-    let (product, ready_ms) = start(&world, &settings, size).context("restart")?;
+    let mut product = Product::start(&world, &settings)?;
+    let ready_ms = ready(&world, &mut product, size).context("restart")?;
     product.stop()?;
 
     world.add_tap()?;
     let tap = Tap::start(&world)?;
-    let (mut product, _) = start_unchecked(&world, &settings).context("restart that is recorded")?;
+    let mut product = Product::start(&world, &settings)?;
+    product.wait_until_programmed().context("restart that is recorded")?;
     let writes = tap.finish()?.traffic().write_messages;
     let change_counts = count(&world, &mut cluster, &mut product).context("counting changes")?;
     product.stop()?;
     world.check(size, true).context("after everything")?;
     let restart = Restart { ready_ms, writes };
-    Ok(Running { start_ms, changes, burst, idle, memory, change_counts, restart })
+    Ok(Running {
+        start_ms,
+        start_to_first_write_ms,
+        start_cpu_ms,
+        changes,
+        burst,
+        idle,
+        memory,
+        change_counts,
+        restart,
+    })
 }
 
-/// Starts kube-ipvs, stops it in its tracks when it says that it is ready, and looks whether that is true.
-fn start(world: &World, settings: &Settings, size: Size) -> Result<(Product, f64)> {
-    let (product, ready_ms) = start_unchecked(world, settings)?;
+/// Waits until kube-ipvs says that it is ready, stops it in its tracks, and looks whether that is true; returns the time
+/// since its start in milliseconds.
+fn ready(world: &World, product: &mut Product, size: Size) -> Result<f64> {
+    let ready = product.wait_until_programmed()?;
     process::freeze(product.pid())?;
     world.check(size, true)?;
     process::thaw(product.pid())?;
-    Ok((product, ready_ms))
-}
-
-fn start_unchecked(world: &World, settings: &Settings) -> Result<(Product, f64)> {
-    let mut product = Product::start(world, settings)?;
-    let ready = product.wait_until_programmed()?;
-    let ready_ms = millis(ready - product.started);
-    Ok((product, ready_ms))
+    Ok(millis(ready - product.started))
 }
 
 /// Replaces one endpoint after the other, each when the one before is in the kernel.

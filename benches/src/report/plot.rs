@@ -6,9 +6,9 @@ use super::table::time;
 use super::{Results, SizeResults};
 
 const WIDTH: f64 = 1040.0;
-const HEIGHT: f64 = 520.0;
+const HEIGHT: f64 = 540.0;
 /// Height of the drawing area of a panel, and where it begins.
-const TOP: f64 = 130.0;
+const TOP: f64 = 150.0;
 const PLOT: f64 = 310.0;
 /// Width of a panel and of the space left of it.
 const PANEL: f64 = 440.0;
@@ -70,13 +70,8 @@ pub fn render(results: &Results) -> String {
         "kube-ipvs: time to program the kernel, by number of Services (10 endpoints each)",
     );
     text(&mut svg, (24.0, 54.0), "start", 12, &results.run.line());
-    text(
-        &mut svg,
-        (24.0, 72.0),
-        "start",
-        12,
-        &format!("{} {}", results.run.caution(), results.run.disturbance()),
-    );
+    text(&mut svg, (24.0, 72.0), "start", 12, results.run.caution());
+    text(&mut svg, (24.0, 90.0), "start", 12, &results.run.disturbance());
     panel(&mut svg, MARGIN, "Programming an empty kernel", &PROGRAMMING, &results.sizes);
     let second = MARGIN * 2.0 + PANEL;
     panel(&mut svg, second, "One endpoint changes", &LATENCY, &results.sizes);

@@ -27,6 +27,9 @@ const PROGRAMMING: &[Row] = &[
 
 const RUNNING: &[Row] = &[
     ("cold start with an API server", |r| time(r.running.start_ms)),
+    ("  before the first write / CPU time in all", |r| {
+        format!("{} / {}", time(r.running.start_to_first_write_ms), time(r.running.start_cpu_ms))
+    }),
     ("one change, API's answer to kernel, p50 / p99", |r| {
         let latency = &r.running.changes.answer_to_kernel;
         format!("{} / {}", time(latency.p50_ms), time(latency.p99_ms))
