@@ -61,6 +61,8 @@ pub struct Reconciler {
     pub(crate) sysctls_for_ipv6: bool,
     /// Dirty services that did not fit into a step.
     backlog: VecDeque<ServiceName>,
+    /// How many are planned in one go: [`SERVICES_PER_STEP`], and fewer in tests.
+    pub(crate) services_per_step: usize,
     /// When changed services were planned last.
     planned: Option<Time>,
     phase: Phase,
@@ -99,6 +101,7 @@ impl Reconciler {
             refused_sysctls: BTreeSet::new(),
             sysctls_for_ipv6: false,
             backlog: VecDeque::new(),
+            services_per_step: SERVICES_PER_STEP,
             planned: None,
             phase: Phase::Unknown,
             programmed: false,
@@ -286,7 +289,7 @@ impl Reconciler {
         let starting = self.phase == Phase::Starting;
         let critical = |name: &ServiceName| self.model.service(name).is_some_and(|service| service.critical);
         let first = self.backlog.iter().take_while(|name| starting && critical(name)).count();
-        let count = if first > 0 { first } else { self.backlog.len().min(SERVICES_PER_STEP) };
+        let count = if first > 0 { first } else { self.backlog.len().min(self.services_per_step) };
         let names: Vec<_> = self.backlog.drain(..count).collect();
         for name in &names {
             self.desire(name, now, touch);

@@ -242,7 +242,9 @@ fn play(world: &mut World, api: &mut Api, step: Step) {
         Step::Pass(ms) => world.pass(Duration::from_millis(ms.into())),
         Step::Run => drop(world.reconciler.step(world.now)),
         Step::Restart => {
+            let services_per_step = world.reconciler.services_per_step;
             *world = World { now: world.now, ..World::on(kernel, by_cidr()) };
+            world.reconciler.services_per_step = services_per_step;
             api.begin(world);
         }
         Step::Damage(which) => damage(world, which),
@@ -302,8 +304,12 @@ proptest! {
 
     /// Once it is quiet, the kernel holds what a first start would write, nothing drains, and nothing is written.
     #[test]
-    fn every_history_ends_like_a_first_start(steps in proptest::collection::vec(step(), 1..60)) {
+    fn every_history_ends_like_a_first_start(
+        steps in proptest::collection::vec(step(), 1..60),
+        services_per_step in prop_oneof![Just(1usize), Just(1024)],
+    ) {
         let (mut world, mut api) = (World::on(Kernel::new(), by_cidr()), Api::default());
+        world.reconciler.services_per_step = services_per_step;
         api.begin(&mut world);
         world.run();
         steps.into_iter().for_each(|step| play(&mut world, &mut api, step));
@@ -403,7 +409,7 @@ fn serving(kernel: &Kernel) -> BTreeSet<(VirtualServerId, RealServerId)> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Nothing that the objects want is ever quiesced, removed or refused.
+    /// Nothing that the objects want is ever quiesced, removed or refused, where all that changed is planned in one step.
     #[test]
     fn nothing_wanted_is_taken_away(steps in proptest::collection::vec(step(), 1..40)) {
         let (mut world, mut api) = (World::on(Kernel::new(), by_cidr()), Api::default());
