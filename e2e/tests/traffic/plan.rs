@@ -30,6 +30,13 @@ fn plan_on_a_fresh_node_and_on_a_converged_one() {
     assert!(plan.to_lowercase().contains("nothing to"), "a converged node has nothing to do:\n{plan}");
     converged.assert_same(&Snapshot::take(&world.net.node), "by plan on a converged node");
 
+    // Timeouts are no part of what is compared, but they must not be written either.
+    let timeouts = world.net.node.sh("ipvsadm -l --timeout");
+    let settings =
+        world.settings.with_flags(&["--ipvs-tcp-timeout=123s", "--cluster-cidr=10.244.0.0/16,fd00:244::/56"]);
+    settings.plan(&world.net.node).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(world.net.node.sh("ipvsadm -l --timeout"), timeouts);
+
     // One real server is missing: that and nothing else is what the plan says.
     world.proxy().terminate();
     world.net.node.sh("ipvsadm -d -t 10.96.0.80:80 -r 10.244.0.12:8080");
