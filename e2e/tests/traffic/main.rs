@@ -13,6 +13,7 @@ mod foreign;
 mod plan;
 mod refuse;
 mod repair;
+mod rest;
 mod restart;
 mod sources;
 mod world;

@@ -1,5 +1,6 @@
 //! Which guest tests there are, and the image that holds them.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -82,6 +83,10 @@ impl Plan {
             image.add_built(&test.path, &guest_path(test))?;
         }
         add_programs(&mut image, &self.programs)?;
+        if let Some(assets) = std::env::var_os(ASSETS) {
+            let tree = Path::new(&assets);
+            image.add_tree(tree, GUEST_ASSETS).with_context(|| format!("{ASSETS}: {}", tree.display()))?;
+        }
         Ok(image)
     }
 }
@@ -98,6 +103,10 @@ pub fn add_programs(image: &mut Image, programs: &[Executable]) -> Result<()> {
     Ok(())
 }
 
+/// Names a folder with `etcd` and `kube-apiserver`, the real ones, for the tests that can use them.
+const ASSETS: &str = "KUBEBUILDER_ASSETS";
+const GUEST_ASSETS: &str = "/assets";
+
 /// What tests and programs find in their environment.
 pub fn environment(kernel: &Kernel) -> Vec<(String, String)> {
     let fixed = [
@@ -110,7 +119,9 @@ pub fn environment(kernel: &Kernel) -> Vec<(String, String)> {
     let passed_on =
         ["RUST_LOG", "RUST_BACKTRACE", "CI", "CHAOS_SEED", "CHAOS_MINUTES", "CHAOS_SOURCE", "CHAOS_VERBOSE"];
     let passed_on = passed_on.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
-    fixed.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).chain(passed_on).collect()
+    let assets = std::env::var_os(ASSETS).map(|_| (ASSETS.to_owned(), GUEST_ASSETS.to_owned()));
+    let fixed = fixed.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    fixed.chain(passed_on).chain(assets).collect()
 }
 
 /// Packages with guest tests; naming one that has none is an error.

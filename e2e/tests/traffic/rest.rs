@@ -1,0 +1,105 @@
+//! Objects written the way kubectl writes them, to the real API server if `KUBEBUILDER_ASSETS` names a folder with it,
+//! else to its double.
+
+use e2e::manifest::{Endpoint, Service, render_node, render_slice, to_json};
+use e2e::net::PodNetwork;
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+use kube::core::{GroupVersionKind, TypeMeta};
+use kube::{Client, ResourceExt};
+use serde_json::{Value, json};
+use test_apiserver::{ApiServer, RealApiServer, TestApiServer};
+use testkit::NetNs;
+
+use crate::world::{WEB, World, ask_all, web};
+
+const CIDRS: &str = "10.96.0.0/16,fd00:96::/112";
+
+/// A connection that creates, changes and deletes objects.
+struct Rest {
+    node: NetNs,
+    kubeconfig: String,
+}
+
+impl Rest {
+    /// Within the node's namespace, where the server is.
+    fn with<T: Send>(
+        &self,
+        object: &Value,
+        act: impl AsyncFnOnce(Api<DynamicObject>, DynamicObject) -> kube::Result<T> + Send,
+    ) -> T {
+        let object: DynamicObject = serde_json::from_value(object.clone()).expect("an object");
+        let types = object.types.clone().expect("apiVersion and kind");
+        let result = self.node.enter(|| {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                act(api(&self.kubeconfig, &types, object.namespace().as_deref()).await, object).await
+            })
+        });
+        result.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn create(&self, object: &Value) {
+        self.with(object, async |api, object| api.create(&PostParams::default(), &object).await);
+    }
+
+    fn patch(&self, object: &Value, patch: &Value) {
+        self.with(object, async |api, object| {
+            api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await
+        });
+    }
+
+    fn delete(&self, object: &Value) {
+        self.with(object, async |api, object| api.delete(&object.name_any(), &DeleteParams::default()).await);
+    }
+}
+
+async fn api(kubeconfig: &str, types: &TypeMeta, namespace: Option<&str>) -> Api<DynamicObject> {
+    let kubeconfig = Kubeconfig::from_yaml(kubeconfig).expect("a kubeconfig");
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+    let client = Client::try_from(config.expect("a configuration")).expect("a client");
+    let resource = ApiResource::from_gvk(&GroupVersionKind::try_from(types).expect("a kind"));
+    match namespace {
+        Some(namespace) => Api::namespaced_with(client, namespace, &resource),
+        None => Api::all_with(client, &resource),
+    }
+}
+
+fn slices(service: &Service, endpoints: &[Endpoint]) -> [Value; 2] {
+    [("v4", true), ("v6", false)].map(|(suffix, v4)| to_json(&render_slice(service, suffix, v4, endpoints)))
+}
+
+#[test]
+fn objects_over_rest() {
+    let mut world = World::new(PodNetwork::Routed, 3);
+    let server = world.net.node.enter(|| match RealApiServer::from_env() {
+        Some(real) => {
+            ApiServer::Real(Box::new(real.service_cidrs(CIDRS).start().expect("the real API server")))
+        }
+        None => ApiServer::Test(TestApiServer::builder().tls().token("t").start().expect("the API server")),
+    });
+    println!(
+        "the server: {}",
+        if matches!(server, ApiServer::Real(_)) { "the real one" } else { "the double" }
+    );
+    let kubeconfig = world.settings.state.with_file_name("kubeconfig");
+    std::fs::write(&kubeconfig, server.kubeconfig()).expect("write the kubeconfig");
+    world.settings.kubeconfig = Some(kubeconfig);
+    world.start(&["--ipvs-sync-period=1s"]);
+    let rest = Rest { node: world.net.node.clone(), kubeconfig: server.kubeconfig() };
+    let (service, ready) = (web(), |numbers| world.ready(numbers));
+    rest.create(&to_json(&render_node()));
+    rest.create(&to_json(&service.render()));
+    slices(&service, &ready(1..=2)).iter().for_each(|slice| rest.create(slice));
+    world.wait_served(&service, &ready(1..=2));
+    ask_all(&world.net.outside_client(), &service);
+    for slice in slices(&service, &ready(2..=3)) {
+        rest.patch(&slice, &json!({"endpoints": slice["endpoints"]}));
+    }
+    world.wait_served(&service, &ready(2..=3));
+    ask_all(&world.net.node_client(), &service);
+    rest.delete(&to_json(&service.render()));
+    world.wait_gone(&service);
+    assert!(world.ipvs().get(service.ports[0].proto, WEB.port(80)[0]).is_none());
+}
