@@ -2,8 +2,9 @@
 //! so that it stays cheap however large the tables are.
 //!
 //! Every [`Part`] has a round of its own, which begins every sync period. What a slice of it has cost is paid off
-//! before the next one: it rests for the time that makes the slice its share of a core ([`Part::rests`]). So small tables
-//! are compared completely every sync period, and large ones as often as half a percent of a core allows.
+//! before the next one: it rests for the time that makes the slice its share of a core ([`Part::rests`]). So large tables
+//! are compared as often as half a percent of a core allows. Small ones, all of whose real servers are one slice, are
+//! compared completely every sync period, however slow the machine or short the period.
 //! Routes and packet rules get the smaller shares, because netlink tells when others change them; of IPVS nobody tells.
 //!
 //! A part that is requested ([`Audit::request`]) is due at once and does not rest: something has failed, and the mirror
@@ -130,10 +131,11 @@ impl Audit {
         turn.requested = true;
     }
 
-    /// The last step took so much of a core, until `now`.
-    pub(crate) fn spent(&mut self, took: Duration, now: Time) {
+    /// The last step took so much of a core, until `now`. No part rests longer than `longest`.
+    pub(crate) fn spent(&mut self, took: Duration, now: Time, longest: Duration) {
         if let Some(part) = self.last.take() {
-            self.turns[part as usize].rest = now.saturating_add(took.saturating_mul(part.rests()));
+            let rest = took.saturating_mul(part.rests()).min(longest);
+            self.turns[part as usize].rest = now.saturating_add(rest);
         }
     }
 }
@@ -146,6 +148,12 @@ pub(crate) struct Findings {
 }
 
 impl Reconciler {
+    /// How long a part may rest at most.
+    pub(crate) fn longest_rest(&self) -> Duration {
+        let small = self.mirror.servers.len() <= SERVERS_PER_SLICE;
+        if small { self.config.sync_period } else { Duration::MAX }
+    }
+
     /// Compares the part that is due, if any; returns whether there was one. What it finds is made good by the next
     /// step, so that what this one costs is what the audit costs.
     pub(crate) fn audit(&mut self, now: Time, report: &mut Report) -> bool {

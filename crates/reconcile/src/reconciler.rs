@@ -145,7 +145,8 @@ impl Reconciler {
     /// until that is paid off. What has failed is tried again that much later.
     pub fn spent(&mut self, took: Duration, now: Time) {
         self.retry.tried_until(now);
-        self.audit.spent(took, now);
+        let longest = self.longest_rest();
+        self.audit.spent(took, now, longest);
         self.suspects.spent(took, now);
     }
 
