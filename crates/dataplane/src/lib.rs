@@ -3,7 +3,7 @@
 //! The traits are deliberately thin: they dump what is there and apply typed operations. They take no decision, keep
 //! no copy of the state and never repair anything by themselves.
 //!
-//! Reading order: [`IpvsTable`], [`VipTable`], [`RulesTable`], [`Sysctls`], bundled by [`Tables`]; what their calls
+//! Reading order: [`IpvsTable`], [`VipTable`], [`RulesTable`], [`Sysctls`], bundled by [`Tables`]; [`FlowTable`]; what their calls
 //! return ([`BatchReport`], [`TableError`]); [`fake`] holds in-memory tables with the kernel's rules, and
 //! [`contract`] the tests that fakes and kernel must both pass.
 
@@ -24,8 +24,8 @@ pub use error::{ErrorKind, TableError};
 pub use explain_rules::explain_rules;
 pub use explain_vip::explain_vip;
 use lb_types::{
-    ConnectionCounters, IpvsOp, RealServer, RealServerId, RuleElement, RulesLayout, RulesOp, SysctlOp,
-    TrafficCounters, VipOp, VirtualServer, VirtualServerId,
+    ConnectionCounters, FlowFilter, IpvsOp, RealServer, RealServerId, RuleElement, RulesLayout, RulesOp,
+    SysctlOp, TrafficCounters, VipOp, VirtualServer, VirtualServerId,
 };
 
 /// An operation that the kernel refused.
@@ -150,6 +150,15 @@ pub trait Sysctls {
 
     /// Writes a parameter.
     fn write(&mut self, op: &SysctlOp) -> Result<(), TableError>;
+}
+
+/// The connection tracking of one network namespace.
+pub trait FlowTable {
+    /// Deletes every tracked connection that one of the filters names, and no other; tells how many there were.
+    ///
+    /// One call for many filters costs one walk over the table for each family and protocol among them. Connections
+    /// that appear meanwhile may be missed: make the change that they must not outlive first.
+    fn delete_flows(&mut self, filters: &[FlowFilter]) -> Result<usize, TableError>;
 }
 
 /// Which table somebody else has written to, as a netlink notification told.

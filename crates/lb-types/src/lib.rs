@@ -5,15 +5,17 @@
 //!
 //! Reading order: [`IpFamily`], [`Protocol`] and [`VipPort`]; the Kubernetes side ([`ServiceName`],
 //! [`ServicePortName`]); the IPVS side ([`VirtualServerId`], [`VirtualServer`], [`RealServerId`],
-//! [`RealServer`]); the packet rules ([`RuleElement`], [`RulesLayout`]); and the typed kernel writes
+//! [`RealServer`]); tracked connections ([`FlowFilter`]); the packet rules ([`RuleElement`], [`RulesLayout`]); and the typed kernel writes
 //! ([`Operation`]) of which every plan consists.
 
+mod flows;
 mod ipvs;
 mod names;
 mod net;
 mod op;
 mod rules;
 
+pub use flows::{FlowFilter, FlowTarget};
 pub use ipvs::{
     ConnectionCounters, ForwardingMethod, Persistence, RealServer, RealServerId, Scheduler, SchedulerFlags,
     TrafficCounters, UnknownScheduler, VirtualServer, VirtualServerId, Weight,

@@ -19,6 +19,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("ipvs", &["dataplane", "lb-types", "netlink"]),
     ("vip", &["dataplane", "lb-types", "netlink"]),
     ("packet-rules", &["dataplane", "lb-types", "netlink"]),
+    ("conntrack", &["dataplane", "lb-types", "netlink"]),
     ("kernel", &["dataplane", "lb-types"]),
     // Between two adapters and the binary: an experiment that needs both, in a network namespace of its own.
     ("conn-reuse-probe", &["dataplane", "ipvs", "kernel", "lb-types", "netlink"]),

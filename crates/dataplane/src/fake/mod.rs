@@ -4,11 +4,13 @@
 //! requests, or make the n-th operation fail.
 
 mod faults;
+mod flows;
 mod ipvs;
 mod rules;
 mod sysctls;
 mod vips;
 
+pub use flows::FakeFlows;
 pub use ipvs::{FakeIpvs, IpvsSnapshot};
 pub use rules::FakeRules;
 pub use sysctls::FakeSysctls;

@@ -4,6 +4,7 @@
 mod support;
 
 mod drain;
+mod early;
 mod ipvs;
 mod masquerade;
 mod refusals;

@@ -1,0 +1,97 @@
+//! The client: dump, compare, delete.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dataplane::{FlowTable, TableError};
+use lb_types::{FlowFilter, IpFamily, Protocol};
+use netlink::{Batch, Buffers, Counters, Protocol as Netlink, RequestSocket};
+
+use crate::{
+    Error,
+    codec::{self, Entry, Key, Narrowing},
+};
+
+/// The connection tracking of the network namespace in which it was opened.
+///
+/// A dump walks the whole table inside a system call: give it a thread that may be busy for some milliseconds.
+pub struct ConntrackClient {
+    socket: RequestSocket,
+    /// Kept for its memory.
+    batch: Batch,
+    /// Whether the kernel takes filters in dumps, as far as known.
+    narrows: bool,
+}
+
+impl ConntrackClient {
+    /// Opens the table of the network namespace of the calling thread.
+    pub fn open() -> Result<Self, Error> {
+        let socket = RequestSocket::open(Netlink::NETFILTER, &Buffers::default()).map_err(Error::Open)?;
+        Ok(ConntrackClient { socket, batch: Batch::new(), narrows: true })
+    }
+
+    /// What went through the socket so far.
+    pub fn counters(&self) -> Counters {
+        self.socket.counters()
+    }
+
+    fn delete(&mut self, filters: &[FlowFilter]) -> Result<usize, Error> {
+        let mut groups: BTreeMap<(IpFamily, Protocol), BTreeSet<Key>> = BTreeMap::new();
+        for filter in filters {
+            let service = filter.service;
+            let family = IpFamily::of(service.addr);
+            groups.entry((family, service.protocol)).or_default().insert(Key::of(filter));
+        }
+        let mut deleted = 0;
+        for ((family, protocol), wanted) in groups {
+            let entries = self.find(family, protocol, &wanted)?;
+            deleted += self.delete_entries(family, &entries)?;
+        }
+        Ok(deleted)
+    }
+
+    /// The entries that are wanted. What the kernel leaves out by its filter is only a matter of cost.
+    fn find(
+        &mut self,
+        family: IpFamily,
+        protocol: Protocol,
+        wanted: &BTreeSet<Key>,
+    ) -> Result<Vec<Entry>, Error> {
+        let dump = |socket: &mut RequestSocket, narrowing: Option<&Narrowing>| {
+            let request = codec::dump_request(family, narrowing);
+            socket.dump(&request, |message| codec::parse_entry(message, protocol, wanted))
+        };
+        let is_refused = |e: &netlink::Error| matches!(e.errno(), Some(libc::EINVAL | libc::EOPNOTSUPP));
+        if self.narrows {
+            match dump(&mut self.socket, Some(&Narrowing::to(protocol, wanted))) {
+                Err(error) if is_refused(&error) => self.narrows = false,
+                result => return result.map_err(Error::Dump),
+            }
+        }
+        dump(&mut self.socket, None).map_err(|error| match is_refused(&error) {
+            // nfnetlink_rcv_msg in net/netfilter/nfnetlink.c, where the subsystem's module is not there.
+            true => Error::Missing(error),
+            false => Error::Dump(error),
+        })
+    }
+
+    /// Deletes the entries; those that have ended meanwhile do not count.
+    fn delete_entries(&mut self, family: IpFamily, entries: &[Entry]) -> Result<usize, Error> {
+        if entries.is_empty() {
+            return Ok(0);
+        }
+        self.batch.clear();
+        entries.iter().for_each(|entry| codec::push_delete(&mut self.batch, family, entry));
+        let outcome = self.socket.execute(&mut self.batch).map_err(Error::Delete)?;
+        let gone = outcome.failures.len();
+        match outcome.failures.into_iter().find(|failure| failure.errno != libc::ENOENT) {
+            Some(failure) => Err(Error::Delete(failure.into())),
+            None => Ok(entries.len() - gone),
+        }
+    }
+}
+
+impl FlowTable for ConntrackClient {
+    fn delete_flows(&mut self, filters: &[FlowFilter]) -> Result<usize, TableError> {
+        Ok(self.delete(filters)?)
+    }
+}

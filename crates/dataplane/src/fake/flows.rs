@@ -1,0 +1,132 @@
+//! The connection tracking in memory.
+
+use std::{cell::RefCell, collections::BTreeSet, net::SocketAddr, rc::Rc};
+
+use lb_types::{FlowFilter, FlowTarget, Protocol};
+
+use crate::{ErrorKind, FlowTable, TableError, contract::flows::Flow};
+
+/// The connection tracking in memory.
+///
+/// A clone is another handle to the same table. Only calls through [`FlowTable`] are counted and can fail.
+#[derive(Clone, Default)]
+pub struct FakeFlows(Rc<RefCell<State>>);
+
+#[derive(Default)]
+struct State {
+    flows: BTreeSet<Flow>,
+    calls: usize,
+    /// Filters of all calls.
+    log: Vec<FlowFilter>,
+    failures: Vec<ErrorKind>,
+}
+
+impl FakeFlows {
+    /// A client makes a connection.
+    ///
+    /// # Panics
+    /// If one of its directions is tracked already, which no kernel allows.
+    pub fn add(&self, flow: Flow) {
+        let flows = &mut self.0.borrow_mut().flows;
+        let taken = |direction| flows.iter().flat_map(directions).any(|other| other == direction);
+        assert!(
+            !directions(&flow).into_iter().any(taken),
+            "there is a connection like {flow:?} in {flows:?}"
+        );
+        flows.insert(flow);
+    }
+
+    /// All connections.
+    pub fn flows(&self) -> BTreeSet<Flow> {
+        self.0.borrow().flows.clone()
+    }
+
+    /// Calls so far, each of which walks the kernel's table.
+    pub fn calls(&self) -> usize {
+        self.0.borrow().calls
+    }
+
+    /// Filters of all calls since the last time; empties the log.
+    pub fn take_filters(&self) -> Vec<FlowFilter> {
+        std::mem::take(&mut self.0.borrow_mut().log)
+    }
+
+    /// The next call fails as a whole, before anything is deleted.
+    pub fn fail_next_call(&self, kind: ErrorKind) {
+        self.0.borrow_mut().failures.push(kind);
+    }
+}
+
+impl FlowTable for FakeFlows {
+    fn delete_flows(&mut self, filters: &[FlowFilter]) -> Result<usize, TableError> {
+        let state = &mut *self.0.borrow_mut();
+        state.calls += 1;
+        if !state.failures.is_empty() {
+            let kind = state.failures.remove(0);
+            return Err(TableError::new("delete flows", kind, format!("injected failure: {kind:?}")));
+        }
+        state.log.extend_from_slice(filters);
+        let before = state.flows.len();
+        state.flows.retain(|flow| !filters.iter().any(|filter| is_meant(filter, flow)));
+        Ok(before - state.flows.len())
+    }
+}
+
+/// What the kernel's table is keyed by.
+fn directions(flow: &Flow) -> [(Protocol, SocketAddr, SocketAddr); 2] {
+    let Flow { protocol, client, to, server } = *flow;
+    [(protocol, client, to), (protocol, server, client)]
+}
+
+fn is_meant(filter: &FlowFilter, flow: &Flow) -> bool {
+    let service = SocketAddr::new(filter.service.addr, filter.service.port.get());
+    let target = match filter.target {
+        FlowTarget::RealServer(rs) => SocketAddr::new(rs.addr, rs.port.get()),
+        FlowTarget::Untranslated => flow.to,
+    };
+    flow.protocol == filter.service.protocol && flow.to == service && flow.server == target
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::flows::{CASES, FlowsWorld};
+
+    struct World {
+        table: FakeFlows,
+        hands: FakeFlows,
+    }
+
+    impl FlowsWorld for World {
+        fn table(&mut self) -> &mut dyn FlowTable {
+            &mut self.table
+        }
+
+        fn add(&mut self, flows: &[Flow]) {
+            flows.iter().for_each(|flow| self.hands.add(*flow));
+        }
+
+        fn flows(&mut self) -> BTreeSet<Flow> {
+            self.hands.flows()
+        }
+    }
+
+    #[test]
+    fn the_fake_meets_every_demand() {
+        for case in CASES {
+            eprintln!("{}", case.name);
+            let hands = FakeFlows::default();
+            (case.run)(&mut World { table: hands.clone(), hands });
+        }
+    }
+
+    #[test]
+    fn calls_are_counted_logged_and_can_fail() {
+        let hands = FakeFlows::default();
+        let mut table = hands.clone();
+        hands.fail_next_call(ErrorKind::Transient);
+        assert!(table.delete_flows(&[]).is_err_and(|error| error.is_retryable()));
+        assert_eq!(table.delete_flows(&[]).expect("the failure is over"), 0);
+        assert_eq!((hands.calls(), hands.take_filters()), (2, vec![]));
+    }
+}
