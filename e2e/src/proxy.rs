@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -19,6 +20,30 @@ pub const SERVICE_CIDRS: &str = "--service-cidrs=10.96.0.0/16,fd00:96::/112";
 /// Lines of the log shown when a test fails.
 const SHOWN: usize = 120;
 
+/// Where objects come from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// The directory of manifests.
+    Manifests,
+    /// An API server, as a kubeconfig file tells.
+    Kubeconfig(PathBuf),
+    /// An API server at this address, with the service account that is mounted into every Pod.
+    ServiceAccount(SocketAddr),
+}
+
+impl Source {
+    /// What a Pod finds in its environment.
+    fn environment(&self) -> Vec<(&'static str, String)> {
+        match self {
+            Source::Manifests | Source::Kubeconfig(_) => Vec::new(),
+            Source::ServiceAccount(server) => vec![
+                ("KUBERNETES_SERVICE_HOST", server.ip().to_string()),
+                ("KUBERNETES_SERVICE_PORT", server.port().to_string()),
+            ],
+        }
+    }
+}
+
 /// How to start it.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -26,8 +51,8 @@ pub struct Settings {
     pub binary: PathBuf,
     /// The directory it follows, unless there is an API server.
     pub manifests: PathBuf,
-    /// How it reaches the API server that it follows.
-    pub kubeconfig: Option<PathBuf>,
+    /// Where its objects come from.
+    pub source: Source,
     /// Where it keeps its state; private to a test.
     pub state: PathBuf,
     /// Where its standard error goes; later starts append.
@@ -42,7 +67,7 @@ impl Settings {
         let settings = Settings {
             binary: binary.to_owned(),
             manifests: directory.join("manifests"),
-            kubeconfig: None,
+            source: Source::Manifests,
             state: directory.join("state"),
             log: directory.join("kube-ipvs.log"),
             flags: vec![CLUSTER_CIDRS.to_owned()],
@@ -62,9 +87,10 @@ impl Settings {
     fn arguments(&self) -> Vec<&OsStr> {
         let mut arguments: Vec<&OsStr> =
             ["--hostname-override", NODE_NAME, SERVICE_CIDRS].into_iter().map(OsStr::new).collect();
-        match &self.kubeconfig {
-            Some(kubeconfig) => arguments.extend([OsStr::new("--kubeconfig"), kubeconfig.as_os_str()]),
-            None => arguments.extend([OsStr::new("--manifests"), self.manifests.as_os_str()]),
+        match &self.source {
+            Source::Manifests => arguments.extend([OsStr::new("--manifests"), self.manifests.as_os_str()]),
+            Source::Kubeconfig(path) => arguments.extend([OsStr::new("--kubeconfig"), path.as_os_str()]),
+            Source::ServiceAccount(_) => {}
         }
         arguments.extend([OsStr::new("--state-dir"), self.state.as_os_str()]);
         arguments.extend(self.flags.iter().map(OsStr::new));
@@ -73,7 +99,9 @@ impl Settings {
 
     /// `kube-ipvs plan` with the same flags.
     pub fn plan(&self, node: &NetNs) -> Result<String, CommandError> {
-        try_output(node.command(&self.binary).arg("plan").args(self.arguments()))
+        try_output(
+            node.command(&self.binary).arg("plan").args(self.arguments()).envs(self.source.environment()),
+        )
     }
 
     /// `kube-ipvs cleanup`.
@@ -183,7 +211,7 @@ fn spawn(node: &NetNs, settings: &Settings) -> Child {
         .open(&settings.log)
         .unwrap_or_else(|error| panic!("{}: {error}", settings.log.display()));
     let mut command = node.command(&settings.binary);
-    command.args(settings.arguments());
+    command.args(settings.arguments()).envs(settings.source.environment());
     // With RUST_LOG left alone it logs what an operator sees.
     command.env_remove("RUST_LOG").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     testkit::die_with_thread(&mut command)

@@ -7,7 +7,8 @@ use std::time::Duration;
 use e2e::manifest::{Endpoint, Service, render_node, render_slice, to_json};
 use e2e::net::PodNetwork;
 use e2e::observe::Snapshot;
-use test_apiserver::TestApiServer;
+use e2e::proxy::Source;
+use test_apiserver::{Hangup, Resource, TestApiServer};
 use testkit::{wait_for, wait_until};
 
 use crate::world::{SOON, WEB, World, assert_uncut, web};
@@ -28,7 +29,7 @@ impl Cluster {
         let server = server.expect("start the API server");
         let kubeconfig = world.settings.state.with_file_name("kubeconfig");
         std::fs::write(&kubeconfig, server.kubeconfig()).expect("write the kubeconfig");
-        world.settings.kubeconfig = Some(kubeconfig);
+        world.settings.source = Source::Kubeconfig(kubeconfig);
         server.objects().apply(to_json(&render_node())).expect("write the Node");
         let cluster = Cluster { world, server };
         cluster.serve(&web(), &cluster.world.ready(1..=2));
@@ -152,4 +153,35 @@ fn connections_to_the_api_server_that_die_silently_slow() {
     println!("the change arrived after {took:?}");
     cluster.world.wait_served(&web(), &cluster.world.ready(2..=3));
     wait_for(SOON, "nothing fails", || cluster.get("/readyz").map(drop));
+}
+
+/// Where the kubelet mounts a Pod's credentials.
+const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// Without flags, the service account of the Pod; its token is replaced now and then.
+#[test]
+fn the_service_account_of_a_pod() {
+    let mut cluster = Cluster::new();
+    let write = |file: &str, text: &str| {
+        std::fs::create_dir_all(ACCOUNT).expect("the folder of the service account");
+        testkit::write_atomic(&std::path::Path::new(ACCOUNT).join(file), text).expect("write a credential");
+    };
+    write("namespace", "kube-system");
+    write("ca.crt", cluster.server.ca_pem().expect("TLS"));
+    write("token", "t");
+    cluster.world.settings.source = Source::ServiceAccount(cluster.server.address());
+    let plan = cluster.world.settings.plan(&cluster.world.net.node).unwrap_or_else(|error| panic!("{error}"));
+    assert!(plan.contains("10.244.0.11:8080"), "{plan}");
+    cluster.start();
+    cluster.server.add_token("u");
+    write("token", "u");
+    cluster.server.revoke_token("t");
+    for resource in [Resource::Services, Resource::EndpointSlices] {
+        cluster.server.drop_watches(resource, Hangup::End);
+    }
+    cluster.serve(&web(), &cluster.world.ready(2..=3));
+    wait_until(NOTICED, "the change to arrive with the new token", || {
+        cluster.world.served(&web(), &cluster.world.ready(2..=3)).is_ok()
+    });
+    cluster.wait_ready(200);
 }

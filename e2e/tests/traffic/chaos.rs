@@ -21,6 +21,7 @@ use e2e::net::{OUTSIDE, PodNetwork, cluster_ip};
 use e2e::observe::Ipvs;
 use e2e::probe::Proto;
 use e2e::probe::load::{Incident, Load, Settings};
+use e2e::proxy::Source;
 use testkit::{try_wait_for, wait_until};
 
 use crate::world::{SOON, World};
@@ -94,7 +95,7 @@ fn source(world: &mut World) -> Box<dyn Objects> {
     }
     let kubeconfig = world.settings.state.join("kubeconfig");
     let api = Api::start(&world.net.node, &kubeconfig);
-    world.settings.kubeconfig = Some(kubeconfig);
+    world.settings.source = Source::Kubeconfig(kubeconfig);
     Box::new(api)
 }
 

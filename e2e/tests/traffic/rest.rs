@@ -3,6 +3,7 @@
 
 use e2e::manifest::{Endpoint, Service, render_node, render_slice, to_json};
 use e2e::net::PodNetwork;
+use e2e::proxy::Source;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use kube::core::{GroupVersionKind, TypeMeta};
@@ -85,7 +86,7 @@ fn objects_over_rest() {
     );
     let kubeconfig = world.settings.state.with_file_name("kubeconfig");
     std::fs::write(&kubeconfig, server.kubeconfig()).expect("write the kubeconfig");
-    world.settings.kubeconfig = Some(kubeconfig);
+    world.settings.source = Source::Kubeconfig(kubeconfig);
     world.start(&["--ipvs-sync-period=1s"]);
     let rest = Rest { node: world.net.node.clone(), kubeconfig: server.kubeconfig() };
     let (service, ready) = (web(), |numbers| world.ready(numbers));
