@@ -9,6 +9,8 @@ use crate::observe::{Ipvs, parse_ipvs};
 
 /// The link that carries the routes.
 const LINK: &str = "kube-ipvs0";
+/// It may have this address, after one that others had put there was removed: without any, its IPv4 routes would go.
+const PLACEHOLDER: &str = "127.177.177.177";
 
 /// The tables of one network namespace, as far as kube-ipvs writes them.
 #[derive(Debug, Clone, Default)]
@@ -107,7 +109,8 @@ fn link_problem(links: &[Value]) -> Option<String> {
     }
     let addresses = link.get("addr_info").and_then(Value::as_array);
     // The kernel may give it a link-local one.
-    let odd = addresses.into_iter().flatten().find(|address| word(address, "scope") != "link");
+    let is_odd = |address: &&Value| word(address, "scope") != "link" && word(address, "local") != PLACEHOLDER;
+    let odd = addresses.into_iter().flatten().find(is_odd);
     odd.map(|address| format!("the link {LINK} has the address {}", word(address, "local")))
 }
 

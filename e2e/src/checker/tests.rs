@@ -194,6 +194,13 @@ fn wrong_routes_and_links_are_found() {
         },
         &["the link kube-ipvs0 has the address 10.96.0.80"],
     );
+    check(
+        |printed| {
+            let address = r#""addr_info":[{"family":"inet","local":"127.177.177.177","scope":"host"}]"#;
+            replace(&mut printed.addresses, "\"addr_info\":[]", address);
+        },
+        &[],
+    );
 }
 
 #[test]
