@@ -20,6 +20,9 @@ use crate::tally::Tally;
 /// As much of a failed test's output is printed; all of it is in a file.
 const SHOWN: usize = 20_000;
 
+/// Lines of a panic that are shown before that.
+const REASON: usize = 30;
+
 /// After so many guests in a row that did not even boot, the rest fails.
 const BOOT_ATTEMPTS: u32 = 2;
 
@@ -214,9 +217,12 @@ fn judge(outcome: &Outcome, output: &str) -> Verdict {
     }
 }
 
-/// Prints the end of a failed test's output.
+/// Prints why a failed test failed, as far as it said so, and the end of its output.
 fn show(output: &[u8], file: Option<PathBuf>) {
     let text = String::from_utf8_lossy(output);
+    for line in reason(&text) {
+        println!("    > {line}");
+    }
     let mut start = text.len().saturating_sub(SHOWN);
     while !text.is_char_boundary(start) {
         start += 1;
@@ -229,9 +235,23 @@ fn show(output: &[u8], file: Option<PathBuf>) {
     }
 }
 
+/// What a panic said: it may stand far above the end, before the logs that follow it.
+fn reason(text: &str) -> impl Iterator<Item = &str> {
+    let is_panic = |line: &&str| line.contains("panicked at ");
+    text.lines().skip_while(move |line| !is_panic(line)).take(REASON)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_reason_begins_with_the_panic() {
+        let text = "log\n\nthread 'a' (7) panicked at a.rs:1:2:\nno route\n";
+        assert_eq!(reason(text).collect::<Vec<_>>(), ["thread 'a' (7) panicked at a.rs:1:2:", "no route"]);
+        assert_eq!(reason("log").count(), 0);
+        assert_eq!(reason(&format!("{text}{}", "log\n".repeat(100))).count(), REASON);
+    }
 
     const PASS: &str =
         "test a ... ok\n\ntest result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out";
