@@ -177,16 +177,34 @@ impl IpvsClient {
         report: &mut BatchReport,
     ) -> Result<(), netlink::Error> {
         self.batch.clear();
-        let mut sent = Vec::with_capacity(ops.len());
+        let mut pending = Vec::new();
         for index in indices {
             match push_op(&mut self.batch, self.family, &ops[index]) {
-                Ok(()) => sent.push(index),
+                Ok(()) => pending.push(index),
                 Err(errno) => report.failed.push(refused(ops, index, errno)),
             }
+            if self.socket.is_datagram_full(&self.batch) {
+                self.send(ops, &mut pending, report)?;
+            }
         }
+        self.send(ops, &mut pending, report)
+    }
+
+    /// Executes the batch, whose messages are the operations `pending`, and empties both.
+    ///
+    /// One datagram at a time, so that everything is encoded into the same 128 KiB: a larger buffer would have to be
+    /// grown first, and costs the kernel more in pages than it saves.
+    fn send(
+        &mut self,
+        ops: &[IpvsOp],
+        pending: &mut Vec<usize>,
+        report: &mut BatchReport,
+    ) -> Result<(), netlink::Error> {
         let BatchOutcome { failures, replies_lost } = self.socket.execute(&mut self.batch)?;
-        report.failed.extend(failures.iter().map(|f| refused(ops, sent[f.index], f.errno)));
+        report.failed.extend(failures.iter().map(|f| refused(ops, pending[f.index], f.errno)));
         report.replies_lost |= replies_lost;
+        self.batch.clear();
+        pending.clear();
         Ok(())
     }
 

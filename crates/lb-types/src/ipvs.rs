@@ -4,13 +4,14 @@
 //! settings never decide which object is meant.
 
 use std::{
+    cmp::Ordering,
     fmt,
     net::{IpAddr, SocketAddr},
     num::{NonZeroU16, NonZeroU32},
     str::FromStr,
 };
 
-use crate::{IpFamily, Protocol, VipPort};
+use crate::{IpFamily, Protocol, VipPort, net::cmp_addr};
 
 /// Key of a virtual server in the kernel (`ip_vs_service_find` in net/netfilter/ipvs/ip_vs_ctl.c).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -216,12 +217,25 @@ impl fmt::Display for VirtualServer {
 }
 
 /// Key of a real server within its virtual server (`ip_vs_lookup_dest`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RealServerId {
     /// Address of the endpoint.
     pub addr: IpAddr,
     /// Port of the endpoint; never 0.
     pub port: NonZeroU16,
+}
+
+impl PartialOrd for RealServerId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for RealServerId {
+    /// By field.
+    fn cmp(&self, other: &Self) -> Ordering {
+        cmp_addr(&self.addr, &other.addr).then_with(|| self.port.cmp(&other.port))
+    }
 }
 
 impl fmt::Display for RealServerId {

@@ -1,6 +1,7 @@
 //! Families, transport protocols and the (address, protocol, port) triple.
 
 use std::{
+    cmp::Ordering,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZeroU16,
@@ -118,7 +119,7 @@ impl FromStr for Protocol {
 }
 
 /// Where clients of a service port connect to: a VIP, a protocol and a port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct VipPort {
     /// The VIP.
     pub addr: IpAddr,
@@ -126,6 +127,32 @@ pub struct VipPort {
     pub protocol: Protocol,
     /// Port; never 0.
     pub port: NonZeroU16,
+}
+
+impl PartialOrd for VipPort {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for VipPort {
+    /// By field.
+    fn cmp(&self, other: &Self) -> Ordering {
+        let rest = || (self.protocol, self.port).cmp(&(other.protocol, other.port));
+        cmp_addr(&self.addr, &other.addr).then_with(rest)
+    }
+}
+
+/// The order of [`IpAddr`], as numbers: the standard library compares bytes by a call of `memcmp`, and all tables here
+/// are ordered by addresses.
+#[inline]
+pub(crate) fn cmp_addr(one: &IpAddr, other: &IpAddr) -> Ordering {
+    match (one, other) {
+        (IpAddr::V4(one), IpAddr::V4(other)) => one.to_bits().cmp(&other.to_bits()),
+        (IpAddr::V6(one), IpAddr::V6(other)) => one.to_bits().cmp(&other.to_bits()),
+        (IpAddr::V4(_), IpAddr::V6(_)) => Ordering::Less,
+        (IpAddr::V6(_), IpAddr::V4(_)) => Ordering::Greater,
+    }
 }
 
 impl fmt::Display for VipPort {

@@ -51,6 +51,8 @@ impl Limits {
     const SEND_OVERHEAD: usize = 64;
     /// What the kernel charges for an error reply with a short text (`skb->truesize`); 770 to 900 without one.
     const REPLY_COST: usize = 1280;
+    /// More than any message that is sent by the thousand.
+    const ORDINARY: usize = 512;
 
     /// A datagram that fits the send buffer and whose messages may all fail without losing a reply.
     pub(crate) fn within(granted: Buffers) -> Self {
@@ -58,6 +60,11 @@ impl Limits {
             bytes: granted.send.saturating_sub(Limits::SEND_OVERHEAD).min(Limits::MAX.bytes),
             messages: (granted.receive / Limits::REPLY_COST).clamp(1, Limits::MAX.messages),
         }
+    }
+
+    /// Whether one more message of up to [`Limits::ORDINARY`] bytes might be too much.
+    pub(crate) fn are_reached_by(self, batch: &Batch) -> bool {
+        batch.len() >= self.messages || batch.as_bytes().len() + Limits::ORDINARY > self.bytes
     }
 
     /// End of the datagram that starts with message `first`; at least that one is in it.
@@ -181,6 +188,14 @@ mod tests {
         assert_eq!(chunks(&batch, Limits { bytes: 400, messages: 100 }), [4, 8, 10]);
         assert_eq!(chunks(&batch, Limits { bytes: 10_000, messages: 3 }), [3, 6, 9, 10]);
         assert_eq!(chunks(&batch, Limits { bytes: 1, messages: 100 }).len(), 10);
+    }
+
+    #[test]
+    fn what_is_not_full_goes_in_one_datagram() {
+        let limits = Limits { bytes: 2000, messages: 100 };
+        assert!(!limits.are_reached_by(&batch(14)) && limits.are_reached_by(&batch(15)));
+        assert_eq!(chunks(&batch(15), limits), [15]);
+        assert!(Limits { messages: 3, ..limits }.are_reached_by(&batch(3)));
     }
 
     #[test]

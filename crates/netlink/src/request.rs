@@ -58,6 +58,12 @@ impl RequestSocket {
         self.execute_within(batch, limits)
     }
 
+    /// Whether a batch leaves no room for another ordinary message in its first datagram: a good moment to execute it
+    /// and go on with the same memory.
+    pub fn is_datagram_full(&self, batch: &Batch) -> bool {
+        self.limits.are_reached_by(batch)
+    }
+
     pub(crate) fn execute_within(
         &mut self,
         batch: &mut Batch,

@@ -23,7 +23,7 @@ pub struct DestinationKey {
 impl DestinationKey {
     pub(super) fn encode(&self, nest: &mut MessageBuffer) {
         nest.attribute_u16(dest::ADDR_FAMILY, address_family(IpFamily::of(self.addr)));
-        nest.attribute(dest::ADDR, &encode_address(self.addr));
+        nest.attribute_16_bytes(dest::ADDR, &encode_address(self.addr));
         nest.attribute_u16_be(dest::PORT, self.port);
     }
 }

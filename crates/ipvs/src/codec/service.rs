@@ -46,7 +46,7 @@ impl ServiceKey {
         match self {
             ServiceKey::Address { addr, protocol, port } => {
                 nest.attribute_u16(svc::PROTOCOL, *protocol);
-                nest.attribute(svc::ADDR, &encode_address(*addr));
+                nest.attribute_16_bytes(svc::ADDR, &encode_address(*addr));
                 nest.attribute_u16_be(svc::PORT, *port);
             }
             ServiceKey::FwMark { mark, .. } => nest.attribute_u32(svc::FWMARK, *mark),
