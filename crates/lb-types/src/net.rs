@@ -3,6 +3,7 @@
 use std::{
     cmp::Ordering,
     fmt,
+    hash::{Hash, Hasher},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZeroU16,
     str::FromStr,
@@ -119,7 +120,7 @@ impl FromStr for Protocol {
 }
 
 /// Where clients of a service port connect to: a VIP, a protocol and a port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VipPort {
     /// The VIP.
     pub addr: IpAddr,
@@ -127,6 +128,20 @@ pub struct VipPort {
     pub protocol: Protocol,
     /// Port; never 0.
     pub port: NonZeroU16,
+}
+
+impl Hash for VipPort {
+    /// As one number or two: field by field takes twice the time, and every virtual server is looked up several times.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let rest = u64::from(self.port.get()) | u64::from(self.protocol.number()) << 16;
+        match self.addr {
+            IpAddr::V4(addr) => state.write_u64(u64::from(addr.to_bits()) << 32 | rest),
+            IpAddr::V6(addr) => {
+                state.write_u128(addr.to_bits());
+                state.write_u64(rest);
+            }
+        }
+    }
 }
 
 impl PartialOrd for VipPort {

@@ -81,14 +81,36 @@ impl Mirror {
     /// Follows a write that the kernel executed.
     pub fn record(&mut self, op: &Operation) {
         match op {
-            Operation::Ipvs(op) => self.record_ipvs(op),
+            Operation::Ipvs(op) => self.record_ipvs_op(op),
             Operation::Vip(op) => self.record_vip(op),
             Operation::Rules(op) => self.record_rules(op),
             Operation::Sysctl(_) => {}
         }
     }
 
-    fn record_ipvs(&mut self, op: &IpvsOp) {
+    /// Follows writes to IPVS that the kernel executed, in order.
+    ///
+    /// The real servers of a virtual server come together: then it is looked up once for all of them, and their list
+    /// has the right size at once.
+    pub fn record_ipvs(&mut self, ops: &[IpvsOp]) {
+        for together in ops.chunk_by(add_to_the_same) {
+            match together {
+                [op] => self.record_ipvs_op(op),
+                [first, ..] => {
+                    let Some(server) = self.servers.get_mut(&first.virtual_server()) else { continue };
+                    server.real_servers.reserve_exact(together.len());
+                    for op in together {
+                        if let IpvsOp::AddRealServer { rs, settings, .. } = *op {
+                            server.put(rs, settings);
+                        }
+                    }
+                }
+                [] => {}
+            }
+        }
+    }
+
+    fn record_ipvs_op(&mut self, op: &IpvsOp) {
         match *op {
             IpvsOp::AddVirtualServer { vs, settings } => {
                 self.servers.insert(vs, MirrorServer { settings, real_servers: Vec::new() });
@@ -148,5 +170,13 @@ impl Mirror {
                 self.elements.clear();
             }
         }
+    }
+}
+
+/// Whether both add real servers, and to one virtual server.
+fn add_to_the_same(one: &IpvsOp, other: &IpvsOp) -> bool {
+    match (one, other) {
+        (IpvsOp::AddRealServer { vs: one, .. }, IpvsOp::AddRealServer { vs: other, .. }) => one == other,
+        _ => false,
     }
 }

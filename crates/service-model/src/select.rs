@@ -92,7 +92,9 @@ fn ready_or_fallback<'a>(
     endpoints: impl Iterator<Item = &'a Endpoint> + Clone,
     allowed: impl Fn(&Endpoint) -> bool,
 ) -> Vec<RealServerId> {
-    let ready: Vec<_> = endpoints.clone().filter(|e| e.ready && allowed(e)).map(|e| e.id).collect();
+    // Nearly always all of them are.
+    let mut ready = Vec::with_capacity(endpoints.clone().count());
+    ready.extend(endpoints.clone().filter(|e| e.ready && allowed(e)).map(|e| e.id));
     if !ready.is_empty() {
         return ready;
     }
