@@ -24,6 +24,7 @@ use crate::{
 
 fn main() -> ExitCode {
     kernel::share_one_arena();
+    kernel::keep_heap();
     let cli = Cli::parse_from(flags::normalised(std::env::args()));
     match execute(&cli) {
         Ok(()) => ExitCode::SUCCESS,

@@ -19,7 +19,7 @@ pub use conn_reuse::{
     ConnReuseDecision, ConnReuseFacts, ConnReuseFlag, ConnReuseMode, ConnReuseReason, ProbeOutcome,
     UnknownConnReuseFlag, VENDOR_FILE, decide_conn_reuse_mode, needs_probe,
 };
-pub use memory::{give_memory_back, share_one_arena};
+pub use memory::{give_memory_back, keep_heap, share_one_arena};
 pub use modules::{KernelModule, MissingModule, ModuleFinder, ModulePresence};
 pub use node::{EmptyHostname, hostname};
 pub use proc_sysctls::{ProcSysctls, SysctlError};
