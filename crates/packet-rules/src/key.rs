@@ -83,25 +83,30 @@ impl SetId {
     }
 }
 
-/// The key of an element in the set that [`SetId::of`] names.
-pub(crate) fn encode_key(element: &RuleElement) -> Vec<u8> {
-    let mut key = Vec::with_capacity(40);
+/// Appends the key of an element in the set that [`SetId::of`] names.
+pub(crate) fn put_key(key: &mut Vec<u8>, element: &RuleElement) {
     match element.key {
-        ElementKey::Addr(addr) => put_addr(&mut key, addr),
+        ElementKey::Addr(addr) => put_addr(key, addr),
         ElementKey::Port(VipPort { addr, protocol, port }) => {
-            put_addr(&mut key, addr);
-            key.extend([protocol.number(), 0, 0, 0]);
-            key.extend(port.get().to_be_bytes());
-            key.extend([0, 0]);
+            put_addr(key, addr);
+            let [high, low] = port.get().to_be_bytes();
+            key.extend_from_slice(&[protocol.number(), 0, 0, 0, high, low, 0, 0]);
             if element.set == RuleSet::Hairpin {
-                put_addr(&mut key, addr);
+                put_addr(key, addr);
             }
         }
     }
+}
+
+/// The same by itself.
+#[cfg(test)]
+pub(crate) fn encode_key(element: &RuleElement) -> Vec<u8> {
+    let mut key = Vec::new();
+    put_key(&mut key, element);
     key
 }
 
-/// Inverse of [`encode_key`]; `None` for keys that our vocabulary cannot express, which are not ours.
+/// Inverse of [`put_key`]; `None` for keys that our vocabulary cannot express, which are not ours.
 pub(crate) fn parse_key(id: SetId, key: &[u8]) -> Option<RuleElement> {
     if key.len() != id.key_len() as usize {
         return None;
@@ -121,8 +126,8 @@ pub(crate) fn parse_key(id: SetId, key: &[u8]) -> Option<RuleElement> {
 
 fn put_addr(key: &mut Vec<u8>, addr: IpAddr) {
     match addr {
-        IpAddr::V4(addr) => key.extend(addr.octets()),
-        IpAddr::V6(addr) => key.extend(addr.octets()),
+        IpAddr::V4(addr) => key.extend_from_slice(&addr.octets()),
+        IpAddr::V6(addr) => key.extend_from_slice(&addr.octets()),
     }
 }
 

@@ -11,7 +11,7 @@ use lb_types::{RuleElement, RulesOp};
 use crate::{
     encode::{Change, ELEMENTS_PER_MESSAGE, Encoder},
     install::{Write, diff_table},
-    key::encode_key,
+    key::put_key,
     observed::ObservedTable,
     render_table,
     spec::SetId,
@@ -134,7 +134,8 @@ struct Builder<'a> {
 struct Queue {
     change: Change,
     ops: Vec<usize>,
-    keys: Vec<Vec<u8>>,
+    /// One behind the other; all keys of a set have one length.
+    keys: Vec<u8>,
 }
 
 impl Builder<'_> {
@@ -148,7 +149,7 @@ impl Builder<'_> {
         }
         let queue = self.queues.entry(id).or_insert_with(|| Queue { change, ops: vec![], keys: vec![] });
         queue.ops.push(index);
-        queue.keys.push(encode_key(element));
+        put_key(&mut queue.keys, element);
         if alone {
             self.flush_set(id);
         }
@@ -170,7 +171,7 @@ impl Builder<'_> {
 
     fn flush_set(&mut self, id: SetId) {
         if let Some(Queue { change, ops, keys }) = self.queues.remove(&id) {
-            let message = self.encoder.elements(id, change, keys.iter().map(Vec::as_slice));
+            let message = self.encoder.elements(id, change, keys.chunks_exact(id.key_len() as usize));
             self.push(&message, ops);
         }
     }
