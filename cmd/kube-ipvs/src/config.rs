@@ -2,7 +2,6 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
-use drain::EndpointGone;
 use ipnetwork::IpNetwork;
 use kernel::ConnReuseFlag;
 use lb_types::{IpFamily, RulesLayout, Scheduler};
@@ -217,16 +216,12 @@ fn local_mode(flags: &Flags, check: &mut Check) -> LocalMode {
 }
 
 fn drain(flags: &Flags, check: &mut Check) -> drain::Settings {
-    let endpoint_gone = match flags.graceful_endpoint_gone.as_str() {
-        "remove" => Ok(EndpointGone::Remove),
-        "drain" => Ok(EndpointGone::Drain),
-        other => Err(format!("unknown action {other:?}: expected remove or drain")),
-    };
     drain::Settings {
         policy: check.parse("--graceful-policy", &flags.graceful_policy),
         linger: flags.graceful_linger,
-        timeout: Some(flags.graceful_timeout).filter(|timeout| !timeout.is_zero()),
-        endpoint_gone: check.take("--graceful-endpoint-gone", endpoint_gone),
+        timeout: drain::limit(flags.graceful_timeout),
+        silence: drain::limit(flags.graceful_silence),
+        endpoint_gone: check.parse("--graceful-endpoint-gone", &flags.graceful_endpoint_gone),
     }
 }
 

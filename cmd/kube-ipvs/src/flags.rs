@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args, Parser, Subcommand};
+use lb_types::parse_duration;
 
 use crate::go;
 
@@ -83,11 +84,11 @@ pub struct Flags {
     pub ipvs_scheduler: String,
 
     /// How often the kernel is compared with what it should hold
-    #[arg(long, global = true, default_value = "30s", value_parser = go::duration, value_name = "DURATION")]
+    #[arg(long, global = true, default_value = "30s", value_parser = parse_duration, value_name = "DURATION")]
     pub ipvs_sync_period: Duration,
 
     /// Shortest time between two syncs; 0 syncs every change at once
-    #[arg(long, global = true, default_value = "0", value_parser = go::duration, value_name = "DURATION")]
+    #[arg(long, global = true, default_value = "0", value_parser = parse_duration, value_name = "DURATION")]
     pub ipvs_min_sync_period: Duration,
 
     /// Virtual servers in these ranges are never deleted
@@ -100,15 +101,15 @@ pub struct Flags {
     pub ipvs_strict_arp: bool,
 
     /// Timeout of idle TCP connections in IPVS; 0 leaves the kernel's (900 s)
-    #[arg(long, global = true, default_value = "0", value_parser = go::duration, value_name = "DURATION")]
+    #[arg(long, global = true, default_value = "0", value_parser = parse_duration, value_name = "DURATION")]
     pub ipvs_tcp_timeout: Duration,
 
     /// Timeout of TCP connections after a FIN; 0 leaves the kernel's (120 s)
-    #[arg(long, global = true, default_value = "0", value_parser = go::duration, value_name = "DURATION")]
+    #[arg(long, global = true, default_value = "0", value_parser = parse_duration, value_name = "DURATION")]
     pub ipvs_tcpfin_timeout: Duration,
 
     /// Timeout of UDP flows in IPVS; 0 leaves the kernel's (300 s)
-    #[arg(long, global = true, default_value = "0", value_parser = go::duration, value_name = "DURATION")]
+    #[arg(long, global = true, default_value = "0", value_parser = parse_duration, value_name = "DURATION")]
     pub ipvs_udp_timeout: Duration,
 
     /// When a draining real server is removed: active-only, all-connections or immediate
@@ -116,12 +117,16 @@ pub struct Flags {
     pub graceful_policy: String,
 
     /// How long a draining real server must be quiet with active-only
-    #[arg(long, global = true, default_value = "5s", value_parser = go::duration, value_name = "DURATION")]
+    #[arg(long, global = true, default_value = "5s", value_parser = parse_duration, value_name = "DURATION")]
     pub graceful_linger: Duration,
 
     /// A draining real server is removed after this time in any case; 0 for no limit
-    #[arg(long, global = true, default_value = "15m", value_parser = go::duration, value_name = "DURATION")]
+    #[arg(long, global = true, default_value = "15m", value_parser = parse_duration, value_name = "DURATION")]
     pub graceful_timeout: Duration,
+
+    /// A draining real server is removed when clients have sent for this long and nothing came back; 0 for never
+    #[arg(long, global = true, default_value = "5s", value_parser = parse_duration, value_name = "DURATION")]
+    pub graceful_silence: Duration,
 
     /// What the deletion of its pod does to a draining real server: remove or drain
     #[arg(long, global = true, default_value = "remove", value_name = "ACTION")]

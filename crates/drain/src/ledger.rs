@@ -2,15 +2,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     num::NonZeroU16,
+    sync::Arc,
     time::Duration,
 };
 
 use lb_types::{ConnectionCounters, Protocol, RealServerId, TrafficCounters, VirtualServerId};
 use tally::Tallied;
 
-use crate::{Cause, EndpointGone, Outcome, Policy, Settings, Time};
+use crate::{Cause, Drain, Outcome, Overrides, Policy, Settings, Time, polls::Polls};
 
 /// A real server of a virtual server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,160 +31,164 @@ pub enum Verdict {
     Remove(Outcome),
 }
 
-/// One draining real server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Drain {
+/// What of a drain survives a restart of the process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
     /// Why it began.
     pub cause: Cause,
-    /// When it began.
+    /// When it began, in time since boot: the deadline follows from it.
     pub since: Time,
-    /// Settings when it began.
-    pub settings: Settings,
-    /// Last time that an active connection or traffic was seen; starts at `since`.
-    pub last_activity: Time,
-    /// Sum of the byte counters at the last poll; a change is activity.
-    pub bytes: Option<u64>,
-    /// Set once it must be removed; stays until the kernel has executed that.
-    pub due: Option<Outcome>,
+    /// What its Service wants otherwise than the configuration.
+    pub overrides: Overrides,
+    /// Whose connections they are.
+    pub pod: Option<Arc<str>>,
 }
 
-impl Drain {
-    /// When it is removed in any case.
-    pub fn deadline(&self) -> Option<Time> {
-        self.settings.timeout.map(|timeout| self.since + timeout)
-    }
-
-    fn observe(&mut self, now: Time, connections: &ConnectionCounters, traffic: &TrafficCounters) {
-        let bytes = traffic.bytes_in.wrapping_add(traffic.bytes_out);
-        let moved = self.bytes.is_some_and(|before| before != bytes);
-        self.bytes = Some(bytes);
-        if connections.active > 0 || moved {
-            self.last_activity = now;
-        }
-        self.due = self.due.or_else(|| self.decide(now, connections));
-    }
-
-    fn decide(&self, now: Time, connections: &ConnectionCounters) -> Option<Outcome> {
-        let drained = match self.settings.policy {
-            Policy::Immediate => return Some(Outcome::Immediate),
-            Policy::AllConnections => connections.active == 0 && connections.inactive == 0,
-            Policy::ActiveOnly => {
-                connections.active == 0 && now.saturating_sub(self.last_activity) >= self.settings.linger
-            }
-        };
-        match drained {
-            true => Some(Outcome::Drained),
-            false => self.overdue(now),
-        }
-    }
-
-    fn overdue(&self, now: Time) -> Option<Outcome> {
-        self.deadline().filter(|deadline| now >= *deadline).map(|_| Outcome::TimedOut)
-    }
-}
-
-/// When the counters of a virtual server that has draining real servers are read.
-#[derive(Clone, Copy, Debug)]
-struct Watch {
-    due: Time,
-    /// Begin of its youngest drain; that one may have ended since, which only means that the others are polled often
-    /// for a little longer.
-    youngest: Time,
-}
-
-/// What one virtual server adds to the interval between its polls: however many there are, at most so many are read
-/// per second that it costs a few percent of a core.
-const SHARE: Duration = Duration::from_micros(500);
+/// How long a real server that was removed because its address changed hands stays away.
+///
+/// A real server that comes back at once is revived with its old connections (`ip_vs_trash_get_dest`,
+/// net/netfilter/ipvs/ip_vs_ctl.c); those are gone when `expire_nodest_conn_work`, queued a jiffy after the removal,
+/// has walked the table: 0.1 to 0.2 s for 100,000 connections.
+const REST: Duration = Duration::from_millis(300);
 
 /// All draining real servers.
-///
-/// Every virtual server is polled at times of its own, so that new drains never postpone the polls of old ones.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
+    /// For Services that want nothing special.
+    settings: Settings,
     drains: Tallied<BTreeMap<Key, Drain>>,
-    /// One for each virtual server that has a drain.
-    watches: Tallied<BTreeMap<VirtualServerId, Watch>>,
-    /// The same by time.
-    by_due: Tallied<BTreeSet<(Time, VirtualServerId)>>,
+    /// The same by address of the real server.
+    by_addr: Tallied<BTreeMap<IpAddr, BTreeSet<Key>>>,
+    polls: Polls,
+    /// Real servers that must not come back before a time.
+    resting: Tallied<BTreeMap<Key, Time>>,
+    /// Counts changes of what must survive a restart.
+    version: u64,
 }
 
 impl Ledger {
+    /// Nothing drains.
+    pub fn new(settings: Settings) -> Self {
+        Ledger { settings, ..Ledger::default() }
+    }
+
     /// What must become of a real server that should not serve; also answers for one that is not draining yet.
     ///
     /// UDP has no end that the kernel could count (it is never "active", net/netfilter/ipvs/ip_vs_proto_udp.c), so its
     /// real servers go at once and their flows move on with the next packet.
-    pub fn judge(&self, key: &Key, settings: &Settings) -> Verdict {
+    pub fn judge(&self, key: &Key, overrides: &Overrides) -> Verdict {
         if let Some(outcome) = self.drains.get(key).and_then(|drain| drain.due) {
             return Verdict::Remove(outcome);
         }
         let connectionless = key.vs.protocol() == Some(Protocol::Udp);
-        match connectionless || settings.policy == Policy::Immediate {
+        match connectionless || self.settings.with(overrides).policy == Policy::Immediate {
             true => Verdict::Remove(Outcome::Immediate),
             false => Verdict::Quiesce,
         }
     }
 
-    /// Starts a drain unless one runs; returns whether it started. A running one learns that its pod terminates.
-    pub fn begin(&mut self, key: Key, cause: Cause, settings: Settings, now: Time) -> bool {
-        match self.drains.get_mut(&key) {
-            Some(drain) => {
-                if cause == Cause::Terminating || cause == Cause::ServiceGone {
-                    drain.cause = cause;
-                }
-                false
+    /// Starts a drain unless one runs; returns whether it started. A running one learns of a cause that says more.
+    pub fn begin(&mut self, key: Key, cause: Cause, overrides: &Overrides, now: Time) -> bool {
+        if let Some(drain) = self.drains.get_mut(&key) {
+            if cause.supersedes(drain.cause) {
+                drain.cause = cause;
+                self.version += 1;
             }
-            None => {
-                let drain = Drain { cause, since: now, settings, last_activity: now, bytes: None, due: None };
-                self.drains.insert(key, drain);
-                self.watch(key.vs, now);
-                true
+            return false;
+        }
+        self.insert(key, Drain::new(cause, now, *overrides, self.settings.with(overrides)), now);
+        true
+    }
+
+    /// Takes over a drain that began before a restart.
+    pub fn restore(&mut self, key: Key, record: Record, now: Time) {
+        let Record { cause, since, overrides, pod } = record;
+        let settings = self.settings.with(&overrides);
+        let drain = Drain::new(cause, since.min(now), overrides, settings);
+        self.insert(key, drain.resumed(pod, now), now);
+    }
+
+    fn insert(&mut self, key: Key, drain: Drain, now: Time) {
+        self.drains.insert(key, drain);
+        self.by_addr.entry(key.rs.addr).or_default().insert(key);
+        self.polls.watch(key.vs, now);
+        self.version += 1;
+    }
+
+    /// Notes whose connections they are, unless that is known.
+    pub fn note_pod(&mut self, key: &Key, pod: &Arc<str>) {
+        if let Some(drain) = self.drains.get_mut(key)
+            && drain.pod.is_none()
+        {
+            drain.pod = Some(Arc::clone(pod));
+            self.version += 1;
+        }
+    }
+
+    /// The Service wants something else than when the drains of its virtual server began: it counts from now on.
+    pub fn configure(&mut self, vs: VirtualServerId, overrides: &Overrides, now: Time) {
+        let settings = self.settings.with(overrides);
+        let mut changed = false;
+        for drain in self.drains.range_mut(lowest(vs)..).take_while(|(key, _)| key.vs == vs).map(|(_, d)| d) {
+            if drain.overrides != *overrides {
+                (drain.overrides, drain.settings) = (*overrides, settings);
+                changed = true;
             }
+        }
+        if changed {
+            self.version += 1;
+            self.polls.hurry(vs, now);
         }
     }
 
     /// Ends a drain: the real server was removed, or serves again.
     pub fn end(&mut self, key: &Key) -> Option<Drain> {
         let ended = self.drains.remove(key)?;
-        if self.of(&key.vs).next().is_none()
-            && let Some(watch) = self.watches.remove(&key.vs)
-        {
-            self.by_due.remove(&(watch.due, key.vs));
+        self.version += 1;
+        if let Some(keys) = self.by_addr.get_mut(&key.rs.addr) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.by_addr.remove(&key.rs.addr);
+            }
+        }
+        if self.of(&key.vs).next().is_none() {
+            self.polls.forget(&key.vs);
         }
         Some(ended)
     }
 
-    /// A drain of a virtual server begins: it is polled soon, but a poll that is due earlier is not put off.
-    fn watch(&mut self, vs: VirtualServerId, now: Time) {
-        let due = now + self.interval(Duration::ZERO);
-        let due = self.watches.get(&vs).map_or(due, |watch| watch.due.min(due));
-        self.schedule(vs, Watch { due, youngest: now });
-    }
-
-    fn schedule(&mut self, vs: VirtualServerId, watch: Watch) {
-        if let Some(before) = self.watches.insert(vs, watch) {
-            self.by_due.remove(&(before.due, vs));
-        }
-        self.by_due.insert((watch.due, vs));
-    }
-
-    /// Often while a drain is young, because that is when connections end; rarely once it has become a long one, or
-    /// when a great many drain.
-    fn interval(&self, age: Duration) -> Duration {
-        let by_age = match age.as_secs() {
-            0..10 => Duration::from_millis(500),
-            10..60 => Duration::from_secs(2),
-            _ => Duration::from_secs(5),
-        };
-        by_age.max(SHARE * u32::try_from(self.watches.len()).unwrap_or(u32::MAX))
-    }
-
     /// The endpoint was terminating and has left every EndpointSlice.
     pub fn endpoint_gone(&mut self, key: &Key) {
-        if let Some(drain) = self.drains.get_mut(key)
-            && drain.settings.endpoint_gone == EndpointGone::Remove
-        {
-            drain.due = drain.due.or(Some(Outcome::EndpointGone));
+        if let Some(drain) = self.drains.get_mut(key) {
+            drain.endpoint_gone();
         }
+    }
+
+    /// The address belongs to another pod: whatever connections there are, they are not its own. Also for a real server
+    /// that serves.
+    pub fn address_reused(&mut self, key: Key, now: Time) {
+        self.begin(key, Cause::AddressReused, &Overrides::NONE, now);
+        if let Some(drain) = self.drains.get_mut(&key) {
+            drain.due = Some(Outcome::AddressReused);
+        }
+    }
+
+    /// A real server was removed because its address changed hands: it must not come back at once.
+    pub fn rest(&mut self, key: Key, now: Time) {
+        self.resting.insert(key, now + REST);
+    }
+
+    /// Whether a real server must not come back yet.
+    pub fn is_resting(&self, key: &Key) -> bool {
+        self.resting.contains_key(key)
+    }
+
+    /// Virtual servers some of whose real servers may come back now; they do not rest any more.
+    pub fn rested(&mut self, now: Time) -> Vec<VirtualServerId> {
+        let over: Vec<_> =
+            self.resting.iter().filter(|(_, until)| **until <= now).map(|(key, _)| *key).collect();
+        over.iter().for_each(|key| _ = self.resting.remove(key));
+        over.into_iter().map(|key| key.vs).collect()
     }
 
     /// Takes fresh counters of one virtual server and returns whether it has real servers to remove.
@@ -195,29 +200,24 @@ impl Ledger {
         now: Time,
         counters: impl Fn(&RealServerId) -> Option<(ConnectionCounters, TrafficCounters)>,
     ) -> bool {
-        let mut any_due = false;
+        let (mut any_due, mut deadline) = (false, None::<Time>);
         for (key, drain) in self.drains.range_mut(lowest(vs)..).take_while(|(key, _)| key.vs == vs) {
-            match counters(&key.rs) {
-                Some((connections, traffic)) => drain.observe(now, &connections, &traffic),
-                None => drain.due = drain.due.or_else(|| drain.overdue(now)),
-            }
+            drain.poll(now, counters(&key.rs));
             any_due |= drain.due.is_some();
+            deadline = [deadline, drain.deadline()].into_iter().flatten().filter(|at| *at > now).min();
         }
-        if let Some(watch) = self.watches.get(&vs).copied() {
-            let due = now + self.interval(now.saturating_sub(watch.youngest));
-            self.schedule(vs, Watch { due, ..watch });
-        }
+        self.polls.polled(vs, now, deadline);
         any_due
     }
 
-    /// When counters should be read next; `None` when nothing drains.
-    pub fn next_poll(&self) -> Option<Time> {
-        self.by_due.first().map(|(due, _)| *due)
+    /// When [`Ledger::due`] or [`Ledger::rested`] has something; `None` when nothing drains.
+    pub fn next_deadline(&self) -> Option<Time> {
+        self.polls.next().into_iter().chain(self.resting.values().copied()).min()
     }
 
     /// Virtual servers whose counters should be read by now, the longest overdue first.
     pub fn due(&self, now: Time) -> impl Iterator<Item = VirtualServerId> {
-        self.by_due.iter().take_while(move |(due, _)| *due <= now).map(|(_, vs)| *vs)
+        self.polls.due(now)
     }
 
     /// All drains, by key.
@@ -225,9 +225,24 @@ impl Ledger {
         self.drains.iter()
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.drains.len()
+    }
+
+    /// Whether nothing drains.
+    pub fn is_empty(&self) -> bool {
+        self.drains.is_empty()
+    }
+
     /// The draining real servers of one virtual server.
     pub fn of(&self, vs: &VirtualServerId) -> impl Iterator<Item = &Key> {
         self.drains.range(lowest(*vs)..).map(|(key, _)| key).take_while(|key| key.vs == *vs)
+    }
+
+    /// The draining real servers at an address, of whatever virtual server.
+    pub fn at(&self, addr: IpAddr) -> impl Iterator<Item = &Key> {
+        self.by_addr.get(&addr).into_iter().flatten()
     }
 
     /// One drain.
@@ -235,9 +250,16 @@ impl Ledger {
         self.drains.get(key)
     }
 
-    /// Whether nothing drains.
-    pub fn is_empty(&self) -> bool {
-        self.drains.is_empty()
+    /// Changes whenever what must survive a restart has changed.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+}
+
+impl From<&Drain> for Record {
+    fn from(drain: &Drain) -> Self {
+        let Drain { cause, since, overrides, pod, .. } = drain;
+        Record { cause: *cause, since: *since, overrides: *overrides, pod: pod.clone() }
     }
 }
 

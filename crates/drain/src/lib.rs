@@ -4,15 +4,20 @@
 //! comes out are verdicts that the planner turns into operations. It never decides that an endpoint should serve, and
 //! knows nothing of Kubernetes objects.
 //!
-//! Reading order: [`Settings`] and [`Policy`], [`Cause`] and [`Outcome`], [`Ledger`].
+//! Reading order: [`Settings`] and [`Policy`], [`Cause`] and [`Outcome`], [`Drain`], [`Ledger`].
 
+mod drain;
 mod ledger;
+mod polls;
+mod reason;
 mod settings;
 #[cfg(test)]
 mod tests;
 
-pub use ledger::{Drain, Key, Ledger, Verdict};
-pub use settings::{Cause, EndpointGone, Outcome, Policy, Settings, UnknownPolicy};
+pub use drain::Drain;
+pub use ledger::{Key, Ledger, Record, Verdict};
+pub use reason::{Cause, Outcome, UnknownCause};
+pub use settings::{EndpointGone, Overrides, Policy, Settings, UnknownAction, UnknownPolicy, limit};
 
 /// Time since boot, suspended time included (CLOCK_BOOTTIME): deadlines survive a restart of the process.
 pub type Time = std::time::Duration;

@@ -55,6 +55,36 @@ pub enum EndpointGone {
     Drain,
 }
 
+impl EndpointGone {
+    /// Spelling of the flag.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            EndpointGone::Remove => "remove",
+            EndpointGone::Drain => "drain",
+        }
+    }
+}
+
+impl fmt::Display for EndpointGone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// An action that does not exist.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown action {0:?}: expected remove or drain")]
+pub struct UnknownAction(pub String);
+
+impl FromStr for EndpointGone {
+    type Err = UnknownAction;
+
+    fn from_str(s: &str) -> Result<Self, UnknownAction> {
+        let all = [EndpointGone::Remove, EndpointGone::Drain];
+        all.into_iter().find(|a| a.as_str() == s).ok_or_else(|| UnknownAction(s.to_owned()))
+    }
+}
+
 /// Settings of one drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Settings {
@@ -64,6 +94,8 @@ pub struct Settings {
     pub linger: Duration,
     /// Removed after this long in any case; `None` for no deadline.
     pub timeout: Option<Duration>,
+    /// Removed when clients have sent for this long and nothing came back; `None` for never.
+    pub silence: Option<Duration>,
     /// What the end of its pod does.
     pub endpoint_gone: EndpointGone,
 }
@@ -74,75 +106,48 @@ impl Default for Settings {
             policy: Policy::default(),
             linger: Duration::from_secs(5),
             timeout: Some(Duration::from_secs(15 * 60)),
+            silence: Some(Duration::from_secs(5)),
             endpoint_gone: EndpointGone::default(),
         }
     }
 }
 
-/// Why a drain began.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Cause {
-    /// The endpoint is terminating.
-    Terminating,
-    /// The endpoint is listed but must not serve (unready, or not chosen by policy or topology).
-    NotServing,
-    /// The endpoint left the EndpointSlices without having been seen terminating: its pod may live.
-    LeftSlices,
-    /// The Service, its port or its VIP is gone.
-    ServiceGone,
-}
-
-impl Cause {
-    /// For tables and logs.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Cause::Terminating => "terminating",
-            Cause::NotServing => "not-serving",
-            Cause::LeftSlices => "left-slices",
-            Cause::ServiceGone => "service-gone",
+impl Settings {
+    /// The same with what one Service wants otherwise.
+    #[must_use]
+    pub fn with(self, overrides: &Overrides) -> Self {
+        Settings {
+            policy: overrides.policy.unwrap_or(self.policy),
+            linger: overrides.linger.unwrap_or(self.linger),
+            timeout: overrides.timeout.map_or(self.timeout, limit),
+            silence: overrides.silence.map_or(self.silence, limit),
+            endpoint_gone: overrides.endpoint_gone.unwrap_or(self.endpoint_gone),
         }
     }
 }
 
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
+/// A time limit as users write it: zero means that there is none.
+pub fn limit(duration: Duration) -> Option<Duration> {
+    (!duration.is_zero()).then_some(duration)
 }
 
-/// How a drain ended, or must end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Outcome {
-    /// Its connections ended.
-    Drained,
-    /// The policy is `Immediate`, or the protocol has no connections that could end.
-    Immediate,
-    /// Its pod is deleted.
-    EndpointGone,
-    /// The deadline passed.
-    TimedOut,
-    /// The endpoint serves again.
-    Returned,
-    /// Somebody else removed the real server.
-    Vanished,
+/// What one Service wants otherwise than the configuration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Overrides {
+    /// In the place of [`Settings::policy`].
+    pub policy: Option<Policy>,
+    /// In the place of [`Settings::linger`].
+    pub linger: Option<Duration>,
+    /// In the place of [`Settings::timeout`]; zero for no deadline.
+    pub timeout: Option<Duration>,
+    /// In the place of [`Settings::silence`]; zero for never.
+    pub silence: Option<Duration>,
+    /// In the place of [`Settings::endpoint_gone`].
+    pub endpoint_gone: Option<EndpointGone>,
 }
 
-impl Outcome {
-    /// For metrics and logs.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Outcome::Drained => "drained",
-            Outcome::Immediate => "immediate",
-            Outcome::EndpointGone => "endpoint-gone",
-            Outcome::TimedOut => "timed-out",
-            Outcome::Returned => "returned",
-            Outcome::Vanished => "vanished",
-        }
-    }
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
+impl Overrides {
+    /// For Services that want nothing special.
+    pub const NONE: Overrides =
+        Overrides { policy: None, linger: None, timeout: None, silence: None, endpoint_gone: None };
 }

@@ -8,6 +8,7 @@
 //! [`RealServer`]); tracked connections ([`FlowFilter`]); the packet rules ([`RuleElement`], [`RulesLayout`]); and the typed kernel writes
 //! ([`Operation`]) of which every plan consists.
 
+mod duration;
 mod flows;
 mod ipvs;
 mod names;
@@ -15,6 +16,7 @@ mod net;
 mod op;
 mod rules;
 
+pub use duration::{InvalidDuration, parse_duration};
 pub use flows::{FlowFilter, FlowTarget};
 pub use ipvs::{
     ConnectionCounters, ForwardingMethod, Persistence, RealServer, RealServerId, Scheduler, SchedulerFlags,

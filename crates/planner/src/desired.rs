@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use drain::Key;
+use drain::{Key, Overrides};
 use lb_types::{
     Protocol, RealServer, RealServerId, RuleElement, RuleSet, ServiceName, VipPort, VirtualServer,
     VirtualServerId,
@@ -26,13 +26,21 @@ pub struct Desired {
     services: Tallied<HashMap<ServiceName, Arc<ServiceIntent>>>,
     /// Who wants a key, the winner first; more than one only where two Services claim the same VIP port.
     claims: Tallied<HashMap<VirtualServerId, Vec<Claim>>>,
-    retiring: Tallied<BTreeMap<VirtualServerId, ServerIntent>>,
+    retiring: Tallied<BTreeMap<VirtualServerId, Retiring>>,
     /// Those that were retiring and may be deleted: only what was desired, or taken over as retiring, ever is.
     released: Tallied<BTreeSet<VirtualServerId>>,
     /// How many keys (claimed or retiring) use a VIP.
     vips: Tallied<HashMap<IpAddr, u32>>,
     /// How many Services want an element that belongs to no virtual server.
     shared_elements: Tallied<HashMap<RuleElement, u32>>,
+}
+
+/// A virtual server that goes once it has drained.
+#[derive(Clone, Debug)]
+struct Retiring {
+    intent: ServerIntent,
+    /// Whose it was; not known of leftovers.
+    service: Option<ServiceName>,
 }
 
 #[derive(Clone, Debug)]
@@ -110,7 +118,8 @@ impl Desired {
         change.touch.servers.insert(server.vs);
         if claims.is_empty() {
             self.claims.remove(&server.vs);
-            self.retiring.insert(server.vs, retiring(server.vs, server.settings, server.masquerade));
+            let intent = retiring((server.vs, server.settings), server.masquerade, server.drain.clone());
+            self.retiring.insert(server.vs, Retiring { intent, service: Some(name.clone()) });
         } else {
             self.unuse_vip(&server.vs, &mut change.touch);
         }
@@ -120,7 +129,8 @@ impl Desired {
     pub fn retire(&mut self, vs: VirtualServerId, settings: VirtualServer, touch: &mut Touch) {
         if !self.claims.contains_key(&vs) && !self.retiring.contains_key(&vs) {
             self.released.remove(&vs);
-            self.retiring.insert(vs, retiring(vs, settings, RuleSet::MasqueradeNonLocal));
+            let intent = retiring((vs, settings), RuleSet::MasqueradeNonLocal, None);
+            self.retiring.insert(vs, Retiring { intent, service: None });
             touch.servers.insert(vs);
             self.use_vip(&vs, touch);
         }
@@ -158,18 +168,23 @@ impl Desired {
         from.take_while(of_vip)
     }
 
-    /// Real servers of a Service whose pods are gone, of those that the kernel has: addresses that have left an
-    /// EndpointSlice while they were terminating, unless the Service has them still.
-    pub fn departed(&self, name: &ServiceName, addrs: &BTreeSet<IpAddr>, mirror: &Mirror) -> Vec<Key> {
-        let servers = self.services.get(name).into_iter().flat_map(|intent| &intent.servers);
-        let mut departed = Vec::new();
-        for server in servers.filter(|server| self.service_of(&server.vs) == Some(name)) {
-            let Some(present) = mirror.servers.get(&server.vs) else { continue };
-            let left = addrs.iter().flat_map(|addr| present.real_servers_at(*addr));
-            let unknown = left.filter(|rs| server.known.binary_search(rs).is_err());
-            departed.extend(unknown.map(|rs| Key { vs: server.vs, rs }));
+    /// Real servers at an address, of those virtual servers of a Service that the kernel has; and whether the Service
+    /// still has the endpoint.
+    pub fn present_at(&self, name: &ServiceName, addr: IpAddr, mirror: &Mirror) -> Vec<(Key, bool)> {
+        let mut present = Vec::new();
+        for server in self.servers_of(name) {
+            let Some(have) = mirror.servers.get(&server.vs) else { continue };
+            let is_known = |rs: &RealServerId| server.known.binary_search(rs).is_ok();
+            let keys = have.real_servers_at(addr).map(|rs| (Key { vs: server.vs, rs }, is_known(&rs)));
+            present.extend(keys);
         }
-        departed
+        present
+    }
+
+    /// The virtual servers that a Service has.
+    pub fn servers_of(&self, name: &ServiceName) -> impl Iterator<Item = &ServerIntent> {
+        let servers = self.services.get(name).into_iter().flat_map(|intent| &intent.servers);
+        servers.filter(move |server| self.service_of(&server.vs) == Some(name))
     }
 
     /// Keys that a Service wants and another one has.
@@ -186,12 +201,17 @@ impl Desired {
     /// What a virtual server must be, if it must be.
     pub fn server(&self, vs: &VirtualServerId) -> Option<&ServerIntent> {
         let claimed = self.claims.get(vs).and_then(|claims| claims.first()).map(Claim::server);
-        claimed.or_else(|| self.retiring.get(vs))
+        claimed.or_else(|| self.retiring.get(vs).map(|retiring| &retiring.intent))
     }
 
     /// The Service that a virtual server serves.
     pub fn service_of(&self, vs: &VirtualServerId) -> Option<&ServiceName> {
         self.claims.get(vs)?.first().map(|claim| &claim.service)
+    }
+
+    /// The Service that a virtual server serves, or served before it was given up.
+    pub fn last_service_of(&self, vs: &VirtualServerId) -> Option<&ServiceName> {
+        self.service_of(vs).or_else(|| self.retiring.get(vs)?.service.as_ref())
     }
 
     /// Whether packets to a VIP must reach IPVS.
@@ -258,9 +278,13 @@ fn release<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, u32>, key: &K) {
     }
 }
 
-fn retiring(vs: VirtualServerId, settings: VirtualServer, masquerade: RuleSet) -> ServerIntent {
+fn retiring(
+    (vs, settings): (VirtualServerId, VirtualServer),
+    masquerade: RuleSet,
+    drain: Option<Arc<Overrides>>,
+) -> ServerIntent {
     let nobody: Arc<[RealServerId]> = Arc::new([]);
     let real_server = RealServer::SERVING;
     let (real_servers, terminating, known) = (nobody.clone(), nobody.clone(), nobody);
-    ServerIntent { vs, settings, real_server, real_servers, terminating, known, masquerade }
+    ServerIntent { vs, settings, real_server, real_servers, terminating, known, masquerade, drain }
 }

@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
 };
 
-use drain::{Cause, Key, Verdict};
+use drain::{Cause, Key, Ledger, Outcome, Verdict};
 use lb_types::{
     ElementKey, IpvsOp, RealServer, RealServerId, RuleElement, RuleSet, RulesOp, VipOp, VirtualServerId,
     Weight,
@@ -85,21 +85,6 @@ impl Touch {
     }
 }
 
-/// What the drain ledger knows about a real server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DrainState {
-    /// Whether it is in the ledger.
-    pub draining: bool,
-    /// What must become of it while it is not wanted.
-    pub verdict: Verdict,
-}
-
-/// The drain ledger as the planner sees it.
-pub trait DrainView {
-    /// State of a real server, whether it drains or not.
-    fn state(&self, key: &Key) -> DrainState;
-}
-
 /// Everything that a comparison reads.
 pub struct Inputs<'a> {
     desired: &'a Desired,
@@ -107,7 +92,7 @@ pub struct Inputs<'a> {
     ownership: &'a Ownership,
     facts: &'a NodeFacts,
     config: &'a PlannerConfig,
-    drains: &'a dyn DrainView,
+    drains: &'a Ledger,
 }
 
 impl<'a> Inputs<'a> {
@@ -116,9 +101,13 @@ impl<'a> Inputs<'a> {
         (desired, mirror): (&'a Desired, &'a Mirror),
         (ownership, facts): (&'a Ownership, &'a NodeFacts),
         config: &'a PlannerConfig,
-        drains: &'a dyn DrainView,
+        drains: &'a Ledger,
     ) -> Self {
         Inputs { desired, mirror, ownership, facts, config, drains }
+    }
+
+    fn verdict(&self, want: &ServerIntent, rs: RealServerId) -> Verdict {
+        self.drains.judge(&Key { vs: want.vs, rs }, want.drain_overrides())
     }
 }
 
@@ -211,20 +200,15 @@ fn diff_server_elements(
 
 fn add_server(want: &ServerIntent, inputs: &Inputs<'_>, plan: &mut Plan) {
     plan.ipvs_add.push(IpvsOp::AddVirtualServer { vs: want.vs, settings: want.settings });
-    let added = shuffled(&want.real_servers, &inputs.config.node_name);
-    let (vs, settings) = (want.vs, want.real_server);
-    plan.ipvs_add.extend(added.into_iter().map(|rs| IpvsOp::AddRealServer { vs, rs, settings }));
+    add_real_servers(want, want.real_servers.iter(), inputs, plan);
 }
 
 fn change_server(want: &ServerIntent, have: &MirrorServer, inputs: &Inputs<'_>, plan: &mut Plan) {
     if want.settings != have.settings {
         plan.ipvs_add.push(IpvsOp::SetVirtualServer { vs: want.vs, settings: want.settings });
     }
-    let missing: Vec<_> =
-        want.real_servers.iter().filter(|rs| have.real_server(rs).is_none()).copied().collect();
-    let (vs, settings) = (want.vs, want.real_server);
-    let added = shuffled(&missing, &inputs.config.node_name);
-    plan.ipvs_add.extend(added.into_iter().map(|rs| IpvsOp::AddRealServer { vs, rs, settings }));
+    let missing = want.real_servers.iter().filter(|rs| have.real_server(rs).is_none());
+    add_real_servers(want, missing, inputs, plan);
     for (rs, present) in &have.real_servers {
         match want.real_servers.binary_search(rs).is_ok() {
             true => keep_real_server(want, (*rs, present), inputs, plan),
@@ -233,17 +217,35 @@ fn change_server(want: &ServerIntent, have: &MirrorServer, inputs: &Inputs<'_>, 
     }
 }
 
+fn add_real_servers<'a>(
+    want: &ServerIntent,
+    missing: impl Iterator<Item = &'a RealServerId>,
+    inputs: &Inputs<'_>,
+    plan: &mut Plan,
+) {
+    let (vs, settings) = (want.vs, want.real_server);
+    let may_come = |rs: &&RealServerId| !inputs.drains.is_resting(&Key { vs, rs: **rs });
+    let missing: Vec<_> = missing.filter(may_come).copied().collect();
+    let added = shuffled(&missing, &inputs.config.node_name);
+    plan.ipvs_add.extend(added.into_iter().map(|rs| IpvsOp::AddRealServer { vs, rs, settings }));
+}
+
 fn keep_real_server(
     want: &ServerIntent,
     (rs, present): (RealServerId, &RealServer),
     inputs: &Inputs<'_>,
     plan: &mut Plan,
 ) {
+    let key = Key { vs: want.vs, rs };
+    let drain = inputs.drains.get(&key);
+    if drain.is_some_and(|drain| drain.due == Some(Outcome::AddressReused)) {
+        plan.ipvs_evict.push(IpvsOp::DeleteRealServer { vs: want.vs, rs });
+        return;
+    }
     if *present != want.real_server {
         plan.ipvs_add.push(IpvsOp::SetRealServer { vs: want.vs, rs, settings: want.real_server });
     }
-    let key = Key { vs: want.vs, rs };
-    if inputs.drains.state(&key).draining {
+    if drain.is_some() {
         plan.returned.push(key);
     }
 }
@@ -255,17 +257,21 @@ fn drop_real_server(
     plan: &mut Plan,
 ) {
     let key = Key { vs: want.vs, rs };
-    let state = inputs.drains.state(&key);
-    if let Verdict::Remove(_) = state.verdict {
-        plan.ipvs_remove.push(IpvsOp::DeleteRealServer { vs: want.vs, rs });
+    if let Verdict::Remove(outcome) = inputs.verdict(want, rs) {
+        let stage = match outcome {
+            Outcome::AddressReused => &mut plan.ipvs_evict,
+            _ => &mut plan.ipvs_remove,
+        };
+        stage.push(IpvsOp::DeleteRealServer { vs: want.vs, rs });
         return;
     }
     if !present.weight.is_quiesced() {
         let settings = present.with_weight(Weight::QUIESCED);
         plan.ipvs_remove.push(IpvsOp::SetRealServer { vs: want.vs, rs, settings });
     }
-    if !state.draining {
-        plan.drains.push(NewDrain { key, cause: cause(want, rs, inputs) });
+    let cause = cause(want, rs, inputs);
+    if inputs.drains.get(&key).is_none_or(|drain| cause.supersedes(drain.cause)) {
+        plan.drains.push(NewDrain { key, cause });
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
 
+use drain::Overrides;
 use lb_types::{
     IpFamily, Persistence, Protocol, RealServer, RealServerId, RuleElement, RuleSet, Scheduler,
     SchedulerFlags, ServiceName, VipPort, VirtualServer, VirtualServerId,
@@ -30,9 +31,16 @@ pub struct ServerIntent {
     pub known: Arc<[RealServerId]>,
     /// Which masquerade set the VIP port belongs to.
     pub masquerade: RuleSet,
+    /// What the Service wants of drains otherwise than the configuration, if anything.
+    pub drain: Option<Arc<Overrides>>,
 }
 
 impl ServerIntent {
+    /// What the Service wants of drains otherwise than the configuration.
+    pub fn drain_overrides(&self) -> &Overrides {
+        self.drain.as_deref().unwrap_or(&Overrides::NONE)
+    }
+
     /// Set elements that belong to the virtual server.
     pub fn elements(&self) -> impl Iterator<Item = RuleElement> {
         let port = self.vs.vip_port();
@@ -179,6 +187,7 @@ fn desire_server(
         real_servers,
         terminating,
         known,
+        drain: service.settings.drain.clone(),
         masquerade: if config.masquerade_all { RuleSet::Masquerade } else { RuleSet::MasqueradeNonLocal },
     }
 }

@@ -18,7 +18,7 @@ mod tests;
 
 pub use config::{NodeFacts, Ownership, PlannerConfig};
 pub use desired::{Change, Desired};
-pub use diff::{DrainState, DrainView, Inputs, Touch, cleanup, diff};
+pub use diff::{Inputs, Touch, cleanup, diff};
 pub use intent::{IntentProblem, ServerIntent, ServiceIntent, desire_service};
 pub use mirror::{Mirror, MirrorServer};
 pub use plan::{NewDrain, Plan, Stage};

@@ -13,6 +13,9 @@ use lb_types::{IpvsOp, Operation, RulesOp, SysctlOp, VipOp};
 pub enum Stage {
     /// Kernel parameters.
     Sysctls,
+    /// Real servers whose address has changed hands: their connections must not reach the new owner, so that they go
+    /// before anything comes.
+    IpvsEvict,
     /// `kube-ipvs0`.
     Link,
     /// Chains, and elements that come.
@@ -29,7 +32,7 @@ pub enum Stage {
     RulesRemove,
 }
 
-/// A drain that begins when its plan is executed.
+/// A drain that begins when its plan is executed, unless it runs already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NewDrain {
     /// Who.
@@ -43,6 +46,8 @@ pub struct NewDrain {
 pub struct Plan {
     /// [`Stage::Sysctls`]
     pub sysctls: Vec<SysctlOp>,
+    /// [`Stage::IpvsEvict`]
+    pub ipvs_evict: Vec<IpvsOp>,
     /// [`Stage::Link`]
     pub link: Vec<VipOp>,
     /// [`Stage::RulesAdd`]
@@ -57,7 +62,7 @@ pub struct Plan {
     pub ipvs_remove: Vec<IpvsOp>,
     /// [`Stage::RulesRemove`]
     pub rules_remove: Vec<RulesOp>,
-    /// Drains that begin; their writes are in `ipvs_remove`.
+    /// Drains that begin, or that learn of a cause that says more; their writes are in `ipvs_remove`.
     pub drains: Vec<NewDrain>,
     /// Draining real servers that serve again; their writes are in `ipvs_add`.
     pub returned: Vec<Key>,
@@ -67,6 +72,7 @@ impl Plan {
     /// All writes in the order of execution.
     pub fn operations(&self) -> impl Iterator<Item = (Stage, Operation)> {
         let sysctls = self.sysctls.iter().cloned().map(|op| (Stage::Sysctls, Operation::Sysctl(op)));
+        let ipvs_evict = ipvs(Stage::IpvsEvict, &self.ipvs_evict);
         let link = vips(Stage::Link, &self.link);
         let rules_add = rules(Stage::RulesAdd, &self.rules_add);
         let ipvs_add = ipvs(Stage::IpvsAdd, &self.ipvs_add);
@@ -74,13 +80,14 @@ impl Plan {
         let vips_remove = vips(Stage::VipsRemove, &self.vips_remove);
         let ipvs_remove = ipvs(Stage::IpvsRemove, &self.ipvs_remove);
         let rules_remove = rules(Stage::RulesRemove, &self.rules_remove);
-        let make = sysctls.chain(link).chain(rules_add).chain(ipvs_add).chain(vips_add);
+        let make = sysctls.chain(ipvs_evict).chain(link).chain(rules_add).chain(ipvs_add).chain(vips_add);
         make.chain(vips_remove).chain(ipvs_remove).chain(rules_remove)
     }
 
     /// Number of writes.
     pub fn len(&self) -> usize {
         self.sysctls.len()
+            + self.ipvs_evict.len()
             + self.link.len()
             + self.rules_add.len()
             + self.ipvs_add.len()

@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use drain::{Key, Ledger, Settings, Verdict};
+use drain::{Ledger, Overrides, Verdict};
 use lb_types::{IpFamily, IpvsOp, Protocol, RealServer, ServiceName, VirtualServerId, Weight};
 use proptest::prelude::*;
 use service_model::{
@@ -9,19 +9,9 @@ use service_model::{
 };
 
 use crate::{
-    Desired, DrainState, DrainView, Inputs, IntentProblem, Mirror, NodeFacts, Ownership, Plan, PlannerConfig,
-    Touch, desire_service, diff,
+    Desired, Inputs, IntentProblem, Mirror, NodeFacts, Ownership, Plan, PlannerConfig, Touch, desire_service,
+    diff,
 };
-
-/// A ledger that quiesces TCP and removes UDP, with whatever it was told is draining.
-struct Drains(Ledger);
-
-impl DrainView for Drains {
-    fn state(&self, key: &Key) -> DrainState {
-        let verdict = self.0.judge(key, &Settings::default());
-        DrainState { draining: self.0.get(key).is_some(), verdict }
-    }
-}
 
 /// The planner over one model and one mirror; every plan is taken as executed.
 struct World {
@@ -31,7 +21,7 @@ struct World {
     ownership: Ownership,
     facts: NodeFacts,
     config: PlannerConfig,
-    drains: Drains,
+    drains: Ledger,
 }
 
 impl World {
@@ -48,7 +38,7 @@ impl World {
             },
             facts: NodeFacts::new(&node_ips, node_ips.values().map(|ip| (*ip, "eth0".into())).collect()),
             config: PlannerConfig::default(),
-            drains: Drains(Ledger::default()),
+            drains: Ledger::default(),
         }
     }
 
@@ -72,10 +62,10 @@ impl World {
     fn execute(&mut self, plan: &Plan) {
         plan.operations().for_each(|(_, op)| self.mirror.record(&op));
         plan.drains.iter().for_each(|new| {
-            self.drains.0.begin(new.key, new.cause, Settings::default(), drain::Time::ZERO);
+            self.drains.begin(new.key, new.cause, &Overrides::NONE, drain::Time::ZERO);
         });
         for key in &plan.returned {
-            self.drains.0.end(key);
+            self.drains.end(key);
         }
     }
 
@@ -216,7 +206,9 @@ fn a_terminating_endpoint_that_left_is_told_as_gone_once() {
         let intent = desire_service(&service, &world.model, node, &world.config).0;
         world.desired.replace(&name, Some(intent));
         let departed = world.model.take_departed(&name);
-        assert_eq!(world.desired.departed(&name, &departed, &world.mirror).len(), gone);
+        let terminated = departed.iter().filter(|(_, how)| how.terminating);
+        let keys = terminated.flat_map(|(addr, _)| world.desired.present_at(&name, *addr, &world.mirror));
+        assert_eq!(keys.filter(|(_, is_known)| !is_known).count(), gone);
     }
 }
 
@@ -416,9 +408,9 @@ fn a_verdict_of_removal_deletes() {
     world.sync(ModelEvent::ServiceApplied(service("web", &[WEB], Protocol::Tcp)));
     world.sync(slice("web", Protocol::Tcp, &[("10.244.0.11", true), ("10.244.0.12", true)]));
     world.sync(slice("web", Protocol::Tcp, &[("10.244.0.12", true)]));
-    let key = *world.drains.0.iter().next().unwrap().0;
-    world.drains.0.poll(key.vs, drain::Time::from_secs(3600), |_| None);
-    assert!(matches!(world.drains.state(&key).verdict, Verdict::Remove(_)));
+    let key = *world.drains.iter().next().unwrap().0;
+    world.drains.poll(key.vs, drain::Time::from_secs(3600), |_| None);
+    assert!(matches!(world.drains.judge(&key, &Overrides::NONE), Verdict::Remove(_)));
     check(&world.resync(), "delete real server 10.244.0.11:8080 of 10.96.0.80:80/TCP");
 }
 

@@ -10,7 +10,7 @@ mod vips;
 use std::{borrow::Cow, collections::BTreeSet};
 
 use dataplane::TableError;
-use drain::{Key, Time};
+use drain::Time;
 use lb_types::{IpvsOp, Operation, RulesOp, VipOp, VirtualServerId};
 use planner::{Plan, Touch};
 use tracing::{debug, error, info};
@@ -25,9 +25,9 @@ use crate::{
 const NAMED: usize = 8;
 
 /// One execution of a plan.
-struct Run<'a> {
-    now: Time,
-    report: &'a mut Report,
+pub(crate) struct Run<'a> {
+    pub(crate) now: Time,
+    pub(crate) report: &'a mut Report,
     /// Whether the link and the chains may be tried, or have just been refused.
     base_due: bool,
     /// What an earlier write has failed for: later ones stand on it.
@@ -63,6 +63,7 @@ impl Reconciler {
     }
 
     fn apply_stages(&mut self, plan: &Plan, touch: &Touch, run: &mut Run<'_>) {
+        self.apply_ipvs(&plan.ipvs_evict, run);
         if !plan.link.is_empty() && !self.apply_link(&plan.link, run) {
             self.waiting.extend(touch.clone());
             self.hold_new(subjects(touch), run);
@@ -97,33 +98,6 @@ impl Reconciler {
         healed.iter().take(NAMED).for_each(|subject| info!("healed: {subject}"));
         if let Some(more) = healed.len().checked_sub(NAMED).filter(|more| *more > 0) {
             info!("healed: {more} more");
-        }
-    }
-
-    /// Begins the drains of those that really do not take new connections any more: nothing could be said about the
-    /// others.
-    fn begin_drains(&mut self, plan: &Plan, run: &mut Run<'_>) {
-        for new in &plan.drains {
-            let present =
-                self.mirror.servers.get(&new.key.vs).and_then(|server| server.real_server(&new.key.rs));
-            if present.is_some_and(|settings| settings.weight.is_quiesced())
-                && self.ledger.begin(new.key, new.cause, self.config.drain, run.now)
-            {
-                run.report.drains_begun += 1;
-                let policy = self.config.drain.policy;
-                info!(%policy, "drain of real server {} of {} begins: {}", new.key.rs, new.key.vs, new.cause);
-            }
-        }
-        for key in &plan.returned {
-            self.end_drain(key, "returned", run);
-        }
-    }
-
-    fn end_drain(&mut self, key: &Key, how: &str, run: &mut Run<'_>) {
-        if let Some(drain) = self.ledger.end(key) {
-            run.report.drains_ended += 1;
-            let after = run.now.saturating_sub(drain.since);
-            info!("drain of real server {} of {} ended: {how} after {after:.1?}", key.rs, key.vs);
         }
     }
 

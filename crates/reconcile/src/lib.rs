@@ -10,6 +10,7 @@ mod adopt;
 mod apply;
 mod audit;
 mod config;
+mod drains;
 mod observe;
 mod problems;
 mod reconciler;
@@ -20,4 +21,4 @@ mod tests;
 
 pub use config::{Config, LocalMode};
 pub use reconciler::{Event, Reconciler};
-pub use report::{DrainLine, Report, Totals};
+pub use report::{Ended, Report, Totals};

@@ -7,18 +7,15 @@ use std::{
 };
 
 use dataplane::{ObservedRealServer, ObservedRules, ObservedVips, TableError, Touched};
-use drain::{Outcome, Time};
-use lb_types::{RealServerId, VirtualServerId};
+use drain::Time;
+use lb_types::VirtualServerId;
 use planner::{MirrorServer, NodeFacts, Touch};
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::{Reconciler, Report, adopt::chain, retry::Subject};
 
 /// Virtual servers that are dumped again in one step, so that events never wait long.
 const SUSPECTS_PER_STEP: usize = 128;
-
-/// Virtual servers whose draining real servers are looked at in one step, for the same reason.
-const POLLS_PER_STEP: usize = 128;
 
 /// What a notification or a failed write made doubtful: dumped at once, whatever that costs.
 #[derive(Clone, Debug, Default)]
@@ -222,44 +219,6 @@ impl Reconciler {
         if self.desired.server(&vs).is_some() || self.config.ownership.owns(&vs, &self.mirror) {
             touch.servers.insert(vs);
             report.drift += 1;
-        }
-    }
-
-    /// Reads the counters of some virtual servers that have draining real servers, and notes what is due.
-    pub(crate) fn poll_drains(&mut self, now: Time, touch: &mut Touch, report: &mut Report) {
-        let due: Vec<_> = self.ledger.due(now).take(POLLS_PER_STEP).collect();
-        let mut failed = None;
-        for vs in due {
-            let mut counters = BTreeMap::new();
-            match self.observe_real_servers(vs, touch, report) {
-                Ok(observed) => {
-                    counters.extend(observed.into_iter().map(|rs| (rs.id, (rs.connections, rs.traffic))));
-                    self.forget_vanished(vs, &counters, report);
-                }
-                // Only the deadline counts then.
-                Err(error) => failed = Some(error),
-            }
-            let any_due = self.ledger.poll(vs, now, |rs| counters.get(rs).copied());
-            // A refused removal is tried again when its time has come, not with every poll.
-            if any_due && !self.retry.must_wait(&Subject::Server(vs), now) {
-                touch.servers.insert(vs);
-            }
-        }
-        failed.iter().for_each(|error| warn!("{}", chain(error)));
-    }
-
-    fn forget_vanished<T>(
-        &mut self,
-        vs: VirtualServerId,
-        present: &BTreeMap<RealServerId, T>,
-        report: &mut Report,
-    ) {
-        let vanished: Vec<_> =
-            self.ledger.of(&vs).filter(|key| !present.contains_key(&key.rs)).copied().collect();
-        for key in vanished {
-            self.ledger.end(&key);
-            report.drains_ended += 1;
-            info!("drain of real server {} of {} ended: {}", key.rs, key.vs, Outcome::Vanished);
         }
     }
 }

@@ -6,15 +6,16 @@ use std::{
 };
 
 use dataplane::{Tables, Touched};
-use drain::{EndpointGone, Key, Ledger, Time};
+use drain::{Ledger, Time};
 use lb_types::ServiceName;
-use planner::{Desired, DrainState, DrainView, Inputs, Mirror, NodeFacts, Plan, Touch, desire_service, diff};
+use planner::{Desired, Inputs, Mirror, NodeFacts, Plan, Touch, desire_service, diff};
 use service_model::{ModelEvent, ServiceModel};
 use tracing::debug;
 
 use crate::{
-    Config, DrainLine, Report, Totals,
+    Config, Report, Totals,
     audit::{Audit, Findings},
+    drains::Notes,
     observe::Suspects,
     problems::Problems,
     retry::{Retry, Subject},
@@ -43,6 +44,7 @@ pub struct Reconciler {
     pub(crate) desired: Desired,
     pub(crate) mirror: Mirror,
     pub(crate) ledger: Ledger,
+    pub(crate) notes: Notes,
     pub(crate) facts: NodeFacts,
     pub(crate) retry: Retry,
     pub(crate) audit: Audit,
@@ -84,12 +86,12 @@ impl Reconciler {
     /// A loop that knows nothing yet.
     pub fn new(config: Config, tables: Tables) -> Self {
         Reconciler {
-            config,
             tables,
             model: ServiceModel::default(),
             desired: Desired::default(),
             mirror: Mirror::default(),
-            ledger: Ledger::default(),
+            ledger: Ledger::new(config.drain),
+            notes: Notes::default(),
             facts: NodeFacts::default(),
             retry: Retry::default(),
             audit: Audit::default(),
@@ -105,6 +107,7 @@ impl Reconciler {
             planned: None,
             phase: Phase::Unknown,
             programmed: false,
+            config,
         }
     }
 
@@ -166,7 +169,7 @@ impl Reconciler {
         let dirty = !self.backlog.is_empty() || self.model.has_dirty();
         let changes = (running && dirty).then(|| now.max(self.earliest_plan()));
         let audit = running.then(|| now.max(self.audit.next_due()));
-        [at_once, suspects, changes, audit, self.ledger.next_poll(), self.retry.next_due()]
+        [at_once, suspects, changes, audit, self.ledger.next_deadline(), self.retry.next_due()]
             .into_iter()
             .flatten()
             .min()
@@ -213,23 +216,13 @@ impl Reconciler {
         !self.backlog.is_empty() || self.model.has_dirty()
     }
 
-    /// The real servers that are on their way out.
-    pub fn drains(&self, now: Time) -> Vec<DrainLine> {
-        let line = |(key, drain): (&Key, &drain::Drain)| DrainLine {
-            key: *key,
-            drain: *drain,
-            age: now.saturating_sub(drain.since),
-        };
-        self.ledger.iter().map(line).collect()
-    }
-
     /// Sizes of what is programmed.
     pub fn totals(&self) -> Totals {
         Totals {
             services: self.desired.services().count(),
             virtual_servers: self.mirror.servers.len(),
             real_servers: self.mirror.servers.values().map(|server| server.real_servers.len()).sum(),
-            draining: self.ledger.iter().count(),
+            draining: self.ledger.len(),
             retrying: self.retry.len() + self.problems.len() + self.waiting.len(),
         }
     }
@@ -247,6 +240,7 @@ impl Reconciler {
             return false;
         }
         self.retry.succeed(&Subject::Base);
+        self.adopt_drains(now);
         self.write_sysctls(report);
         self.audit.schedule(now, self.config.sync_period);
         self.phase = Phase::Starting;
@@ -301,6 +295,7 @@ impl Reconciler {
         }
         if starting && self.backlog.is_empty() {
             touch.extend(Touch::all(&self.desired, &self.mirror));
+            self.judge_resumed(touch);
             self.phase = Phase::Running;
             self.audit.schedule(now, self.config.sync_period);
         }
@@ -316,22 +311,11 @@ impl Reconciler {
         let (intent, problems) = desired.unzip();
         let change = self.desired.replace(name, intent);
         touch.extend(change.touch);
-        for key in self.desired.departed(name, &departed, &self.mirror) {
-            self.endpoint_gone(key, now, touch);
-        }
+        self.revise_drains(name, departed, now, touch);
         self.problems.replace_own(name, problems.unwrap_or_default());
         for service in change.rivals.iter().chain([name]) {
             self.problems.replace_conflicts(service, self.desired.conflicts(service));
         }
-    }
-
-    /// The pod of an endpoint was deleted: its real server is not waited for.
-    fn endpoint_gone(&mut self, key: Key, now: Time, touch: &mut Touch) {
-        if self.config.drain.endpoint_gone == EndpointGone::Remove {
-            self.ledger.begin(key, drain::Cause::Terminating, self.config.drain, now);
-        }
-        self.ledger.endpoint_gone(&key);
-        touch.servers.insert(key.vs);
     }
 
     /// Compares and writes until nothing follows from what was written.
@@ -384,21 +368,7 @@ impl Reconciler {
     }
 
     fn diff(&self, touch: &Touch) -> Plan {
-        let view = Drains { ledger: &self.ledger, settings: &self.config.drain };
-        let sides = (&self.desired, &self.mirror);
-        diff(touch, &Inputs::new(sides, (&self.config.ownership, &self.facts), &self.config.planner, &view))
-    }
-}
-
-/// The ledger as the planner sees it.
-struct Drains<'a> {
-    ledger: &'a Ledger,
-    settings: &'a drain::Settings,
-}
-
-impl DrainView for Drains<'_> {
-    fn state(&self, key: &Key) -> DrainState {
-        let draining = self.ledger.get(key).is_some();
-        DrainState { draining, verdict: self.ledger.judge(key, self.settings) }
+        let (sides, node) = ((&self.desired, &self.mirror), (&self.config.ownership, &self.facts));
+        diff(touch, &Inputs::new(sides, node, &self.config.planner, &self.ledger))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use drain::{Drain, Key, Time};
+use drain::{Outcome, Time};
 
 /// What one step did; all zero when there was nothing to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub struct Report {
     /// Drains that began.
     pub drains_begun: usize,
     /// Drains that ended.
-    pub drains_ended: usize,
+    pub ended: Vec<Ended>,
     /// Whether this step completed the first programming of everything.
     pub completed_start: bool,
 }
@@ -32,13 +32,13 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { services, written, failed, drift, drains_begun, drains_ended, completed_start } = self;
+        let Report { services, written, failed, drift, drains_begun, ended, completed_start } = self;
         write!(f, "{written} writes for {services} changed services")?;
         for (count, what) in [
             (failed, "refused"),
             (drift, "found changed by others"),
             (drains_begun, "drains begun"),
-            (drains_ended, "drains ended"),
+            (&ended.len(), "drains ended"),
         ] {
             if *count > 0 {
                 write!(f, ", {count} {what}")?;
@@ -49,6 +49,17 @@ impl fmt::Display for Report {
         }
         Ok(())
     }
+}
+
+/// A drain that ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// How.
+    pub outcome: Outcome,
+    /// How long it took.
+    pub after: Time,
+    /// Connections that were still active when its real server was removed.
+    pub cut: u32,
 }
 
 /// Sizes of what is programmed, for metrics and status.
@@ -64,15 +75,4 @@ pub struct Totals {
     pub draining: usize,
     /// Subjects that wait for another try.
     pub retrying: usize,
-}
-
-/// One row of the drain listing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DrainLine {
-    /// Who.
-    pub key: Key,
-    /// Why, since when, by what rule.
-    pub drain: Drain,
-    /// How long it has been draining.
-    pub age: Time,
 }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU16, num::NonZeroU32, sync::Arc};
 
+use drain::Overrides;
 use lb_types::{IpFamily, Protocol, Scheduler, SchedulerFlags, ServiceName};
 
 /// Whether endpoints of other nodes may serve.
@@ -41,6 +42,8 @@ pub struct ServiceSettings {
     pub scheduler: Option<Scheduler>,
     /// `kube-ipvs.io/scheduler-flags`
     pub scheduler_flags: Option<SchedulerFlags>,
+    /// `kube-ipvs.io/graceful-*`, if there is any.
+    pub drain: Option<Arc<Overrides>>,
 }
 
 /// A Service that has at least one ClusterIP.

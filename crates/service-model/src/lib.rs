@@ -26,3 +26,4 @@ pub use input::{
 };
 pub use model::ServiceModel;
 pub use select::{EndpointPolicy, SelectedEndpoints, cluster_ip_endpoints};
+pub use slice::Departure;

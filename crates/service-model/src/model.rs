@@ -13,7 +13,7 @@ use tally::Tallied;
 use crate::{
     Endpoint, EndpointSlice, ModelEvent, Node, PortEndpoints, Service, ServicePort, SliceName, SlicePort,
     intern::Interner,
-    slice::{EndpointCopy, StoredSlice},
+    slice::{Departure, EndpointCopy, StoredSlice},
 };
 
 /// Services, EndpointSlices and the own Node, as last delivered.
@@ -29,8 +29,8 @@ pub struct ServiceModel {
     node_changed: bool,
     service_cidrs: Vec<IpNetwork>,
     dirty: Tallied<BTreeSet<ServiceName>>,
-    /// Addresses of endpoints that left a slice while they were terminating, by dirty Service.
-    departed: Tallied<HashMap<ServiceName, BTreeSet<IpAddr>>>,
+    /// Addresses of endpoints that left a slice, by dirty Service.
+    departed: Tallied<HashMap<ServiceName, BTreeMap<IpAddr, Departure>>>,
     /// Number of Services with an IPv6 ClusterIP.
     ipv6_services: usize,
     synced: bool,
@@ -103,9 +103,9 @@ impl ServiceModel {
         !self.dirty.is_empty()
     }
 
-    /// Addresses whose endpoints have left a slice of a service while they were terminating, since the last call: unless
-    /// another slice has them, their pods are gone. Whether both came as one change or as many does not matter.
-    pub fn take_departed(&mut self, name: &ServiceName) -> BTreeSet<IpAddr> {
+    /// Addresses whose endpoints have left a slice of a service since the last call, or belong to another pod now.
+    /// Another slice may have them still.
+    pub fn take_departed(&mut self, name: &ServiceName) -> BTreeMap<IpAddr, Departure> {
         self.departed.remove(name).unwrap_or_default()
     }
 
@@ -148,6 +148,12 @@ impl ServiceModel {
         copies.sort_unstable();
         copies.dedup_by_key(|(id, _)| *id);
         PortEndpoints { all: copies.iter().map(|(id, copy)| self.endpoint(*id, copy)).collect() }
+    }
+
+    /// `NAMESPACE/NAME/UID` of the pod behind an address, as the slices of a Service have it, known or deleted.
+    pub fn pod_at(&self, name: &ServiceName, addr: IpAddr) -> Option<Arc<str>> {
+        let slices = &self.entries.get(name)?.slices;
+        slices.iter().filter_map(|slice| slice.endpoint(addr)).min()?.pod()
     }
 
     /// Ports of a Service's slices that no port of the Service matches by name and protocol: endpoints behind them are
@@ -207,7 +213,6 @@ impl ServiceModel {
         let Some(entry) = self.entries.get_mut(name) else { return };
         if let Some(service) = entry.service.take() {
             self.ipv6_services -= usize::from(has_ipv6(&service));
-            self.departed.remove(name);
             self.dirty.insert(name.clone());
         }
         self.drop_if_empty(name);
@@ -249,10 +254,17 @@ impl ServiceModel {
         self.drop_if_empty(&service);
     }
 
-    /// Notes addresses that have departed, if anybody will ask for them.
-    fn depart(&mut self, service: &ServiceName, addrs: Vec<IpAddr>) {
-        if !addrs.is_empty() && self.service(service).is_some() {
-            self.departed.entry(service.clone()).or_default().extend(addrs);
+    /// Notes addresses that have departed, if anybody will ask for them. Of an address that departs more than once the
+    /// first pod counts: connections that are still there are its own.
+    fn depart(&mut self, service: &ServiceName, left: Vec<(IpAddr, Departure)>) {
+        if left.is_empty() || self.service(service).is_none() {
+            return;
+        }
+        let departed = self.departed.entry(service.clone()).or_default();
+        for (addr, new) in left {
+            let known = departed.entry(addr).or_default();
+            known.terminating |= new.terminating;
+            known.pod = known.pod.take().or(new.pod);
         }
     }
 

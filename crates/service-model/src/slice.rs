@@ -27,6 +27,15 @@ struct StoredEndpoint {
     pod_end: u32,
 }
 
+/// How an address left a slice.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Departure {
+    /// `NAMESPACE/NAME/UID` of the pod that it belonged to, if known.
+    pub pod: Option<Arc<str>>,
+    /// Whether that was terminating: unless another slice has the address, the pod is gone.
+    pub terminating: bool,
+}
+
 /// Conditions, ordered by which of two copies of one endpoint is believed.
 ///
 /// A copy that does not terminate wins over one that does, as in pkg/proxy/endpointslicecache.go; where that leaves the
@@ -78,33 +87,41 @@ impl StoredSlice {
         self.ports.get(from..to).unwrap_or_default().iter()
     }
 
-    /// Addresses that are terminating here and that the next version of the slice does not have.
-    pub(crate) fn departed<'a>(&'a self, next: Option<&'a StoredSlice>) -> impl Iterator<Item = IpAddr> + 'a {
-        // Of several entries with one address the one that ranks first decides.
-        let groups = self.endpoints.chunk_by(|a, b| a.addr == b.addr);
-        let terminating = groups.filter_map(<[_]>::first).filter(|e| e.rank.terminating).map(|e| e.addr);
-        terminating.filter(move |addr| next.is_none_or(|next| !next.has(*addr)))
+    /// Addresses that the next version of the slice does not have, or has for another pod.
+    pub(crate) fn departed<'a>(
+        &'a self,
+        next: Option<&'a StoredSlice>,
+    ) -> impl Iterator<Item = (IpAddr, Departure)> + 'a {
+        let stays = move |copy: &EndpointCopy<'_>| {
+            let next = next.and_then(|next| next.endpoint(copy.addr));
+            next.is_some_and(|next| !copy.belongs_to_another_pod_than(&next))
+        };
+        let departure =
+            |copy: EndpointCopy<'_>| Departure { pod: copy.pod(), terminating: copy.rank.terminating };
+        self.endpoints().filter(move |copy| !stays(copy)).map(move |copy| (copy.addr, departure(copy)))
     }
 
-    fn has(&self, addr: IpAddr) -> bool {
-        self.endpoints.binary_search_by_key(&addr, |e| e.addr).is_ok()
+    /// The endpoint with an address.
+    pub(crate) fn endpoint(&self, addr: IpAddr) -> Option<EndpointCopy<'_>> {
+        self.endpoints.binary_search_by_key(&addr, |e| e.addr).ok().map(|at| self.endpoint_at(at))
+    }
+
+    fn endpoint_at(&self, at: usize) -> EndpointCopy<'_> {
+        let e = &self.endpoints[at];
+        let before = at.checked_sub(1).map_or(0, |before| self.endpoints[before].pod_end);
+        let [start, end] = [before, e.pod_end].map(|n| usize::try_from(n).unwrap_or_default());
+        EndpointCopy {
+            addr: e.addr,
+            rank: e.rank,
+            placement: &e.placement,
+            packed_pod: self.pods.get(start..end).unwrap_or_default(),
+            namespace: &self.name.namespace,
+        }
     }
 
     /// Endpoints by address.
     pub(crate) fn endpoints(&self) -> impl Iterator<Item = EndpointCopy<'_>> {
-        let mut start = 0;
-        self.endpoints.iter().map(move |e| {
-            let end = usize::try_from(e.pod_end).unwrap_or_default();
-            let packed_pod = self.pods.get(start..end).unwrap_or_default();
-            start = end;
-            EndpointCopy {
-                addr: e.addr,
-                rank: e.rank,
-                placement: &e.placement,
-                packed_pod,
-                namespace: &self.name.namespace,
-            }
-        })
+        (0..self.endpoints.len()).map(|at| self.endpoint_at(at))
     }
 }
 
@@ -112,6 +129,12 @@ impl EndpointCopy<'_> {
     /// Its pod, if known.
     pub(crate) fn pod(&self) -> Option<Arc<str>> {
         pods::unpack(self.packed_pod, self.namespace)
+    }
+
+    /// Only if both pods are known. Both copies are of one slice.
+    fn belongs_to_another_pod_than(&self, other: &EndpointCopy<'_>) -> bool {
+        let known = !self.packed_pod.is_empty() && !other.packed_pod.is_empty();
+        known && self.packed_pod != other.packed_pod
     }
 }
 

@@ -26,6 +26,8 @@ pub struct Api {
     stopped: bool,
     /// Whether some watches will never say anything again.
     muted: bool,
+    /// Whether versions that clients have seen do not exist any more.
+    lost: bool,
     snapshots: Vec<Snapshot>,
 }
 
@@ -36,7 +38,7 @@ impl Api {
         let server = server.unwrap_or_else(|error| panic!("{error}"));
         std::fs::write(kubeconfig, server.kubeconfig())
             .unwrap_or_else(|error| panic!("{}: {error}", kubeconfig.display()));
-        Api { server, stopped: false, muted: false, snapshots: Vec::new() }
+        Api { server, stopped: false, muted: false, lost: false, snapshots: Vec::new() }
     }
 
     /// Ends all connections, mute ones included.
@@ -67,6 +69,7 @@ impl Api {
             self.stop();
         }
         self.server.objects().restore(earlier);
+        self.lost = true;
         self.restart();
     }
 
@@ -106,7 +109,7 @@ impl Objects for Api {
     /// Often the fault before ends; else the two meet.
     fn disturb(&mut self, random: &mut Random) -> Option<Disturbance> {
         if random.chance(60) {
-            self.heal();
+            self.lost |= self.heal();
         }
         let earlier = self.earlier(random);
         let resource = *random.pick(&RESOURCES)?;
@@ -139,7 +142,7 @@ impl Objects for Api {
         Some(Disturbance { what, lost })
     }
 
-    fn heal(&mut self) {
+    fn heal(&mut self) -> bool {
         self.server.clear_faults();
         self.server.set_streaming_lists(StreamingLists::Supported);
         if self.muted && !self.stopped {
@@ -149,6 +152,7 @@ impl Objects for Api {
         if self.stopped {
             self.restart();
         }
+        std::mem::take(&mut self.lost)
     }
 }
 

@@ -22,7 +22,12 @@ pub trait Objects {
     }
 
     /// End everything that [`Objects::disturb`] did.
-    fn heal(&mut self) {}
+    ///
+    /// Tells whether a client that follows may hear nothing for minutes all the same: it waits for what comes after a
+    /// version that the server has lost.
+    fn heal(&mut self) -> bool {
+        false
+    }
 }
 
 /// What was broken.

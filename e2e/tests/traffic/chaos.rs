@@ -272,8 +272,14 @@ impl Chaos {
         if self.restart.take().is_some() {
             self.world.proxy().start_again();
         }
-        self.objects.heal();
+        let may_be_deaf = self.objects.heal();
         self.note("quiet");
+        if may_be_deaf {
+            // It finds out by itself after 150 s (scenario tests of kube-source), which is too long to wait for here.
+            self.note("kill -9, because the API server has lost versions");
+            self.world.proxy().kill();
+            self.world.proxy().start_again();
+        }
         self.cluster.adopt(self.objects.list());
         let objects: Vec<_> = self.cluster.objects().cloned().collect();
         let wanted = Wanted::of(&objects, NODE_NAME).unwrap_or_else(|error| panic!("{error}"));

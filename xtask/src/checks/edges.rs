@@ -9,7 +9,7 @@ const EDGES: &[(&str, &[&str])] = &[
     // Pure core.
     ("lb-types", &[]),
     ("tally", &[]),
-    ("service-model", &["lb-types", "tally"]),
+    ("service-model", &["drain", "lb-types", "tally"]),
     ("drain", &["lb-types", "tally"]),
     ("planner", &["drain", "lb-types", "service-model", "tally"]),
     // Traits of the kernel tables, and their fakes.
@@ -23,7 +23,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("kernel", &["dataplane", "lb-types"]),
     // Between two adapters and the binary: an experiment that needs both, in a network namespace of its own.
     ("conn-reuse-probe", &["dataplane", "ipvs", "kernel", "lb-types", "netlink"]),
-    ("kube-source", &["lb-types", "service-model"]),
+    ("kube-source", &["drain", "lb-types", "service-model"]),
     ("telemetry", &[]),
     // The loop knows the kernel only by its traits.
     ("reconcile", &["dataplane", "drain", "lb-types", "planner", "service-model", "tally"]),

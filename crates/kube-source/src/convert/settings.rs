@@ -1,12 +1,21 @@
 //! Annotations under `kube-ipvs.io/`.
 
-use lb_types::{Scheduler, SchedulerFlags};
+use std::{fmt, sync::Arc};
+
+use drain::Overrides;
+use lb_types::{Scheduler, SchedulerFlags, parse_duration};
 use service_model::ServiceSettings;
 
 use crate::{problem::Report, wire::Labels};
 
 const SCHEDULER: &str = "kube-ipvs.io/scheduler";
 const SCHEDULER_FLAGS: &str = "kube-ipvs.io/scheduler-flags";
+
+const GRACEFUL_POLICY: &str = "kube-ipvs.io/graceful-policy";
+const GRACEFUL_LINGER: &str = "kube-ipvs.io/graceful-linger";
+const GRACEFUL_TIMEOUT: &str = "kube-ipvs.io/graceful-timeout";
+const GRACEFUL_SILENCE: &str = "kube-ipvs.io/graceful-silence";
+const GRACEFUL_ENDPOINT_GONE: &str = "kube-ipvs.io/graceful-endpoint-gone";
 
 /// Names of scheduler flags and their bits (`ipvs_flags` of ipvsadm): two spellings for bits that `sh` and `mh` share.
 const FLAGS: [(&str, u8); 7] = [
@@ -25,7 +34,41 @@ pub(crate) fn settings(annotations: &Labels, report: &mut Report) -> ServiceSett
     ServiceSettings {
         scheduler: scheduler(annotations, report),
         scheduler_flags: scheduler_flags(annotations, report),
+        drain: drain_overrides(annotations, report),
     }
+}
+
+/// The same words and durations as in the flags `--graceful-*`.
+fn drain_overrides(annotations: &Labels, report: &mut Report) -> Option<Arc<Overrides>> {
+    let mut time = |name| parsed(annotations, name, parse_duration, report);
+    let [linger, timeout, silence] = [GRACEFUL_LINGER, GRACEFUL_TIMEOUT, GRACEFUL_SILENCE].map(&mut time);
+    let overrides = Overrides {
+        policy: parsed(annotations, GRACEFUL_POLICY, str::parse, report),
+        linger,
+        timeout,
+        silence,
+        endpoint_gone: parsed(annotations, GRACEFUL_ENDPOINT_GONE, str::parse, report),
+    };
+    (overrides != Overrides::NONE).then(|| overrides.into())
+}
+
+/// Value of an annotation; an empty one counts as absent.
+fn parsed<T, E: fmt::Display>(
+    annotations: &Labels,
+    name: &str,
+    parse: impl Fn(&str) -> Result<T, E>,
+    report: &mut Report,
+) -> Option<T> {
+    let value = annotations.get(name);
+    if value.is_empty() {
+        return None;
+    }
+    parse(value.text().unwrap_or_default().trim())
+        .map_err(|error| {
+            let message = format!("{error}; the configuration is followed instead");
+            report.add(field(name), message, "correct or remove the annotation");
+        })
+        .ok()
 }
 
 fn scheduler(annotations: &Labels, report: &mut Report) -> Option<Scheduler> {

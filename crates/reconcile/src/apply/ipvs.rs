@@ -1,7 +1,7 @@
 //! Virtual and real servers.
 
 use dataplane::TableError;
-use drain::Key;
+use drain::{Key, Outcome};
 use lb_types::{IpvsOp, Operation, Scheduler, VirtualServerId};
 use tracing::{error, warn};
 
@@ -53,15 +53,14 @@ impl Reconciler {
         match *op {
             IpvsOp::DeleteRealServer { vs, rs } => {
                 run.shrunk.insert(vs);
-                let key = Key { vs, rs };
-                let how =
-                    self.ledger.get(&key).and_then(|drain| drain.due).map_or("removed", |due| due.as_str());
-                self.end_drain(&key, how, run);
+                self.drained(&Key { vs, rs }, run);
             }
             IpvsOp::DeleteVirtualServer { vs } => {
                 self.desired.forget(&vs);
                 let keys: Vec<_> = self.ledger.of(&vs).copied().collect();
-                keys.iter().for_each(|key| self.end_drain(key, "removed with its virtual server", run));
+                for key in &keys {
+                    self.end_drain(key, Outcome::VirtualServerGone, run.now, run.report);
+                }
             }
             _ => {}
         }

@@ -137,7 +137,7 @@ impl World {
             all.written += report.written;
             all.failed += report.failed;
             all.drift += report.drift;
-            all.drains_ended += report.drains_ended;
+            all.ended.extend(report.ended);
             all.completed_start |= report.completed_start;
         }
         all

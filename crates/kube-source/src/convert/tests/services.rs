@@ -18,6 +18,7 @@ fn summary(service: &Service) -> String {
         local(service.external_traffic_policy, "external-local"),
         settings.scheduler.map(|scheduler| scheduler.to_string()),
         settings.scheduler_flags.map(|flags| format!("flags {}", flags.bits())),
+        settings.drain.as_deref().map(drain),
         service.created.map(|created| format!("created {created}")),
         service.critical.then(|| "critical".to_owned()),
     ];
@@ -47,6 +48,17 @@ fn check_ports(case: &str, ports: &str, expect: &str, problems: &[&str]) {
 fn check_rest(case: &str, rest: &str, expect: &str, problems: &[&str]) {
     let expect = format!("10.96.0.1 :80/TCP {expect}");
     check(case, &format!("clusterIP: 10.96.0.1, ports: [{{port: 80}}], {rest}"), expect.trim(), problems);
+}
+
+fn drain(overrides: &drain::Overrides) -> String {
+    let parts = [
+        overrides.policy.map(|policy| format!("policy {policy}")),
+        overrides.linger.map(|linger| format!("linger {linger:?}")),
+        overrides.timeout.map(|timeout| format!("timeout {timeout:?}")),
+        overrides.silence.map(|silence| format!("silence {silence:?}")),
+        overrides.endpoint_gone.map(|action| format!("gone {action}")),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
 
 fn check_metadata(case: &str, metadata: &str, expect: &str, problems: &[&str]) {
@@ -326,6 +338,26 @@ fn annotations() {
     check_flags("'flag-3,,'", "flags 4", &[]);
     check_flags("'mh-port,turbo'", "flags 2", &[&format!("{flags}|unknown scheduler flag \"turbo\"")]);
     check_flags("turbo", "", &[&format!("{flags}|flag-3, sh-fallback")]);
+    let check_drain = |name: &str, value: &str, expect: &str| {
+        check_metadata(name, &annotation(name, value), expect, &[]);
+    };
+    check_drain("graceful-policy", "all-connections", "policy all-connections");
+    check_drain("graceful-linger", "1m30s", "linger 90s");
+    check_drain("graceful-timeout", "' 2h '", "timeout 7200s");
+    check_drain("graceful-timeout", "'0'", "timeout 0ns");
+    check_drain("graceful-silence", "500ms", "silence 500ms");
+    check_drain("graceful-endpoint-gone", "drain", "gone drain");
+    check_drain("graceful-policy", "''", "");
+    for (name, bad, why) in [
+        ("graceful-policy", "never", "unknown graceful policy \"never\": expected active-only,"),
+        ("graceful-linger", "fast", "invalid duration \"fast\": expected a form like 30s"),
+        ("graceful-timeout", "-1s", "invalid duration \"-1s\""),
+        ("graceful-silence", "[5s]", "invalid duration"),
+        ("graceful-endpoint-gone", "keep", "expected remove or drain"),
+    ] {
+        let problem = format!("metadata.annotations[kube-ipvs.io/{name}]|{why}");
+        check_metadata(bad, &annotation(name, bad), "", &[&problem]);
+    }
     check_metadata("others", "annotations: {example.com/x: [1], kube-ipvs.io/other: {}}", "", &[]);
     check_metadata("no object", "annotations: text", "", &["metadata.annotations|found text"]);
 }

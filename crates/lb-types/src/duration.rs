@@ -1,0 +1,69 @@
+//! Durations as Go's flags and Kubernetes users write them.
+
+use std::time::Duration;
+
+/// A text that is no duration.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("invalid duration {0:?}: expected a form like 30s, 1m30s or 500ms")]
+pub struct InvalidDuration(pub String);
+
+/// Parses a Go duration (`time.ParseDuration`): `30s`, `1m30s`, `1.5h`, `500ms`, `0`. Negative ones are refused.
+pub fn parse_duration(text: &str) -> Result<Duration, InvalidDuration> {
+    parse(text).ok_or_else(|| InvalidDuration(text.to_owned()))
+}
+
+fn parse(text: &str) -> Option<Duration> {
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let (mut rest, mut total) = (text, 0.0_f64);
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let value: f64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let end = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
+        total += value * unit(&rest[..end])?;
+        rest = &rest[end..];
+    }
+    Duration::try_from_secs_f64(total).ok()
+}
+
+fn unit(name: &str) -> Option<f64> {
+    Some(match name {
+        "ns" => 1e-9,
+        "us" | "µs" | "μs" => 1e-6,
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (text, expect) in [
+            ("0", 0),
+            ("30s", 30_000),
+            ("1m30s", 90_000),
+            ("1.5h", 5_400_000),
+            ("500ms", 500),
+            ("1h0m0.25s", 3_600_250),
+            ("0s", 0),
+        ] {
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(expect)), "{text}");
+        }
+        for text in
+            ["", "30", "s", "-1s", "1d", "1h-5m", " 1s", "1s ", ".", "1..5s", "1µ", "99999999999999999999h"]
+        {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+}
