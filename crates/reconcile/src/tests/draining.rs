@@ -278,3 +278,253 @@ fn a_node_address_is_given_up_at_once_even_if_connections_drain() {
     );
     assert!(world.kernel.vips.routes().is_empty());
 }
+
+/// A slice whose endpoints name their pods.
+fn pods(service: &str, endpoints: &[(&str, &str)]) -> ModelEvent {
+    let addrs: Vec<_> = endpoints.iter().map(|(addr, _)| *addr).collect();
+    let ModelEvent::SliceApplied(mut slice) = ready(service, &addrs) else { panic!("no slice") };
+    for (endpoint, (_, pod)) in slice.endpoints.iter_mut().zip(endpoints) {
+        endpoint.pod = Some(format!("default/{pod}/uid-{pod}").into());
+    }
+    ModelEvent::SliceApplied(slice)
+}
+
+/// `web` with an annotation.
+fn configured(overrides: drain::Overrides) -> ModelEvent {
+    let mut service = service("web", WEB);
+    service.settings.drain = Some(overrides.into());
+    applied(service)
+}
+
+const NONE: drain::Overrides = drain::Overrides::NONE;
+
+fn seconds(seconds: u64) -> Option<Duration> {
+    Some(Duration::from_secs(seconds))
+}
+
+#[test]
+fn a_service_has_its_own_settings() {
+    let endpoints = ready("web", &["10.244.0.11", "10.244.0.12"]);
+    let immediate = drain::Overrides { policy: Some(drain::Policy::Immediate), ..NONE };
+    let mut world = World::synced([configured(immediate), endpoints.clone()]);
+    world.sync(ready("web", &["10.244.0.12"]));
+    assert_eq!(world.kernel.weights(web_vs()), [(12, 1)]);
+
+    let patient = drain::Overrides { linger: seconds(60), ..NONE };
+    let mut world = World::synced([configured(patient), endpoints]);
+    world.sync(ready("web", &["10.244.0.12"]));
+    world.pass(Duration::from_secs(59));
+    assert_eq!(world.kernel.weights(web_vs()), [(11, 0), (12, 1)]);
+    world.pass(Duration::from_secs(10));
+    assert_eq!(world.kernel.weights(web_vs()), [(12, 1)]);
+}
+
+#[test]
+fn settings_that_change_while_it_drains_count_at_once() {
+    for overrides in [
+        drain::Overrides { policy: Some(drain::Policy::Immediate), ..NONE },
+        drain::Overrides { timeout: seconds(10), ..NONE },
+    ] {
+        let mut world = World::synced(web());
+        world.kernel.ipvs.set_connections(web_vs(), rs("10.244.0.11"), connections(1, 0));
+        world.sync(ready("web", &["10.244.0.12"]));
+        world.pass(Duration::from_secs(60));
+        assert_eq!(world.kernel.weights(web_vs()), [(11, 0), (12, 1)]);
+        world.send(configured(overrides));
+        world.run();
+        assert_eq!(world.kernel.weights(web_vs()), [(12, 1)], "{overrides:?}");
+    }
+}
+
+#[test]
+fn the_settings_of_a_deleted_service_outlive_it() {
+    let patient = drain::Overrides { timeout: Some(Duration::ZERO), ..NONE };
+    let mut world = World::synced([configured(patient), ready("web", &["10.244.0.11", "10.244.0.12"])]);
+    world.kernel.ipvs.set_connections(web_vs(), rs("10.244.0.11"), connections(1, 0));
+    world.sync(deleted("web"));
+    world.pass(Duration::from_secs(3600));
+    assert_eq!(world.kernel.weights(web_vs()), [(11, 0)], "no deadline");
+}
+
+#[test]
+fn a_real_server_that_answers_nobody_is_removed() {
+    let mut world = World::synced(web());
+    let dead = rs("10.244.0.11");
+    world.kernel.ipvs.set_connections(web_vs(), dead, connections(100, 0));
+    world.sync(ready("web", &["10.244.0.12"]));
+    let begin = world.now;
+    for second in 0..12 {
+        let packets_in = 100 + 10 * (second / 2);
+        let traffic = TrafficCounters { packets_in, bytes_in: 60 * packets_in, ..TrafficCounters::default() };
+        world.kernel.ipvs.set_traffic(web_vs(), dead, traffic);
+        world.pass(Duration::from_secs(1));
+        if world.kernel.weights(web_vs()) == [(12, 1)] {
+            let after = world.now - begin;
+            assert!(after >= Duration::from_secs(5) && after <= Duration::from_secs(10), "{after:?}");
+            return;
+        }
+    }
+    panic!("still there: {:?}", world.kernel.weights(web_vs()));
+}
+
+#[test]
+fn an_address_that_another_pod_has_now_never_sees_old_connections() {
+    let mut world = World::synced([
+        applied(service("web", WEB)),
+        pods("web", &[("10.244.0.11", "a"), ("10.244.0.12", "b")]),
+    ]);
+    world.kernel.ipvs.set_connections(web_vs(), rs("10.244.0.11"), connections(1, 0));
+    let renewed = || pods("web", &[("10.244.0.11", "c"), ("10.244.0.12", "b")]);
+    let check = |world: &mut World| {
+        let ops: Vec<_> = world.kernel.ipvs.take_ops();
+        let first = ops.first().map(ToString::to_string);
+        assert_eq!(first, Some(format!("delete real server 10.244.0.11:8080 of {}", web_vs())), "{ops:?}");
+        assert_eq!(ops.len(), 1, "not back before its connections are gone: {ops:?}");
+        assert_eq!(world.kernel.weights(web_vs()), [(12, 1)]);
+        world.pass(Duration::from_secs(1));
+        assert_eq!(world.kernel.weights(web_vs()), [(11, 1), (12, 1)]);
+        assert_eq!(world.reconciler.drains().count(), 0);
+        world.kernel.ipvs.take_ops();
+    };
+    // While it served.
+    world.kernel.ipvs.take_ops();
+    world.sync(renewed());
+    check(&mut world);
+    // While it drained.
+    world.kernel.ipvs.set_connections(web_vs(), rs("10.244.0.11"), connections(1, 0));
+    world.sync(pods("web", &[("10.244.0.12", "b")]));
+    world.pass(Duration::from_secs(10));
+    assert_eq!(world.kernel.weights(web_vs()), [(11, 0), (12, 1)]);
+    world.kernel.ipvs.take_ops();
+    world.sync(pods("web", &[("10.244.0.11", "d"), ("10.244.0.12", "b")]));
+    check(&mut world);
+    // Both in one batch.
+    world.send(pods("web", &[("10.244.0.12", "b")]));
+    world.send(pods("web", &[("10.244.0.11", "e"), ("10.244.0.12", "b")]));
+    world.reconciler.step(world.now);
+    check(&mut world);
+    // The same pod again is no news.
+    world.sync(pods("web", &[("10.244.0.12", "b")]));
+    world.sync(pods("web", &[("10.244.0.11", "e"), ("10.244.0.12", "b")]));
+    let ops: Vec<_> = world.kernel.ipvs.take_ops().iter().map(ToString::to_string).collect();
+    assert!(ops.iter().all(|op| op.starts_with("set real server")), "{ops:?}");
+}
+
+#[test]
+fn an_address_that_moves_to_another_service_takes_no_old_connection_along() {
+    let api = vs("10.96.255.90", Protocol::Tcp);
+    let mut world = World::synced([
+        applied(service("web", WEB)),
+        pods("web", &[("10.244.0.11", "a"), ("10.244.0.12", "b")]),
+        applied(service("api", "10.96.255.90")),
+        pods("api", &[("10.244.0.20", "x")]),
+    ]);
+    world.kernel.ipvs.set_connections(web_vs(), rs("10.244.0.11"), connections(1, 0));
+    world.sync(pods("web", &[("10.244.0.12", "b")]));
+    world.kernel.ipvs.take_ops();
+    world.sync(pods("api", &[("10.244.0.11", "y"), ("10.244.0.20", "x")]));
+    let ops: Vec<_> = world.kernel.ipvs.take_ops().iter().map(ToString::to_string).collect();
+    let expect = [
+        format!("delete real server 10.244.0.11:8080 of {}", web_vs()),
+        format!("add real server 10.244.0.11:8080 to {api} Masq weight 1"),
+    ];
+    assert_eq!(ops, expect, "first the old connections, then the new endpoint");
+    // A pod that serves two Services and leaves one of them stays what it is.
+    world.sync(pods("web", &[("10.244.0.11", "y"), ("10.244.0.12", "b")]));
+    world.pass(Duration::from_secs(1));
+    world.kernel.ipvs.set_connections(web_vs(), rs("10.244.0.11"), connections(1, 0));
+    world.sync(pods("web", &[("10.244.0.12", "b")]));
+    world.sync(pods("api", &[("10.244.0.11", "y")]));
+    world.pass(Duration::from_secs(60));
+    assert_eq!(world.kernel.weights(web_vs()), [(11, 0), (12, 1)]);
+}
+
+/// What a process leaves to the next one.
+fn records(world: &World) -> Vec<(drain::Key, drain::Record)> {
+    world.reconciler.drains().map(|(key, drain)| (*key, drain.into())).collect()
+}
+
+/// As [`World::restart`], with the records of the process before.
+fn resume(world: &mut World, records: Vec<(drain::Key, drain::Record)>, endpoints: ModelEvent) -> Report {
+    *world = World { now: world.now, ..World::on(world.kernel.clone(), config()) };
+    world.reconciler.restore(records);
+    world.deliver([applied(service("web", WEB)), endpoints]);
+    world.run()
+}
+
+#[test]
+fn a_restart_keeps_reason_and_deadline() {
+    let mut world = World::synced(web());
+    world.kernel.ipvs.set_connections(web_vs(), rs("10.244.0.11"), connections(1, 0));
+    let endpoints =
+        slice("web", Protocol::Tcp, &[("10.244.0.11", Is::Terminating), ("10.244.0.12", Is::Ready)]);
+    world.sync(endpoints.clone());
+    world.pass(Duration::from_secs(800));
+    let saved = records(&world);
+    assert_eq!(resume(&mut world, saved, endpoints).written, 0);
+    let causes: Vec<_> = world.reconciler.drains().map(|(_, drain)| drain.cause).collect();
+    assert_eq!(causes, [drain::Cause::Terminating]);
+    world.pass(Duration::from_secs(90));
+    assert_eq!(world.kernel.weights(web_vs()), [(11, 0), (12, 1)]);
+    world.pass(Duration::from_secs(15));
+    assert_eq!(world.kernel.weights(web_vs()), [(12, 1)], "15 minutes after it began, not after the restart");
+}
+
+#[test]
+fn a_pod_that_ended_while_nobody_looked_is_gone() {
+    let mut world = World::synced(web());
+    world.kernel.ipvs.set_connections(web_vs(), rs("10.244.0.11"), connections(1, 0));
+    world.sync(slice("web", Protocol::Tcp, &[("10.244.0.11", Is::Terminating), ("10.244.0.12", Is::Ready)]));
+    let saved = records(&world);
+    resume(&mut world, saved, ready("web", &["10.244.0.12"]));
+    assert_eq!(world.kernel.weights(web_vs()), [(12, 1)]);
+}
+
+#[test]
+fn a_stale_record_never_touches_a_live_real_server() {
+    let mut world = World::synced(web());
+    world.kernel.ipvs.set_connections(web_vs(), rs("10.244.0.11"), connections(1, 0));
+    world.sync(ready("web", &["10.244.0.12"]));
+    let saved = records(&world);
+    let both = ready("web", &["10.244.0.11", "10.244.0.12"]);
+    // It serves again, and the record is from before.
+    world.sync(both.clone());
+    let report = resume(&mut world, saved.clone(), both.clone());
+    assert_eq!((report.written, world.reconciler.drains().count()), (0, 0));
+    // It is wanted again only after the restart.
+    world.sync(ready("web", &["10.244.0.12"]));
+    resume(&mut world, saved.clone(), both);
+    world.pass(Duration::from_secs(3600));
+    assert_eq!(world.kernel.weights(web_vs()), [(11, 1), (12, 1)]);
+    // It does not exist any more.
+    let report = resume(&mut world, saved, ready("web", &["10.244.0.11", "10.244.0.12"]));
+    assert_eq!((report.written, world.reconciler.drains().count()), (0, 0));
+}
+
+#[test]
+fn every_drain_knows_its_pod() {
+    let mut world = World::synced([
+        applied(service("web", WEB)),
+        pods("web", &[("10.244.0.11", "a"), ("10.244.0.12", "b"), ("10.244.0.13", "c")]),
+    ]);
+    for last in [11, 12, 13] {
+        world.kernel.ipvs.set_connections(web_vs(), rs(&format!("10.244.0.{last}")), connections(1, 0));
+    }
+    let unready = |event| match event {
+        ModelEvent::SliceApplied(mut slice) => {
+            (slice.endpoints[0].ready, slice.endpoints[0].serving) = (false, false);
+            ModelEvent::SliceApplied(slice)
+        }
+        other => other,
+    };
+    world.sync(unready(pods("web", &[("10.244.0.12", "b"), ("10.244.0.13", "c")])));
+    let names = |world: &World| -> Vec<_> {
+        world.reconciler.drains().map(|(key, drain)| (key.rs.addr.to_string(), drain.pod.clone())).collect()
+    };
+    let pod = |last: u8, name: &str| {
+        (format!("10.244.0.{last}"), Some(std::sync::Arc::<str>::from(format!("default/{name}/uid-{name}"))))
+    };
+    assert_eq!(names(&world), [pod(11, "a"), pod(12, "b")], "left, and unready");
+    world.sync(deleted("web"));
+    assert_eq!(names(&world), [pod(11, "a"), pod(12, "b"), pod(13, "c")], "of a deleted Service");
+}
