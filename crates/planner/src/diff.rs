@@ -191,10 +191,10 @@ fn diff_server_elements(
     plan: &mut Plan,
 ) {
     let Some(port) = vs.vip_port() else { return };
-    let wanted: Vec<_> = desired.into_iter().flat_map(ServerIntent::elements).collect();
+    let wanted = |element| desired.is_some_and(|desired| desired.elements().any(|e| e == element));
     for set in [RuleSet::Services, RuleSet::NoEndpoints, RuleSet::Masquerade, RuleSet::MasqueradeNonLocal] {
         let element = RuleElement::port(set, port);
-        diff_element(element, wanted.contains(&element), inputs, plan);
+        diff_element(element, wanted(element), inputs, plan);
     }
 }
 
@@ -292,16 +292,19 @@ fn cause(want: &ServerIntent, rs: RealServerId, inputs: &Inputs<'_>) -> Cause {
 /// The kernel's `rr` begins at the head of the list, and with the same order everywhere every node of the cluster would
 /// send its first connection to the same endpoint.
 fn shuffled(real_servers: &[RealServerId], node_name: &str) -> Vec<RealServerId> {
+    let mut node = Fnv::default();
+    node_name.hash(&mut node);
     let mut order = real_servers.to_vec();
     order.sort_by_cached_key(|rs| {
-        let mut hasher = Fnv::default();
-        (node_name, rs).hash(&mut hasher);
+        let mut hasher = node.clone();
+        rs.hash(&mut hasher);
         hasher.finish()
     });
     order
 }
 
 /// FNV-1a: the standard library's hasher may change between releases.
+#[derive(Clone)]
 struct Fnv(u64);
 
 impl Default for Fnv {

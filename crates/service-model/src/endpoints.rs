@@ -30,8 +30,6 @@ pub struct Endpoint {
     pub local: bool,
     /// Node and hints.
     pub placement: Arc<Placement>,
-    /// `NAMESPACE/NAME/UID` of its pod, if known: tells an address that came back under another pod.
-    pub pod: Option<Arc<str>>,
 }
 
 impl Endpoint {

@@ -106,6 +106,10 @@ impl ServiceModel {
     /// Addresses whose endpoints have left a slice of a service since the last call, or belong to another pod now.
     /// Another slice may have them still.
     pub fn take_departed(&mut self, name: &ServiceName) -> BTreeMap<IpAddr, Departure> {
+        // Nearly always empty: then the name need not be hashed.
+        if self.departed.is_empty() {
+            return BTreeMap::new();
+        }
         self.departed.remove(name).unwrap_or_default()
     }
 
@@ -138,8 +142,10 @@ impl ServiceModel {
     /// Every endpoint of a service port in a family, whatever its condition, merged over the slices of the Service.
     pub fn endpoints(&self, service: &Service, port: &ServicePort, family: IpFamily) -> PortEndpoints {
         let slices = self.entries.get(&service.name).map_or(&[][..], |e| &e.slices);
-        let mut copies: Vec<(RealServerId, EndpointCopy<'_>)> = Vec::new();
-        for slice in slices.iter().filter(|s| s.family == family) {
+        let of_family = || slices.iter().filter(|s| s.family == family);
+        let mut copies: Vec<(RealServerId, EndpointCopy<'_>)> =
+            Vec::with_capacity(of_family().map(|slice| slice.endpoints().count()).sum());
+        for slice in of_family() {
             for port in slice.ports_named(&port.name, port.protocol) {
                 let id = |copy: &EndpointCopy<'_>| RealServerId { addr: copy.addr, port: port.port };
                 copies.extend(slice.endpoints().map(|copy| (id(&copy), copy)));
@@ -179,7 +185,6 @@ impl ServiceModel {
             terminating: copy.rank.terminating,
             local: node.is_some_and(|node| !node.is_empty() && *node == self.node.name),
             placement: Arc::clone(copy.placement),
-            pod: copy.pod(),
         }
     }
 

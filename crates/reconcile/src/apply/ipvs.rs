@@ -2,8 +2,8 @@
 
 use dataplane::TableError;
 use drain::{Key, Outcome};
-use lb_types::{IpvsOp, Operation, Scheduler, VirtualServerId};
-use tracing::{error, warn};
+use lb_types::{IpvsOp, Scheduler, VirtualServerId};
+use tracing::{debug, error, warn};
 
 use super::{Run, ipvs_subject};
 use crate::{Reconciler, adopt::chain, retry::Subject};
@@ -39,17 +39,28 @@ impl Reconciler {
             warn!("answers of the kernel were lost: the virtual servers concerned are dumped again");
             self.suspects.add_servers(ops.iter().map(IpvsOp::virtual_server));
         }
-        let mut failed = outcome.failed.iter().peekable();
-        for (index, op) in ops.iter().enumerate() {
-            match failed.next_if(|failure| failure.index == index) {
-                Some(failure) => self.ipvs_failed(op, failure.errno, &failure.reason, run),
-                None => self.ipvs_executed(op, run),
-            }
+        // What lies between failures, which are in order, was executed.
+        let mut done = 0;
+        for failure in &outcome.failed {
+            let Some(op) = ops.get(failure.index) else { continue };
+            self.ipvs_executed(ops.get(done..failure.index).unwrap_or_default(), run);
+            self.ipvs_failed(op, failure.errno, &failure.reason, run);
+            done = failure.index + 1;
+        }
+        self.ipvs_executed(&ops[done..], run);
+    }
+
+    fn ipvs_executed(&mut self, ops: &[IpvsOp], run: &mut Run<'_>) {
+        self.mirror.record_ipvs(ops);
+        run.report.written += ops.len();
+        for op in ops {
+            debug!("{op}");
+            self.follow_ipvs(op, run);
         }
     }
 
-    fn ipvs_executed(&mut self, op: &IpvsOp, run: &mut Run<'_>) {
-        self.executed(&Operation::Ipvs(*op), run);
+    /// What else changes when a write to IPVS has been executed.
+    fn follow_ipvs(&mut self, op: &IpvsOp, run: &mut Run<'_>) {
         match *op {
             IpvsOp::DeleteRealServer { vs, rs } => {
                 run.shrunk.insert(vs);

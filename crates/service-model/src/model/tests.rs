@@ -132,7 +132,8 @@ fn the_copy_that_is_believed_brings_its_pod() {
             slices.map(|(i, text)| SliceApplied(slice(&format!("s{i}"), "web", "http:80/TCP", text)));
         let model = model(events.chain([ServiceApplied(web.clone())]));
         let endpoints = model.endpoints(&web, &web.ports[0], V4);
-        assert_eq!(endpoints.all.iter().map(|e| e.pod.as_deref()).collect::<Vec<_>>(), [Some("ns/new/2")]);
+        let pods = endpoints.all.iter().map(|e| model.pod_at(&web.name, e.id.addr));
+        assert_eq!(pods.collect::<Vec<_>>(), [Some("ns/new/2".into())]);
     }
 }
 
