@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use lb_types::parse_duration;
 
 use crate::go;
@@ -24,10 +24,28 @@ pub struct Cli {
 pub enum Command {
     /// Print what would be written to the kernel of this node, and write nothing
     Plan,
+    /// List the real servers that are on their way out, with the reason, their connections and how long it can take
+    Drains {
+        /// Format: table or json
+        #[arg(short, long, default_value = "table", value_name = "FORMAT")]
+        output: Output,
+        /// Repeat every second
+        #[arg(short, long)]
+        watch: bool,
+    },
     /// Remove everything that is ours from the kernel, and nothing else
     Cleanup,
     /// Print the version
     Version,
+}
+
+/// How a list is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// For programs: one array of objects, on one line with --watch.
+    Json,
 }
 
 /// Settings as typed.

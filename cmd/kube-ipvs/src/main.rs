@@ -7,6 +7,9 @@ mod clock;
 mod commands;
 mod config;
 mod conn_reuse;
+mod drain_file;
+mod drain_saver;
+mod drains;
 mod flags;
 mod go;
 mod kernel_tables;
@@ -45,6 +48,7 @@ fn execute(cli: &Cli) -> anyhow::Result<()> {
     match cli.command {
         None => run::run(&settings),
         Some(Command::Plan) => commands::plan(&settings),
+        Some(Command::Drains { output, watch }) => drains::drains(&settings, output, watch),
         Some(Command::Cleanup) => commands::cleanup(&settings),
         Some(Command::Version) => Ok(()),
     }

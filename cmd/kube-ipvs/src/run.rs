@@ -26,7 +26,7 @@ use telemetry::{Health, SourceStatus};
 use tracing::{info, warn};
 use vip::VipWatcher;
 
-use crate::{clock, config::Settings, kernel_tables, source};
+use crate::{clock, config::Settings, drain_file::DrainFile, drain_saver::DrainSaver, kernel_tables, source};
 
 /// How long a watcher blocks before it looks whether anybody still listens.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -63,7 +63,10 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
     watch_vips(opened.vip_port, sender.clone())?;
     watch_rules(opened.rules_port, sender.clone())?;
     follow(source, sender, Arc::clone(&health))?;
-    drive(Reconciler::new(config, opened.tables), &receiver, &health)
+    let mut reconciler = Reconciler::new(config, opened.tables);
+    let file = DrainFile::new(&settings.state_dir, kernel::boot_id().context("find out the boot's id")?);
+    let saver = DrainSaver::resume(file, &mut reconciler);
+    drive(reconciler, saver, &receiver, &health)
 }
 
 /// Two processes would undo each other's work: the second one stops here.
@@ -169,11 +172,17 @@ fn spawn(
 }
 
 /// Hands events and the time to the loop. What has arrived while the loop was at work is planned together.
-fn drive(mut reconciler: Reconciler, receiver: &Receiver<Message>, health: &Health) -> anyhow::Result<()> {
+fn drive(
+    mut reconciler: Reconciler,
+    mut saver: DrainSaver,
+    receiver: &Receiver<Message>,
+    health: &Health,
+) -> anyhow::Result<()> {
     let mut planned = 0;
     loop {
         let now = clock::now();
-        let first = match reconciler.next_wakeup(now).map(|due| due.saturating_sub(now)) {
+        let wakeup = reconciler.next_wakeup(now).into_iter().chain(saver.due(&reconciler)).min();
+        let first = match wakeup.map(|due| due.saturating_sub(now)) {
             Some(wait) => receiver.recv_timeout(wait),
             None => receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
@@ -190,6 +199,7 @@ fn drive(mut reconciler: Reconciler, receiver: &Receiver<Message>, health: &Heal
                     reconciler.handle(event);
                 }
                 Message::Stop(signal) => {
+                    saver.save(&reconciler);
                     info!(signal, "stops; virtual servers, routes and packet rules stay as they are");
                     return Ok(());
                 }
@@ -197,6 +207,7 @@ fn drive(mut reconciler: Reconciler, receiver: &Receiver<Message>, health: &Heal
             }
         }
         planned += step(&mut reconciler, health);
+        saver.save_if_due(&reconciler, clock::now());
         if reconciler.is_running() && !reconciler.has_backlog() {
             health.applied();
             if std::mem::take(&mut planned) >= BURST {

@@ -21,7 +21,7 @@ pub use conn_reuse::{
 };
 pub use memory::{give_memory_back, keep_heap, share_one_arena};
 pub use modules::{KernelModule, MissingModule, ModuleFinder, ModulePresence};
-pub use node::{EmptyHostname, hostname};
+pub use node::{EmptyHostname, boot_id, hostname};
 pub use proc_sysctls::{ProcSysctls, SysctlError};
 pub use required::{
     ARP_ANNOUNCE, ARP_IGNORE, CONN_REUSE_MODE, CONNTRACK, EXPIRE_NODEST_CONN, EXPIRE_QUIESCENT_TEMPLATE,

@@ -10,6 +10,11 @@ pub fn hostname() -> Result<String, EmptyHostname> {
     normalise(&rustix::system::uname().nodename().to_string_lossy())
 }
 
+/// Tells boots apart: times since boot of one mean nothing in another.
+pub fn boot_id() -> std::io::Result<String> {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned())
+}
+
 fn normalise(name: &str) -> Result<String, EmptyHostname> {
     match name.trim() {
         "" => Err(EmptyHostname),

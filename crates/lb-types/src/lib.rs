@@ -14,6 +14,7 @@ mod ipvs;
 mod names;
 mod net;
 mod op;
+mod parse;
 mod rules;
 
 pub use duration::{InvalidDuration, parse_duration};
@@ -25,4 +26,5 @@ pub use ipvs::{
 pub use names::{ServiceName, ServicePortName};
 pub use net::{IpFamily, Protocol, UnknownProtocol, VipPort};
 pub use op::{IpvsOp, Operation, RulesOp, SysctlOp, VipOp};
+pub use parse::InvalidId;
 pub use rules::{ElementKey, LocalDetection, RuleElement, RuleSet, RulesLayout};
