@@ -15,7 +15,9 @@ pub fn version() {
 pub fn plan(settings: &Settings) -> anyhow::Result<()> {
     let source = source::open(settings)?;
     let tables = kernel_tables::open()?.tables;
-    let mut reconciler = Reconciler::new(kernel_tables::with_sysctls(settings), tables);
+    let choice = kernel_tables::choose_conn_reuse(settings, None);
+    let config = kernel_tables::with_sysctls(settings, &choice);
+    let mut reconciler = Reconciler::new(config, tables);
     let batch = source.read_once();
     batch.problems.iter().for_each(|problem| warn!("{problem}"));
     batch.events.into_iter().for_each(|event| reconciler.handle(Event::Model(event)));

@@ -20,6 +20,8 @@ pub struct Settings {
     pub source: Source,
     /// Where health checks are answered.
     pub healthz: Option<SocketAddr>,
+    /// Where metrics are answered.
+    pub metrics: Option<SocketAddr>,
     /// Configuration of the loop, but for the kernel parameters.
     pub reconcile: Config,
     /// Timeouts of idle connections (TCP, TCP after FIN, UDP); zero leaves the kernel's.
@@ -123,7 +125,8 @@ impl Settings {
         let settings = Settings {
             node_name,
             source: source(flags, &mut check),
-            healthz: healthz(flags, &mut check),
+            healthz: bind_address("--healthz-bind-address", &flags.healthz_bind_address, &mut check),
+            metrics: bind_address("--metrics-bind-address", &flags.metrics_bind_address, &mut check),
             reconcile,
             timeouts: [flags.ipvs_tcp_timeout, flags.ipvs_tcpfin_timeout, flags.ipvs_udp_timeout],
             conn_reuse: check.parse("--conn-reuse-mode", &flags.conn_reuse_mode),
@@ -163,12 +166,12 @@ fn source(flags: &Flags, check: &mut Check) -> Source {
     }
 }
 
-fn healthz(flags: &Flags, check: &mut Check) -> Option<SocketAddr> {
-    let text = flags.healthz_bind_address.trim();
+fn bind_address(flag: &str, text: &str, check: &mut Check) -> Option<SocketAddr> {
+    let text = text.trim();
     let address = |text: &str| {
         text.parse().map_err(|_| format!("{text:?} is not an address with a port, such as 0.0.0.0:10256"))
     };
-    (!text.is_empty()).then(|| check.take("--healthz-bind-address", address(text).map(Some))).flatten()
+    (!text.is_empty()).then(|| check.take(flag, address(text).map(Some))).flatten()
 }
 
 fn planner(flags: &Flags, node_name: &str, check: &mut Check) -> PlannerConfig {
@@ -269,6 +272,7 @@ mod tests {
             "--iptables-masquerade-bit=32",
             "--service-cidrs=fd00::/129",
             "--healthz-bind-address=here",
+            "--metrics-bind-address=10249",
             "--manifests=/m",
             "--master=https://10.0.0.1",
         ])
@@ -287,6 +291,7 @@ mod tests {
             "--iptables-masquerade-bit: 32",
             "--service-cidrs: invalid CIDR",
             "--healthz-bind-address: \"here\"",
+            "--metrics-bind-address: \"10249\"",
             "--manifests: objects come from one place",
         ] {
             assert!(error.contains(flag), "{flag} is missing in\n{error}");

@@ -5,8 +5,8 @@ use std::fmt;
 use conn_reuse_probe::{ProbeOptions, ProbeReport, probe};
 use dataplane::Sysctls as _;
 use kernel::{
-    ConnReuseDecision, ConnReuseFacts, ConnReuseFlag, KernelRelease, ProcSysctls, decide_conn_reuse_mode,
-    needs_probe,
+    ConnReuseDecision, ConnReuseFacts, ConnReuseFlag, KernelRelease, ProbeOutcome, ProcSysctls,
+    decide_conn_reuse_mode, needs_probe,
 };
 
 /// What was chosen, and what that rests on.
@@ -24,6 +24,16 @@ impl ConnReuseChoice {
         let vendor = ProcSysctls::default().read(kernel::VENDOR_FILE).ok().flatten();
         let facts = ConnReuseFacts { flag, version: kernel.version, vendor, probe: None };
         ConnReuseChoice::by(facts, || probe(&ProbeOptions::default()))
+    }
+
+    /// What the probe saw, in a word.
+    pub fn probed(&self) -> &'static str {
+        match self.probe.as_ref().map(ProbeReport::outcome) {
+            None => "not-run",
+            Some(None) => "failed",
+            Some(Some(ProbeOutcome::SynSurvived)) => "syn-survived",
+            Some(Some(ProbeOutcome::SynDropped)) => "syn-dropped",
+        }
     }
 
     fn by(facts: ConnReuseFacts, probe: impl FnOnce() -> ProbeReport) -> Self {
@@ -51,7 +61,7 @@ mod tests {
     use std::time::Duration;
 
     use conn_reuse_probe::{Control, ProbeError};
-    use kernel::{ConnReuseMode, ProbeOutcome};
+    use kernel::ConnReuseMode;
 
     use super::*;
 
@@ -67,7 +77,7 @@ mod tests {
     fn the_probe_runs_only_where_nothing_else_can_tell() {
         for release in ["4.0", "5.9", "6.12.107+deb13-cloud-amd64", "7.2"] {
             let choice = ConnReuseChoice::by(facts(release), || panic!("{release} needs no probe"));
-            assert!(choice.probe.is_none());
+            assert_eq!(choice.probed(), "not-run");
         }
     }
 
@@ -82,11 +92,16 @@ mod tests {
              through; 31 ms"
         );
         assert_eq!(choose(ProbeOutcome::SynDropped).decision.mode, Some(ConnReuseMode::FollowOld));
+        assert_eq!(
+            (survived.probed(), choose(ProbeOutcome::SynDropped).probed()),
+            ("syn-survived", "syn-dropped")
+        );
     }
 
     #[test]
     fn a_probe_that_fails_is_told_with_its_reason() {
         let choice = ConnReuseChoice::by(facts("4.19.139"), || report(Err(ProbeError::NoConntrack)));
+        assert_eq!(choice.probed(), "failed");
         assert_eq!(
             choice.to_string(),
             "conn_reuse_mode=0 (the version cannot tell and the probe could not run); probe: connections are not \

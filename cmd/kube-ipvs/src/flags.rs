@@ -158,6 +158,10 @@ pub struct Flags {
     #[arg(long, global = true, default_value = "0.0.0.0:10256", value_name = "ADDR:PORT")]
     pub healthz_bind_address: String,
 
+    /// Where /metrics is answered; empty for nowhere
+    #[arg(long, global = true, default_value = "127.0.0.1:10249", value_name = "ADDR:PORT")]
+    pub metrics_bind_address: String,
+
     /// Directory for what must survive a restart of the process but not of the node
     #[arg(long, global = true, default_value = "/run/kube-ipvs", value_name = "DIR")]
     pub state_dir: PathBuf,

@@ -7,6 +7,7 @@ use kernel::{KernelRelease, ProcSysctls, SysctlNeeds, required_sysctls};
 use lb_types::SysctlOp;
 use packet_rules::RulesClient;
 use reconcile::Config;
+use telemetry::Metrics;
 use tracing::info;
 use vip::VipClient;
 
@@ -50,12 +51,21 @@ pub fn set_timeouts(settings: &Settings) -> anyhow::Result<()> {
     ipvs.set_timeouts(&ipvs::codec::Timeouts { tcp, tcp_fin, udp }).context("set IPVS timeouts")
 }
 
-/// The loop's configuration with the kernel parameters that this kernel needs; what decided on `conn_reuse_mode` is
-/// logged.
-pub fn with_sysctls(settings: &Settings) -> Config {
+/// What to do about `conn_reuse_mode` on this kernel; it is logged, and counted.
+pub fn choose_conn_reuse(settings: &Settings, metrics: Option<&Metrics>) -> ConnReuseChoice {
     let kernel = KernelRelease::running();
     let choice = ConnReuseChoice::make(settings.conn_reuse, &kernel);
     info!(%kernel, "{choice}");
+    let mode = choice.decision.mode.map_or_else(|| "none".to_owned(), |mode| mode.to_string());
+    let reason = choice.decision.reason.to_string();
+    if let Some(metrics) = metrics {
+        metrics.conn_reuse_mode(&mode, &reason, choice.probed(), &kernel.to_string());
+    }
+    choice
+}
+
+/// The loop's configuration with the kernel parameters that this kernel needs.
+pub fn with_sysctls(settings: &Settings, choice: &ConnReuseChoice) -> Config {
     let strict_arp = settings.strict_arp;
     let needs = SysctlNeeds { conn_reuse_mode: choice.decision.mode, ipv4: true, ipv6: true, strict_arp };
     let all = required_sysctls(&needs).into_iter().map(|required| required.op);

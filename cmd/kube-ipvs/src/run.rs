@@ -14,6 +14,7 @@ use std::{
 
 use anyhow::{Context, anyhow, bail};
 use dataplane::Touched;
+use drain::Outcome;
 use kube_source::{ApiStatus, Batch, Delivery, Listener};
 use packet_rules::RulesWatcher;
 use reconcile::{Event, Reconciler};
@@ -22,7 +23,7 @@ use signal_hook::{
     consts::{SIGINT, SIGTERM},
     iterator::Signals,
 };
-use telemetry::{Health, SourceStatus};
+use telemetry::{Health, Metrics, Site, SourceStatus};
 use tracing::{info, warn};
 use vip::VipWatcher;
 
@@ -50,12 +51,19 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
     info!(version = env!("CARGO_PKG_VERSION"), node = %settings.node_name, "kube-ipvs starts");
     let opened = kernel_tables::open()?;
     kernel_tables::set_timeouts(settings)?;
-    let config = kernel_tables::with_sysctls(settings);
+    let metrics = Arc::new(Metrics::new(Outcome::ALL.map(Outcome::as_str)).context("set up the metrics")?);
+    let choice = kernel_tables::choose_conn_reuse(settings, Some(&metrics));
+    let config = kernel_tables::with_sysctls(settings, &choice);
     let source = source::open(settings)?;
     info!(objects = source.describe(), "follows objects");
     let health = Arc::new(Health::new(settings.reconcile.sync_period, source.vital()));
     if let Some(addr) = settings.healthz {
-        telemetry::serve(addr, Arc::clone(&health), None).context("start the health server")?;
+        let site = Site::Health(Arc::clone(&health));
+        telemetry::serve(addr, site, None).context("start the health server")?;
+    }
+    if let Some(addr) = settings.metrics {
+        let site = Site::Metrics(Arc::clone(&metrics));
+        telemetry::serve(addr, site, None).context("start the metrics server")?;
     }
     let (sender, receiver) = mpsc::sync_channel(BACKLOG);
     stop_on_signal(sender.clone())?;
@@ -66,7 +74,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
     let mut reconciler = Reconciler::new(config, opened.tables);
     let file = DrainFile::new(&settings.state_dir, kernel::boot_id().context("find out the boot's id")?);
     let saver = DrainSaver::resume(file, &mut reconciler);
-    drive(reconciler, saver, &receiver, &health)
+    drive(reconciler, saver, &receiver, &Told { health, metrics })
 }
 
 /// Two processes would undo each other's work: the second one stops here.
@@ -171,12 +179,18 @@ fn spawn(
     Ok(())
 }
 
+/// Who is told what the loop does.
+struct Told {
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+}
+
 /// Hands events and the time to the loop. What has arrived while the loop was at work is planned together.
 fn drive(
     mut reconciler: Reconciler,
     mut saver: DrainSaver,
     receiver: &Receiver<Message>,
-    health: &Health,
+    told: &Told,
 ) -> anyhow::Result<()> {
     let mut planned = 0;
     loop {
@@ -195,7 +209,7 @@ fn drive(
         for message in first.into_iter().chain(waiting) {
             match message {
                 Message::Event(event) => {
-                    health.queued(Instant::now());
+                    told.health.queued(Instant::now());
                     reconciler.handle(event);
                 }
                 Message::Stop(signal) => {
@@ -206,10 +220,10 @@ fn drive(
                 Message::Failed(error) => return Err(error),
             }
         }
-        planned += step(&mut reconciler, health);
+        planned += step(&mut reconciler, told);
         saver.save_if_due(&reconciler, clock::now());
         if reconciler.is_running() && !reconciler.has_backlog() {
-            health.applied();
+            told.health.applied();
             if std::mem::take(&mut planned) >= BURST {
                 kernel::give_memory_back();
             }
@@ -218,7 +232,7 @@ fn drive(
 }
 
 /// One step; returns how many Services it planned.
-fn step(reconciler: &mut Reconciler, health: &Health) -> usize {
+fn step(reconciler: &mut Reconciler, told: &Told) -> usize {
     let (begin, spent) = (clock::now(), clock::spent());
     let report = reconciler.step(begin);
     let end = clock::now();
@@ -227,8 +241,14 @@ fn step(reconciler: &mut Reconciler, health: &Health) -> usize {
         let took = end.saturating_sub(begin);
         info!(?took, "sync: {report}");
     }
+    told.metrics.synced(report.written, report.failed, report.drift);
+    told.metrics.drains_begun(report.drains_begun);
+    for ended in &report.ended {
+        told.metrics.drain_ended(ended.outcome.as_str(), ended.after, ended.cut);
+    }
+    told.metrics.draining(reconciler.draining());
     if report.completed_start {
-        health.programmed();
+        told.health.programmed();
     }
     report.services
 }

@@ -37,6 +37,11 @@ impl Reconciler {
         self.ledger.iter()
     }
 
+    /// How many there are.
+    pub fn draining(&self) -> usize {
+        self.ledger.len()
+    }
+
     /// Changes whenever what must survive a restart has changed.
     pub fn drains_version(&self) -> u64 {
         self.ledger.version()

@@ -1,13 +1,15 @@
-//! What the process tells about itself: log lines, and health over HTTP.
+//! What the process tells about itself: log lines, and health and metrics over HTTP.
 //!
-//! Reading order: [`init_logging`], [`Health`] (what is told), [`serve`] (how).
+//! Reading order: [`init_logging`], [`Health`] and [`Metrics`] (what is told), [`serve`] (how).
 //!
 //! Deliberately not here: what is logged, and what makes the process healthy.
 
 mod health;
 mod logging;
+mod metrics;
 mod server;
 
 pub use health::{Health, SourceStatus};
 pub use logging::{LogFormat, UnknownLogFormat, init_logging};
-pub use server::{Bound, serve};
+pub use metrics::Metrics;
+pub use server::{Bound, Site, serve};

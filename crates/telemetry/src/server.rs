@@ -1,4 +1,4 @@
-//! `/healthz`, `/livez` and `/readyz` over HTTP.
+//! `/healthz`, `/livez` and `/readyz`, and at another address `/metrics`, over HTTP.
 
 use std::{
     convert::Infallible,
@@ -17,7 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{sync::Semaphore, task::LocalSet, time::sleep};
 use tracing::{info, warn};
 
-use crate::Health;
+use crate::{Health, Metrics};
 
 /// As kube-proxy (`serveHealthz` in cmd/kube-proxy/app/server.go).
 const BIND_AGAIN: Duration = Duration::from_secs(5);
@@ -26,19 +26,77 @@ const HEAD: Duration = Duration::from_secs(10);
 /// Connections at a time.
 const CONNECTIONS: usize = 64;
 
+/// What is answered at an address.
+#[derive(Clone, Debug)]
+pub enum Site {
+    /// `/healthz`, `/livez` and `/readyz`.
+    Health(Arc<Health>),
+    /// `/metrics`, and `/proxyMode` as kube-proxy's metrics server has it.
+    Metrics(Arc<Metrics>),
+}
+
+impl Site {
+    /// Also the name of its thread.
+    const fn name(&self) -> &'static str {
+        match self {
+            Site::Health(_) => "health",
+            Site::Metrics(_) => "metrics",
+        }
+    }
+
+    fn page(&self, path: &str) -> Page {
+        match (self, path) {
+            (Site::Health(health), "/healthz" | "/livez") => Page::json(health.healthz(Instant::now())),
+            (Site::Health(health), "/readyz") => Page::json(health.readyz()),
+            (Site::Metrics(metrics), "/metrics") => Page::metrics(metrics.render()),
+            (Site::Metrics(_), "/proxyMode") => Page::text(StatusCode::OK, TEXT, "ipvs".to_owned()),
+            _ => Page::text(StatusCode::NOT_FOUND, TEXT, String::new()),
+        }
+    }
+}
+
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
+/// The text format of Prometheus (`prometheus::TEXT_FORMAT`).
+const METRICS: &str = "text/plain; version=0.0.4";
+
+struct Page {
+    status: StatusCode,
+    kind: &'static str,
+    text: String,
+}
+
+impl Page {
+    const fn text(status: StatusCode, kind: &'static str, text: String) -> Page {
+        Page { status, kind, text }
+    }
+
+    fn json((good, text): (bool, String)) -> Page {
+        Page::text(if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, JSON, text)
+    }
+
+    fn metrics(text: Result<String, prometheus::Error>) -> Page {
+        match text {
+            Ok(text) => Page::text(StatusCode::OK, METRICS, text),
+            Err(error) => Page::text(StatusCode::INTERNAL_SERVER_ERROR, TEXT, error.to_string()),
+        }
+    }
+}
+
 /// Called with the address that was bound.
 pub type Bound = Box<dyn FnOnce(SocketAddr) + Send>;
 
 /// Answers on a thread of its own. An address that cannot be bound is tried again every 5 seconds.
-pub fn serve(addr: SocketAddr, health: Arc<Health>, bound: Option<Bound>) -> io::Result<()> {
+pub fn serve(addr: SocketAddr, site: Site, bound: Option<Bound>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-    let body = move || LocalSet::new().block_on(&runtime, listen(addr, health, bound));
-    thread::Builder::new().name("health".to_owned()).spawn(body)?;
+    let name = site.name();
+    let body = move || LocalSet::new().block_on(&runtime, listen(addr, site, bound));
+    thread::Builder::new().name(name.to_owned()).spawn(body)?;
     Ok(())
 }
 
-async fn listen(addr: SocketAddr, health: Arc<Health>, bound: Option<Bound>) {
-    let listener = bind(addr).await;
+async fn listen(addr: SocketAddr, site: Site, bound: Option<Bound>) {
+    let listener = bind(addr, site.name()).await;
     if let (Some(bound), Ok(addr)) = (bound, listener.local_addr()) {
         bound(addr);
     }
@@ -50,10 +108,10 @@ async fn listen(addr: SocketAddr, health: Arc<Health>, bound: Option<Bound>) {
             sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let health = Arc::clone(&health);
+        let site = site.clone();
         tokio::task::spawn_local(async move {
             let service = service_fn(move |request| {
-                let response = answer(&request, &health);
+                let response = answer(&request, &site);
                 async move { Ok::<_, Infallible>(response) }
             });
             let mut server = http1::Builder::new();
@@ -65,18 +123,18 @@ async fn listen(addr: SocketAddr, health: Arc<Health>, bound: Option<Bound>) {
     }
 }
 
-async fn bind(addr: SocketAddr) -> tokio::net::TcpListener {
+async fn bind(addr: SocketAddr, name: &str) -> tokio::net::TcpListener {
     let mut reported = false;
     loop {
         let error = match try_bind(addr) {
             Ok(listener) => {
-                info!(%addr, "answers health checks");
+                info!(%addr, "answers requests for {name}");
                 return listener;
             }
             Err(error) => error,
         };
         if !std::mem::replace(&mut reported, true) {
-            warn!("health checks on {addr}: {error}; trying again every {BIND_AGAIN:?}");
+            warn!("{name} on {addr}: {error}; trying again every {BIND_AGAIN:?}");
         }
         sleep(BIND_AGAIN).await;
     }
@@ -88,21 +146,18 @@ fn try_bind(addr: SocketAddr) -> io::Result<tokio::net::TcpListener> {
     tokio::net::TcpListener::from_std(listener)
 }
 
-fn answer(request: &Request<Incoming>, health: &Health) -> Response<Full<Bytes>> {
-    let (good, text) = match (request.method(), request.uri().path()) {
-        (&Method::GET | &Method::HEAD, "/healthz" | "/livez") => health.healthz(Instant::now()),
-        (&Method::GET | &Method::HEAD, "/readyz") => health.readyz(),
-        (&Method::GET | &Method::HEAD, _) => return respond(StatusCode::NOT_FOUND, String::new()),
-        _ => return respond(StatusCode::METHOD_NOT_ALLOWED, String::new()),
-    };
-    respond(if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, text)
+fn answer(request: &Request<Incoming>, site: &Site) -> Response<Full<Bytes>> {
+    match *request.method() {
+        Method::GET | Method::HEAD => respond(site.page(request.uri().path())),
+        _ => respond(Page::text(StatusCode::METHOD_NOT_ALLOWED, TEXT, String::new())),
+    }
 }
 
-fn respond(status: StatusCode, text: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(text)));
-    *response.status_mut() = status;
+fn respond(page: Page) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(page.text)));
+    *response.status_mut() = page.status;
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(page.kind));
     headers.insert("x-content-type-options", header::HeaderValue::from_static("nosniff"));
     response
 }
@@ -125,13 +180,17 @@ mod tests {
         text
     }
 
+    fn start(site: Site) -> SocketAddr {
+        let (sender, receiver) = mpsc::channel();
+        let bound: Bound = Box::new(move |addr| sender.send(addr).unwrap());
+        serve("127.0.0.1:0".parse().unwrap(), site, Some(bound)).unwrap();
+        receiver.recv().unwrap()
+    }
+
     #[test]
     fn answers_over_http() {
         let health = Arc::new(Health::new(Duration::from_secs(30), &["services"]));
-        let (sender, receiver) = mpsc::channel();
-        let bound: Bound = Box::new(move |addr| sender.send(addr).unwrap());
-        serve("127.0.0.1:0".parse().unwrap(), Arc::clone(&health), Some(bound)).unwrap();
-        let addr = receiver.recv().unwrap();
+        let addr = start(Site::Health(Arc::clone(&health)));
         assert!(get(addr, "GET /healthz").starts_with("HTTP/1.1 200"));
         assert!(get(addr, "GET /livez?verbose").starts_with("HTTP/1.1 200"));
         let text = get(addr, "GET /readyz");
@@ -144,12 +203,23 @@ mod tests {
     }
 
     #[test]
+    fn metrics_have_an_address_of_their_own() {
+        let addr = start(Site::Metrics(Metrics::new(["drained"]).unwrap().into()));
+        let text = get(addr, "GET /metrics");
+        assert!(text.starts_with("HTTP/1.1 200") && text.contains("version=0.0.4"), "{text}");
+        assert!(text.contains("\nkube_ipvs_draining_real_servers 0\n"), "{text}");
+        assert!(get(addr, "GET /proxyMode").ends_with("\r\n\r\nipvs"));
+        assert!(get(addr, "GET /healthz").starts_with("HTTP/1.1 404"));
+    }
+
+    #[test]
     fn an_address_in_use_is_waited_for() {
         let busy = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = busy.local_addr().unwrap();
         let (sender, receiver) = mpsc::channel();
         let bound: Bound = Box::new(move |addr| sender.send(addr).unwrap());
-        serve(addr, Arc::new(Health::new(Duration::from_secs(30), &[])), Some(bound)).unwrap();
+        let health = Health::new(Duration::from_secs(30), &[]);
+        serve(addr, Site::Health(health.into()), Some(bound)).unwrap();
         assert!(receiver.recv_timeout(Duration::from_millis(200)).is_err());
         drop(busy);
         assert_eq!(receiver.recv_timeout(BIND_AGAIN * 2), Ok(addr));

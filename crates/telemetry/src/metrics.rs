@@ -1,0 +1,156 @@
+//! What the process has done, counted, for Prometheus.
+
+use std::time::Duration;
+
+use prometheus::{
+    Encoder as _, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder, process_collector::ProcessCollector,
+};
+
+/// Drains end within seconds, or when their last connection does; 15 minutes is the default deadline.
+const DRAIN_SECONDS: [f64; 11] = [0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 300.0, 900.0, 3600.0];
+
+/// All metrics; shared by whoever counts and the server.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    draining: IntGauge,
+    drains_begun: IntCounter,
+    drains_ended: IntCounterVec,
+    drain_seconds: Histogram,
+    connections_cut: IntCounter,
+    writes: IntCounter,
+    refused: IntCounter,
+    drift: IntCounter,
+    conn_reuse: IntGaugeVec,
+}
+
+impl Metrics {
+    /// All are zero. `outcomes` names how drains can end, so that each of them exists from the beginning.
+    pub fn new(outcomes: impl IntoIterator<Item = &'static str>) -> Result<Self, prometheus::Error> {
+        let drains_ended = IntCounterVec::new(
+            Opts::new("kube_ipvs_drains_ended_total", "Drains of real servers that ended, by how they did"),
+            &["outcome"],
+        )?;
+        outcomes.into_iter().for_each(|outcome| _ = drains_ended.with_label_values(&[outcome]));
+        let seconds = HistogramOpts::new("kube_ipvs_drain_duration_seconds", "How long drains took");
+        let conn_reuse = Opts::new(
+            "kube_ipvs_conn_reuse_mode_info",
+            "The chosen net.ipv4.vs.conn_reuse_mode (none: left as it was), what decided, and what the probe saw; always 1",
+        );
+        let metrics = Metrics {
+            registry: Registry::new(),
+            draining: IntGauge::new(
+                "kube_ipvs_draining_real_servers",
+                "Real servers that are on their way out",
+            )?,
+            drains_begun: counter("kube_ipvs_drains_begun_total", "Drains of real servers that began")?,
+            drains_ended,
+            drain_seconds: Histogram::with_opts(seconds.buckets(DRAIN_SECONDS.to_vec()))?,
+            connections_cut: counter(
+                "kube_ipvs_drain_connections_cut_total",
+                "Connections that were still active when their real server was removed",
+            )?,
+            writes: counter("kube_ipvs_writes_total", "Writes that the kernel executed")?,
+            refused: counter("kube_ipvs_writes_refused_total", "Writes that the kernel refused")?,
+            drift: counter("kube_ipvs_drift_total", "Objects of ours that somebody else had changed")?,
+            conn_reuse: IntGaugeVec::new(conn_reuse, &["mode", "reason", "probe", "kernel"])?,
+        };
+        metrics.register()?;
+        Ok(metrics)
+    }
+
+    fn register(&self) -> Result<(), prometheus::Error> {
+        let registry = &self.registry;
+        registry.register(Box::new(self.draining.clone()))?;
+        registry.register(Box::new(self.drains_begun.clone()))?;
+        registry.register(Box::new(self.drains_ended.clone()))?;
+        registry.register(Box::new(self.drain_seconds.clone()))?;
+        registry.register(Box::new(self.connections_cut.clone()))?;
+        registry.register(Box::new(self.writes.clone()))?;
+        registry.register(Box::new(self.refused.clone()))?;
+        registry.register(Box::new(self.drift.clone()))?;
+        registry.register(Box::new(self.conn_reuse.clone()))?;
+        registry.register(Box::new(ProcessCollector::for_self()))
+    }
+
+    /// So many real servers drain at the moment.
+    pub fn draining(&self, count: usize) {
+        self.draining.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Some drains began.
+    pub fn drains_begun(&self, count: usize) {
+        add(&self.drains_begun, count);
+    }
+
+    /// A drain ended.
+    pub fn drain_ended(&self, outcome: &str, after: Duration, connections_cut: u32) {
+        self.drains_ended.with_label_values(&[outcome]).inc();
+        self.drain_seconds.observe(after.as_secs_f64());
+        self.connections_cut.inc_by(connections_cut.into());
+    }
+
+    /// What one sync wrote, what of it was refused, and what it found changed by others.
+    pub fn synced(&self, written: usize, refused: usize, drift: usize) {
+        add(&self.writes, written);
+        add(&self.refused, refused);
+        add(&self.drift, drift);
+    }
+
+    /// What was chosen for `conn_reuse_mode`, and why.
+    pub fn conn_reuse_mode(&self, mode: &str, reason: &str, probe: &str, kernel: &str) {
+        self.conn_reuse.reset();
+        self.conn_reuse.with_label_values(&[mode, reason, probe, kernel]).set(1);
+    }
+
+    /// All of them in the text format of Prometheus.
+    pub fn render(&self) -> Result<String, prometheus::Error> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+fn counter(name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+    IntCounter::new(name, help)
+}
+
+fn add(counter: &IntCounter, count: usize) {
+    counter.inc_by(u64::try_from(count).unwrap_or(u64::MAX));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_are_there_from_the_beginning_and_count() {
+        let metrics = Metrics::new(["drained", "silent"]).unwrap();
+        let has = |line: &str| {
+            let text = metrics.render().unwrap();
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        };
+        has("kube_ipvs_draining_real_servers 0");
+        has("kube_ipvs_drains_ended_total{outcome=\"drained\"} 0");
+        has("kube_ipvs_drains_ended_total{outcome=\"silent\"} 0");
+        metrics.draining(3);
+        metrics.drains_begun(4);
+        metrics.drain_ended("silent", Duration::from_millis(7_500), 12);
+        metrics.synced(10, 2, 1);
+        metrics.conn_reuse_mode("0", "flag", "not run", "5.4");
+        metrics.conn_reuse_mode("1", "kernel 5.9 or later", "not run", "6.12");
+        has("kube_ipvs_draining_real_servers 3");
+        has("kube_ipvs_drains_begun_total 4");
+        has("kube_ipvs_drains_ended_total{outcome=\"silent\"} 1");
+        has("kube_ipvs_drain_duration_seconds_bucket{le=\"5\"} 0");
+        has("kube_ipvs_drain_duration_seconds_bucket{le=\"10\"} 1");
+        has("kube_ipvs_drain_connections_cut_total 12");
+        has("kube_ipvs_writes_total 10");
+        has("kube_ipvs_writes_refused_total 2");
+        has("kube_ipvs_drift_total 1");
+        let info = r#"{kernel="6.12",mode="1",probe="not run",reason="kernel 5.9 or later"} 1"#;
+        has(&format!("kube_ipvs_conn_reuse_mode_info{info}"));
+        assert_eq!(metrics.render().unwrap().matches("conn_reuse_mode_info{").count(), 1);
+    }
+}
