@@ -109,9 +109,9 @@ impl Ledger {
     }
 
     fn insert(&mut self, key: Key, drain: Drain, now: Time) {
-        self.drains.insert(key, drain);
         self.by_addr.entry(key.rs.addr).or_default().insert(key);
-        self.polls.watch(key.vs, now);
+        self.polls.watch(key.vs, now, drain.deadline());
+        self.drains.insert(key, drain);
         self.version += 1;
     }
 

@@ -36,9 +36,11 @@ pub(crate) struct Polls {
 }
 
 impl Polls {
-    /// A drain of a virtual server begins: it is polled soon, but a poll that is due earlier is not put off.
-    pub(crate) fn watch(&mut self, vs: VirtualServerId, now: Time) {
+    /// A drain of a virtual server begins, and ends at `deadline` in any case: it is polled soon, but a poll that is due
+    /// earlier is not put off.
+    pub(crate) fn watch(&mut self, vs: VirtualServerId, now: Time, deadline: Option<Time>) {
         let due = now + self.interval(Duration::ZERO);
+        let due = deadline.map_or(due, |deadline| due.min(deadline));
         let due = self.watches.get(&vs).map_or(due, |watch| watch.due.min(due));
         self.schedule(vs, Watch { due, youngest: now });
     }

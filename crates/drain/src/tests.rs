@@ -1,3 +1,5 @@
+mod properties;
+
 use std::time::Duration;
 
 use lb_types::{ConnectionCounters, Protocol, RealServerId, TrafficCounters, VipPort, VirtualServerId};

@@ -1,0 +1,331 @@
+//! Any order of events, judged by a second bookkeeping that only remembers what has been seen.
+
+use std::collections::BTreeMap;
+
+use proptest::{collection::vec, prelude::*};
+
+use super::*;
+use crate::{Drain, Time};
+
+/// What happens to the ledger.
+#[derive(Clone, Debug)]
+enum Event {
+    Begin(u8, Cause),
+    /// Its endpoint serves again.
+    Return(u8),
+    EndpointGone(u8),
+    AddressReused(u8),
+    Configure(u8, Overrides),
+    /// Time passes, and what is due is polled at its time.
+    Pass(Duration),
+    /// The machine was busy: nothing is polled in time.
+    Sleep(Duration),
+    /// Connections and traffic of a real server from now on.
+    World(u8, Traffic),
+    /// The kernel does not tell for a while.
+    Mute(bool),
+    Restart,
+}
+
+/// What clients and the server do.
+#[derive(Clone, Copy, Debug, Default)]
+struct Traffic {
+    active: u32,
+    inactive: u32,
+    /// Packets per poll.
+    packets_in: u64,
+    packets_out: u64,
+}
+
+/// One reading of the counters.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    at: Time,
+    active: u32,
+    inactive: u32,
+    packets: (u64, u64),
+}
+
+/// What is remembered of one drain.
+#[derive(Clone, Debug)]
+struct Memory {
+    since: Time,
+    settings: Settings,
+    /// Since it began, or since the restart.
+    readings: Vec<Reading>,
+    resumed: Time,
+    /// When it was polled last, or when the process started.
+    looked: Time,
+    gone: bool,
+    reused: bool,
+}
+
+struct World {
+    ledger: Ledger,
+    now: Time,
+    traffic: BTreeMap<Key, Traffic>,
+    packets: BTreeMap<Key, (u64, u64)>,
+    memory: BTreeMap<Key, Memory>,
+    mute: bool,
+}
+
+const BASE: Settings = Settings {
+    policy: Policy::ActiveOnly,
+    linger: Duration::from_secs(5),
+    timeout: Some(Duration::from_secs(90)),
+    silence: Some(Duration::from_secs(5)),
+    endpoint_gone: EndpointGone::Remove,
+};
+
+/// Two real servers of each of three virtual servers.
+fn which(n: u8) -> Key {
+    Key { rs: key(Protocol::Tcp, 1 + n % 2).rs, ..nth(u16::from(n / 2 % 3)) }
+}
+
+impl World {
+    fn new() -> Self {
+        let (traffic, packets, memory) = Default::default();
+        World { ledger: Ledger::new(BASE), now: at(0), traffic, packets, memory, mute: false }
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Begin(n, cause) => self.begin(which(n), cause),
+            Event::Return(n) => self.end(&which(n)),
+            Event::EndpointGone(n) => {
+                self.ledger.endpoint_gone(&which(n));
+                if let Some(memory) = self.memory.get_mut(&which(n)) {
+                    memory.gone = true;
+                }
+            }
+            Event::AddressReused(n) => {
+                self.begin(which(n), Cause::AddressReused);
+                self.ledger.address_reused(which(n), self.now);
+                self.memory.get_mut(&which(n)).unwrap().reused = true;
+            }
+            Event::Configure(n, overrides) => {
+                let vs = which(n).vs;
+                self.ledger.configure(vs, &overrides, self.now);
+                let of_vs = self.memory.iter_mut().filter(|(key, _)| key.vs == vs);
+                of_vs.for_each(|(_, memory)| memory.settings = BASE.with(&overrides));
+            }
+            Event::Pass(duration) => self.pass(duration),
+            Event::Sleep(duration) => {
+                self.now += duration;
+                self.poll_due();
+            }
+            Event::World(n, traffic) => _ = self.traffic.insert(which(n), traffic),
+            Event::Mute(mute) => self.mute = mute,
+            Event::Restart => self.restart(),
+        }
+        self.check();
+    }
+
+    fn begin(&mut self, key: Key, cause: Cause) {
+        let began = self.ledger.begin(key, cause, &Overrides::NONE, self.now);
+        assert_eq!(began, !self.memory.contains_key(&key), "begins once");
+        let (since, resumed) = (self.now, self.now);
+        let new = Memory {
+            since,
+            settings: BASE,
+            readings: Vec::new(),
+            resumed,
+            looked: resumed,
+            gone: false,
+            reused: false,
+        };
+        self.memory.entry(key).or_insert(new);
+    }
+
+    fn end(&mut self, key: &Key) {
+        assert_eq!(self.ledger.end(key).is_some(), self.memory.remove(key).is_some());
+    }
+
+    fn pass(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while let Some(due) = self.ledger.next_deadline().filter(|due| *due <= end) {
+            self.now = self.now.max(due);
+            self.poll_due();
+            self.check();
+        }
+        self.now = end;
+    }
+
+    /// Polls what is due and executes what follows, as the loop does.
+    fn poll_due(&mut self) {
+        let due: Vec<_> = self.ledger.due(self.now).collect();
+        for vs in due {
+            let readings = self.read(vs);
+            let counters = |rs: &RealServerId| {
+                let reading = readings.get(rs)?;
+                let (packets_in, packets_out) = reading.packets;
+                let (bytes_in, bytes_out) = (60 * packets_in, 60 * packets_out);
+                let traffic =
+                    TrafficCounters { connections: 0, packets_in, packets_out, bytes_in, bytes_out };
+                let (active, inactive) = (reading.active, reading.inactive);
+                Some((ConnectionCounters { active, inactive, persistent: 0 }, traffic))
+            };
+            let any_due = self.ledger.poll(vs, self.now, counters);
+            let over: Vec<_> = self.ledger.of(&vs).copied().filter(|key| self.due(key).is_some()).collect();
+            assert_eq!(any_due, !over.is_empty());
+            over.iter().for_each(|key| self.judge(key));
+            over.iter().for_each(|key| self.end(key));
+        }
+    }
+
+    fn due(&self, key: &Key) -> Option<Outcome> {
+        self.ledger.get(key).and_then(|drain: &Drain| drain.due)
+    }
+
+    fn read(&mut self, vs: VirtualServerId) -> BTreeMap<RealServerId, Reading> {
+        let mut readings = BTreeMap::new();
+        for (key, memory) in self.memory.iter_mut().filter(|(key, _)| key.vs == vs) {
+            memory.looked = self.now;
+            if self.mute {
+                continue;
+            }
+            let traffic = self.traffic.get(key).copied().unwrap_or_default();
+            let packets = self.packets.entry(*key).or_default();
+            *packets = (packets.0 + traffic.packets_in, packets.1 + traffic.packets_out);
+            let Traffic { active, inactive, .. } = traffic;
+            let reading = Reading { at: self.now, active, inactive, packets: *packets };
+            memory.readings.push(reading);
+            readings.insert(key.rs, reading);
+        }
+        readings
+    }
+
+    /// A removal has a reason that the readings bear out: never early.
+    fn judge(&self, key: &Key) {
+        let (outcome, memory) = (self.due(key).unwrap(), &self.memory[key]);
+        let Settings { policy, linger, timeout, silence, endpoint_gone } = memory.settings;
+        let last = memory.readings.last();
+        let right = match outcome {
+            Outcome::Immediate => policy == Policy::Immediate,
+            Outcome::TimedOut => timeout.is_some_and(|timeout| self.now >= memory.since + timeout),
+            Outcome::EndpointGone => memory.gone && endpoint_gone == EndpointGone::Remove,
+            Outcome::AddressReused => memory.reused,
+            Outcome::Silent => silence.is_some_and(|silence| memory.is_silent_for(silence)),
+            Outcome::Drained if policy == Policy::AllConnections => {
+                last.is_some_and(|reading| reading.active + reading.inactive == 0)
+            }
+            Outcome::Drained => memory.quiet_since() + linger <= self.now,
+            Outcome::Returned | Outcome::Vanished | Outcome::VirtualServerGone => false,
+        };
+        // A cause that was true when it was found stays, even if settings change before it is executed.
+        let changed = memory.gone || memory.reused;
+        assert!(right || changed, "{outcome} at {:?}: {memory:?}", self.now);
+    }
+
+    /// Nothing is late, and nothing is forgotten.
+    fn check(&self) {
+        let keys: Vec<_> = self.ledger.iter().map(|(key, _)| *key).collect();
+        assert_eq!(keys, self.memory.keys().copied().collect::<Vec<_>>());
+        let next = self.ledger.next_deadline();
+        assert_eq!(next.is_some(), !keys.is_empty(), "polled while something drains, and only then");
+        for (key, memory) in &self.memory {
+            let due = self.due(key);
+            let deadline = memory.settings.timeout.map(|timeout| memory.since + timeout);
+            let kept = deadline.is_some_and(|deadline| deadline < self.now) && due.is_none();
+            assert!(!kept || next <= Some(self.now), "{key:?} is kept past its deadline");
+            let rarely = memory.looked + Duration::from_secs(5) < self.now && next > Some(self.now);
+            assert!(!rarely, "{key:?} was looked at {:?}, now is {:?}", memory.looked, self.now);
+        }
+    }
+
+    fn restart(&mut self) {
+        let records: Vec<_> = self.ledger.iter().map(|(key, drain)| (*key, Record::from(drain))).collect();
+        self.ledger = Ledger::new(BASE);
+        for (key, record) in records {
+            self.ledger.restore(key, record, self.now);
+        }
+        for memory in self.memory.values_mut() {
+            *memory = Memory {
+                readings: Vec::new(),
+                resumed: self.now,
+                looked: self.now,
+                gone: false,
+                reused: false,
+                ..memory.clone()
+            };
+        }
+    }
+}
+
+impl Memory {
+    /// Of all readings, the last one that showed life.
+    fn quiet_since(&self) -> Time {
+        let moved =
+            self.readings.windows(2).filter(|pair| pair[0].packets != pair[1].packets).map(|pair| pair[1].at);
+        let active = self.readings.iter().filter(|reading| reading.active > 0).map(|reading| reading.at);
+        moved.chain(active).max().unwrap_or(self.resumed)
+    }
+
+    /// Clients have sent more than once over so long a time, and got nothing.
+    fn is_silent_for(&self, silence: Duration) -> bool {
+        let pairs = self.readings.windows(2).rev();
+        let unanswered =
+            pairs.take_while(|pair| pair[0].packets.1 == pair[1].packets.1 && pair[1].active > 0);
+        let sent: Vec<_> =
+            unanswered.filter(|pair| pair[1].packets.0 > pair[0].packets.0).map(|pair| pair[1].at).collect();
+        let now = self.readings.last().map(|reading| reading.at);
+        sent.len() >= 2 && sent.last().zip(now).is_some_and(|(first, now)| *first + silence <= now)
+    }
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let cause = prop_oneof![
+        Just(Cause::Terminating),
+        Just(Cause::NotServing),
+        Just(Cause::LeftSlices),
+        Just(Cause::ServiceGone)
+    ];
+    let policy = prop_oneof![
+        Just(None),
+        Just(Some(Policy::ActiveOnly)),
+        Just(Some(Policy::AllConnections)),
+        Just(Some(Policy::Immediate))
+    ];
+    let seconds = |max: u64| proptest::option::of((0..max).prop_map(Duration::from_secs));
+    let gone = proptest::option::of(prop_oneof![Just(EndpointGone::Remove), Just(EndpointGone::Drain)]);
+    let overrides = (policy, seconds(20), seconds(200), seconds(20), gone).prop_map(
+        |(policy, linger, timeout, silence, endpoint_gone)| Overrides {
+            policy,
+            linger,
+            timeout,
+            silence,
+            endpoint_gone,
+        },
+    );
+    let traffic =
+        (0..3_u32, 0..3_u32, 0..3_u64, 0..3_u64).prop_map(|(active, inactive, packets_in, packets_out)| {
+            Traffic { active, inactive, packets_in, packets_out }
+        });
+    let n = 0..6_u8;
+    prop_oneof![
+        6 => (n.clone(), cause).prop_map(|(n, cause)| Event::Begin(n, cause)),
+        2 => n.clone().prop_map(Event::Return),
+        1 => n.clone().prop_map(Event::EndpointGone),
+        1 => n.clone().prop_map(Event::AddressReused),
+        2 => (n.clone(), overrides).prop_map(|(n, overrides)| Event::Configure(n, overrides)),
+        6 => (0..40_000_u64).prop_map(|ms| Event::Pass(Duration::from_millis(ms))),
+        1 => (0..400_000_u64).prop_map(|ms| Event::Sleep(Duration::from_millis(ms))),
+        4 => (n, traffic).prop_map(|(n, traffic)| Event::World(n, traffic)),
+        1 => any::<bool>().prop_map(Event::Mute),
+        1 => Just(Event::Restart),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn nothing_is_removed_early_or_kept_too_long(events in vec(event(), 1..60)) {
+        let mut world = World::new();
+        events.into_iter().for_each(|event| world.take(event));
+        // All connections end: within linger, the longest interval and a bit all drains are over.
+        world.take(Event::Mute(false));
+        (0..6).for_each(|n| world.take(Event::World(n, Traffic::default())));
+        world.take(Event::Pass(Duration::from_secs(40)));
+        prop_assert_eq!(world.ledger.len(), 0);
+        prop_assert_eq!(world.ledger.next_deadline(), None);
+    }
+}
