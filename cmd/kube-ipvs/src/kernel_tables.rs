@@ -5,7 +5,7 @@ use dataplane::Tables;
 use ipvs::IpvsClient;
 use kernel::{KernelRelease, ProcSysctls, SysctlNeeds, required_sysctls};
 use lb_types::SysctlOp;
-use packet_rules::RulesClient;
+use packet_rules::{RulesClient, RulesWatcher};
 use reconcile::Config;
 use telemetry::Metrics;
 use tracing::info;
@@ -13,14 +13,14 @@ use vip::VipClient;
 
 use crate::{config::Settings, conn_reuse::ConnReuseChoice};
 
-/// The tables, and the netlink ports that our own writes come from.
+/// The tables, and what is needed to notice who else changes them.
 pub struct Opened {
     /// For the loop.
     pub tables: Tables,
     /// Of the routing tables' socket; its changes are not news to the watcher.
     pub vip_port: u32,
-    /// Of the nftables socket.
-    pub rules_port: u32,
+    /// Listens to changes of nftables from before the first dump, so that none falls in between.
+    pub rules_watcher: RulesWatcher,
 }
 
 /// Opens all tables; an error names the module that is missing and how to load it.
@@ -29,15 +29,16 @@ pub struct Opened {
 pub fn open() -> anyhow::Result<Opened> {
     let ipvs = IpvsClient::open().context("open the IPVS tables")?;
     let vips = VipClient::open().context("open the routing tables")?;
-    let rules = RulesClient::open().context("open nftables")?;
-    let (vip_port, rules_port) = (vips.port_id(), rules.port_id());
+    let mut rules = RulesClient::open().context("open nftables")?;
+    let rules_watcher = rules.watch().context("listen to changes of nftables")?;
+    let vip_port = vips.port_id();
     let tables = Tables {
         ipvs: Box::new(ipvs),
         vips: Box::new(vips),
         rules: Box::new(rules),
         sysctls: Box::new(ProcSysctls::default()),
     };
-    Ok(Opened { tables, vip_port, rules_port })
+    Ok(Opened { tables, vip_port, rules_watcher })
 }
 
 /// Writes the timeouts of connections that are configured; others stay as they are.

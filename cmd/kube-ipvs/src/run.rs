@@ -69,7 +69,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
     stop_on_signal(sender.clone())?;
     // Before the first dump, so that no change falls in between.
     watch_vips(opened.vip_port, sender.clone())?;
-    watch_rules(opened.rules_port, sender.clone())?;
+    watch_rules(opened.rules_watcher, sender.clone())?;
     follow(source, sender, Arc::clone(&health))?;
     let mut reconciler = Reconciler::new(config, opened.tables);
     let file = DrainFile::new(&settings.state_dir, kernel::boot_id().context("find out the boot's id")?);
@@ -140,8 +140,7 @@ fn watch_vips(own_port: u32, sender: SyncSender<Message>) -> anyhow::Result<()> 
     })
 }
 
-fn watch_rules(own_port: u32, sender: SyncSender<Message>) -> anyhow::Result<()> {
-    let mut watcher = RulesWatcher::open(own_port).context("listen to changes of nftables")?;
+fn watch_rules(mut watcher: RulesWatcher, sender: SyncSender<Message>) -> anyhow::Result<()> {
     spawn("rules-watcher", sender, move |sender| {
         while tell(watcher.wait(PATIENCE).context("listen to changes of nftables"), sender).is_ok() {}
     })

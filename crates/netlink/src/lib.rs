@@ -60,5 +60,5 @@ pub use encode::{Batch, MessageBuffer, Request};
 pub use error::Error;
 pub use request::RequestSocket;
 pub use socket::{Buffers, Counters, Protocol};
-pub use subscription::{Drained, Subscription};
+pub use subscription::{Drained, Membership, Subscription};
 pub use wire::{Attribute, Attributes, Message, Messages, Reply, flags, kinds};

@@ -3,6 +3,7 @@
 use std::{
     fmt, io,
     os::fd::{AsFd, BorrowedFd},
+    sync::Arc,
 };
 
 use netlink_sys::SocketAddr;
@@ -98,7 +99,8 @@ pub(crate) enum Received {
 const RECEIVE_BUFFER: usize = 64 << 10;
 
 pub(crate) struct RawSocket {
-    inner: netlink_sys::Socket,
+    /// Shared with those who change its memberships from another thread.
+    inner: Arc<netlink_sys::Socket>,
     port_id: u32,
     buffer: Vec<u8>,
     pub(crate) counters: Counters,
@@ -115,7 +117,7 @@ impl RawSocket {
         };
         let (inner, port_id) = open().map_err(|source| Error::Open { protocol, source })?;
         let socket = RawSocket {
-            inner,
+            inner: Arc::new(inner),
             port_id,
             buffer: Vec::with_capacity(RECEIVE_BUFFER),
             counters: Counters::default(),
@@ -153,6 +155,10 @@ impl RawSocket {
 
     pub(crate) fn join(&self, protocol: Protocol, group: u32) -> Result<(), Error> {
         self.inner.add_membership(group).map_err(|source| Error::Join { protocol, group, source })
+    }
+
+    pub(crate) fn shared(&self) -> Arc<netlink_sys::Socket> {
+        Arc::clone(&self.inner)
     }
 
     pub(crate) fn port_id(&self) -> u32 {

@@ -1,6 +1,9 @@
 //! Notifications of multicast groups.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::{
+    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
+    sync::Arc,
+};
 
 use crate::{
     Buffers, Counters, Error, Message, Messages, Protocol,
@@ -48,6 +51,11 @@ impl Subscription {
         self.ignored.push(port_id);
     }
 
+    /// Its membership in a group, to be ended and begun again by another thread than the one that listens.
+    pub fn membership(&self, protocol: Protocol, group: u32) -> Membership {
+        Membership { socket: self.socket.shared(), protocol, group }
+    }
+
     /// What went through the socket so far.
     pub fn counters(&self) -> Counters {
         self.socket.counters
@@ -75,6 +83,28 @@ impl Subscription {
             self.socket.counters.messages_received += received;
         }
         Ok(Drained { more: true, ..drained })
+    }
+}
+
+/// Membership of a [`Subscription`] in one multicast group.
+#[derive(Clone)]
+pub struct Membership {
+    socket: Arc<netlink_sys::Socket>,
+    protocol: Protocol,
+    group: u32,
+}
+
+impl Membership {
+    /// From now on nothing of the group is heard; if nobody else listens, the kernel does not even build notifications.
+    pub fn leave(&self) -> Result<(), Error> {
+        let failed = |source| Error::SocketOption { option: "NETLINK_DROP_MEMBERSHIP", source };
+        self.socket.drop_membership(self.group).map_err(failed)
+    }
+
+    /// From now on the group is heard again.
+    pub fn join(&self) -> Result<(), Error> {
+        let (protocol, group) = (self.protocol, self.group);
+        self.socket.add_membership(group).map_err(|source| Error::Join { protocol, group, source })
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{
     socket::{BatchSocket, Outcome},
     spec::SetId,
     transaction::{Transaction, depends_on_table, malformed},
+    watch::{RulesWatcher, Silencer},
 };
 
 /// How often a layout is written on condition that the ruleset has not changed since the table was read. Any change of
@@ -22,6 +23,10 @@ const GUARDED: usize = 5;
 /// How often a refused transaction is sent again with its suspicious elements one by one. Once suffices unless others
 /// interfere.
 const SPLITS: usize = 3;
+
+/// From how many operations on a transaction is kept from the watcher: below, asking for the generation twice costs more
+/// than the notifications.
+const LARGE: usize = 256;
 
 /// How often a set is dumped that grows at the same time.
 const WALKS: usize = 10;
@@ -35,6 +40,8 @@ pub struct RulesClient {
     requests: RequestSocket,
     /// For writing.
     batches: BatchSocket,
+    /// Of the watcher that listens beside it, if there is one.
+    silencer: Option<Silencer>,
 }
 
 impl RulesClient {
@@ -42,7 +49,14 @@ impl RulesClient {
     pub fn open() -> Result<Self, RulesError> {
         let requests = RequestSocket::open(Protocol::NETFILTER, &Buffers::default())
             .map_err(|e| RulesError::from(e).with_remedy())?;
-        Ok(RulesClient { requests, batches: BatchSocket::open()? })
+        Ok(RulesClient { requests, batches: BatchSocket::open()?, silencer: None })
+    }
+
+    /// Opens a watcher for what others change. Of large transactions of this client the kernel does not tell it.
+    pub fn watch(&mut self) -> Result<RulesWatcher, RulesError> {
+        let watcher = RulesWatcher::open(self.port_id())?;
+        self.silencer = Some(watcher.silencer());
+        Ok(watcher)
     }
 
     /// Port under which notifications of our own changes are sent, for [`crate::RulesWatcher::open`].
@@ -132,7 +146,7 @@ impl RulesClient {
             if transaction.messages.is_empty() {
                 return Ok(BatchReport::default());
             }
-            match self.batches.commit(&transaction, generation.filter(|_| overtaken < GUARDED))? {
+            match self.commit(&transaction, generation.filter(|_| overtaken < GUARDED))? {
                 Outcome::Committed => return Ok(BatchReport::default()),
                 Outcome::Unknown => return Ok(BatchReport { failed: vec![], replies_lost: true }),
                 Outcome::Outdated => overtaken += 1,
@@ -149,6 +163,24 @@ impl RulesClient {
                 }
             }
         }
+    }
+
+    /// Sends a transaction; a large one while the watcher hears nothing. The generation of the ruleset tells whether
+    /// anybody else has changed any table meanwhile: then the watcher says so.
+    fn commit(&mut self, transaction: &Transaction, generation: Option<u32>) -> Result<Outcome, RulesError> {
+        let Some(silencer) = self.silencer.clone().filter(|_| transaction.operations() >= LARGE) else {
+            return self.batches.commit(transaction, generation);
+        };
+        let before = self.read_generation()?;
+        silencer.begin()?;
+        let outcome = self.batches.commit(transaction, generation);
+        let hears = silencer.end();
+        let ours = u32::from(matches!(outcome, Ok(Outcome::Committed)));
+        if self.read_generation().ok() != Some(before.wrapping_add(ours)) {
+            silencer.missed();
+        }
+        hears?;
+        outcome
     }
 
     /// What the messages depend on: the table, and the generation that it belongs to.

@@ -91,6 +91,11 @@ impl Transaction {
         builder.out
     }
 
+    /// Number of operations that it executes.
+    pub(crate) fn operations(&self) -> usize {
+        self.messages.iter().map(|sent| sent.ops.len()).sum()
+    }
+
     /// Operations behind refused messages that must be sent one by one to learn which of them are at fault.
     ///
     /// The kernel stops at the first bad element of a message, and only newer ones say which it was.

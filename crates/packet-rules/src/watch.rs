@@ -3,11 +3,15 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use dataplane::Touched;
-use netlink::{Protocol, Subscription};
+use netlink::{Membership, Protocol, Subscription};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::{RulesError, filter, nft, observed};
@@ -25,6 +29,35 @@ const AT_LATEST: Duration = Duration::from_millis(200);
 /// is made on suspicion.
 pub struct RulesWatcher {
     subscription: Subscription,
+    /// Set by a [`Silencer`]: others may have changed something while nothing was heard.
+    missed: Arc<AtomicBool>,
+}
+
+/// Keeps the kernel from telling a watcher of large transactions of our own.
+///
+/// The kernel builds a notification for every element, if anybody listens, only for the watcher's filter to drop it:
+/// several times the work of adding the element.
+#[derive(Clone)]
+pub(crate) struct Silencer {
+    membership: Membership,
+    missed: Arc<AtomicBool>,
+}
+
+impl Silencer {
+    /// Nothing is heard from now on.
+    pub(crate) fn begin(&self) -> Result<(), RulesError> {
+        Ok(self.membership.leave()?)
+    }
+
+    /// Everything is heard from now on.
+    pub(crate) fn end(&self) -> Result<(), RulesError> {
+        Ok(self.membership.join()?)
+    }
+
+    /// Something has not been heard: the watcher tells of it, at the latest when it is asked the next time.
+    pub(crate) fn missed(&self) {
+        self.missed.store(true, Ordering::Release);
+    }
 }
 
 impl RulesWatcher {
@@ -33,7 +66,12 @@ impl RulesWatcher {
         let mut subscription = Subscription::open(Protocol::NETFILTER, &[nft::GROUP])?;
         subscription.ignore_port(own_port);
         filter::drop_port(&subscription, own_port).map_err(RulesError::Watch)?;
-        Ok(RulesWatcher { subscription })
+        Ok(RulesWatcher { subscription, missed: Arc::default() })
+    }
+
+    pub(crate) fn silencer(&self) -> Silencer {
+        let membership = self.subscription.membership(Protocol::NETFILTER, nft::GROUP);
+        Silencer { membership, missed: Arc::clone(&self.missed) }
     }
 
     /// Waits until somebody else touches the table, at most for `timeout`.
@@ -55,7 +93,7 @@ impl RulesWatcher {
     fn drain(&mut self) -> Result<bool, RulesError> {
         let mut touched = false;
         let drained = self.subscription.drain(|message| touched |= observed::is_ours(message))?;
-        Ok(touched || drained.lost)
+        Ok(touched || drained.lost || self.missed.swap(false, Ordering::Acquire))
     }
 
     fn is_readable_until(&self, deadline: Instant) -> Result<bool, RulesError> {

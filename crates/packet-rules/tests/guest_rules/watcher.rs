@@ -17,7 +17,7 @@ const NEVER: Duration = Duration::from_millis(100);
 fn watched() -> (RulesClient, RulesWatcher) {
     let mut client = client();
     install(&mut client, &RulesLayout::default());
-    let watcher = RulesWatcher::open(client.port_id()).expect("open the watcher");
+    let watcher = client.watch().expect("open the watcher");
     (client, watcher)
 }
 
@@ -114,5 +114,37 @@ fn waiting_ends_in_time() {
         assert_eq!(watcher.wait(Duration::from_millis(50)).expect("wait"), None);
         let took = start.elapsed();
         assert!(took >= Duration::from_millis(50) && took < SOON, "{took:?}");
+    });
+}
+
+/// Enough that the kernel does not tell the watcher of them.
+fn many(first: u32) -> Vec<RuleElement> {
+    (first..first + 5_000).map(|n| RuleElement::vip(std::net::Ipv4Addr::from(n).into())).collect()
+}
+
+#[test]
+fn after_a_large_transaction_of_ours_others_are_noticed_again() {
+    in_new_netns(|| {
+        let (mut client, mut watcher) = watched();
+        add(&mut client, &many(0x0a60_0000));
+        assert_silent(&mut watcher);
+        nft("add element inet kube-ipvs vips-v4 { 192.0.2.1 }");
+        assert_told_once(&mut watcher);
+    });
+}
+
+#[test]
+fn a_change_during_a_large_transaction_of_ours_is_noticed() {
+    in_new_netns(|| {
+        let (mut client, mut watcher) = watched();
+        for round in 0..5_u32 {
+            // Either the watcher hears it, or the generation of the ruleset gives it away.
+            std::thread::scope(|scope| {
+                let other = format!("add element inet kube-ipvs vips-v4 {{ 192.0.2.{} }}", round + 1);
+                scope.spawn(move || nft(&other));
+                add(&mut client, &many(0x0a60_0000 + round * 5_000));
+            });
+            assert_eq!(watcher.wait(SOON).expect("wait"), Some(Touched::Rules), "round {round}");
+        }
     });
 }
