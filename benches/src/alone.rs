@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use dataplane::{
     BatchReport, IpvsTable, ObservedLink, ObservedRealServer, ObservedRules, ObservedVips, RulesTable,
-    TableError, Tables, VipTable, VirtualServerDump, fake::FakeSysctls,
+    TableError, Tables, VipTable, VirtualServerDump,
+    fake::{FakeFlows, FakeSysctls},
 };
 use ipvs::IpvsClient;
 use lb_types::{IpvsOp, RulesLayout, RulesOp, VipOp, VirtualServerId};
@@ -80,6 +81,7 @@ impl Absent {
             vips: Box::new(Absent),
             rules: Box::new(Absent),
             sysctls: Box::new(FakeSysctls::default()),
+            flows: Box::new(FakeFlows::default()),
         }
     }
 }

@@ -1,14 +1,17 @@
 //! Opening the kernel tables of this node.
 
 use anyhow::Context;
+use conntrack::ConntrackClient;
 use dataplane::Tables;
 use ipvs::IpvsClient;
-use kernel::{KernelRelease, ProcSysctls, SysctlNeeds, required_sysctls};
+use kernel::{
+    KernelModule, KernelRelease, ModuleFinder, ModulePresence, ProcSysctls, SysctlNeeds, required_sysctls,
+};
 use lb_types::SysctlOp;
 use packet_rules::{RulesClient, RulesWatcher};
 use reconcile::Config;
 use telemetry::Metrics;
-use tracing::info;
+use tracing::{info, warn};
 use vip::VipClient;
 
 use crate::{config::Settings, conn_reuse::ConnReuseChoice};
@@ -32,13 +35,25 @@ pub fn open() -> anyhow::Result<Opened> {
     let mut rules = RulesClient::open().context("open nftables")?;
     let rules_watcher = rules.watch().context("listen to changes of nftables")?;
     let vip_port = vips.port_id();
+    warn_of_missing_modules();
+    let flows = ConntrackClient::open().context("open the connection tracking")?;
     let tables = Tables {
         ipvs: Box::new(ipvs),
         vips: Box::new(vips),
         rules: Box::new(rules),
         sysctls: Box::new(ProcSysctls::default()),
+        flows: Box::new(flows),
     };
     Ok(Opened { tables, vip_port, rules_watcher })
+}
+
+/// Tells at start what would otherwise show with the first UDP endpoint only. Whether a module that is installed can be
+/// loaded shows when it is needed: the kernel loads this one by itself.
+fn warn_of_missing_modules() {
+    let finder = ModuleFinder::running();
+    if finder.presence(KernelModule::NfConntrackNetlink) == ModulePresence::NotInstalled {
+        warn!("{}", finder.missing(KernelModule::NfConntrackNetlink));
+    }
 }
 
 /// Writes the timeouts of connections that are configured; others stay as they are.

@@ -3,8 +3,8 @@
 //! The traits are deliberately thin: they dump what is there and apply typed operations. They take no decision, keep
 //! no copy of the state and never repair anything by themselves.
 //!
-//! Reading order: [`IpvsTable`], [`VipTable`], [`RulesTable`], [`Sysctls`], bundled by [`Tables`]; [`FlowTable`]; what their calls
-//! return ([`BatchReport`], [`TableError`]); [`fake`] holds in-memory tables with the kernel's rules, and
+//! Reading order: [`IpvsTable`], [`VipTable`], [`RulesTable`], [`Sysctls`], [`FlowTable`], bundled by [`Tables`]; what
+//! their calls return ([`BatchReport`], [`TableError`]); [`fake`] holds in-memory tables with the kernel's rules, and
 //! [`contract`] the tests that fakes and kernel must both pass.
 
 pub mod contract;
@@ -180,4 +180,6 @@ pub struct Tables {
     pub rules: Box<dyn RulesTable>,
     /// Kernel parameters.
     pub sysctls: Box<dyn Sysctls>,
+    /// Connection tracking.
+    pub flows: Box<dyn FlowTable>,
 }

@@ -22,6 +22,8 @@ pub enum KernelModule {
     NfTables,
     /// Connection tracking: masquerade and `net.ipv4.vs.conntrack` need it.
     NfConntrack,
+    /// Access to single tracked connections.
+    NfConntrackNetlink,
 }
 
 impl KernelModule {
@@ -37,6 +39,7 @@ impl KernelModule {
             KernelModule::Dummy => "dummy".to_owned(),
             KernelModule::NfTables => "nf_tables".to_owned(),
             KernelModule::NfConntrack => "nf_conntrack".to_owned(),
+            KernelModule::NfConntrackNetlink => "nf_conntrack_netlink".to_owned(),
         }
     }
 
@@ -48,6 +51,10 @@ impl KernelModule {
             KernelModule::Dummy => "the link kube-ipvs0",
             KernelModule::NfTables => "masquerade and reject rules",
             KernelModule::NfConntrack => "masquerade",
+            KernelModule::NfConntrackNetlink => {
+                "deleting tracked UDP connections when their real server goes or their Service comes; \
+                 everything else works without it"
+            }
         }
     }
 
@@ -67,6 +74,7 @@ impl KernelModule {
                     .to_owned()
             }
             KernelModule::NfConntrack => "CONFIG_NF_CONNTRACK".to_owned(),
+            KernelModule::NfConntrackNetlink => "CONFIG_NF_CT_NETLINK".to_owned(),
         }
     }
 }

@@ -25,6 +25,6 @@ pub use ipvs::{
 };
 pub use names::{ServiceName, ServicePortName};
 pub use net::{IpFamily, Protocol, UnknownProtocol, VipPort};
-pub use op::{IpvsOp, Operation, RulesOp, SysctlOp, VipOp};
+pub use op::{FlowsOp, IpvsOp, Operation, RulesOp, SysctlOp, VipOp};
 pub use parse::InvalidId;
 pub use rules::{ElementKey, LocalDetection, RuleElement, RuleSet, RulesLayout};

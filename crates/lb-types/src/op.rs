@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr};
 
-use crate::{RealServer, RealServerId, RuleElement, RulesLayout, VirtualServer, VirtualServerId};
+use crate::{FlowFilter, RealServer, RealServerId, RuleElement, RulesLayout, VirtualServer, VirtualServerId};
 
 /// A write to the IPVS tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -164,6 +164,21 @@ impl fmt::Display for SysctlOp {
     }
 }
 
+/// A write to the connection tracking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FlowsOp {
+    /// Forget tracked connections.
+    Delete(FlowFilter),
+}
+
+impl fmt::Display for FlowsOp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FlowsOp::Delete(filter) => write!(f, "delete {filter}"),
+        }
+    }
+}
+
 /// Any write to the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
@@ -175,6 +190,8 @@ pub enum Operation {
     Rules(RulesOp),
     /// `/proc/sys`.
     Sysctl(SysctlOp),
+    /// Connection tracking.
+    Flows(FlowsOp),
 }
 
 impl fmt::Display for Operation {
@@ -184,6 +201,7 @@ impl fmt::Display for Operation {
             Operation::Vip(op) => op.fmt(f),
             Operation::Rules(op) => op.fmt(f),
             Operation::Sysctl(op) => op.fmt(f),
+            Operation::Flows(op) => op.fmt(f),
         }
     }
 }

@@ -13,7 +13,7 @@ use lb_types::{
 };
 
 use crate::{
-    Desired, Mirror, MirrorServer, NewDrain, NodeFacts, Ownership, Plan, PlannerConfig, ServerIntent,
+    Desired, Mirror, MirrorServer, NewDrain, NodeFacts, Ownership, Plan, PlannerConfig, ServerIntent, flows,
 };
 
 /// What must be compared.
@@ -109,6 +109,14 @@ impl<'a> Inputs<'a> {
     fn verdict(&self, want: &ServerIntent, rs: RealServerId) -> Verdict {
         self.drains.judge(&Key { vs: want.vs, rs }, want.drain_overrides())
     }
+
+    pub(crate) fn desired(&self) -> &'a Desired {
+        self.desired
+    }
+
+    pub(crate) fn mirror(&self) -> &'a Mirror {
+        self.mirror
+    }
 }
 
 /// Compares what is touched and returns the writes that make the kernel as desired.
@@ -128,6 +136,7 @@ pub fn diff(touch: &Touch, inputs: &Inputs<'_>) -> Plan {
     let present = touch.addresses.union(&touch.vips).filter(|addr| inputs.mirror.addresses.contains(addr));
     let unwanted = present.filter(|addr| is_spare(addr, touch, inputs));
     plan.vips_remove.extend(unwanted.map(|addr| VipOp::DeleteAddress { addr: *addr }));
+    plan.flows = flows::follow(&plan, inputs);
     plan
 }
 

@@ -10,6 +10,7 @@
 mod config;
 mod desired;
 mod diff;
+mod flows;
 mod intent;
 mod mirror;
 mod plan;
@@ -19,6 +20,7 @@ mod tests;
 pub use config::{NodeFacts, Ownership, PlannerConfig};
 pub use desired::{Change, Desired};
 pub use diff::{Inputs, Touch, cleanup, diff};
+pub use flows::untranslated;
 pub use intent::{IntentProblem, ServerIntent, ServiceIntent, desire_service};
 pub use mirror::{Mirror, MirrorServer};
 pub use plan::{NewDrain, Plan, Stage};

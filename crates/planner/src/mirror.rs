@@ -3,11 +3,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    num::NonZeroU16,
 };
 
 use lb_types::{
-    IpvsOp, Operation, RealServer, RealServerId, RuleElement, RuleSet, RulesOp, VipOp, VirtualServer,
-    VirtualServerId,
+    IpvsOp, Operation, Protocol, RealServer, RealServerId, RuleElement, RuleSet, RulesOp, VipOp, VipPort,
+    VirtualServer, VirtualServerId,
 };
 use tally::Tallied;
 
@@ -78,13 +79,20 @@ impl Mirror {
         vs.vip_port().is_some_and(|port| self.elements.contains(&RuleElement::port(RuleSet::Services, port)))
     }
 
+    /// Virtual servers on a VIP.
+    pub fn servers_on(&self, vip: IpAddr) -> impl Iterator<Item = &VirtualServerId> {
+        let lowest = VipPort { addr: vip, protocol: Protocol::Tcp, port: NonZeroU16::MIN };
+        let from = self.servers.range(VirtualServerId::from(lowest)..).map(|(vs, _)| vs);
+        from.take_while(move |vs| vs.vip_port().is_some_and(|port| port.addr == vip))
+    }
+
     /// Follows a write that the kernel executed.
     pub fn record(&mut self, op: &Operation) {
         match op {
             Operation::Ipvs(op) => self.record_ipvs_op(op),
             Operation::Vip(op) => self.record_vip(op),
             Operation::Rules(op) => self.record_rules(op),
-            Operation::Sysctl(_) => {}
+            Operation::Sysctl(_) | Operation::Flows(_) => {}
         }
     }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use drain::{Cause, Key};
-use lb_types::{IpvsOp, Operation, RulesOp, SysctlOp, VipOp};
+use lb_types::{FlowsOp, IpvsOp, Operation, RulesOp, SysctlOp, VipOp};
 
 /// The order in which the parts of a plan are executed: make before break.
 ///
@@ -30,6 +30,9 @@ pub enum Stage {
     IpvsRemove,
     /// Elements that go.
     RulesRemove,
+    /// Tracked connections that stand on what has gone, or began before it came: last, so that no packet makes them
+    /// anew.
+    Flows,
 }
 
 /// A drain that begins when its plan is executed, unless it runs already.
@@ -62,6 +65,8 @@ pub struct Plan {
     pub ipvs_remove: Vec<IpvsOp>,
     /// [`Stage::RulesRemove`]
     pub rules_remove: Vec<RulesOp>,
+    /// [`Stage::Flows`]
+    pub flows: Vec<FlowsOp>,
     /// Drains that begin, or that learn of a cause that says more; their writes are in `ipvs_remove`.
     pub drains: Vec<NewDrain>,
     /// Draining real servers that serve again; their writes are in `ipvs_add`.
@@ -80,8 +85,9 @@ impl Plan {
         let vips_remove = vips(Stage::VipsRemove, &self.vips_remove);
         let ipvs_remove = ipvs(Stage::IpvsRemove, &self.ipvs_remove);
         let rules_remove = rules(Stage::RulesRemove, &self.rules_remove);
+        let flows = self.flows.iter().map(|op| (Stage::Flows, Operation::Flows(*op)));
         let make = sysctls.chain(ipvs_evict).chain(link).chain(rules_add).chain(ipvs_add).chain(vips_add);
-        make.chain(vips_remove).chain(ipvs_remove).chain(rules_remove)
+        make.chain(vips_remove).chain(ipvs_remove).chain(rules_remove).chain(flows)
     }
 
     /// Number of writes.
@@ -95,6 +101,7 @@ impl Plan {
             + self.vips_remove.len()
             + self.ipvs_remove.len()
             + self.rules_remove.len()
+            + self.flows.len()
     }
 
     /// Whether nothing would be written.

@@ -1,3 +1,5 @@
+mod flows;
+
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use drain::{Ledger, Overrides, Verdict};
@@ -184,7 +186,11 @@ fn udp_real_servers_go_at_once() {
     world.sync(ModelEvent::ServiceApplied(service("dns", &[WEB], Protocol::Udp)));
     world.sync(slice("dns", Protocol::Udp, &[("10.244.0.11", true), ("10.244.0.12", true)]));
     let plan = world.sync(slice("dns", Protocol::Udp, &[("10.244.0.12", true)]));
-    check(&plan, "delete real server 10.244.0.11:8080 of 10.96.0.80:80/UDP");
+    check(
+        &plan,
+        "delete real server 10.244.0.11:8080 of 10.96.0.80:80/UDP
+         delete flows of 10.96.0.80:80/UDP to real server 10.244.0.11:8080",
+    );
 }
 
 #[test]

@@ -56,6 +56,7 @@ impl Reconciler {
         let mut run = Run { now, report, base_due, held, refused, shrunk };
         self.apply_stages(plan, touch, &mut run);
         self.begin_drains(plan, &mut run);
+        self.flows.add(&plan.flows);
         self.clear_retries(touch, now);
         let mut follow_up = Touch::default();
         follow_up.servers.extend(run.shrunk.into_iter().filter(|vs| self.desired.is_retiring(vs)));

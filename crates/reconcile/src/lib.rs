@@ -11,6 +11,7 @@ mod apply;
 mod audit;
 mod config;
 mod drains;
+mod flows;
 mod observe;
 mod problems;
 mod reconciler;

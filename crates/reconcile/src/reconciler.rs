@@ -16,6 +16,7 @@ use crate::{
     Config, Report, Totals,
     audit::{Audit, Findings},
     drains::Notes,
+    flows::Flows,
     observe::Suspects,
     problems::Problems,
     retry::{Retry, Subject},
@@ -49,6 +50,8 @@ pub struct Reconciler {
     pub(crate) retry: Retry,
     pub(crate) audit: Audit,
     pub(crate) problems: Problems,
+    /// Tracked connections that are to be deleted.
+    pub(crate) flows: Flows,
     /// What the last audit found, to be made good by the next step.
     pub(crate) findings: Option<Findings>,
     /// What must be dumped before the next comparison.
@@ -96,6 +99,7 @@ impl Reconciler {
             retry: Retry::default(),
             audit: Audit::default(),
             problems: Problems::default(),
+            flows: Flows::default(),
             findings: None,
             suspects: Suspects::default(),
             waiting: Touch::default(),
@@ -141,6 +145,7 @@ impl Reconciler {
         }
         self.settle(now, touch, &mut report);
         self.note_programmed(&mut report);
+        self.delete_flows(now, &mut report);
         report
     }
 
@@ -151,6 +156,7 @@ impl Reconciler {
         let longest = self.longest_rest();
         self.audit.spent(took, now, longest);
         self.suspects.spent(took, now);
+        self.flows.spent(took, now);
     }
 
     /// When [`Reconciler::step`] has something to do even without an event; `None` before the input is complete.
@@ -169,7 +175,8 @@ impl Reconciler {
         let dirty = !self.backlog.is_empty() || self.model.has_dirty();
         let changes = (running && dirty).then(|| now.max(self.earliest_plan()));
         let audit = running.then(|| now.max(self.audit.next_due()));
-        [at_once, suspects, changes, audit, self.ledger.next_deadline(), self.retry.next_due()]
+        let flows = self.flows_due();
+        [at_once, suspects, changes, audit, flows, self.ledger.next_deadline(), self.retry.next_due()]
             .into_iter()
             .flatten()
             .min()
@@ -355,6 +362,7 @@ impl Reconciler {
         if complete && !self.programmed && !self.call_failed && !self.retry.is_failing(&Subject::Base) {
             self.programmed = true;
             report.completed_start = true;
+            self.flows.add(&planner::untranslated(&self.desired, &self.mirror));
         }
     }
 

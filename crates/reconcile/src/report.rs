@@ -19,6 +19,8 @@ pub struct Report {
     pub drains_begun: usize,
     /// Drains that ended.
     pub ended: Vec<Ended>,
+    /// Tracked connections that were deleted.
+    pub flows: usize,
     /// Whether this step completed the first programming of everything.
     pub completed_start: bool,
 }
@@ -32,13 +34,14 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { services, written, failed, drift, drains_begun, ended, completed_start } = self;
+        let Report { services, written, failed, drift, drains_begun, ended, flows, completed_start } = self;
         write!(f, "{written} writes for {services} changed services")?;
         for (count, what) in [
             (failed, "refused"),
             (drift, "found changed by others"),
             (drains_begun, "drains begun"),
             (&ended.len(), "drains ended"),
+            (flows, "tracked connections deleted"),
         ] {
             if *count > 0 {
                 write!(f, ", {count} {what}")?;

@@ -30,6 +30,8 @@ pub(crate) enum Subject {
     Element(RuleElement),
     /// An address that must leave the link.
     Address(IpAddr),
+    /// Deletions of tracked connections.
+    Flows,
 }
 
 impl Subject {
@@ -45,7 +47,7 @@ impl Subject {
     /// Adds it to what must be compared.
     pub(crate) fn touch(self, touch: &mut Touch) {
         let _new = match self {
-            Subject::Base | Subject::Dumps => false,
+            Subject::Base | Subject::Dumps | Subject::Flows => false,
             Subject::Server(vs) => touch.servers.insert(vs),
             Subject::Vip(vip) => touch.vips.insert(vip),
             Subject::Element(element) => touch.elements.insert(element),
@@ -63,6 +65,7 @@ impl fmt::Display for Subject {
             Subject::Vip(vip) => write!(f, "VIP {vip}"),
             Subject::Element(element) => write!(f, "element {element}"),
             Subject::Address(addr) => write!(f, "address {addr}"),
+            Subject::Flows => f.write_str("deletions of tracked connections"),
         }
     }
 }
@@ -143,6 +146,11 @@ impl Retry {
     /// Whether a subject has to wait.
     pub(crate) fn must_wait(&self, subject: &Subject, now: Time) -> bool {
         self.entries.get(subject).is_some_and(|entry| entry.due > now)
+    }
+
+    /// When a subject that has failed is due.
+    pub(crate) fn due(&self, subject: &Subject) -> Option<Time> {
+        self.entries.get(subject).map(|entry| entry.due)
     }
 
     /// When something is due next.

@@ -10,7 +10,8 @@ use std::{
 
 use dataplane::{
     BatchReport, IpvsTable, ObservedLink, ObservedRealServer, ObservedRules, ObservedVips, RulesTable,
-    TableError, Tables, VipTable, VirtualServerDump, fake::FakeSysctls,
+    TableError, Tables, VipTable, VirtualServerDump,
+    fake::{FakeFlows, FakeSysctls},
 };
 use drain::Time;
 use lb_types::{IpFamily, IpvsOp, Protocol, RulesLayout, RulesOp, ServiceName, VipOp, VirtualServerId};
@@ -116,6 +117,7 @@ fn memory_at_10_000_services_with_10_endpoints() {
         vips: Box::new(Void),
         rules: Box::new(Void),
         sysctls: Box::new(FakeSysctls::default()),
+        flows: Box::new(FakeFlows::default()),
     };
     let ownership =
         Ownership { service_cidrs: vec!["10.96.0.0/12".parse().unwrap()], ..Ownership::default() };

@@ -32,6 +32,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "kube-ipvs",
         &[
             "conn-reuse-probe",
+            "conntrack",
             "dataplane",
             "drain",
             "ipvs",

@@ -72,6 +72,10 @@ fn errors_name_module_and_remedy() {
     assert!(text.contains("modprobe ip_vs_wrr") && !text.contains("CONFIG"), "{text}");
     let text = error(KernelModule::Dummy, NotInstalled);
     assert!(text.contains("not installed for kernel 6.12") && !text.contains("modprobe"), "{text}");
+    let text = error(KernelModule::NfConntrackNetlink, NotInstalled);
+    for part in ["nf_conntrack_netlink is missing", "everything else works", "CONFIG_NF_CT_NETLINK"] {
+        assert!(text.contains(part), "{part:?} is missing in {text}");
+    }
 }
 
 #[test]

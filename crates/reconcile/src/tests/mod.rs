@@ -4,6 +4,7 @@ mod adoption;
 mod budget;
 mod crash;
 mod draining;
+mod flows;
 mod programming;
 mod properties;
 mod refusals;
@@ -13,7 +14,7 @@ use std::{net::IpAddr, time::Duration};
 
 use dataplane::{
     Tables,
-    fake::{FakeIpvs, FakeRules, FakeSysctls, FakeVips},
+    fake::{FakeFlows, FakeIpvs, FakeRules, FakeSysctls, FakeVips},
 };
 use drain::Time;
 use lb_types::{IpFamily, Protocol, RealServerId, ServiceName, SysctlOp, VipPort, VirtualServerId};
@@ -32,6 +33,7 @@ struct Kernel {
     vips: FakeVips,
     rules: FakeRules,
     sysctls: FakeSysctls,
+    flows: FakeFlows,
 }
 
 impl Kernel {
@@ -48,6 +50,7 @@ impl Kernel {
             vips: Box::new(self.vips.clone()),
             rules: Box::new(self.rules.clone()),
             sysctls: Box::new(self.sysctls.clone()),
+            flows: Box::new(self.flows.clone()),
         }
     }
 
@@ -138,6 +141,7 @@ impl World {
             all.failed += report.failed;
             all.drift += report.drift;
             all.ended.extend(report.ended);
+            all.flows += report.flows;
             all.completed_start |= report.completed_start;
         }
         all

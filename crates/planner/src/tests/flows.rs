@@ -1,0 +1,128 @@
+//! Which deletions of tracked connections follow from what.
+
+use lb_types::{FlowFilter, FlowsOp, RealServerId, VipPort};
+
+use super::*;
+use crate::untranslated;
+
+const UDP: &str = "10.96.0.80:80/UDP";
+
+fn dns(endpoints: &[(&str, bool)]) -> [ModelEvent; 2] {
+    let dns = ModelEvent::ServiceApplied(service("dns", &[WEB], Protocol::Udp));
+    [dns, slice("dns", Protocol::Udp, endpoints)]
+}
+
+/// A world that has programmed the Service with these endpoints.
+fn programmed(endpoints: &[(&str, bool)]) -> World {
+    let mut world = World::new();
+    dns(endpoints).into_iter().for_each(|event| drop(world.sync(event)));
+    world
+}
+
+#[track_caller]
+fn check_flows(plan: &Plan, expect: &[&str]) {
+    let lines: Vec<_> = plan.flows.iter().map(ToString::to_string).collect();
+    assert_eq!(lines, expect, "{plan}");
+    let last = plan.operations().skip(plan.len() - plan.flows.len());
+    assert!(last.into_iter().all(|(stage, _)| stage == crate::Stage::Flows), "flows come last: {plan}");
+}
+
+#[test]
+fn a_service_from_its_first_endpoint_to_its_last() {
+    let mut world = World::new();
+    let [service, first] = dns(&[("10.244.0.11", true)]);
+    let no_real_server = format!("delete flows of {UDP} to no real server");
+    let real_server = |last: u8| format!("delete flows of {UDP} to real server 10.244.0.{last}:8080");
+    check_flows(&world.sync(service), &[]);
+    check_flows(&world.sync(first), &[&no_real_server]);
+    let both = slice("dns", Protocol::Udp, &[("10.244.0.11", true), ("10.244.0.12", true)]);
+    check_flows(&world.sync(both), &[]);
+    let replaced = slice("dns", Protocol::Udp, &[("10.244.0.12", true), ("10.244.0.13", true)]);
+    check_flows(&world.sync(replaced), &[&real_server(11)]);
+    check_flows(&world.sync(slice("dns", Protocol::Udp, &[])), &[&real_server(12), &real_server(13)]);
+    check_flows(&world.sync(slice("dns", Protocol::Udp, &[("10.244.0.14", true)])), &[&no_real_server]);
+    let deleted = ModelEvent::ServiceDeleted(ServiceName::new("default", "dns"));
+    check_flows(&world.sync(deleted), &[&real_server(14)]);
+}
+
+#[test]
+fn a_service_that_is_new_with_its_endpoints() {
+    let mut world = World::new();
+    let mut touch = Touch::default();
+    dns(&[("10.244.0.11", true)]).into_iter().for_each(|event| touch.extend(world.replace(event)));
+    check(
+        &world.diff(&touch),
+        "add element vips 10.96.0.80
+         add element services 10.96.0.80:80/UDP
+         add element masquerade-nonlocal 10.96.0.80:80/UDP
+         add virtual server 10.96.0.80:80/UDP rr
+         add real server 10.244.0.11:8080 to 10.96.0.80:80/UDP Masq weight 1
+         ensure route local 10.96.0.80 src 192.168.50.10
+         delete flows of 10.96.0.80:80/UDP to no real server",
+    );
+}
+
+#[test]
+fn what_was_lost_and_comes_back() {
+    let no_real_server = format!("delete flows of {UDP} to no real server");
+    type Damage<'a> = &'a dyn Fn(&mut Mirror);
+    let cases: [(Damage<'_>, &[&str]); 6] = [
+        (&|_| {}, &[]),
+        (&|m| m.servers.clear(), &[&no_real_server]),
+        (&|m| m.servers.values_mut().for_each(|s| s.real_servers.clear()), &[&no_real_server]),
+        (&|m| m.servers.values_mut().for_each(|s| _ = s.real_servers.pop()), &[]),
+        (&|m| m.routes.clear(), &[&no_real_server]),
+        (&|m| m.routes.values_mut().for_each(|source| *source = None), &[]),
+    ];
+    for (number, (damage, expect)) in cases.into_iter().enumerate() {
+        let mut world = programmed(&[("10.244.0.11", true), ("10.244.0.12", true)]);
+        damage(&mut world.mirror);
+        println!("case {number}");
+        check_flows(&world.resync(), expect);
+        // The same with TCP has nothing to delete.
+        let mut tcp = World::new();
+        tcp.sync(ModelEvent::ServiceApplied(service("web", &[WEB], Protocol::Tcp)));
+        tcp.sync(slice("web", Protocol::Tcp, &[("10.244.0.11", true), ("10.244.0.12", true)]));
+        damage(&mut tcp.mirror);
+        check_flows(&tcp.resync(), &[]);
+    }
+}
+
+#[test]
+fn a_virtual_server_that_is_given_up_with_its_real_servers() {
+    let mut world = programmed(&[("10.244.0.11", true)]);
+    let vs = *world.mirror.servers.keys().next().unwrap();
+    let (settings, mut touch) = (world.mirror.servers[&vs].settings, Touch::default());
+    world.replace(ModelEvent::ServiceDeleted(ServiceName::new("default", "dns")));
+    world.desired.retire(vs, settings, &mut touch);
+    world.desired.retired(&vs, &mut touch);
+    let plan = world.diff(&touch);
+    assert_eq!(plan.ipvs_remove, [IpvsOp::DeleteVirtualServer { vs }]);
+    check_flows(&plan, &[&format!("delete flows of {UDP} to real server 10.244.0.11:8080")]);
+}
+
+#[test]
+fn only_what_the_kernel_holds_is_a_reason() {
+    let mut world = programmed(&[("10.244.0.11", true)]);
+    let port = |addr, protocol| VipPort { addr: ip(addr), protocol, port: 80.try_into().unwrap() };
+    let rs = |addr| RealServerId { addr: ip(addr), port: 8080.try_into().unwrap() };
+    let served = port(WEB, Protocol::Udp);
+    let check =
+        |world: &World, filter, expect| assert_eq!(world.mirror.justifies(&filter), expect, "{filter}");
+    check(&world, FlowFilter::of_real_server(served, rs("10.244.0.11")), false);
+    check(&world, FlowFilter::of_real_server(served, rs("10.244.0.12")), true);
+    check(&world, FlowFilter::of_real_server(port("10.96.0.1", Protocol::Udp), rs("10.244.0.11")), true);
+    check(&world, FlowFilter::untranslated(served), true);
+    check(&world, FlowFilter::untranslated(port("10.96.0.1", Protocol::Udp)), false);
+    assert_eq!(
+        untranslated(&world.desired, &world.mirror),
+        [FlowsOp::Delete(FlowFilter::untranslated(served))]
+    );
+    world.mirror.routes.clear();
+    check(&world, FlowFilter::untranslated(served), false);
+    let mut world = programmed(&[]);
+    check(&world, FlowFilter::untranslated(served), false);
+    assert_eq!(untranslated(&world.desired, &world.mirror), []);
+    world.desired = Desired::default();
+    assert_eq!(untranslated(&world.desired, &world.mirror), []);
+}
