@@ -109,6 +109,12 @@ impl Settings {
         try_output(node.command(&self.binary).args(["cleanup", "--state-dir"]).arg(&self.state))
     }
 
+    /// `kube-ipvs drains` with these arguments; what drains is asked of the node, not of flags.
+    pub fn drains(&self, node: &NetNs, arguments: &[&str]) -> Result<String, CommandError> {
+        let mut command = node.command(&self.binary);
+        try_output(command.args(["drains", "--state-dir"]).arg(&self.state).args(arguments))
+    }
+
     /// `kube-ipvs version`.
     pub fn version(&self) -> Result<String, CommandError> {
         try_output(Command::new(&self.binary).arg("version"))

@@ -16,4 +16,5 @@ mod repair;
 mod rest;
 mod restart;
 mod sources;
+mod visible;
 mod world;
