@@ -17,4 +17,5 @@ mod rest;
 mod restart;
 mod sources;
 mod visible;
+mod udp;
 mod world;
