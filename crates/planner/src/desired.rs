@@ -63,21 +63,26 @@ impl Claim {
     }
 }
 
-/// What replacing an intent changed.
-#[derive(Clone, Debug, Default)]
-pub struct Change {
+/// What replacing an intent changes.
+struct Change<'a> {
     /// What must be compared with the kernel.
-    pub touch: Touch,
-    /// Services that may win a key which this one gave up, or lose one to it: their [`Desired::conflicts`] changed.
-    pub rivals: BTreeSet<ServiceName>,
+    touch: &'a mut Touch,
+    /// Services that may win a key which this one gave up, or lose one to it.
+    rivals: BTreeSet<ServiceName>,
 }
 
 impl Desired {
-    /// Replaces the intent of a Service; `None` when it is gone.
-    pub fn replace(&mut self, name: &ServiceName, intent: Option<ServiceIntent>) -> Change {
-        let mut change = Change::default();
+    /// Replaces the intent of a Service; `None` when it is gone. What must be compared because of that is added to
+    /// `touch`; returned are the other Services whose [`Desired::conflicts`] may have changed.
+    pub fn replace(
+        &mut self,
+        name: &ServiceName,
+        intent: Option<ServiceIntent>,
+        touch: &mut Touch,
+    ) -> BTreeSet<ServiceName> {
+        let mut change = Change { touch, rivals: BTreeSet::new() };
         if self.services.get(name).map(Arc::as_ref) == intent.as_ref() {
-            return change;
+            return change.rivals;
         }
         let new = intent.map(Arc::new);
         let old = match &new {
@@ -86,20 +91,20 @@ impl Desired {
         };
         if let Some(old) = &old {
             old.servers.iter().for_each(|server| self.unclaim(name, server, &mut change));
-            old.elements.iter().for_each(|e| self.unshare(e, &mut change.touch));
+            old.elements.iter().for_each(|e| self.unshare(e, change.touch));
         }
         if let Some(new) = &new {
             (0..new.servers.len()).for_each(|at| self.claim(name, new, at, &mut change));
-            new.elements.iter().for_each(|e| self.share(e, &mut change.touch));
+            new.elements.iter().for_each(|e| self.share(e, change.touch));
         }
-        change
+        change.rivals
     }
 
-    fn claim(&mut self, name: &ServiceName, intent: &Arc<ServiceIntent>, at: usize, change: &mut Change) {
+    fn claim(&mut self, name: &ServiceName, intent: &Arc<ServiceIntent>, at: usize, change: &mut Change<'_>) {
         let claim = Claim { service: name.clone(), intent: intent.clone(), at };
         let vs = claim.server().vs;
         if self.retiring.remove(&vs).is_some() {
-            self.unuse_vip(&vs, &mut change.touch);
+            self.unuse_vip(&vs, change.touch);
         }
         self.released.remove(&vs);
         let claims = self.claims.entry(vs).or_default();
@@ -107,11 +112,11 @@ impl Desired {
         claims.insert(position, claim);
         change.rivals.extend(claims.iter().map(|c| c.service.clone()).filter(|s| s != name));
         change.touch.servers.insert(vs);
-        self.use_vip(&vs, &mut change.touch);
+        self.use_vip(&vs, change.touch);
     }
 
     /// Gives a key up. What nobody claims any more becomes retiring; [`crate::diff`] tells when it has no real server.
-    fn unclaim(&mut self, name: &ServiceName, server: &ServerIntent, change: &mut Change) {
+    fn unclaim(&mut self, name: &ServiceName, server: &ServerIntent, change: &mut Change<'_>) {
         let Some(claims) = self.claims.get_mut(&server.vs) else { return };
         claims.retain(|claim| claim.service != *name);
         change.rivals.extend(claims.iter().map(|c| c.service.clone()));
@@ -121,7 +126,7 @@ impl Desired {
             let intent = retiring((server.vs, server.settings), server.masquerade, server.drain.clone());
             self.retiring.insert(server.vs, Retiring { intent, service: Some(name.clone()) });
         } else {
-            self.unuse_vip(&server.vs, &mut change.touch);
+            self.unuse_vip(&server.vs, change.touch);
         }
     }
 

@@ -18,7 +18,7 @@ mod plan;
 mod tests;
 
 pub use config::{NodeFacts, Ownership, PlannerConfig};
-pub use desired::{Change, Desired};
+pub use desired::Desired;
 pub use diff::{Inputs, Touch, cleanup, diff};
 pub use flows::untranslated;
 pub use intent::{IntentProblem, ServerIntent, ServiceIntent, desire_service};

@@ -51,7 +51,7 @@ impl World {
             let service = self.model.service(&name).cloned();
             let node = (&self.ownership, &self.facts);
             let intent = service.map(|s| desire_service(&s, &self.model, node, &self.config).0);
-            touch.extend(self.desired.replace(&name, intent).touch);
+            self.desired.replace(&name, intent, &mut touch);
         }
         touch
     }
@@ -210,7 +210,7 @@ fn a_terminating_endpoint_that_left_is_told_as_gone_once() {
         let service = world.model.service(&name).cloned().unwrap();
         let node = (&world.ownership, &world.facts);
         let intent = desire_service(&service, &world.model, node, &world.config).0;
-        world.desired.replace(&name, Some(intent));
+        world.desired.replace(&name, Some(intent), &mut Touch::default());
         let departed = world.model.take_departed(&name);
         let terminated = departed.iter().filter(|(_, how)| how.terminating);
         let keys = terminated.flat_map(|(addr, _)| world.desired.present_at(&name, *addr, &world.mirror));

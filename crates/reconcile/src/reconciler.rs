@@ -316,11 +316,10 @@ impl Reconciler {
             .service(name)
             .map(|service| desire_service(service, &self.model, node, &self.config.planner));
         let (intent, problems) = desired.unzip();
-        let change = self.desired.replace(name, intent);
-        touch.extend(change.touch);
+        let rivals = self.desired.replace(name, intent, touch);
         self.revise_drains(name, departed, now, touch);
         self.problems.replace_own(name, problems.unwrap_or_default());
-        for service in change.rivals.iter().chain([name]) {
+        for service in rivals.iter().chain([name]) {
             self.problems.replace_conflicts(service, self.desired.conflicts(service));
         }
     }
