@@ -16,6 +16,6 @@ mod repair;
 mod rest;
 mod restart;
 mod sources;
-mod visible;
 mod udp;
+mod visible;
 mod world;
