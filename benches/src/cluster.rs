@@ -56,17 +56,22 @@ impl Cluster {
 
     /// Replaces one endpoint of some Service.
     pub fn change(&mut self) -> Result<Change> {
-        let (service, slice) = self.replace_one();
+        let (service, slice) = self.replace_one(self.pods.len());
         let revision = self.server.objects().apply(slice)?;
         let answered = monotonic();
         Ok(Change { service, pods: self.pods[service].clone(), revision, answered })
     }
 
-    /// Replaces so many endpoints before any client is told of the first; returns the Services concerned and when the
-    /// server had taken everything.
+    /// Replaces so many endpoints of all Services before any client is told of the first; returns the Services concerned
+    /// and when the server had taken everything.
     pub fn burst(&mut self, changes: usize) -> Result<(Vec<usize>, Duration)> {
+        self.burst_among(self.pods.len(), changes)
+    }
+
+    /// The same among so many Services.
+    pub fn burst_among(&mut self, services: usize, changes: usize) -> Result<(Vec<usize>, Duration)> {
         let (mut services, slices): (Vec<usize>, Vec<Value>) =
-            iter::repeat_with(|| self.replace_one()).take(changes).unzip();
+            iter::repeat_with(|| self.replace_one(services)).take(changes).unzip();
         self.server.objects().apply_all(slices)?;
         let answered = monotonic();
         services.sort_unstable();
@@ -82,9 +87,9 @@ impl Cluster {
     }
 
     /// Services in an order that is spread over all of them; endpoints in turn.
-    fn replace_one(&mut self) -> (usize, Value) {
+    fn replace_one(&mut self, among: usize) -> (usize, Value) {
         const STRIDE: usize = 7_919;
-        let service = self.changes * STRIDE % self.pods.len();
+        let service = self.changes * STRIDE % among;
         let pods = &mut self.pods[service];
         let endpoint = self.changes % pods.len();
         pods[endpoint] = objects::new_pod(self.changes);

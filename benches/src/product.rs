@@ -44,6 +44,8 @@ pub struct Settings {
     pub input: Input,
     /// Its state and its log.
     pub directory: PathBuf,
+    /// Flags besides those that it always has.
+    pub flags: Vec<&'static str>,
 }
 
 impl Settings {
@@ -58,6 +60,7 @@ impl Settings {
         let ranges = [format!("--service-cidrs={SERVICE_CIDR}"), format!("--cluster-cidr={POD_CIDR}")];
         words.extend(ranges.map(OsString::from));
         words.extend(["--hostname-override", NODE_NAME].map(OsString::from));
+        words.extend(self.flags.iter().map(OsString::from));
         words
     }
 }
@@ -157,12 +160,15 @@ impl Product {
         }
     }
 
+    /// Waits until it has said of so many drains that they begin.
+    pub fn wait_for_begun_drains(&mut self, count: usize) -> Result<()> {
+        self.wait_for_log(|log| of_drains(log, BEGINS) >= count, "drains to begin", LOOK * 100)?;
+        Ok(())
+    }
+
     /// Waits until every drain that it said to have begun has ended.
     pub fn wait_for_drains(&mut self) -> Result<()> {
-        let of_drains = |log: &str, what: &str| {
-            log.lines().filter(|line| line.contains("drain of real server") && line.contains(what)).count()
-        };
-        let done = |log: &str| of_drains(log, " begins: ") == of_drains(log, " ended: ");
+        let done = |log: &str| of_drains(log, BEGINS) == of_drains(log, " ended: ");
         self.wait_for_log(done, "drains to end", LOOK * 100)?;
         Ok(())
     }
@@ -201,6 +207,14 @@ impl Drop for Product {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// What the log says when a drain begins.
+const BEGINS: &str = " begins: ";
+
+/// Lines about drains that say something.
+fn of_drains(log: &str, what: &str) -> usize {
+    log.lines().filter(|line| line.contains("drain of real server") && line.contains(what)).count()
 }
 
 /// Reads a line like `... sync: 11 writes for 1 changed services took=...`.

@@ -105,7 +105,12 @@ impl Bench {
         let manifests = directory.join("manifests");
         fs::create_dir(&manifests)?;
         fs::write(manifests.join("all.json"), objects::manifests(size))?;
-        Ok(Settings { binary: self.binary.clone(), input: Input::Manifests(manifests), directory })
+        Ok(Settings {
+            binary: self.binary.clone(),
+            input: Input::Manifests(manifests),
+            directory,
+            flags: Vec::new(),
+        })
     }
 }
 

@@ -35,6 +35,12 @@ const COUNTED: usize = 20;
 /// Changes in a burst.
 const BURST: usize = 1_000;
 
+/// Real servers that drain while nothing else happens, and their Services.
+const DRAINING: (usize, usize) = (1_000, 500);
+
+/// The size at which that is measured.
+const DRAINING_AT: usize = 1_000;
+
 /// How long and how often.
 #[derive(Debug, Clone, Copy)]
 pub struct Samples {
@@ -65,6 +71,8 @@ pub struct Running {
     pub change_counts: ChangeCounts,
     /// With everything in place.
     pub restart: Restart,
+    /// CPU time while a great many real servers drain; at [`DRAINING_AT`] Services only.
+    pub draining: Option<Idle>,
 }
 
 /// One endpoint is replaced: its real server comes, the old one is quiesced.
@@ -157,7 +165,8 @@ pub fn measure(bench: &Bench, size: Size, samples: Samples) -> Result<Running> {
     let mut cluster = Cluster::start(&world, size)?;
     let kubeconfig = directory.join("kubeconfig");
     cluster.write_kubeconfig(&kubeconfig)?;
-    let settings = Settings { binary: bench.binary.clone(), input: Input::Kubeconfig(kubeconfig), directory };
+    let input = Input::Kubeconfig(kubeconfig);
+    let settings = Settings { binary: bench.binary.clone(), input, directory, flags: Vec::new() };
     let mut product = Product::start(&world, &settings)?;
     let start_to_first_write_ms = millis(first_write(&world)? - product.started);
     let start_ms = ready(&world, &mut product, size)?;
@@ -187,6 +196,10 @@ pub fn measure(bench: &Bench, size: Size, samples: Samples) -> Result<Running> {
     product.stop()?;
     world.check(size, true).context("after everything")?;
     let restart = Restart { ready_ms, writes };
+    let draining = match size.services {
+        DRAINING_AT => Some(draining(&world, &mut cluster, &settings, samples.idle).context("drains")?),
+        _ => None,
+    };
     Ok(Running {
         start_ms,
         start_to_first_write_ms,
@@ -197,7 +210,21 @@ pub fn measure(bench: &Bench, size: Size, samples: Samples) -> Result<Running> {
         memory,
         change_counts,
         restart,
+        draining,
     })
+}
+
+/// Nothing happens but that real servers drain, none of which ends.
+fn draining(world: &World, cluster: &mut Cluster, settings: &Settings, length: Duration) -> Result<Idle> {
+    let flags = vec!["--graceful-linger=1h", "--graceful-timeout=0"];
+    let mut product = Product::start(world, &Settings { flags, ..settings.clone() })?;
+    product.wait_until_programmed()?;
+    let (real_servers, services) = DRAINING;
+    cluster.burst_among(services, real_servers)?;
+    product.wait_for_begun_drains(real_servers)?;
+    let idle = idle(&product, length)?;
+    product.stop()?;
+    Ok(idle)
 }
 
 /// Waits until kube-ipvs says that it is ready, stops it in its tracks, and looks whether that is true; returns the time

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{KubeProxy, Results, SizeResults, Verdict};
+use crate::running::Idle;
 
 /// One row: what it is, and its value at each size.
 type Row = (&'static str, fn(&SizeResults) -> String);
@@ -58,6 +59,10 @@ const RUNNING: &[Row] = &[
         format!("{:.1} / {:.1} MB", memory.peak_kb as f64 / 1e3, memory.settled_kb as f64 / 1e3)
     }),
     ("CPU when idle", |r| format!("{:.2} % of a core", r.running.idle.percent_of_a_core)),
+    ("CPU with 1,000 real servers draining", |r| {
+        let measured = |idle: &Idle| format!("{:.2} % of a core", idle.percent_of_a_core);
+        r.running.draining.as_ref().map_or_else(|| "-".to_owned(), measured)
+    }),
 ];
 
 /// All of it.

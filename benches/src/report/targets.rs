@@ -45,6 +45,10 @@ pub fn judge(sizes: &[SizeResults]) -> Vec<Verdict> {
         let share = results.running.idle.percent_of_a_core;
         Verdict::at_most("CPU when idle at 10000 x 10, audits included".to_owned(), share, 1.0, "% of a core")
     }));
+    verdicts.extend(at(1_000).and_then(|results| results.running.draining.as_ref()).map(|draining| {
+        let target = "CPU with 1000 real servers of 500 Services draining".to_owned();
+        Verdict::at_most(target, draining.percent_of_a_core, 2.0, "% of a core")
+    }));
     verdicts.extend(at(1_000).map(|results| {
         let start = results.running.start_ms;
         Verdict::at_most("cold start at 1000 x 10".to_owned(), start, 2_000.0, "ms")
