@@ -9,8 +9,8 @@ const EDGES: &[(&str, &[&str])] = &[
     // Pure core.
     ("lb-types", &[]),
     ("tally", &[]),
-    ("service-model", &["drain", "lb-types", "tally"]),
     ("drain", &["lb-types", "tally"]),
+    ("service-model", &["drain", "lb-types", "tally"]),
     ("planner", &["drain", "lb-types", "service-model", "tally"]),
     // Traits of the kernel tables, and their fakes.
     ("dataplane", &["lb-types"]),
