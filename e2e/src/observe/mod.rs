@@ -2,6 +2,7 @@
 
 mod events;
 mod ipvs;
+mod timeline;
 mod trace;
 
 use std::fmt::Write as _;
@@ -10,6 +11,7 @@ use testkit::NetNs;
 
 pub use events::Events;
 pub use ipvs::{Ipvs, VirtualServer, ipvs, parse as parse_ipvs};
+pub use timeline::Timeline;
 pub use trace::Writes;
 
 /// All kernel state that kube-ipvs may write, as text that is equal if and only if nothing was written.

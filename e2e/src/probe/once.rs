@@ -84,7 +84,7 @@ fn ask_stream(
 }
 
 /// Read one line and understand it.
-pub(super) fn read_answer(reader: &mut impl BufRead) -> Result<Answer, Failure> {
+fn read_answer(reader: &mut impl BufRead) -> Result<Answer, Failure> {
     let mut line = String::new();
     match reader.read_line(&mut line) {
         Ok(0) => Err(Failure::eof()),

@@ -1,8 +1,11 @@
 //! Long-lived connections that exchange a message every so often; each cut is recorded.
+//!
+//! A client that hears nothing sends again after a while: one that only waits, after its message was acknowledged,
+//! sends no packet, and nobody can tell it that its server is gone.
 
 use std::collections::BTreeMap;
-use std::io::{BufReader, Write};
-use std::net::{IpAddr, SocketAddr};
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
@@ -10,8 +13,10 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::once::read_answer;
-use super::{Failure, Proto, Stage, socket};
+use super::{Answer, Failure, Proto, Stage, errno, socket};
+
+/// The shortest time after which a message without an answer is followed by another.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// What to keep up.
 #[derive(Debug, Clone)]
@@ -26,6 +31,9 @@ pub struct Settings {
     pub every: Duration,
     /// Bound on the connect and on each answer.
     pub timeout: Duration,
+    /// Messages after which a connection has done its work and closes: fewest and most, spread over the connections.
+    /// `None`: they go on until told to stop.
+    pub work: Option<(usize, usize)>,
 }
 
 impl Settings {
@@ -37,8 +45,24 @@ impl Settings {
             connections,
             every: Duration::from_millis(200),
             timeout: Duration::from_secs(10),
+            work: None,
         }
     }
+
+    /// Messages of connection `number`.
+    fn messages(&self, number: usize) -> usize {
+        let last = self.connections.saturating_sub(1).max(1);
+        self.work.map_or(usize::MAX, |(fewest, most)| fewest + (most - fewest) * number / last)
+    }
+}
+
+/// A connection that did all its work and was closed by its client.
+#[derive(Debug, Clone, Serialize)]
+pub struct Finished {
+    /// When, as in [`Cut::at`].
+    pub at: u128,
+    /// The pod that served it.
+    pub pod: String,
 }
 
 /// A connection that ended before its client wanted it to.
@@ -61,6 +85,8 @@ pub struct Report {
     pub messages: u64,
     /// Connections that were cut or never established.
     pub cut: Vec<Cut>,
+    /// Connections that did all their work.
+    pub finished: Vec<Finished>,
     /// Longest wait for an answer, in milliseconds.
     pub longest: u128,
 }
@@ -75,6 +101,7 @@ impl Report {
 /// Conversations under way; they end with [`Talk::stop`] or when dropped.
 #[derive(Debug)]
 pub struct Talk {
+    begin: Instant,
     stop: Arc<AtomicBool>,
     report: Arc<Mutex<Report>>,
     talkers: Vec<JoinHandle<()>>,
@@ -90,6 +117,7 @@ impl Talk {
             .map(|number| {
                 let talker = Talker {
                     to: settings.targets[number % settings.targets.len()],
+                    messages: settings.messages(number),
                     settings: settings.clone(),
                     begin,
                     stop: Arc::clone(&stop),
@@ -99,12 +127,17 @@ impl Talk {
                 builder.spawn(move || talker.work()).expect("start a thread")
             })
             .collect();
-        Talk { stop, report, talkers }
+        Talk { begin, stop, report, talkers }
     }
 
     /// What was counted so far.
     pub fn progress(&self) -> Report {
         lock(&self.report).clone()
+    }
+
+    /// What the times in the report count from.
+    pub fn begin(&self) -> Instant {
+        self.begin
     }
 
     /// End all conversations and return everything.
@@ -131,6 +164,7 @@ fn lock(report: &Mutex<Report>) -> MutexGuard<'_, Report> {
 
 struct Talker {
     to: SocketAddr,
+    messages: usize,
     settings: Settings,
     begin: Instant,
     stop: Arc<AtomicBool>,
@@ -140,13 +174,17 @@ struct Talker {
 impl Talker {
     fn work(&self) {
         let mut pod = String::new();
-        if let Err(failure) = self.talk(&mut pod) {
-            let at = self.begin.elapsed().as_millis();
-            lock(&self.report).cut.push(Cut { at, pod, failure });
+        let result = self.talk(&mut pod);
+        let at = self.begin.elapsed().as_millis();
+        match result {
+            Err(failure) => lock(&self.report).cut.push(Cut { at, pod, failure }),
+            Ok(true) => lock(&self.report).finished.push(Finished { at, pod }),
+            Ok(false) => {}
         }
     }
 
-    fn talk(&self, pod: &mut String) -> Result<(), Failure> {
+    /// Whether all work was done; the connection is closed when this returns.
+    fn talk(&self, pod: &mut String) -> Result<bool, Failure> {
         let any = socket::any(self.to);
         let source = self.settings.sources.iter().find(|source| source.is_ipv4() == self.to.is_ipv4());
         let from = source.map_or(any, |&source| SocketAddr::new(source, 0));
@@ -155,10 +193,13 @@ impl Talker {
         let stream =
             socket::connect_stream(socket, self.to).map_err(|error| Failure::new(Stage::Connect, &error))?;
         let mut reader = BufReader::new(stream);
-        while !self.stop.load(Ordering::Relaxed) {
+        for _ in 0..self.messages {
+            if self.stop.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
             let asked = Instant::now();
             reader.get_mut().write_all(b"talk\n").map_err(|error| Failure::new(Stage::Send, &error))?;
-            let answer = read_answer(&mut reader)?;
+            let answer = self.insist(&mut reader)?;
             let mut report = lock(&self.report);
             report.messages += 1;
             report.longest = report.longest.max(asked.elapsed().as_millis());
@@ -169,6 +210,50 @@ impl Talker {
             drop(report);
             thread::sleep(self.settings.every);
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// The answer; whenever it has been missing for a while the message is sent once more.
+    fn insist(&self, reader: &mut BufReader<TcpStream>) -> Result<Answer, Failure> {
+        let receive = |error: &io::Error| Failure::new(Stage::Receive, error);
+        let asked = Instant::now();
+        let patience = self.settings.every.max(AGAIN);
+        reader.get_ref().set_read_timeout(Some(patience)).map_err(|error| receive(&error))?;
+        let mut line = String::new();
+        loop {
+            match reader.read_line(&mut line) {
+                Ok(0) => return Err(Failure::eof()),
+                Ok(_) => {
+                    return line.parse().map_err(|_| receive(&io::ErrorKind::InvalidData.into()));
+                }
+                Err(error) if errno::name(&error) == "TIMEOUT" && asked.elapsed() < self.settings.timeout => {
+                    let again = reader.get_mut().write_all(b"talk\n");
+                    again.map_err(|error| Failure::new(Stage::Send, &error))?;
+                }
+                Err(error) => return Err(receive(&error)),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Settings, Talk};
+    use crate::probe::Proto;
+    use crate::probe::server::{Listener, start};
+
+    #[test]
+    fn work_is_spread_over_the_connections_and_ends_by_itself() {
+        let to = "127.0.0.1:34514".parse().unwrap();
+        start("here", &[Listener { proto: Proto::Tcp, at: to }]).unwrap();
+        let mut settings = Settings::new(&[to], &[], 5);
+        (settings.every, settings.work) = (Duration::from_millis(1), Some((2, 6)));
+        let talk = Talk::start(&settings);
+        let done = || talk.progress().finished.len() == 5;
+        testkit::wait_until(Duration::from_secs(30), "the work to be done", done);
+        let report = talk.stop();
+        assert_eq!((report.messages, report.cut.len(), report.finished[0].pod.as_str()), (20, 0, "here"));
     }
 }

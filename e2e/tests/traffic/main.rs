@@ -8,6 +8,7 @@ mod api;
 mod bad_input;
 mod change;
 mod chaos;
+mod drain;
 mod families;
 mod foreign;
 mod plan;

@@ -1,9 +1,9 @@
 //! What every test starts from: a node, pods, manifests, and kube-ipvs running on the node.
 
-use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use e2e::manifest::{Endpoint, Manifests, Service};
@@ -44,7 +44,7 @@ fn binary() -> PathBuf {
 pub struct World {
     proxy: Option<Proxy>,
     /// Started with the first load.
-    control: OnceCell<Server>,
+    control: OnceLock<Server>,
     /// `pods[0]` is `pod-1`, 10.244.0.11.
     pub pods: Vec<Pod>,
     pub net: Net,
@@ -62,7 +62,7 @@ impl World {
         let manifests = Manifests::new(&settings.manifests);
         let pods =
             (1..=pods).map(|number| net.pod(&format!("pod-{number}"), 10 + number, &POD_PORTS)).collect();
-        World { proxy: None, control: OnceCell::new(), pods, net, manifests, settings, _directory: directory }
+        World { proxy: None, control: OnceLock::new(), pods, net, manifests, settings, _directory: directory }
     }
 
     /// Start kube-ipvs with the usual flags and these.
@@ -167,9 +167,17 @@ impl World {
     /// Long-lived connections from the outside client, all established when this returns.
     #[track_caller]
     pub fn talk(&self, targets: &[SocketAddr], connections: usize) -> Talk {
-        let settings = talk::Settings::new(targets, &OUTSIDE.each(), connections);
-        let talk = self.net.outside.enter(|| Talk::start(&settings));
-        wait_until(SOON, "all conversations to begin", || talk.progress().established() == connections);
+        self.talk_with(&talk::Settings::new(targets, &OUTSIDE.each(), connections))
+    }
+
+    /// The same with any settings.
+    #[track_caller]
+    pub fn talk_with(&self, settings: &talk::Settings) -> Talk {
+        let talk = self.net.outside.enter(|| Talk::start(settings));
+        wait_for(SOON, "all conversations to begin", || {
+            let report = talk.progress();
+            if report.established() == settings.connections { Ok(()) } else { Err(format!("{report:?}")) }
+        });
         talk
     }
 }
@@ -192,7 +200,8 @@ impl Measured {
     pub fn let_pass(&self, count: u64) {
         let made = || self.load.progress().connections;
         let goal = made() + count;
-        wait_until(SOON, &format!("{count} more connections"), || made() >= goal);
+        let patience = SOON + Duration::from_millis(100) * u32::try_from(count).unwrap_or(u32::MAX);
+        wait_until(patience, &format!("{count} more connections"), || made() >= goal);
     }
 
     /// End it without judging.

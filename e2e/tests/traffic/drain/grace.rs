@@ -1,0 +1,210 @@
+//! Work that is under way when its pod turns terminating is finished within the pod's grace period.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use e2e::manifest::{Endpoint, Port, Service};
+use e2e::net::{Pod, PodNetwork, cluster_ip};
+use e2e::observe::Timeline;
+use e2e::probe::Proto;
+use e2e::probe::download::{self, half_close};
+use e2e::probe::talk::{self, Talk};
+use testkit::wait_for;
+
+use super::{conversations, real, removed};
+use crate::world::{World, assert_uncut};
+
+/// Of the pods.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// `--graceful-linger` by default.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// A real server that has drained for 10 to 60 s is polled this often.
+const POLL: Duration = Duration::from_secs(2);
+
+/// The kernel shows this late that data has moved (net/netfilter/ipvs/ip_vs_est.c), and `active-only` waits for quiet.
+const COUNTERS: Duration = Duration::from_secs(2);
+
+const PORTS: [u16; 3] = [8080, 8081, 8082];
+
+/// A Service of one family; what drains in one cannot be mistaken for what drains in another.
+fn service(name: &str, number: u8, v4: bool, target: u16) -> Service {
+    let ip = cluster_ip(number).each()[usize::from(!v4)];
+    Service::new(name, cluster_ip(number), &[])
+        .with_ports(&[Port { target, ..Port::web(Proto::Tcp) }])
+        .with_ips(&[ip])
+}
+
+fn address(service: &Service) -> SocketAddr {
+    SocketAddr::new(service.ips[0], 80)
+}
+
+/// When this pod's last conversation ended.
+fn last_end(talk: &Talk, report: &talk::Report, pod: &Pod) -> Option<Instant> {
+    let ends = report.finished.iter().filter(|finished| finished.pod == pod.name).map(|finished| finished.at);
+    ends.max().map(|at| talk.begin() + Duration::from_millis(u64::try_from(at).unwrap_or(u64::MAX)))
+}
+
+/// The Services, and the pods that are in all of them.
+struct Rollout {
+    world: World,
+    web: Service,
+    files: Service,
+    sticky: Service,
+}
+
+impl Rollout {
+    /// Pods 1 to 3 serve, pods 4 to 6 stand by.
+    fn prepare() -> Rollout {
+        let mut world = World::new(PodNetwork::Routed, 0);
+        let pod = |number: u8| world.net.pod(&format!("pod-{number}"), 10 + number, &PORTS);
+        world.pods = (1..=6).map(pod).collect();
+        let web = service("web", 80, true, 8080);
+        let files = service("files", 81, false, 8081);
+        let sticky = service("sticky", 82, true, 8082).with_affinity(600);
+        let before = world.ready(1..=3);
+        [&web, &files, &sticky].into_iter().for_each(|service| world.manifests.serve(service, &before));
+        world.start(&[]);
+        [&web, &files, &sticky].into_iter().for_each(|service| world.wait_served(service, &before));
+        Rollout { world, web, files, sticky }
+    }
+
+    fn old(&self) -> &[Pod] {
+        &self.world.pods[..3]
+    }
+
+    /// Conversations that end after 8 to 18 messages, one each second.
+    fn work(&self, service: &Service, connections: usize) -> Talk {
+        let settings = conversations(&[address(service)], connections, Duration::from_secs(1));
+        self.world.talk_with(&talk::Settings { work: Some((8, 18)), ..settings })
+    }
+
+    /// A slow answer of 20 s to a client that has half-closed; returns when it ended.
+    fn download(&self) -> (download::Report, Instant) {
+        let settings = download::Settings {
+            to: address(&self.files),
+            lines: 20,
+            pause: Duration::from_secs(1),
+            timeout: Duration::from_secs(10),
+        };
+        (self.world.net.outside.enter(|| half_close(&settings)), Instant::now())
+    }
+
+    fn wait_downloads(&self, count: usize) {
+        wait_for(GRACE, "the downloads to reach the pods", || {
+            let listing = self.world.net.node.sh("ipvsadm -Lnc");
+            let found = listing.lines().filter(|line| line.contains("]:8081")).count();
+            if found >= count { Ok(()) } else { Err(listing) }
+        });
+    }
+
+    /// All old pods turn terminating, all new ones are ready; returns when.
+    fn roll(&self) -> Instant {
+        let terminating = Instant::now();
+        let mut after = self.world.ready(4..=6);
+        after.extend(self.old().iter().map(Endpoint::terminating));
+        let services = [&self.web, &self.files, &self.sticky];
+        services.into_iter().for_each(|service| self.world.manifests.endpoints(service, &after));
+        services.into_iter().for_each(|service| self.world.wait_served(service, &self.world.ready(4..=6)));
+        terminating
+    }
+}
+
+/// 100 conversations that end after 8 to 18 s of work; a download of 20 s from each pod, by clients that have
+/// half-closed; and a client with affinity: all through a rolling update of all pods.
+#[test]
+fn work_is_finished_within_the_grace_period_slow() {
+    let rollout = Rollout::prepare();
+    let timeline = Timeline::record(&rollout.world.net.node);
+    let works = [
+        (rollout.work(&rollout.web, 100), &rollout.web),
+        (rollout.work(&rollout.sticky, 5), &rollout.sticky),
+    ];
+    thread::scope(|scope| {
+        let downloads: Vec<_> = (0..3).map(|_| scope.spawn(|| rollout.download())).collect();
+        rollout.wait_downloads(downloads.len());
+        let terminating = rollout.roll();
+        assert_affinity_moves(&rollout.world, &rollout.sticky);
+        for (talk, service) in &works {
+            assert_finished(talk, service, rollout.old(), (&timeline, terminating));
+        }
+        let ends: Vec<_> =
+            downloads.into_iter().map(|download| download.join().expect("a download")).collect();
+        for (report, _) in &ends {
+            println!(
+                "download: {} of {} bytes in {} ms",
+                report.bytes,
+                report.expected,
+                report.took.as_millis()
+            );
+            assert!(report.is_complete(), "{report:?}");
+        }
+        let (first, last) = ends
+            .iter()
+            .fold((ends[0].1, ends[0].1), |(first, last), (_, end)| (first.min(*end), last.max(*end)));
+        for pod in rollout.old() {
+            assert_gone_in_time(&timeline, pod, &rollout.files, (terminating, first, last));
+        }
+        println!("all over {} ms after the pods turned terminating", terminating.elapsed().as_millis());
+        assert!(last.duration_since(terminating) < GRACE, "the guest was too slow for this test");
+    });
+}
+
+/// Everybody ends by himself, and then the real servers go.
+#[track_caller]
+fn assert_finished(
+    talk: &Talk,
+    service: &Service,
+    old: &[Pod],
+    (timeline, terminating): (&Timeline, Instant),
+) {
+    let count = talk.progress().established();
+    let report = wait_for(GRACE, "all work to be done", || {
+        let report = talk.progress();
+        if report.finished.len() + report.cut.len() == count {
+            Ok(report)
+        } else {
+            Err(format!("{report:?}"))
+        }
+    });
+    println!("{}: {} of {count} conversations finished", service.name, report.finished.len());
+    assert_uncut(&report);
+    for pod in old {
+        if let Some(end) = last_end(talk, &report, pod) {
+            assert_gone_in_time(timeline, pod, service, (terminating, end, end));
+        }
+    }
+}
+
+/// The real server went no sooner than `linger` after the last end of work, and no later than it has to.
+#[track_caller]
+fn assert_gone_in_time(
+    timeline: &Timeline,
+    pod: &Pod,
+    service: &Service,
+    (terminating, first, last): (Instant, Instant, Instant),
+) {
+    let reals = real(pod, service);
+    let gone = terminating + removed(timeline, &reals, terminating);
+    println!(
+        "{} {}: gone {} ms after its last connection ended",
+        service.name,
+        pod.name,
+        gone.saturating_duration_since(last).as_millis()
+    );
+    assert!(gone >= first.max(terminating) + LINGER, "it was removed early");
+    assert!(gone <= last.max(terminating) + LINGER + COUNTERS + POLL + POLL, "it stayed too long");
+}
+
+/// New connections of a client with affinity go to one new pod while its old ones run.
+fn assert_affinity_moves(world: &World, sticky: &Service) {
+    let client = world.net.outside_client();
+    let ask = |_| client.ask(Proto::Tcp, address(sticky)).result.expect("an answer").pod;
+    let pods: BTreeSet<_> = (0..5).map(ask).collect();
+    println!("a known client's new connections go to {pods:?}");
+    let new: BTreeSet<_> = world.pods[3..].iter().map(|pod| pod.name.clone()).collect();
+    assert!(pods.len() == 1 && pods.is_subset(&new), "{pods:?} of {new:?}");
+}

@@ -1,0 +1,46 @@
+//! `--graceful-policy=immediate`.
+
+use std::time::{Duration, Instant};
+
+use e2e::manifest::{Endpoint, Service};
+use e2e::net::{PodNetwork, cluster_ip};
+use e2e::observe::Timeline;
+use e2e::probe::Proto;
+
+use super::{conversations, cut, real, removed, seen, within};
+use crate::world::World;
+
+/// Whatever connections it has, the real server is gone within a second of turning unready, and its clients know.
+#[test]
+fn an_unready_real_server_is_gone_within_a_second() {
+    let mut world = World::new(PodNetwork::Routed, 2);
+    let service = Service::new("web", cluster_ip(80), &[Proto::Tcp]);
+    let ready = world.ready(1..=2);
+    world.manifests.serve(&service, &ready);
+    world.start(&["--graceful-policy=immediate"]);
+    world.wait_served(&service, &ready);
+    let timeline = Timeline::record(&world.net.node);
+    let reals = real(&world.pods[1], &service);
+    let mut judged = 0;
+    for round in 1..=6 {
+        let talk = world.talk_with(&conversations(&cluster_ip(80).port(80), 20, Duration::from_millis(200)));
+        let cuttable = talk.progress().pods[&world.pods[1].name];
+        let unready = Instant::now();
+        world.manifests.endpoints(&service, &[ready[0].clone(), Endpoint::unready(&world.pods[1])]);
+        let gone = removed(&timeline, &reals, unready);
+        let (_, last) = cut(&talk, cuttable, unready);
+        println!(
+            "round {round}: gone {} ms after turning unready, {cuttable} of 20 conversations cut within {} ms",
+            gone.as_millis(),
+            last.as_millis()
+        );
+        judged += u32::from(within(Duration::from_secs(1), gone, "it stayed", (&timeline, unready)));
+        let back = Instant::now();
+        world.manifests.endpoints(&service, &ready);
+        seen(back, "the real servers to be back", || timeline.serving(&reals, back));
+        assert_eq!(talk.stop().cut.len(), cuttable, "the other pod's conversations are not concerned");
+        if judged == 2 {
+            break;
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The ways in which an endpoint leaves: its pod deleted, or alive and merely no longer part of the Service.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use e2e::manifest::{Endpoint, Service, render_slice};
+use e2e::net::{Pod, PodNetwork, cluster_ip};
+use e2e::observe::Timeline;
+use e2e::probe::Proto;
+use e2e::probe::talk::Talk;
+use testkit::wait_until;
+
+use super::{conversations, cut, real, removed, seen, within};
+use crate::world::{SOON, World, assert_uncut};
+
+/// An established connection that is not cut within this time is not cut by the departure: longer than any rule of
+/// draining waits that does not look at connections.
+const LONG_ENOUGH: Duration = Duration::from_secs(8);
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn service(name: &str, number: u8) -> Service {
+    Service::new(name, cluster_ip(number), &[Proto::Tcp])
+}
+
+fn addresses(service: &Service) -> Vec<SocketAddr> {
+    service.ips.iter().map(|ip| SocketAddr::new(*ip, 80)).collect()
+}
+
+/// A Service with one endpoint that leaves, and conversations with it.
+struct Case {
+    service: Service,
+    /// Index of its pod.
+    pod: usize,
+    talk: Talk,
+}
+
+impl Case {
+    fn begin(world: &World, service: Service, pod: usize, connections: usize) -> Case {
+        let settings = conversations(&addresses(&service), connections, SECOND);
+        Case { talk: world.talk_with(&settings), service, pod }
+    }
+
+    fn real(&self, world: &World) -> [SocketAddr; 2] {
+        real(&world.pods[self.pod], &self.service)
+    }
+}
+
+/// Nobody but the node tells the clients of a pod that is deleted with its network.
+#[test]
+fn a_deleted_pod_s_clients_are_reset_at_once_slow() {
+    let mut world = World::new(PodNetwork::Routed, 2);
+    let service = service("web", 80);
+    let alone = world.ready(1..=1);
+    world.manifests.serve(&service, &alone);
+    world.start(&[]);
+    world.wait_served(&service, &alone);
+    let timeline = Timeline::record(&world.net.node);
+    let talk = world.talk_with(&conversations(&addresses(&service), 100, Duration::from_millis(500)));
+    // As in a rollout; then the process dies with its sandbox, so that nobody tells the clients.
+    let terminating = Instant::now();
+    let replaced = [Endpoint::terminating(&world.pods[0]), Endpoint::ready(&world.pods[1])];
+    world.manifests.endpoints(&service, &replaced);
+    let reals = real(&world.pods[0], &service);
+    seen(terminating, "weight 0", || timeline.quiesced(&reals, terminating));
+    assert!(talk.progress().cut.is_empty(), "a terminating pod goes on serving its connections");
+    world.pods[0].disconnect();
+    let left = Instant::now();
+    world.manifests.endpoints(&service, &world.ready(2..=2));
+    let gone = removed(&timeline, &reals, left);
+    let (first, last) = cut(&talk, 100, left);
+    println!(
+        "deleted: real servers gone {} ms after the address left the slice, 100 of 100 conversations reset after {} to {} ms",
+        gone.as_millis(),
+        first.as_millis(),
+        last.as_millis()
+    );
+    within(SECOND, gone, "the real servers stayed", (&timeline, left));
+    within(2 * SECOND, last, "a client hung", (&timeline, left));
+}
+
+/// Labels, selectors, slices and Services change; pods live on, and so do their connections.
+#[test]
+fn a_living_pod_keeps_its_connections_however_it_leaves_slow() {
+    let mut world = World::new(PodNetwork::Routed, 5);
+    let services =
+        [service("label", 81), service("selector", 82), service("slices", 83), service("whole", 84)];
+    for (service, pod) in services.iter().zip(&world.pods) {
+        world.manifests.serve(service, &[Endpoint::ready(pod)]);
+    }
+    world.start(&[]);
+    for (service, pod) in services.iter().zip(&world.pods) {
+        world.wait_served(service, &[Endpoint::ready(pod)]);
+    }
+    let timeline = Timeline::record(&world.net.node);
+    let [label, selector, slices, whole] = services;
+    let cases = [(label, 100), (selector, 10), (slices, 10), (whole, 10)];
+    let mut pod = 0..;
+    let cases =
+        cases.map(|(service, count)| Case::begin(&world, service, pod.next().expect("endless"), count));
+    let left = leave(&world, &timeline, &cases);
+    // Then everybody has to be answered.
+    wait_until(2 * LONG_ENOUGH, "the connections to have had every opportunity to be cut", || {
+        left.elapsed() >= LONG_ENOUGH
+    });
+    for Case { talk, .. } in &cases {
+        let (established, before) = (talk.progress().established() as u64, talk.progress().messages);
+        wait_until(SOON, "answers", || talk.progress().messages >= before + 2 * established);
+    }
+    assert_eq!(timeline.missed(&cases[2].real(&world)), 0, "the same endpoint was removed meanwhile");
+    let ended = cases.map(|case| assert_kept(&world, &timeline, case, left));
+    for (service, reals, closed) in &ended {
+        if service.name != "slices" {
+            let gone = removed(&timeline, reals, *closed);
+            println!("{}: real servers gone {} ms after the last connection", service.name, gone.as_millis());
+        }
+    }
+    let [.., (whole, _, _)] = &ended;
+    world.wait_gone(whole);
+}
+
+/// All at once; returns when.
+fn leave(world: &World, timeline: &Timeline, [label, selector, slices, whole]: &[Case; 4]) -> Instant {
+    let left = Instant::now();
+    // The label is taken off the pod: it leaves the slice, no other comes.
+    world.manifests.endpoints(&label.service, &[]);
+    // Another selector: another pod.
+    world.manifests.endpoints(&selector.service, &world.ready(5..=5));
+    replace_slices(world, &slices.service, &world.pods[slices.pod]);
+    world.manifests.forget(&whole.service);
+    for case in [label, selector, whole] {
+        seen(left, "weight 0", || timeline.quiesced(&case.real(world), left));
+    }
+    let serving = slices.real(world);
+    seen(left, "the same endpoint to serve again", || timeline.serving(&serving, Instant::now()));
+    for to in addresses(&whole.service) {
+        wait_until(SOON, &format!("new connections to {to} to be refused"), || {
+            let outcome = world.net.outside_client().ask(Proto::Tcp, to);
+            outcome.result.is_err_and(|failure| failure.is_refused())
+        });
+    }
+    left
+}
+
+/// No conversation was cut; ends them and returns when.
+#[track_caller]
+fn assert_kept(
+    world: &World,
+    timeline: &Timeline,
+    case: Case,
+    left: Instant,
+) -> (Service, [SocketAddr; 2], Instant) {
+    let (name, reals) = (&case.service.name, case.real(world));
+    let stays = name == "slices" || timeline.removed(&reals, left).is_none();
+    assert!(stays, "{name}: removed under its connections");
+    let report = case.talk.stop();
+    println!("{name}: {} cut within {} ms", report.cut.len(), left.elapsed().as_millis());
+    assert_uncut(&report);
+    (case.service, reals, Instant::now())
+}
+
+/// The slices are replaced by others with the same endpoint, the new ones written after the old ones are deleted.
+fn replace_slices(world: &World, service: &Service, pod: &Pod) {
+    let endpoints = [Endpoint::ready(pod)];
+    let slices = [("v4", true), ("v6", false)]
+        .map(|(suffix, v4)| render_slice(service, &format!("other-{suffix}"), v4, &endpoints));
+    world.manifests.remove(&format!("{}-endpoints.yaml", service.name));
+    world.manifests.write(&format!("{}-other.yaml", service.name), &slices.join("---\n"));
+}

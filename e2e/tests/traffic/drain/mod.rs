@@ -1,0 +1,88 @@
+//! Draining, proved by traffic: rolling updates, long conversations, pods that die in every way there is.
+//!
+//! Each test prints what it counted: connections, failures, cuts with their times, how long real servers stayed.
+
+mod grace;
+mod history;
+mod immediate;
+mod leave;
+mod rollout;
+mod silent;
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use e2e::manifest::Service;
+use e2e::net::{OUTSIDE, Pod};
+use e2e::observe::Timeline;
+use e2e::probe::load::Settings;
+use e2e::probe::talk::{self, Talk};
+use testkit::wait_for;
+
+use crate::world::SOON;
+
+/// Short connections from 300 source ports; each comes round every 6 seconds, always to the same address as long as
+/// there are not more than 50 of those.
+fn from_300_ports(targets: &[SocketAddr]) -> Settings {
+    Settings { ports: (20_000, 300), rate: 50, workers: 6, ..Settings::new(targets, &OUTSIDE.each()) }
+}
+
+/// Connections after which every source port has been used once more.
+const ROUND: u64 = 300;
+
+/// The real servers of a pod for this Service, of both families.
+fn real(pod: &Pod, service: &Service) -> [SocketAddr; 2] {
+    pod.address.port(service.ports[0].target)
+}
+
+/// Wait until the timeline shows it, and return how long after `since` that was.
+#[track_caller]
+fn seen(since: Instant, what: &str, mut look: impl FnMut() -> Option<Instant>) -> Duration {
+    wait_for(SOON, what, || look().ok_or("")).saturating_duration_since(since)
+}
+
+/// From one look at the kernel to the next on an idle host: 90 ms, of which a pause is 60. A guest that needs five times
+/// as long for it is too slow to be measured against a second.
+const STARVED: Duration = Duration::from_millis(210);
+
+/// The time limit held, or the guest itself stood still; returns whether that could be judged.
+#[track_caller]
+fn within(limit: Duration, took: Duration, what: &str, (timeline, since): (&Timeline, Instant)) -> bool {
+    let slowest = timeline.slowest(since);
+    let (took, look) = (took.as_millis(), slowest.as_millis());
+    if took < limit.as_millis() {
+        return true;
+    }
+    assert!(slowest > STARVED, "{what}: {took} ms; no look took longer than {look} ms");
+    println!("{what}: {took} ms, but a look took {look} ms: the guest was too slow to judge");
+    false
+}
+
+/// How long after `since` these real servers were gone.
+#[track_caller]
+fn removed(timeline: &Timeline, real: &[SocketAddr], since: Instant) -> Duration {
+    seen(since, &format!("{real:?} to be removed"), || timeline.removed(real, since))
+}
+
+/// Wait until `count` conversations were cut, then say how long after `since` the first and the last one were.
+#[track_caller]
+fn cut(talk: &Talk, count: usize, since: Instant) -> (Duration, Duration) {
+    let cut = wait_for(SOON, &format!("{count} conversations to be cut"), || {
+        let report = talk.progress();
+        if report.cut.len() == count { Ok(report.cut) } else { Err(format!("{} are", report.cut.len())) }
+    });
+    let other: Vec<_> = cut.iter().filter(|cut| cut.failure.error != "ECONNRESET").collect();
+    assert!(other.is_empty(), "cut by something else than a reset: {other:?}");
+    let after = |at: u128| {
+        let at = Duration::from_millis(u64::try_from(at).unwrap_or(u64::MAX));
+        (talk.begin() + at).saturating_duration_since(since)
+    };
+    let mut times: Vec<_> = cut.iter().map(|cut| after(cut.at)).collect();
+    times.sort_unstable();
+    (times[0], times[count - 1])
+}
+
+/// `connections` conversations from the outside client with a message every `every`.
+fn conversations(targets: &[SocketAddr], connections: usize, every: Duration) -> talk::Settings {
+    talk::Settings { every, ..talk::Settings::new(targets, &OUTSIDE.each(), connections) }
+}

@@ -1,0 +1,132 @@
+//! Short connections that reuse their source ports see nothing of a rolling update, nor of an endpoint that flaps.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use e2e::manifest::{Endpoint, Port, Service};
+use e2e::net::{Pod, PodNetwork, cluster_ip};
+use e2e::observe::Timeline;
+use e2e::probe::Proto;
+
+use super::{ROUND, from_300_ports, real, removed, seen, within};
+use crate::world::{World, assert_uncut};
+
+/// From turning terminating to the end of the process.
+const LAST_SECOND: Duration = Duration::from_secs(1);
+
+/// Service number `number`; each has a port of its own in every pod.
+fn service(number: u8) -> Service {
+    let target = 8080 + u16::from(number);
+    let port = Port { target, ..Port::web(Proto::Tcp) };
+    Service::new(&format!("web-{number}"), cluster_ip(100 + number), &[]).with_ports(&[port])
+}
+
+/// An address of each; of both families if there is only one.
+fn targets(services: &[Service]) -> Vec<SocketAddr> {
+    match services {
+        [only] => only.ips.iter().map(|ip| SocketAddr::new(*ip, 80)).collect(),
+        all => all.iter().enumerate().map(|(at, service)| SocketAddr::new(service.ips[at % 2], 80)).collect(),
+    }
+}
+
+/// The same endpoints for all Services.
+fn publish(world: &World, services: &[Service], endpoints: &[Endpoint]) {
+    for service in services {
+        world.manifests.endpoints(service, endpoints);
+    }
+}
+
+/// Every pod is replaced, as a Deployment does it, and the old one is killed a second after it turned terminating,
+/// whatever the state of its drain.
+fn roll(count: u8) {
+    let services: Vec<_> = (0..count).map(service).collect();
+    let ports: Vec<_> = services.iter().map(|service| service.ports[0].target).collect();
+    let mut world = World::new(PodNetwork::Routed, 0);
+    world.pods = (1..=3).map(|number| world.net.pod(&format!("old-{number}"), 10 + number, &ports)).collect();
+    let ready = world.ready(1..=3);
+    services.iter().for_each(|service| world.manifests.serve(service, &ready));
+    world.start(&[]);
+    services.iter().for_each(|service| world.wait_served(service, &ready));
+    let load = world.load_from(&world.net.outside_client(), &from_300_ports(&targets(&services)));
+    let timeline = Timeline::record(&world.net.node);
+    load.let_pass(ROUND);
+    for number in 1..=3 {
+        let new = world.net.pod(&format!("new-{number}"), 20 + number, &ports);
+        let old = world.pods.remove(0);
+        replace(&mut world, &timeline, &services, old, new);
+    }
+    load.let_pass(ROUND);
+    load.assert_clean();
+}
+
+fn replace(world: &mut World, timeline: &Timeline, services: &[Service], mut old: Pod, new: Pod) {
+    let all = |pod: &Pod| services.iter().flat_map(|service| real(pod, service)).collect::<Vec<_>>();
+    let (reals, coming) = (all(&old), all(&new));
+    world.pods.push(new);
+    let ready: Vec<_> = world.pods.iter().map(Endpoint::ready).collect();
+    let with = |endpoint| ready.iter().cloned().chain([endpoint]).collect::<Vec<_>>();
+    publish(world, services, &with(Endpoint::ready(&old)));
+    let begin = Instant::now();
+    for real in coming {
+        seen(begin, &format!("{real} to serve"), || timeline.serving(&[real], begin));
+    }
+    let terminating = Instant::now();
+    publish(world, services, &with(Endpoint::terminating(&old)));
+    // A guest that needs longer than the last second of a pod to run a process at all proves nothing.
+    let quiet = seen(terminating, "weight 0", || timeline.quiesced(&reals, terminating));
+    within(LAST_SECOND, quiet, "new connections went there", (timeline, terminating));
+    std::thread::sleep(LAST_SECOND.saturating_sub(terminating.elapsed()));
+    let killed = terminating.elapsed();
+    old.kill();
+    old.disconnect();
+    publish(world, services, &ready);
+    let gone = removed(timeline, &reals, terminating);
+    println!(
+        "{}: weight 0 {} ms after it turned terminating, killed after {} ms, its {} real servers gone after {} ms; \
+         the slowest look took {} ms",
+        old.name,
+        quiet.as_millis(),
+        killed.as_millis(),
+        reals.len(),
+        gone.as_millis(),
+        timeline.slowest(terminating).as_millis()
+    );
+}
+
+#[test]
+fn a_rolling_update_under_300_source_ports_slow() {
+    roll(1);
+}
+
+#[test]
+fn rolling_updates_of_10_services_at_once_slow() {
+    roll(10);
+}
+
+/// An endpoint that flaps keeps its real servers and its connections.
+#[test]
+fn an_endpoint_that_flaps_50_times_under_load_slow() {
+    let mut world = World::new(PodNetwork::Routed, 2);
+    let service = service(0);
+    let ready = world.ready(1..=2);
+    world.manifests.serve(&service, &ready);
+    world.start(&[]);
+    world.wait_served(&service, &ready);
+    let targets = cluster_ip(100).port(80);
+    let load = world.load_from(&world.net.outside_client(), &from_300_ports(&targets));
+    let talk = world.talk(&targets, 20);
+    let timeline = Timeline::record(&world.net.node);
+    let flapping = real(&world.pods[1], &service);
+    for _ in 0..50 {
+        let begin = Instant::now();
+        world.manifests.endpoints(&service, &[ready[0].clone(), Endpoint::unready(&world.pods[1])]);
+        seen(begin, "weight 0", || timeline.quiesced(&flapping, begin));
+        let begin = Instant::now();
+        world.manifests.endpoints(&service, &ready);
+        seen(begin, "the weight back", || timeline.serving(&flapping, begin));
+    }
+    load.let_pass(20);
+    load.assert_clean();
+    assert_uncut(&talk.stop());
+    assert_eq!(timeline.missed(&flapping), 0, "a real server was removed and added again");
+}
