@@ -1,4 +1,5 @@
 //! The main job end to end, narrated: three pods, a client with source-port reuse, a rolling update.
+//! First by kube-proxy's rule, then by the defaults, under the same traffic; the end is one table.
 //!
 //! It prints what was measured, whatever that is; it fails only if it could not run or if nothing was served.
 
@@ -6,6 +7,7 @@ mod examples;
 mod rollout;
 mod screen;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -14,11 +16,11 @@ use anyhow::{Context, Result, ensure};
 use testkit::{NetNs, TempDir, try_output, wait_for};
 
 use crate::net::{Net, OUTSIDE, Pod, PodNetwork, ProbeProgram};
-use crate::observe::ipvs;
+use crate::observe::{Timeline, ipvs};
 use crate::probe::load::{self, Load};
 use crate::proxy::{Proxy, Settings};
 use examples::Examples;
-use rollout::{Gone, Rollout};
+use rollout::{Old, Rollout};
 use screen::Screen;
 
 /// First argument with which the demo's executable is the prober.
@@ -29,6 +31,9 @@ const SERVICE: &str = "web";
 
 /// How long the load runs before the first and after the last change: each source port comes round at least once.
 const QUIET: Duration = Duration::from_secs(10);
+
+/// How long the load runs after each replaced pod.
+const BETWEEN: Duration = Duration::from_secs(4);
 
 /// Bound on everything that has to happen before traffic can be measured.
 const START: Duration = Duration::from_secs(60);
@@ -63,14 +68,56 @@ impl Inputs {
     }
 }
 
+/// What decides when a drained real server goes, and what becomes of a reused port.
+struct Rule {
+    name: &'static str,
+    flags: &'static [&'static str],
+    /// As kube-proxy once left it: connections of a vanished real server stay.
+    keeps_dead_connections: bool,
+}
+
+/// kube-proxy's rule: removed with the last connection, active or not, and by nothing else.
+const KUBE_PROXY: Rule = Rule {
+    name: "kube-proxy's rule",
+    flags: &[
+        "--graceful-policy=all-connections",
+        "--graceful-endpoint-gone=drain",
+        "--graceful-silence=0s",
+        "--conn-reuse-mode=0",
+        // Or the audit would put the next line right.
+        "--ipvs-sync-period=1h",
+    ],
+    keeps_dead_connections: true,
+};
+
+const DEFAULTS: Rule = Rule { name: "kube-ipvs, defaults", flags: &[], keeps_dead_connections: false };
+
+/// What was measured under one rule.
+struct Measured {
+    report: load::Report,
+    /// Old pods, and how long after turning terminating their last real server went; or how long it has stayed so far.
+    gone: Vec<(String, Result<Duration, Duration>)>,
+}
+
 /// Run the whole demo.
 pub fn run() -> Result<()> {
     let inputs = Inputs::read()?;
-    let directory = TempDir::new("kube-ipvs-demo");
     let screen = Screen::new();
-    let settings = Settings::new(&inputs.binary, directory.path());
-    screen.title(&[&kernel_release(), settings.version()?.trim()]);
+    let directory = TempDir::new("kube-ipvs-demo");
+    let version = Settings::new(&inputs.binary, directory.path()).version()?;
+    screen.title(&[&kernel_release(), version.trim()]);
+    let measured = [act(&screen, &inputs, &KUBE_PROXY)?, act(&screen, &inputs, &DEFAULTS)?];
+    show_result(&screen, &measured);
+    ensure!(measured.iter().all(|measured| measured.report.ok > 0), "{SERVICE} was not served at all");
+    Ok(())
+}
 
+/// The whole rolling update under one rule, in a world of its own.
+fn act(screen: &Screen, inputs: &Inputs, rule: &Rule) -> Result<Measured> {
+    screen.chapter(rule.name, rule.flags);
+    let directory = TempDir::new("kube-ipvs-demo");
+    let mut settings = Settings::new(&inputs.binary, directory.path());
+    settings.flags.extend(rule.flags.iter().map(|flag| (*flag).to_owned()));
     let mut examples = Examples::copy(&inputs.examples, &settings.manifests)?;
     let program = ProbeProgram { path: std::env::current_exe()?, prefix: vec![PROBE_WORD.to_owned()] };
     let net = Net::new(PodNetwork::Routed, program);
@@ -79,31 +126,36 @@ pub fn run() -> Result<()> {
         pods.push(net.pod(&name, number, &examples.target_ports()));
     }
     screen.step(&format!("a node, a client outside and {} pods, made of network namespaces", pods.len()));
-
     let vips = examples.addresses(SERVICE)?;
     let _proxy = Proxy::start(&net.node, &settings);
-    screen.step(&format!("kube-ipvs started on the node, following a copy of {}", inputs.examples.display()));
     wait_for(START, &format!("{SERVICE} to be served"), || {
         let mut outcomes = vips.iter().map(|vip| net.outside_client().ask(crate::probe::Proto::Tcp, *vip));
         outcomes.find(|outcome| outcome.result.is_err()).map_or(Ok(()), Err)
     });
+    if rule.keeps_dead_connections {
+        net.node.try_run(&["sysctl", "-w", "net.ipv4.vs.expire_nodest_conn=0"])?;
+        screen.step("net.ipv4.vs.expire_nodest_conn=0, as kube-proxy once left it");
+    }
     let vips_shown: Vec<_> = vips.iter().map(ToString::to_string).collect();
     screen.step(&format!("{SERVICE} answers the client at {}", vips_shown.join(" and ")));
-    show_virtual_servers(&screen, &net, "Virtual servers before")?;
-
     let load_settings = load_settings(&vips);
     let load = net.outside.enter(|| Load::start(&load_settings));
     screen.step(&render_load(&load_settings));
     std::thread::sleep(QUIET);
     screen.step(&render_progress(&load));
-    let gone = roll(&screen, &net, &mut examples, &mut pods, &load)?;
+    let timeline = Timeline::record(&net.node);
+    let old = roll(screen, &net, &mut examples, &mut pods, &load)?;
     std::thread::sleep(QUIET);
-    let report = load.stop();
-    screen.step("load stopped");
-    show_virtual_servers(&screen, &net, "Virtual servers after")?;
-    show_result(&screen, &report, &gone);
-    ensure!(report.ok > 0, "{SERVICE} was not served at all");
-    Ok(())
+    screen.step(&render_progress(&load));
+    let gone = old.iter().map(|old| (old.name.clone(), stayed(&timeline, old, &examples))).collect();
+    show_virtual_servers(screen, &net, "Virtual servers after")?;
+    Ok(Measured { report: load.stop(), gone })
+}
+
+fn stayed(timeline: &Timeline, old: &Old, examples: &Examples) -> Result<Duration, Duration> {
+    let reals: Vec<_> = examples.target_ports().into_iter().flat_map(|port| old.address.port(port)).collect();
+    let removed = timeline.removed(&reals, old.terminating);
+    removed.map(|at| at.duration_since(old.terminating)).ok_or_else(|| old.terminating.elapsed())
 }
 
 fn kernel_release() -> String {
@@ -115,8 +167,10 @@ fn kernel_release() -> String {
 fn load_settings(vips: &[std::net::SocketAddr]) -> load::Settings {
     load::Settings {
         ports: (20_000, 300),
-        rate: 40,
+        rate: 50,
         workers: 6,
+        // Fewer would be under way at once if each waited long for a dead pod.
+        timeout: Duration::from_secs(3),
         ..load::Settings::new(vips, &OUTSIDE.each())
     }
 }
@@ -140,7 +194,7 @@ fn roll(
     examples: &mut Examples,
     pods: &mut Vec<Pod>,
     load: &Load,
-) -> Result<Vec<Gone>> {
+) -> Result<Vec<Old>> {
     let mut gone = Vec::new();
     for turn in 1..=pods.len() {
         let old = pods.remove(0);
@@ -150,6 +204,7 @@ fn roll(
         let new = net.pod(&format!("{}-new", old.name), number, &examples.target_ports());
         gone.push(Rollout { screen, net, examples }.replace(old, &new, grace)?);
         pods.push(new);
+        std::thread::sleep(BETWEEN);
         screen.step(&render_progress(load));
     }
     Ok(gone)
@@ -162,25 +217,35 @@ fn show_virtual_servers(screen: &Screen, net: &Net, title: &str) -> Result<()> {
     Ok(())
 }
 
-fn show_result(screen: &Screen, report: &load::Report, gone: &[Gone]) {
-    let mut rows = vec![("connections".to_owned(), report.connections.to_string())];
-    rows.push(("failed".to_owned(), report.failed().to_string()));
-    rows.extend(report.failures.iter().map(|(what, count)| (format!("  {what}"), count.to_string())));
-    rows.push((format!("slow (> {:.1} s)", load::SLOW.as_secs_f64()), report.slow.to_string()));
-    let latency = format!("{:.1} / {:.1} / {:.1} ms", report.median, report.p99, report.longest);
-    rows.push(("median / 99 % / longest".to_owned(), latency));
-    for Gone { pod, killed, removed } in gone {
-        rows.push((
-            format!("{pod}: real servers gone"),
-            match removed {
-                Some(removed) => format!(
-                    "{:.1} s after it turned terminating (its process ended after {:.1} s)",
-                    removed.as_secs_f64(),
-                    killed.as_secs_f64()
-                ),
-                None => format!("still there {} s after it turned terminating", rollout::PATIENCE.as_secs()),
-            },
-        ));
+fn show_result(screen: &Screen, measured: &[Measured; 2]) {
+    let both = |name: &str, value: &dyn Fn(&Measured) -> String| {
+        let [kube_proxy, defaults] = measured.each_ref().map(value);
+        [name.to_owned(), kube_proxy, defaults]
+    };
+    let mut rows = vec![
+        [String::new(), KUBE_PROXY.name.to_owned(), DEFAULTS.name.to_owned()],
+        both("connections", &|measured| measured.report.connections.to_string()),
+        both("failed", &|measured| measured.report.failed().to_string()),
+    ];
+    let kinds: BTreeSet<_> = measured.iter().flat_map(|measured| measured.report.failures.keys()).collect();
+    rows.extend(kinds.into_iter().map(|kind| {
+        let count =
+            |measured: &Measured| measured.report.failures.get(kind).copied().unwrap_or(0).to_string();
+        both(&format!("  {kind}"), &count)
+    }));
+    let slow = format!("slow (> {:.1} s)", load::SLOW.as_secs_f64());
+    rows.push(both(&slow, &|measured| measured.report.slow.to_string()));
+    rows.push(both("median / 99 % / longest", &|measured| {
+        let load::Report { median, p99, longest, .. } = measured.report;
+        format!("{median:.1} / {p99:.1} / {longest:.1} ms")
+    }));
+    for at in 0..measured[0].gone.len() {
+        rows.push(both(&format!("{}: real servers stayed", measured[0].gone[at].0), &|measured| {
+            match &measured.gone[at].1 {
+                Ok(stayed) => format!("{:.1} s", stayed.as_secs_f64()),
+                Err(so_far) => format!("{:.0} s and longer", so_far.as_secs_f64()),
+            }
+        }));
     }
-    screen.table("Result", &rows);
+    screen.table("The same rolling update by both rules, as its client saw it", &rows);
 }

@@ -3,24 +3,24 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use testkit::{try_wait_for, wait_for};
+use testkit::wait_for;
 
 use super::examples::Examples;
 use super::screen::Screen;
 use crate::net::{Both, Net, Pod};
 use crate::observe::ipvs;
 
-/// How long the demo waits for the old real servers to go before it moves on and says so.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Bound on what must happen before the next step.
+const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What became of an old pod's real servers.
-pub struct Gone {
+/// An old pod on its way out.
+pub struct Old {
     /// The pod.
-    pub pod: String,
-    /// From turning terminating to the end of its process.
-    pub killed: Duration,
-    /// From turning terminating to the removal of its last real server; `None` if that did not happen in time.
-    pub removed: Option<Duration>,
+    pub name: String,
+    /// Its real servers may have any port at these addresses.
+    pub address: Both,
+    /// When it turned terminating.
+    pub terminating: Instant,
 }
 
 /// What a rolling update needs besides the pods.
@@ -35,54 +35,40 @@ pub struct Rollout<'a> {
 
 impl Rollout<'_> {
     /// Put `new` in the place of `old`, whose process ends `grace` after it turned terminating.
-    pub fn replace(&mut self, old: Pod, new: &Pod, grace: Duration) -> Result<Gone> {
+    pub fn replace(&mut self, mut old: Pod, new: &Pod, grace: Duration) -> Result<Old> {
         let (net, name) = (self.net, old.name.clone());
         self.examples.add_like(old.address, new.address, &new.name)?;
         wait_for(PATIENCE, &format!("{} to become a real server", new.name), || {
-            if real_servers(net, new.address) > 0 { Ok(()) } else { Err("it is none yet") }
+            if real_servers(net, new.address, |_| true) > 0 { Ok(()) } else { Err("it is none yet") }
         });
-        self.screen.step(&format!("{} ({}) is ready and a real server", new.name, new.address.v4));
         self.examples.terminate(old.address)?;
-        let terminating = Instant::now();
-        self.screen.step(&format!("{name} ({}) turns terminating", old.address.v4));
-        let address = old.address;
-        let gone = std::thread::scope(|scope| {
-            let watch = scope.spawn(move || {
-                let look = || if real_servers(net, address) == 0 { Ok(()) } else { Err("still there") };
-                let removed = try_wait_for(PATIENCE, "the real servers to go", look);
-                removed.ok().map(|()| terminating.elapsed())
-            });
-            let killed = self.end(old, terminating + grace)?;
-            let killed = killed.duration_since(terminating);
-            anyhow::Ok(Gone { pod: name, killed, removed: watch.join().unwrap_or_default() })
-        })?;
-        self.screen.step(&match gone.removed {
-            Some(removed) => {
-                format!("{}: its real servers were gone after {:.1} s", gone.pod, removed.as_secs_f64())
+        let gone = Old { name, address: old.address, terminating: Instant::now() };
+        wait_for(PATIENCE, &format!("{} to take no new connections", gone.name), || {
+            if real_servers(net, old.address, |weight| weight > 0) == 0 {
+                Ok(())
+            } else {
+                Err("it still does")
             }
-            None => format!("{}: its real servers are still there", gone.pod),
         });
+        std::thread::sleep(grace.saturating_sub(gone.terminating.elapsed()));
+        // The process ends, then the network goes, then the endpoint leaves its slices.
+        old.kill();
+        let killed = gone.terminating.elapsed();
+        old.disconnect();
+        self.examples.remove(old.address)?;
+        self.screen.step(&format!(
+            "{} takes the place of {}, which ended {:.1} s after it turned terminating",
+            new.name,
+            gone.name,
+            killed.as_secs_f64()
+        ));
         Ok(gone)
-    }
-
-    /// At `due` the process ends, then the network goes, then the endpoint leaves its slices.
-    fn end(&mut self, mut pod: Pod, due: Instant) -> Result<Instant> {
-        std::thread::sleep(due.saturating_duration_since(Instant::now()));
-        pod.kill();
-        let killed = Instant::now();
-        pod.disconnect();
-        self.screen.step(&format!("{}: its process and its network are gone", pod.name));
-        self.examples.remove(pod.address)?;
-        Ok(killed)
     }
 }
 
-/// Real servers with one of these addresses, in all virtual servers, draining ones included.
-fn real_servers(net: &Net, address: Both) -> usize {
+/// Real servers with one of these addresses, in all virtual servers, with such a weight.
+fn real_servers(net: &Net, address: Both, weight: impl Fn(u32) -> bool) -> usize {
     let ipvs = ipvs(&net.node);
-    ipvs.servers
-        .values()
-        .flat_map(|server| server.real.keys())
-        .filter(|real| address.contains(real.ip()))
-        .count()
+    let all = ipvs.servers.values().flat_map(|server| &server.real);
+    all.filter(|(real, is)| address.contains(real.ip()) && weight(**is)).count()
 }

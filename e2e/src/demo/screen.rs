@@ -15,8 +15,14 @@ impl Screen {
 
     /// What this is, and what it runs on.
     pub fn title(&self, facts: &[&str]) {
-        println!("\nkube-ipvs demo: a rolling update of all pods under load");
+        println!("\nkube-ipvs demo: the same rolling update under load, by two rules");
         println!("{}\n", facts.join(", "));
+    }
+
+    /// A part of the demo begins.
+    pub fn chapter(&self, name: &str, flags: &[&str]) {
+        println!("{}{name}", if self.start.elapsed().as_secs() == 0 { "" } else { "\n" });
+        flags.iter().for_each(|flag| println!("          {flag}"));
     }
 
     /// Something has been done.
@@ -32,10 +38,12 @@ impl Screen {
         println!();
     }
 
-    /// Names and values.
-    pub fn table(&self, title: &str, rows: &[(String, String)]) {
-        let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default();
-        let lines: Vec<_> = rows.iter().map(|(name, value)| format!("  {name:width$}  {value}")).collect();
+    /// A head and rows of as many columns.
+    pub fn table(&self, title: &str, rows: &[[String; 3]]) {
+        let width =
+            |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+        let (first, second) = (width(0), width(1));
+        let lines: Vec<_> = rows.iter().map(|[a, b, c]| format!("  {a:first$}  {b:second$}  {c}")).collect();
         self.block(title, &lines.join("\n"));
     }
 }
