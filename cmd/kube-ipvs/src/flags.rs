@@ -143,7 +143,7 @@ pub struct Flags {
     pub graceful_timeout: Duration,
 
     /// A draining real server is removed when clients have sent for this long and nothing came back; 0 for never
-    #[arg(long, global = true, default_value = "5s", value_parser = parse_duration, value_name = "DURATION")]
+    #[arg(long, global = true, default_value = "3s", value_parser = parse_duration, value_name = "DURATION")]
     pub graceful_silence: Duration,
 
     /// What the deletion of its pod does to a draining real server: remove or drain

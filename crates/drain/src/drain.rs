@@ -25,17 +25,25 @@ pub struct Drain {
     pub seen: Option<(ConnectionCounters, TrafficCounters)>,
     /// Set once it must be removed; stays until the kernel has executed that.
     pub due: Option<Outcome>,
-    silent: Option<Silence>,
+    /// The last reading up to which clients were answered, or did not ask.
+    answered: Time,
+    waiting: Waiting,
 }
 
-/// Clients send and nothing comes back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Silence {
-    since: Time,
-    /// Whether clients have sent again after that. One packet without an answer is nothing: a last ACK, a reset. Clients
-    /// of a dead pod repeat theirs.
-    repeated: bool,
+/// Whether clients wait for an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Waiting {
+    /// They have sent nothing since the last answer.
+    #[default]
+    No,
+    /// They have sent something that nobody has to answer, such as a last ACK or a reset.
+    Perhaps,
+    /// They have sent data, which a living host acknowledges within a fraction of a second, or something again and again.
+    Surely,
 }
+
+/// No packet without data is longer: 40 bytes of IPv6, 20 of TCP, 40 of its options.
+const BARE: u64 = 100;
 
 impl Drain {
     pub(crate) fn new(cause: Cause, since: Time, overrides: Overrides, settings: Settings) -> Self {
@@ -48,7 +56,8 @@ impl Drain {
             last_activity: since,
             seen: None,
             due: None,
-            silent: None,
+            answered: since,
+            waiting: Waiting::No,
         }
     }
 
@@ -64,7 +73,7 @@ impl Drain {
 
     /// The same after a restart: what has moved before is not known.
     pub(crate) fn resumed(self, pod: Option<Arc<str>>, now: Time) -> Self {
-        Drain { pod, last_activity: now, ..self }
+        Drain { pod, last_activity: now, answered: now, ..self }
     }
 
     fn must_go(&mut self, outcome: Outcome) {
@@ -96,14 +105,28 @@ impl Drain {
         if connections.active > 0 || moved {
             self.last_activity = now;
         }
-        let Some((_, before)) = before else { return };
-        if traffic.packets_out != before.packets_out || connections.active == 0 {
-            self.silent = None;
-        } else if traffic.packets_in > before.packets_in {
-            let repeated = self.silent.is_some();
-            let since = self.silent.map_or(now, |silent| silent.since);
-            self.silent = Some(Silence { since, repeated });
-        }
+        let asked = match before {
+            Some((_, before)) if connections.active > 0 && traffic.packets_out == before.packets_out => {
+                let sent = |traffic: &TrafficCounters| (traffic.packets_in, traffic.bytes_in);
+                let ((packets, bytes), (packets_before, bytes_before)) = (sent(traffic), sent(&before));
+                (packets.saturating_sub(packets_before), bytes.saturating_sub(bytes_before))
+            }
+            _ => {
+                (self.answered, self.waiting) = (now, Waiting::No);
+                return;
+            }
+        };
+        self.waiting = match (asked, self.waiting) {
+            ((0, _), waiting) => waiting,
+            ((packets, bytes), Waiting::No) if bytes <= packets * BARE => Waiting::Perhaps,
+            _ => Waiting::Surely,
+        };
+    }
+
+    /// When a poll could find it drained, unless something happens before.
+    pub(crate) fn lingers_until(&self) -> Option<Time> {
+        let idle = self.settings.policy == Policy::ActiveOnly && self.active() == 0;
+        idle.then(|| self.last_activity.saturating_add(self.settings.linger))
     }
 
     fn decide(&self, now: Time, connections: &ConnectionCounters) -> Option<Outcome> {
@@ -121,8 +144,8 @@ impl Drain {
     }
 
     fn is_silent(&self, now: Time) -> bool {
-        let (Some(silent), Some(limit)) = (self.silent, self.settings.silence) else { return false };
-        silent.repeated && now.saturating_sub(silent.since) >= limit
+        let lasts = |limit| now.saturating_sub(self.answered) >= limit;
+        self.waiting == Waiting::Surely && self.settings.silence.is_some_and(lasts)
     }
 }
 

@@ -204,7 +204,8 @@ impl Ledger {
         for (key, drain) in self.drains.range_mut(lowest(vs)..).take_while(|(key, _)| key.vs == vs) {
             drain.poll(now, counters(&key.rs));
             any_due |= drain.due.is_some();
-            deadline = [deadline, drain.deadline()].into_iter().flatten().filter(|at| *at > now).min();
+            let ends = [deadline, drain.deadline(), drain.lingers_until()];
+            deadline = ends.into_iter().flatten().filter(|at| *at > now).min();
         }
         self.polls.polled(vs, now, deadline);
         any_due

@@ -45,7 +45,7 @@ impl Polls {
         self.schedule(vs, Watch { due, youngest: now });
     }
 
-    /// It has been polled; some drain of it ends at `deadline` in any case.
+    /// It has been polled; some drain of it may end at `deadline`.
     pub(crate) fn polled(&mut self, vs: VirtualServerId, now: Time, deadline: Option<Time>) {
         if let Some(watch) = self.watches.get(&vs).copied() {
             let due = now + self.interval(now.saturating_sub(watch.youngest));

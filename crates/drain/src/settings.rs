@@ -106,7 +106,7 @@ impl Default for Settings {
             policy: Policy::default(),
             linger: Duration::from_secs(5),
             timeout: Some(Duration::from_secs(15 * 60)),
-            silence: Some(Duration::from_secs(5)),
+            silence: Some(Duration::from_secs(3)),
             endpoint_gone: EndpointGone::default(),
         }
     }

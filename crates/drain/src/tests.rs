@@ -197,8 +197,12 @@ fn a_virtual_server_is_polled_until_its_last_drain_ends() {
     assert_eq!(ledger.next_deadline(), None);
 }
 
-/// Runs one drain under silent clients: (second, active, packets in, packets out).
-fn check_silence(settings: Settings, readings: &[(u64, u32, u64, u64)], expect: Option<u64>) {
+/// Bytes of a packet without data.
+const BARE: u64 = 60;
+
+/// Runs one drain under silent clients: (second, active, packets in, packets out), with packets of so many bytes.
+fn check_silence(silence: Option<u64>, size: u64, readings: &[(u64, u32, u64, u64)], expect: Option<u64>) {
+    let settings = Settings { silence: silence.map(Duration::from_secs), ..Settings::default() };
     let (mut ledger, key) = (Ledger::new(settings), key(Protocol::Tcp, 1));
     ledger.begin(key, Cause::LeftSlices, &NONE, at(0));
     let due = readings.iter().find(|(second, active, packets_in, packets_out)| {
@@ -207,8 +211,8 @@ fn check_silence(settings: Settings, readings: &[(u64, u32, u64, u64)], expect: 
         let traffic = TrafficCounters {
             packets_in,
             packets_out,
-            bytes_in: 60 * packets_in,
-            bytes_out: 60 * packets_out,
+            bytes_in: size * packets_in,
+            bytes_out: size * packets_out,
             ..TrafficCounters::default()
         };
         ledger.poll(key.vs, at(*second), |_| Some((connections, traffic)))
@@ -221,31 +225,35 @@ fn check_silence(settings: Settings, readings: &[(u64, u32, u64, u64)], expect: 
 #[test]
 fn a_real_server_that_answers_nobody_is_removed() {
     let dead = [(1, 9, 100, 100), (2, 9, 110, 100), (4, 9, 115, 100), (6, 9, 118, 100), (7, 9, 118, 100)];
-    check_silence(Settings::default(), &dead, Some(7));
-    check_silence(Settings { silence: None, ..Settings::default() }, &dead, None);
-    let long = Settings { silence: Some(Duration::from_secs(60)), ..Settings::default() };
-    check_silence(long, &dead, None);
+    check_silence(Some(5), 500, &dead, Some(6));
+    check_silence(Some(3), 500, &dead, Some(4));
+    check_silence(None, 500, &dead, None);
+    check_silence(Some(60), 500, &dead, None);
+    // Data once is enough, anything else must be repeated.
+    let once = [(1, 9, 100, 100), (2, 9, 101, 100), (6, 9, 101, 100)];
+    check_silence(Some(3), 500, &once, Some(6));
+    check_silence(Some(3), BARE, &once, None);
+    check_silence(Some(3), BARE, &dead, Some(4));
     // One answer, and all begins anew.
-    check_silence(
-        Settings::default(),
-        &[dead[0], dead[1], dead[2], (6, 9, 118, 101), (7, 9, 119, 101)],
-        None,
-    );
+    let answered = [dead[0], dead[1], (3, 9, 111, 101), (5, 9, 111, 101), (60, 9, 111, 101)];
+    check_silence(Some(3), 500, &answered, None);
     // The counters were zeroed by somebody.
-    check_silence(Settings::default(), &[dead[0], dead[1], dead[2], (6, 9, 2, 0), (7, 9, 3, 0)], None);
+    check_silence(Some(3), 500, &[dead[0], dead[1], (3, 9, 2, 0), (4, 9, 2, 0), (60, 9, 2, 0)], None);
 }
 
 #[test]
 fn quiet_connections_are_not_silent_ones() {
-    let idle: Vec<_> = (1..60).map(|s| (s, 9, 100, 100)).collect();
-    check_silence(Settings::default(), &idle, None);
-    // An acknowledgement of what the server sent last is answered by nobody.
-    let last_ack: Vec<_> = (1..60).map(|s| (s, 9, if s < 3 { 100 } else { 101 }, 100)).collect();
-    check_silence(Settings::default(), &last_ack, None);
-    let busy: Vec<_> = (1..60).map(|s| (s, 9, 100 * s, 100 * s)).collect();
-    check_silence(Settings::default(), &busy, None);
-    let download: Vec<_> = (1..60).map(|s| (s, 9, 100, 100 * s)).collect();
-    check_silence(Settings::default(), &download, None);
+    for size in [BARE, 500] {
+        let idle: Vec<_> = (1..60).map(|s| (s, 9, 100, 100)).collect();
+        check_silence(Some(3), size, &idle, None);
+        let busy: Vec<_> = (1..60).map(|s| (s, 9, 100 * s, 100 * s)).collect();
+        check_silence(Some(3), size, &busy, None);
+        let download: Vec<_> = (1..60).map(|s| (s, 9, 100, 100 * s)).collect();
+        check_silence(Some(3), size, &download, None);
+    }
+    // Acknowledgements of what the server sent last are answered by nobody, and may be counted after that.
+    let last_acks: Vec<_> = (1..60).map(|s| (s, 9, if s < 3 { 100 } else { 109 }, 100)).collect();
+    check_silence(Some(3), BARE, &last_acks, None);
 }
 
 #[test]

@@ -35,6 +35,8 @@ struct Traffic {
     /// Packets per poll.
     packets_in: u64,
     packets_out: u64,
+    /// Bytes of each packet.
+    size: u64,
 }
 
 /// One reading of the counters.
@@ -44,6 +46,8 @@ struct Reading {
     active: u32,
     inactive: u32,
     packets: (u64, u64),
+    /// From clients.
+    bytes: u64,
 }
 
 /// What is remembered of one drain.
@@ -65,6 +69,7 @@ struct World {
     now: Time,
     traffic: BTreeMap<Key, Traffic>,
     packets: BTreeMap<Key, (u64, u64)>,
+    bytes: BTreeMap<Key, u64>,
     memory: BTreeMap<Key, Memory>,
     mute: bool,
 }
@@ -84,8 +89,8 @@ fn which(n: u8) -> Key {
 
 impl World {
     fn new() -> Self {
-        let (traffic, packets, memory) = Default::default();
-        World { ledger: Ledger::new(BASE), now: at(0), traffic, packets, memory, mute: false }
+        let (traffic, packets, bytes, memory) = Default::default();
+        World { ledger: Ledger::new(BASE), now: at(0), traffic, packets, bytes, memory, mute: false }
     }
 
     fn take(&mut self, event: Event) {
@@ -159,7 +164,7 @@ impl World {
             let counters = |rs: &RealServerId| {
                 let reading = readings.get(rs)?;
                 let (packets_in, packets_out) = reading.packets;
-                let (bytes_in, bytes_out) = (60 * packets_in, 60 * packets_out);
+                let (bytes_in, bytes_out) = (reading.bytes, 60 * packets_out);
                 let traffic =
                     TrafficCounters { connections: 0, packets_in, packets_out, bytes_in, bytes_out };
                 let (active, inactive) = (reading.active, reading.inactive);
@@ -187,8 +192,10 @@ impl World {
             let traffic = self.traffic.get(key).copied().unwrap_or_default();
             let packets = self.packets.entry(*key).or_default();
             *packets = (packets.0 + traffic.packets_in, packets.1 + traffic.packets_out);
+            let bytes = self.bytes.entry(*key).or_default();
+            *bytes += traffic.packets_in * traffic.size;
             let Traffic { active, inactive, .. } = traffic;
-            let reading = Reading { at: self.now, active, inactive, packets: *packets };
+            let reading = Reading { at: self.now, active, inactive, packets: *packets, bytes: *bytes };
             memory.readings.push(reading);
             readings.insert(key.rs, reading);
         }
@@ -261,15 +268,17 @@ impl Memory {
         moved.chain(active).max().unwrap_or(self.resumed)
     }
 
-    /// Clients have sent more than once over so long a time, and got nothing.
+    /// Clients have sent data, or more than once, and got nothing for so long.
     fn is_silent_for(&self, silence: Duration) -> bool {
         let pairs = self.readings.windows(2).rev();
-        let unanswered =
-            pairs.take_while(|pair| pair[0].packets.1 == pair[1].packets.1 && pair[1].active > 0);
-        let sent: Vec<_> =
-            unanswered.filter(|pair| pair[1].packets.0 > pair[0].packets.0).map(|pair| pair[1].at).collect();
-        let now = self.readings.last().map(|reading| reading.at);
-        sent.len() >= 2 && sent.last().zip(now).is_some_and(|(first, now)| *first + silence <= now)
+        let unanswered: Vec<_> =
+            pairs.take_while(|pair| pair[0].packets.1 == pair[1].packets.1 && pair[1].active > 0).collect();
+        let sent = unanswered.iter().filter(|pair| pair[1].packets.0 > pair[0].packets.0);
+        let data = sent
+            .clone()
+            .any(|pair| pair[1].bytes - pair[0].bytes > 100 * (pair[1].packets.0 - pair[0].packets.0));
+        let lasts = unanswered.last().zip(self.readings.last());
+        (data || sent.count() >= 2) && lasts.is_some_and(|(first, now)| first[0].at + silence <= now.at)
     }
 }
 
@@ -297,10 +306,15 @@ fn event() -> impl Strategy<Value = Event> {
             endpoint_gone,
         },
     );
-    let traffic =
-        (0..3_u32, 0..3_u32, 0..3_u64, 0..3_u64).prop_map(|(active, inactive, packets_in, packets_out)| {
-            Traffic { active, inactive, packets_in, packets_out }
-        });
+    let traffic = (0..3_u32, 0..3_u32, 0..3_u64, 0..3_u64, prop_oneof![Just(60_u64), Just(500)]).prop_map(
+        |(active, inactive, packets_in, packets_out, size)| Traffic {
+            active,
+            inactive,
+            packets_in,
+            packets_out,
+            size,
+        },
+    );
     let n = 0..6_u8;
     prop_oneof![
         6 => (n.clone(), cause).prop_map(|(n, cause)| Event::Begin(n, cause)),
