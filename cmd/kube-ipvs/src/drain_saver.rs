@@ -14,6 +14,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Share of a core that saving may take, as the number of times that it rests for what it took.
 const REST: u32 = 50;
 
+/// Until the next attempt after a failed one.
+const RETRY: Duration = Duration::from_secs(10);
+
 /// Knows which version the file has.
 #[derive(Debug)]
 pub struct DrainSaver {
@@ -63,12 +66,16 @@ impl DrainSaver {
         let result = self.file.save(reconciler.drains());
         let end = clock::now();
         self.rest = end + PAUSE.max(end.saturating_sub(begin) * REST);
-        self.saved = reconciler.drains_version();
         let path = self.file.path().display();
         match result {
-            Ok(()) if std::mem::take(&mut self.failing) => info!("{path} is written again"),
-            Ok(()) => {}
+            Ok(()) => {
+                self.saved = reconciler.drains_version();
+                if std::mem::take(&mut self.failing) {
+                    info!("{path} is written again");
+                }
+            }
             Err(error) => {
+                self.rest = end + RETRY;
                 if !std::mem::replace(&mut self.failing, true) {
                     warn!("{path}: {error}; a restart would forget since when and why real servers drain");
                 }

@@ -216,7 +216,10 @@ fn drive(
                     info!(signal, "stops; virtual servers, routes and packet rules stay as they are");
                     return Ok(());
                 }
-                Message::Failed(error) => return Err(error),
+                Message::Failed(error) => {
+                    saver.save(&reconciler);
+                    return Err(error);
+                }
             }
         }
         planned += step(&mut reconciler, told);

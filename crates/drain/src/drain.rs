@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use lb_types::{ConnectionCounters, TrafficCounters};
+use lb_types::{ConnectionCounters, IpFamily, TrafficCounters};
 
 use crate::{Cause, EndpointGone, Outcome, Overrides, Policy, Settings, Time};
+
+/// What the kernel says of a real server.
+pub type Reading = (ConnectionCounters, TrafficCounters);
 
 /// One draining real server.
 #[derive(Clone, Debug)]
@@ -22,12 +25,14 @@ pub struct Drain {
     /// Last time that an active connection or traffic was seen; starts at `since`, and anew after a restart.
     pub last_activity: Time,
     /// What the last poll saw; `None` before the first.
-    pub seen: Option<(ConnectionCounters, TrafficCounters)>,
+    pub seen: Option<Reading>,
     /// Set once it must be removed; stays until the kernel has executed that.
     pub due: Option<Outcome>,
     /// The last reading up to which clients were answered, or did not ask.
     answered: Time,
     waiting: Waiting,
+    /// A client's packet of more bytes carries data.
+    bare: u64,
 }
 
 /// Whether clients wait for an answer.
@@ -36,18 +41,39 @@ enum Waiting {
     /// They have sent nothing since the last answer.
     #[default]
     No,
-    /// They have sent something that nobody has to answer, such as a last ACK or a reset.
-    Perhaps,
+    /// They have sent something that nobody has to answer, such as a last ACK or a reset: in so many readings, the last
+    /// one at a time.
+    Perhaps(u8, Time),
     /// They have sent data, which a living host acknowledges within a fraction of a second, or something again and again.
     Surely,
 }
 
-/// No packet without data is longer: 40 bytes of IPv6, 20 of TCP, 40 of its options.
-const BARE: u64 = 100;
+/// Readings with packets that nobody has to answer after which somebody should have: clients of a dead pod repeat theirs.
+const REPEATED: u8 = 3;
+
+/// Such packets further apart have nothing to do with each other; clients repeat theirs after 0.2, 0.4, ... 6.4 s.
+const APART: Time = Time::from_secs(10);
+
+/// Counters are up to so old: the kernel sums them up every 2 s (`IP_VS_EST_TICK`, net/netfilter/ipvs/ip_vs_est.c).
+const STALE: Time = Time::from_secs(2);
+
+/// No packet without data is longer: 20 bytes of IPv4 or 40 of IPv6, 20 of TCP, 40 of its options.
+const fn longest_without_data(family: IpFamily) -> u64 {
+    match family {
+        IpFamily::V4 => 80,
+        IpFamily::V6 => 100,
+    }
+}
 
 impl Drain {
-    pub(crate) fn new(cause: Cause, since: Time, overrides: Overrides, settings: Settings) -> Self {
+    pub(crate) fn new(
+        family: IpFamily,
+        cause: Cause,
+        since: Time,
+        (overrides, settings): (Overrides, Settings),
+    ) -> Self {
         Drain {
+            bare: longest_without_data(family),
             cause,
             since,
             overrides,
@@ -105,28 +131,48 @@ impl Drain {
         if connections.active > 0 || moved {
             self.last_activity = now;
         }
-        let asked = match before {
-            Some((_, before)) if connections.active > 0 && traffic.packets_out == before.packets_out => {
-                let sent = |traffic: &TrafficCounters| (traffic.packets_in, traffic.bytes_in);
-                let ((packets, bytes), (packets_before, bytes_before)) = (sent(traffic), sent(&before));
-                (packets.saturating_sub(packets_before), bytes.saturating_sub(bytes_before))
+        self.waiting = match before {
+            Some(before) if connections.active > 0 && traffic.packets_out == before.1.packets_out => {
+                self.wait(now, before, (*connections, *traffic))
             }
-            _ => {
-                (self.answered, self.waiting) = (now, Waiting::No);
-                return;
-            }
+            _ => Waiting::No,
         };
-        self.waiting = match (asked, self.waiting) {
-            ((0, _), waiting) => waiting,
-            ((packets, bytes), Waiting::No) if bytes <= packets * BARE => Waiting::Perhaps,
-            _ => Waiting::Surely,
-        };
+        if self.waiting == Waiting::No {
+            self.answered = now;
+        }
+    }
+
+    /// Nothing came back between two readings.
+    fn wait(&self, now: Time, before: Reading, reading: Reading) -> Waiting {
+        let grown = |of: fn(&TrafficCounters) -> u64| of(&reading.1).saturating_sub(of(&before.1));
+        let (packets, bytes) = (grown(|traffic| traffic.packets_in), grown(|traffic| traffic.bytes_in));
+        let ended = u64::from(before.0.active.saturating_sub(reading.0.active));
+        match self.waiting {
+            Waiting::Surely => Waiting::Surely,
+            _ if packets > 0 && bytes > packets * self.bare => Waiting::Surely,
+            Waiting::Perhaps(_, last) if now.saturating_sub(last) > APART => Waiting::No,
+            // A connection that its client resets costs one packet.
+            waiting if packets <= ended => waiting,
+            Waiting::No => Waiting::Perhaps(1, now),
+            Waiting::Perhaps(count, _) if count + 1 >= REPEATED => Waiting::Surely,
+            Waiting::Perhaps(count, _) => Waiting::Perhaps(count + 1, now),
+        }
     }
 
     /// When a poll could find it drained, unless something happens before.
     pub(crate) fn lingers_until(&self) -> Option<Time> {
         let idle = self.settings.policy == Policy::ActiveOnly && self.active() == 0;
-        idle.then(|| self.last_activity.saturating_add(self.settings.linger))
+        let quiet = self.seen.map_or(self.settings.linger, |(connections, _)| self.quiet_time(&connections));
+        idle.then(|| self.last_activity.saturating_add(quiet))
+    }
+
+    /// How long nothing must have moved. Where there may be half-closed connections, so long that the counters would
+    /// show it.
+    fn quiet_time(&self, connections: &ConnectionCounters) -> Time {
+        match connections.inactive {
+            0 => self.settings.linger,
+            _ => self.settings.linger.max(STALE + Time::from_millis(500)),
+        }
     }
 
     fn decide(&self, now: Time, connections: &ConnectionCounters) -> Option<Outcome> {
@@ -134,7 +180,8 @@ impl Drain {
             Policy::Immediate => return Some(Outcome::Immediate),
             Policy::AllConnections => connections.active == 0 && connections.inactive == 0,
             Policy::ActiveOnly => {
-                connections.active == 0 && now.saturating_sub(self.last_activity) >= self.settings.linger
+                connections.active == 0
+                    && now.saturating_sub(self.last_activity) >= self.quiet_time(connections)
             }
         };
         if drained {

@@ -44,12 +44,13 @@ pub struct Record {
     pub pod: Option<Arc<str>>,
 }
 
-/// How long a real server that was removed because its address changed hands stays away.
+/// How long a real server stays away that was removed because its pod is gone or its address has changed hands.
 ///
 /// A real server that comes back at once is revived with its old connections (`ip_vs_trash_get_dest`,
 /// net/netfilter/ipvs/ip_vs_ctl.c); those are gone when `expire_nodest_conn_work`, queued a jiffy after the removal,
 /// has walked the table: 0.1 to 0.2 s for 100,000 connections.
-const REST: Duration = Duration::from_millis(300);
+/// Nor does it come back before tracked UDP connections to it have been deleted, which happens twice a second.
+const REST: Duration = Duration::from_millis(600);
 
 /// All draining real servers.
 #[derive(Clone, Debug, Default)]
@@ -81,7 +82,9 @@ impl Ledger {
             return Verdict::Remove(outcome);
         }
         let connectionless = key.vs.protocol() == Some(Protocol::Udp);
-        match connectionless || self.settings.with(overrides).policy == Policy::Immediate {
+        let own = self.drains.get(key).map(|drain| drain.settings.policy);
+        let policy = own.unwrap_or_else(|| self.settings.with(overrides).policy);
+        match connectionless || policy == Policy::Immediate {
             true => Verdict::Remove(Outcome::Immediate),
             false => Verdict::Quiesce,
         }
@@ -96,7 +99,11 @@ impl Ledger {
             }
             return false;
         }
-        self.insert(key, Drain::new(cause, now, *overrides, self.settings.with(overrides)), now);
+        self.insert(
+            key,
+            Drain::new(key.vs.family(), cause, now, (*overrides, self.settings.with(overrides))),
+            now,
+        );
         true
     }
 
@@ -104,7 +111,7 @@ impl Ledger {
     pub fn restore(&mut self, key: Key, record: Record, now: Time) {
         let Record { cause, since, overrides, pod } = record;
         let settings = self.settings.with(&overrides);
-        let drain = Drain::new(cause, since.min(now), overrides, settings);
+        let drain = Drain::new(key.vs.family(), cause, since.min(now), (overrides, settings));
         self.insert(key, drain.resumed(pod, now), now);
     }
 
@@ -165,15 +172,17 @@ impl Ledger {
     }
 
     /// The address belongs to another pod: whatever connections there are, they are not its own. Also for a real server
-    /// that serves.
-    pub fn address_reused(&mut self, key: Key, now: Time) {
-        self.begin(key, Cause::AddressReused, &Overrides::NONE, now);
+    /// that serves; returns whether it did.
+    pub fn address_reused(&mut self, key: Key, now: Time) -> bool {
+        let served = self.begin(key, Cause::AddressReused, &Overrides::NONE, now);
         if let Some(drain) = self.drains.get_mut(&key) {
             drain.due = Some(Outcome::AddressReused);
         }
+        served
     }
 
-    /// A real server was removed because its address changed hands: it must not come back at once.
+    /// A real server was removed because its pod is gone, or its address has changed hands: it must not come back at
+    /// once.
     pub fn rest(&mut self, key: Key, now: Time) {
         self.resting.insert(key, now + REST);
     }

@@ -14,7 +14,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-pub use drain::Drain;
+pub use drain::{Drain, Reading};
 pub use ledger::{Key, Ledger, Record, Verdict};
 pub use reason::{Cause, Outcome, UnknownCause};
 pub use settings::{EndpointGone, Overrides, Policy, Settings, UnknownAction, UnknownPolicy, limit};

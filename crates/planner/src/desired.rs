@@ -8,14 +8,14 @@ use std::{
     sync::Arc,
 };
 
-use drain::{Key, Overrides};
+use drain::Overrides;
 use lb_types::{
     Protocol, RealServer, RealServerId, RuleElement, RuleSet, ServiceName, VipPort, VirtualServer,
     VirtualServerId,
 };
 use tally::Tallied;
 
-use crate::{IntentProblem, Mirror, ServerIntent, ServiceIntent, diff::Touch};
+use crate::{IntentProblem, ServerIntent, ServiceIntent, diff::Touch};
 
 /// The desired state of the node.
 ///
@@ -171,19 +171,6 @@ impl Desired {
         let of_vip = move |vs: &VirtualServerId| vs.vip_port().is_some_and(|port| port.addr == vip);
         let from = self.retiring.range(VirtualServerId::from(lowest)..).map(|(vs, _)| *vs);
         from.take_while(of_vip)
-    }
-
-    /// Real servers at an address, of those virtual servers of a Service that the kernel has; and whether the Service
-    /// still has the endpoint.
-    pub fn present_at(&self, name: &ServiceName, addr: IpAddr, mirror: &Mirror) -> Vec<(Key, bool)> {
-        let mut present = Vec::new();
-        for server in self.servers_of(name) {
-            let Some(have) = mirror.servers.get(&server.vs) else { continue };
-            let is_known = |rs: &RealServerId| server.known.binary_search(rs).is_ok();
-            let keys = have.real_servers_at(addr).map(|rs| (Key { vs: server.vs, rs }, is_known(&rs)));
-            present.extend(keys);
-        }
-        present
     }
 
     /// The virtual servers that a Service has.

@@ -235,6 +235,8 @@ fn add_real_servers<'a>(
     let (vs, settings) = (want.vs, want.real_server);
     let may_come = |rs: &&RealServerId| !inputs.drains.is_resting(&Key { vs, rs: **rs });
     let missing: Vec<_> = missing.filter(may_come).copied().collect();
+    let drained = missing.iter().map(|rs| Key { vs, rs: *rs }).filter(|key| inputs.drains.get(key).is_some());
+    plan.returned.extend(drained);
     let added = shuffled(&missing, &inputs.config.node_name);
     plan.ipvs_add.extend(added.into_iter().map(|rs| IpvsOp::AddRealServer { vs, rs, settings }));
 }
@@ -248,7 +250,7 @@ fn keep_real_server(
     let key = Key { vs: want.vs, rs };
     let drain = inputs.drains.get(&key);
     if drain.is_some_and(|drain| drain.due == Some(Outcome::AddressReused)) {
-        plan.ipvs_evict.push(IpvsOp::DeleteRealServer { vs: want.vs, rs });
+        remove_real_server(key, present, &mut plan.ipvs_evict);
         return;
     }
     if *present != want.real_server {
@@ -271,7 +273,10 @@ fn drop_real_server(
             Outcome::AddressReused => &mut plan.ipvs_evict,
             _ => &mut plan.ipvs_remove,
         };
-        stage.push(IpvsOp::DeleteRealServer { vs: want.vs, rs });
+        match outcome {
+            Outcome::Immediate => stage.push(IpvsOp::DeleteRealServer { vs: want.vs, rs }),
+            _ => remove_real_server(key, present, stage),
+        }
         return;
     }
     if !present.weight.is_quiesced() {
@@ -282,6 +287,15 @@ fn drop_real_server(
     if inputs.drains.get(&key).is_none_or(|drain| cause.supersedes(drain.cause)) {
         plan.drains.push(NewDrain { key, cause });
     }
+}
+
+/// If the kernel refuses to remove it, at least nobody new is sent there.
+fn remove_real_server(key: Key, present: &RealServer, stage: &mut Vec<IpvsOp>) {
+    let Key { vs, rs } = key;
+    if !present.weight.is_quiesced() {
+        stage.push(IpvsOp::SetRealServer { vs, rs, settings: present.with_weight(Weight::QUIESCED) });
+    }
+    stage.push(IpvsOp::DeleteRealServer { vs, rs });
 }
 
 fn cause(want: &ServerIntent, rs: RealServerId, inputs: &Inputs<'_>) -> Cause {

@@ -194,31 +194,6 @@ fn udp_real_servers_go_at_once() {
 }
 
 #[test]
-fn a_terminating_endpoint_that_left_is_told_as_gone_once() {
-    let mut world = World::new();
-    world.sync(ModelEvent::ServiceApplied(service("web", &[WEB], Protocol::Tcp)));
-    world.sync(slice("web", Protocol::Tcp, &[("10.244.0.11", true), ("10.244.0.12", true)]));
-    world.sync(slice("web", Protocol::Tcp, &[("10.244.0.11", false), ("10.244.0.12", true)]));
-    for (event, gone) in [
-        (slice("web", Protocol::Tcp, &[("10.244.0.12", true)]), 1),
-        (slice("web", Protocol::Tcp, &[("10.244.0.13", true)]), 0),
-        (slice("web", Protocol::Tcp, &[]), 0),
-    ] {
-        world.model.apply(event);
-        let name = ServiceName::new("default", "web");
-        world.model.take_dirty();
-        let service = world.model.service(&name).cloned().unwrap();
-        let node = (&world.ownership, &world.facts);
-        let intent = desire_service(&service, &world.model, node, &world.config).0;
-        world.desired.replace(&name, Some(intent), &mut Touch::default());
-        let departed = world.model.take_departed(&name);
-        let terminated = departed.iter().filter(|(_, how)| how.terminating);
-        let keys = terminated.flat_map(|(addr, _)| world.desired.present_at(&name, *addr, &world.mirror));
-        assert_eq!(keys.filter(|(_, is_known)| !is_known).count(), gone);
-    }
-}
-
-#[test]
 fn a_vip_claimed_twice_goes_to_the_older_service_and_on_when_that_is_deleted() {
     let mut world = World::new();
     let (mut young, mut old) = (service("a", &[WEB], Protocol::Tcp), service("b", &[WEB], Protocol::Tcp));

@@ -1,15 +1,16 @@
 //! Between model, kernel and ledger: drains begin, are looked at, and end.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
+    time::Duration,
 };
 
 use drain::{Cause, Drain, EndpointGone, Key, Outcome, Record, Time};
 use lb_types::{RealServerId, ServiceName, VirtualServerId};
-use planner::{Plan, Touch};
-use service_model::Departure;
+use planner::{Plan, ServerIntent, Touch};
+use service_model::{Departure, Moves, is_another_pod};
 use tracing::{info, warn};
 
 use crate::{Ended, Reconciler, Report, adopt::chain, apply::Run, retry::Subject};
@@ -17,13 +18,51 @@ use crate::{Ended, Reconciler, Report, adopt::chain, apply::Run, retry::Subject}
 /// Virtual servers whose draining real servers are looked at in one step, so that events never wait long.
 const POLLS_PER_STEP: usize = 128;
 
-/// What only matters until the plan of a step is executed, or until the first one is.
+/// How long an arrival is remembered at least: slices of several Services follow each other.
+const REMEMBERED: Duration = Duration::from_secs(60);
+
+/// What moved among the endpoints of one Service, and which virtual servers it had before.
+#[derive(Debug)]
+struct Moved {
+    name: ServiceName,
+    moves: Moves,
+    before: Vec<VirtualServerId>,
+}
+
+/// What only matters until a drain begins, or is planned.
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
-    /// Pods of addresses that have left their slices: whose connections drain there.
-    left: HashMap<IpAddr, Arc<str>>,
+    /// Of the Services of this step.
+    moved: Vec<Moved>,
+    /// Pods of real servers whose endpoints have left their slices, until their drains begin.
+    left: HashMap<Key, Arc<str>>,
+    /// Pods that have come to an address not long ago, and those that came before.
+    arrived: [HashMap<IpAddr, Arc<str>>; 2],
+    /// When the first of `arrived` was begun.
+    arrived_since: Time,
+    /// Drains that have begun without a plan.
+    begun: usize,
     /// Drains of the process before this one.
     restored: Vec<(Key, Record)>,
+}
+
+impl Notes {
+    /// Remembers who came where.
+    fn arrive(&mut self, now: Time) {
+        if now.saturating_sub(self.arrived_since) >= REMEMBERED {
+            let recent = std::mem::take(&mut self.arrived[0]);
+            self.arrived[1] = recent;
+            self.arrived_since = now;
+        }
+        for (addr, pod) in self.moved.iter().flat_map(|moved| &moved.moves.arrived) {
+            self.arrived[0].insert(*addr, Arc::clone(pod));
+        }
+    }
+
+    /// The pod that came to an address last, not long ago.
+    fn newcomer(&self, addr: IpAddr) -> Option<&Arc<str>> {
+        self.arrived[0].get(&addr).or_else(|| self.arrived[1].get(&addr))
+    }
 }
 
 impl Reconciler {
@@ -64,102 +103,152 @@ impl Reconciler {
         }
     }
 
-    /// Once all Services are known: pods that were terminating when the process before this one ended, and are gone.
-    pub(crate) fn judge_resumed(&mut self, touch: &mut Touch) {
-        let is_gone = |key: &Key, drain: &Drain| {
+    /// Once all Services are known: pods that were terminating when the process before this one ended, and are gone, or
+    /// whose address another pod has now.
+    pub(crate) fn judge_resumed(&mut self, now: Time, touch: &mut Touch) {
+        let (mut gone, mut reused) = (Vec::new(), Vec::new());
+        for (key, drain) in self.ledger.iter() {
             let intent = self.desired.server(&key.vs).filter(|_| !self.desired.is_retiring(&key.vs));
-            drain.cause == Cause::Terminating
-                && intent.is_some_and(|intent| intent.known.binary_search(&key.rs).is_err())
-        };
-        let gone: Vec<_> =
-            self.ledger.iter().filter(|(key, drain)| is_gone(key, drain)).map(|(key, _)| *key).collect();
+            let is_listed = |intent: &ServerIntent| intent.known.binary_search(&key.rs).is_ok();
+            if self.has_successor(key, drain) {
+                reused.push(*key);
+            } else if drain.cause == Cause::Terminating && intent.is_some_and(|intent| !is_listed(intent)) {
+                gone.push(*key);
+            }
+        }
         for key in gone {
             self.ledger.endpoint_gone(&key);
             touch.servers.insert(key.vs);
         }
+        reused.into_iter().for_each(|key| self.address_reused(key, now, touch));
     }
 
-    /// What a changed Service means for its drains.
-    pub(crate) fn revise_drains(
+    /// Whether the Service of a drain lists its address for another pod.
+    fn has_successor(&self, key: &Key, drain: &Drain) -> bool {
+        let name = self.desired.last_service_of(&key.vs);
+        let listed = name.and_then(|name| self.model.pod_at(name, key.rs.addr));
+        differs(drain.pod.as_ref(), listed.as_ref())
+    }
+
+    /// Notes what moved in a Service that is planned now; its drains follow its settings.
+    pub(crate) fn note_moves(
         &mut self,
         name: &ServiceName,
-        departed: BTreeMap<IpAddr, Departure>,
+        before: Vec<VirtualServerId>,
+        moves: Moves,
         now: Time,
-        touch: &mut Touch,
     ) {
-        for (addr, departure) in departed {
-            self.depart(name, (addr, &departure), now, touch);
-            if let Some(pod) = departure.pod {
-                self.notes.left.insert(addr, pod);
-            }
+        if moves != Moves::default() {
+            self.notes.moved.push(Moved { name: name.clone(), moves, before });
         }
         if !self.ledger.is_empty() {
-            self.configure_drains(name, now);
-            self.evict_predecessors(name, now, touch);
+            for server in self.desired.servers_of(name) {
+                self.ledger.configure(server.vs, server.drain_overrides(), now);
+            }
+        }
+    }
+
+    /// What all that moved means for real servers: pods that are gone, and addresses that have changed hands.
+    pub(crate) fn revise_drains(&mut self, now: Time, touch: &mut Touch) {
+        self.notes.arrive(now);
+        let moved = std::mem::take(&mut self.notes.moved);
+        for service in &moved {
+            for (addr, departure) in &service.moves.departed {
+                self.depart(service, (*addr, departure), now, touch);
+            }
+        }
+        for (addr, pod) in moved.iter().flat_map(|service| &service.moves.arrived) {
+            self.evict_predecessors(*addr, pod, now, touch);
         }
     }
 
     fn depart(
         &mut self,
-        name: &ServiceName,
+        service: &Moved,
         (addr, departure): (IpAddr, &Departure),
         now: Time,
         touch: &mut Touch,
     ) {
-        for (key, is_known) in self.desired.present_at(name, addr, &self.mirror) {
-            if !is_known && departure.terminating {
-                self.endpoint_gone(key, now);
-            } else if is_known && differs(departure.pod.as_ref(), self.model.pod_at(name, addr).as_ref()) {
-                self.ledger.address_reused(key, now);
-            } else {
+        let exists = self.model.service(&service.name).is_some();
+        for key in self.real_servers_at(service, addr) {
+            let pod = departure.pod.as_ref();
+            if self.is_listed(&service.name, &key) {
+                if differs(pod, self.model.pod_at(&service.name, addr).as_ref()) {
+                    self.address_reused(key, now, touch);
+                }
                 continue;
             }
-            touch.servers.insert(key.vs);
+            pod.iter().for_each(|pod| _ = self.notes.left.insert(key, Arc::clone(pod)));
+            if departure.terminating && exists {
+                self.endpoint_gone(key, now, touch);
+            } else if differs(pod, self.notes.newcomer(addr)) {
+                self.address_reused(key, now, touch);
+            }
+        }
+    }
+
+    /// Those of a Service that the kernel has, in virtual servers that it has, had before this step, or has given up
+    /// while they drain.
+    fn real_servers_at(&self, service: &Moved, addr: IpAddr) -> BTreeSet<Key> {
+        let now = self.desired.servers_of(&service.name).map(|server| server.vs);
+        let own = now.chain(service.before.iter().copied());
+        let given_up = self.ledger.at(addr).map(|key| key.vs);
+        let given_up =
+            given_up.filter(|vs| self.desired.last_service_of(vs).is_some_and(|name| *name == service.name));
+        let mut keys = BTreeSet::new();
+        for vs in own.chain(given_up) {
+            let present = self.mirror.servers.get(&vs).into_iter();
+            keys.extend(present.flat_map(|have| have.real_servers_at(addr)).map(|rs| Key { vs, rs }));
+        }
+        keys
+    }
+
+    /// Whether the Service still has the endpoint, whatever its condition.
+    fn is_listed(&self, name: &ServiceName, key: &Key) -> bool {
+        match self.desired.server(&key.vs).filter(|_| !self.desired.is_retiring(&key.vs)) {
+            Some(intent) => intent.known.binary_search(&key.rs).is_ok(),
+            None => self.model.lists(name, key.rs.addr),
         }
     }
 
     /// The pod of an endpoint was deleted: its real server is not waited for.
-    fn endpoint_gone(&mut self, key: Key, now: Time) {
+    fn endpoint_gone(&mut self, key: Key, now: Time, touch: &mut Touch) {
         let overrides =
             self.desired.server(&key.vs).map(|intent| *intent.drain_overrides()).unwrap_or_default();
-        if self.config.drain.with(&overrides).endpoint_gone == EndpointGone::Remove {
-            self.ledger.begin(key, Cause::Terminating, &overrides, now);
+        let removes = self.config.drain.with(&overrides).endpoint_gone == EndpointGone::Remove;
+        if removes && self.ledger.begin(key, Cause::Terminating, &overrides, now) {
+            self.begun_without_plan(&key, Cause::Terminating);
         }
         self.ledger.endpoint_gone(&key);
+        touch.servers.insert(key.vs);
     }
 
-    /// Drains follow the settings of their Service.
-    fn configure_drains(&mut self, name: &ServiceName, now: Time) {
-        for server in self.desired.servers_of(name) {
-            self.ledger.configure(server.vs, server.drain_overrides(), now);
+    /// The address of a real server belongs to another pod now.
+    fn address_reused(&mut self, key: Key, now: Time, touch: &mut Touch) {
+        if self.ledger.address_reused(key, now) {
+            self.begun_without_plan(&key, Cause::AddressReused);
         }
+        touch.servers.insert(key.vs);
     }
 
-    /// Endpoints that come to a Service with an address that connections of another pod still use, in whatever
-    /// Service: those go first.
-    fn evict_predecessors(&mut self, name: &ServiceName, now: Time, touch: &mut Touch) {
-        let mut evicted = Vec::new();
-        for server in self.desired.servers_of(name) {
-            let have = self.mirror.servers.get(&server.vs);
-            let serves = |rs: &RealServerId| {
-                have.and_then(|have| have.real_server(rs)).is_some_and(|rs| !rs.weight.is_quiesced())
-            };
-            for rs in server.real_servers.iter().filter(|rs| !serves(rs)) {
-                let mut drains = self.ledger.at(rs.addr).peekable();
-                if drains.peek().is_none() {
-                    continue;
-                }
-                let pod = self.model.pod_at(name, rs.addr);
-                let of_another = |key: &&Key| {
-                    differs(self.ledger.get(key).and_then(|drain| drain.pod.as_ref()), pod.as_ref())
-                };
-                evicted.extend(drains.filter(of_another).copied());
-            }
-        }
-        for key in evicted {
-            self.ledger.address_reused(key, now);
-            touch.servers.insert(key.vs);
-        }
+    fn begun_without_plan(&mut self, key: &Key, cause: Cause) {
+        self.notes.begun += 1;
+        self.name_pod(key);
+        info!("drain of real server {} of {} begins: {cause}", key.rs, key.vs);
+    }
+
+    /// A pod comes to an address that connections of another pod still use, in whatever Service: those go first. As long
+    /// as the other pod is listed there as well, both live: they share the address of their node.
+    fn evict_predecessors(&mut self, addr: IpAddr, pod: &Arc<str>, now: Time, touch: &mut Touch) {
+        let has_gone = |key: &&Key| {
+            let Some(name) = self.desired.last_service_of(&key.vs) else { return true };
+            let drain = self.ledger.get(key);
+            !self.model.lists(name, addr) || drain.is_some_and(|drain| self.has_successor(key, drain))
+        };
+        let of_another =
+            |key: &&Key| differs(self.ledger.get(key).and_then(|drain| drain.pod.as_ref()), Some(pod));
+        let evicted: Vec<_> = self.ledger.at(addr).filter(of_another).filter(has_gone).copied().collect();
+        evicted.into_iter().for_each(|key| self.address_reused(key, now, touch));
     }
 
     /// Begins the drains of those that really do not take new connections any more: nothing could be said about the
@@ -175,7 +264,7 @@ impl Reconciler {
         for key in &plan.returned {
             self.end_drain(key, Outcome::Returned, run.now, run.report);
         }
-        self.notes.left.clear();
+        run.report.drains_begun += std::mem::take(&mut self.notes.begun);
     }
 
     fn begin_drain(&mut self, key: Key, cause: Cause, run: &mut Run<'_>) {
@@ -184,13 +273,20 @@ impl Reconciler {
         if !self.ledger.begin(key, cause, &overrides, run.now) {
             return;
         }
-        let listed = || self.model.pod_at(self.desired.last_service_of(&key.vs)?, key.rs.addr);
-        let pod = self.notes.left.get(&key.rs.addr).cloned().or_else(listed);
-        pod.iter().for_each(|pod| self.ledger.note_pod(&key, pod));
+        let pod = self.name_pod(&key);
         run.report.drains_begun += 1;
         let policy = self.config.drain.with(&overrides).policy;
         let pod = pod.as_deref().unwrap_or("unknown");
         info!(%policy, pod, "drain of real server {} of {} begins: {cause}", key.rs, key.vs);
+    }
+
+    /// Notes whose connections drain: those of the pod that is listed, or has left.
+    fn name_pod(&mut self, key: &Key) -> Option<Arc<str>> {
+        let left = self.notes.left.remove(key);
+        let listed = || self.model.pod_at(self.desired.last_service_of(&key.vs)?, key.rs.addr);
+        let pod = listed().or(left)?;
+        self.ledger.note_pod(key, &pod);
+        Some(pod)
     }
 
     pub(crate) fn end_drain(&mut self, key: &Key, outcome: Outcome, now: Time, report: &mut Report) {
@@ -201,10 +297,18 @@ impl Reconciler {
         info!(cut, "drain of real server {} of {} ended: {outcome} after {after:.1?}", key.rs, key.vs);
     }
 
+    /// A virtual server was removed, with whatever real servers it had.
+    pub(crate) fn drained_with(&mut self, vs: VirtualServerId, run: &mut Run<'_>) {
+        self.notes.left.retain(|key, _| key.vs != vs);
+        let keys: Vec<_> = self.ledger.of(&vs).copied().collect();
+        keys.iter().for_each(|key| self.end_drain(key, Outcome::VirtualServerGone, run.now, run.report));
+    }
+
     /// A real server was removed.
     pub(crate) fn drained(&mut self, key: &Key, run: &mut Run<'_>) {
         let outcome = self.ledger.get(key).and_then(|drain| drain.due).unwrap_or(Outcome::Immediate);
-        if outcome == Outcome::AddressReused {
+        self.notes.left.remove(key);
+        if matches!(outcome, Outcome::AddressReused | Outcome::EndpointGone) {
             self.ledger.rest(*key, run.now);
         }
         self.end_drain(key, outcome, run.now, run.report);
@@ -247,7 +351,7 @@ impl Reconciler {
     }
 }
 
-/// Whether both pods are known and not the same.
+/// Whether both pods are known and not the same one.
 fn differs(a: Option<&Arc<str>>, b: Option<&Arc<str>>) -> bool {
-    a.zip(b).is_some_and(|(a, b)| a != b)
+    a.zip(b).is_some_and(|(a, b)| is_another_pod(a, b))
 }

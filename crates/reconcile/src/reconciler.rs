@@ -296,20 +296,25 @@ impl Reconciler {
         for name in &names {
             self.desire(name, now, touch);
         }
+        self.revise_drains(now, touch);
         report.services += names.len();
         if !names.is_empty() {
             self.planned = Some(now);
         }
         if starting && self.backlog.is_empty() {
             touch.extend(Touch::all(&self.desired, &self.mirror));
-            self.judge_resumed(touch);
+            self.judge_resumed(now, touch);
             self.phase = Phase::Running;
             self.audit.schedule(now, self.config.sync_period);
         }
     }
 
     fn desire(&mut self, name: &ServiceName, now: Time, touch: &mut Touch) {
-        let departed = self.model.take_departed(name);
+        let moves = self.model.take_moves(name);
+        let before = match moves.departed.is_empty() {
+            true => Vec::new(),
+            false => self.desired.servers_of(name).map(|server| server.vs).collect(),
+        };
         let node = (&self.config.ownership, &self.facts);
         let desired = self
             .model
@@ -317,7 +322,7 @@ impl Reconciler {
             .map(|service| desire_service(service, &self.model, node, &self.config.planner));
         let (intent, problems) = desired.unzip();
         let rivals = self.desired.replace(name, intent, touch);
-        self.revise_drains(name, departed, now, touch);
+        self.note_moves(name, before, moves, now);
         self.problems.replace_own(name, problems.unwrap_or_default());
         for service in rivals.iter().chain([name]) {
             self.problems.replace_conflicts(service, self.desired.conflicts(service));

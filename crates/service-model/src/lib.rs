@@ -26,4 +26,4 @@ pub use input::{
 };
 pub use model::ServiceModel;
 pub use select::{EndpointPolicy, SelectedEndpoints, cluster_ip_endpoints};
-pub use slice::Departure;
+pub use slice::{Departure, Moves, is_another_pod};

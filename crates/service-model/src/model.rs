@@ -13,7 +13,7 @@ use tally::Tallied;
 use crate::{
     Endpoint, EndpointSlice, ModelEvent, Node, PortEndpoints, Service, ServicePort, SliceName, SlicePort,
     intern::Interner,
-    slice::{Departure, EndpointCopy, StoredSlice},
+    slice::{Departure, EndpointCopy, Moves, StoredSlice},
 };
 
 /// Services, EndpointSlices and the own Node, as last delivered.
@@ -29,8 +29,8 @@ pub struct ServiceModel {
     node_changed: bool,
     service_cidrs: Vec<IpNetwork>,
     dirty: Tallied<BTreeSet<ServiceName>>,
-    /// Addresses of endpoints that left a slice, by dirty Service.
-    departed: Tallied<HashMap<ServiceName, BTreeMap<IpAddr, Departure>>>,
+    /// What left and came to slices, by dirty Service.
+    moves: Tallied<HashMap<ServiceName, Moves>>,
     /// Number of Services with an IPv6 ClusterIP.
     ipv6_services: usize,
     synced: bool,
@@ -103,14 +103,14 @@ impl ServiceModel {
         !self.dirty.is_empty()
     }
 
-    /// Addresses whose endpoints have left a slice of a service since the last call, or belong to another pod now.
-    /// Another slice may have them still.
-    pub fn take_departed(&mut self, name: &ServiceName) -> BTreeMap<IpAddr, Departure> {
+    /// What left and came to the slices of a service since the last call. What comes before everything has been
+    /// delivered once is no news.
+    pub fn take_moves(&mut self, name: &ServiceName) -> Moves {
         // Nearly always empty: then the name need not be hashed.
-        if self.departed.is_empty() {
-            return BTreeMap::new();
+        if self.moves.is_empty() {
+            return Moves::default();
         }
-        self.departed.remove(name).unwrap_or_default()
+        self.moves.remove(name).unwrap_or_default()
     }
 
     /// Marks one service, known or not: for a retry.
@@ -160,6 +160,12 @@ impl ServiceModel {
     pub fn pod_at(&self, name: &ServiceName, addr: IpAddr) -> Option<Arc<str>> {
         let slices = &self.entries.get(name)?.slices;
         slices.iter().filter_map(|slice| slice.endpoint(addr)).min()?.pod()
+    }
+
+    /// Whether a slice of a Service has an address.
+    pub fn lists(&self, name: &ServiceName, addr: IpAddr) -> bool {
+        let slices = self.entries.get(name).map_or(&[][..], |entry| &entry.slices);
+        slices.iter().any(|slice| slice.endpoint(addr).is_some())
     }
 
     /// Ports of a Service's slices that no port of the Service matches by name and protocol: endpoints behind them are
@@ -234,16 +240,19 @@ impl ServiceModel {
             Some(known) if *known == slice => return,
             Some(known) => {
                 let departed: Vec<_> = known.departed(Some(&slice)).collect();
+                let arrived: Vec<_> = slice.arrived(Some(known)).collect();
                 *known = slice;
-                self.depart(&service, departed);
+                self.note_moves(&service, departed, arrived);
             }
             None => {
+                let arrived = if self.synced { slice.arrived(None).collect() } else { Vec::new() };
                 self.owners.insert(slice.name.clone(), service.clone());
                 // Nearly all Services have one slice per family, for which the usual spare room is too much.
                 if entry.slices.len() < 2 {
                     entry.slices.reserve_exact(1);
                 }
                 entry.slices.push(slice);
+                self.note_moves(&service, Vec::new(), arrived);
             }
         }
         self.mark_if_known(&service);
@@ -252,25 +261,39 @@ impl ServiceModel {
     fn delete_slice(&mut self, name: &SliceName) {
         let Some(service) = self.owners.remove(name) else { return };
         let slices = self.entries.get_mut(&service).map(|entry| &mut entry.slices);
-        let removed =
-            slices.and_then(|all| all.iter().position(|s| s.name == *name).map(|at| all.remove(at)));
-        self.depart(&service, removed.iter().flat_map(|slice| slice.departed(None)).collect());
+        let at = slices.as_ref().and_then(|slices| slices.iter().position(|slice| slice.name == *name));
+        if let Some((slices, at)) = slices.zip(at) {
+            let removed = slices.remove(at);
+            // With the last slice of a Service all of it goes, or is about to be replaced: that tells nothing of pods.
+            let others = slices.iter().any(|slice| slice.family == removed.family);
+            let departed = removed.departed(None).map(|(addr, departure)| {
+                (addr, Departure { terminating: departure.terminating && others, ..departure })
+            });
+            self.note_moves(&service, departed.collect(), Vec::new());
+        }
         self.mark_if_known(&service);
         self.drop_if_empty(&service);
     }
 
-    /// Notes addresses that have departed, if anybody will ask for them. Of an address that departs more than once the
-    /// first pod counts: connections that are still there are its own.
-    fn depart(&mut self, service: &ServiceName, left: Vec<(IpAddr, Departure)>) {
-        if left.is_empty() || self.service(service).is_none() {
+    /// Notes what moved, if anybody will ask for it. Of an address that departs more than once the first pod counts:
+    /// connections that are still there are its own.
+    fn note_moves(
+        &mut self,
+        service: &ServiceName,
+        departed: Vec<(IpAddr, Departure)>,
+        arrived: Vec<(IpAddr, Arc<str>)>,
+    ) {
+        let nothing = departed.is_empty() && arrived.is_empty();
+        if nothing || self.service(service).is_none() {
             return;
         }
-        let departed = self.departed.entry(service.clone()).or_default();
-        for (addr, new) in left {
-            let known = departed.entry(addr).or_default();
+        let moves = self.moves.entry(service.clone()).or_default();
+        for (addr, new) in departed {
+            let known = moves.departed.entry(addr).or_default();
             known.terminating |= new.terminating;
             known.pod = known.pod.take().or(new.pod);
         }
+        moves.arrived.extend(arrived);
     }
 
     fn apply_node(&mut self, node: Node) {
@@ -305,7 +328,7 @@ impl ServiceModel {
     #[cfg(test)]
     fn is_pristine(&mut self) -> bool {
         self.interner.sweep();
-        let kept = [self.entries.len(), self.owners.len(), self.dirty.len(), self.departed.len()];
+        let kept = [self.entries.len(), self.owners.len(), self.dirty.len(), self.moves.len()];
         kept == [0; 4] && self.interner.len() == 0
     }
 

@@ -1,6 +1,6 @@
 //! EndpointSlices as they are kept: canonical and small.
 
-use std::{cmp::Reverse, net::IpAddr, sync::Arc};
+use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use lb_types::{IpFamily, Protocol};
 
@@ -25,6 +25,21 @@ struct StoredEndpoint {
     placement: Arc<Placement>,
     /// End of its pod in `StoredSlice::pods`; it begins where the one before ends.
     pod_end: u32,
+}
+
+/// Whether two pods (`NAMESPACE/NAME/UID`) cannot be the same: without a UID that is not known.
+pub fn is_another_pod(one: &str, other: &str) -> bool {
+    let uid = |pod: &str| pod.rsplit_once('/').map(|(_, uid)| uid.to_owned()).filter(|uid| !uid.is_empty());
+    uid(one).zip(uid(other)).is_some_and(|(one, other)| one != other)
+}
+
+/// What moved among the endpoints of a Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Moves {
+    /// Addresses that left a slice, or belong to another pod now. Another slice may have them still.
+    pub departed: BTreeMap<IpAddr, Departure>,
+    /// Addresses that came into a slice, or belong to another pod now, with that pod (`NAMESPACE/NAME/UID`).
+    pub arrived: BTreeMap<IpAddr, Arc<str>>,
 }
 
 /// How an address left a slice.
@@ -66,7 +81,14 @@ impl StoredSlice {
         let mut endpoints = endpoints;
         endpoints.retain(|e| IpFamily::of(e.addr) == family);
         endpoints.sort_unstable_by(|a, b| sort_key(a).cmp(&sort_key(b)));
-        endpoints.dedup_by_key(|e| e.addr);
+        endpoints.dedup_by(|later, first| {
+            let same = later.addr == first.addr;
+            if same && later.pod != first.pod {
+                // Pods that share an address, that of their node: it cannot be told whose connections are there.
+                first.pod = None;
+            }
+            same
+        });
         let mut pods = Vec::new();
         let store = |endpoint| StoredEndpoint::new(endpoint, &name.namespace, &mut pods, interner);
         let endpoints = endpoints.into_iter().map(store).collect();
@@ -101,6 +123,19 @@ impl StoredSlice {
         self.endpoints().filter(move |copy| !stays(copy)).map(move |copy| (copy.addr, departure(copy)))
     }
 
+    /// Addresses that the version before did not have, or had for another pod, with their pods as far as known.
+    pub(crate) fn arrived<'a>(
+        &'a self,
+        before: Option<&'a StoredSlice>,
+    ) -> impl Iterator<Item = (IpAddr, Arc<str>)> + 'a {
+        let was_there = move |copy: &EndpointCopy<'_>| {
+            let before = before.and_then(|before| before.endpoint(copy.addr));
+            before.is_some_and(|before| !copy.belongs_to_another_pod_than(&before))
+        };
+        let new = self.endpoints().filter(move |copy| !was_there(copy));
+        new.filter_map(|copy| Some((copy.addr, copy.pod()?)))
+    }
+
     /// The endpoint with an address.
     pub(crate) fn endpoint(&self, addr: IpAddr) -> Option<EndpointCopy<'_>> {
         self.endpoints.binary_search_by_key(&addr, |e| e.addr).ok().map(|at| self.endpoint_at(at))
@@ -133,8 +168,8 @@ impl EndpointCopy<'_> {
 
     /// Only if both pods are known. Both copies are of one slice.
     fn belongs_to_another_pod_than(&self, other: &EndpointCopy<'_>) -> bool {
-        let known = !self.packed_pod.is_empty() && !other.packed_pod.is_empty();
-        known && self.packed_pod != other.packed_pod
+        let packed_alike = self.packed_pod == other.packed_pod;
+        !packed_alike && self.pod().zip(other.pod()).is_some_and(|(one, other)| is_another_pod(&one, &other))
     }
 }
 

@@ -198,7 +198,10 @@ impl Talker {
                 return Ok(false);
             }
             let asked = Instant::now();
-            reader.get_mut().write_all(b"talk\n").map_err(|error| Failure::new(Stage::Send, &error))?;
+            reader
+                .get_mut()
+                .write_all(message().as_bytes())
+                .map_err(|error| Failure::new(Stage::Send, &error))?;
             let answer = self.insist(&mut reader)?;
             let mut report = lock(&self.report);
             report.messages += 1;
@@ -227,13 +230,18 @@ impl Talker {
                     return line.parse().map_err(|_| receive(&io::ErrorKind::InvalidData.into()));
                 }
                 Err(error) if errno::name(&error) == "TIMEOUT" && asked.elapsed() < self.settings.timeout => {
-                    let again = reader.get_mut().write_all(b"talk\n");
+                    let again = reader.get_mut().write_all(message().as_bytes());
                     again.map_err(|error| Failure::new(Stage::Send, &error))?;
                 }
                 Err(error) => return Err(receive(&error)),
             }
         }
     }
+}
+
+/// As long as a small HTTP request: a packet with it is told from one without data.
+fn message() -> String {
+    format!("{:<99}\n", "talk")
 }
 
 #[cfg(test)]

