@@ -55,6 +55,13 @@ impl Pod {
         self.server = None;
     }
 
+    /// Nothing that arrives is heard any more, and nobody says so: its node has died.
+    pub fn fall_silent(&self) {
+        let deaf = "add table inet dead; add chain inet dead input { type filter hook input priority 0; policy drop; }; \
+                    add rule inet dead input meta l4proto ipv6-icmp accept";
+        self.namespace.run(&["nft", deaf]);
+    }
+
     /// Take the network away as the end of a sandbox does: nobody has the address any more.
     pub fn disconnect(&mut self) {
         if let Some(link) = self.link.take() {
