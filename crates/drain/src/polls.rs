@@ -11,8 +11,9 @@ use tally::Tallied;
 use crate::Time;
 
 /// What one virtual server adds to the interval between its polls: however many there are, at most 125 are read per
-/// second, which costs 2 % of a core where a dump of real servers takes 160 microseconds (an emulated guest), and a
-/// tenth of that on hardware.
+/// second.
+/// TODO-correctness: a look at twelve real servers takes 1.6 ms in an emulated guest, which is 10 to 20 times slower than
+/// hardware: there they cost a fifth of a core. Polls should keep to a share of the processor, as audits do.
 const SHARE: Duration = Duration::from_millis(8);
 
 /// No poll is put off further than this for the sake of others.
