@@ -113,7 +113,7 @@ impl Drain {
     }
 
     /// Takes counters in; without them only the deadline counts.
-    pub(crate) fn poll(&mut self, now: Time, counters: Option<(ConnectionCounters, TrafficCounters)>) {
+    pub(crate) fn poll(&mut self, now: Time, counters: Option<Reading>) {
         let outcome = match counters {
             Some((connections, traffic)) => {
                 self.observe(now, &connections, &traffic);

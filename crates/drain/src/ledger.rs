@@ -8,10 +8,10 @@ use std::{
     time::Duration,
 };
 
-use lb_types::{ConnectionCounters, Protocol, RealServerId, TrafficCounters, VirtualServerId};
+use lb_types::{Protocol, RealServerId, VirtualServerId};
 use tally::Tallied;
 
-use crate::{Cause, Drain, Outcome, Overrides, Policy, Settings, Time, polls::Polls};
+use crate::{Cause, Drain, Outcome, Overrides, Policy, Reading, Settings, Time, polls::Polls};
 
 /// A real server of a virtual server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -207,7 +207,7 @@ impl Ledger {
         &mut self,
         vs: VirtualServerId,
         now: Time,
-        counters: impl Fn(&RealServerId) -> Option<(ConnectionCounters, TrafficCounters)>,
+        counters: impl Fn(&RealServerId) -> Option<Reading>,
     ) -> bool {
         let (mut any_due, mut deadline) = (false, None::<Time>);
         for (key, drain) in self.drains.range_mut(lowest(vs)..).take_while(|(key, _)| key.vs == vs) {

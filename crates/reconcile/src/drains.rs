@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use drain::{Cause, Drain, EndpointGone, Key, Outcome, Record, Time};
+use drain::{Cause, Drain, EndpointGone, Key, Outcome, Overrides, Record, Time};
 use lb_types::{RealServerId, ServiceName, VirtualServerId};
 use planner::{Plan, ServerIntent, Touch};
 use service_model::{Departure, Moves, is_another_pod};
@@ -40,7 +40,7 @@ pub(crate) struct Notes {
     arrived: [HashMap<IpAddr, Arc<str>>; 2],
     /// When the first of `arrived` was begun.
     arrived_since: Time,
-    /// Drains that have begun without a plan.
+    /// Drains that have begun and are not reported yet.
     begun: usize,
     /// Drains of the process before this one.
     restored: Vec<(Key, Record)>,
@@ -91,9 +91,7 @@ impl Reconciler {
         let (mut resumed, records) = (0, std::mem::take(&mut self.notes.restored));
         let count = records.len();
         for (key, record) in records {
-            let server = self.mirror.servers.get(&key.vs);
-            let settings = server.and_then(|server| server.real_server(&key.rs));
-            if settings.is_some_and(|settings| settings.weight.is_quiesced()) {
+            if self.is_quiesced(&key) {
                 self.ledger.restore(key, record, now);
                 resumed += 1;
             }
@@ -108,11 +106,11 @@ impl Reconciler {
     pub(crate) fn judge_resumed(&mut self, now: Time, touch: &mut Touch) {
         let (mut gone, mut reused) = (Vec::new(), Vec::new());
         for (key, drain) in self.ledger.iter() {
-            let intent = self.desired.server(&key.vs).filter(|_| !self.desired.is_retiring(&key.vs));
             let is_listed = |intent: &ServerIntent| intent.known.binary_search(&key.rs).is_ok();
+            let has_left = self.served(&key.vs).is_some_and(|intent| !is_listed(intent));
             if self.has_successor(key, drain) {
                 reused.push(*key);
-            } else if drain.cause == Cause::Terminating && intent.is_some_and(|intent| !is_listed(intent)) {
+            } else if drain.cause == Cause::Terminating && has_left {
                 gone.push(*key);
             }
         }
@@ -205,19 +203,34 @@ impl Reconciler {
 
     /// Whether the Service still has the endpoint, whatever its condition.
     fn is_listed(&self, name: &ServiceName, key: &Key) -> bool {
-        match self.desired.server(&key.vs).filter(|_| !self.desired.is_retiring(&key.vs)) {
+        match self.served(&key.vs) {
             Some(intent) => intent.known.binary_search(&key.rs).is_ok(),
             None => self.model.lists(name, key.rs.addr),
         }
     }
 
+    /// What a virtual server must be, if a Service has it.
+    fn served(&self, vs: &VirtualServerId) -> Option<&ServerIntent> {
+        self.desired.server(vs).filter(|_| !self.desired.is_retiring(vs))
+    }
+
+    /// Whether the kernel has a real server and gives it no new connections.
+    fn is_quiesced(&self, key: &Key) -> bool {
+        let server = self.mirror.servers.get(&key.vs);
+        let settings = server.and_then(|server| server.real_server(&key.rs));
+        settings.is_some_and(|settings| settings.weight.is_quiesced())
+    }
+
+    /// What the Service of a virtual server wants of drains otherwise than the configuration.
+    fn overrides(&self, vs: &VirtualServerId) -> Overrides {
+        self.desired.server(vs).map(|intent| *intent.drain_overrides()).unwrap_or_default()
+    }
+
     /// The pod of an endpoint was deleted: its real server is not waited for.
     fn endpoint_gone(&mut self, key: Key, now: Time, touch: &mut Touch) {
-        let overrides =
-            self.desired.server(&key.vs).map(|intent| *intent.drain_overrides()).unwrap_or_default();
-        let removes = self.config.drain.with(&overrides).endpoint_gone == EndpointGone::Remove;
-        if removes && self.ledger.begin(key, Cause::Terminating, &overrides, now) {
-            self.begun_without_plan(&key, Cause::Terminating);
+        let overrides = self.overrides(&key.vs);
+        if self.config.drain.with(&overrides).endpoint_gone == EndpointGone::Remove {
+            self.begin_drain(key, Cause::Terminating, now);
         }
         self.ledger.endpoint_gone(&key);
         touch.servers.insert(key.vs);
@@ -226,15 +239,9 @@ impl Reconciler {
     /// The address of a real server belongs to another pod now.
     fn address_reused(&mut self, key: Key, now: Time, touch: &mut Touch) {
         if self.ledger.address_reused(key, now) {
-            self.begun_without_plan(&key, Cause::AddressReused);
+            self.note_begun(&key, Cause::AddressReused);
         }
         touch.servers.insert(key.vs);
-    }
-
-    fn begun_without_plan(&mut self, key: &Key, cause: Cause) {
-        self.notes.begun += 1;
-        self.name_pod(key);
-        info!("drain of real server {} of {} begins: {cause}", key.rs, key.vs);
     }
 
     /// A pod comes to an address that connections of another pod still use, in whatever Service: those go first. As long
@@ -255,10 +262,8 @@ impl Reconciler {
     /// others.
     pub(crate) fn begin_drains(&mut self, plan: &Plan, run: &mut Run<'_>) {
         for new in &plan.drains {
-            let present =
-                self.mirror.servers.get(&new.key.vs).and_then(|server| server.real_server(&new.key.rs));
-            if present.is_some_and(|settings| settings.weight.is_quiesced()) {
-                self.begin_drain(new.key, new.cause, run);
+            if self.is_quiesced(&new.key) {
+                self.begin_drain(new.key, new.cause, run.now);
             }
         }
         for key in &plan.returned {
@@ -267,15 +272,17 @@ impl Reconciler {
         run.report.drains_begun += std::mem::take(&mut self.notes.begun);
     }
 
-    fn begin_drain(&mut self, key: Key, cause: Cause, run: &mut Run<'_>) {
-        let intent = self.desired.server(&key.vs);
-        let overrides = intent.map(|intent| *intent.drain_overrides()).unwrap_or_default();
-        if !self.ledger.begin(key, cause, &overrides, run.now) {
-            return;
+    fn begin_drain(&mut self, key: Key, cause: Cause, now: Time) {
+        let overrides = self.overrides(&key.vs);
+        if self.ledger.begin(key, cause, &overrides, now) {
+            self.note_begun(&key, cause);
         }
-        let pod = self.name_pod(&key);
-        run.report.drains_begun += 1;
-        let policy = self.config.drain.with(&overrides).policy;
+    }
+
+    fn note_begun(&mut self, key: &Key, cause: Cause) {
+        self.notes.begun += 1;
+        let pod = self.name_pod(key);
+        let policy = self.config.drain.with(&self.overrides(&key.vs)).policy;
         let pod = pod.as_deref().unwrap_or("unknown");
         info!(%policy, pod, "drain of real server {} of {} begins: {cause}", key.rs, key.vs);
     }

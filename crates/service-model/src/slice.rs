@@ -29,8 +29,11 @@ struct StoredEndpoint {
 
 /// Whether two pods (`NAMESPACE/NAME/UID`) cannot be the same: without a UID that is not known.
 pub fn is_another_pod(one: &str, other: &str) -> bool {
-    let uid = |pod: &str| pod.rsplit_once('/').map(|(_, uid)| uid.to_owned()).filter(|uid| !uid.is_empty());
     uid(one).zip(uid(other)).is_some_and(|(one, other)| one != other)
+}
+
+fn uid(pod: &str) -> Option<&str> {
+    pod.rsplit_once('/').map(|(_, uid)| uid).filter(|uid| !uid.is_empty())
 }
 
 /// What moved among the endpoints of a Service.
