@@ -40,9 +40,20 @@ pub enum LoadError {
 #[derive(Debug, Default)]
 pub struct Loaded {
     /// The drains.
-    pub drains: Vec<Entry>,
+    pub drains: Vec<Saved>,
     /// Why some entries are left out.
     pub problems: Vec<String>,
+}
+
+/// An entry, understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Saved {
+    /// Who drains.
+    pub key: Key,
+    /// What the next process must know of it.
+    pub record: Record,
+    /// The words of it, for listings.
+    pub entry: Entry,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -129,7 +140,7 @@ impl DrainFile {
         let mut loaded = Loaded::default();
         for value in content.drains {
             match Entry::read(value) {
-                Ok(entry) => loaded.drains.push(entry),
+                Ok(saved) => loaded.drains.push(saved),
                 Err(problem) => loaded.problems.push(problem),
             }
         }
@@ -153,19 +164,17 @@ impl Entry {
     }
 
     /// Complete and understood, or not at all.
-    fn read(value: serde_json::Value) -> Result<Self, String> {
+    fn read(value: serde_json::Value) -> Result<Saved, String> {
         let entry: Entry = serde_json::from_value(value).map_err(|error| error.to_string())?;
-        entry.key().and_then(|_| entry.record()).map(|_| entry)
+        Ok(Saved { key: entry.key()?, record: entry.record()?, entry })
     }
 
-    /// Who drains.
-    pub fn key(&self) -> Result<Key, String> {
+    fn key(&self) -> Result<Key, String> {
         let vs: lb_types::VipPort = parse(&self.virtual_server)?;
         Ok(Key { vs: vs.into(), rs: parse(&self.real_server)? })
     }
 
-    /// What the next process must know of it.
-    pub fn record(&self) -> Result<Record, String> {
+    fn record(&self) -> Result<Record, String> {
         Ok(Record {
             cause: parse(&self.cause)?,
             since: Duration::from_millis(self.since_millis),

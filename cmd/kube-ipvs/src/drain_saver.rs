@@ -33,9 +33,7 @@ impl DrainSaver {
             Ok(loaded) => {
                 let path = file.path().display();
                 loaded.problems.iter().for_each(|problem| warn!("{path}: an entry is left out: {problem}"));
-                let known =
-                    loaded.drains.iter().filter_map(|entry| entry.key().ok().zip(entry.record().ok()));
-                reconciler.restore(known);
+                reconciler.restore(loaded.drains.into_iter().map(|saved| (saved.key, saved.record)));
             }
             Err(error) => {
                 let consequence = "drains that were under way begin anew, with new deadlines";

@@ -17,7 +17,7 @@ use serde::Serialize;
 use crate::{
     clock,
     config::Settings,
-    drain_file::{DrainFile, Entry},
+    drain_file::{DrainFile, Entry, Saved},
     flags::Output,
 };
 
@@ -70,9 +70,8 @@ fn read(file: &DrainFile, kernel: &mut IpvsClient) -> anyhow::Result<Vec<Row>> {
     for problem in loaded.problems {
         eprintln!("{}: an entry is left out: {problem}", file.path().display());
     }
-    let drains: Vec<_> = loaded.drains.iter().filter_map(|entry| Some((entry.key().ok()?, entry))).collect();
     let mut servers: BTreeMap<VirtualServerId, BTreeMap<_, ConnectionCounters>> = BTreeMap::new();
-    for (Key { vs, .. }, _) in &drains {
+    for Saved { key: Key { vs, .. }, .. } in &loaded.drains {
         if !servers.contains_key(vs) {
             let dump = kernel.dump_real_servers(*vs).with_context(|| format!("read {vs}"))?;
             servers.insert(*vs, dump.into_iter().map(|rs| (rs.id, rs.connections)).collect());
@@ -80,7 +79,8 @@ fn read(file: &DrainFile, kernel: &mut IpvsClient) -> anyhow::Result<Vec<Row>> {
     }
     let now = clock::now();
     let counters = |key: &Key| servers.get(&key.vs)?.get(&key.rs);
-    Ok(drains.iter().map(|(key, entry)| Row::new(entry, counters(key), now)).collect())
+    let row = |saved: &Saved| Row::new(&saved.entry, counters(&saved.key), now);
+    Ok(loaded.drains.iter().map(row).collect())
 }
 
 impl Row {

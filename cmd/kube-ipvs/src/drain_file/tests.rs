@@ -50,11 +50,12 @@ fn what_is_saved_is_loaded() {
     file.save(ledger.iter()).unwrap();
     let loaded = file.load().unwrap();
     assert_eq!(loaded.problems, [""; 0]);
-    let known: Vec<_> =
-        loaded.drains.iter().map(|entry| (entry.key().unwrap(), entry.record().unwrap())).collect();
+    let known: Vec<_> = loaded.drains.iter().map(|saved| (saved.key, saved.record.clone())).collect();
     let expect: Vec<_> = ledger.iter().map(|(key, drain)| (*key, Record::from(drain))).collect();
     assert_eq!(known, expect);
-    let [first, second] = &loaded.drains[..] else { panic!("{loaded:?}") };
+    let [Saved { entry: first, .. }, Saved { entry: second, .. }] = &loaded.drains[..] else {
+        panic!("{loaded:?}")
+    };
     assert_eq!(
         (first.pod(), first.policy(), first.deadline()),
         (Some("shop/web-1"), "all-connections", None)
