@@ -52,12 +52,13 @@ fn the_node_is_not_touched() {
 fn nothing_stays_open() {
     let count = |what: &str| fs::read_dir(format!("/proc/self/{what}")).expect("readable").count();
     probe_with(&PATIENT);
-    let before = (count("fd"), count("task"));
+    // A thread that has been joined may still be listed here; three probes that leak would outnumber it.
+    let (descriptors, threads) = (count("fd"), count("task"));
     for _ in 0..3 {
         probe_with(&ProbeOptions { control: false, ..PATIENT });
     }
-    testkit::wait_until(Duration::from_secs(20), "descriptors and threads are those of before", || {
-        (count("fd"), count("task")) == before
+    testkit::wait_until(Duration::from_secs(20), "descriptors and threads are no more than before", || {
+        count("fd") <= descriptors && count("task") <= threads
     });
 }
 
