@@ -220,6 +220,11 @@ impl Ledger {
         any_due
     }
 
+    /// What so many polls took of a processor: all of them together keep to a share of it.
+    pub fn polls_took(&mut self, polls: u32, took: Duration) {
+        self.polls.took(polls, took);
+    }
+
     /// When [`Ledger::due`] or [`Ledger::rested`] has something; `None` when nothing drains.
     pub fn next_deadline(&self) -> Option<Time> {
         self.polls.next().into_iter().chain(self.resting.values().copied()).min()

@@ -10,14 +10,15 @@ use tally::Tallied;
 
 use crate::Time;
 
-/// What one virtual server adds to the interval between its polls: however many there are, at most 125 are read per
-/// second.
-/// TODO-correctness: a look at twelve real servers takes 1.6 ms in an emulated guest, which is 10 to 20 times slower than
-/// hardware: there they cost a fifth of a core. Polls should keep to a share of the processor, as audits do.
-const SHARE: Duration = Duration::from_millis(8);
+/// The share of a processor that polls keep to, however many real servers drain: one part of so many.
+const SHARE: u32 = 50;
 
-/// No poll is put off further than this for the sake of others.
-const LONGEST: Duration = Duration::from_secs(15);
+/// What a poll is taken to cost until that has been measured: system calls for a handful of real servers.
+const FIRST_COST: Duration = Duration::from_micros(100);
+
+/// No poll is put off further than this for the sake of others. Whatever must end at a certain time does so: it has a
+/// poll of its own.
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// One virtual server that has draining real servers.
 #[derive(Clone, Copy, Debug)]
@@ -29,14 +30,29 @@ struct Watch {
 }
 
 /// Every virtual server is polled at times of its own, so that new drains never postpone the polls of old ones.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Polls {
+    /// What one takes of a processor, by what the last ones took.
+    cost: Duration,
     watches: Tallied<BTreeMap<VirtualServerId, Watch>>,
     /// The same by time.
     by_due: Tallied<BTreeSet<(Time, VirtualServerId)>>,
 }
 
+impl Default for Polls {
+    fn default() -> Self {
+        Polls { cost: FIRST_COST, watches: Tallied::default(), by_due: Tallied::default() }
+    }
+}
+
 impl Polls {
+    /// So many polls took so much of a processor. One that was disturbed says little about the next.
+    pub(crate) fn took(&mut self, polls: u32, took: Duration) {
+        if polls > 0 {
+            self.cost = (self.cost * 7 + (took / polls).min(self.cost * 8)) / 8;
+        }
+    }
+
     /// A drain of a virtual server begins, and ends at `deadline` in any case: it is polled soon, but a poll that is due
     /// earlier is not put off.
     pub(crate) fn watch(&mut self, vs: VirtualServerId, now: Time, deadline: Option<Time>) {
@@ -87,14 +103,15 @@ impl Polls {
     }
 
     /// Often while a drain is young, because that is when connections end; rarely once it has become a long one, or
-    /// when a great many drain.
+    /// when polls of many add up.
     fn interval(&self, age: Duration) -> Duration {
         let by_age = match age.as_secs() {
             0..10 => Duration::from_millis(500),
             10..60 => Duration::from_secs(2),
             _ => Duration::from_secs(5),
         };
-        let by_count = SHARE * u32::try_from(self.watches.len()).unwrap_or(u32::MAX);
+        let count = u32::try_from(self.watches.len()).unwrap_or(u32::MAX);
+        let by_count = self.cost.saturating_mul(SHARE).saturating_mul(count);
         by_age.max(by_count.min(LONGEST))
     }
 }

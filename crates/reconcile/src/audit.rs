@@ -140,7 +140,7 @@ impl Audit {
     }
 }
 
-/// What an audit has found, for the step after it.
+/// What an audit or polls have found, for the step after them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Findings {
     pub(crate) touch: Touch,
@@ -173,13 +173,18 @@ impl Reconciler {
                 self.audit.reached = reached;
             }
         }
+        self.find(touch, report);
+        true
+    }
+
+    /// Keeps what a step of audit or polls has found for the next one.
+    pub(crate) fn find(&mut self, touch: Touch, report: &mut Report) {
         let drift = std::mem::take(&mut report.drift);
         if drift > 0 || !touch.is_empty() {
             let findings = self.findings.get_or_insert_default();
             findings.touch.extend(touch);
             findings.drift += drift;
         }
-        true
     }
 
     fn audit_part(

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use crate::{Ended, Reconciler, Report, adopt::chain, apply::Run, retry::Subject};
 
 /// Virtual servers whose draining real servers are looked at in one step, so that events never wait long.
-const POLLS_PER_STEP: usize = 128;
+const POLLS_PER_STEP: usize = 16;
 
 /// How long an arrival is remembered at least: slices of several Services follow each other.
 const REMEMBERED: Duration = Duration::from_secs(60);
@@ -42,6 +42,8 @@ pub(crate) struct Notes {
     arrived_since: Time,
     /// Drains that have begun and are not reported yet.
     begun: usize,
+    /// Virtual servers that the last step polled.
+    polled: usize,
     /// Drains of the process before this one.
     restored: Vec<(Key, Record)>,
 }
@@ -321,10 +323,31 @@ impl Reconciler {
         self.end_drain(key, outcome, run.now, run.report);
     }
 
-    /// Reads the counters of some virtual servers that have draining real servers, and notes what is due.
-    pub(crate) fn poll_drains(&mut self, now: Time, touch: &mut Touch, report: &mut Report) {
-        touch.servers.extend(self.ledger.rested(now));
+    /// Reads the counters of some virtual servers that have draining real servers; returns whether any were due. What is
+    /// over is removed by the next step, so that what this one costs is what the polls cost.
+    pub(crate) fn poll_drains(&mut self, now: Time, report: &mut Report) -> bool {
         let due: Vec<_> = self.ledger.due(now).take(POLLS_PER_STEP).collect();
+        if due.is_empty() || !self.is_planned() {
+            return false;
+        }
+        self.notes.polled = due.len();
+        let mut touch = Touch::default();
+        self.poll_some(due, now, &mut touch, report);
+        self.find(touch, report);
+        true
+    }
+
+    /// Whether the last step polled; this one has not yet.
+    pub(crate) fn take_polled(&mut self) -> bool {
+        std::mem::take(&mut self.notes.polled) > 0
+    }
+
+    /// What the last step took, if it polled.
+    pub(crate) fn polls_spent(&mut self, took: Duration) {
+        self.ledger.polls_took(u32::try_from(self.notes.polled).unwrap_or(u32::MAX), took);
+    }
+
+    fn poll_some(&mut self, due: Vec<VirtualServerId>, now: Time, touch: &mut Touch, report: &mut Report) {
         let mut failed = None;
         for vs in due {
             let mut counters = BTreeMap::new();

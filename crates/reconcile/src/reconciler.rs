@@ -125,19 +125,25 @@ impl Reconciler {
         }
     }
 
-    /// Does what is due: either a slice of the audit, or everything else (plans dirty services, polls drains, retries).
+    /// Does what is due: a slice of the audit, or some polls of drains, or everything else (plans dirty services,
+    /// retries).
     ///
-    /// Tell [`Reconciler::spent`] afterwards what it took, and the audit keeps to its share of a core.
+    /// Tell [`Reconciler::spent`] afterwards what it took, and audit and polls keep to their shares of a core.
     pub fn step(&mut self, now: Time) -> Report {
         let mut report = Report::default();
-        if !self.model.is_synced() || !self.adopted(now, &mut report) || self.audit(now, &mut report) {
+        // Between two steps with polls there is one for changes.
+        let may_poll = !self.take_polled();
+        if !self.model.is_synced() || !self.adopted(now, &mut report) {
+            return report;
+        }
+        if self.audit(now, &mut report) || may_poll && self.poll_drains(now, &mut report) {
             return report;
         }
         let Findings { mut touch, drift } = self.findings.take().unwrap_or_default();
         report.drift += drift;
         self.recheck(now, &mut touch, &mut report);
         self.refresh_node(&mut touch);
-        self.poll_drains(now, &mut touch, &mut report);
+        touch.servers.extend(self.ledger.rested(now));
         self.retry.touch_due(now, &mut touch);
         self.desire_backlog(now, &mut touch, &mut report);
         if self.model.has_ipv6() && !self.sysctls_for_ipv6 {
@@ -150,11 +156,13 @@ impl Reconciler {
     }
 
     /// How much of a core the last step took; it ended at `now`. If it was a slice of the audit, the next one waits
-    /// until that is paid off. What has failed is tried again that much later.
+    /// until that is paid off; if it polled drains, the next polls are as far away as that demands. What has failed is
+    /// tried again that much later.
     pub fn spent(&mut self, took: Duration, now: Time) {
         self.retry.tried_until(now);
         let longest = self.longest_rest();
         self.audit.spent(took, now, longest);
+        self.polls_spent(took);
         self.suspects.spent(took, now);
         self.flows.spent(took, now);
     }

@@ -180,3 +180,34 @@ fn kernel_parameters_for_ipv6_are_written_as_soon_as_a_service_needs_them() {
     world.sync(applied(service("six", "fd00:96::1")));
     assert_eq!(world.kernel.sysctls.get(forwarding.name), Some(1));
 }
+
+#[test]
+fn polls_of_a_great_many_drains_keep_to_their_share() {
+    const COUNT: usize = 500;
+    let mut world = World::synced(many(COUNT));
+    rest(&mut world);
+    let virtual_servers = world.kernel.ipvs.virtual_servers();
+    for (vs, (_, real_servers)) in &virtual_servers {
+        let connections = lb_types::ConnectionCounters { active: 1, inactive: 0, persistent: 0 };
+        real_servers.keys().for_each(|rs| world.kernel.ipvs.set_connections(*vs, *rs, connections));
+    }
+    (0..COUNT).for_each(|n| world.send(ready(&format!("s{n}"), &[])));
+    let ends = [world.now + Duration::from_secs(30), world.now + Duration::from_secs(90)];
+    let mut took = [Duration::ZERO; 2];
+    for (part, end) in ends.into_iter().enumerate() {
+        while let Some(due) = world.reconciler.next_wakeup(world.now).filter(|due| *due <= end) {
+            world.now = world.now.max(due);
+            let before = world.kernel.ipvs.requests();
+            world.reconciler.step(world.now);
+            let requests = u32::try_from(world.kernel.ipvs.requests() - before).unwrap();
+            let cost = Duration::from_millis(1) * requests;
+            world.now += cost;
+            world.reconciler.spent(cost, world.now);
+            took[part] += cost;
+        }
+    }
+    assert_eq!(world.reconciler.draining(), 2 * COUNT);
+    let [_, settled] = took;
+    let share = settled.as_millis() * 1000 / 60_000;
+    assert!((10..=20).contains(&share), "{settled:?} of a minute");
+}
