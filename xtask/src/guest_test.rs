@@ -4,6 +4,7 @@
 //! tests do not exist and cannot pass by skipping. Each test runs in a process of its own.
 
 mod plan;
+mod retry;
 mod run;
 pub mod selftest;
 
@@ -16,6 +17,8 @@ use crate::kernels::{self, Kernel, Series};
 use crate::setup;
 use crate::tally::Tally;
 pub use plan::{Plan, add_programs, environment};
+use retry::Retries;
+use run::Runner;
 
 /// `cargo xtask guest test`.
 #[derive(Debug, Clone, Default, Args)]
@@ -35,8 +38,18 @@ pub struct GuestTest {
     /// Memory of the guest in MiB.
     #[arg(long, default_value_t = crate::guest::MEMORY)]
     pub memory: u32,
+    #[command(flatten)]
+    pub tolerance: Tolerance,
     /// Only tests whose names contain this.
     pub filter: Option<String>,
+}
+
+/// What is forgiven.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct Tolerance {
+    /// Fails a test at its first failure; for finding out which tests are unsteady.
+    #[arg(long)]
+    no_retry: bool,
 }
 
 /// Cargo's profile for what runs in guests unless told otherwise.
@@ -49,7 +62,7 @@ impl GuestTest {
         let plan = Plan::build(&self.package, &self.profile, self.filter.as_deref())?;
         let mut all = Tally::default();
         for series in kernels::select(&self.kernel, self.all_kernels)? {
-            all.add(&on_series(series, &plan, self.memory)?);
+            all.add(&on_series(series, &plan, self.memory, self.tolerance)?);
         }
         all.print_details();
         println!("{}", all.line());
@@ -58,16 +71,17 @@ impl GuestTest {
 }
 
 /// Runs the planned tests on one series. Without the kernel they are skipped, or failed if it is required.
-pub fn on_series(series: &'static Series, plan: &Plan, memory: u32) -> Result<Tally> {
+pub fn on_series(series: &'static Series, plan: &Plan, memory: u32, tolerance: Tolerance) -> Result<Tally> {
     match kernels::ensure(series) {
-        Ok(kernel) => run_all(&kernel, plan, memory),
+        Ok(kernel) => run_all(&kernel, plan, memory, tolerance),
         Err(error) => Ok(missing(series, plan, &format!("{error:#}"))),
     }
 }
 
-fn run_all(kernel: &Kernel, plan: &Plan, memory: u32) -> Result<Tally> {
+fn run_all(kernel: &Kernel, plan: &Plan, memory: u32, tolerance: Tolerance) -> Result<Tally> {
     let image = plan.image(kernel)?;
-    let mut tally = run::Runner::new(kernel, &image, memory).run(&plan.cases);
+    let retries = Retries::new(!tolerance.no_retry);
+    let mut tally = Runner::new(kernel, &image, memory, retries).run(&plan.cases);
     if tally.ran() == 0 {
         tally.fail(&format!("guest tests on kernel {}", kernel.series), "no test ran");
     }

@@ -11,6 +11,8 @@ pub struct Tally {
     pub failed: usize,
     /// How many did not run.
     pub skipped: usize,
+    /// `what: why` of what passed only when it was run once more.
+    unsteady: Vec<String>,
     /// `what: why` of each failure.
     failures: Vec<String>,
     /// `what: why` of everything that was skipped.
@@ -21,6 +23,12 @@ impl Tally {
     /// Counts one that passed.
     pub fn pass(&mut self) {
         self.passed += 1;
+    }
+
+    /// Counts one that passed when it was run once more; `why` it had failed.
+    pub fn pass_unsteadily(&mut self, what: &str, why: &str) {
+        self.pass();
+        self.unsteady.push(format!("{what}: {why}"));
     }
 
     /// Counts one that failed.
@@ -45,6 +53,7 @@ impl Tally {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped += other.skipped;
+        self.unsteady.extend_from_slice(&other.unsteady);
         self.failures.extend_from_slice(&other.failures);
         self.skips.extend_from_slice(&other.skips);
     }
@@ -54,14 +63,22 @@ impl Tally {
         self.passed + self.failed
     }
 
-    /// Prints what failed or was skipped and why.
+    /// Prints what failed, was skipped or needed a second run, and why.
     pub fn print_details(&self) {
-        for skip in &self.skips {
-            println!("skipped  {skip}");
+        for line in self.details() {
+            println!("{line}");
         }
-        for failure in &self.failures {
-            println!("FAILED   {failure}");
-        }
+    }
+
+    /// The worst last, next to the closing line.
+    fn details(&self) -> impl Iterator<Item = String> {
+        let skips = self.skips.iter().map(|skip| format!("skipped  {skip}"));
+        let unsteady = self
+            .unsteady
+            .iter()
+            .map(|test| format!("UNSTEADY {test} (counted as passed: it did in a fresh guest)"));
+        let failures = self.failures.iter().map(|failure| format!("FAILED   {failure}"));
+        skips.chain(unsteady).chain(failures)
     }
 
     /// The closing line.
@@ -90,5 +107,23 @@ mod tests {
         assert_eq!(all.line(), "1 passed, 1 failed, 3 skipped");
         assert_eq!(all.ran(), 2);
         assert_eq!(all.exit_code(), ExitCode::FAILURE);
+    }
+
+    #[test]
+    fn what_is_unsteady_passes_and_is_named() {
+        let mut tier = Tally::default();
+        tier.pass_unsteadily("[6.12] e2e a", "exit code 101");
+        tier.skip("b", "no kernel");
+        let mut all = Tally::default();
+        all.add(&tier);
+        assert_eq!(all.line(), "1 passed, 0 failed, 1 skipped");
+        assert_eq!(all.exit_code(), ExitCode::SUCCESS);
+        assert_eq!(
+            all.details().collect::<Vec<_>>(),
+            [
+                "skipped  b: no kernel",
+                "UNSTEADY [6.12] e2e a: exit code 101 (counted as passed: it did in a fresh guest)"
+            ]
+        );
     }
 }

@@ -9,7 +9,7 @@ use clap::Args;
 
 use crate::checks::{edges, purity};
 use crate::command;
-use crate::guest_test::{self, Plan, selftest};
+use crate::guest_test::{self, Plan, Tolerance, selftest};
 use crate::kernels::{self, Series};
 use crate::libtest::{self, Line};
 use crate::setup;
@@ -25,6 +25,8 @@ pub struct Test {
     /// Leaves out the guest tests.
     #[arg(long)]
     host_only: bool,
+    #[command(flatten)]
+    tolerance: Tolerance,
 }
 
 /// A finished tier.
@@ -78,7 +80,7 @@ impl Test {
         });
         let Some(plan) = plan else { return };
         for series in series {
-            run_tier(tiers, &guest_tier(series), |tally| guest_tests(series, &plan, tally));
+            run_tier(tiers, &guest_tier(series), |tally| guest_tests(series, &plan, self.tolerance, tally));
         }
     }
 }
@@ -179,12 +181,12 @@ fn host_tests(tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
-fn guest_tests(series: &'static Series, plan: &Plan, tally: &mut Tally) -> Result<()> {
-    tally.add(&guest_test::on_series(series, plan, crate::guest::MEMORY)?);
+fn guest_tests(series: &'static Series, plan: &Plan, tolerance: Tolerance, tally: &mut Tally) -> Result<()> {
+    tally.add(&guest_test::on_series(series, plan, crate::guest::MEMORY, tolerance)?);
     Ok(())
 }
 
-/// Prints the table, what failed or was skipped, and the closing line.
+/// Prints the table, what was not simply passed, and the closing line.
 fn close(tiers: &[Tier]) -> ExitCode {
     let mut all = Tally::default();
     println!("\n{:<24} {:>7} {:>7} {:>8} {:>9}", "tier", "passed", "failed", "skipped", "seconds");

@@ -1,4 +1,4 @@
-//! Running planned tests in a guest, and starting another guest when one dies.
+//! Running planned tests in a guest, and starting another guest when one dies or a test gets a second run.
 
 use std::fs;
 use std::io::Write;
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::plan::{Case, environment};
+use super::retry::{self, Retries};
 use crate::guest::image::Image;
 use crate::guest::protocol::{Outcome, Task};
 use crate::guest::session::Session;
@@ -35,6 +36,7 @@ pub struct Runner<'a> {
     /// Guests started so far; numbers their logs.
     boots: u32,
     session: Option<Session>,
+    retries: Retries,
     tally: Tally,
 }
 
@@ -45,6 +47,8 @@ pub enum Verdict {
     Passed,
     /// Why it did not.
     Failed(String),
+    /// It passed in a fresh guest after it had failed for this reason.
+    Unsteady(String),
     /// Why it was not run.
     Skipped(String),
 }
@@ -62,19 +66,30 @@ pub struct Report {
 
 impl<'a> Runner<'a> {
     /// Nothing starts before the first test.
-    pub fn new(kernel: &'a Kernel, image: &'a Image, memory: u32) -> Self {
-        Self { kernel, image, memory, boots: 0, session: None, tally: Tally::default() }
+    pub fn new(kernel: &'a Kernel, image: &'a Image, memory: u32, retries: Retries) -> Self {
+        Self { kernel, image, memory, boots: 0, session: None, retries, tally: Tally::default() }
     }
 
     /// Runs all tests one after the other and prints each result at once.
     pub fn run(mut self, cases: &[Case]) -> Tally {
         println!("kernel {} ({}): {} tests", self.kernel.series, self.kernel.release, cases.len());
         for case in cases {
-            let report = self.run_one(case);
+            let report = self.settle(case);
             self.record(case, &report);
         }
         self.stop(true);
         self.tally
+    }
+
+    /// Runs one test, and once more in a fresh guest if it fails and second runs are left.
+    pub fn settle(&mut self, case: &Case) -> Report {
+        let first = self.run_one(case);
+        let Some(why) = self.retries.take(&first.verdict) else { return first };
+        self.print_failure(case, &first, why, self.keep(case, &first.output, "-first"));
+        println!("  once more, in a fresh guest");
+        self.stop(false);
+        let second = self.run_one(case);
+        Report { verdict: retry::of_both(why, second.verdict), ..second }
     }
 
     /// Runs one test, in a new guest if the one before did not survive.
@@ -159,29 +174,37 @@ impl<'a> Runner<'a> {
     fn record(&mut self, case: &Case, report: &Report) {
         let what = format!("[{}] {}", self.kernel.series, case.label());
         let seconds = report.took.as_secs_f64();
+        // Also of what passed: proofs print what they counted.
+        let file = self.keep(case, &report.output, "");
         match &report.verdict {
             Verdict::Passed => {
                 println!("  ok      {seconds:7.2} s  {}", case.label());
-                // Proofs print what they counted.
-                let _ = self.keep(case, &report.output);
                 self.tally.pass();
+            }
+            Verdict::Unsteady(why) => {
+                println!("  UNSTEADY{seconds:7.2} s  {}: passed now", case.label());
+                self.tally.pass_unsteadily(&what, why);
             }
             Verdict::Skipped(why) => {
                 println!("  skipped            {}: {why}", case.label());
                 self.tally.skip(&what, why);
             }
             Verdict::Failed(why) => {
-                println!("  FAILED  {seconds:7.2} s  {}: {why}", case.label());
-                show(&report.output, self.keep(case, &report.output));
+                self.print_failure(case, report, why, file);
                 self.tally.fail(&what, why);
             }
         }
         let _ = std::io::stdout().flush();
     }
 
+    fn print_failure(&self, case: &Case, report: &Report, why: &str, file: Option<PathBuf>) {
+        println!("  FAILED  {:7.2} s  {}: {why}", report.took.as_secs_f64(), case.label());
+        show(&report.output, file);
+    }
+
     /// Writes a test's output to a file.
-    fn keep(&self, case: &Case, output: &[u8]) -> Option<PathBuf> {
-        let name = format!("{}-{}.out", self.kernel.series, case.test.replace("::", "-"));
+    fn keep(&self, case: &Case, output: &[u8], run: &str) -> Option<PathBuf> {
+        let name = format!("{}-{}{run}.out", self.kernel.series, case.test.replace("::", "-"));
         let path = paths::guest_output().ok()?.join(name);
         fs::write(&path, output).ok().map(|()| path)
     }

@@ -15,6 +15,11 @@ finds_a_clean_guest)
     ! pidof sleep
     echo "$passed"
     ;;
+needs_a_fresh_guest)
+    test ! -e /root/used || exit 101
+    touch /root/used
+    echo "$passed"
+    ;;
 writes_much) seq 1 200000 && echo "$passed" ;;
 makes_the_kernel_complain) echo "<1>BUG: made up" >/dev/kmsg && echo "$passed" ;;
 makes_the_kernel_panic) echo "before" && echo c >/proc/sysrq-trigger && sleep 1000 ;;
