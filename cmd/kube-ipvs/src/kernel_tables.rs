@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use conntrack::ConntrackClient;
-use dataplane::Tables;
+use dataplane::{Sysctls as _, Tables};
 use ipvs::IpvsClient;
 use kernel::{
     KernelModule, KernelRelease, ModuleFinder, ModulePresence, ProcSysctls, SysctlNeeds, required_sysctls,
@@ -36,6 +36,7 @@ pub fn open() -> anyhow::Result<Opened> {
     let rules_watcher = rules.watch().context("listen to changes of nftables")?;
     let vip_port = vips.port_id();
     warn_of_missing_modules();
+    warn_without_estimation();
     let flows = ConntrackClient::open().context("open the connection tracking")?;
     let tables = Tables {
         ipvs: Box::new(ipvs),
@@ -53,6 +54,15 @@ fn warn_of_missing_modules() {
     let finder = ModuleFinder::running();
     if finder.presence(KernelModule::NfConntrackNetlink) == ModulePresence::NotInstalled {
         warn!("{}", finder.missing(KernelModule::NfConntrackNetlink));
+    }
+}
+
+/// Drains go by traffic where counts of connections say too little.
+fn warn_without_estimation() {
+    // What cannot be read cannot be judged; that it cannot shows with the parameters that are written.
+    let value = ProcSysctls::default().read(kernel::RUN_ESTIMATION).unwrap_or_default();
+    if let Some(text) = kernel::without_estimation(value) {
+        warn!("{text}");
     }
 }
 

@@ -25,7 +25,7 @@ pub use node::{EmptyHostname, boot_id, hostname};
 pub use proc_sysctls::{ProcSysctls, SysctlError};
 pub use required::{
     ARP_ANNOUNCE, ARP_IGNORE, CONN_REUSE_MODE, CONNTRACK, EXPIRE_NODEST_CONN, EXPIRE_QUIESCENT_TEMPLATE,
-    IPV4_FORWARDING, IPV6_FORWARDING, RequiredSysctl, SysctlDiff, SysctlNeeds, diff_sysctls,
-    required_sysctls,
+    IPV4_FORWARDING, IPV6_FORWARDING, RUN_ESTIMATION, RequiredSysctl, SysctlDiff, SysctlNeeds, diff_sysctls,
+    required_sysctls, without_estimation,
 };
 pub use version::{InvalidRelease, KernelRelease, KernelVersion};

@@ -5,6 +5,9 @@ use lb_types::SysctlOp;
 
 use crate::ConnReuseMode;
 
+/// Whether traffic is counted, since Linux 5.15 (`sysctl_run_estimation`, include/net/ip_vs.h). Read only: whoever
+/// switches it off wants it so.
+pub const RUN_ESTIMATION: &str = "net/ipv4/vs/run_estimation";
 /// IPVS connections are seen by conntrack.
 pub const CONNTRACK: &str = "net/ipv4/vs/conntrack";
 /// See [`crate::decide_conn_reuse_mode`].
@@ -84,6 +87,15 @@ pub fn required_sysctls(needs: &SysctlNeeds) -> Vec<RequiredSysctl> {
     required
 }
 
+/// What an operator must know about a node that does not count traffic, given the value of [`RUN_ESTIMATION`].
+pub fn without_estimation(value: Option<u32>) -> Option<&'static str> {
+    (value == Some(0)).then_some(
+        "net.ipv4.vs.run_estimation is 0: traffic is not counted, so that a draining real server whose last connection \
+         is half closed counts as idle after --graceful-linger, and one whose host is silent is kept until \
+         --graceful-timeout; sysctl -w net.ipv4.vs.run_estimation=1 ends that",
+    )
+}
+
 impl RequiredSysctl {
     const fn new(name: &'static str, value: u32, why: &'static str) -> Self {
         RequiredSysctl { op: SysctlOp { name, value }, why }
@@ -130,6 +142,14 @@ mod tests {
         "net/ipv4/vs/expire_nodest_conn=1",
         "net/ipv4/vs/expire_quiescent_template=1",
     ];
+
+    #[test]
+    fn only_a_node_that_counts_no_traffic_is_told_so() {
+        assert!(without_estimation(Some(0)).is_some_and(|text| text.contains("run_estimation=1")));
+        for value in [None, Some(1)] {
+            assert_eq!(without_estimation(value), None);
+        }
+    }
 
     #[test]
     fn every_need_adds_its_own() {
