@@ -144,9 +144,9 @@ impl Drain {
 
     /// Nothing came back between two readings.
     ///
-    /// TODO-correctness: an ICMP error that IPVS passes on to the client counts as a packet to it
-    /// (`handle_response_icmp`, net/netfilter/ipvs/ip_vs_core.c). A pod whose address some router reports as unreachable
-    /// is therefore not noticed; its real server goes at the deadline.
+    /// An ICMP error that IPVS passes on to the client counts as a packet to it (`handle_response_icmp`,
+    /// net/netfilter/ipvs/ip_vs_core.c). Routers report the address of a vanished pod as unreachable; our packet rules
+    /// keep that from IPVS.
     fn wait(&self, now: Time, before: Reading, reading: Reading) -> Waiting {
         let grown = |of: fn(&TrafficCounters) -> u64| of(&reading.1).saturating_sub(of(&before.1));
         let (packets, bytes) = (grown(|traffic| traffic.packets_in), grown(|traffic| traffic.bytes_in));

@@ -122,6 +122,7 @@ const fn hook(hook: Hook) -> nftnl::Hook {
     match hook {
         Hook::Prerouting => nftnl::Hook::PreRouting,
         Hook::Input => nftnl::Hook::In,
+        Hook::Forward => nftnl::Hook::Forward,
         Hook::Output => nftnl::Hook::Out,
         Hook::Postrouting => nftnl::Hook::PostRouting,
     }

@@ -8,18 +8,23 @@ use ipnetwork::IpNetwork;
 use lb_types::IpFamily;
 use nftnl_sys::libc;
 
-use crate::spec::{Interface, RuleSpec, Selector, SetId, Statement};
+use crate::spec::{Interface, RuleSpec, Selector, SetId, SoftError, Statement};
 
 /// Counted up when the same text is translated differently, so that tables by older versions are rewritten.
 pub(crate) const ENCODING: u32 = 1;
 
 pub(crate) const ICMP: u8 = 1;
 pub(crate) const TCP: u8 = 6;
+pub(crate) const UDP: u8 = 17;
 pub(crate) const ICMPV6: u8 = 58;
 pub(crate) const SCTP: u8 = 132;
 
 /// NF_CT_STATE_BIT(IP_CT_NEW) | NF_CT_STATE_UNTRACKED_BIT
 const NEW_OR_UNTRACKED: u32 = 8 | 64;
+/// NF_CT_STATE_BIT(IP_CT_RELATED)
+const RELATED: u32 = 4;
+/// IPS_SEEN_REPLY
+const SEEN_REPLY: u32 = 2;
 /// IP_CT_DIR_ORIGINAL
 const ORIGINAL: u8 = 0;
 /// IP_CT_DIR_REPLY
@@ -28,6 +33,8 @@ const REPLY: u8 = 1;
 const FULLY_RANDOM: u32 = 0x10;
 /// ICMP_PROT_UNREACH
 const ICMP_PROT_UNREACH: u8 = 2;
+/// ICMP_FRAG_NEEDED
+const ICMP_FRAG_NEEDED: u8 = 4;
 /// IFNAMSIZ
 const INTERFACE_NAME: usize = 16;
 /// First 4-byte register, the same as register 1.
@@ -57,18 +64,18 @@ fn lower_statement(statement: &Statement) -> Vec<Expr> {
     match statement {
         Statement::Family(family) => meta_is(libc::NFT_META_NFPROTO, libc::NFT_CMP_EQ, nfproto(*family)),
         Statement::Protocol(number) => meta_is(libc::NFT_META_L4PROTO, libc::NFT_CMP_EQ, *number),
-        Statement::ProtocolNot(number) => meta_is(libc::NFT_META_L4PROTO, libc::NFT_CMP_NEQ, *number),
         Statement::Reply => vec![ct(libc::NFT_CT_DIRECTION, None, FIRST), equal(vec![REPLY])],
-        Statement::NewOrUntracked => vec![
-            ct(libc::NFT_CT_STATE, None, FIRST),
-            and(NEW_OR_UNTRACKED.to_ne_bytes().into()),
-            Expr::Compare { op: libc::NFT_CMP_NEQ, data: vec![0; 4] },
-        ],
+        Statement::SoftError(family, error) => soft_error(*family, *error),
+        Statement::NewOrUntracked => ct_has(libc::NFT_CT_STATE, NEW_OR_UNTRACKED),
+        Statement::Related => ct_has(libc::NFT_CT_STATE, RELATED),
+        Statement::SeenReply => ct_has(libc::NFT_CT_STATUS, SEEN_REPLY),
+        Statement::ConnectionNot(number) => {
+            vec![ct(libc::NFT_CT_PROTOCOL, None, FIRST), unequal(vec![*number])]
+        }
         Statement::ClientNotIn(net) => client_not_in(*net),
-        Statement::NotFrom(interface) => vec![
-            meta(libc::NFT_META_IIFNAME, FIRST),
-            Expr::Compare { op: libc::NFT_CMP_NEQ, data: interface_pattern(interface) },
-        ],
+        Statement::NotFrom(interface) => {
+            vec![meta(libc::NFT_META_IIFNAME, FIRST), unequal(interface_pattern(interface))]
+        }
         Statement::Marked(bit) => {
             let bit = 1_u32 << bit;
             vec![mark(), and(bit.to_ne_bytes().into()), equal(bit.to_ne_bytes().into())]
@@ -87,6 +94,7 @@ fn lower_statement(statement: &Statement) -> Vec<Expr> {
             vec![Expr::Reject { kind: libc::NFT_REJECT_ICMP_UNREACH, code: ICMP_PROT_UNREACH }]
         }
         Statement::Accept => vec![Expr::Verdict { code: libc::NF_ACCEPT, chain: None }],
+        Statement::Drop => vec![Expr::Verdict { code: libc::NF_DROP, chain: None }],
         Statement::Goto(chain) => vec![Expr::Verdict { code: libc::NFT_GOTO, chain: Some(*chain) }],
     }
 }
@@ -97,6 +105,7 @@ fn lookup(selector: Selector, set: SetId, inverted: bool) -> Vec<Expr> {
         Selector::Destination => load.destination(),
         Selector::DestinationPort => load.destination_port(),
         Selector::OriginalDestinationPort => load.original_destination_port(),
+        Selector::OriginalService => load.original_service(),
         Selector::OriginalClient => load.original_client(),
         Selector::DestinationPortAndSource => {
             load.destination_port();
@@ -159,10 +168,21 @@ impl Load {
     }
 
     fn original_destination_port(&mut self) {
-        let key = if self.family == IpFamily::V4 { libc::NFT_CT_DST_IP } else { libc::NFT_CT_DST_IP6 };
-        self.original(key, self.address_len());
+        self.original_destination();
         self.protocol();
         self.original(libc::NFT_CT_PROTO_DST, 2);
+    }
+
+    fn original_service(&mut self) {
+        self.original_destination();
+        let into = self.register(1);
+        self.exprs.push(ct(libc::NFT_CT_PROTOCOL, None, into));
+        self.original(libc::NFT_CT_PROTO_DST, 2);
+    }
+
+    fn original_destination(&mut self) {
+        let key = if self.family == IpFamily::V4 { libc::NFT_CT_DST_IP } else { libc::NFT_CT_DST_IP6 };
+        self.original(key, self.address_len());
     }
 
     fn original_client(&mut self) {
@@ -175,6 +195,27 @@ impl Load {
     }
 }
 
+/// Whether a word of the connection has one of these bits.
+fn ct_has(key: i32, bits: u32) -> Vec<Expr> {
+    vec![ct(key, None, FIRST), and(bits.to_ne_bytes().into()), unequal(vec![0; 4])]
+}
+
+/// Numbers of include/uapi/linux/icmp.h and icmpv6.h; all errors have type and code in their first two bytes.
+fn soft_error(family: IpFamily, error: SoftError) -> Vec<Expr> {
+    let (protocol, kind, hard): (u8, u8, &[u8]) = match (family, error) {
+        (IpFamily::V4, SoftError::Unreachable) => (ICMP, 3, &[ICMP_PROT_UNREACH, ICMP_FRAG_NEEDED]),
+        (IpFamily::V4, SoftError::TimeExceeded) => (ICMP, 11, &[]),
+        (IpFamily::V6, SoftError::Unreachable) => (ICMPV6, 1, &[]),
+        (IpFamily::V6, SoftError::TimeExceeded) => (ICMPV6, 3, &[]),
+    };
+    let byte =
+        |offset| Expr::Payload { base: libc::NFT_PAYLOAD_TRANSPORT_HEADER, offset, len: 1, into: FIRST };
+    let mut exprs = meta_is(libc::NFT_META_L4PROTO, libc::NFT_CMP_EQ, protocol);
+    exprs.extend([byte(0), equal(vec![kind])]);
+    exprs.extend(hard.iter().flat_map(|code| [byte(1), unequal(vec![*code])]));
+    exprs
+}
+
 fn client_not_in(net: IpNetwork) -> Vec<Expr> {
     let octets = |addr| match addr {
         IpAddr::V4(addr) => addr.octets().to_vec(),
@@ -183,7 +224,7 @@ fn client_not_in(net: IpNetwork) -> Vec<Expr> {
     vec![
         ct(original_client_key(IpFamily::of(net.ip())), Some(ORIGINAL), FIRST),
         and(octets(net.mask())),
-        Expr::Compare { op: libc::NFT_CMP_NEQ, data: octets(net.network()) },
+        unequal(octets(net.network())),
     ]
 }
 
@@ -225,6 +266,10 @@ fn and(mask: Vec<u8>) -> Expr {
 
 fn equal(data: Vec<u8>) -> Expr {
     Expr::Compare { op: libc::NFT_CMP_EQ, data }
+}
+
+fn unequal(data: Vec<u8>) -> Expr {
+    Expr::Compare { op: libc::NFT_CMP_NEQ, data }
 }
 
 const fn meta(key: i32, into: u32) -> Expr {

@@ -85,6 +85,7 @@ pub(crate) const fn hook_number(hook: Hook) -> u32 {
     match hook {
         Hook::Prerouting => 0,
         Hook::Input => 1,
+        Hook::Forward => 2,
         Hook::Output => 3,
         Hook::Postrouting => 4,
     }

@@ -3,6 +3,7 @@
 //! ```text
 //! from outside    prerouting [prerouting-mark] -> input [input 90, IPVS 98/99, input-late 101]
 //!                     -> output -> postrouting [postrouting 100]
+//! answers         prerouting -> forward [forward 90, IPVS 99/100] -> postrouting
 //! from this node  output [output -110, output-mark -100, IPVS -98] -> output again -> postrouting [postrouting 100]
 //! ```
 //!
@@ -13,14 +14,18 @@
 //! No packet of an established connection meets a refusal: `reply` packets pass at the top, services without
 //! endpoints are refused to new connections only (their draining real servers keep theirs), and what IPVS forwards
 //! leaves the input hook before `input-late`.
+//!
+//! IPVS never sees ICMP errors that end no connection, because it would count them as packets of the real server:
+//! whether anything comes back from a real server that drains is how `drain` tells a living one from a dead one.
 
 use ipnetwork::IpNetwork;
 use lb_types::{IpFamily, LocalDetection, RuleSet, RulesLayout};
 
 use crate::{
-    expr::{ICMP, ICMPV6, SCTP, TCP},
+    expr::{ICMP, ICMPV6, SCTP, TCP, UDP},
     spec::{
-        BaseChain, ChainKind, ChainSpec, Hook, Interface, RuleSpec, Selector, SetId, Statement, TableSpec,
+        BaseChain, ChainKind, ChainSpec, Hook, Interface, RuleSpec, Selector, SetId, SoftError, Statement,
+        TableSpec,
     },
 };
 
@@ -28,6 +33,8 @@ use crate::{
 const INPUT: BaseChain = BaseChain { kind: ChainKind::Filter, hook: Hook::Input, priority: 90 };
 /// Behind IPVS (99).
 const INPUT_LATE: BaseChain = BaseChain { kind: ChainKind::Filter, hook: Hook::Input, priority: 101 };
+/// Before IPVS (99 for errors, 100 for answers), behind the host's own filter chains, as in the input hook.
+const FORWARD: BaseChain = BaseChain { kind: ChainKind::Filter, hook: Hook::Forward, priority: 90 };
 /// Behind conntrack (-200), before destination NAT (-100) and IPVS (-99, -98).
 const OUTPUT: BaseChain = BaseChain { kind: ChainKind::Filter, hook: Hook::Output, priority: -110 };
 /// Wherever their priority, nat chains run in the order of priorities at 100 here, and at -100 in the next two hooks.
@@ -40,6 +47,10 @@ const OUTPUT_MARK: BaseChain = BaseChain { kind: ChainKind::Nat, hook: Hook::Out
 
 /// Name of the chain that refuses whatever gets there.
 const REFUSE: &str = "refuse";
+/// Name of the chain that all ICMP packets pass.
+const ICMP_PACKETS: &str = "icmp";
+/// Name of the chain for ICMP errors that end no connection.
+const SOFT_ERRORS: &str = "soft-errors";
 /// Longest name of an interface (IFNAMSIZ without the NUL).
 const INTERFACE_NAME_MAX: usize = 15;
 
@@ -47,9 +58,12 @@ const INTERFACE_NAME_MAX: usize = 15;
 pub fn render_table(layout: &RulesLayout) -> TableSpec {
     let mut chains = vec![
         ChainSpec { name: REFUSE, base: None, rules: refuse() },
+        ChainSpec { name: SOFT_ERRORS, base: None, rules: per_family(|family| vec![unheard(family)]) },
+        ChainSpec { name: ICMP_PACKETS, base: None, rules: per_family(soft_errors) },
         chain("input", INPUT, input()),
         chain("input-late", INPUT_LATE, input_late()),
-        chain("output", OUTPUT, per_family(|family| vec![no_endpoints(family)])),
+        chain("forward", FORWARD, icmp()),
+        chain("output", OUTPUT, output()),
         chain("postrouting", POSTROUTING, per_family(|family| postrouting(layout, family))),
     ];
     if IpFamily::ALL.into_iter().any(|family| is_by_interface(layout.local(family))) {
@@ -81,9 +95,65 @@ fn refuse() -> Vec<RuleSpec> {
     ]
 }
 
+/// `meta l4proto icmp goto icmp`
+///
+/// `meta l4proto ipv6-icmp goto icmp`
+///
+/// In every hook where IPVS looks at packets; all others pay for the two comparisons only. No refusal is for ICMP.
+fn icmp() -> Vec<RuleSpec> {
+    let rules = [ICMP, ICMPV6].map(|protocol| {
+        let about = "errors that IPVS would count";
+        rule(about, [Statement::Protocol(protocol), Statement::Goto(ICMP_PACKETS)])
+    });
+    rules.into()
+}
+
+/// `icmp type destination-unreachable icmp code != prot-unreachable icmp code != frag-needed goto soft-errors`
+///
+/// `icmp type time-exceeded goto soft-errors`
+///
+/// What routers and firewalls say of the address of a pod that is gone. "Protocol unreachable" ends SCTP associations,
+/// "too big" must reach the client.
+fn soft_errors(family: IpFamily) -> Vec<RuleSpec> {
+    let rules = [SoftError::Unreachable, SoftError::TimeExceeded].map(|error| {
+        let about = "ends no connection";
+        rule(about, [Statement::SoftError(family, error), Statement::Goto(SOFT_ERRORS)])
+    });
+    rules.into()
+}
+
+/// `ct state related ct direction reply ct status seen-reply meta nfproto ipv4 ct protocol != udp
+/// ct original ip daddr . ct protocol . ct original proto-dst @services-v4 drop`
+///
+/// TCP and SCTP disregard such an error once they are connected; before that it makes connect() fail at once, so it
+/// passes, and it always does for UDP, which has no other way to learn of it. Without this, IPVS counts it as a packet
+/// of the real server (`handle_response_icmp`, net/netfilter/ipvs/ip_vs_core.c) as if that were alive. Errors about a
+/// client, which go to its real server, are no such thing.
+fn unheard(family: IpFamily) -> RuleSpec {
+    rule(
+        "an established connection does not need to know",
+        [
+            Statement::Related,
+            Statement::Reply,
+            Statement::SeenReply,
+            Statement::Family(family),
+            Statement::ConnectionNot(UDP),
+            Statement::In(Selector::OriginalService, SetId { set: RuleSet::Services, family }),
+            Statement::Drop,
+        ],
+    )
+}
+
 fn input() -> Vec<RuleSpec> {
-    let mut rules = vec![replies()];
+    let mut rules = icmp();
+    rules.push(replies());
     rules.extend(per_family(|family| vec![no_endpoints(family), unserved(family)]));
+    rules
+}
+
+fn output() -> Vec<RuleSpec> {
+    let mut rules = icmp();
+    rules.extend(per_family(|family| vec![no_endpoints(family)]));
     rules
 }
 
@@ -116,21 +186,15 @@ fn no_endpoints(family: IpFamily) -> RuleSpec {
     )
 }
 
-/// `meta nfproto ipv4 ip daddr @vips-v4 meta l4proto != icmp ip daddr . meta l4proto . th dport != @services-v4
-/// goto refuse`
+/// `meta nfproto ipv4 ip daddr @vips-v4 ip daddr . meta l4proto . th dport != @services-v4 goto refuse`
 ///
-/// ICMP passes: pings are answered by the local stack, errors belong to connections of IPVS.
+/// ICMP has left the chain: pings are answered by the local stack, errors belong to connections of IPVS.
 fn unserved(family: IpFamily) -> RuleSpec {
-    let icmp = match family {
-        IpFamily::V4 => ICMP,
-        IpFamily::V6 => ICMPV6,
-    };
     rule(
         "VIP, but no service on that port",
         [
             Statement::Family(family),
             Statement::In(Selector::Destination, SetId { set: RuleSet::Vips, family }),
-            Statement::ProtocolNot(icmp),
             Statement::NotIn(Selector::DestinationPort, SetId { set: RuleSet::Services, family }),
             Statement::Goto(REFUSE),
         ],

@@ -42,7 +42,8 @@ pub struct BaseChain {
     pub kind: ChainKind,
     /// Netfilter hook.
     pub hook: Hook,
-    /// Order among the chains of a hook; IPVS stands at 98 and 99 of input, -99 and -98 of output.
+    /// Order among the chains of a hook; IPVS stands at 98 and 99 of input, 99 and 100 of forward, -99
+    /// and -98 of output.
     pub priority: i32,
 }
 
@@ -62,6 +63,8 @@ pub enum Hook {
     Prerouting,
     /// NF_INET_LOCAL_IN
     Input,
+    /// NF_INET_FORWARD
+    Forward,
     /// NF_INET_LOCAL_OUT
     Output,
     /// NF_INET_POST_ROUTING
@@ -84,12 +87,18 @@ pub enum Statement {
     Family(IpFamily),
     /// The transport protocol is this one (IP protocol number).
     Protocol(u8),
-    /// The transport protocol is any but this one.
-    ProtocolNot(u8),
+    /// The packet is an ICMP error of this family that ends no connection.
+    SoftError(IpFamily, SoftError),
     /// The packet runs against the direction of its connection's first packet.
     Reply,
     /// The packet is the first of a connection, or conntrack was told to look away.
     NewOrUntracked,
+    /// The packet is an error about a connection, whose tuple and status then are those of that connection.
+    Related,
+    /// The connection's server has answered.
+    SeenReply,
+    /// The connection's transport protocol is any but this one; unlike the packet's own it is known of an error too.
+    ConnectionNot(u8),
     /// The connection's client has an address outside this prefix.
     ClientNotIn(IpNetwork),
     /// The packet did not come in through such an interface; one made on this node never did.
@@ -114,8 +123,21 @@ pub enum Statement {
     RejectProtocol,
     /// Ends this base chain.
     Accept,
+    /// Nobody sees the packet any more.
+    Drop,
     /// Continues in another chain and does not come back.
     Goto(&'static str),
+}
+
+/// Kinds of ICMP errors that TCP and SCTP take for a passing trouble once they are connected (RFC 5461, section 2.2, and
+/// `tcp_v4_err`, `sctp_v4_err`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SoftError {
+    /// Destination unreachable in any way, except that the protocol is refused, which ends SCTP associations, and that
+    /// the packet is too big, which is about the packet.
+    Unreachable,
+    /// Time exceeded: the packet has gone in circles.
+    TimeExceeded,
 }
 
 /// What of a packet is looked up in a set.
@@ -127,6 +149,8 @@ pub enum Selector {
     DestinationPort,
     /// The same of the connection's first packet, before IPVS or NAT rewrote it.
     OriginalDestinationPort,
+    /// The same, but with the connection's protocol, not the packet's.
+    OriginalService,
     /// Source address of the connection's first packet.
     OriginalClient,
     /// Destination address, transport protocol, destination port, source address.

@@ -8,8 +8,8 @@ use lb_types::IpFamily;
 use crate::{
     expr,
     spec::{
-        BaseChain, ChainKind, ChainSpec, Hook, Interface, RuleSpec, Selector, SetId, Statement, TABLE_NAME,
-        TableSpec,
+        BaseChain, ChainKind, ChainSpec, Hook, Interface, RuleSpec, Selector, SetId, SoftError, Statement,
+        TABLE_NAME, TableSpec,
     },
 };
 
@@ -59,7 +59,7 @@ impl BaseChain {
         let standard = match self.hook {
             Hook::Prerouting => Some(("dstnat", -100)),
             Hook::Postrouting => Some(("srcnat", 100)),
-            Hook::Input | Hook::Output => None,
+            Hook::Input | Hook::Forward | Hook::Output => None,
         };
         match standard.map(|(name, value)| (name, self.priority - value)) {
             Some((name, 0)) => name.to_owned(),
@@ -86,6 +86,7 @@ impl Hook {
         match self {
             Hook::Prerouting => "prerouting",
             Hook::Input => "input",
+            Hook::Forward => "forward",
             Hook::Output => "output",
             Hook::Postrouting => "postrouting",
         }
@@ -117,9 +118,12 @@ impl fmt::Display for Statement {
         match self {
             Statement::Family(family) => write!(f, "meta nfproto {}", family_word(*family)),
             Statement::Protocol(number) => write!(f, "meta l4proto {}", protocol_word(*number)),
-            Statement::ProtocolNot(number) => write!(f, "meta l4proto != {}", protocol_word(*number)),
+            Statement::SoftError(family, error) => f.write_str(error.text(*family)),
             Statement::Reply => f.write_str("ct direction reply"),
             Statement::NewOrUntracked => f.write_str("ct state new,untracked"),
+            Statement::Related => f.write_str("ct state related"),
+            Statement::SeenReply => f.write_str("ct status seen-reply"),
+            Statement::ConnectionNot(number) => write!(f, "ct protocol != {}", protocol_word(*number)),
             Statement::ClientNotIn(net) => {
                 let family = if net.is_ipv4() { IpFamily::V4 } else { IpFamily::V6 };
                 write!(f, "ct original {} saddr != {}", header_word(family), network_text(*net))
@@ -135,6 +139,7 @@ impl fmt::Display for Statement {
             Statement::RejectPort => f.write_str("reject"),
             Statement::RejectProtocol => f.write_str("reject with icmp prot-unreachable"),
             Statement::Accept => f.write_str("accept"),
+            Statement::Drop => f.write_str("drop"),
             Statement::Goto(chain) => write!(f, "goto {chain}"),
         }
     }
@@ -149,10 +154,26 @@ impl Selector {
             Selector::OriginalDestinationPort => {
                 format!("ct original {ip} daddr . meta l4proto . ct original proto-dst")
             }
+            Selector::OriginalService => {
+                format!("ct original {ip} daddr . ct protocol . ct original proto-dst")
+            }
             Selector::OriginalClient => format!("ct original {ip} saddr"),
             Selector::DestinationPortAndSource => {
                 format!("{ip} daddr . meta l4proto . th dport . {ip} saddr")
             }
+        }
+    }
+}
+
+impl SoftError {
+    const fn text(self, family: IpFamily) -> &'static str {
+        match (self, family) {
+            (SoftError::Unreachable, IpFamily::V4) => {
+                "icmp type destination-unreachable icmp code != prot-unreachable icmp code != frag-needed"
+            }
+            (SoftError::TimeExceeded, IpFamily::V4) => "icmp type time-exceeded",
+            (SoftError::Unreachable, IpFamily::V6) => "icmpv6 type destination-unreachable",
+            (SoftError::TimeExceeded, IpFamily::V6) => "icmpv6 type time-exceeded",
         }
     }
 }
@@ -185,6 +206,7 @@ fn protocol_word(number: u8) -> String {
         expr::ICMP => "icmp".to_owned(),
         expr::TCP => "tcp".to_owned(),
         expr::ICMPV6 => "ipv6-icmp".to_owned(),
+        expr::UDP => "udp".to_owned(),
         expr::SCTP => "sctp".to_owned(),
         other => other.to_string(),
     }

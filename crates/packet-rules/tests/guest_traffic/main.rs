@@ -5,6 +5,7 @@ mod support;
 
 mod drain;
 mod early;
+mod errors;
 mod ipvs;
 mod masquerade;
 mod refusals;

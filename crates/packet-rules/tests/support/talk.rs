@@ -112,6 +112,17 @@ impl Connection {
         self.listen()
     }
 
+    /// Its end here.
+    pub fn local(&self) -> SocketAddr {
+        let local = self.socket.local_addr().expect("a connected socket has an address");
+        local.as_socket().expect("an address of IP")
+    }
+
+    /// Asks without waiting for an answer.
+    pub fn tell(&self) {
+        (&*self.socket).write_all(b"who am I?").expect("room for a packet");
+    }
+
     /// Waits for an answer, or what comes instead.
     pub fn listen(&self) -> Result<IpAddr, Failure> {
         timed(|| {
