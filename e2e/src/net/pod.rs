@@ -55,11 +55,28 @@ impl Pod {
         self.server = None;
     }
 
-    /// Nothing that arrives is heard any more, and nobody says so: its node has died.
+    /// Nothing is heard any more and nothing is said, not even that: its node has died.
     pub fn fall_silent(&self) {
-        let deaf = "add table inet dead; add chain inet dead input { type filter hook input priority 0; policy drop; }; \
-                    add rule inet dead input meta l4proto ipv6-icmp accept";
-        self.namespace.run(&["nft", deaf]);
+        self.die("drop");
+    }
+
+    /// The same, but whoever sends is told that there is no such host: its node lives, and has deleted it by force.
+    pub fn become_unreachable(&self) {
+        self.die("reject with icmpx type host-unreachable");
+    }
+
+    /// What becomes of everything that arrives, except that the address can still be found. The kernel behind it must
+    /// not repeat what was not acknowledged.
+    fn die(&self, verdict: &str) {
+        let rules = [
+            "add table inet dead",
+            "add chain inet dead output { type filter hook output priority 0; policy drop; }",
+            "add rule inet dead output meta l4proto { icmp, ipv6-icmp } accept",
+            "add chain inet dead input { type filter hook input priority 0; }",
+            "add rule inet dead input meta l4proto ipv6-icmp accept",
+            &format!("add rule inet dead input {verdict}"),
+        ];
+        self.namespace.run(&["nft", &rules.join("; ")]);
     }
 
     /// Take the network away as the end of a sandbox does: nobody has the address any more.

@@ -1,48 +1,84 @@
-//! A pod that is gone without a word: its node died. Only its silence tells.
-//!
-//! TODO-correctness: where a router reports that the address of a pod is unreachable, as the node of a force-deleted pod
-//! does, IPVS counts these errors as packets to the client, and the real server is not taken for silent.
+//! Pods that are gone without a word to the API server: what comes from their addresses, and what does not, tells.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use e2e::manifest::Service;
-use e2e::net::{PodNetwork, cluster_ip};
+use e2e::manifest::{Endpoint, Service};
+use e2e::net::{Pod, PodNetwork, cluster_ip};
 use e2e::observe::Timeline;
 use e2e::probe::Proto;
-use e2e::probe::talk;
+use e2e::probe::talk::{self, Talk};
 
 use super::{conversations, cut, real, removed, within};
 use crate::world::World;
 
 /// From the moment at which the address leaves the slice to the reset of the last client.
 const LIMIT: Duration = Duration::from_secs(12);
+const SECOND: Duration = Duration::from_secs(1);
 
-/// 100 clients talk to a pod whose node dies and whose endpoint leaves without ever having been terminating.
+/// A way in which a pod vanishes.
+struct Way {
+    what: &'static str,
+    vanish: fn(&mut Pod),
+    /// Conversations with it.
+    clients: usize,
+}
+
+const WAYS: [Way; 3] = [
+    Way { what: "its node died", vanish: |pod| pod.fall_silent(), clients: 100 },
+    Way {
+        what: "deleted by force, another node says unreachable",
+        vanish: |pod| pod.become_unreachable(),
+        clients: 100,
+    },
+    Way { what: "deleted by force, this node says unreachable", vanish: Pod::disconnect, clients: 20 },
+];
+
+/// The endpoints leave without ever having been terminating.
 #[test]
-fn the_clients_of_a_dead_node_s_pod_are_reset_within_12_seconds_slow() {
-    let mut world = World::new(PodNetwork::Routed, 2);
-    let service = Service::new("web", cluster_ip(80), &[Proto::Tcp]);
-    let alone = world.ready(1..=1);
-    world.manifests.serve(&service, &alone);
+fn the_clients_of_a_vanished_pod_are_reset_within_12_seconds_slow() {
+    let mut world = World::new(PodNetwork::Routed, 4);
+    let services = [80, 81, 82].map(|n| Service::new(&format!("web-{n}"), cluster_ip(n), &[Proto::Tcp]));
+    for (service, pod) in services.iter().zip(&world.pods) {
+        world.manifests.serve(service, &[Endpoint::ready(pod)]);
+    }
     // The reset answers a retransmission, and TCP doubles the time between two of them: the one after 6.2 s must find the
     // real server gone, because the next one comes at 12.6 s.
     world.start(&[]);
-    world.wait_served(&service, &alone);
+    for (service, pod) in services.iter().zip(&world.pods) {
+        world.wait_served(service, &[Endpoint::ready(pod)]);
+    }
     let timeline = Timeline::record(&world.net.node);
-    let settings = conversations(&cluster_ip(80).port(80), 100, Duration::from_millis(500));
-    let talk = world.talk_with(&talk::Settings { timeout: Duration::from_secs(60), ..settings });
-    let reals = real(&world.pods[0], &service);
-    assert!(talk.progress().cut.is_empty(), "nothing has happened yet");
-    world.pods[0].fall_silent();
+    let talks: Vec<_> =
+        services.iter().zip(&WAYS).map(|(service, way)| talk(&world, service, way.clients)).collect();
+    assert!(talks.iter().all(|talk| talk.progress().cut.is_empty()), "nothing has happened yet");
+    for (pod, way) in world.pods.iter_mut().zip(&WAYS) {
+        (way.vanish)(pod);
+    }
     let left = Instant::now();
-    world.manifests.endpoints(&service, &world.ready(2..=2));
-    let gone = removed(&timeline, &reals, left);
-    let (first, last) = cut(&talk, 100, left);
-    println!(
-        "silent: real servers gone {} ms after the address left the slice, 100 of 100 conversations reset after {} to {} ms",
-        gone.as_millis(),
-        first.as_millis(),
-        last.as_millis()
-    );
-    within(LIMIT, last, "a client hung", (&timeline, left));
+    for service in &services {
+        world.manifests.endpoints(service, &world.ready(4..=4));
+    }
+    for (((way, service), pod), talk) in WAYS.iter().zip(&services).zip(&world.pods).zip(&talks) {
+        let gone = removed(&timeline, &real(pod, service), left);
+        let (first, last) = cut(talk, way.clients, left);
+        println!(
+            "{}: real servers gone {} ms after the address left the slice, all {} conversations reset after {} to {} ms",
+            way.what,
+            gone.as_millis(),
+            way.clients,
+            first.as_millis(),
+            last.as_millis()
+        );
+        within(LIMIT, last, &format!("{}: a client hung", way.what), (&timeline, left));
+    }
+}
+
+fn talk(world: &World, service: &Service, clients: usize) -> Talk {
+    let settings = conversations(&addresses(service), clients, SECOND);
+    world.talk_with(&talk::Settings { timeout: Duration::from_secs(60), ..settings })
+}
+
+fn addresses(service: &Service) -> Vec<SocketAddr> {
+    service.ips.iter().map(|ip| SocketAddr::new(*ip, 80)).collect()
 }
