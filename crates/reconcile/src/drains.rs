@@ -121,6 +121,11 @@ impl Reconciler {
             touch.servers.insert(key.vs);
         }
         reused.into_iter().for_each(|key| self.address_reused(key, now, touch));
+        if !self.ledger.is_empty() {
+            // Also those that came to another Service meanwhile.
+            let pods = self.model.pods_at(|addr| self.ledger.at(addr).next().is_some());
+            pods.iter().for_each(|(addr, pod)| self.evict_predecessors(*addr, pod, now, touch));
+        }
     }
 
     /// Whether the Service of a drain lists its address for another pod.

@@ -162,6 +162,13 @@ impl ServiceModel {
         slices.iter().filter_map(|slice| slice.endpoint(addr)).min()?.pod()
     }
 
+    /// Known pods behind addresses that are of interest, whatever Services list them: one walk over all slices.
+    pub fn pods_at(&self, is_of_interest: impl Fn(IpAddr) -> bool) -> Vec<(IpAddr, Arc<str>)> {
+        let slices = self.entries.values().flat_map(|entry| &entry.slices);
+        let endpoints = slices.flat_map(StoredSlice::endpoints).filter(|copy| is_of_interest(copy.addr));
+        endpoints.filter_map(|copy| Some((copy.addr, copy.pod()?))).collect()
+    }
+
     /// Whether a slice of a Service has an address.
     pub fn lists(&self, name: &ServiceName, addr: IpAddr) -> bool {
         let slices = self.entries.get(name).map_or(&[][..], |entry| &entry.slices);

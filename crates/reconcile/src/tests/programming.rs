@@ -233,6 +233,11 @@ fn a_conflict_does_not_hide_other_problems_of_the_rival() {
 
 #[test]
 fn many_ports_are_not_quadratic() {
+    // Processor time, and the best of three: neighbours on the machine cost neither.
+    let spent = || {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap())
+    };
     let time = |count: u16| {
         let mut web = service("web", WEB);
         web.ports = (1..=count)
@@ -256,10 +261,14 @@ fn many_ports_are_not_quadratic() {
             ModelEvent::SliceApplied(slice)
         };
         let mut world = World::synced([applied(web), slice(&["10.244.0.11"])]);
-        world.send(slice(&["10.244.0.11", "10.244.0.12"]));
-        let begin = std::time::Instant::now();
-        world.reconciler.step(world.now);
-        begin.elapsed()
+        let mut step = |addrs: &[&str]| {
+            world.send(slice(addrs));
+            let begin = spent();
+            world.reconciler.step(world.now);
+            spent() - begin
+        };
+        let some = ["10.244.0.11", "10.244.0.12", "10.244.0.13", "10.244.0.14"];
+        (2..=4).map(|count| step(&some[..count])).min().unwrap()
     };
     let (small, large) = (time(500), time(4000));
     eprintln!("500 ports: {small:?}, 4000 ports: {large:?}");

@@ -229,6 +229,24 @@ fn a_restart_keeps_the_settings_of_a_deleted_service() {
 }
 
 #[test]
+fn an_address_that_changes_service_and_pod_during_an_absence_takes_no_connection_along() {
+    for (pod, weights) in [("y", &[(12, 1)][..]), ("a", &[(11, 0), (12, 1)])] {
+        let mut world = two();
+        let left = pods("web", &[("10.244.0.12", "b", Is::Ready)]);
+        world.sync(left.clone());
+        world.kernel.ipvs.set_connections(web_vs(), rs("10.244.0.11"), connections(5));
+        let saved: Vec<(drain::Key, drain::Record)> =
+            world.reconciler.drains().map(|(key, drain)| (*key, drain.into())).collect();
+        world = World { now: world.now, ..World::on(world.kernel.clone(), config()) };
+        world.reconciler.restore(saved);
+        let api = pods("api", &[("10.244.0.11", pod, Is::Ready), ("10.244.0.20", "x", Is::Ready)]);
+        world.deliver([applied(service("web", WEB)), left, applied(service("api", API)), api]);
+        world.run();
+        assert_eq!(world.kernel.weights(web_vs()), weights, "connections of pod a reach pod {pod}");
+    }
+}
+
+#[test]
 fn a_draining_real_server_that_somebody_deleted_and_that_comes_back_leaves_no_trace() {
     let mut world = two();
     world.sync(pods("web", &[("10.244.0.12", "b", Is::Ready)]));
