@@ -2,15 +2,17 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use e2e::manifest::{Endpoint, Service, render_node, render_slice, to_json};
-use e2e::net::PodNetwork;
-use e2e::observe::Snapshot;
+use e2e::net::{PodNetwork, cluster_ip};
+use e2e::observe::{Snapshot, Timeline};
+use e2e::probe::Proto;
 use e2e::proxy::Source;
 use test_apiserver::{Hangup, Resource, TestApiServer};
 use testkit::{wait_for, wait_until};
 
+use crate::drain;
 use crate::world::{SOON, WEB, World, assert_uncut, web};
 
 /// A dead peer is noticed after 15 s; a guest on a busy machine needs longer.
@@ -153,6 +155,38 @@ fn connections_to_the_api_server_that_die_silently_slow() {
     println!("the change arrived after {took:?}");
     cluster.world.wait_served(&web(), &cluster.world.ready(2..=3));
     wait_for(SOON, "nothing fails", || cluster.get("/readyz").map(drop));
+}
+
+/// All Services and slices are gone at once, as after an etcd that was set up anew, and come back from a backup:
+/// nobody said of any pod that it terminates, so what is established goes on.
+#[test]
+fn an_api_server_that_lost_its_data_cuts_nothing_slow() {
+    let mut cluster = Cluster::new();
+    let service = Service::new("talked-to", cluster_ip(81), &[Proto::Tcp]);
+    let (targets, ready) = (cluster_ip(81).port(80), cluster.world.ready(1..=2));
+    cluster.serve(&service, &ready);
+    cluster.start();
+    cluster.world.wait_served(&service, &ready);
+    let timeline = Timeline::record(&cluster.world.net.node);
+    let reals: Vec<_> = cluster.world.pods[..2].iter().flat_map(|pod| pod.address.port(8080)).collect();
+    let talk = cluster.world.talk(&targets, 20);
+    cluster.server.stop().expect("stop");
+    for resource in [Resource::Services, Resource::EndpointSlices] {
+        for object in cluster.server.objects().list(resource) {
+            let name = object["metadata"]["name"].as_str().expect("objects have names");
+            cluster.server.objects().delete(resource, "default", name).expect("delete");
+        }
+    }
+    // What happened meanwhile cannot be watched, so that an empty list is the answer.
+    cluster.server.objects().compact();
+    let lost = Instant::now();
+    cluster.server.restart().expect("restart");
+    wait_until(NOTICED, "the loss to be noticed", || timeline.quiesced(&reals, lost).is_some());
+    drain::go_on(&[&talk], Instant::now());
+    targets.iter().for_each(|to| drain::wait_refused(&cluster.world, *to));
+    cluster.serve(&service, &ready);
+    cluster.world.wait_served(&service, &ready);
+    assert_uncut(&talk.stop());
 }
 
 /// Where the kubelet mounts a Pod's credentials.

@@ -8,14 +8,9 @@ use e2e::net::{Pod, PodNetwork, cluster_ip};
 use e2e::observe::Timeline;
 use e2e::probe::Proto;
 use e2e::probe::talk::Talk;
-use testkit::wait_until;
 
-use super::{conversations, cut, real, removed, seen, within};
-use crate::world::{SOON, World, assert_uncut};
-
-/// An established connection that is not cut within this time is not cut by the departure: longer than any rule of
-/// draining waits that does not look at connections.
-const LONG_ENOUGH: Duration = Duration::from_secs(8);
+use super::{conversations, cut, go_on, real, removed, seen, wait_refused, within};
+use crate::world::{World, assert_uncut};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -99,14 +94,7 @@ fn a_living_pod_keeps_its_connections_however_it_leaves_slow() {
     let cases =
         cases.map(|(service, count)| Case::begin(&world, service, pod.next().expect("endless"), count));
     let left = leave(&world, &timeline, &cases);
-    // Then everybody has to be answered.
-    wait_until(2 * LONG_ENOUGH, "the connections to have had every opportunity to be cut", || {
-        left.elapsed() >= LONG_ENOUGH
-    });
-    for Case { talk, .. } in &cases {
-        let (established, before) = (talk.progress().established() as u64, talk.progress().messages);
-        wait_until(SOON, "answers", || talk.progress().messages >= before + 2 * established);
-    }
+    go_on(&cases.each_ref().map(|case| &case.talk), left);
     assert_eq!(timeline.missed(&cases[2].real(&world)), 0, "the same endpoint was removed meanwhile");
     let ended = cases.map(|case| assert_kept(&world, &timeline, case, left));
     for (service, reals, closed) in &ended {
@@ -133,12 +121,7 @@ fn leave(world: &World, timeline: &Timeline, [label, selector, slices, whole]: &
     }
     let serving = slices.real(world);
     seen(left, "the same endpoint to serve again", || timeline.serving(&serving, Instant::now()));
-    for to in addresses(&whole.service) {
-        wait_until(SOON, &format!("new connections to {to} to be refused"), || {
-            let outcome = world.net.outside_client().ask(Proto::Tcp, to);
-            outcome.result.is_err_and(|failure| failure.is_refused())
-        });
-    }
+    addresses(&whole.service).into_iter().for_each(|to| wait_refused(world, to));
     left
 }
 

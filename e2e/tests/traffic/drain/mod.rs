@@ -2,6 +2,7 @@
 //!
 //! Each test prints what it counted: connections, failures, cuts with their times, how long real servers stayed.
 
+mod edit;
 mod grace;
 mod history;
 mod immediate;
@@ -15,11 +16,12 @@ use std::time::{Duration, Instant};
 use e2e::manifest::Service;
 use e2e::net::{OUTSIDE, Pod};
 use e2e::observe::Timeline;
+use e2e::probe::Proto;
 use e2e::probe::load::Settings;
 use e2e::probe::talk::{self, Talk};
-use testkit::wait_for;
+use testkit::{wait_for, wait_until};
 
-use crate::world::SOON;
+use crate::world::{SOON, World};
 
 /// Short connections from 300 source ports; each comes round every 6 seconds, always to the same address as long as
 /// there are not more than 50 of those.
@@ -85,4 +87,33 @@ fn cut(talk: &Talk, count: usize, since: Instant) -> (Duration, Duration) {
 /// `connections` conversations from the outside client with a message every `every`.
 fn conversations(targets: &[SocketAddr], connections: usize, every: Duration) -> talk::Settings {
     talk::Settings { every, ..talk::Settings::new(targets, &OUTSIDE.each(), connections) }
+}
+
+/// An established connection that is not cut within this time is not cut by what happened: longer than any rule of
+/// draining waits that does not look at connections.
+const LONG_ENOUGH: Duration = Duration::from_secs(8);
+
+/// Wait until these conversations have had every opportunity to be cut since then, and until all of them are answered.
+#[track_caller]
+pub fn go_on(talks: &[&Talk], since: Instant) {
+    wait_until(2 * LONG_ENOUGH, "the connections to have had every opportunity to be cut", || {
+        since.elapsed() >= LONG_ENOUGH
+    });
+    let expected = |talk: &&Talk| {
+        let report = talk.progress();
+        report.messages + 2 * report.established() as u64
+    };
+    let expected: Vec<_> = talks.iter().map(expected).collect();
+    for (talk, messages) in talks.iter().zip(expected) {
+        wait_until(SOON, "answers", || talk.progress().messages >= messages);
+    }
+}
+
+/// Wait until clients outside are refused there.
+#[track_caller]
+pub fn wait_refused(world: &World, to: SocketAddr) {
+    wait_until(SOON, &format!("new connections to {to} to be refused"), || {
+        let outcome = world.net.outside_client().ask(Proto::Tcp, to);
+        outcome.result.is_err_and(|failure| failure.is_refused())
+    });
 }
