@@ -30,7 +30,7 @@ use crate::world::{SOON, World};
 const SERVICES: usize = 200;
 /// How long it goes on if nobody says so, and with how many Services: one look at 200 of them takes an emulated guest
 /// five seconds at best, and a minute on a busy host.
-const SHORT: Duration = Duration::from_secs(90);
+const SHORT: Duration = Duration::from_secs(60);
 const SHORT_SERVICES: usize = 60;
 /// Of a round, without the quiet point at its end.
 const ROUND: Duration = Duration::from_secs(18);

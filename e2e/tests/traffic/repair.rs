@@ -79,8 +79,8 @@ fn world(flags: &[&str]) -> World {
 
 #[test]
 fn virtual_and_real_servers_are_repaired_within_the_sync_period() {
-    let world = world(&["--ipvs-sync-period=3s"]);
-    let within = Duration::from_secs(3) + SLACK;
+    let world = world(&["--ipvs-sync-period=1s"]);
+    let within = Duration::from_secs(1) + SLACK;
     let server = |lines, repaired| Damage { lines, look: "ipvsadm -Sn", repaired };
     for case in [
         server(&["ipvsadm -D -t 10.96.0.80:80"], "-a -t 10.96.0.80:80 -r 10.244.0.12:8080 -m -w 1"),

@@ -14,6 +14,9 @@ use testkit::NetNs;
 /// How long a client waits before it calls the other side silent.
 const PATIENCE: Duration = Duration::from_secs(8);
 
+/// The same where silence is what the test is about.
+const BRIEFLY: Duration = Duration::from_secs(1);
+
 /// A server that ends with the test's process.
 pub fn serve(ns: &NetNs, protocol: Protocol, at: &str) {
     let addr: SocketAddr = at.parse().expect("addresses of tests are valid");
@@ -121,6 +124,14 @@ impl Connection {
     /// Asks without waiting for an answer.
     pub fn tell(&self) {
         (&*self.socket).write_all(b"who am I?").expect("room for a packet");
+    }
+
+    /// The same where an answer is not expected, and not waited for long.
+    pub fn ask_briefly(&self) -> Result<IpAddr, Failure> {
+        timed(|| self.socket.set_read_timeout(Some(BRIEFLY)))?;
+        let answer = self.ask();
+        timed(|| self.socket.set_read_timeout(Some(PATIENCE)))?;
+        answer
     }
 
     /// Waits for an answer, or what comes instead.
