@@ -16,7 +16,7 @@ use clap::Args;
 use crate::kernels::{self, Kernel, Series};
 use crate::setup;
 use crate::tally::Tally;
-pub use plan::{Plan, add_programs, environment};
+pub use plan::{Case, Plan, add_programs, environment};
 use retry::Retries;
 use run::Runner;
 
@@ -55,14 +55,25 @@ pub struct Tolerance {
 /// Cargo's profile for what runs in guests unless told otherwise.
 pub const PROFILE: &str = "dev";
 
+/// So many kernels' contracts are tested at the same time, in a guest each: most of their time is one process's.
+const SIDE_BY_SIDE: usize = 2;
+
 impl GuestTest {
     /// Runs the tests and prints a summary.
     pub fn run(&self) -> Result<ExitCode> {
         setup::ensure()?;
         let plan = Plan::build(&self.package, &self.profile, self.filter.as_deref())?;
+        let series = kernels::select(&self.kernel, self.all_kernels)?;
+        let mut kernels = OnKernel::all(&series, &plan, self.memory, self.tolerance)?;
         let mut all = Tally::default();
-        for series in kernels::select(&self.kernel, self.all_kernels)? {
-            all.add(&on_series(series, &plan, self.memory, self.tolerance)?);
+        if !plan.contracts.is_empty() {
+            all.add(&contracts(&mut kernels, &plan));
+        }
+        if !plan.end_to_end.is_empty() {
+            kernels.iter_mut().for_each(|kernel| all.add(&kernel.run(&plan.end_to_end)));
+        }
+        if all.ran() == 0 && all.skipped == 0 {
+            all.fail("guest tests", "no test ran");
         }
         all.print_details();
         println!("{}", all.line());
@@ -70,32 +81,74 @@ impl GuestTest {
     }
 }
 
-/// Runs the planned tests on one series. Without the kernel they are skipped, or failed if it is required.
-pub fn on_series(series: &'static Series, plan: &Plan, memory: u32, tolerance: Tolerance) -> Result<Tally> {
-    match kernels::ensure(series) {
-        Ok(kernel) => run_all(&kernel, plan, memory, tolerance),
-        Err(error) => Ok(missing(series, plan, &format!("{error:#}"))),
+/// A series and what runs tests on it, or why nothing can.
+#[derive(Debug)]
+pub struct OnKernel {
+    /// The series.
+    pub series: &'static Series,
+    runner: Result<Runner, String>,
+}
+
+impl OnKernel {
+    /// Makes images for all of these series; a kernel that cannot be had is an error only when its tests should run.
+    pub fn all(
+        series: &[&'static Series],
+        plan: &Plan,
+        memory: u32,
+        tolerance: Tolerance,
+    ) -> Result<Vec<Self>> {
+        let runner = |kernel: Kernel| {
+            let image = plan.image(&kernel)?;
+            anyhow::Ok(Runner::new(kernel, image, memory, Retries::new(!tolerance.no_retry)))
+        };
+        let on = |series: &&'static Series| match kernels::ensure(series) {
+            Ok(kernel) => Ok(Self { series, runner: Ok(runner(kernel)?) }),
+            Err(error) => Ok(Self { series, runner: Err(format!("{error:#}")) }),
+        };
+        series.iter().map(on).collect()
+    }
+
+    /// Runs these tests. Without the kernel they are skipped, or failed if it is required.
+    pub fn run(&mut self, cases: &[Case]) -> Tally {
+        match &mut self.runner {
+            Ok(runner) => {
+                let mut tally = runner.run(cases);
+                if tally.ran() == 0 {
+                    tally.fail(&format!("guest tests on kernel {}", self.series.name), "no test ran");
+                }
+                tally
+            }
+            Err(reason) => missing(self.series, cases.len(), reason),
+        }
     }
 }
 
-fn run_all(kernel: &Kernel, plan: &Plan, memory: u32, tolerance: Tolerance) -> Result<Tally> {
-    let image = plan.image(kernel)?;
-    let retries = Retries::new(!tolerance.no_retry);
-    let mut tally = Runner::new(kernel, &image, memory, retries).run(&plan.cases);
-    if tally.ran() == 0 {
-        tally.fail(&format!("guest tests on kernel {}", kernel.series), "no test ran");
+/// The contracts on all kernels, some at the same time.
+pub fn contracts(kernels: &mut [OnKernel], plan: &Plan) -> Tally {
+    let mut all = Tally::default();
+    for some in kernels.chunks_mut(SIDE_BY_SIDE) {
+        std::thread::scope(|scope| {
+            let runs: Vec<_> =
+                some.iter_mut().map(|kernel| scope.spawn(|| kernel.run(&plan.contracts))).collect();
+            for run in runs {
+                match run.join() {
+                    Ok(tally) => all.add(&tally),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
+        });
     }
-    Ok(tally)
+    all
 }
 
-fn missing(series: &Series, plan: &Plan, reason: &str) -> Tally {
+fn missing(series: &Series, count: usize, reason: &str) -> Tally {
     let what = format!("all guest tests on kernel {}", series.name);
     println!("kernel {}: {reason}", series.name);
     let mut tally = Tally::default();
     if series.required {
         tally.fail(&what, reason);
     } else {
-        tally.skip_many(&what, reason, plan.cases.len());
+        tally.skip_many(&what, reason, count);
     }
     tally
 }

@@ -9,8 +9,8 @@ use clap::Args;
 
 use crate::checks::{edges, purity};
 use crate::command;
-use crate::guest_test::{self, Plan, Tolerance, selftest};
-use crate::kernels::{self, Series};
+use crate::guest_test::{self, OnKernel, Plan, Tolerance, selftest};
+use crate::kernels;
 use crate::libtest::{self, Line};
 use crate::setup;
 use crate::tally::Tally;
@@ -60,33 +60,39 @@ impl Test {
 
     fn run_guests(&self, tiers: &mut Vec<Tier>) {
         let series = kernels::SERIES.iter().filter(|series| self.all_kernels || series.required);
+        let series: Vec<_> = series.collect();
         if self.host_only {
-            for series in series {
-                run_tier(tiers, &guest_tier(series), |tally| {
-                    tally.skip(&guest_tier(series), "--host-only was given");
-                    Ok(())
+            run_tier(tiers, "guest tests", |tally| {
+                series.iter().for_each(|series| {
+                    tally.skip(&format!("guest tests on {}", series.name), "--host-only was given");
                 });
-            }
+                Ok(())
+            });
             return;
         }
         run_tier(tiers, "guest self-test", |tally| {
             tally.add(&selftest::on_series(kernels::series(kernels::DEFAULT)?)?);
             Ok(())
         });
-        let mut plan = None;
+        let mut built = None;
         run_tier(tiers, "guest build", |_| {
-            plan = Some(Plan::build(&[], guest_test::PROFILE, None)?);
+            let plan = Plan::build(&[], guest_test::PROFILE, None)?;
+            let kernels = OnKernel::all(&series, &plan, crate::guest::MEMORY, self.tolerance)?;
+            built = Some((plan, kernels));
             Ok(())
         });
-        let Some(plan) = plan else { return };
-        for series in series {
-            run_tier(tiers, &guest_tier(series), |tally| guest_tests(series, &plan, self.tolerance, tally));
+        let Some((plan, mut kernels)) = built else { return };
+        run_tier(tiers, "contracts on kernels", |tally| {
+            tally.add(&guest_test::contracts(&mut kernels, &plan));
+            Ok(())
+        });
+        for kernel in &mut kernels {
+            run_tier(tiers, &format!("end to end on {}", kernel.series.name), |tally| {
+                tally.add(&kernel.run(&plan.end_to_end));
+                Ok(())
+            });
         }
     }
-}
-
-fn guest_tier(series: &Series) -> String {
-    format!("guest tests on {}", series.name)
 }
 
 /// Runs a tier; an error is a failure of the tier.
@@ -178,11 +184,6 @@ fn host_tests(tally: &mut Tally) -> Result<()> {
     if !status.success() && failed == 0 {
         tally.fail("cargo test", &format!("a test program did not build or crashed, see above ({status})"));
     }
-    Ok(())
-}
-
-fn guest_tests(series: &'static Series, plan: &Plan, tolerance: Tolerance, tally: &mut Tally) -> Result<()> {
-    tally.add(&guest_test::on_series(series, plan, crate::guest::MEMORY, tolerance)?);
     Ok(())
 }
 

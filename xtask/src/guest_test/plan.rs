@@ -17,14 +17,17 @@ use crate::workspace::{Package, Workspace};
 /// The feature that turns a package's guest tests on.
 const FEATURE: &str = "guest";
 
-/// Packages whose tests drive the real programs, which are then built and packed too.
+/// Packages whose tests drive the real programs, which are then built and packed too, and measure them: nothing else
+/// runs on the host meanwhile.
 const END_TO_END: &[&str] = &["e2e", "kube-ipvs"];
 
 /// Built and ready to run.
 #[derive(Debug)]
 pub struct Plan {
-    /// In the order in which they run.
-    pub cases: Vec<Case>,
+    /// Tests of one adapter and the kernel, in the order in which they run. They measure no time.
+    pub contracts: Vec<Case>,
+    /// Tests of the real programs.
+    pub end_to_end: Vec<Case>,
     tests: Vec<Executable>,
     programs: Vec<Executable>,
 }
@@ -42,13 +45,6 @@ pub struct Case {
     pub ignored: bool,
     /// After this it is killed.
     pub timeout: Duration,
-}
-
-impl Case {
-    /// `package test`, for people.
-    pub fn label(&self) -> String {
-        format!("{} {}", self.package, self.test)
-    }
 }
 
 impl Plan {
@@ -73,7 +69,9 @@ impl Plan {
             }
         }
         cases.retain(|case| filter.is_none_or(|filter| case.test.contains(filter)));
-        Ok(Self { cases, tests, programs })
+        let (end_to_end, contracts) =
+            cases.into_iter().partition(|case| END_TO_END.contains(&case.package.as_str()));
+        Ok(Self { contracts, end_to_end, tests, programs })
     }
 
     /// The guest's file system with all of it.

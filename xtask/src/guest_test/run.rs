@@ -29,9 +29,9 @@ const BOOT_ATTEMPTS: u32 = 2;
 
 /// The tests of one kernel.
 #[derive(Debug)]
-pub struct Runner<'a> {
-    kernel: &'a Kernel,
-    image: &'a Image,
+pub struct Runner {
+    kernel: Kernel,
+    image: Image,
     memory: u32,
     /// Guests started so far; numbers their logs.
     boots: u32,
@@ -64,21 +64,21 @@ pub struct Report {
     pub took: Duration,
 }
 
-impl<'a> Runner<'a> {
+impl Runner {
     /// Nothing starts before the first test.
-    pub fn new(kernel: &'a Kernel, image: &'a Image, memory: u32, retries: Retries) -> Self {
+    pub fn new(kernel: Kernel, image: Image, memory: u32, retries: Retries) -> Self {
         Self { kernel, image, memory, boots: 0, session: None, retries, tally: Tally::default() }
     }
 
-    /// Runs all tests one after the other and prints each result at once.
-    pub fn run(mut self, cases: &[Case]) -> Tally {
+    /// Runs these tests one after the other, prints each result at once, and ends its guest.
+    pub fn run(&mut self, cases: &[Case]) -> Tally {
         println!("kernel {} ({}): {} tests", self.kernel.series, self.kernel.release, cases.len());
         for case in cases {
             let report = self.settle(case);
             self.record(case, &report);
         }
         self.stop(true);
-        self.tally
+        std::mem::take(&mut self.tally)
     }
 
     /// Runs one test, and once more in a fresh guest if it fails and second runs are left.
@@ -86,7 +86,7 @@ impl<'a> Runner<'a> {
         let first = self.run_one(case);
         let Some(why) = self.retries.take(&first.verdict) else { return first };
         self.print_failure(case, &first, why, self.keep(case, &first.output, "-first"));
-        println!("  once more, in a fresh guest");
+        println!("  once more, in a fresh guest: {}", self.label(case));
         self.stop(false);
         let second = self.run_one(case);
         Report { verdict: retry::of_both(why, second.verdict), ..second }
@@ -115,12 +115,14 @@ impl<'a> Runner<'a> {
             attempt += 1;
             self.boots += 1;
             let start = Instant::now();
-            match guest::boot(self.kernel, self.image, self.memory, &self.name()) {
+            match guest::boot(&self.kernel, &self.image, self.memory, &self.name()) {
                 Ok(session) => {
-                    println!("  booted in {:.1} s", start.elapsed().as_secs_f64());
+                    println!("  booted in {:.1} s  [{}]", start.elapsed().as_secs_f64(), self.kernel.series);
                     self.session = Some(session);
                 }
-                Err(error) if attempt < BOOT_ATTEMPTS => println!("  boot failed: {error:#}"),
+                Err(error) if attempt < BOOT_ATTEMPTS => {
+                    println!("  boot of {} failed: {error:#}", self.kernel.series)
+                }
                 Err(error) => return Err(error.context("the guest does not boot")),
             }
         }
@@ -131,7 +133,7 @@ impl<'a> Runner<'a> {
     pub fn stop(&mut self, clean: bool) {
         let Some(session) = self.session.take() else { return };
         session.quit();
-        if clean && let Ok(log) = guest::console_log(self.kernel, &self.name()) {
+        if clean && let Ok(log) = guest::console_log(&self.kernel, &self.name()) {
             let _ = fs::remove_file(log);
         }
     }
@@ -143,7 +145,7 @@ impl<'a> Runner<'a> {
     /// Removes the logs of all guests so far.
     pub fn discard_logs(&self) {
         for boot in 1..=self.boots {
-            if let Ok(log) = guest::console_log(self.kernel, &name(boot)) {
+            if let Ok(log) = guest::console_log(&self.kernel, &name(boot)) {
                 let _ = fs::remove_file(log);
             }
         }
@@ -151,12 +153,12 @@ impl<'a> Runner<'a> {
 
     fn run_case(&mut self, case: &Case, output: &mut Vec<u8>) -> Verdict {
         let Some(session) = &mut self.session else { return Verdict::Failed("no guest".to_owned()) };
-        match session.run(&task(case, self.kernel), |bytes| output.extend_from_slice(bytes)) {
+        match session.run(&task(case, &self.kernel), |bytes| output.extend_from_slice(bytes)) {
             Ok(outcome) => {
                 let verdict = judge(&outcome, &String::from_utf8_lossy(output));
                 if let Some(bug) = outcome.kernel.iter().find(|line| is_bug(line)) {
                     self.stop(false);
-                    let log = guest::console_log(self.kernel, &self.name()).unwrap_or_default();
+                    let log = guest::console_log(&self.kernel, &self.name()).unwrap_or_default();
                     return Verdict::Failed(format!(
                         "the kernel reported {bug}; console log: {}",
                         log.display()
@@ -172,21 +174,21 @@ impl<'a> Runner<'a> {
     }
 
     fn record(&mut self, case: &Case, report: &Report) {
-        let what = format!("[{}] {}", self.kernel.series, case.label());
+        let what = self.label(case);
         let seconds = report.took.as_secs_f64();
         // Also of what passed: proofs print what they counted.
         let file = self.keep(case, &report.output, "");
         match &report.verdict {
             Verdict::Passed => {
-                println!("  ok      {seconds:7.2} s  {}", case.label());
+                println!("  ok      {seconds:7.2} s  {what}");
                 self.tally.pass();
             }
             Verdict::Unsteady(why) => {
-                println!("  UNSTEADY{seconds:7.2} s  {}: passed now", case.label());
+                println!("  UNSTEADY{seconds:7.2} s  {what}: passed now");
                 self.tally.pass_unsteadily(&what, why);
             }
             Verdict::Skipped(why) => {
-                println!("  skipped            {}: {why}", case.label());
+                println!("  skipped            {what}: {why}");
                 self.tally.skip(&what, why);
             }
             Verdict::Failed(why) => {
@@ -197,9 +199,15 @@ impl<'a> Runner<'a> {
         let _ = std::io::stdout().flush();
     }
 
+    /// In one piece, because another guest's results may be printed at the same time.
     fn print_failure(&self, case: &Case, report: &Report, why: &str, file: Option<PathBuf>) {
-        println!("  FAILED  {:7.2} s  {}: {why}", report.took.as_secs_f64(), case.label());
-        show(&report.output, file);
+        let (seconds, what) = (report.took.as_secs_f64(), self.label(case));
+        print!("  FAILED  {seconds:7.2} s  {what}: {why}\n{}", excerpt(&report.output, file));
+    }
+
+    /// `[series] package test`, for people.
+    fn label(&self, case: &Case) -> String {
+        format!("[{}] {} {}", self.kernel.series, case.package, case.test)
     }
 
     /// Writes a test's output to a file.
@@ -242,22 +250,19 @@ fn judge(outcome: &Outcome, output: &str) -> Verdict {
     }
 }
 
-/// Prints why a failed test failed, as far as it said so, and the end of its output.
-fn show(output: &[u8], file: Option<PathBuf>) {
+/// Why a failed test failed, as far as it said so, and the end of its output.
+fn excerpt(output: &[u8], file: Option<PathBuf>) -> String {
     let text = String::from_utf8_lossy(output);
-    for line in reason(&text) {
-        println!("    > {line}");
-    }
+    let mut lines: Vec<_> = reason(&text).map(|line| format!("    > {line}\n")).collect();
     let mut start = text.len().saturating_sub(SHOWN);
     while !text.is_char_boundary(start) {
         start += 1;
     }
     if let Some(file) = file.filter(|_| start > 0) {
-        println!("    ... ({start} bytes before this are in {})", file.display());
+        lines.push(format!("    ... ({start} bytes before this are in {})\n", file.display()));
     }
-    for line in text[start..].lines() {
-        println!("    | {line}");
-    }
+    lines.extend(text[start..].lines().map(|line| format!("    | {line}\n")));
+    lines.concat()
 }
 
 /// What a panic said: it may stand far above the end, before the logs that follow it.

@@ -67,7 +67,7 @@ pub fn on_series(series: &'static Series) -> Result<Tally> {
     let mut image = Image::new(&kernel)?;
     image.add_bytes("/tests/selftest", SCRIPT.as_bytes(), 0o755);
     println!("kernel {} ({}): {} checks of the guest", kernel.series, kernel.release, EXPECTED.len());
-    let mut runner = Runner::new(&kernel, &image, MEMORY, Retries::new(true));
+    let mut runner = Runner::new(kernel.clone(), image, MEMORY, Retries::new(true));
     let mut tally = Tally::default();
     for (test, expected) in EXPECTED {
         let case = case(test);
