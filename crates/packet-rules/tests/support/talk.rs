@@ -126,7 +126,7 @@ impl Connection {
         (&*self.socket).write_all(b"who am I?").expect("room for a packet");
     }
 
-    /// The same where an answer is not expected, and not waited for long.
+    /// Asks whom the server sees where no answer is expected, and does not wait for one for long.
     pub fn ask_briefly(&self) -> Result<IpAddr, Failure> {
         timed(|| self.socket.set_read_timeout(Some(BRIEFLY)))?;
         let answer = self.ask();
