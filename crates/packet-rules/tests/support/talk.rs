@@ -134,6 +134,11 @@ impl Connection {
         answer
     }
 
+    /// What its end here has heard of, also if that does not end it.
+    pub fn error(&self) -> Option<io::Error> {
+        self.socket.take_error().expect("a socket tells its error")
+    }
+
     /// Waits for an answer, or what comes instead.
     pub fn listen(&self) -> Result<IpAddr, Failure> {
         timed(|| {
