@@ -166,12 +166,14 @@ impl RulesClient {
     }
 
     /// Sends a transaction; a large one while the watcher hears nothing. The generation of the ruleset tells whether
-    /// anybody else has changed any table meanwhile: then the watcher says so.
+    /// anybody else has changed any table meanwhile: then the watcher says so. What has raised the first generation
+    /// must have been told before: the kernel counts first and tells later (`nf_tables_commit`).
     fn commit(&mut self, transaction: &Transaction, generation: Option<u32>) -> Result<Outcome, RulesError> {
         let Some(silencer) = self.silencer.clone().filter(|_| transaction.operations() >= LARGE) else {
             return self.batches.commit(transaction, generation);
         };
         let before = self.read_generation()?;
+        self.batches.settle()?;
         silencer.begin()?;
         let outcome = self.batches.commit(transaction, generation);
         let hears = silencer.end();

@@ -97,6 +97,12 @@ impl BatchSocket {
         }
     }
 
+    /// Returns when every transaction that has begun is over, and listeners have been told of it: one without messages
+    /// waits for them (`commit_mutex`, net/netfilter/nf_tables_api.c), changes nothing and is not answered.
+    pub(crate) fn settle(&mut self) -> Result<(), RulesError> {
+        self.commit(&Transaction::default(), None).map(drop)
+    }
+
     /// The whole datagram, and the sequence number of its begin message.
     fn assemble(&mut self, transaction: &Transaction, generation: Option<u32>) -> (Vec<u8>, u32) {
         let first = self.sequence.wrapping_add(1);
