@@ -11,14 +11,15 @@ use tally::Tallied;
 use crate::Time;
 
 /// The share of a processor that polls keep to, however many real servers drain: one part of so many.
-const SHARE: u32 = 50;
+const SHARE: u32 = 100;
 
-/// What a poll is taken to cost until that has been measured: system calls for a handful of real servers.
-const FIRST_COST: Duration = Duration::from_micros(100);
+/// What a poll is taken to cost until that has been measured: more than it does on hardware, because many may begin
+/// to drain at once.
+const FIRST_COST: Duration = Duration::from_millis(1);
 
 /// No poll is put off further than this for the sake of others. Whatever must end at a certain time does so: it has a
 /// poll of its own.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_secs(90);
 
 /// One virtual server that has draining real servers.
 #[derive(Clone, Copy, Debug)]

@@ -3,8 +3,8 @@
 //!
 //! Every [`Part`] has a round of its own, which begins every sync period. What a slice of it has cost is paid off
 //! before the next one: it rests for the time that makes the slice its share of a core ([`Part::rests`]). So large tables
-//! are compared as often as half a percent of a core allows. Small ones, all of whose real servers are one slice, are
-//! compared completely every sync period, however slow the machine or short the period.
+//! are compared as often as half a percent of a core allows. Small ones ([`SLICES_OF_SMALL`]) are compared completely
+//! every sync period, however slow the machine or short the period.
 //! Routes and packet rules get the smaller shares, because netlink tells when others change them; of IPVS nobody tells.
 //!
 //! A part that is requested ([`Audit::request`]) is due at once and does not rest: something has failed, and the mirror
@@ -21,7 +21,10 @@ use tracing::warn;
 use crate::{Reconciler, Report, adopt::chain};
 
 /// Virtual servers whose real servers are dumped in one slice: bounds how long an event may have to wait.
-const SERVERS_PER_SLICE: usize = 32;
+const SERVERS_PER_SLICE: usize = 4;
+
+/// A table with so few slices of real servers is small.
+const SLICES_OF_SMALL: u32 = 8;
 
 /// How long a part waits for another try after a failed dump; doubled with every failure.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
@@ -150,8 +153,9 @@ pub(crate) struct Findings {
 impl Reconciler {
     /// How long a part may rest at most.
     pub(crate) fn longest_rest(&self) -> Duration {
-        let small = self.mirror.servers.len() <= SERVERS_PER_SLICE;
-        if small { self.config.sync_period } else { Duration::MAX }
+        let slices = self.mirror.servers.len().div_ceil(SERVERS_PER_SLICE);
+        let small = u32::try_from(slices).is_ok_and(|slices| slices <= SLICES_OF_SMALL);
+        if small { self.config.sync_period / SLICES_OF_SMALL } else { Duration::MAX }
     }
 
     /// Compares the part that is due, if any; returns whether there was one. What it finds is made good by the next

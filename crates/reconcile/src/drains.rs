@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use crate::{Ended, Reconciler, Report, adopt::chain, apply::Run, retry::Subject};
 
 /// Virtual servers whose draining real servers are looked at in one step, so that events never wait long.
-const POLLS_PER_STEP: usize = 16;
+const POLLS_PER_STEP: usize = 4;
 
 /// How long an arrival is remembered at least: slices of several Services follow each other.
 const REMEMBERED: Duration = Duration::from_secs(60);

@@ -70,10 +70,10 @@ fn small_tables_are_audited_every_sync_period_however_slow_the_machine() {
 
 #[test]
 fn the_audit_of_large_tables_keeps_to_half_a_percent_of_a_core_and_still_finds_everything() {
-    // 63 slices of real servers, each followed by 10 s of rest.
-    let (share, healed) = check(2000, Duration::from_millis(20));
-    assert!((25..=50).contains(&share), "{share}");
-    assert!(healed <= Duration::from_secs(63 * 10 + 60), "{healed:?}");
+    // 501 slices of real servers, each followed by 1.25 s of rest.
+    let (share, healed) = check(2000, Duration::from_micros(2500));
+    assert!((20..=50).contains(&share), "{share}");
+    assert!(healed <= Duration::from_secs(501 * 5 / 4 + 60), "{healed:?}");
 }
 
 #[test]
@@ -192,7 +192,7 @@ fn polls_of_a_great_many_drains_keep_to_their_share() {
         real_servers.keys().for_each(|rs| world.kernel.ipvs.set_connections(*vs, *rs, connections));
     }
     (0..COUNT).for_each(|n| world.send(ready(&format!("s{n}"), &[])));
-    let ends = [world.now + Duration::from_secs(30), world.now + Duration::from_secs(90)];
+    let ends = [world.now + Duration::from_secs(120), world.now + Duration::from_secs(180)];
     let mut took = [Duration::ZERO; 2];
     for (part, end) in ends.into_iter().enumerate() {
         while let Some(due) = world.reconciler.next_wakeup(world.now).filter(|due| *due <= end) {
@@ -209,5 +209,5 @@ fn polls_of_a_great_many_drains_keep_to_their_share() {
     assert_eq!(world.reconciler.draining(), 2 * COUNT);
     let [_, settled] = took;
     let share = settled.as_millis() * 1000 / 60_000;
-    assert!((10..=20).contains(&share), "{settled:?} of a minute");
+    assert!((5..=12).contains(&share), "{settled:?} of a minute");
 }
