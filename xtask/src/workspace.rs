@@ -79,8 +79,20 @@ impl Package {
 }
 
 /// Cargo, in the repository.
+///
+/// What `cargo run` tells us about ourselves is kept from it: build scripts (ring's) run again whenever that differs, so
+/// that a build by hand after one of ours, or the reverse, would compile much of the tree anew.
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(paths::repository());
+    for (name, _) in std::env::vars_os() {
+        if is_about_us(&name.to_string_lossy()) {
+            command.env_remove(name);
+        }
+    }
     command
+}
+
+fn is_about_us(variable: &str) -> bool {
+    ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| variable.starts_with(prefix))
 }
