@@ -43,9 +43,12 @@ pub fn parse_failed(line: &str) -> Option<&str> {
     line.trim().strip_prefix("test ")?.strip_suffix(" ... FAILED")
 }
 
-/// Parses `skipped: REASON`, which a test prints when it returns because it cannot run here.
+/// Parses `skipped: REASON`, which a test prints when it returns because it cannot run here. Where output is not
+/// captured, the first line of a test stands behind its name.
 pub fn parse_skipped(line: &str) -> Option<&str> {
-    line.trim().strip_prefix("skipped: ")
+    let line = line.trim();
+    let printed = line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... "));
+    printed.map_or(line, |(_, printed)| printed).strip_prefix("skipped: ")
 }
 
 /// What a line of a test program's output says.

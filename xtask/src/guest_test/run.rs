@@ -294,7 +294,9 @@ mod tests {
     fn verdicts() {
         let exit = |code| Outcome { code: Some(code), ..Outcome::default() };
         check(exit(0), PASS, Verdict::Passed);
-        check(exit(0), &format!("skipped: no SCTP\n{PASS}"), Verdict::Skipped("no SCTP".to_owned()));
+        for printed in ["skipped: no SCTP", "test a ... skipped: no SCTP"] {
+            check(exit(0), &format!("{printed}\nok\n{PASS}"), Verdict::Skipped("no SCTP".to_owned()));
+        }
         check(exit(101), PASS, Verdict::Failed("exit code 101".to_owned()));
         check(exit(0), "", Verdict::Failed("the test did not run".to_owned()));
         let none = "test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 9 filtered out";
