@@ -15,7 +15,7 @@ const SHARE: u32 = 100;
 
 /// What a poll is taken to cost until that has been measured: more than it does on hardware, because many may begin
 /// to drain at once.
-const FIRST_COST: Duration = Duration::from_millis(1);
+const FIRST_COST: Duration = Duration::from_millis(2);
 
 /// No poll is put off further than this for the sake of others. Whatever must end at a certain time does so: it has a
 /// poll of its own.
