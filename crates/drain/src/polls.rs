@@ -17,6 +17,9 @@ const SHARE: u32 = 100;
 /// to drain at once.
 const FIRST_COST: Duration = Duration::from_millis(2);
 
+/// No poll is free: what is taken for nothing could never be found dear again.
+const LEAST_COST: Duration = Duration::from_micros(1);
+
 /// No poll is put off further than this for the sake of others. Whatever must end at a certain time does so: it has a
 /// poll of its own.
 const LONGEST: Duration = Duration::from_secs(90);
@@ -50,7 +53,8 @@ impl Polls {
     /// So many polls took so much of a processor. One that was disturbed says little about the next.
     pub(crate) fn took(&mut self, polls: u32, took: Duration) {
         if polls > 0 {
-            self.cost = (self.cost * 7 + (took / polls).min(self.cost * 8)) / 8;
+            let one = (took / polls).clamp(LEAST_COST, self.cost * 8);
+            self.cost = (self.cost * 7 + one) / 8;
         }
     }
 

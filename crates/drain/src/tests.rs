@@ -212,6 +212,20 @@ fn no_poll_is_put_off_by_more_than_a_minute_and_a_half() {
 }
 
 #[test]
+fn polls_that_seemed_free_may_turn_out_dear() {
+    let mut ledger = Ledger::default();
+    (0..100).for_each(|n| _ = ledger.begin(nth(n), Cause::Terminating, &NONE, at(0)));
+    let interval = |ledger: &mut Ledger| {
+        (0..100).for_each(|n| _ = ledger.poll(nth(n).vs, at(100), |_| counters(1, 0, 0)));
+        ledger.next_deadline().unwrap() - at(100)
+    };
+    (0..1000).for_each(|_| ledger.polls_took(1, Duration::ZERO));
+    assert_eq!(interval(&mut ledger), Duration::from_secs(5), "by age");
+    (0..100).for_each(|_| ledger.polls_took(1, Duration::from_millis(2)));
+    assert!(interval(&mut ledger) > Duration::from_secs(15));
+}
+
+#[test]
 fn few_drains_are_polled_often_even_where_a_poll_is_dear() {
     let mut ledger = Ledger::default();
     (0..5).for_each(|n| _ = ledger.begin(nth(n), Cause::Terminating, &NONE, at(0)));
