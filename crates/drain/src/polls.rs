@@ -13,6 +13,10 @@ use crate::Time;
 /// The share of a processor that polls keep to, however many real servers drain: one part of so many.
 const SHARE: u32 = 100;
 
+/// So many virtual servers are polled as often as their age demands, whatever that costs: whoever waits for the reset of
+/// a silent real server hears of it the sooner.
+const FEW: usize = 16;
+
 /// What a poll is taken to cost until that has been measured: more than it does on hardware, because many may begin
 /// to drain at once.
 const FIRST_COST: Duration = Duration::from_millis(2);
@@ -115,7 +119,8 @@ impl Polls {
             10..60 => Duration::from_secs(2),
             _ => Duration::from_secs(5),
         };
-        let count = u32::try_from(self.watches.len()).unwrap_or(u32::MAX);
+        let many = self.watches.len().saturating_sub(FEW);
+        let count = u32::try_from(many).unwrap_or(u32::MAX);
         let by_count = self.cost.saturating_mul(SHARE).saturating_mul(count);
         by_age.max(by_count.min(LONGEST))
     }
