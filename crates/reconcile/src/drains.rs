@@ -106,26 +106,19 @@ impl Reconciler {
     /// Once all Services are known: pods that were terminating when the process before this one ended, and are gone, or
     /// whose address another pod has now.
     pub(crate) fn judge_resumed(&mut self, now: Time, touch: &mut Touch) {
-        let (mut gone, mut reused) = (Vec::new(), Vec::new());
-        for (key, drain) in self.ledger.iter() {
-            let is_listed = |intent: &ServerIntent| intent.known.binary_search(&key.rs).is_ok();
-            let has_left = self.served(&key.vs).is_some_and(|intent| !is_listed(intent));
-            if self.has_successor(key, drain) {
-                reused.push(*key);
-            } else if drain.cause == Cause::Terminating && has_left {
-                gone.push(*key);
-            }
+        if self.ledger.is_empty() {
+            return;
         }
+        let is_listed = |key: &Key, intent: &ServerIntent| intent.known.binary_search(&key.rs).is_ok();
+        let has_left = |key: &Key| self.served(&key.vs).is_some_and(|intent| !is_listed(key, intent));
+        let resumed = self.ledger.iter().filter(|(_, drain)| drain.cause == Cause::Terminating);
+        let gone: Vec<_> = resumed.map(|(key, _)| *key).filter(has_left).collect();
         for key in gone {
             self.ledger.endpoint_gone(&key);
             touch.servers.insert(key.vs);
         }
-        reused.into_iter().for_each(|key| self.address_reused(key, now, touch));
-        if !self.ledger.is_empty() {
-            // Also those that came to another Service meanwhile.
-            let pods = self.model.pods_at(|addr| self.ledger.at(addr).next().is_some());
-            pods.iter().for_each(|(addr, pod)| self.evict_predecessors(*addr, pod, now, touch));
-        }
+        let pods = self.model.pods_at(|addr| self.ledger.at(addr).next().is_some());
+        pods.iter().for_each(|(addr, pod)| self.evict_predecessors(*addr, pod, now, touch));
     }
 
     /// Whether the Service of a drain lists its address for another pod.
