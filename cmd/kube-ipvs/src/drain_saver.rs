@@ -1,14 +1,22 @@
-//! Keeping `drain.json` up to date without costing the loop much.
+//! Keeping `drain.json` up to date without costing the loop anything: a thread of its own encodes and writes it.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        mpsc::{self, Receiver, SyncSender, TrySendError},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
 
-use drain::Time;
+use anyhow::{Context, anyhow};
+use drain::{Drain, Key, Time};
 use reconcile::Reconciler;
 use tracing::{info, warn};
 
 use crate::{clock, drain_file::DrainFile};
 
-/// Shortest time between two versions of the file: what a crash forgets at most.
+/// Shortest time between two versions of the file: what a crash forgets at most, but for the time of writing.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Share of a core that saving may take, as the number of times that it rests for what it took.
@@ -17,67 +25,152 @@ const REST: u32 = 50;
 /// Until the next attempt after a failed one.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// Knows which version the file has.
+/// All drains at one moment.
+type Snapshot = Vec<(Key, Drain)>;
+
+/// Knows which version the file has, or will have soon.
 #[derive(Debug)]
 pub struct DrainSaver {
-    file: DrainFile,
-    saved: u64,
-    rest: Time,
+    snapshots: SyncSender<Snapshot>,
+    writer: JoinHandle<()>,
+    progress: Arc<Mutex<Progress>>,
+    /// The version that was handed to the writer last.
+    handed_over: u64,
+    /// Nothing is handed over before.
+    rested: Time,
+}
+
+/// What the writer tells.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Whether the last attempt failed.
     failing: bool,
+    /// No attempt before.
+    rest: Time,
 }
 
 impl DrainSaver {
-    /// Reads the file and hands what the process before this one left to the loop.
-    pub fn resume(file: DrainFile, reconciler: &mut Reconciler) -> Self {
-        match file.load() {
-            Ok(loaded) => {
-                let path = file.path().display();
-                loaded.problems.iter().for_each(|problem| warn!("{path}: an entry is left out: {problem}"));
-                reconciler.restore(loaded.drains.into_iter().map(|saved| (saved.key, saved.record)));
-            }
-            Err(error) => {
-                let consequence = "drains that were under way begin anew, with new deadlines";
-                warn!("{} {:#}; {consequence}", file.path().display(), anyhow::Error::from(error));
-            }
-        }
-        DrainSaver { file, saved: reconciler.drains_version(), rest: Time::ZERO, failing: false }
+    /// Reads the file, hands what the process before this one left to the loop, and starts the writer.
+    pub fn resume(file: DrainFile, reconciler: &mut Reconciler) -> anyhow::Result<Self> {
+        restore(&file, reconciler);
+        let progress = Arc::new(Mutex::new(Progress::default()));
+        // One may wait while another is written.
+        let (snapshots, receiver) = mpsc::sync_channel(1);
+        let told = Arc::clone(&progress);
+        let writer = thread::Builder::new()
+            .name("drain-saver".to_owned())
+            .spawn(move || write_all(&file, &receiver, &told))
+            .context("start thread drain-saver")?;
+        let handed_over = reconciler.drains_version();
+        Ok(DrainSaver { snapshots, writer, progress, handed_over, rested: Time::ZERO })
     }
 
     /// When the file should be written, if it should.
     pub fn due(&self, reconciler: &Reconciler) -> Option<Time> {
-        (reconciler.drains_version() != self.saved).then_some(self.rest)
+        let Progress { failing, rest } = *lock(&self.progress);
+        let is_outdated = failing || reconciler.drains_version() != self.handed_over;
+        is_outdated.then(|| rest.max(self.rested))
     }
 
-    /// Writes the file if it is due at `now`.
-    pub fn save_if_due(&mut self, reconciler: &Reconciler, now: Time) {
-        if self.due(reconciler).is_some_and(|due| due <= now) {
-            self.save(reconciler);
+    /// Has the file written if it is due at `now`.
+    pub fn save_if_due(&mut self, reconciler: &Reconciler, now: Time) -> anyhow::Result<()> {
+        if self.due(reconciler).is_none_or(|due| due > now) {
+            return Ok(());
         }
+        self.rested = now + PAUSE;
+        match self.snapshots.try_send(snapshot(reconciler)) {
+            Ok(()) => self.handed_over = reconciler.drains_version(),
+            Err(TrySendError::Full(_)) => {}
+            Err(TrySendError::Disconnected(_)) => return Err(writer_died()),
+        }
+        Ok(())
     }
 
-    /// Writes the file if it is out of date.
-    pub fn save(&mut self, reconciler: &Reconciler) {
-        if self.due(reconciler).is_none() {
-            return;
+    /// Writes the file if it is out of date, and returns when that is done.
+    pub fn finish(self, reconciler: &Reconciler) -> anyhow::Result<()> {
+        if self.due(reconciler).is_some() {
+            self.snapshots.send(snapshot(reconciler)).map_err(|_| writer_died())?;
         }
+        drop(self.snapshots);
+        self.writer.join().map_err(|_| writer_died())
+    }
+}
+
+fn restore(file: &DrainFile, reconciler: &mut Reconciler) {
+    let path = file.path().display();
+    match file.load() {
+        Ok(loaded) => {
+            loaded.problems.iter().for_each(|problem| warn!("{path}: an entry is left out: {problem}"));
+            reconciler.restore(loaded.drains.into_iter().map(|saved| (saved.key, saved.record)));
+        }
+        Err(error) => {
+            let consequence = "drains that were under way begin anew, with new deadlines";
+            warn!("{path} {:#}; {consequence}", anyhow::Error::from(error));
+        }
+    }
+}
+
+fn snapshot(reconciler: &Reconciler) -> Snapshot {
+    reconciler.drains().map(|(key, drain)| (*key, drain.clone())).collect()
+}
+
+fn writer_died() -> anyhow::Error {
+    anyhow!("thread drain-saver has panicked; the message is in the log above")
+}
+
+/// The writer: ends when nothing can come any more.
+fn write_all(file: &DrainFile, snapshots: &Receiver<Snapshot>, told: &Mutex<Progress>) {
+    for drains in snapshots {
         let begin = clock::now();
-        let result = self.file.save(reconciler.drains());
+        let result = file.save(drains.iter().map(|(key, drain)| (key, drain)));
         let end = clock::now();
-        self.rest = end + PAUSE.max(end.saturating_sub(begin) * REST);
-        let path = self.file.path().display();
-        match result {
-            Ok(()) => {
-                self.saved = reconciler.drains_version();
-                if std::mem::take(&mut self.failing) {
-                    info!("{path} is written again");
-                }
+        let mut progress = lock(told);
+        let path = file.path().display();
+        match (&result, progress.failing) {
+            (Ok(()), true) => info!("{path} is written again"),
+            (Err(error), false) => {
+                warn!("{path}: {error}; a restart would forget since when and why real servers drain");
             }
-            Err(error) => {
-                self.rest = end + RETRY;
-                if !std::mem::replace(&mut self.failing, true) {
-                    warn!("{path}: {error}; a restart would forget since when and why real servers drain");
-                }
-            }
+            _ => {}
         }
+        let took = end.saturating_sub(begin);
+        progress.failing = result.is_err();
+        progress.rest = end + if result.is_ok() { PAUSE.max(took * REST) } else { RETRY };
+    }
+}
+
+/// Nobody panics while holding it, and if: both fields are always valid.
+fn lock(progress: &Mutex<Progress>) -> MutexGuard<'_, Progress> {
+    progress.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use testkit::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_written_is_tried_again_later_and_then_is() {
+        let directory = TempDir::new("drain-saver");
+        let missing = directory.path().join("missing");
+        let file = DrainFile::new(&missing, "boot".to_owned());
+        let progress = Mutex::new(Progress::default());
+        let attempt = || {
+            let (sender, receiver) = mpsc::sync_channel(1);
+            sender.send(Snapshot::new()).unwrap();
+            drop(sender);
+            write_all(&file, &receiver, &progress);
+            let Progress { failing, rest } = *lock(&progress);
+            (failing, rest.saturating_sub(clock::now()))
+        };
+        let (failing, rest) = attempt();
+        assert!(failing && rest > RETRY / 2, "{rest:?}");
+        fs::create_dir(&missing).unwrap();
+        let (failing, rest) = attempt();
+        assert!(!failing && rest < RETRY / 2, "{rest:?}");
+        assert!(file.path().exists());
     }
 }

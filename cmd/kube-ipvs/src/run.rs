@@ -73,7 +73,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
     follow(source, sender, Arc::clone(&health))?;
     let mut reconciler = Reconciler::new(config, opened.tables);
     let file = DrainFile::new(&settings.state_dir, kernel::boot_id().context("find out the boot's id")?);
-    let saver = DrainSaver::resume(file, &mut reconciler);
+    let saver = DrainSaver::resume(file, &mut reconciler)?;
     drive(reconciler, saver, &receiver, &Told { health, metrics })
 }
 
@@ -212,18 +212,17 @@ fn drive(
                     reconciler.handle(event);
                 }
                 Message::Stop(signal) => {
-                    saver.save(&reconciler);
                     info!(signal, "stops; virtual servers, routes and packet rules stay as they are");
-                    return Ok(());
+                    return saver.finish(&reconciler);
                 }
                 Message::Failed(error) => {
-                    saver.save(&reconciler);
+                    saver.finish(&reconciler).unwrap_or_else(|error| warn!("{error:#}"));
                     return Err(error);
                 }
             }
         }
         planned += step(&mut reconciler, told);
-        saver.save_if_due(&reconciler, clock::now());
+        saver.save_if_due(&reconciler, clock::now())?;
         if reconciler.is_running() && !reconciler.has_backlog() {
             told.health.applied();
             if std::mem::take(&mut planned) >= BURST {

@@ -1,24 +1,17 @@
 use drain::{Cause, EndpointGone, Ledger, Policy};
+use testkit::TempDir;
 
 use super::*;
 
-struct Dir(PathBuf);
+struct Dir(TempDir);
 
 impl Dir {
     fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("kube-ipvs-{name}-{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Dir(path)
+        Dir(TempDir::new(name))
     }
 
     fn file(&self, boot: &str) -> DrainFile {
-        DrainFile::new(&self.0, boot.to_owned())
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _gone = fs::remove_dir_all(&self.0);
+        DrainFile::new(self.0.path(), boot.to_owned())
     }
 }
 
