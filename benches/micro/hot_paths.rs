@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use benches::alone::Absent;
 use benches::objects::{self, Size};
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use ipvs::codec::{Command, Destination, DestinationKey, Service, ServiceKey, parse_destination};
 use kube_source::{convert, wire};
 use lb_types::Scheduler;
@@ -68,6 +68,32 @@ fn step(c: &mut Criterion) {
     }
 }
 
+/// From a complete model and an empty kernel to all writes.
+fn start(c: &mut Criterion) {
+    for services in [100, 10_000] {
+        let events = objects::events(Size::of(services));
+        let fresh = || {
+            let mut reconciler = Reconciler::new(Config::default(), Absent::tables());
+            events.iter().cloned().for_each(|event| reconciler.handle(Event::Model(event)));
+            reconciler
+        };
+        let mut group = c.benchmark_group("loop");
+        group.sample_size(10).bench_function(format!("start with {services}"), |b| {
+            b.iter_batched(
+                fresh,
+                |mut reconciler| {
+                    while !reconciler.is_running() {
+                        reconciler.step(Duration::ZERO);
+                    }
+                    reconciler
+                },
+                BatchSize::PerIteration,
+            );
+        });
+        group.finish();
+    }
+}
+
 fn source(c: &mut Criterion) {
     let json = objects::slice_json(1, &objects::pods(Size::of(10), 1)).to_string();
     c.bench_function("source: JSON of a slice with 10 endpoints", |b| {
@@ -102,5 +128,5 @@ fn codec(c: &mut Criterion) {
     });
 }
 
-criterion_group!(hot_paths, model, step, source, codec);
+criterion_group!(hot_paths, model, step, start, source, codec);
 criterion_main!(hot_paths);

@@ -24,8 +24,8 @@ pub use error::{ErrorKind, TableError};
 pub use explain_rules::explain_rules;
 pub use explain_vip::explain_vip;
 use lb_types::{
-    ConnectionCounters, FlowFilter, IpvsOp, RealServer, RealServerId, RuleElement, RulesLayout, RulesOp,
-    SysctlOp, TrafficCounters, VipOp, VirtualServer, VirtualServerId,
+    ConnectionCounters, FastMap, FastSet, FlowFilter, IpvsOp, RealServer, RealServerId, RuleElement,
+    RulesLayout, RulesOp, SysctlOp, TrafficCounters, VipOp, VirtualServer, VirtualServerId,
 };
 
 /// An operation that the kernel refused.
@@ -104,7 +104,7 @@ pub struct ObservedVips {
     /// The link, if there is one of that name.
     pub link: Option<ObservedLink>,
     /// Our local routes (our route protocol, on our link) with their preferred source.
-    pub routes: BTreeMap<IpAddr, Option<IpAddr>>,
+    pub routes: FastMap<IpAddr, Option<IpAddr>>,
     /// Addresses on `kube-ipvs0`; IPv6 link-local ones excluded.
     pub addresses: BTreeSet<IpAddr>,
     /// Addresses of this node: on every other link, loopback and IPv6 link-local excluded, with the link's name.
@@ -128,7 +128,7 @@ pub struct ObservedRules {
     /// Whether its chains, rules and sets are those of the wanted layout.
     pub layout_current: bool,
     /// All elements of all known sets.
-    pub elements: BTreeSet<RuleElement>,
+    pub elements: FastSet<RuleElement>,
 }
 
 /// The nftables table of one network namespace.

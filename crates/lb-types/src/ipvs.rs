@@ -6,12 +6,16 @@
 use std::{
     cmp::Ordering,
     fmt,
+    hash::{Hash, Hasher},
     net::{IpAddr, SocketAddr},
     num::{NonZeroU16, NonZeroU32},
     str::FromStr,
 };
 
-use crate::{IpFamily, Protocol, VipPort, net::cmp_addr};
+use crate::{
+    IpFamily, Protocol, VipPort,
+    net::{cmp_addr, hash_with_addr},
+};
 
 /// Key of a virtual server in the kernel (`ip_vs_service_find` in net/netfilter/ipvs/ip_vs_ctl.c).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -217,12 +221,18 @@ impl fmt::Display for VirtualServer {
 }
 
 /// Key of a real server within its virtual server (`ip_vs_lookup_dest`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RealServerId {
     /// Address of the endpoint.
     pub addr: IpAddr,
     /// Port of the endpoint; never 0.
     pub port: NonZeroU16,
+}
+
+impl Hash for RealServerId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        hash_with_addr(&self.addr, u32::from(self.port.get()), state);
+    }
 }
 
 impl PartialOrd for RealServerId {

@@ -9,6 +9,7 @@
 //! ([`Operation`]) of which every plan consists.
 
 mod duration;
+mod fast;
 mod flows;
 mod ipvs;
 mod names;
@@ -18,6 +19,7 @@ mod parse;
 mod rules;
 
 pub use duration::{InvalidDuration, parse_duration};
+pub use fast::{FastMap, FastSet};
 pub use flows::{FlowFilter, FlowTarget};
 pub use ipvs::{
     ConnectionCounters, ForwardingMethod, Persistence, RealServer, RealServerId, Scheduler, SchedulerFlags,

@@ -1,9 +1,9 @@
 //! The nftables table, on the kernel.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 
 use dataplane::{BatchReport, ObservedRules, RulesTable, TableError};
-use lb_types::{RuleElement, RulesLayout, RulesOp};
+use lb_types::{FastSet, RuleElement, RulesLayout, RulesOp};
 use netlink::{Buffers, Counters, Protocol, RequestSocket};
 
 use crate::{
@@ -71,9 +71,9 @@ impl RulesClient {
 
     fn observe_rules(&mut self, wanted: &RulesLayout) -> Result<ObservedRules, RulesError> {
         let table = self.read_table()?;
-        let mut elements = BTreeSet::new();
+        let mut elements = FastSet::default();
         for id in SetId::all().filter(|id| table.sets.contains_key(&nft::c_string(&id.name()))) {
-            elements.append(&mut self.read_elements(id)?);
+            elements.extend(self.read_elements(id)?);
         }
         Ok(ObservedRules {
             table: table.flags.is_some(),
@@ -112,9 +112,9 @@ impl RulesClient {
     /// (nft_rhash_walk in net/netfilter/nft_set_hash.c). And the kernel calls a dump interrupted whenever anybody has
     /// changed any table meanwhile, which on busy hosts is always. So if no attempt is beyond doubt, what was seen in
     /// any of them is taken: nobody but us changes our sets, and who does is noticed by the watcher.
-    fn read_elements(&mut self, id: SetId) -> Result<BTreeSet<RuleElement>, RulesError> {
+    fn read_elements(&mut self, id: SetId) -> Result<FastSet<RuleElement>, RulesError> {
         let request = observed::request(nft::GETSETELEM, Some(id));
-        let mut seen = BTreeSet::new();
+        let mut seen = FastSet::default();
         for _ in 0..WALKS {
             let mut walk = Walk::default();
             let dump = self.requests.dump(&request, |message| -> Option<()> {
@@ -200,14 +200,14 @@ impl RulesClient {
 struct Walk {
     /// Sequence number of the attempt.
     attempt: u32,
-    elements: BTreeSet<RuleElement>,
+    elements: FastSet<RuleElement>,
     /// Elements that came a second time.
     twice: usize,
 }
 
 impl Walk {
     /// Takes a part of attempt number `attempt`; `seen` gets everything.
-    fn add(&mut self, attempt: u32, part: Vec<RuleElement>, seen: &mut BTreeSet<RuleElement>) {
+    fn add(&mut self, attempt: u32, part: Vec<RuleElement>, seen: &mut FastSet<RuleElement>) {
         if attempt != self.attempt {
             *self = Walk { attempt, ..Walk::default() };
         }
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn only_the_last_attempt_counts_but_everything_is_remembered() {
-        let (mut walk, mut seen) = (Walk::default(), BTreeSet::new());
+        let (mut walk, mut seen) = (Walk::default(), FastSet::default());
         walk.add(7, vips(&[1, 2]), &mut seen);
         walk.add(7, vips(&[2, 3]), &mut seen);
         assert_eq!((walk.elements.len(), walk.twice), (3, 1));

@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Ordering,
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     num::NonZeroU16,
     sync::Arc,
@@ -10,7 +10,7 @@ use std::{
 
 use drain::Overrides;
 use lb_types::{
-    Protocol, RealServer, RealServerId, RuleElement, RuleSet, ServiceName, VipPort, VirtualServer,
+    FastMap, Protocol, RealServer, RealServerId, RuleElement, RuleSet, ServiceName, VipPort, VirtualServer,
     VirtualServerId,
 };
 use tally::Tallied;
@@ -23,16 +23,16 @@ use crate::{IntentProblem, ServerIntent, ServiceIntent, diff::Touch};
 /// new connections while the old ones drain, and counts as desired until [`Desired::retired`].
 #[derive(Clone, Debug, Default)]
 pub struct Desired {
-    services: Tallied<HashMap<ServiceName, Arc<ServiceIntent>>>,
+    services: Tallied<FastMap<ServiceName, Arc<ServiceIntent>>>,
     /// Who wants a key, the winner first; more than one only where two Services claim the same VIP port.
-    claims: Tallied<HashMap<VirtualServerId, Vec<Claim>>>,
+    claims: Tallied<FastMap<VirtualServerId, Vec<Claim>>>,
     retiring: Tallied<BTreeMap<VirtualServerId, Retiring>>,
     /// Those that were retiring and may be deleted: only what was desired, or taken over as retiring, ever is.
     released: Tallied<BTreeSet<VirtualServerId>>,
     /// How many keys (claimed or retiring) use a VIP.
-    vips: Tallied<HashMap<IpAddr, u32>>,
+    vips: Tallied<FastMap<IpAddr, u32>>,
     /// How many Services want an element that belongs to no virtual server.
-    shared_elements: Tallied<HashMap<RuleElement, u32>>,
+    shared_elements: Tallied<FastMap<RuleElement, u32>>,
 }
 
 /// A virtual server that goes once it has drained.
@@ -261,7 +261,7 @@ impl Desired {
     }
 }
 
-fn release<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, u32>, key: &K) {
+fn release<K: std::hash::Hash + Eq>(counts: &mut FastMap<K, u32>, key: &K) {
     if let Some(count) = counts.get_mut(key) {
         *count -= 1;
         if *count == 0 {

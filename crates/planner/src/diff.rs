@@ -32,27 +32,31 @@ pub struct Touch {
 impl Touch {
     /// Everything desired and everything in the mirror: both sides are walked, so that leftovers are seen.
     pub fn all(desired: &Desired, mirror: &Mirror) -> Self {
-        let mut touch = Touch::default();
+        let mut touch = Touch::leftovers(desired, mirror);
         touch.servers.extend(desired.virtual_servers());
-        touch.servers.extend(mirror.servers.keys());
-        touch.add_rules_and_vips(desired, mirror);
+        touch.vips.extend(desired.vips());
+        touch.elements.extend(desired.shared_elements());
         touch
     }
 
-    /// All VIPs and all elements, desired or present.
-    pub fn add_rules_and_vips(&mut self, desired: &Desired, mirror: &Mirror) {
-        self.vips.extend(desired.vips());
-        self.vips.extend(mirror.routes.keys());
-        self.addresses.extend(&mirror.addresses);
-        self.servers.extend(desired.virtual_servers());
-        self.elements.extend(desired.shared_elements());
+    /// Everything in the mirror that nobody wants, and all addresses.
+    pub fn leftovers(desired: &Desired, mirror: &Mirror) -> Self {
+        let mut touch = Touch::default();
+        let unwanted = |vs: &VirtualServerId| desired.server(vs).is_none();
+        touch.servers.extend(mirror.servers.keys().filter(|vs| unwanted(vs)));
+        touch.vips.extend(mirror.routes.keys().filter(|vip| !desired.wants_vip(vip)));
+        touch.addresses.extend(&mirror.addresses);
         for element in &mirror.elements {
-            let _new = match element.key {
-                ElementKey::Addr(vip) => self.vips.insert(vip),
-                ElementKey::Port(_) if element.set == RuleSet::Hairpin => self.elements.insert(*element),
-                ElementKey::Port(port) => self.servers.insert(port.into()),
-            };
+            match element.key {
+                ElementKey::Addr(vip) if !desired.wants_vip(&vip) => touch.vips.extend([vip]),
+                ElementKey::Port(_) if element.set == RuleSet::Hairpin => {
+                    touch.elements.extend(Some(*element).filter(|element| !desired.wants_shared(element)));
+                }
+                ElementKey::Port(port) => touch.servers.extend(Some(port.into()).filter(unwanted)),
+                ElementKey::Addr(_) => {}
+            }
         }
+        touch
     }
 
     /// Adds another touch.

@@ -30,9 +30,10 @@ pub(crate) fn follow(plan: &Plan, inputs: &Inputs<'_>) -> Vec<FlowsOp> {
     }
     for op in &plan.ipvs_add {
         if let IpvsOp::AddRealServer { vs, .. } = op
+            && let Some(port) = udp_port(vs)
             && !mirror.serves(vs)
         {
-            filters.extend(udp_port(vs).map(FlowFilter::untranslated));
+            filters.insert(FlowFilter::untranslated(port));
         }
     }
     for op in &plan.vips_add {
@@ -48,8 +49,9 @@ pub(crate) fn follow(plan: &Plan, inputs: &Inputs<'_>) -> Vec<FlowsOp> {
 /// Connections that no served UDP port of ours may have, whatever its history: a process that died just after it had
 /// programmed the port may have left some.
 pub fn untranslated(desired: &Desired, mirror: &Mirror) -> Vec<FlowsOp> {
-    let served = mirror.servers.keys().filter(|vs| desired.server(vs).is_some() && mirror.serves(vs));
-    served.filter_map(udp_port).map(|port| FlowsOp::Delete(FlowFilter::untranslated(port))).collect()
+    let served = mirror.servers.iter().filter(|(_, server)| !server.real_servers.is_empty());
+    let ports = served.filter_map(|(vs, _)| udp_port(vs).filter(|_| desired.server(vs).is_some()));
+    ports.map(|port| FlowsOp::Delete(FlowFilter::untranslated(port))).collect()
 }
 
 impl Mirror {
@@ -83,10 +85,11 @@ fn untranslated_on<'a>(
     desired: &'a Desired,
     mirror: &'a Mirror,
 ) -> impl Iterator<Item = FlowFilter> + 'a {
-    let wanted = |vs: &&VirtualServerId| {
-        desired.server(vs).is_some_and(|server| !server.real_servers.is_empty()) && mirror.serves(vs)
+    let wanted = move |port: &VipPort| {
+        let vs = (*port).into();
+        desired.server(&vs).is_some_and(|server| !server.real_servers.is_empty()) && mirror.serves(&vs)
     };
-    mirror.servers_on(vip).filter(wanted).filter_map(udp_port).map(FlowFilter::untranslated)
+    mirror.servers_on(vip).filter_map(udp_port).filter(wanted).map(FlowFilter::untranslated)
 }
 
 fn udp_port(vs: &VirtualServerId) -> Option<VipPort> {

@@ -174,7 +174,7 @@ fn desire_server(
 ) -> ServerIntent {
     real_servers.sort_unstable();
     real_servers.dedup();
-    let terminating = endpoints.all.iter().filter(|e| e.terminating).map(|e| e.id).collect();
+    let terminating: Vec<_> = endpoints.all.iter().filter(|e| e.terminating).map(|e| e.id).collect();
     let mut known: Vec<_> = endpoints.all.iter().map(|e| e.id).collect();
     known.sort_unstable();
     let real_servers: Arc<[RealServerId]> = real_servers.into();
@@ -185,7 +185,7 @@ fn desire_server(
         settings: desire_settings(service, IpFamily::of(vip), config),
         real_server: RealServer::SERVING,
         real_servers,
-        terminating,
+        terminating: if terminating.is_empty() { Arc::default() } else { terminating.into() },
         known,
         drain: service.settings.drain.clone(),
         masquerade: if config.masquerade_all { RuleSet::Masquerade } else { RuleSet::MasqueradeNonLocal },

@@ -7,8 +7,8 @@ use std::{
 };
 
 use lb_types::{
-    IpvsOp, Operation, Protocol, RealServer, RealServerId, RuleElement, RuleSet, RulesOp, VipOp, VipPort,
-    VirtualServer, VirtualServerId,
+    FastMap, FastSet, IpvsOp, Operation, Protocol, RealServer, RealServerId, RuleElement, RuleSet, RulesOp,
+    VipOp, VipPort, VirtualServer, VirtualServerId,
 };
 use tally::Tallied;
 
@@ -44,6 +44,16 @@ impl MirrorServer {
         }
     }
 
+    fn put_all(&mut self, added: impl Iterator<Item = (RealServerId, RealServer)>, count: usize) {
+        self.real_servers.reserve_exact(count);
+        if self.real_servers.is_empty() {
+            self.real_servers.extend(added);
+            self.real_servers.sort_unstable_by_key(|(one, _)| *one);
+        } else {
+            added.for_each(|(rs, settings)| self.put(rs, settings));
+        }
+    }
+
     fn remove(&mut self, rs: &RealServerId) {
         if let Ok(at) = self.position(rs) {
             self.real_servers.remove(at);
@@ -61,13 +71,13 @@ pub struct Mirror {
     /// Whether it is up, too.
     pub link_ready: bool,
     /// Our local routes and their source.
-    pub routes: Tallied<BTreeMap<IpAddr, Option<IpAddr>>>,
+    pub routes: Tallied<FastMap<IpAddr, Option<IpAddr>>>,
     /// Addresses on `kube-ipvs0`.
     pub addresses: Tallied<BTreeSet<IpAddr>>,
     /// Whether our table has the wanted chains.
     pub layout_current: bool,
     /// All elements of our sets.
-    pub elements: Tallied<BTreeSet<RuleElement>>,
+    pub elements: Tallied<FastSet<RuleElement>>,
 }
 
 impl Mirror {
@@ -106,12 +116,11 @@ impl Mirror {
                 [op] => self.record_ipvs_op(op),
                 [first, ..] => {
                     let Some(server) = self.servers.get_mut(&first.virtual_server()) else { continue };
-                    server.real_servers.reserve_exact(together.len());
-                    for op in together {
-                        if let IpvsOp::AddRealServer { rs, settings, .. } = *op {
-                            server.put(rs, settings);
-                        }
-                    }
+                    let added = together.iter().filter_map(|op| match *op {
+                        IpvsOp::AddRealServer { rs, settings, .. } => Some((rs, settings)),
+                        _ => None,
+                    });
+                    server.put_all(added, together.len());
                 }
                 [] => {}
             }

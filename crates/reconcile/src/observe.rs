@@ -2,13 +2,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    hash::Hash,
     net::IpAddr,
     time::Duration,
 };
 
 use dataplane::{ObservedRealServer, ObservedRules, ObservedVips, TableError, Touched};
 use drain::Time;
-use lb_types::VirtualServerId;
+use lb_types::{FastMap, VirtualServerId};
 use planner::{MirrorServer, NodeFacts, Touch};
 use tracing::warn;
 
@@ -224,9 +225,9 @@ impl Reconciler {
 }
 
 /// Keys that only one side has, or that both have with different values.
-fn changed_keys<'a, K: Ord + Copy, V: PartialEq>(
-    a: &'a BTreeMap<K, V>,
-    b: &'a BTreeMap<K, V>,
+fn changed_keys<'a, K: Hash + Eq + Copy, V: PartialEq>(
+    a: &'a FastMap<K, V>,
+    b: &'a FastMap<K, V>,
 ) -> impl Iterator<Item = K> + 'a {
     let in_a = a.iter().filter(|(key, value)| b.get(key) != Some(value)).map(|(key, _)| *key);
     in_a.chain(b.keys().filter(|key| !a.contains_key(key)).copied())

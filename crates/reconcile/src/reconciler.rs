@@ -310,7 +310,7 @@ impl Reconciler {
             self.planned = Some(now);
         }
         if starting && self.backlog.is_empty() {
-            touch.extend(Touch::all(&self.desired, &self.mirror));
+            touch.extend(Touch::leftovers(&self.desired, &self.mirror));
             self.judge_resumed(now, touch);
             self.phase = Phase::Running;
             self.audit.schedule(now, self.config.sync_period);

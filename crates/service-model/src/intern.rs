@@ -1,6 +1,8 @@
 //! One copy of every string and placement that many objects share.
 
-use std::{collections::HashSet, hash::Hash, sync::Arc};
+use std::{hash::Hash, sync::Arc};
+
+use lb_types::FastSet;
 
 use crate::Placement;
 
@@ -45,14 +47,14 @@ impl Interner {
 
 #[derive(Debug)]
 struct Pool<T: ?Sized> {
-    known: HashSet<Arc<T>>,
+    known: FastSet<Arc<T>>,
     /// Size at which unused values are looked for: twice what was in use the last time.
     sweep_at: usize,
 }
 
 impl<T: ?Sized> Default for Pool<T> {
     fn default() -> Self {
-        Pool { known: HashSet::new(), sweep_at: 64 }
+        Pool { known: FastSet::default(), sweep_at: 64 }
     }
 }
 

@@ -1,13 +1,9 @@
 //! The merged input and the set of services that changed.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use ipnetwork::IpNetwork;
-use lb_types::{IpFamily, RealServerId, ServiceName};
+use lb_types::{FastMap, IpFamily, RealServerId, ServiceName};
 use tally::Tallied;
 
 use crate::{
@@ -22,15 +18,15 @@ use crate::{
 /// services that it may affect; an event that says nothing new marks none.
 #[derive(Debug, Default)]
 pub struct ServiceModel {
-    entries: Tallied<BTreeMap<ServiceName, Entry>>,
+    entries: Tallied<FastMap<ServiceName, Entry>>,
     /// Which entry holds a slice: it may move to another Service, and its deletion names the slice only.
-    owners: Tallied<HashMap<SliceName, ServiceName>>,
+    owners: Tallied<FastMap<SliceName, ServiceName>>,
     node: Node,
     node_changed: bool,
     service_cidrs: Vec<IpNetwork>,
     dirty: Tallied<BTreeSet<ServiceName>>,
     /// What left and came to slices, by dirty Service.
-    moves: Tallied<HashMap<ServiceName, Moves>>,
+    moves: Tallied<FastMap<ServiceName, Moves>>,
     /// Number of Services with an IPv6 ClusterIP.
     ipv6_services: usize,
     synced: bool,
@@ -129,7 +125,7 @@ impl ServiceModel {
         self.entries.get(name)?.service.as_deref()
     }
 
-    /// All Services, by name.
+    /// All Services, in no order.
     pub fn services(&self) -> impl Iterator<Item = &Service> {
         self.entries.values().filter_map(|e| e.service.as_deref())
     }
@@ -142,15 +138,17 @@ impl ServiceModel {
     /// Every endpoint of a service port in a family, whatever its condition, merged over the slices of the Service.
     pub fn endpoints(&self, service: &Service, port: &ServicePort, family: IpFamily) -> PortEndpoints {
         let slices = self.entries.get(&service.name).map_or(&[][..], |e| &e.slices);
-        let of_family = || slices.iter().filter(|s| s.family == family);
-        let mut copies: Vec<(RealServerId, EndpointCopy<'_>)> =
-            Vec::with_capacity(of_family().map(|slice| slice.endpoints().count()).sum());
-        for slice in of_family() {
-            for port in slice.ports_named(&port.name, port.protocol) {
-                let id = |copy: &EndpointCopy<'_>| RealServerId { addr: copy.addr, port: port.port };
-                copies.extend(slice.endpoints().map(|copy| (id(&copy), copy)));
-            }
+        let of_family = slices.iter().filter(|s| s.family == family);
+        let named =
+            |slice| StoredSlice::ports_named(slice, &port.name, port.protocol).map(move |p| (slice, p));
+        let sources: Vec<_> = of_family.flat_map(named).collect();
+        // Nearly always one: its endpoints are sorted, and each is there once.
+        if let [(slice, port)] = &*sources {
+            let copies = slice.endpoints_at(port.port);
+            return PortEndpoints { all: copies.map(|(id, copy)| self.endpoint(id, &copy)).collect() };
         }
+        let mut copies: Vec<_> =
+            sources.iter().flat_map(|(slice, port)| slice.endpoints_at(port.port)).collect();
         copies.sort_unstable();
         copies.dedup_by_key(|(id, _)| *id);
         PortEndpoints { all: copies.iter().map(|(id, copy)| self.endpoint(*id, copy)).collect() }

@@ -1,8 +1,8 @@
 //! EndpointSlices as they are kept: canonical and small.
 
-use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr, num::NonZeroU16, sync::Arc};
 
-use lb_types::{IpFamily, Protocol};
+use lb_types::{IpFamily, Protocol, RealServerId};
 
 use crate::{EndpointSlice, Placement, SliceEndpoint, SliceName, SlicePort, intern::Interner, pods};
 
@@ -158,8 +158,16 @@ impl StoredSlice {
     }
 
     /// Endpoints by address.
-    pub(crate) fn endpoints(&self) -> impl Iterator<Item = EndpointCopy<'_>> {
+    pub(crate) fn endpoints(&self) -> impl ExactSizeIterator<Item = EndpointCopy<'_>> {
         (0..self.endpoints.len()).map(|at| self.endpoint_at(at))
+    }
+
+    /// The same, combined with a port.
+    pub(crate) fn endpoints_at(
+        &self,
+        port: NonZeroU16,
+    ) -> impl ExactSizeIterator<Item = (RealServerId, EndpointCopy<'_>)> {
+        self.endpoints().map(move |copy| (RealServerId { addr: copy.addr, port }, copy))
     }
 }
 

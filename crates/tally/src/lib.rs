@@ -8,7 +8,7 @@
 
 use std::{
     borrow::Borrow,
-    collections::{BTreeMap, BTreeSet, HashMap, btree_map, btree_set, hash_map},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, btree_map, btree_set, hash_map, hash_set},
     ops::{Deref, DerefMut, RangeBounds},
 };
 
@@ -141,7 +141,7 @@ impl<K, V> Tallied<BTreeMap<K, V>> {
 }
 
 /// Iterations; everything else comes from the map itself.
-impl<K, V> Tallied<HashMap<K, V>> {
+impl<K, V, S> Tallied<HashMap<K, V, S>> {
     /// All entries.
     pub fn iter(&self) -> Yields<hash_map::Iter<'_, K, V>> {
         Yields((**self).iter())
@@ -162,6 +162,14 @@ impl<K, V> Tallied<HashMap<K, V>> {
 impl<T> Tallied<BTreeSet<T>> {
     /// All elements, in order.
     pub fn iter(&self) -> Yields<btree_set::Iter<'_, T>> {
+        Yields((**self).iter())
+    }
+}
+
+/// Iterations; everything else comes from the set itself.
+impl<T, S> Tallied<HashSet<T, S>> {
+    /// All elements.
+    pub fn iter(&self) -> Yields<hash_set::Iter<'_, T>> {
         Yields((**self).iter())
     }
 }

@@ -3,7 +3,7 @@
 mod routes;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     net::IpAddr,
     ops::Range,
 };
@@ -85,7 +85,7 @@ impl VipClient {
         self.observe_addresses(links, ours, &mut observed)?;
         if let Some(link) = ours.filter(|link| link.observed.dummy) {
             for family in FAMILIES {
-                observed.routes.append(&mut self.observe_routes(family, link.index)?);
+                observed.routes.extend(self.observe_routes(family, link.index)?);
             }
         }
         Ok(observed)
@@ -117,7 +117,7 @@ impl VipClient {
         &mut self,
         family: AddressFamily,
         link: u32,
-    ) -> Result<BTreeMap<IpAddr, Option<IpAddr>>, VipError> {
+    ) -> Result<Vec<(IpAddr, Option<IpAddr>)>, VipError> {
         match self.socket.dump(&get_local_routes(family, Some(link)), parse_local_route) {
             Ok(routes) => Ok(routes
                 .into_iter()
@@ -125,7 +125,7 @@ impl VipClient {
                 .map(|route| (route.addr, route.source))
                 .collect()),
             // The link has just been deleted, or the kernel has no such table yet.
-            Err(error) if error.is_not_found() => Ok(BTreeMap::new()),
+            Err(error) if error.is_not_found() => Ok(Vec::new()),
             Err(error) => Err(error.into()),
         }
     }

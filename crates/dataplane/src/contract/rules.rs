@@ -143,7 +143,8 @@ fn observe(table: &mut dyn RulesTable) -> ObservedRules {
 }
 
 fn assert_elements(table: &mut dyn RulesTable, wanted: &[RuleElement]) {
-    let (seen, wanted): (_, BTreeSet<_>) = (observe(table).elements, wanted.iter().copied().collect());
+    let seen: BTreeSet<_> = observe(table).elements.into_iter().collect();
+    let wanted: BTreeSet<_> = wanted.iter().copied().collect();
     let missing: Vec<_> = wanted.difference(&seen).take(5).collect();
     let extra: Vec<_> = seen.difference(&wanted).take(5).collect();
     assert!(seen == wanted, "missing, among others: {missing:?}; not wanted, among others: {extra:?}");

@@ -123,7 +123,8 @@ fn observe(world: &mut dyn VipsWorld) -> ObservedVips {
 /// The table and the outside view agree that our routes are exactly these.
 #[track_caller]
 fn assert_routes(world: &mut dyn VipsWorld, expect: &[(IpAddr, Option<IpAddr>)]) {
-    let seen: Vec<_> = observe(world).routes.into_iter().collect();
+    let mut seen: Vec<_> = observe(world).routes.into_iter().collect();
+    seen.sort_unstable();
     assert_eq!(seen, expect, "as the table sees it");
     assert_eq!(world.routes(), expect, "as others see it");
 }

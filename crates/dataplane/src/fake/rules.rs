@@ -163,7 +163,7 @@ impl RulesTable for FakeRules {
         Ok(ObservedRules {
             table: state.table.exists(),
             layout_current: state.table.layout() == Some(wanted),
-            elements: state.table.elements(),
+            elements: state.table.elements().into_iter().collect(),
         })
     }
 

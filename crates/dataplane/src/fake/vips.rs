@@ -58,7 +58,7 @@ impl FakeVips {
 
     /// Our routes with their sources.
     pub fn routes(&self) -> BTreeMap<IpAddr, Option<IpAddr>> {
-        self.0.borrow().namespace.observed.routes.clone()
+        self.0.borrow().namespace.observed.routes.iter().map(|(vip, source)| (*vip, *source)).collect()
     }
 
     /// Addresses on `kube-ipvs0`.

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use dataplane::RulesTable as _;
-use lb_types::{Protocol, RuleSet, RulesLayout, RulesOp};
+use lb_types::{FastSet, Protocol, RuleSet, RulesLayout, RulesOp};
 use packet_rules::RulesClient;
 use testkit::{NetNs, in_new_netns};
 
@@ -81,7 +81,7 @@ fn half_a_table_is_completed() {
         let mut client = client();
         install(&mut client, &by_cidr());
         let seen = client.observe(&by_cidr()).expect("dump the table");
-        assert!(seen.layout_current && seen.elements == [vip("fd00::1")].into());
+        assert!(seen.layout_current && seen.elements == FastSet::from_iter([vip("fd00::1")]));
     });
 }
 
@@ -108,7 +108,7 @@ fn every_change_of_the_chains_is_seen_and_mended() {
             install(&mut client, &by_cidr());
             let seen = client.observe(&by_cidr()).expect("dump the table");
             assert!(seen.layout_current, "not mended: {change}");
-            assert_eq!(seen.elements, [vip("10.96.0.1")].into(), "{change}");
+            assert_eq!(seen.elements, FastSet::from_iter([vip("10.96.0.1")]), "{change}");
         }
     });
 }

@@ -1,7 +1,7 @@
 //! The nft tool shows what we mean.
 
 use dataplane::RulesTable as _;
-use lb_types::{LocalDetection, Protocol, RuleSet, RulesLayout, RulesOp};
+use lb_types::{FastSet, LocalDetection, Protocol, RuleSet, RulesLayout, RulesOp};
 use testkit::in_new_netns;
 
 use crate::support::{
@@ -63,7 +63,7 @@ fn the_tool_reads_and_writes_our_elements() {
         nft("add element inet kube-ipvs hairpin-v4 { 10.244.0.1 . tcp . 80 . 10.244.0.2 }");
         let seen = client.observe(&RulesLayout::default()).expect("dump the table");
         let expected = [vip("10.96.0.2"), in_set(RuleSet::Services, "fd00:96::1", Protocol::Sctp, 80)];
-        assert_eq!(seen.elements, expected.into());
+        assert_eq!(seen.elements, FastSet::from_iter(expected));
         assert!(seen.layout_current);
     });
 }
