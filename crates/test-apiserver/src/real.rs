@@ -6,7 +6,7 @@
 mod arguments;
 mod process;
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -84,6 +84,7 @@ pub struct RealBuilder {
     service_cidrs: String,
     names: Vec<String>,
     users: Vec<User>,
+    flags: Vec<String>,
 }
 
 impl RealBuilder {
@@ -96,6 +97,7 @@ impl RealBuilder {
             service_cidrs: "10.96.0.0/16".to_owned(),
             names: Vec::new(),
             users: Vec::new(),
+            flags: Vec::new(),
         }
     }
 
@@ -126,6 +128,13 @@ impl RealBuilder {
         self
     }
 
+    /// Gives `kube-apiserver` one more flag, such as `--etcd-compaction-interval=2s`.
+    #[must_use]
+    pub fn flag(mut self, flag: &str) -> Self {
+        self.flags.push(flag.to_owned());
+        self
+    }
+
     /// Starts both; when this returns, the API answers.
     ///
     /// # Errors
@@ -146,15 +155,11 @@ impl RealBuilder {
         let identity = Identity::make(&self.certificate_names())?;
         write_files(&layout, &identity, &self.users)?;
 
-        let client = layout.etcd_client;
-        let etcd = Process::start("etcd", &etcd, &layout.etcd(), &directory.0)?;
-        // Whether it is healthy is part of what `/readyz` of the API server says.
-        let etcd = wait_until_ready(etcd, client, None, "/version", PATIENCE)?;
-        let apiserver = Process::start("kube-apiserver", &apiserver, &layout.apiserver(), &directory.0)?;
-        let access = Some((identity.ca_pem.as_str(), self.users[0].token.as_str()));
-        let apiserver = wait_until_ready(apiserver, layout.api, access, "/readyz", PATIENCE)?;
         let token = self.users[0].token.clone();
-        Ok(RealApiServer { apiserver, etcd, _directory: directory, address: layout.api, identity, token })
+        let programs = Programs { etcd, apiserver, layout, identity, token };
+        let etcd = programs.start_etcd()?;
+        let apiserver = programs.start_apiserver()?;
+        Ok(RealApiServer { apiserver, etcd, programs, _directory: directory })
     }
 
     fn certificate_names(&self) -> Vec<String> {
@@ -173,7 +178,33 @@ impl RealBuilder {
             etcd_client: free(Ipv4Addr::LOCALHOST)?,
             etcd_peer: free(Ipv4Addr::LOCALHOST)?,
             service_cidrs: self.service_cidrs.clone(),
+            flags: self.flags.clone(),
         })
+    }
+}
+
+/// What is needed to start the two, again and again.
+#[derive(Debug)]
+struct Programs {
+    etcd: PathBuf,
+    apiserver: PathBuf,
+    layout: Layout,
+    identity: Identity,
+    token: String,
+}
+
+impl Programs {
+    fn start_etcd(&self) -> Result<Process, RealError> {
+        let etcd = Process::start("etcd", &self.etcd, &self.layout.etcd(), &self.layout.directory)?;
+        // Whether it is healthy is part of what `/readyz` of the API server says.
+        wait_until_ready(etcd, self.layout.etcd_client, None, "/version", PATIENCE)
+    }
+
+    fn start_apiserver(&self) -> Result<Process, RealError> {
+        let flags = self.layout.apiserver();
+        let apiserver = Process::start("kube-apiserver", &self.apiserver, &flags, &self.layout.directory)?;
+        let access = Some((self.identity.ca_pem.as_str(), self.token.as_str()));
+        wait_until_ready(apiserver, self.layout.api, access, "/readyz", PATIENCE)
     }
 }
 
@@ -218,10 +249,8 @@ pub struct RealApiServer {
     /// First: it would log the loss of etcd for a while.
     apiserver: Process,
     etcd: Process,
+    programs: Programs,
     _directory: Directory,
-    address: SocketAddr,
-    identity: Identity,
-    token: String,
 }
 
 impl RealApiServer {
@@ -235,19 +264,19 @@ impl RealApiServer {
     /// Its URL, without a path.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("https://{}", self.address)
+        format!("https://{}", self.programs.layout.api)
     }
 
     /// The certificate of the authority that signed the server's.
     #[must_use]
     pub fn ca_pem(&self) -> &str {
-        &self.identity.ca_pem
+        &self.programs.identity.ca_pem
     }
 
     /// A kubeconfig with the token of the first user.
     #[must_use]
     pub fn kubeconfig(&self) -> String {
-        self.kubeconfig_with(&self.token)
+        self.kubeconfig_with(&self.programs.token)
     }
 
     /// A kubeconfig with any token.
@@ -260,5 +289,49 @@ impl RealApiServer {
     #[must_use]
     pub fn pids(&self) -> [u32; 2] {
         [self.apiserver.id(), self.etcd.id()]
+    }
+
+    /// Kills `kube-apiserver`.
+    pub fn stop_apiserver(&mut self) {
+        self.apiserver.stop();
+    }
+
+    /// Starts `kube-apiserver` again, on the same port; when this returns, the API answers.
+    ///
+    /// # Errors
+    ///
+    /// As [`RealBuilder::start`].
+    pub fn start_apiserver(&mut self) -> Result<(), RealError> {
+        self.apiserver.stop();
+        self.apiserver = self.programs.start_apiserver()?;
+        Ok(())
+    }
+
+    /// Kills `etcd`; its data stays.
+    pub fn stop_etcd(&mut self) {
+        self.etcd.stop();
+    }
+
+    /// Starts `etcd` again, on the same port.
+    ///
+    /// # Errors
+    ///
+    /// As [`RealBuilder::start`].
+    pub fn start_etcd(&mut self) -> Result<(), RealError> {
+        self.etcd.stop();
+        self.etcd = self.programs.start_etcd()?;
+        Ok(())
+    }
+
+    /// Kills both and forgets all objects.
+    ///
+    /// # Errors
+    ///
+    /// If the data cannot be removed.
+    pub fn lose_data(&mut self) -> Result<(), RealError> {
+        self.stop_apiserver();
+        self.stop_etcd();
+        let data = self.programs.layout.etcd_data();
+        std::fs::remove_dir_all(&data).map_err(prepare(format!("removing {}", data.display())))
     }
 }

@@ -22,8 +22,25 @@ pub const SILENCE: Duration = Duration::from_secs(1);
 /// What is served: ClusterIPs and, by port, endpoints of each Service.
 pub type View = BTreeMap<ServiceName, (String, Vec<String>)>;
 
-pub struct Cluster {
-    pub server: TestApiServer,
+/// What a [`Cluster`] asks of a server.
+pub trait Server {
+    fn kubeconfig(&self) -> String;
+    /// All objects of a resource.
+    fn list(&self, resource: Resource) -> Vec<Value>;
+}
+
+impl Server for TestApiServer {
+    fn kubeconfig(&self) -> String {
+        TestApiServer::kubeconfig(self)
+    }
+
+    fn list(&self, resource: Resource) -> Vec<Value> {
+        self.objects().list(resource)
+    }
+}
+
+pub struct Cluster<S = TestApiServer> {
+    pub server: S,
     pub kubeconfig: PathBuf,
     pub model: ServiceModel,
     pub statuses: BTreeMap<&'static str, ApiStatus>,
@@ -47,11 +64,30 @@ impl Cluster {
         Cluster::follow(server)
     }
 
-    pub fn follow(server: TestApiServer) -> Self {
+    pub fn apply(&self, object: Value) {
+        self.server.objects().apply(object).expect("apply");
+    }
+
+    pub fn delete_service(&self, i: u32) {
+        let objects = self.server.objects();
+        objects.delete(Resource::Services, "ns", &format!("s{i}")).expect("delete the Service");
+        // A Service may have been without one.
+        let _missing = objects.delete(Resource::EndpointSlices, "ns", &format!("s{i}-a"));
+    }
+}
+
+impl<S: Server> Cluster<S> {
+    pub fn follow(server: S) -> Self {
+        Cluster::follow_with(server, SILENCE)
+    }
+
+    /// With silence that is believed.
+    pub fn follow_with(server: S, silence: Duration) -> Self {
         let dir = TempDir::new("api");
         let kubeconfig = dir.path().join("kubeconfig");
         std::fs::write(&kubeconfig, server.kubeconfig()).expect("write the kubeconfig");
-        let source = ApiSource::open(options(kubeconfig.clone())).expect("open");
+        let options = ApiOptions { silence, ..options(kubeconfig.clone()) };
+        let source = ApiSource::open(options).expect("open");
         let (sender, deliveries) = mpsc::channel();
         thread::spawn(move || {
             source.run(|delivery| match sender.send(delivery) {
@@ -117,30 +153,18 @@ impl Cluster {
     /// What the server holds, read all at once.
     fn expected(&self) -> View {
         let mut model = ServiceModel::default();
-        let objects = self.server.objects();
-        for value in objects.list(Resource::Services) {
+        for value in self.server.list(Resource::Services) {
             let wire: wire::Service = serde_json::from_value(value).expect("a Service");
             convert::service(&wire)
                 .object
                 .into_iter()
                 .for_each(|s| model.apply(ModelEvent::ServiceApplied(s)));
         }
-        for value in objects.list(Resource::EndpointSlices) {
+        for value in self.server.list(Resource::EndpointSlices) {
             let wire: wire::EndpointSlice = serde_json::from_value(value).expect("a slice");
             convert::slice(&wire).object.into_iter().for_each(|s| model.apply(ModelEvent::SliceApplied(s)));
         }
         view(&model)
-    }
-
-    pub fn apply(&self, object: Value) {
-        self.server.objects().apply(object).expect("apply");
-    }
-
-    pub fn delete_service(&self, i: u32) {
-        let objects = self.server.objects();
-        objects.delete(Resource::Services, "ns", &format!("s{i}")).expect("delete the Service");
-        // A Service may have been without one.
-        let _missing = objects.delete(Resource::EndpointSlices, "ns", &format!("s{i}-a"));
     }
 }
 

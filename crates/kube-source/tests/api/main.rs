@@ -4,3 +4,4 @@ mod cluster;
 mod credentials;
 mod faults;
 mod lists;
+mod real;

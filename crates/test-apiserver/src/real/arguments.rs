@@ -13,6 +13,8 @@ pub(super) struct Layout {
     pub(super) etcd_client: SocketAddr,
     pub(super) etcd_peer: SocketAddr,
     pub(super) service_cidrs: String,
+    /// More flags for the API server.
+    pub(super) flags: Vec<String>,
 }
 
 impl Layout {
@@ -38,11 +40,15 @@ impl Layout {
         self.directory.join("tokens.csv")
     }
 
+    pub(super) fn etcd_data(&self) -> PathBuf {
+        self.directory.join("etcd")
+    }
+
     /// Flags that etcd 3.4 and later know; the data is worth nothing, but `--unsafe-no-fsync` came with 3.5 only.
     pub(super) fn etcd(&self) -> Vec<String> {
         let (client, peer) = (format!("http://{}", self.etcd_client), format!("http://{}", self.etcd_peer));
         vec![
-            format!("--data-dir={}", self.directory.join("etcd").display()),
+            format!("--data-dir={}", self.etcd_data().display()),
             format!("--listen-client-urls={client}"),
             format!("--advertise-client-urls={client}"),
             format!("--listen-peer-urls={peer}"),
@@ -73,7 +79,8 @@ impl Layout {
             ("service-account-key-file", file(self.signing_public_key())),
             ("service-account-signing-key-file", file(self.signing_key())),
         ];
-        flags.into_iter().map(|(flag, value)| format!("--{flag}={value}")).collect()
+        let flags = flags.into_iter().map(|(flag, value)| format!("--{flag}={value}"));
+        flags.chain(self.flags.iter().cloned()).collect()
     }
 }
 
@@ -97,6 +104,7 @@ mod tests {
             etcd_client: local(2379),
             etcd_peer: local(2380),
             service_cidrs: "10.96.0.0/16,fd00:96::/112".to_owned(),
+            flags: vec!["--etcd-compaction-interval=2s".to_owned()],
         }
     }
 
@@ -130,6 +138,7 @@ mod tests {
             "--service-account-issuer=https://127.0.0.1:6443/",
             "--service-account-key-file=/run/x/sa-signer.pub",
             "--service-account-signing-key-file=/run/x/sa-signer.key",
+            "--etcd-compaction-interval=2s",
         ];
         assert_eq!(layout().apiserver(), expect);
     }

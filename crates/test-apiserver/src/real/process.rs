@@ -1,5 +1,6 @@
 //! A child process with a log, and waiting for it to answer.
 
+use std::fs::OpenOptions;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -29,7 +30,8 @@ impl Process {
         directory: &Path,
     ) -> Result<Self, RealError> {
         let log = directory.join(format!("{name}.log"));
-        let output = std::fs::File::create(&log).map_err(prepare("making a log file"))?;
+        let output = OpenOptions::new().create(true).append(true).open(&log);
+        let output = output.map_err(prepare("making a log file"))?;
         let errors = output.try_clone().map_err(prepare("making a log file"))?;
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::null()).stdout(output).stderr(errors);
@@ -39,6 +41,12 @@ impl Process {
 
     pub(super) fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Without a chance to say goodbye; a second time, nothing happens.
+    pub(super) fn stop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 
     fn not_ready(&self, what: impl Into<String>) -> RealError {
@@ -51,9 +59,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Its data goes, too: there is nothing to save.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.stop();
     }
 }
 
