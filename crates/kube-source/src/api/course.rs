@@ -14,7 +14,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// A version that was refused so often in a row is given up.
 const DISTRUST_AFTER: u32 = 3;
-/// Streaming lists that broke off so often in a row are given up.
+/// Streaming lists that broke off so often in a row are given up until a list is complete.
 const STREAM_ATTEMPTS: u32 = 3;
 
 /// A request.
@@ -26,6 +26,8 @@ pub(super) enum Ask {
     List { not_older_than: Option<String>, page: Option<String> },
     /// What happens from a version on.
     Watch { version: String },
+    /// Whether the server knows a version: it refuses those of the future, if not over a watch.
+    Confirm { version: String },
 }
 
 /// How a request ended.
@@ -33,6 +35,8 @@ pub(super) enum Ask {
 pub(super) enum End {
     /// A page of a list, with the token of the next one.
     Page { version: String, next: String },
+    /// The server knows the version.
+    Confirmed,
     /// The server ended a watch in order; as asked for if it `lived` for a while.
     Closed { lived: bool },
     /// The connection broke, or could not be made.
@@ -67,13 +71,15 @@ pub(super) struct Course {
     version: Option<String>,
     /// Whether a list was completed, so that a watch can follow.
     listed: bool,
+    /// Whether the version may be one that the server does not know.
+    doubted: bool,
     /// The next page of a list under way.
     page: Option<String>,
     /// The newest state must be asked for.
     newest: bool,
     /// Requests that failed in a row.
     failures: u32,
-    /// Streaming lists that broke off in a row.
+    /// Streaming lists that broke off in a row, or enough of them if one fell silent.
     broken_streams: u32,
     /// Whether anything arrived since the last request.
     progress: bool,
@@ -88,6 +94,7 @@ impl Course {
             first_version: (!cheap).then(|| "0".to_owned()),
             version: None,
             listed: false,
+            doubted: false,
             page: None,
             newest: false,
             failures: 0,
@@ -99,8 +106,11 @@ impl Course {
     /// The next request.
     pub(super) fn next(&self) -> Ask {
         match &self.version {
+            Some(version) if self.listed && self.doubted => Ask::Confirm { version: version.clone() },
             Some(version) if self.listed => Ask::Watch { version: version.clone() },
-            _ if self.streams => Ask::StreamingList { not_older_than: self.version.clone() },
+            _ if self.streams && !self.streams_break() => {
+                Ask::StreamingList { not_older_than: self.version.clone() }
+            }
             _ if self.newest => Ask::List { not_older_than: None, page: self.page.clone() },
             known => {
                 let not_older_than = known.clone().or_else(|| self.first_version.clone());
@@ -128,6 +138,7 @@ impl Course {
         *self = Course {
             version: Some(version.to_owned()),
             listed: true,
+            doubted: false,
             page: None,
             newest: false,
             failures: 0,
@@ -152,14 +163,16 @@ impl Course {
                 self.stream_broke();
             }
             End::Silent => self.failures += 1,
-            // An old server that ignores the wish for a streaming list never says that it is complete.
+            // An old server that ignores the wish for a streaming list never says that it is complete; one that has
+            // lost etcd does not either, but may have pages in its cache.
             End::Quiet if !self.listed => {
                 self.failures += 1;
-                self.streams = false;
+                self.broken_streams = STREAM_ATTEMPTS;
             }
-            // Not even a bookmark: the connection is dead, or the version comes from before the server lost its data,
-            // and a watch from there stays silent until the server has caught up with it.
-            End::Quiet => self.forget_version(),
+            // Not even a bookmark: nothing was written since, the connection is dead, or the version comes from before
+            // the server lost its data, and a watch from there stays silent until the server has caught up with it.
+            End::Quiet => self.doubted = true,
+            End::Confirmed => (self.doubted, self.failures) = (false, 0),
             End::Garbled(_) => {
                 self.failures += 1;
                 self.stream_broke();
@@ -176,20 +189,27 @@ impl Course {
 
     fn stream_broke(&mut self) {
         self.page = None;
-        if !self.listed && self.streams {
-            self.broken_streams += 1;
-            self.streams = self.broken_streams < STREAM_ATTEMPTS;
+        if !self.listed {
+            // If pages break off, too, it is the server that is away, and both are tried by turns.
+            self.broken_streams = if self.streams_break() { 0 } else { self.broken_streams + 1 };
         }
+    }
+
+    const fn streams_break(&self) -> bool {
+        self.broken_streams >= STREAM_ATTEMPTS
     }
 
     fn list_again(&mut self) {
         self.listed = false;
+        self.doubted = false;
         self.page = None;
     }
 
     fn refused(&mut self, code: u16, reason: &str) {
         let expired = code == 410 || reason == "Expired" || reason == "Gone";
-        if expired {
+        // Who may watch, but not list, cannot ask about a version.
+        let unanswered = self.doubted && matches!(code, 403 | 404);
+        if expired || unanswered {
             self.forget_version();
         } else if matches!(code, 400 | 415 | 422) && !self.listed && self.streams {
             self.streams = false;
@@ -221,7 +241,7 @@ impl Course {
     /// One failure may be a server that restarts; it is worth a word if another one follows, or if the server said so.
     fn failing(&self, end: &End) -> Option<String> {
         let text = match end {
-            End::Page { .. } => return None,
+            End::Page { .. } | End::Confirmed => return None,
             End::Closed { .. } => "the server ends every watch at once".to_owned(),
             End::Broken(error) => error.clone(),
             End::Silent => "the server does not answer".to_owned(),

@@ -118,6 +118,8 @@ impl<'a> Follower<'a> {
                 self.following();
                 self.take_watch(response, course).await
             }
+            // What is in the list arrives over the watch, too.
+            Ask::Confirm { .. } => collect(response).await.map_or_else(|end| end, |_list| End::Confirmed),
         }
     }
 
@@ -146,6 +148,13 @@ impl<'a> Follower<'a> {
             query.append_pair("resourceVersion", version);
             query.append_pair("timeoutSeconds", &watch_seconds().to_string());
         };
+        let list = |query: &mut Serializer<'_, String>, limit: &str, not_older_than: Option<&str>| {
+            query.append_pair("limit", limit);
+            if let Some(version) = not_older_than {
+                query.append_pair("resourceVersion", version);
+                query.append_pair("resourceVersionMatch", "NotOlderThan");
+            }
+        };
         match ask {
             Ask::Watch { version } => watch(&mut query, version),
             Ask::StreamingList { not_older_than } => {
@@ -156,13 +165,8 @@ impl<'a> Follower<'a> {
             Ask::List { page: Some(page), .. } => {
                 query.append_pair("limit", PAGE).append_pair("continue", page);
             }
-            Ask::List { not_older_than, page: None } => {
-                query.append_pair("limit", PAGE);
-                if let Some(version) = not_older_than {
-                    query.append_pair("resourceVersion", version);
-                    query.append_pair("resourceVersionMatch", "NotOlderThan");
-                }
-            }
+            Ask::List { not_older_than, page: None } => list(&mut query, PAGE, not_older_than.as_deref()),
+            Ask::Confirm { version } => list(&mut query, "1", Some(version)),
         }
         format!("{}?{}", self.kind.path(), query.finish())
     }

@@ -38,7 +38,9 @@ pub struct ApiOptions {
     /// Only the Node of this name is read.
     pub node_name: Arc<str>,
     /// A watch over which nothing arrived for this time is given up and resumed. API servers send a bookmark about
-    /// every minute (`bookmarkFrequency` in staging/src/k8s.io/apiserver/pkg/storage/cacher/cacher.go).
+    /// every minute (`bookmarkFrequency` in staging/src/k8s.io/apiserver/pkg/storage/cacher/cacher.go), but none at all
+    /// while they know of nothing newer than what the watch began with (`process` in `cache_watcher.go`): without
+    /// etcd's `--watch-progress-notify-interval`, until an object of that kind is written.
     pub silence: Duration,
 }
 

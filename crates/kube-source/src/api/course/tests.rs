@@ -21,6 +21,7 @@ fn show(ask: &Ask) -> String {
         Ask::List { not_older_than, page: None } => format!("list {}", or_newest(not_older_than)),
         Ask::List { page: Some(page), .. } => format!("page {page}"),
         Ask::Watch { version } => format!("watch {version}"),
+        Ask::Confirm { version } => format!("confirm {version}"),
     }
 }
 
@@ -92,6 +93,34 @@ fn a_stream_that_breaks_off_again_and_again_is_given_up() {
     }
     course.ended(&broken());
     assert_eq!(show(&course.next()), "list 0");
+    course.ended(&page(""));
+    assert_eq!(after(course, &[refused(410, "Expired")]), "stream newest", "it was not refused");
+}
+
+/// Nothing can be concluded from an outage: when it is over, streaming lists are still preferred.
+#[test]
+fn a_server_that_is_away_is_asked_both_ways_by_turns() {
+    let mut course = Course::new(Some(34));
+    let mut asked = Vec::new();
+    for _ in 0..8 {
+        asked.push(show(&course.next()));
+        course.ended(&broken());
+    }
+    let turn = ["stream newest", "stream newest", "stream newest", "list newest"];
+    assert_eq!(asked, [turn, turn].concat());
+}
+
+/// As one that has lost etcd.
+#[test]
+fn a_server_that_falls_silent_once_is_asked_for_streaming_lists_again() {
+    let mut course = Course::new(Some(34));
+    course.ended(&End::Quiet);
+    assert_eq!(show(&course.next()), "list newest");
+    course.ended(&End::Silent);
+    assert_eq!(show(&course.next()), "list newest");
+    course.ended(&page(""));
+    assert_eq!(show(&course.next()), "watch 50");
+    assert_eq!(after(course, &[refused(410, "Expired")]), "stream newest");
 }
 
 #[test]
@@ -166,10 +195,24 @@ fn watches_without_any_change_are_no_failure() {
 }
 
 #[test]
-fn a_watch_without_even_a_bookmark_is_distrusted() {
+fn the_version_of_a_watch_without_even_a_bookmark_is_asked_about() {
     let mut course = watching();
     assert_eq!(course.ended(&End::Quiet), Next { pause: Duration::ZERO, failing: None });
-    assert_eq!(show(&course.next()), "stream newest");
+    assert_eq!(show(&course.next()), "confirm 10");
+    let quiet = course.clone();
+    assert_eq!(course.ended(&End::Confirmed), Next { pause: Duration::ZERO, failing: None });
+    assert_eq!(show(&course.next()), "watch 10");
+    for no_answer in [broken(), End::Silent, refused(500, "InternalError"), refused(429, "TooManyRequests")] {
+        assert_eq!(after(quiet.clone(), std::slice::from_ref(&no_answer)), "confirm 10");
+        assert_eq!(after(quiet.clone(), &[no_answer, End::Confirmed, CLOSED]), "watch 10");
+    }
+    let of_the_future = refused(504, "Timeout");
+    assert_eq!(after(quiet.clone(), &[of_the_future.clone(), of_the_future.clone()]), "confirm 10");
+    let [lost, listed] = [vec![of_the_future; 3], vec![refused(403, "Forbidden")]];
+    for ends in [lost, listed, vec![refused(410, "Expired")]] {
+        assert_eq!(after(quiet.clone(), &ends), "stream newest", "{ends:?}");
+    }
+    assert_eq!(after(quiet, &[End::Garbled("eof".into())]), "stream 10");
 }
 
 #[test]
