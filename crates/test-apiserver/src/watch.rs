@@ -37,7 +37,7 @@ struct Begin {
     objects: Vec<Arc<Object>>,
     /// Say where they end.
     end: bool,
-    /// The version is too old: say so, and stop.
+    /// The version is too old, or one of the future: say so, and stop.
     gone: Option<ApiError>,
 }
 
@@ -94,7 +94,7 @@ fn begin(
     let current = store.revision();
     match start {
         Start::Everything { not_older, .. } if not_older > current => {
-            Err(ApiError::too_large(not_older, current))
+            Ok(Begin { gone: Some(ApiError::too_large(not_older, current)), ..Begin::at(current) })
         }
         Start::Everything { not_older: 0, end } if let Some(stale) = stale => {
             Ok(Begin { objects: stale.select(resource, filter), end, ..Begin::at(stale.revision()) })

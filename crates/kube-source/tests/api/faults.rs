@@ -146,6 +146,26 @@ fn a_server_that_falls_silent_is_asked_again() {
     cluster.wait_same();
 }
 
+/// Without anything to say, a server does not even send bookmarks.
+#[test]
+fn an_idle_server_is_not_listed_anew() {
+    let mut cluster = Cluster::new(TestApiServer::builder().bookmark_interval(SILENCE / 4));
+    cluster.wait_same();
+    let events = cluster.events.len();
+    sleep(SILENCE * 4);
+    cluster.take();
+    assert_eq!(cluster.events.len(), events);
+    assert!(!BOTH.iter().any(|resource| cluster.is_failing(resource.plural())), "not worth a word");
+    let requests = cluster.server.requests();
+    for resource in BOTH {
+        let of_resource = || requests.log().filter(|request| request.resource == resource);
+        assert!(of_resource().any(|request| request.uri.contains("limit=1&")), "its version was asked about");
+        assert_eq!(of_resource().filter(|request| request.uri.contains("sendInitialEvents")).count(), 1);
+    }
+    cluster.apply(slice(1, 9));
+    cluster.wait_same();
+}
+
 #[test]
 fn a_server_that_lost_its_data_is_believed() {
     let mut cluster = Cluster::new(TestApiServer::builder());

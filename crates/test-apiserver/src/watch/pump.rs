@@ -60,6 +60,7 @@ impl Pump<'_> {
         if begin.end && bookmarks {
             self.bookmark(true).await?;
         }
+        let begun = self.reached;
         let interval = self.shared.bookmark_interval;
         let mut next_bookmark = next(Instant::now(), interval, deadline);
         loop {
@@ -70,7 +71,8 @@ impl Pump<'_> {
             tokio::select! {
                 _ = changes.changed() => {}
                 () = sleep_until(next_bookmark) => {
-                    if bookmarks {
+                    // As long as there is nothing newer, the API server has nothing to say.
+                    if bookmarks && self.reached > begun {
                         self.bookmark(false).await?;
                     }
                     next_bookmark = next(next_bookmark, interval, deadline);

@@ -122,8 +122,19 @@ fn bookmarks_come_regularly_and_before_the_end() {
 
     let server = TestApiServer::builder().start().unwrap();
     let mut watch = get(server.address(), &format!("{WATCH}&allowWatchBookmarks=true&timeoutSeconds=3"));
+    server.objects().apply(node("n")).unwrap();
     assert_eq!(watch.brief().0, "BOOKMARK");
     assert_eq!(watch.next(), Next::End(0));
+}
+
+/// Of a watch from the future, too.
+#[test]
+fn no_bookmark_says_what_the_client_has_said() {
+    let server = TestApiServer::builder().bookmark_interval(Duration::from_millis(20)).start().unwrap();
+    for version in ["", "&resourceVersion=100", "&resourceVersion=900"] {
+        let mut watch = get(server.address(), &format!("{WATCH}&allowWatchBookmarks=true{version}"));
+        assert_eq!(watch.next_within(Duration::from_millis(200)), Next::Silence, "{version}");
+    }
 }
 
 #[test]
