@@ -19,6 +19,7 @@ use kube_source::{ApiStatus, Batch, Delivery, Listener};
 use packet_rules::RulesWatcher;
 use reconcile::{Event, Reconciler};
 use rustix::fs::{FlockOperation, flock};
+use service_model::ModelEvent;
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     iterator::Signals,
@@ -32,14 +33,15 @@ use crate::{clock, config::Settings, drain_file::DrainFile, drain_saver::DrainSa
 /// How long a watcher blocks before it looks whether anybody still listens.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Messages that may wait for the loop. A source that is faster has to wait, so that a long list costs no memory here.
-const BACKLOG: usize = 4096;
+const BACKLOG: usize = 512;
 
 /// Services planned in a row after which there is memory worth giving back: a start, or a list that came anew.
 const BURST: usize = 1000;
 
 /// What the threads tell the loop.
 enum Message {
-    Event(Event),
+    Events(Vec<ModelEvent>),
+    Touched(Touched),
     Stop(i32),
     /// A thread cannot go on.
     Failed(anyhow::Error),
@@ -49,32 +51,38 @@ enum Message {
 pub fn run(settings: &Settings) -> anyhow::Result<()> {
     let _lock = lock(&settings.state_dir)?;
     info!(version = env!("CARGO_PKG_VERSION"), node = %settings.node_name, "kube-ipvs starts");
-    let opened = kernel_tables::open()?;
-    kernel_tables::set_timeouts(settings)?;
-    let metrics = Arc::new(Metrics::new(Outcome::ALL.map(Outcome::as_str)).context("set up the metrics")?);
-    let choice = kernel_tables::choose_conn_reuse(settings, Some(&metrics));
-    let config = kernel_tables::with_sysctls(settings, &choice);
     let source = source::open(settings)?;
     info!(objects = source.describe(), "follows objects");
     let health = Arc::new(Health::new(settings.reconcile.sync_period, source.vital()));
-    if let Some(addr) = settings.healthz {
-        let site = Site::Health(Arc::clone(&health));
-        telemetry::serve(addr, site, None).context("start the health server")?;
-    }
-    if let Some(addr) = settings.metrics {
-        let site = Site::Metrics(Arc::clone(&metrics));
-        telemetry::serve(addr, site, None).context("start the metrics server")?;
-    }
+    let metrics = Arc::new(Metrics::new(Outcome::ALL.map(Outcome::as_str)).context("set up the metrics")?);
+    serve(settings, &health, &metrics)?;
     let (sender, receiver) = mpsc::sync_channel(BACKLOG);
+    // The API server answers while the tables are opened.
+    follow(source, sender.clone(), Arc::clone(&health))?;
+    let opened = kernel_tables::open()?;
+    kernel_tables::set_timeouts(settings)?;
+    let choice = kernel_tables::choose_conn_reuse(settings, Some(&metrics));
+    let config = kernel_tables::with_sysctls(settings, &choice);
     stop_on_signal(sender.clone())?;
     // Before the first dump, so that no change falls in between.
     watch_vips(opened.vip_port, sender.clone())?;
-    watch_rules(opened.rules_watcher, sender.clone())?;
-    follow(source, sender, Arc::clone(&health))?;
+    watch_rules(opened.rules_watcher, sender)?;
     let mut reconciler = Reconciler::new(config, opened.tables);
     let file = DrainFile::new(&settings.state_dir, kernel::boot_id().context("find out the boot's id")?);
     let saver = DrainSaver::resume(file, &mut reconciler)?;
     drive(reconciler, saver, &receiver, &Told { health, metrics })
+}
+
+fn serve(settings: &Settings, health: &Arc<Health>, metrics: &Arc<Metrics>) -> anyhow::Result<()> {
+    if let Some(addr) = settings.healthz {
+        let site = Site::Health(Arc::clone(health));
+        telemetry::serve(addr, site, None).context("start the health server")?;
+    }
+    if let Some(addr) = settings.metrics {
+        let site = Site::Metrics(Arc::clone(metrics));
+        telemetry::serve(addr, site, None).context("start the metrics server")?;
+    }
+    Ok(())
 }
 
 /// Two processes would undo each other's work: the second one stops here.
@@ -126,7 +134,7 @@ struct LoopGone;
 fn forward(batch: Batch, sender: &SyncSender<Message>) -> Result<(), LoopGone> {
     batch.problems.iter().for_each(|problem| warn!("{problem}"));
     batch.healed.iter().for_each(|problem| info!("no longer: {problem}"));
-    batch.events.into_iter().try_for_each(|event| send(sender, Message::Event(Event::Model(event))))
+    if batch.events.is_empty() { Ok(()) } else { send(sender, Message::Events(batch.events)) }
 }
 
 fn send(sender: &SyncSender<Message>, message: Message) -> Result<(), LoopGone> {
@@ -150,7 +158,7 @@ fn watch_rules(mut watcher: RulesWatcher, sender: SyncSender<Message>) -> anyhow
 fn tell(seen: anyhow::Result<Option<Touched>>, sender: &SyncSender<Message>) -> Result<(), LoopGone> {
     let (message, end) = match seen {
         Ok(None) => return Ok(()),
-        Ok(Some(table)) => (Message::Event(Event::Touched(table)), false),
+        Ok(Some(table)) => (Message::Touched(table), false),
         Err(error) => (Message::Failed(error), true),
     };
     send(sender, message)?;
@@ -207,9 +215,13 @@ fn drive(
         let waiting = std::iter::from_fn(|| receiver.try_recv().ok()).take(BACKLOG);
         for message in first.into_iter().chain(waiting) {
             match message {
-                Message::Event(event) => {
+                Message::Events(events) => {
                     told.health.queued(Instant::now());
-                    reconciler.handle(event);
+                    events.into_iter().for_each(|event| reconciler.handle(Event::Model(event)));
+                }
+                Message::Touched(table) => {
+                    told.health.queued(Instant::now());
+                    reconciler.handle(Event::Touched(table));
                 }
                 Message::Stop(signal) => {
                     info!(signal, "stops; virtual servers, routes and packet rules stay as they are");
@@ -264,7 +276,7 @@ mod tests {
         spawn("test", sender.clone(), body).unwrap();
         match receiver.recv().unwrap() {
             Message::Failed(error) => error.to_string(),
-            Message::Event(_) | Message::Stop(_) => panic!("no failure"),
+            Message::Events(_) | Message::Touched(_) | Message::Stop(_) => panic!("no failure"),
         }
     }
 

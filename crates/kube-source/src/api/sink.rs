@@ -11,12 +11,18 @@ use tokio::sync::Notify;
 use super::{ApiStatus, Delivery, Listener, kinds::Kind};
 use crate::Batch;
 
+/// Events of the first lists that are passed on together: until the last list is complete nobody waits for them, and
+/// who is told of each by itself is woken for each.
+const TOGETHER: usize = 256;
+
 /// Where all kinds meet.
 pub(super) struct Sink<'a> {
     listener: &'a mut dyn FnMut(Delivery) -> Listener,
     /// Kinds without which nothing may be programmed yet.
     awaited: BTreeSet<Kind>,
     synced: bool,
+    /// Part of the first lists.
+    pending: Batch,
     statuses: BTreeMap<Kind, ApiStatus>,
     gone: bool,
     end: Rc<Notify>,
@@ -28,6 +34,7 @@ impl<'a> Sink<'a> {
             listener,
             awaited: Kind::ALL.into_iter().collect(),
             synced: false,
+            pending: Batch::default(),
             statuses: BTreeMap::new(),
             gone: false,
             end: Rc::default(),
@@ -39,8 +46,20 @@ impl<'a> Sink<'a> {
         Rc::clone(&self.end)
     }
 
-    /// Passes changes on.
+    /// Passes changes on, problems at once.
     pub(super) fn objects(&mut self, batch: Batch) {
+        let Batch { events, problems, healed } = batch;
+        self.pending.events.extend(events);
+        self.pending.problems.extend(problems);
+        self.pending.healed.extend(healed);
+        let Batch { events, problems, healed } = &self.pending;
+        if self.synced || events.len() >= TOGETHER || !problems.is_empty() || !healed.is_empty() {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        let batch = std::mem::take(&mut self.pending);
         if batch != Batch::default() {
             self.deliver(Delivery::Objects(batch));
         }
@@ -50,8 +69,9 @@ impl<'a> Sink<'a> {
     pub(super) fn settled(&mut self, kind: Kind) {
         self.awaited.remove(&kind);
         if self.awaited.is_empty() && !std::mem::replace(&mut self.synced, true) {
-            self.deliver(Delivery::Objects(Batch { events: vec![ModelEvent::Synced], ..Batch::default() }));
+            self.pending.events.push(ModelEvent::Synced);
         }
+        self.flush();
     }
 
     /// Tells a status if it is news.
