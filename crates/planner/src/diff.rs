@@ -1,15 +1,12 @@
 //! Desired state and mirror compared: the only place where a write is decided.
 
-use std::{
-    collections::BTreeSet,
-    hash::{Hash, Hasher},
-    net::IpAddr,
-};
+use std::{hash::BuildHasher, net::IpAddr};
 
 use drain::{Cause, Key, Ledger, Outcome, Verdict};
+use foldhash::fast::FixedState;
 use lb_types::{
-    ElementKey, IpvsOp, RealServer, RealServerId, RuleElement, RuleSet, RulesOp, VipOp, VirtualServerId,
-    Weight,
+    ElementKey, FastSet, IpvsOp, RealServer, RealServerId, RuleElement, RuleSet, RulesOp, VipOp,
+    VirtualServerId, Weight,
 };
 
 use crate::{
@@ -20,13 +17,13 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Touch {
     /// Virtual servers with their real servers and elements.
-    pub servers: BTreeSet<VirtualServerId>,
+    pub servers: FastSet<VirtualServerId>,
     /// VIPs with their routes and elements.
-    pub vips: BTreeSet<IpAddr>,
+    pub vips: FastSet<IpAddr>,
     /// Elements that belong to neither.
-    pub elements: BTreeSet<RuleElement>,
+    pub elements: FastSet<RuleElement>,
     /// Addresses found on `kube-ipvs0`: none is wanted there, but each must stay until its VIP has a route.
-    pub addresses: BTreeSet<IpAddr>,
+    pub addresses: FastSet<IpAddr>,
 }
 
 impl Touch {
@@ -97,6 +94,11 @@ pub struct Inputs<'a> {
     facts: &'a NodeFacts,
     config: &'a PlannerConfig,
     drains: &'a Ledger,
+    /// In which order real servers come: another one on each node, but the same from time to time.
+    ///
+    /// The kernel's `rr` begins at the head of the list, and with the same order everywhere every node of the cluster
+    /// would send its first connection to the same endpoint.
+    order: FixedState,
 }
 
 impl<'a> Inputs<'a> {
@@ -107,7 +109,9 @@ impl<'a> Inputs<'a> {
         config: &'a PlannerConfig,
         drains: &'a Ledger,
     ) -> Self {
-        Inputs { desired, mirror, ownership, facts, config, drains }
+        let node = FixedState::default().hash_one(&config.node_name);
+        let order = FixedState::with_seed(node);
+        Inputs { desired, mirror, ownership, facts, config, drains, order }
     }
 
     fn verdict(&self, want: &ServerIntent, rs: RealServerId) -> Verdict {
@@ -132,16 +136,24 @@ pub fn diff(touch: &Touch, inputs: &Inputs<'_>) -> Plan {
     if !inputs.mirror.layout_current {
         plan.rules_add.push(RulesOp::InstallLayout(inputs.config.layout.clone()));
     }
-    touch.vips.iter().for_each(|vip| diff_vip(*vip, inputs, &mut plan));
-    touch.servers.iter().for_each(|vs| diff_server(*vs, inputs, &mut plan));
-    for element in &touch.elements {
-        diff_element(*element, inputs.desired.wants_shared(element), inputs, &mut plan);
+    sorted(&touch.vips).into_iter().for_each(|vip| diff_vip(vip, inputs, &mut plan));
+    sorted(&touch.servers).into_iter().for_each(|vs| diff_server(vs, inputs, &mut plan));
+    for element in sorted(&touch.elements) {
+        diff_element(element, inputs.desired.wants_shared(&element), inputs, &mut plan);
     }
-    let present = touch.addresses.union(&touch.vips).filter(|addr| inputs.mirror.addresses.contains(addr));
+    let touched = |addr: &&IpAddr| touch.addresses.contains(*addr) || touch.vips.contains(*addr);
+    let present = inputs.mirror.addresses.iter().filter(touched);
     let unwanted = present.filter(|addr| is_spare(addr, touch, inputs));
     plan.vips_remove.extend(unwanted.map(|addr| VipOp::DeleteAddress { addr: *addr }));
     plan.flows = flows::follow(&plan, inputs);
     plan
+}
+
+/// The order of a plan does not depend on that of the changes.
+fn sorted<K: Ord + Copy>(keys: &FastSet<K>) -> Vec<K> {
+    let mut keys: Vec<_> = keys.iter().copied().collect();
+    keys.sort_unstable();
+    keys
 }
 
 /// Whether nothing depends on an address: it is no VIP, or its VIP has a route (this plan brings it at the latest).
@@ -238,11 +250,13 @@ fn add_real_servers<'a>(
 ) {
     let (vs, settings) = (want.vs, want.real_server);
     let may_come = |rs: &&RealServerId| !inputs.drains.is_resting(&Key { vs, rs: **rs });
-    let missing: Vec<_> = missing.filter(may_come).copied().collect();
-    let drained = missing.iter().map(|rs| Key { vs, rs: *rs }).filter(|key| inputs.drains.get(key).is_some());
-    plan.returned.extend(drained);
-    let added = shuffled(&missing, &inputs.config.node_name);
-    plan.ipvs_add.extend(added.into_iter().map(|rs| IpvsOp::AddRealServer { vs, rs, settings }));
+    let mut added: Vec<_> = missing.filter(may_come).map(|rs| (inputs.order.hash_one(rs), *rs)).collect();
+    added.sort_unstable();
+    if !inputs.drains.is_empty() {
+        let keys = added.iter().map(|(_, rs)| Key { vs, rs: *rs });
+        plan.returned.extend(keys.filter(|key| inputs.drains.get(key).is_some()));
+    }
+    plan.ipvs_add.extend(added.into_iter().map(|(_, rs)| IpvsOp::AddRealServer { vs, rs, settings }));
 }
 
 fn keep_real_server(
@@ -311,43 +325,5 @@ fn cause(want: &ServerIntent, rs: RealServerId, inputs: &Inputs<'_>) -> Cause {
         Cause::NotServing
     } else {
         Cause::LeftSlices
-    }
-}
-
-/// Real servers in an order that differs from node to node but not from time to time.
-///
-/// The kernel's `rr` begins at the head of the list, and with the same order everywhere every node of the cluster would
-/// send its first connection to the same endpoint.
-fn shuffled(real_servers: &[RealServerId], node_name: &str) -> Vec<RealServerId> {
-    let mut node = Fnv::default();
-    node_name.hash(&mut node);
-    let mut order = real_servers.to_vec();
-    order.sort_by_cached_key(|rs| {
-        let mut hasher = node.clone();
-        rs.hash(&mut hasher);
-        hasher.finish()
-    });
-    order
-}
-
-/// FNV-1a: the standard library's hasher may change between releases.
-#[derive(Clone)]
-struct Fnv(u64);
-
-impl Default for Fnv {
-    fn default() -> Self {
-        Fnv(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl Hasher for Fnv {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
     }
 }

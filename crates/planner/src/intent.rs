@@ -135,6 +135,7 @@ pub fn desire_service(
 ) -> (ServiceIntent, Vec<IntentProblem>) {
     let mut intent = ServiceIntent { created: service.created, ..ServiceIntent::default() };
     let mut problems = unmatched_ports(service, model);
+    intent.servers.reserve_exact(service.cluster_ips.len() * service.ports.len());
     for family in IpFamily::ALL {
         let Some(vip) = service.cluster_ip(family) else { continue };
         if ownership.excludes_vip(vip) {
@@ -175,11 +176,10 @@ fn desire_server(
     real_servers.sort_unstable();
     real_servers.dedup();
     let terminating: Vec<_> = endpoints.all.iter().filter(|e| e.terminating).map(|e| e.id).collect();
-    let mut known: Vec<_> = endpoints.all.iter().map(|e| e.id).collect();
-    known.sort_unstable();
     let real_servers: Arc<[RealServerId]> = real_servers.into();
     // In steady state every known endpoint serves: then both lists are one allocation.
-    let known = if *known == *real_servers { real_servers.clone() } else { known.into() };
+    let ids = || endpoints.all.iter().map(|e| e.id);
+    let known = if ids().eq(real_servers.iter().copied()) { real_servers.clone() } else { sorted(ids()) };
     ServerIntent {
         vs: VipPort { addr: vip, protocol: port.protocol, port: port.port }.into(),
         settings: desire_settings(service, IpFamily::of(vip), config),
@@ -190,6 +190,12 @@ fn desire_server(
         drain: service.settings.drain.clone(),
         masquerade: if config.masquerade_all { RuleSet::Masquerade } else { RuleSet::MasqueradeNonLocal },
     }
+}
+
+fn sorted(ids: impl Iterator<Item = RealServerId>) -> Arc<[RealServerId]> {
+    let mut ids: Vec<_> = ids.collect();
+    ids.sort_unstable();
+    ids.into()
 }
 
 /// Scheduler and persistence of a Service's virtual servers.

@@ -30,6 +30,11 @@ impl Problems {
         self.replace(service, now, |known| &mut known.conflicts);
     }
 
+    /// Whether something is wrong with a Service because of others.
+    pub(crate) fn has_conflicts(&self, service: &ServiceName) -> bool {
+        self.0.get(service).is_some_and(|known| !known.conflicts.is_empty())
+    }
+
     fn replace(
         &mut self,
         service: &ServiceName,

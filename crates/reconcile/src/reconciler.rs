@@ -332,6 +332,9 @@ impl Reconciler {
         let rivals = self.desired.replace(name, intent, touch);
         self.note_moves(name, before, moves, now);
         self.problems.replace_own(name, problems.unwrap_or_default());
+        if rivals.is_empty() && !self.problems.has_conflicts(name) {
+            return;
+        }
         for service in rivals.iter().chain([name]) {
             self.problems.replace_conflicts(service, self.desired.conflicts(service));
         }

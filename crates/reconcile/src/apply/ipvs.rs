@@ -22,7 +22,8 @@ impl Reconciler {
             return self.apply_ipvs_batch(&ops, run);
         }
         self.apply_ipvs_batch(&new, run);
-        let others: Vec<_> = ops.iter().filter(|op| !is_new(op)).copied().collect();
+        let mut others = Vec::with_capacity(ops.len() - new.len());
+        others.extend(ops.iter().filter(|op| !is_new(op)));
         let others = run.free(&others, ipvs_subject);
         self.apply_ipvs_batch(&others, run);
     }
