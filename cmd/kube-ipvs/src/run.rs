@@ -32,8 +32,12 @@ use crate::{clock, config::Settings, drain_file::DrainFile, drain_saver::DrainSa
 
 /// How long a watcher blocks before it looks whether anybody still listens.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Messages that may wait for the loop. A source that is faster has to wait, so that a long list costs no memory here.
-const BACKLOG: usize = 512;
+/// Messages that may wait for the loop, of the first lists with up to 32 objects each. A source that is faster has to
+/// wait, so that a long list costs little memory here.
+const BACKLOG: usize = 128;
+
+/// Messages that are planned together, if a source goes on filling the queue meanwhile.
+const AT_ONCE: usize = 4096;
 
 /// Services planned in a row after which there is memory worth giving back: a start, or a list that came anew.
 const BURST: usize = 1000;
@@ -212,7 +216,7 @@ fn drive(
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => bail!("all sources have ended"),
         };
-        let waiting = std::iter::from_fn(|| receiver.try_recv().ok()).take(BACKLOG);
+        let waiting = std::iter::from_fn(|| receiver.try_recv().ok()).take(AT_ONCE);
         for message in first.into_iter().chain(waiting) {
             match message {
                 Message::Events(events) => {

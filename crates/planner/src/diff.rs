@@ -3,7 +3,7 @@
 use std::{hash::BuildHasher, net::IpAddr};
 
 use drain::{Cause, Key, Ledger, Outcome, Verdict};
-use foldhash::fast::FixedState;
+use foldhash::quality::FixedState;
 use lb_types::{
     ElementKey, FastSet, IpvsOp, RealServer, RealServerId, RuleElement, RuleSet, RulesOp, VipOp,
     VirtualServerId, Weight,

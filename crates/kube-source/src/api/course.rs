@@ -73,6 +73,9 @@ pub(super) struct Course {
     listed: bool,
     /// Whether the version may be one that the server does not know.
     doubted: bool,
+    /// Whether nothing but silence has ended a watch since the last complete list. A server that loses data ends its
+    /// watches; once it has caught up, nothing else tells its versions from those of before.
+    unbroken: bool,
     /// The next page of a list under way.
     page: Option<String>,
     /// The newest state must be asked for.
@@ -95,6 +98,7 @@ impl Course {
             version: None,
             listed: false,
             doubted: false,
+            unbroken: false,
             page: None,
             newest: false,
             failures: 0,
@@ -139,6 +143,7 @@ impl Course {
             version: Some(version.to_owned()),
             listed: true,
             doubted: false,
+            unbroken: true,
             page: None,
             newest: false,
             failures: 0,
@@ -154,7 +159,13 @@ impl Course {
         if progress {
             self.failures = 0;
         }
+        self.unbroken &= matches!(end, End::Quiet | End::Confirmed);
         match end {
+            End::Confirmed => (self.doubted, self.failures) = (false, 0),
+            _ if self.doubted => {
+                self.failures += 1;
+                self.forget_version();
+            }
             End::Page { version, next } if next.is_empty() => self.list_complete(version),
             End::Page { next, .. } => self.page = Some(next.clone()),
             End::Closed { lived } if progress || *lived => self.stream_broke(),
@@ -171,8 +182,8 @@ impl Course {
             }
             // Not even a bookmark: nothing was written since, the connection is dead, or the version comes from before
             // the server lost its data, and a watch from there stays silent until the server has caught up with it.
-            End::Quiet => self.doubted = true,
-            End::Confirmed => (self.doubted, self.failures) = (false, 0),
+            End::Quiet if self.unbroken => self.doubted = true,
+            End::Quiet => self.forget_version(),
             End::Garbled(_) => {
                 self.failures += 1;
                 self.stream_broke();
@@ -207,9 +218,7 @@ impl Course {
 
     fn refused(&mut self, code: u16, reason: &str) {
         let expired = code == 410 || reason == "Expired" || reason == "Gone";
-        // Who may watch, but not list, cannot ask about a version.
-        let unanswered = self.doubted && matches!(code, 403 | 404);
-        if expired || unanswered {
+        if expired {
             self.forget_version();
         } else if matches!(code, 400 | 415 | 422) && !self.listed && self.streams {
             self.streams = false;

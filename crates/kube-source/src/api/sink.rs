@@ -13,7 +13,7 @@ use crate::Batch;
 
 /// Events of the first lists that are passed on together: until the last list is complete nobody waits for them, and
 /// who is told of each by itself is woken for each.
-const TOGETHER: usize = 256;
+const TOGETHER: usize = 32;
 
 /// Where all kinds meet.
 pub(super) struct Sink<'a> {

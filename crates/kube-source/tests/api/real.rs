@@ -116,7 +116,7 @@ impl Real {
 
     /// Changes of all sorts, the same for the same seed.
     fn stir(&self, seed: u64, changes: u32) {
-        let mut state = seed | 1;
+        let mut state = seed * 2 + 1;
         let mut random = move |below: u64| {
             state ^= state << 13;
             state ^= state >> 7;

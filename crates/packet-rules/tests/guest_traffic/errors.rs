@@ -282,10 +282,15 @@ fn ipvs_does_not_take_the_node_for_the_real_server() {
         ] {
             cluster.net.server.run(&["nft", lines]);
         }
-        for family in ["-4", "-6"] {
-            cluster.net.node.sh(&format!("ip {family} neighbor flush dev srv"));
-        }
+        forget_neighbors(cluster);
     });
+}
+
+/// The node asks anew who has the server's addresses: for a while it believes that nobody has them, if that was so.
+fn forget_neighbors(cluster: &Cluster) {
+    for family in ["-4", "-6"] {
+        cluster.net.node.sh(&format!("ip {family} neighbor flush dev srv"));
+    }
 }
 
 /// Errors enter at this hook of the node when the server has gone in this way.
@@ -310,6 +315,7 @@ fn assert_not_counted(hook: &str, go: impl Fn(&Cluster)) {
             for line in ["delete table inet dead", "delete table arp dead"] {
                 let _ = cluster.net.server.try_run(&["nft", line]);
             }
+            forget_neighbors(&cluster);
             let heard: Vec<_> = connections.iter().filter_map(Connection::error).collect();
             assert!(!ruled || heard.is_empty(), "{family}: clients have heard of it: {heard:?}");
         }

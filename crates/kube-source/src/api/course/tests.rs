@@ -26,9 +26,15 @@ fn show(ask: &Ask) -> String {
 }
 
 /// A course that has followed everything up to version 10.
-fn watching() -> Course {
+/// In the watch that began as a streaming list.
+fn listed() -> Course {
     let mut course = Course::new(Some(34));
     course.list_complete("10");
+    course
+}
+
+fn watching() -> Course {
+    let mut course = listed();
     course.saw(Some("10"));
     course.ended(&CLOSED);
     course
@@ -196,23 +202,32 @@ fn watches_without_any_change_are_no_failure() {
 
 #[test]
 fn the_version_of_a_watch_without_even_a_bookmark_is_asked_about() {
-    let mut course = watching();
+    let mut course = listed();
     assert_eq!(course.ended(&End::Quiet), Next { pause: Duration::ZERO, failing: None });
     assert_eq!(show(&course.next()), "confirm 10");
     let quiet = course.clone();
     assert_eq!(course.ended(&End::Confirmed), Next { pause: Duration::ZERO, failing: None });
     assert_eq!(show(&course.next()), "watch 10");
-    for no_answer in [broken(), End::Silent, refused(500, "InternalError"), refused(429, "TooManyRequests")] {
-        assert_eq!(after(quiet.clone(), std::slice::from_ref(&no_answer)), "confirm 10");
-        assert_eq!(after(quiet.clone(), &[no_answer, End::Confirmed, CLOSED]), "watch 10");
+    assert_eq!(after(quiet.clone(), &[End::Confirmed, End::Quiet]), "confirm 10");
+    let refusals = [(403, "Forbidden"), (410, "Expired"), (429, "TooManyRequests"), (504, "Timeout")];
+    let refusals = refusals.map(|(code, reason)| refused(code, reason));
+    for end in [broken(), End::Silent, End::Garbled("eof".into())].into_iter().chain(refusals) {
+        assert_eq!(after(quiet.clone(), std::slice::from_ref(&end)), "stream newest", "{end:?}");
     }
-    let of_the_future = refused(504, "Timeout");
-    assert_eq!(after(quiet.clone(), &[of_the_future.clone(), of_the_future.clone()]), "confirm 10");
-    let [lost, listed] = [vec![of_the_future; 3], vec![refused(403, "Forbidden")]];
-    for ends in [lost, listed, vec![refused(410, "Expired")]] {
-        assert_eq!(after(quiet.clone(), &ends), "stream newest", "{ends:?}");
+}
+
+/// Meanwhile it may have lost data and caught up with the version, which it then knows again.
+#[test]
+fn a_server_that_ended_a_watch_and_then_falls_silent_is_not_asked_but_listed() {
+    for end in [CLOSED, broken(), End::Silent, refused(500, "InternalError")] {
+        assert_eq!(after(watching(), std::slice::from_ref(&end)), "watch 10");
+        assert_eq!(after(watching(), &[end, End::Quiet]), "stream newest");
     }
-    assert_eq!(after(quiet, &[End::Garbled("eof".into())]), "stream 10");
+    let mut course = watching();
+    course.ended(&CLOSED);
+    course.ended(&End::Quiet);
+    course.ended(&page(""));
+    assert_eq!(after(course, &[End::Quiet]), "confirm 50", "the list is newer than what was lost");
 }
 
 #[test]
