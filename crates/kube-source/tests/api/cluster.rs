@@ -224,3 +224,15 @@ pub fn slice(i: u32, endpoints: u32) -> Value {
         "endpoints": (0..endpoints).map(endpoint).collect::<Vec<_>>(),
     })
 }
+
+/// Numbers below any limit, the same for the same seed.
+pub fn random(seed: u64) -> impl FnMut(u64) -> u32 {
+    // Zero would stay zero.
+    let mut state = seed * 2 + 1;
+    move |below| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        u32::try_from((state >> 8) % below).expect("small")
+    }
+}

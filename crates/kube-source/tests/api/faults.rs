@@ -8,19 +8,13 @@ use test_apiserver::{
     Faults, GoneForm, Hangup, Refusal, Reorder, Resource, StreamingLists, TestApiServer, Trickle, Verb,
 };
 
-use crate::cluster::{Cluster, SILENCE, service, slice};
+use crate::cluster::{Cluster, SILENCE, random, service, slice};
 
 const BOTH: [Resource; 2] = [Resource::Services, Resource::EndpointSlices];
 
 /// Changes of all sorts, the same for the same seed.
 fn stir(cluster: &Cluster, seed: u64, changes: u32) {
-    let mut state = seed | 1;
-    let mut random = move |below: u64| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        u32::try_from((state >> 8) % below).expect("small")
-    };
+    let mut random = random(seed);
     for _ in 0..changes {
         let i = random(25);
         let exists = cluster.server.objects().get(Resource::Services, "ns", &format!("s{i}")).is_some();

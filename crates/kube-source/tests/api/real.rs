@@ -16,7 +16,7 @@ use service_model::ModelEvent;
 use test_apiserver::{RealApiServer, RealBuilder, Resource};
 use testkit::wait_for;
 
-use crate::cluster::{Cluster, SILENCE, Server, node, service, slice};
+use crate::cluster::{Cluster, SILENCE, Server, node, random, service, slice};
 
 /// A real server sends a bookmark about once a minute.
 const BELIEVED: Duration = Duration::from_secs(150);
@@ -116,13 +116,7 @@ impl Real {
 
     /// Changes of all sorts, the same for the same seed.
     fn stir(&self, seed: u64, changes: u32) {
-        let mut state = seed * 2 + 1;
-        let mut random = move |below: u64| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            u32::try_from((state >> 8) % below).expect("small")
-        };
+        let mut random = random(seed);
         for _ in 0..changes {
             let i = random(25);
             match random(6) {
@@ -161,6 +155,11 @@ fn syncs(cluster: &Cluster<Real>) -> usize {
     cluster.events.iter().filter(|event| **event == ModelEvent::Synced).count()
 }
 
+fn assert_never_failed(cluster: &Cluster<Real>) {
+    let failing = cluster.history.iter().find(|(_, status)| *status != ApiStatus::Following);
+    assert_eq!(failing, None);
+}
+
 #[test]
 #[ignore = "needs KUBEBUILDER_ASSETS, a folder with etcd and kube-apiserver"]
 fn lists_watches_and_selectors_of_the_real_server() {
@@ -171,8 +170,7 @@ fn lists_watches_and_selectors_of_the_real_server() {
         cluster.server.stir(seed + 51, 40);
         cluster.wait_same();
     }
-    let failing = cluster.history.iter().find(|(_, status)| *status != ApiStatus::Following);
-    assert_eq!(failing, None);
+    assert_never_failed(&cluster);
     assert_eq!(cluster.problems, []);
 }
 
@@ -185,8 +183,7 @@ fn the_real_server_without_streaming_lists_is_listed_in_pages() {
     assert_eq!(cluster.model.services().count(), 1100);
     cluster.server.stir(61, 40);
     cluster.wait_same();
-    let failing = cluster.history.iter().find(|(_, status)| *status != ApiStatus::Following);
-    assert_eq!(failing, None);
+    assert_never_failed(&cluster);
 }
 
 /// It is silent for minutes, until somebody writes; a list would bring every object again.
@@ -201,8 +198,7 @@ fn the_real_server_is_idle() {
     assert_eq!(cluster.events.len(), events);
     cluster.server.stir(65, 40);
     cluster.wait_same();
-    let failing = cluster.history.iter().find(|(_, status)| *status != ApiStatus::Following);
-    assert_eq!(failing, None);
+    assert_never_failed(&cluster);
 }
 
 /// Its watch cache begins anew, so that versions from before are too old.
