@@ -147,7 +147,7 @@ fn write_all(file: &DrainFile, snapshots: &Receiver<Snapshot>, told: &Mutex<Prog
     }
 }
 
-/// Nobody panics while holding it, and if: both fields are always valid.
+/// Nobody panics while holding it, and if: its fields are always valid.
 fn lock(progress: &Mutex<Progress>) -> MutexGuard<'_, Progress> {
     progress.lock().unwrap_or_else(PoisonError::into_inner)
 }

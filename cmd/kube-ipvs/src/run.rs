@@ -32,8 +32,8 @@ use crate::{clock, config::Settings, drain_file::DrainFile, drain_saver::DrainSa
 
 /// How long a watcher blocks before it looks whether anybody still listens.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Messages that may wait for the loop, of the first lists with up to 32 objects each. A source that is faster has to
-/// wait, so that a long list costs little memory here.
+/// Messages that may wait for the loop, of the first lists with some 32 objects each, or a page of them. A source that
+/// is faster has to wait, so that a long list costs little memory here.
 const BACKLOG: usize = 128;
 
 /// Messages that are planned together, if a source goes on filling the queue meanwhile.

@@ -136,22 +136,21 @@ pub fn diff(touch: &Touch, inputs: &Inputs<'_>) -> Plan {
     if !inputs.mirror.layout_current {
         plan.rules_add.push(RulesOp::InstallLayout(inputs.config.layout.clone()));
     }
-    sorted(&touch.vips).into_iter().for_each(|vip| diff_vip(vip, inputs, &mut plan));
-    sorted(&touch.servers).into_iter().for_each(|vs| diff_server(vs, inputs, &mut plan));
-    for element in sorted(&touch.elements) {
+    sorted(touch.vips.iter().copied()).into_iter().for_each(|vip| diff_vip(vip, inputs, &mut plan));
+    sorted(touch.servers.iter().copied()).into_iter().for_each(|vs| diff_server(vs, inputs, &mut plan));
+    for element in sorted(touch.elements.iter().copied()) {
         diff_element(element, inputs.desired.wants_shared(&element), inputs, &mut plan);
     }
-    let touched = |addr: &&IpAddr| touch.addresses.contains(*addr) || touch.vips.contains(*addr);
-    let present = inputs.mirror.addresses.iter().filter(touched);
-    let unwanted = present.filter(|addr| is_spare(addr, touch, inputs));
-    plan.vips_remove.extend(unwanted.map(|addr| VipOp::DeleteAddress { addr: *addr }));
+    let present = touch.addresses.union(&touch.vips).filter(|addr| inputs.mirror.addresses.contains(addr));
+    let unwanted = sorted(present.filter(|addr| is_spare(addr, touch, inputs)).copied());
+    plan.vips_remove.extend(unwanted.into_iter().map(|addr| VipOp::DeleteAddress { addr }));
     plan.flows = flows::follow(&plan, inputs);
     plan
 }
 
-/// The order of a plan does not depend on that of the changes.
-fn sorted<K: Ord + Copy>(keys: &FastSet<K>) -> Vec<K> {
-    let mut keys: Vec<_> = keys.iter().copied().collect();
+/// So that neither plans nor intents depend on the order in which changes came.
+pub(crate) fn sorted<K: Ord>(keys: impl Iterator<Item = K>) -> Vec<K> {
+    let mut keys: Vec<_> = keys.collect();
     keys.sort_unstable();
     keys
 }

@@ -11,7 +11,7 @@ use service_model::{
     PortEndpoints, Service, ServiceModel, ServicePort, SliceName, SlicePort, cluster_ip_endpoints,
 };
 
-use crate::{NodeFacts, Ownership, PlannerConfig};
+use crate::{NodeFacts, Ownership, PlannerConfig, diff::sorted};
 
 /// A virtual server that a Service wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -179,7 +179,8 @@ fn desire_server(
     let real_servers: Arc<[RealServerId]> = real_servers.into();
     // In steady state every known endpoint serves: then both lists are one allocation.
     let ids = || endpoints.all.iter().map(|e| e.id);
-    let known = if ids().eq(real_servers.iter().copied()) { real_servers.clone() } else { sorted(ids()) };
+    let known =
+        if ids().eq(real_servers.iter().copied()) { real_servers.clone() } else { sorted(ids()).into() };
     ServerIntent {
         vs: VipPort { addr: vip, protocol: port.protocol, port: port.port }.into(),
         settings: desire_settings(service, IpFamily::of(vip), config),
@@ -190,12 +191,6 @@ fn desire_server(
         drain: service.settings.drain.clone(),
         masquerade: if config.masquerade_all { RuleSet::Masquerade } else { RuleSet::MasqueradeNonLocal },
     }
-}
-
-fn sorted(ids: impl Iterator<Item = RealServerId>) -> Arc<[RealServerId]> {
-    let mut ids: Vec<_> = ids.collect();
-    ids.sort_unstable();
-    ids.into()
 }
 
 /// Scheduler and persistence of a Service's virtual servers.
