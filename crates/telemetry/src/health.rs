@@ -9,6 +9,8 @@ use std::{
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::condition::{Conditions, Effect, Listed};
+
 /// Whether changes of one kind of objects arrive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceStatus {
@@ -38,6 +40,7 @@ struct State {
     last_updated: Option<Timestamp>,
     programmed: bool,
     sources: BTreeMap<&'static str, Source>,
+    conditions: Conditions,
 }
 
 #[derive(Debug)]
@@ -55,10 +58,11 @@ struct Healthz {
 }
 
 #[derive(Serialize)]
-struct Readyz {
+struct Readyz<'a> {
     ready: bool,
     programmed: bool,
     sources: BTreeMap<&'static str, String>,
+    conditions: Vec<Listed<'a>>,
 }
 
 impl Health {
@@ -97,6 +101,20 @@ impl Health {
         self.state().sources.entry(kind).or_insert(Source { vital: false, failing: None }).failing = failing;
     }
 
+    /// Replaces what `/readyz` lists under a code: an entry for each word, none where there are no words.
+    ///
+    /// Everybody can read it: a code is a fixed name for programs, such as `scheduler-unavailable`; a word names the
+    /// object, such as the scheduler, or is a number. Details and remedies belong into the log.
+    pub fn set_condition(
+        &self,
+        code: &'static str,
+        effect: Effect,
+        words: impl IntoIterator<Item: Into<String>>,
+    ) {
+        let words = words.into_iter().map(Into::into).collect();
+        self.state().conditions.replace(code, effect, words);
+    }
+
     /// Answer of `/healthz` and `/livez`, and whether it is a good one.
     pub(crate) fn healthz(&self, now: Instant) -> (bool, String) {
         let state = self.state();
@@ -112,9 +130,10 @@ impl Health {
         let all_follow = state.sources.values().all(|source| !source.vital || source.failing.is_none());
         let text = |source: &Source| source.failing.as_deref().unwrap_or("following").to_owned();
         let answer = Readyz {
-            ready: state.programmed && all_follow,
+            ready: state.programmed && all_follow && !state.conditions.block(),
             programmed: state.programmed,
             sources: state.sources.iter().map(|(kind, source)| (*kind, text(source))).collect(),
+            conditions: state.conditions.list(),
         };
         (answer.ready, json(&answer))
     }
@@ -168,5 +187,30 @@ mod tests {
         assert!(health.healthz(Instant::now()).0, "load balancers need not care");
         health.source("services", &SourceStatus::Following);
         assert!(health.readyz().0);
+    }
+
+    #[test]
+    fn conditions_are_listed_until_they_are_replaced() {
+        let health = Health::new(PERIOD, &[]);
+        health.programmed();
+        let check = |ready: bool, list: &str| {
+            let (answer, text) = health.readyz();
+            assert_eq!(answer, ready, "{text}");
+            assert!(text.ends_with(&format!(r#""conditions":[{list}]}}"#)), "{text}");
+        };
+        check(true, "");
+        health.set_condition("scheduler-unavailable", Effect::Notice, ["mh", "dh"]);
+        let (mh, dh) = (
+            r#"{"code":"scheduler-unavailable","word":"mh","blocks":false}"#,
+            r#"{"code":"scheduler-unavailable","word":"dh","blocks":false}"#,
+        );
+        check(true, &format!("{mh},{dh}"));
+        health.set_condition("services-refused", Effect::NotReady, ["10"]);
+        let refused = r#"{"code":"services-refused","word":"10","blocks":true}"#;
+        check(false, &format!("{mh},{dh},{refused}"));
+        health.set_condition("scheduler-unavailable", Effect::Notice, ["dh"]);
+        check(false, &format!("{dh},{refused}"));
+        health.set_condition("services-refused", Effect::NotReady, [""; 0]);
+        check(true, dh);
     }
 }

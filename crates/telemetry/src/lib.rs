@@ -4,11 +4,13 @@
 //!
 //! Deliberately not here: what is logged, and what makes the process healthy.
 
+mod condition;
 mod health;
 mod logging;
 mod metrics;
 mod server;
 
+pub use condition::Effect;
 pub use health::{Health, SourceStatus};
 pub use logging::{LogFormat, UnknownLogFormat, init_logging};
 pub use metrics::Metrics;
