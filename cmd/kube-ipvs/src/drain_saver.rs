@@ -11,10 +11,11 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use drain::{Drain, Key, Time};
+use drain_file::DrainFile;
 use reconcile::Reconciler;
 use tracing::{info, warn};
 
-use crate::{clock, drain_file::DrainFile};
+use crate::clock;
 
 /// Shortest time between two versions of the file: what a crash forgets at most, but for the time of writing.
 const PAUSE: Duration = Duration::from_millis(200);

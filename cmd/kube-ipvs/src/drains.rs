@@ -10,16 +10,12 @@ use std::{
 use anyhow::Context;
 use dataplane::IpvsTable as _;
 use drain::{Key, Time};
+use drain_file::{DrainFile, Entry, Saved};
 use ipvs::IpvsClient;
 use lb_types::{ConnectionCounters, VirtualServerId};
 use serde::Serialize;
 
-use crate::{
-    clock,
-    config::Settings,
-    drain_file::{DrainFile, Entry, Saved},
-    flags::Output,
-};
+use crate::{clock, config::Settings, flags::Output};
 
 /// Between two lists with `--watch`.
 const PERIOD: Duration = Duration::from_secs(1);

@@ -7,7 +7,6 @@ mod clock;
 mod commands;
 mod config;
 mod conn_reuse;
-mod drain_file;
 mod drain_saver;
 mod drains;
 mod flags;

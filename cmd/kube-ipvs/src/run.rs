@@ -15,6 +15,7 @@ use std::{
 use anyhow::{Context, anyhow, bail};
 use dataplane::Touched;
 use drain::Outcome;
+use drain_file::DrainFile;
 use kube_source::{ApiStatus, Batch, Delivery, Listener};
 use packet_rules::RulesWatcher;
 use reconcile::{Event, Reconciler};
@@ -28,7 +29,7 @@ use telemetry::{Health, Metrics, Site, SourceStatus};
 use tracing::{info, warn};
 use vip::VipWatcher;
 
-use crate::{clock, config::Settings, drain_file::DrainFile, drain_saver::DrainSaver, kernel_tables, source};
+use crate::{clock, config::Settings, drain_saver::DrainSaver, kernel_tables, source};
 
 /// How long a watcher blocks before it looks whether anybody still listens.
 const PATIENCE: Duration = Duration::from_secs(1);

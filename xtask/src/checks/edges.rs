@@ -24,6 +24,7 @@ const EDGES: &[(&str, &[&str])] = &[
     // Between two adapters and the binary: an experiment that needs both, in a network namespace of its own.
     ("conn-reuse-probe", &["dataplane", "ipvs", "kernel", "lb-types", "netlink"]),
     ("kube-source", &["drain", "lb-types", "service-model"]),
+    ("drain-file", &["drain", "lb-types"]),
     ("telemetry", &[]),
     // The loop knows the kernel only by its traits.
     ("reconcile", &["dataplane", "drain", "lb-types", "planner", "service-model", "tally"]),
@@ -35,6 +36,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "conntrack",
             "dataplane",
             "drain",
+            "drain-file",
             "ipvs",
             "kernel",
             "kube-source",
@@ -66,6 +68,22 @@ const EDGES: &[(&str, &[&str])] = &[
             "service-model",
             "test-apiserver",
             "testkit",
+        ],
+    ),
+    // Fuzz targets feed every parser of outside input.
+    (
+        "fuzz",
+        &[
+            "conntrack",
+            "drain",
+            "drain-file",
+            "ipvs",
+            "kernel",
+            "kube-source",
+            "lb-types",
+            "netlink",
+            "packet-rules",
+            "vip",
         ],
     ),
     ("xtask", &[]),

@@ -1,6 +1,9 @@
 //! `drain.json`: what of the drains must survive a restart of the process, and what `kube-ipvs drains` lists.
 //!
 //! Times are since boot, so that the file of an earlier boot means nothing; it is told by the boot's id.
+//!
+//! Reading order: [`DrainFile`], [`Saved`], [`Entry`]. Deliberately not here: when it is written, and what an entry is
+//! worth once the kernel has been looked at.
 
 use std::{
     fs, io,
@@ -130,7 +133,12 @@ impl DrainFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Loaded::default()),
             Err(error) => return Err(LoadError::Read(error)),
         };
-        let content: Content = serde_json::from_slice(&text).map_err(LoadError::Damaged)?;
+        self.parse(&text)
+    }
+
+    /// What a text says that was saved in this boot; nothing if it was saved in another one.
+    pub fn parse(&self, text: &[u8]) -> Result<Loaded, LoadError> {
+        let content: Content = serde_json::from_slice(text).map_err(LoadError::Damaged)?;
         if content.boot_id != self.boot {
             return Ok(Loaded::default());
         }
