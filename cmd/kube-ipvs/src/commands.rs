@@ -1,7 +1,7 @@
 //! One-shot commands.
 
 use anyhow::{Context, bail};
-use reconcile::{Event, Reconciler};
+use reconcile::{Cleanup, Event, Reconciler};
 use tracing::warn;
 
 use crate::{config::Settings, kernel_tables, run, source};
@@ -32,11 +32,15 @@ pub fn plan(settings: &Settings) -> anyhow::Result<()> {
 /// Removes what is ours; refused while a process runs that would bring it back.
 pub fn cleanup(settings: &Settings) -> anyhow::Result<()> {
     let _lock = run::lock(&settings.state_dir)?;
-    let mut reconciler = Reconciler::new(settings.reconcile.clone(), kernel_tables::open()?.tables);
-    let (plan, report) = reconciler.cleanup().context("find out what is ours")?;
+    let mut reconciler = Reconciler::new(settings.reconcile.clone(), kernel_tables::open_each());
+    let Cleanup { plan, report, unread } = reconciler.cleanup();
     print!("{plan}");
-    match report.failed {
-        0 => Ok(()),
-        failed => bail!("{failed} of {} writes were refused; see the log lines above", plan.len()),
+    for error in &unread {
+        eprintln!("kube-ipvs: {}; what is ours there stays", kernel_tables::chain(error));
+    }
+    match (report.failed, unread.len()) {
+        (0, 0) => Ok(()),
+        (0, unread) => bail!("{unread} tables could not be read; run it again once they can be"),
+        (failed, _) => bail!("{failed} of {} writes were refused; see the log lines above", plan.len()),
     }
 }

@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use conntrack::ConntrackClient;
-use dataplane::{Sysctls as _, Tables};
+use dataplane::{ErrorKind, FlowTable, IpvsTable, RulesTable, Sysctls as _, Tables, Unopened, VipTable};
 use ipvs::IpvsClient;
 use kernel::{
     KernelModule, KernelRelease, ModuleFinder, ModulePresence, ProcSysctls, SysctlNeeds, required_sysctls,
@@ -46,6 +46,35 @@ pub fn open() -> anyhow::Result<Opened> {
         flows: Box::new(flows),
     };
     Ok(Opened { tables, vip_port, rules_watcher })
+}
+
+/// Opens each table by itself; one that cannot be opened fails whenever it is used.
+pub fn open_each() -> Tables {
+    let flows: Box<dyn FlowTable> = match ConntrackClient::open() {
+        Ok(client) => Box::new(client),
+        Err(error) => {
+            Box::new(Unopened::new("open the connection tracking", ErrorKind::Other, chain(&error)))
+        }
+    };
+    let ipvs: Box<dyn IpvsTable> = match IpvsClient::open() {
+        Ok(client) => Box::new(client),
+        Err(error) => Box::new(Unopened::new("open the IPVS tables", error.kind(), chain(&error))),
+    };
+    let vips: Box<dyn VipTable> = match VipClient::open() {
+        Ok(client) => Box::new(client),
+        Err(error) => Box::new(Unopened::new("open the routing tables", error.kind(), chain(&error))),
+    };
+    let rules: Box<dyn RulesTable> = match RulesClient::open() {
+        Ok(client) => Box::new(client),
+        Err(error) => Box::new(Unopened::new("open nftables", error.kind(), chain(&error))),
+    };
+    Tables { ipvs, vips, rules, sysctls: Box::new(ProcSysctls::default()), flows }
+}
+
+/// An error with its causes on one line.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Tells at start what would otherwise show with the first UDP endpoint only. Whether a module that is installed can be

@@ -3,6 +3,7 @@
 //! The binary only wires: flags become one validated [`config::Settings`], which becomes a loop over the kernel tables
 //! ([`run`]) or one of the one-shot commands ([`commands`]).
 
+mod advice;
 mod clock;
 mod commands;
 mod config;

@@ -19,7 +19,10 @@ use drain_file::DrainFile;
 use kube_source::{ApiStatus, Batch, Delivery, Listener};
 use packet_rules::RulesWatcher;
 use reconcile::{Event, Reconciler};
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
 use service_model::ModelEvent;
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
@@ -29,10 +32,13 @@ use telemetry::{Health, Metrics, Site, SourceStatus};
 use tracing::{info, warn};
 use vip::VipWatcher;
 
-use crate::{clock, config::Settings, drain_saver::DrainSaver, kernel_tables, source};
+use crate::{advice, clock, config::Settings, drain_saver::DrainSaver, kernel_tables, source};
 
 /// How long a watcher blocks before it looks whether anybody still listens.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Pauses of a watcher that fails, doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Messages that may wait for the loop, of the first lists with some 32 objects each, or a page of them. A source that
 /// is faster has to wait, so that a long list costs little memory here.
 const BACKLOG: usize = 128;
@@ -58,6 +64,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
     info!(version = env!("CARGO_PKG_VERSION"), node = %settings.node_name, "kube-ipvs starts");
     let source = source::open(settings)?;
     info!(objects = source.describe(), "follows objects");
+    advice::warnings(settings, source.server()).for_each(|text| warn!("{text}"));
     let health = Arc::new(Health::new(settings.reconcile.sync_period, source.vital()));
     let metrics = Arc::new(Metrics::new(Outcome::ALL.map(Outcome::as_str)).context("set up the metrics")?);
     serve(settings, &health, &metrics)?;
@@ -91,14 +98,33 @@ fn serve(settings: &Settings, health: &Arc<Health>, metrics: &Arc<Metrics>) -> a
 }
 
 /// Two processes would undo each other's work: the second one stops here.
-pub fn lock(state_dir: &Path) -> anyhow::Result<File> {
-    fs::create_dir_all(state_dir).with_context(|| format!("create {}", state_dir.display()))?;
+///
+/// Where the directory cannot be written, the process runs all the same: services matter more than what the directory
+/// is for.
+pub fn lock(state_dir: &Path) -> anyhow::Result<Option<File>> {
     let path = state_dir.join("lock");
-    let file = File::create(&path).with_context(|| format!("open {}", path.display()))?;
-    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        bail!("{} is locked: another kube-ipvs runs on this node; stop it first", path.display());
+    let file = match fs::create_dir_all(state_dir).and_then(|()| File::create(&path)) {
+        Ok(file) => file,
+        Err(error) => {
+            warn!(
+                "cannot write to --state-dir {}: {error}; runs without it: a restart forgets since when and why real \
+                 servers drain, and a second kube-ipvs on this node would not be noticed; name a directory that can \
+                 be written",
+                state_dir.display()
+            );
+            return Ok(None);
+        }
+    };
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => {
+            bail!("{} is locked: another kube-ipvs runs on this node; stop it first", path.display())
+        }
+        Err(error) => {
+            warn!("cannot lock {}: {error}; a second kube-ipvs would not be noticed", path.display())
+        }
+        Ok(()) => {}
     }
-    Ok(file)
+    Ok(Some(file))
 }
 
 fn stop_on_signal(sender: SyncSender<Message>) -> anyhow::Result<()> {
@@ -149,25 +175,49 @@ fn send(sender: &SyncSender<Message>, message: Message) -> Result<(), LoopGone> 
 fn watch_vips(own_port: u32, sender: SyncSender<Message>) -> anyhow::Result<()> {
     let mut watcher = VipWatcher::open(own_port).context("listen to changes of routes")?;
     spawn("vip-watcher", sender, move |sender| {
-        while tell(watcher.wait(PATIENCE).context("listen to changes of routes"), sender).is_ok() {}
+        let wait = || watcher.wait(PATIENCE).context("listen to changes of routes");
+        watch(wait, Touched::Vips, sender, thread::sleep);
     })
 }
 
 fn watch_rules(mut watcher: RulesWatcher, sender: SyncSender<Message>) -> anyhow::Result<()> {
     spawn("rules-watcher", sender, move |sender| {
-        while tell(watcher.wait(PATIENCE).context("listen to changes of nftables"), sender).is_ok() {}
+        let wait = || watcher.wait(PATIENCE).context("listen to changes of nftables");
+        watch(wait, Touched::Rules, sender, thread::sleep);
     })
 }
 
-/// Forwards what a watcher saw; `Err` when it cannot go on or the loop is gone.
-fn tell(seen: anyhow::Result<Option<Touched>>, sender: &SyncSender<Message>) -> Result<(), LoopGone> {
-    let (message, end) = match seen {
-        Ok(None) => return Ok(()),
-        Ok(Some(table)) => (Message::Touched(table), false),
-        Err(error) => (Message::Failed(error), true),
-    };
-    send(sender, message)?;
-    if end { Err(LoopGone) } else { Ok(()) }
+/// Forwards what a watcher sees until the loop is gone. A watcher that fails, because the node is short of memory for
+/// example, is asked again after a pause; what it may have missed counts as touched.
+fn watch(
+    mut wait: impl FnMut() -> anyhow::Result<Option<Touched>>,
+    table: Touched,
+    sender: &SyncSender<Message>,
+    mut sleep: impl FnMut(Duration),
+) {
+    let mut failing: Option<Duration> = None;
+    loop {
+        let touched = match wait() {
+            Ok(touched) => {
+                if failing.take().is_some() {
+                    info!("changes of {table:?} are heard again");
+                }
+                touched
+            }
+            Err(error) => {
+                if failing.is_none() {
+                    warn!("{error:#}; tries again, and compares the whole table each time");
+                }
+                let pause = failing.map_or(FIRST_PAUSE, |pause| (pause * 2).min(LONGEST_PAUSE));
+                failing = Some(pause);
+                sleep(pause);
+                Some(table)
+            }
+        };
+        if touched.is_some_and(|table| send(sender, Message::Touched(table)).is_err()) {
+            return;
+        }
+    }
 }
 
 /// Starts a thread that the loop cannot do without: when it ends before the loop, in whatever way, the process ends,
@@ -282,6 +332,38 @@ mod tests {
         match receiver.recv().unwrap() {
             Message::Failed(error) => error.to_string(),
             Message::Events(_) | Message::Touched(_) | Message::Stop(_) => panic!("no failure"),
+        }
+    }
+
+    #[test]
+    fn a_watcher_that_fails_is_asked_again_and_its_table_counts_as_touched() {
+        let (sender, receiver) = mpsc::sync_channel(16);
+        let mut answers = vec![Ok(Some(Touched::Vips)), Err(anyhow!("busy")), Err(anyhow!("busy")), Ok(None)];
+        answers.extend([Err(anyhow!("busy")), Ok(Some(Touched::Vips))]);
+        let (mut answers, mut receiver) = (answers.into_iter(), Some(receiver));
+        let (mut pauses, mut told) = (Vec::new(), 0);
+        let wait = || {
+            answers.next().unwrap_or_else(|| {
+                // The loop ends.
+                told = receiver.take().map_or(told, |receiver| receiver.try_iter().count());
+                Ok(Some(Touched::Vips))
+            })
+        };
+        watch(wait, Touched::Vips, &sender, |pause| pauses.push(pause));
+        assert_eq!(told, 5, "two reports and three suspicions");
+        assert_eq!(pauses, [FIRST_PAUSE, FIRST_PAUSE * 2, FIRST_PAUSE]);
+    }
+
+    #[test]
+    fn a_state_directory_that_cannot_be_written_stops_nothing_and_a_second_process_is_stopped() {
+        let directory = testkit::TempDir::new("lock");
+        let held = lock(directory.path()).unwrap();
+        assert!(held.is_some());
+        let error = lock(directory.path()).unwrap_err().to_string();
+        assert!(error.contains("another kube-ipvs runs"), "{error}");
+        // Nothing can be made below a file, nor in /proc.
+        for impossible in [directory.path().join("lock/state"), "/proc/kube-ipvs/state".into()] {
+            assert!(lock(&impossible).unwrap().is_none(), "{}", impossible.display());
         }
     }
 

@@ -1,6 +1,6 @@
 //! Where objects come from, the same for the long-running process and the one-shot commands.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use kube_source::{ApiOptions, ApiSource, Batch, Delivery, Listener, ManifestSource};
 use service_model::ModelEvent;
@@ -47,6 +47,14 @@ impl Opened {
         match self {
             Opened::Api(source) => source.url(),
             Opened::Manifests(_) => "manifests".to_owned(),
+        }
+    }
+
+    /// Address of the API server, if there is one and it is named by its address.
+    pub fn server(&self) -> Option<IpAddr> {
+        match self {
+            Opened::Api(source) => source.server(),
+            Opened::Manifests(_) => None,
         }
     }
 

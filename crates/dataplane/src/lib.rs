@@ -13,6 +13,7 @@ mod error;
 mod explain_rules;
 mod explain_vip;
 pub mod fake;
+mod unopened;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,6 +28,7 @@ use lb_types::{
     ConnectionCounters, FastMap, FastSet, FlowFilter, IpvsOp, RealServer, RealServerId, RuleElement,
     RulesLayout, RulesOp, SysctlOp, TrafficCounters, VipOp, VirtualServer, VirtualServerId,
 };
+pub use unopened::Unopened;
 
 /// An operation that the kernel refused.
 #[derive(Clone, Debug, PartialEq, Eq)]

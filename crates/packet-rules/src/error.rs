@@ -79,9 +79,9 @@ impl RulesError {
         if self.is_not_supported() { RulesError::NoNfTables(Box::new(self)) } else { self }
     }
 
-    /// The error of a table call.
-    pub(crate) fn during(self, operation: &str) -> TableError {
-        let kind = if self.is_not_supported() {
+    /// What a caller can do about it.
+    pub fn kind(&self) -> ErrorKind {
+        if self.is_not_supported() {
             ErrorKind::NotSupported
         } else if self.is_permission_denied() {
             ErrorKind::PermissionDenied
@@ -89,8 +89,12 @@ impl RulesError {
             ErrorKind::Transient
         } else {
             ErrorKind::Other
-        };
-        TableError::new(operation, kind, self.with_remedy())
+        }
+    }
+
+    /// The error of a table call.
+    pub(crate) fn during(self, operation: &str) -> TableError {
+        TableError::new(operation, self.kind(), self.with_remedy())
     }
 }
 

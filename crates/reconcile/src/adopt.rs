@@ -10,23 +10,10 @@ use crate::{Reconciler, Report};
 impl Reconciler {
     /// Fills the mirror from dumps of all tables.
     pub(crate) fn adopt(&mut self) -> Result<(), TableError> {
-        let bit = self.config.planner.layout.masquerade_bit;
-        self.config.planner.layout = self.config.local_mode.layout(self.model.node(), bit);
         let mut mirror = Mirror::default();
-        let dump = self.tables.ipvs.dump_virtual_servers()?;
-        for (vs, settings) in dump.virtual_servers {
-            let found = self.tables.ipvs.dump_real_servers(vs)?;
-            let mut real_servers: Vec<_> = found.into_iter().map(|rs| (rs.id, rs.settings)).collect();
-            real_servers.sort_unstable();
-            mirror.servers.insert(vs, MirrorServer { settings, real_servers });
-        }
-        let vips = self.tables.vips.observe()?;
-        mirror.link_ours = vips.link.is_some_and(|link| link.dummy);
-        mirror.link_ready = vips.link.is_some_and(|link| link.dummy && link.up);
-        (mirror.routes, mirror.addresses) = (vips.routes.into(), vips.addresses.into());
-        self.facts = NodeFacts::new(&self.model.node().addresses, vips.node_addresses);
-        let rules = self.tables.rules.observe(&self.config.planner.layout)?;
-        (mirror.layout_current, mirror.elements) = (rules.layout_current, rules.elements.into());
+        self.adopt_servers(&mut mirror)?;
+        self.adopt_vips(&mut mirror)?;
+        self.adopt_rules(&mut mirror)?;
         info!(
             virtual_servers = mirror.servers.len(),
             routes = mirror.routes.len(),
@@ -34,6 +21,34 @@ impl Reconciler {
             "adopted what the kernel holds"
         );
         self.mirror = mirror;
+        Ok(())
+    }
+
+    pub(crate) fn adopt_servers(&mut self, mirror: &mut Mirror) -> Result<(), TableError> {
+        let dump = self.tables.ipvs.dump_virtual_servers()?;
+        for (vs, settings) in dump.virtual_servers {
+            let found = self.tables.ipvs.dump_real_servers(vs)?;
+            let mut real_servers: Vec<_> = found.into_iter().map(|rs| (rs.id, rs.settings)).collect();
+            real_servers.sort_unstable();
+            mirror.servers.insert(vs, MirrorServer { settings, real_servers });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn adopt_vips(&mut self, mirror: &mut Mirror) -> Result<(), TableError> {
+        let vips = self.tables.vips.observe()?;
+        mirror.link_ours = vips.link.is_some_and(|link| link.dummy);
+        mirror.link_ready = vips.link.is_some_and(|link| link.dummy && link.up);
+        (mirror.routes, mirror.addresses) = (vips.routes.into(), vips.addresses.into());
+        self.facts = NodeFacts::new(&self.model.node().addresses, vips.node_addresses);
+        Ok(())
+    }
+
+    pub(crate) fn adopt_rules(&mut self, mirror: &mut Mirror) -> Result<(), TableError> {
+        let bit = self.config.planner.layout.masquerade_bit;
+        self.config.planner.layout = self.config.local_mode.layout(self.model.node(), bit);
+        let rules = self.tables.rules.observe(&self.config.planner.layout)?;
+        (mirror.layout_current, mirror.elements) = (rules.layout_current, rules.elements.into());
         Ok(())
     }
 

@@ -9,6 +9,7 @@
 mod adopt;
 mod apply;
 mod audit;
+mod cleanup;
 mod config;
 mod drains;
 mod flows;
@@ -20,6 +21,7 @@ mod retry;
 #[cfg(test)]
 mod tests;
 
+pub use cleanup::Cleanup;
 pub use config::{Config, LocalMode};
 pub use reconciler::{Event, Reconciler};
 pub use report::{Ended, Report, Totals};

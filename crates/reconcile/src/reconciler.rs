@@ -212,15 +212,6 @@ impl Reconciler {
         Ok(plan)
     }
 
-    /// Everything that is ours, removed: for cleanup. Returns the plan and what the kernel refused of it.
-    pub fn cleanup(&mut self) -> Result<(Plan, Report), dataplane::TableError> {
-        self.adopt()?;
-        let plan = planner::cleanup(&self.mirror, &self.config.ownership);
-        let mut report = Report::default();
-        self.apply(&plan, &Touch::default(), Time::ZERO, &mut report);
-        Ok((plan, report))
-    }
-
     /// Whether everything has been programmed at least once, except for single objects that the kernel refuses.
     pub fn is_running(&self) -> bool {
         self.programmed

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dataplane::Touched;
+use dataplane::{ErrorKind, Touched};
 use netlink::{Buffers, Protocol, RequestSocket, Subscription};
 use netlink_packet_route::AddressFamily;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -26,6 +26,10 @@ const GROUPS: [u32; 5] = [1, 5, 7, 9, 11];
 const QUIET: Duration = Duration::from_millis(10);
 const AT_LATEST: Duration = Duration::from_millis(200);
 
+/// Pauses between attempts to look at links and addresses while others change them too fast; doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
 /// Listens in the network namespace of the thread that opened it. Blocking: made for a thread of its own that forwards
 /// what [`VipWatcher::wait`] returns.
 ///
@@ -40,6 +44,27 @@ pub struct VipWatcher {
     /// For looking at links and addresses: at the start, and when notifications were lost.
     socket: RequestSocket,
     interest: Interest,
+    /// Set while `interest` is out of date, because the kernel interrupted every attempt to look: until a later one
+    /// succeeds, every notification counts.
+    blind: Option<Blind>,
+}
+
+/// When to look again.
+#[derive(Clone, Copy, Debug)]
+struct Blind {
+    next: Instant,
+    pause: Duration,
+}
+
+impl Blind {
+    fn now() -> Self {
+        Blind { next: Instant::now(), pause: FIRST_PAUSE }
+    }
+
+    /// After an attempt that failed.
+    fn later(self) -> Self {
+        Blind { next: Instant::now() + self.pause, pause: (self.pause * 2).min(LONGEST_PAUSE) }
+    }
 }
 
 impl VipWatcher {
@@ -48,19 +73,23 @@ impl VipWatcher {
         let mut subscription = Subscription::open(Protocol::ROUTE, &GROUPS)?;
         filter::attach(&subscription, own_port)?;
         subscription.ignore_port(own_port);
-        let mut socket = RequestSocket::open(Protocol::ROUTE, &Buffers::default())?;
+        let socket = RequestSocket::open(Protocol::ROUTE, &Buffers::default())?;
+        let mut watcher =
+            VipWatcher { subscription, socket, interest: Interest::default(), blind: Some(Blind::now()) };
         // Only after the subscription, so that nothing falls in between.
-        let interest = look(&mut socket)?;
-        Ok(VipWatcher { subscription, socket, interest })
+        watcher.look_if_due()?;
+        Ok(watcher)
     }
 
     /// Waits until something was touched, at most for `timeout`.
     pub fn wait(&mut self, timeout: Duration) -> Result<Option<Touched>, VipError> {
         let deadline = Instant::now() + timeout;
         while !self.drain()? {
-            if Instant::now() > deadline || !self.is_readable_until(deadline)? {
+            if Instant::now() > deadline {
                 return Ok(None);
             }
+            let look = self.blind.map_or(deadline, |blind| blind.next);
+            self.is_readable_until(deadline.min(look))?;
         }
         let latest = Instant::now() + AT_LATEST;
         while Instant::now() < latest && self.is_readable_until(latest.min(Instant::now() + QUIET))? {
@@ -71,13 +100,28 @@ impl VipWatcher {
 
     /// Reads what is waiting, in a storm only some of it; whether any of it counts.
     fn drain(&mut self) -> Result<bool, VipError> {
-        let VipWatcher { subscription, interest, socket } = self;
+        let VipWatcher { subscription, interest, blind, .. } = self;
         let mut touched = false;
-        let drained = subscription.drain(|message| touched |= interest.judge(message))?;
+        let drained = subscription.drain(|message| touched |= interest.judge(message) || blind.is_some())?;
         if drained.lost {
-            *interest = look(socket)?;
+            self.blind = Some(Blind::now());
         }
-        Ok(touched || drained.lost)
+        Ok(self.look_if_due()? || touched || drained.lost)
+    }
+
+    /// Looks at links and addresses if that is due; whether it did: something may have changed that was not heard.
+    ///
+    /// The kernel may interrupt every attempt while a node is busy. That is no failure: a later attempt follows.
+    fn look_if_due(&mut self) -> Result<bool, VipError> {
+        let Some(blind) = self.blind.filter(|blind| blind.next <= Instant::now()) else {
+            return Ok(false);
+        };
+        match look(&mut self.socket) {
+            Ok(interest) => (self.interest, self.blind) = (interest, None),
+            Err(error) if error.kind() == ErrorKind::Transient => self.blind = Some(blind.later()),
+            Err(error) => return Err(error),
+        }
+        Ok(true)
     }
 
     fn is_readable_until(&self, deadline: Instant) -> Result<bool, VipError> {

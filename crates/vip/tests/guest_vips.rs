@@ -20,4 +20,5 @@ demands!(
     own_changes_are_not_told,
     others_changes_are_told,
     a_storm_is_survived,
+    a_busy_node_ends_no_watcher,
 );

@@ -3,6 +3,7 @@
 use std::{
     cell::RefCell,
     io,
+    net::IpAddr,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -87,6 +88,12 @@ impl Connector {
 
     pub(super) fn url(&self) -> String {
         self.current.borrow().config.cluster_url.to_string()
+    }
+
+    pub(super) fn server(&self) -> Option<IpAddr> {
+        let current = self.current.borrow();
+        let host = current.config.cluster_url.host()?;
+        host.trim_start_matches('[').trim_end_matches(']').parse().ok()
     }
 
     /// A client; cheap. Must be called within the runtime.

@@ -14,7 +14,7 @@ mod kinds;
 mod known;
 mod sink;
 
-use std::{cell::RefCell, fmt, path::PathBuf, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::RefCell, fmt, net::IpAddr, path::PathBuf, rc::Rc, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 
@@ -110,6 +110,11 @@ impl ApiSource {
     /// Address of the server.
     pub fn url(&self) -> String {
         self.connector.url()
+    }
+
+    /// Address of the server, unless it is a name.
+    pub fn server(&self) -> Option<IpAddr> {
+        self.connector.server()
     }
 
     /// Follows until the listener is gone. Blocks the thread.

@@ -1,9 +1,10 @@
 //! What is found in the kernel: the time until everything has been planned once, and what is ours.
 
-use dataplane::Touched;
+use dataplane::{ErrorKind, Touched, Unopened};
 use lb_types::{ConnectionCounters, IpvsOp, RealServer, Scheduler, VirtualServer};
 
 use super::*;
+use crate::Cleanup;
 
 fn busy() -> ConnectionCounters {
     ConnectionCounters { active: 1, inactive: 0, persistent: 0 }
@@ -138,9 +139,40 @@ fn cleanup_goes_on_when_the_link_is_somebody_elses() {
     world.kernel.vips.delete_link();
     world.kernel.vips.add_foreign_link();
     let mut cleaner = Reconciler::new(config(), world.kernel.tables());
-    let (_, report) = cleaner.cleanup().unwrap();
-    eprintln!("{report}");
+    cleaner.cleanup();
     assert!(world.kernel.ipvs.virtual_servers().is_empty() && !world.kernel.rules.exists());
+}
+
+/// Cleans up after a process, with one table that cannot be opened.
+fn cleanup_without(missing: impl FnOnce(&mut Tables, Unopened), kind: ErrorKind) -> (Kernel, Cleanup) {
+    let world = World::synced(web());
+    let mut tables = world.kernel.tables();
+    missing(&mut tables, Unopened::new("open a table", kind, "no such module"));
+    let cleanup = Reconciler::new(config(), tables).cleanup();
+    assert_eq!(cleanup.report.failed, 0, "nothing is tried that cannot be done: {}", cleanup.plan);
+    (world.kernel, cleanup)
+}
+
+#[test]
+fn cleanup_goes_through_the_other_tables_where_one_cannot_be_opened() {
+    let (kernel, cleanup) =
+        cleanup_without(|t, unopened| t.ipvs = Box::new(unopened), ErrorKind::NotSupported);
+    assert!(!kernel.rules.exists() && kernel.vips.link().is_none());
+    assert!(cleanup.unread.is_empty(), "a table that does not exist holds nothing of ours");
+
+    let (kernel, cleanup) =
+        cleanup_without(|t, unopened| t.rules = Box::new(unopened), ErrorKind::NotSupported);
+    assert!(kernel.ipvs.virtual_servers().is_empty() && kernel.vips.link().is_none());
+    assert!(cleanup.unread.is_empty());
+
+    let (kernel, cleanup) = cleanup_without(|t, unopened| t.vips = Box::new(unopened), ErrorKind::Other);
+    assert!(kernel.ipvs.virtual_servers().is_empty() && !kernel.rules.exists());
+    assert_eq!(cleanup.unread.len(), 1);
+
+    // Virtual servers that exist and cannot be read now are named by the packet rules alone.
+    let (kernel, cleanup) = cleanup_without(|t, unopened| t.ipvs = Box::new(unopened), ErrorKind::Transient);
+    assert!(kernel.rules.exists() && kernel.vips.link().is_none());
+    assert_eq!(cleanup.unread.len(), 1);
 }
 
 /// What kube-proxy leaves: VIPs as addresses on the link, virtual servers without a tag.

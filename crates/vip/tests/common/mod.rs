@@ -11,7 +11,9 @@ pub use bulk::{foreign_routes_cost_nothing, twenty_thousand_routes_of_each_famil
 pub use link::the_link_is_quiet;
 pub use takeover::addresses_become_routes_without_a_gap;
 pub use traffic::{connections_of_the_node_start_at_its_address, outside_clients_reach_a_vip};
-pub use watcher::{a_storm_is_survived, others_changes_are_told, own_changes_are_not_told};
+pub use watcher::{
+    a_busy_node_ends_no_watcher, a_storm_is_survived, others_changes_are_told, own_changes_are_not_told,
+};
 
 use dataplane::contract::vips::{CASES, NODE_V4, NODE_V6};
 use lb_types::VipOp;

@@ -1,6 +1,10 @@
 //! What the watcher tells, and what it does not.
 
-use std::time::Duration;
+use std::{
+    fmt::Write as _,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
 
 use dataplane::{Touched, VipTable as _, contract::vips::VipsWorld as _};
 use lb_types::VipOp;
@@ -117,4 +121,53 @@ pub fn a_storm_is_survived(kind: &str) {
         world.delete_link();
         assert_told(&mut watcher, "our link deleted");
     });
+}
+
+/// So many addresses that a dump of them takes several datagrams, which is what can be interrupted.
+const MANY_ADDRESSES: u32 = 3000;
+/// How long others change addresses as fast as they can.
+const BUSY: Duration = Duration::from_secs(2);
+
+pub fn a_busy_node_ends_no_watcher(kind: &str) {
+    in_new_netns(|| {
+        let mut world = World::new(kind);
+        world.apply(&[VipOp::EnsureLink]);
+        world.apply(&vips().map(ensure));
+        let directory = testkit::TempDir::new("busy-node");
+        let addresses = |from: u32| (from..).map(|n| std::net::Ipv4Addr::from(0x0a64_0000 + n));
+        let mut lines = String::new();
+        for addr in addresses(0).take(MANY_ADDRESSES as usize) {
+            writeln!(lines, "addr add {addr}/32 dev lo").expect("text");
+        }
+        ip_batch(&directory, &lines).wait().expect("an end");
+        lines.clear();
+        for addr in addresses(MANY_ADDRESSES).take(40_000) {
+            writeln!(lines, "addr add {addr}/32 dev lo\naddr del {addr}/32 dev lo").expect("text");
+        }
+        let mut churn = ip_batch(&directory, &lines);
+        let open = || VipWatcher::open(world.client.port_id()).expect("a watcher on a busy node");
+        let mut watchers: Vec<_> = (0..20).map(|_| open()).collect();
+        let mut watcher = watchers.pop().expect("twenty");
+        let end = Instant::now() + BUSY;
+        while Instant::now() < end && churn.try_wait().expect("a child").is_none() {
+            watcher.wait(SILENCE).expect("a watcher that goes on");
+        }
+        let _ended = churn.kill();
+        churn.wait().expect("an end");
+        // It sees as well as one that was opened now.
+        while watcher.wait(SOON).expect("readable").is_some() {}
+        world.apply(&[VipOp::EnsureLink]);
+        assert_silent(&mut watcher, "nothing");
+        world.set_link_down();
+        assert_told(&mut watcher, "our link down");
+    });
+}
+
+/// `ip` with one command a line.
+fn ip_batch(directory: &testkit::TempDir, lines: &str) -> Child {
+    let path = directory.path().join("batch");
+    std::fs::write(&path, lines).expect("a file");
+    let mut command = Command::new("ip");
+    command.args(["-force", "-batch"]).arg(path).stderr(Stdio::null());
+    command.spawn().expect("ip")
 }

@@ -1,0 +1,107 @@
+//! What an operator should know about the configuration before it shows as a time-out.
+
+use std::net::IpAddr;
+
+use reconcile::LocalMode;
+
+use crate::config::{Settings, Source};
+
+/// Warnings for the start. `server` is the address of the API server.
+pub fn warnings(settings: &Settings, server: Option<IpAddr>) -> impl Iterator<Item = String> {
+    let told = std::env::var("KUBERNETES_PORT").ok();
+    let vip = server.and_then(|server| server_is_vip(settings, server, told.as_deref()));
+    nothing_masqueraded(settings).map(str::to_owned).into_iter().chain(vip)
+}
+
+/// kube-proxy warns of the same (cmd/kube-proxy/app/server.go, `checkBadConfig`).
+fn nothing_masqueraded(settings: &Settings) -> Option<&'static str> {
+    let LocalMode::ClusterCidr(cidrs) = &settings.reconcile.local_mode else { return None };
+    (cidrs.is_empty() && !settings.reconcile.planner.masquerade_all).then_some(
+        "no --cluster-cidr is given, which --detect-local-mode=ClusterCIDR needs: connections from outside of the \
+         cluster to ClusterIPs are not masqueraded, and time out where the endpoint is on another node; give \
+         --cluster-cidr, another --detect-local-mode, or --masquerade-all",
+    )
+}
+
+/// An API server that is reached through a VIP which this process has to program first.
+///
+/// kubelet writes the VIP of the Service `default/kubernetes` into KUBERNETES_SERVICE_HOST, which a Pod may override,
+/// and into KUBERNETES_PORT (`told`, such as `tcp://10.96.0.1:443`), which nobody does.
+fn server_is_vip(settings: &Settings, server: IpAddr, told: Option<&str>) -> Option<String> {
+    let Source::Api { kubeconfig, master } = &settings.source else { return None };
+    let in_range = settings.reconcile.ownership.service_cidrs.iter().any(|net| net.contains(server));
+    if !in_range && told.and_then(host_of) != Some(server) {
+        return None;
+    }
+    let (where_from, remedy) = match (master, kubeconfig) {
+        (Some(_), _) => ("--master", "name an address of the API server itself there"),
+        (None, Some(_)) => {
+            ("the kubeconfig", "name an address of the API server itself there, or with --master")
+        }
+        (None, None) => (
+            "KUBERNETES_SERVICE_HOST",
+            "set KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT in the Pod's env to an address of the API server \
+             itself, or use --kubeconfig",
+        ),
+    };
+    Some(format!(
+        "the API server's address {server} (from {where_from}) is a ClusterIP: until this process has programmed it, \
+         which takes an answer of the API server, nothing answers there, unless another proxy still does; {remedy}"
+    ))
+}
+
+/// The address in `tcp://10.96.0.1:443` or `tcp://[fd00::1]:443`.
+fn host_of(url: &str) -> Option<IpAddr> {
+    let (host, _port) = url.strip_prefix("tcp://")?.rsplit_once(':')?;
+    host.trim_start_matches('[').trim_end_matches(']').parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::flags::Cli;
+
+    fn settings(args: &[&str]) -> Settings {
+        let args = ["kube-ipvs", "--hostname-override=n1"].iter().chain(args);
+        Settings::new(&Cli::parse_from(args).flags).unwrap()
+    }
+
+    #[test]
+    fn only_a_mode_without_its_prefixes_is_warned_of() {
+        let warns = |args: &[&str]| nothing_masqueraded(&settings(args)).is_some();
+        assert!(warns(&[]));
+        for fine in ["--cluster-cidr=10.244.0.0/16", "--detect-local-mode=NodeCIDR", "--masquerade-all"] {
+            assert!(!warns(&[fine]), "{fine}");
+        }
+    }
+
+    #[test]
+    fn an_api_server_behind_a_vip_of_ours_is_warned_of_with_the_place_to_mend() {
+        const TOLD: Option<&str> = Some("tcp://10.96.0.1:443");
+        let warning =
+            |args: &[&str], server: &str, told| server_is_vip(&settings(args), server.parse().unwrap(), told);
+        let cidrs = "--service-cidrs=10.96.0.0/16,fd00:96::/112";
+        for (args, server, told, part) in [
+            (&[][..], "10.96.0.1", TOLD, Some("KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT")),
+            (&[], "fd00:96::1", Some("tcp://[fd00:96::1]:443"), Some("KUBERNETES_SERVICE_HOST")),
+            (&[], "192.168.0.2", TOLD, None),
+            (&[], "10.96.0.1", None, None),
+            (&[cidrs], "10.96.0.1", None, Some("KUBERNETES_SERVICE_HOST")),
+            (&[cidrs], "fd00:96::1", None, Some("KUBERNETES_SERVICE_HOST")),
+            (&[cidrs], "192.168.0.2", None, None),
+            (&[cidrs, "--kubeconfig=/k"], "10.96.0.1", None, Some("(from the kubeconfig)")),
+            (&[cidrs, "--master=https://10.96.0.1"], "10.96.0.1", TOLD, Some("(from --master)")),
+            (&[cidrs, "--manifests=/m"], "10.96.0.1", TOLD, None),
+        ] {
+            let got = warning(args, server, told);
+            match part {
+                Some(part) => {
+                    assert!(got.as_ref().is_some_and(|text| text.contains(part)), "{server}: {got:?}")
+                }
+                None => assert_eq!(got, None, "{args:?} {server} {told:?}"),
+            }
+        }
+    }
+}

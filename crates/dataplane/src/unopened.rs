@@ -1,0 +1,68 @@
+//! A table that is not there.
+
+use lb_types::{FlowFilter, IpvsOp, RulesLayout, RulesOp, VipOp, VirtualServerId};
+
+use crate::{
+    BatchReport, ErrorKind, FlowTable, IpvsTable, ObservedRealServer, ObservedRules, ObservedVips,
+    RulesTable, TableError, VipTable, VirtualServerDump,
+};
+
+/// Stands in for a table that could not be opened: every call fails as opening it did, so that the other tables can be
+/// used all the same.
+#[derive(Clone, Debug)]
+pub struct Unopened {
+    operation: String,
+    kind: ErrorKind,
+    reason: String,
+}
+
+impl Unopened {
+    /// What was attempted, what a caller can do about its failure, and the failure.
+    pub fn new(operation: impl Into<String>, kind: ErrorKind, reason: impl Into<String>) -> Self {
+        Unopened { operation: operation.into(), kind, reason: reason.into() }
+    }
+
+    fn fail<T>(&self) -> Result<T, TableError> {
+        Err(TableError::new(self.operation.as_str(), self.kind, self.reason.as_str()))
+    }
+}
+
+impl IpvsTable for Unopened {
+    fn dump_virtual_servers(&mut self) -> Result<VirtualServerDump, TableError> {
+        self.fail()
+    }
+
+    fn dump_real_servers(&mut self, _vs: VirtualServerId) -> Result<Vec<ObservedRealServer>, TableError> {
+        self.fail()
+    }
+
+    fn apply(&mut self, _ops: &[IpvsOp]) -> Result<BatchReport, TableError> {
+        self.fail()
+    }
+}
+
+impl VipTable for Unopened {
+    fn observe(&mut self) -> Result<ObservedVips, TableError> {
+        self.fail()
+    }
+
+    fn apply(&mut self, _ops: &[VipOp]) -> Result<BatchReport, TableError> {
+        self.fail()
+    }
+}
+
+impl RulesTable for Unopened {
+    fn observe(&mut self, _wanted: &RulesLayout) -> Result<ObservedRules, TableError> {
+        self.fail()
+    }
+
+    fn apply(&mut self, _ops: &[RulesOp]) -> Result<BatchReport, TableError> {
+        self.fail()
+    }
+}
+
+impl FlowTable for Unopened {
+    fn delete_flows(&mut self, _filters: &[FlowFilter]) -> Result<usize, TableError> {
+        self.fail()
+    }
+}
