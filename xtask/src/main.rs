@@ -6,6 +6,7 @@ mod apt;
 mod build;
 mod checks;
 mod command;
+mod fuzz;
 mod guest;
 mod guest_test;
 mod kernels;
@@ -30,6 +31,8 @@ enum Cli {
     Setup,
     /// Runs every tier of tests.
     Test(tiers::Test),
+    /// Runs every parser of outside input on inputs made to break it.
+    Fuzz(fuzz::Fuzz),
     /// Shows a rolling update on a real kernel.
     Demo(showcase::Showcase),
     /// Measures on a real kernel.
@@ -56,6 +59,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     match cli {
         Cli::Setup => setup::ensure().map(|()| ExitCode::SUCCESS),
         Cli::Test(test) => Ok(test.run()),
+        Cli::Fuzz(fuzz) => fuzz.run(),
         Cli::Demo(showcase) => showcase.demo(),
         Cli::Bench(showcase) => showcase.bench(),
         Cli::Guest(command) => command.run(),

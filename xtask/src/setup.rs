@@ -12,6 +12,7 @@ const PACKAGES: &[&str] = &[
     "binutils",
     "busybox-static",
     "conntrack",
+    "g++",
     "iproute2",
     "ipvsadm",
     "iputils-ping",

@@ -9,6 +9,7 @@ use clap::Args;
 
 use crate::checks::{edges, purity};
 use crate::command;
+use crate::fuzz;
 use crate::guest_test::{self, OnKernel, Plan, Tolerance, selftest};
 use crate::kernels;
 use crate::libtest::{self, Line};
@@ -55,7 +56,16 @@ impl Test {
         run_tier(tiers, "purity", check_purity);
         run_tier(tiers, "clippy", clippy);
         run_tier(tiers, "host tests", host_tests);
+        run_tier(tiers, "fuzz targets", |tally| self.fuzz(tally));
         self.run_guests(tiers);
+    }
+
+    fn fuzz(&self, tally: &mut Tally) -> Result<()> {
+        if self.host_only {
+            tally.skip("fuzz targets", "--host-only was given; cargo xtask fuzz runs them");
+            return Ok(());
+        }
+        fuzz::all(tally)
     }
 
     fn run_guests(&self, tiers: &mut Vec<Tier>) {

@@ -244,5 +244,7 @@ pub(crate) fn push_delete(batch: &mut Batch, family: IpFamily, entry: &Entry) {
     });
 }
 
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 #[cfg(test)]
 mod tests;

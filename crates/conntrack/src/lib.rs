@@ -17,4 +17,7 @@ mod codec;
 mod error;
 
 pub use client::ConntrackClient;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use codec::fuzzing;
 pub use error::Error;

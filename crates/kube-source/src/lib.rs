@@ -9,6 +9,12 @@
 
 mod api;
 pub mod convert;
+/// Entrances for the fuzz targets.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::{api::fuzzing::*, manifests::fuzzing::*};
+}
 mod manifests;
 mod problem;
 pub mod wire;

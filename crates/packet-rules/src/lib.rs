@@ -14,6 +14,9 @@ mod encode;
 mod error;
 mod expr;
 mod filter;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod install;
 mod key;
 mod nft;

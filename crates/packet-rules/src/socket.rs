@@ -171,7 +171,7 @@ impl BatchSocket {
 
 /// What the kernel answered to a transaction.
 #[derive(Default)]
-struct Replies {
+pub(crate) struct Replies {
     acknowledged: bool,
     refusals: Vec<Refusal>,
     /// Error that concerns the transaction as a whole: it answers the begin message.
@@ -180,7 +180,7 @@ struct Replies {
 }
 
 impl Replies {
-    fn take(&mut self, message: &Message<'_>, first: u32, count: usize) {
+    pub(crate) fn take(&mut self, message: &Message<'_>, first: u32, count: usize) {
         let Some(reply) = message.reply() else { return };
         let offset = message.sequence.wrapping_sub(first) as usize;
         match (offset, reply.errno) {
@@ -192,7 +192,7 @@ impl Replies {
         }
     }
 
-    fn outcome(mut self) -> Result<Outcome, RulesError> {
+    pub(crate) fn outcome(mut self) -> Result<Outcome, RulesError> {
         match self.whole {
             Some((libc::ERESTART, _)) => return Ok(Outcome::Outdated),
             Some((errno, text)) => {

@@ -23,6 +23,9 @@ mod dump;
 mod encode;
 mod error;
 mod filter;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod interest;
 mod link;
 mod watcher;

@@ -75,7 +75,6 @@ const EDGES: &[(&str, &[&str])] = &[
         "fuzz",
         &[
             "conntrack",
-            "drain",
             "drain-file",
             "ipvs",
             "kernel",
@@ -83,6 +82,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "lb-types",
             "netlink",
             "packet-rules",
+            "planner",
+            "service-model",
             "vip",
         ],
     ),

@@ -10,6 +10,8 @@ mod body;
 mod connect;
 mod course;
 mod follow;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod kinds;
 mod known;
 mod sink;

@@ -3,6 +3,8 @@
 mod changes;
 mod directory;
 mod documents;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod objects;
 mod store;
 #[cfg(test)]

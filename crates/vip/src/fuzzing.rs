@@ -1,0 +1,37 @@
+//! Any bytes as what rtnetlink says.
+
+use netlink::Messages;
+
+use crate::{
+    ROUTE_PROTOCOL,
+    conflict::resolve,
+    dump::{parse_address, parse_link, parse_local_route},
+    encode::RouteWrite,
+    interest::Interest,
+};
+
+/// Reads a datagram as a dump and as notifications. Whether any of it was understood.
+pub fn messages(datagram: &[u8]) -> bool {
+    let (mut interest, mut routes, mut understood) = (Interest::default(), Vec::new(), false);
+    for message in Messages::new(datagram) {
+        let link = parse_link(&message);
+        let address = parse_address(&message);
+        let route = parse_local_route(&message);
+        understood |= link.is_some() || address.is_some() || route.is_some() || message.reply().is_some();
+        if let Some(link) = &link {
+            interest.note_link(link);
+        }
+        interest.judge(&message);
+        routes.extend(route);
+    }
+    if let Some(first) = routes.first() {
+        let link = first.link.unwrap_or(1);
+        let rivals: Vec<_> =
+            routes.iter().filter(|route| route.addr == first.addr && route.has_our_key()).copied().collect();
+        let ours = rivals.iter().filter(|r| r.protocol == ROUTE_PROTOCOL && r.link == Some(link)).count();
+        let writes = resolve(first.addr, None, link, &rivals).unwrap_or_default();
+        let deletions = writes.iter().filter(|write| matches!(write, RouteWrite::Delete(_))).count();
+        assert!(deletions <= ours, "{writes:?} for {rivals:?}");
+    }
+    understood
+}
