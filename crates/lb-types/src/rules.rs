@@ -4,9 +4,9 @@ use std::{fmt, net::IpAddr};
 
 use ipnetwork::IpNetwork;
 
-use crate::{IpFamily, RealServerId, VipPort};
+use crate::{IpFamily, VipPort};
 
-/// The sets of the nftables table; each exists once per family.
+/// The sets of the nftables table that we write; each exists once per family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RuleSet {
     /// Bound VIPs: a packet to one of them that no virtual server took is rejected. Key: address.
@@ -20,19 +20,16 @@ pub enum RuleSet {
     /// Original destinations whose connections are masqueraded unless the client is a pod of this node.
     /// Key: VIP port.
     MasqueradeNonLocal,
-    /// Endpoints of this node, masqueraded when they connect to themselves. Key: endpoint.
-    Hairpin,
 }
 
 impl RuleSet {
     /// All sets, in the order in which they are created.
-    pub const ALL: [RuleSet; 6] = [
+    pub const ALL: [RuleSet; 5] = [
         RuleSet::Vips,
         RuleSet::Services,
         RuleSet::NoEndpoints,
         RuleSet::Masquerade,
         RuleSet::MasqueradeNonLocal,
-        RuleSet::Hairpin,
     ];
 
     /// Name without the family suffix (`-v4`, `-v6`).
@@ -43,7 +40,6 @@ impl RuleSet {
             RuleSet::NoEndpoints => "no-endpoints",
             RuleSet::Masquerade => "masquerade",
             RuleSet::MasqueradeNonLocal => "masquerade-nonlocal",
-            RuleSet::Hairpin => "hairpin",
         }
     }
 }
@@ -100,12 +96,6 @@ impl RuleElement {
     /// An element of one of the sets keyed by VIP port.
     pub const fn port(set: RuleSet, port: VipPort) -> Self {
         RuleElement { set, key: ElementKey::Port(port) }
-    }
-
-    /// An element of [`RuleSet::Hairpin`].
-    pub const fn hairpin(endpoint: RealServerId, protocol: crate::Protocol) -> Self {
-        let port = VipPort { addr: endpoint.addr, protocol, port: endpoint.port };
-        RuleElement { set: RuleSet::Hairpin, key: ElementKey::Port(port) }
     }
 }
 

@@ -72,7 +72,7 @@ impl RulesClient {
     fn observe_rules(&mut self, wanted: &RulesLayout) -> Result<ObservedRules, RulesError> {
         let table = self.read_table()?;
         let mut elements = FastSet::default();
-        for id in SetId::all().filter(|id| table.sets.contains_key(&nft::c_string(&id.name()))) {
+        for id in SetId::all_planned().filter(|id| table.sets.contains_key(&nft::c_string(&id.name()))) {
             elements.extend(self.read_elements(id)?);
         }
         Ok(ObservedRules {

@@ -16,7 +16,10 @@ use crate::{
     expr,
     install::Write,
     nft::c_string,
-    spec::{BaseChain, ChainKind, ChainSpec, Hook, RuleSpec, SetId, TABLE_NAME},
+    spec::{
+        BaseChain, ChainKind, ChainSpec, ENDPOINT_MEMORY, ENDPOINT_SWEEP, ENDPOINTS_MAX, Hook, RuleSpec,
+        SetId, SetKind, TABLE_NAME,
+    },
 };
 
 /// Encodes messages one after the other. Sequence numbers are 0.
@@ -83,12 +86,15 @@ impl Encoder {
     fn create_set(&mut self, id: SetId) -> Vec<u8> {
         let mut set = RawSet::named(&c_string(&id.name()));
         set.describe(id.key_type(), id.key_len(), self.next_set);
+        if id.kind == SetKind::Endpoints {
+            set.filled_by_packets(ENDPOINTS_MAX, (ENDPOINT_MEMORY, ENDPOINT_SWEEP));
+        }
         self.next_set += 1;
         self.scratch.encode(&set, MsgType::Add)
     }
 }
 
-/// Elements in one message. One of the largest set takes 52 bytes.
+/// Elements in one message. One of the largest set takes 36 bytes.
 pub(crate) const ELEMENTS_PER_MESSAGE: usize = 1000;
 
 fn encode_chain<'t>(table: &'t Table, spec: &ChainSpec) -> Chain<'t> {

@@ -21,6 +21,10 @@ pub(crate) const SCTP: u8 = 132;
 
 /// NF_CT_STATE_BIT(IP_CT_NEW) | NF_CT_STATE_UNTRACKED_BIT
 const NEW_OR_UNTRACKED: u32 = 8 | 64;
+/// NF_CT_STATE_INVALID_BIT
+const INVALID: u32 = 1;
+/// LOOPBACK_IFINDEX: `lo` of every network namespace.
+const LOOPBACK: u32 = 1;
 /// NF_CT_STATE_BIT(IP_CT_RELATED)
 const RELATED: u32 = 4;
 /// IPS_SEEN_REPLY
@@ -53,6 +57,7 @@ pub(crate) enum Expr {
     Verdict { code: i32, chain: Option<&'static str> },
     Reject { kind: i32, code: u8 },
     Masquerade { flags: u32 },
+    Remember { set: SetId },
 }
 
 /// The expressions of a rule, in order.
@@ -67,6 +72,14 @@ fn lower_statement(statement: &Statement) -> Vec<Expr> {
         Statement::Reply => vec![ct(libc::NFT_CT_DIRECTION, None, FIRST), equal(vec![REPLY])],
         Statement::SoftError(family, error) => soft_error(*family, *error),
         Statement::NewOrUntracked => ct_has(libc::NFT_CT_STATE, NEW_OR_UNTRACKED),
+        Statement::Invalid => ct_has(libc::NFT_CT_STATE, INVALID),
+        // The rule ends where there is no socket whose owner could be loaded.
+        Statement::HasSocket => {
+            vec![meta(libc::NFT_META_SKUID, FIRST), Expr::Compare { op: libc::NFT_CMP_GTE, data: vec![0; 4] }]
+        }
+        Statement::ToLoopback => {
+            vec![meta(libc::NFT_META_OIF, FIRST), equal(LOOPBACK.to_ne_bytes().into())]
+        }
         Statement::Related => ct_has(libc::NFT_CT_STATE, RELATED),
         Statement::SeenReply => ct_has(libc::NFT_CT_STATUS, SEEN_REPLY),
         Statement::ConnectionNot(number) => {
@@ -84,6 +97,7 @@ fn lower_statement(statement: &Statement) -> Vec<Expr> {
         Statement::ClearMark(bit) => change_mark(!(1 << bit), 0),
         Statement::In(selector, set) => lookup(*selector, *set, false),
         Statement::NotIn(selector, set) => lookup(*selector, *set, true),
+        Statement::Remember(set) => remember(*set),
         Statement::Masquerade => vec![Expr::Masquerade { flags: FULLY_RANDOM }],
         Statement::RejectReset => vec![Expr::Reject { kind: libc::NFT_REJECT_TCP_RST, code: 0 }],
         Statement::RejectPort => {
@@ -111,8 +125,19 @@ fn lookup(selector: Selector, set: SetId, inverted: bool) -> Vec<Expr> {
             load.destination_port();
             load.source();
         }
+        Selector::Sender => load.sender(),
     }
     load.exprs.push(Expr::Lookup { set, inverted });
+    load.exprs
+}
+
+/// The destination as [`Selector::Sender`] finds it later, and [`Selector::DestinationPortAndSource`] where the source
+/// is the same.
+fn remember(set: SetId) -> Vec<Expr> {
+    let mut load = Load { family: set.family, next: FIRST, exprs: vec![] };
+    load.destination_port();
+    load.destination();
+    load.exprs.push(Expr::Remember { set });
     load.exprs
 }
 
@@ -158,13 +183,24 @@ impl Load {
         self.exprs.push(meta(libc::NFT_META_L4PROTO, into));
     }
 
-    /// The same offset in TCP, UDP and SCTP.
     fn destination_port(&mut self) {
         self.destination();
         self.protocol();
+        self.port(2);
+    }
+
+    fn sender(&mut self) {
+        self.source();
+        self.protocol();
+        self.port(0);
+        self.source();
+    }
+
+    /// The same offsets in TCP, UDP and SCTP.
+    fn port(&mut self, offset: u32) {
         let into = self.register(2);
         let base = libc::NFT_PAYLOAD_TRANSPORT_HEADER;
-        self.exprs.push(Expr::Payload { base, offset: 2, len: 2, into });
+        self.exprs.push(Expr::Payload { base, offset, len: 2, into });
     }
 
     fn original_destination_port(&mut self) {

@@ -121,7 +121,7 @@ mod tests {
         let at = |text: &str| writes.iter().position(|w| w.starts_with(text)).unwrap();
         assert_eq!(writes[0], "add table");
         assert!(
-            at("add set hairpin-v6") < at("add chain refuse")
+            at("add set endpoints-v6") < at("add chain refuse")
                 && at("add chain refuse") < at("add chain input")
         );
         assert!(at("add chain postrouting") < at("add rule refuse"));
@@ -135,7 +135,7 @@ mod tests {
         observed.chains.get_mut(&name("input")).unwrap().comments[0] = Some("mine".to_owned());
         assert_eq!(special(&observed), Vec::<String>::new());
         let writes = diff_table(&wanted(), &observed);
-        assert_eq!(writes.iter().filter(|write| matches!(write, Write::FlushChain(_))).count(), 8);
+        assert_eq!(writes.iter().filter(|write| matches!(write, Write::FlushChain(_))).count(), 9);
         let rules = wanted().chains.iter().map(|chain| chain.rules.len()).sum::<usize>();
         assert_eq!(writes.iter().filter(|write| matches!(write, Write::AddRule { .. })).count(), rules);
     }

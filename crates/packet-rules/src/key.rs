@@ -7,7 +7,7 @@ use std::num::NonZeroU16;
 
 use lb_types::{ElementKey, IpFamily, Protocol, RuleElement, RuleSet, VipPort};
 
-use crate::spec::SetId;
+use crate::spec::{SetId, SetKind};
 
 /// Field of a set's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,12 +54,12 @@ impl SetId {
     /// Fields of the key.
     pub(crate) fn fields(self) -> Vec<Field> {
         let address = Field::Address(self.family);
-        match self.set {
-            RuleSet::Vips => vec![address],
-            RuleSet::Services | RuleSet::NoEndpoints | RuleSet::Masquerade | RuleSet::MasqueradeNonLocal => {
-                vec![address, Field::Protocol, Field::Port]
-            }
-            RuleSet::Hairpin => vec![address, Field::Protocol, Field::Port, address],
+        match self.kind {
+            SetKind::Planned(RuleSet::Vips) => vec![address],
+            SetKind::Planned(
+                RuleSet::Services | RuleSet::NoEndpoints | RuleSet::Masquerade | RuleSet::MasqueradeNonLocal,
+            ) => vec![address, Field::Protocol, Field::Port],
+            SetKind::Endpoints => vec![address, Field::Protocol, Field::Port, address],
         }
     }
 
@@ -79,7 +79,7 @@ impl SetId {
             ElementKey::Addr(_) => element.set == RuleSet::Vips,
             ElementKey::Port(_) => element.set != RuleSet::Vips,
         };
-        fits.then(|| SetId { set: element.set, family: element.key.family() })
+        fits.then(|| SetId::planned(element.set, element.key.family()))
     }
 }
 
@@ -91,9 +91,6 @@ pub(crate) fn put_key(key: &mut Vec<u8>, element: &RuleElement) {
             put_addr(key, addr);
             let [high, low] = port.get().to_be_bytes();
             key.extend_from_slice(&[protocol.number(), 0, 0, 0, high, low, 0, 0]);
-            if element.set == RuleSet::Hairpin {
-                put_addr(key, addr);
-            }
         }
     }
 }
@@ -108,20 +105,18 @@ pub(crate) fn encode_key(element: &RuleElement) -> Vec<u8> {
 
 /// Inverse of [`put_key`]; `None` for keys that our vocabulary cannot express, which are not ours.
 pub(crate) fn parse_key(id: SetId, key: &[u8]) -> Option<RuleElement> {
+    let SetKind::Planned(set) = id.kind else { return None };
     if key.len() != id.key_len() as usize {
         return None;
     }
     let (addr, rest) = take_addr(id.family, key)?;
-    if id.set == RuleSet::Vips {
+    if set == RuleSet::Vips {
         return Some(RuleElement::vip(addr));
     }
-    let (&[protocol, _, _, _, high, low, _, _], rest) = rest.split_first_chunk()?;
+    let &[protocol, _, _, _, high, low, _, _] = rest.first_chunk()?;
     let port = NonZeroU16::new(u16::from_be_bytes([high, low]))?;
     let port = VipPort { addr, protocol: Protocol::from_number(protocol)?, port };
-    if id.set == RuleSet::Hairpin && take_addr(id.family, rest)?.0 != addr {
-        return None;
-    }
-    Some(RuleElement::port(id.set, port))
+    Some(RuleElement::port(set, port))
 }
 
 fn put_addr(key: &mut Vec<u8>, addr: IpAddr) {
@@ -140,18 +135,11 @@ fn take_addr(family: IpFamily, bytes: &[u8]) -> Option<(IpAddr, &[u8])> {
 
 #[cfg(test)]
 mod tests {
-    use lb_types::RealServerId;
-
     use super::*;
 
     fn port(addr: &str) -> VipPort {
         let port = NonZeroU16::new(443).unwrap();
         VipPort { addr: addr.parse().unwrap(), protocol: Protocol::Sctp, port }
-    }
-
-    fn hairpin(addr: &str) -> RuleElement {
-        let endpoint = RealServerId { addr: addr.parse().unwrap(), port: NonZeroU16::new(80).unwrap() };
-        RuleElement::hairpin(endpoint, Protocol::Tcp)
     }
 
     #[test]
@@ -160,23 +148,19 @@ mod tests {
         assert_eq!(encode_key(&vip), [10, 96, 0, 1]);
         let service = RuleElement::port(RuleSet::Services, port("10.96.0.1"));
         assert_eq!(encode_key(&service), [10, 96, 0, 1, 132, 0, 0, 0, 1, 187, 0, 0]);
-        let expected = [10, 244, 0, 5, 6, 0, 0, 0, 0, 80, 0, 0, 10, 244, 0, 5];
-        assert_eq!(encode_key(&hairpin("10.244.0.5")), expected);
     }
 
     #[test]
     fn types_are_those_of_the_nft_tool() {
-        let id = |set, family| SetId { set, family };
-        assert_eq!(id(RuleSet::Vips, IpFamily::V4).key_type(), 7);
-        assert_eq!(id(RuleSet::Services, IpFamily::V4).key_type(), 7 << 12 | 12 << 6 | 13);
-        assert_eq!(id(RuleSet::Hairpin, IpFamily::V6).key_type(), 8 << 18 | 12 << 12 | 13 << 6 | 8);
-        assert_eq!(id(RuleSet::Hairpin, IpFamily::V6).key_len(), 40);
+        assert_eq!(SetId::planned(RuleSet::Vips, IpFamily::V4).key_type(), 7);
+        assert_eq!(SetId::planned(RuleSet::Services, IpFamily::V4).key_type(), 7 << 12 | 12 << 6 | 13);
+        assert_eq!(SetId::endpoints(IpFamily::V6).key_type(), 8 << 18 | 12 << 12 | 13 << 6 | 8);
+        assert_eq!(SetId::endpoints(IpFamily::V6).key_len(), 40);
     }
 
     #[test]
     fn every_element_comes_back() {
-        let mut elements =
-            vec![hairpin("10.244.0.5"), hairpin("fd00::5"), RuleElement::vip("fd00::1".parse().unwrap())];
+        let mut elements = vec![RuleElement::vip("fd00::1".parse().unwrap())];
         for set in [RuleSet::Services, RuleSet::NoEndpoints, RuleSet::Masquerade] {
             elements.extend(["10.96.0.1", "fd00:96::1"].map(|addr| RuleElement::port(set, port(addr))));
         }
@@ -191,11 +175,12 @@ mod tests {
 
     #[test]
     fn foreign_keys_are_not_elements() {
-        let id = SetId { set: RuleSet::Services, family: IpFamily::V4 };
+        let id = SetId::planned(RuleSet::Services, IpFamily::V4);
         assert_eq!(parse_key(id, &[10, 96, 0, 1, 1, 0, 0, 0, 1, 187, 0, 0]), None, "ICMP");
         assert_eq!(parse_key(id, &[10, 96, 0, 1, 6, 0, 0, 0, 0, 0, 0, 0]), None, "port 0");
-        let id = SetId { set: RuleSet::Hairpin, family: IpFamily::V4 };
-        assert_eq!(parse_key(id, &[10, 0, 0, 1, 6, 0, 0, 0, 0, 80, 0, 0, 10, 0, 0, 2]), None, "two pods");
+        let id = SetId::endpoints(IpFamily::V4);
+        let endpoint = [10, 0, 0, 1, 6, 0, 0, 0, 0, 80, 0, 0, 10, 0, 0, 1];
+        assert_eq!(parse_key(id, &endpoint), None, "written by packets");
     }
 
     #[test]

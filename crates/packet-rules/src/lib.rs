@@ -32,7 +32,7 @@ pub use client::RulesClient;
 pub use error::RulesError;
 pub use render::render_table;
 pub use spec::{
-    BaseChain, ChainKind, ChainSpec, Hook, Interface, RuleSpec, Selector, SetId, SoftError, Statement,
-    TABLE_NAME, TableSpec,
+    BaseChain, ChainKind, ChainSpec, Hook, Interface, RuleSpec, Selector, SetId, SetKind, SoftError,
+    Statement, TABLE_NAME, TableSpec,
 };
 pub use watch::RulesWatcher;

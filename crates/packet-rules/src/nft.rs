@@ -22,6 +22,10 @@ pub(crate) const NFPROTO_INET: u8 = 1;
 pub(crate) const NF_ACCEPT: u32 = 1;
 /// NFT_SET_ANONYMOUS
 pub(crate) const SET_ANONYMOUS: u32 = 1;
+/// NFT_SET_TIMEOUT: elements go by themselves.
+pub(crate) const SET_TIMEOUT: u32 = 0x10;
+/// NFT_SET_EVAL: packets add elements.
+pub(crate) const SET_EVAL: u32 = 0x20;
 /// NFTNL_UDATA_RULE_COMMENT
 pub(crate) const USERDATA_COMMENT: u8 = 0;
 

@@ -8,7 +8,7 @@ use netlink::{Attribute, Attributes, Message, Request};
 use crate::{
     key::parse_key,
     nft::{self, attr},
-    spec::{ChainSpec, SetId, TABLE_NAME, TableSpec},
+    spec::{ChainSpec, ENDPOINTS_MAX, SetId, SetKind, TABLE_NAME, TableSpec},
 };
 
 /// Chains, rules and sets of our table, without elements.
@@ -66,7 +66,11 @@ impl From<&TableSpec> for ObservedTable {
 
 impl From<SetId> for SetFacts {
     fn from(id: SetId) -> Self {
-        SetFacts { key_type: id.key_type(), key_len: id.key_len(), flags: 0, size: 0 }
+        let (flags, size) = match id.kind {
+            SetKind::Planned(_) => (0, 0),
+            SetKind::Endpoints => (nft::SET_TIMEOUT | nft::SET_EVAL, ENDPOINTS_MAX),
+        };
+        SetFacts { key_type: id.key_type(), key_len: id.key_len(), flags, size }
     }
 }
 

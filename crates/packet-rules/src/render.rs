@@ -15,6 +15,11 @@
 //! endpoints are refused to new connections only (their draining real servers keep theirs), and what IPVS forwards
 //! leaves the input hook before `input-late`.
 //!
+//! Whether a pod reaches itself through a Service is seen in the packet: its source equals its destination once IPVS
+//! has translated it. nftables cannot compare two fields of a packet (the kernel can since 6.13, by an xor of two
+//! registers), but it can look both up in a set: the destination of every connection of a Service is added to
+//! `endpoints` as a pair with itself, and the rule behind asks for the pair of source and destination.
+//!
 //! IPVS never sees ICMP errors that end no connection, because it would count them as packets of the real server:
 //! whether anything comes back from a real server that drains is how `drain` tells a living one from a dead one.
 
@@ -47,6 +52,8 @@ const OUTPUT_MARK: BaseChain = BaseChain { kind: ChainKind::Nat, hook: Hook::Out
 
 /// Name of the chain that refuses whatever gets there.
 const REFUSE: &str = "refuse";
+/// Name of the chain for packets of endpoints that belong to no connection.
+const MISPLACED: &str = "misplaced";
 /// Name of the chain that all ICMP packets pass.
 const ICMP_PACKETS: &str = "icmp";
 /// Name of the chain for ICMP errors that end no connection.
@@ -59,14 +66,15 @@ pub fn render_table(layout: &RulesLayout) -> TableSpec {
     let mut chains = vec![
         ChainSpec { name: REFUSE, base: None, rules: refuse() },
         ChainSpec { name: SOFT_ERRORS, base: None, rules: per_family(|family| vec![unheard(family)]) },
+        ChainSpec { name: MISPLACED, base: None, rules: misplaced() },
         ChainSpec { name: ICMP_PACKETS, base: None, rules: per_family(soft_errors) },
         chain("input", INPUT, input()),
         chain("input-late", INPUT_LATE, input_late()),
         chain("forward", FORWARD, icmp()),
         chain("output", OUTPUT, output()),
-        chain("postrouting", POSTROUTING, per_family(|family| postrouting(layout, family))),
+        chain("postrouting", POSTROUTING, postrouting(layout)),
     ];
-    if IpFamily::ALL.into_iter().any(|family| is_by_interface(layout.local(family))) {
+    if marks(layout) {
         chains.push(chain("prerouting-mark", PREROUTING_MARK, mark_from_outside(layout)));
         chains.push(chain("output-mark", OUTPUT_MARK, mark_from_this_node(layout)));
     }
@@ -138,7 +146,7 @@ fn unheard(family: IpFamily) -> RuleSpec {
             Statement::SeenReply,
             Statement::Family(family),
             Statement::ConnectionNot(UDP),
-            Statement::In(Selector::OriginalService, SetId { set: RuleSet::Services, family }),
+            Statement::In(Selector::OriginalService, SetId::planned(RuleSet::Services, family)),
             Statement::Drop,
         ],
     )
@@ -159,8 +167,37 @@ fn output() -> Vec<RuleSpec> {
 
 fn input_late() -> Vec<RuleSpec> {
     let mut rules = vec![replies()];
-    rules.extend(per_family(|family| vec![stray(family)]));
+    rules.extend(per_family(|family| vec![invalid(family), stray(family)]));
     rules
+}
+
+/// `ct state invalid meta nfproto ipv4 ip saddr . meta l4proto . th sport . ip saddr @endpoints-v4 goto misplaced`
+///
+/// Conntrack disowns a packet outside of its connection's window. Where the client was masqueraded, such a packet of an
+/// endpoint is addressed to a port of this node that nobody has, the stack would answer with a reset, and the endpoint
+/// would end the connection (kubernetes/kubernetes#74839). Behind IPVS, which knows the connections of clients that are
+/// not masqueraded and translates their packets whatever conntrack says: those have a VIP as their source by now, or
+/// went through the forward hook, where nothing need be dropped.
+fn invalid(family: IpFamily) -> RuleSpec {
+    rule(
+        "of an endpoint, but of no connection",
+        [
+            Statement::Invalid,
+            Statement::Family(family),
+            Statement::In(Selector::Sender, SetId::endpoints(family)),
+            Statement::Goto(MISPLACED),
+        ],
+    )
+}
+
+/// `meta skuid >= 0 accept`
+///
+/// `drop`
+fn misplaced() -> Vec<RuleSpec> {
+    vec![
+        rule("this node speaks to the endpoint itself", [Statement::HasSocket, Statement::Accept]),
+        rule("a reset would end the connection of a masqueraded client", [Statement::Drop]),
+    ]
 }
 
 /// `ct direction reply accept`
@@ -180,7 +217,7 @@ fn no_endpoints(family: IpFamily) -> RuleSpec {
         [
             Statement::NewOrUntracked,
             Statement::Family(family),
-            Statement::In(Selector::DestinationPort, SetId { set: RuleSet::NoEndpoints, family }),
+            Statement::In(Selector::DestinationPort, SetId::planned(RuleSet::NoEndpoints, family)),
             Statement::Goto(REFUSE),
         ],
     )
@@ -194,8 +231,8 @@ fn unserved(family: IpFamily) -> RuleSpec {
         "VIP, but no service on that port",
         [
             Statement::Family(family),
-            Statement::In(Selector::Destination, SetId { set: RuleSet::Vips, family }),
-            Statement::NotIn(Selector::DestinationPort, SetId { set: RuleSet::Services, family }),
+            Statement::In(Selector::Destination, SetId::planned(RuleSet::Vips, family)),
+            Statement::NotIn(Selector::DestinationPort, SetId::planned(RuleSet::Services, family)),
             Statement::Goto(REFUSE),
         ],
     )
@@ -209,14 +246,45 @@ fn stray(family: IpFamily) -> RuleSpec {
         "not taken by IPVS: stray packet of a connection that is gone",
         [
             Statement::Family(family),
-            Statement::In(Selector::DestinationPort, SetId { set: RuleSet::Services, family }),
+            Statement::In(Selector::DestinationPort, SetId::planned(RuleSet::Services, family)),
             Statement::Goto(REFUSE),
         ],
     )
 }
 
-fn postrouting(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
-    vec![masquerade_nonlocal(layout, family), masquerade(family), hairpin(family)]
+fn postrouting(layout: &RulesLayout) -> Vec<RuleSpec> {
+    let mut rules = vec![stays_here(layout)];
+    rules.extend(per_family(|family| {
+        vec![remember(family), masquerade_nonlocal(layout, family), masquerade(family), hairpin(family)]
+    }));
+    rules
+}
+
+/// `oif "lo" accept`, with `meta mark set meta mark & 0xffffbfff` before the verdict where packets are marked.
+///
+/// Client and endpoint are this node. Masquerading would give the client the first address of any interface, which the
+/// endpoint's firewall need not know; as it is, it has the source of the VIP's route.
+fn stays_here(layout: &RulesLayout) -> RuleSpec {
+    let mut statements = vec![Statement::ToLoopback];
+    statements.extend(marks(layout).then_some(Statement::ClearMark(layout.masquerade_bit & 31)));
+    statements.push(Statement::Accept);
+    RuleSpec { about: "this node to itself", statements }
+}
+
+/// `meta nfproto ipv4 ct original ip daddr . meta l4proto . ct original proto-dst @services-v4
+/// update @endpoints-v4 { ip daddr . meta l4proto . th dport . ip daddr }`
+///
+/// A rule of its own, so that a full set keeps nobody from being masqueraded. Its size follows from the endpoints that
+/// there are, not from the clients, whom nobody knows.
+fn remember(family: IpFamily) -> RuleSpec {
+    rule(
+        "where the connection was sent",
+        [
+            Statement::Family(family),
+            Statement::In(Selector::OriginalDestinationPort, SetId::planned(RuleSet::Services, family)),
+            Statement::Remember(SetId::endpoints(family)),
+        ],
+    )
 }
 
 /// `meta nfproto ipv4 ct original ip daddr . meta l4proto . ct original proto-dst @masquerade-nonlocal-v4` and then,
@@ -227,7 +295,7 @@ fn postrouting(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
 /// - none: `ct original ip saddr @vips-v4 masquerade fully-random`; no answer would find its way to a VIP of this
 ///   node from another one.
 fn masquerade_nonlocal(layout: &RulesLayout, family: IpFamily) -> RuleSpec {
-    let set = SetId { set: RuleSet::MasqueradeNonLocal, family };
+    let set = SetId::planned(RuleSet::MasqueradeNonLocal, family);
     let mut statements =
         vec![Statement::Family(family), Statement::In(Selector::OriginalDestinationPort, set)];
     let nets: Vec<_> = local_networks(layout.local(family), family).collect();
@@ -236,7 +304,7 @@ fn masquerade_nonlocal(layout: &RulesLayout, family: IpFamily) -> RuleSpec {
         statements.extend([Statement::Marked(bit), Statement::ClearMark(bit)]);
         "client is not a pod of this node"
     } else if nets.is_empty() {
-        let vips = SetId { set: RuleSet::Vips, family };
+        let vips = SetId::planned(RuleSet::Vips, family);
         statements.push(Statement::In(Selector::OriginalClient, vips));
         "client is this node under the address of a VIP"
     } else {
@@ -250,7 +318,7 @@ fn masquerade_nonlocal(layout: &RulesLayout, family: IpFamily) -> RuleSpec {
 /// `meta nfproto ipv4 ct original ip daddr . meta l4proto . ct original proto-dst @masquerade-v4
 /// masquerade fully-random`
 fn masquerade(family: IpFamily) -> RuleSpec {
-    let set = SetId { set: RuleSet::Masquerade, family };
+    let set = SetId::planned(RuleSet::Masquerade, family);
     rule(
         "always",
         [
@@ -261,14 +329,15 @@ fn masquerade(family: IpFamily) -> RuleSpec {
     )
 }
 
-/// `meta nfproto ipv4 ip daddr . meta l4proto . th dport . ip saddr @hairpin-v4 masquerade fully-random`
+/// `meta nfproto ipv4 ct original ip daddr . meta l4proto . ct original proto-dst @services-v4
+/// ip daddr . meta l4proto . th dport . ip saddr @endpoints-v4 masquerade fully-random`
 fn hairpin(family: IpFamily) -> RuleSpec {
-    let set = SetId { set: RuleSet::Hairpin, family };
     rule(
         "pod that reaches itself through a service",
         [
             Statement::Family(family),
-            Statement::In(Selector::DestinationPortAndSource, set),
+            Statement::In(Selector::OriginalDestinationPort, SetId::planned(RuleSet::Services, family)),
+            Statement::In(Selector::DestinationPortAndSource, SetId::endpoints(family)),
             Statement::Masquerade,
         ],
     )
@@ -300,7 +369,7 @@ fn mark_from_this_node(layout: &RulesLayout) -> Vec<RuleSpec> {
 }
 
 fn mark(layout: &RulesLayout, family: IpFamily, from: Option<Statement>) -> RuleSpec {
-    let set = SetId { set: RuleSet::MasqueradeNonLocal, family };
+    let set = SetId::planned(RuleSet::MasqueradeNonLocal, family);
     let mut statements = vec![Statement::Family(family)];
     statements.extend(from);
     statements.push(Statement::In(Selector::DestinationPort, set));
@@ -329,6 +398,11 @@ impl Interface {
             Interface::Name(_) | Interface::Prefix(_) => Coverage::Some,
         }
     }
+}
+
+/// Whether packets are marked on their way in.
+fn marks(layout: &RulesLayout) -> bool {
+    IpFamily::ALL.into_iter().any(|family| is_by_interface(layout.local(family)))
 }
 
 const fn is_by_interface(local: &LocalDetection) -> bool {

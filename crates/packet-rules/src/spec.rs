@@ -1,5 +1,7 @@
 //! The table as plain values: what `render` decides, what `install` compares and what `encode` writes.
 
+use std::time::Duration;
+
 use ipnetwork::IpNetwork;
 use lb_types::{IpFamily, RuleSet};
 
@@ -18,11 +20,32 @@ pub struct TableSpec {
 /// One of our sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SetId {
-    /// What it decides.
-    pub set: RuleSet,
+    /// What it holds.
+    pub kind: SetKind,
     /// Family of its addresses.
     pub family: IpFamily,
 }
+
+/// What a set holds, and who writes its elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SetKind {
+    /// Elements that follow the Services: added and deleted by operations, compared by audits.
+    Planned(RuleSet),
+    /// Endpoints to which connections of Services went lately: packets add them, time deletes them, and nobody else
+    /// ever writes or dumps them. Key: address, protocol, port, and the address once more.
+    Endpoints,
+}
+
+/// How long a set of kind [`SetKind::Endpoints`] remembers an endpoint after the last new connection to it.
+///
+/// A packet that conntrack cannot place is recognised as an endpoint's for so long; that a pod reaches itself needs
+/// the memory for the evaluation of one rule only.
+pub(crate) const ENDPOINT_MEMORY: Duration = Duration::from_secs(60 * 60);
+/// How often the kernel deletes what has expired.
+pub(crate) const ENDPOINT_SWEEP: Duration = Duration::from_secs(60);
+/// Bound of such a set. The kernel allocates buckets for all of them at once: 1 MiB for each family. In a full set
+/// those remembered stay, and the rules do nothing for others.
+pub(crate) const ENDPOINTS_MAX: u32 = 1 << 16;
 
 /// A chain with its rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +116,12 @@ pub enum Statement {
     Reply,
     /// The packet is the first of a connection, or conntrack was told to look away.
     NewOrUntracked,
+    /// Conntrack could not place the packet, for instance because it lies outside of the window of its connection.
+    Invalid,
+    /// A connected socket of this node is waiting for the packet. Known in the input hook, by early demultiplexing.
+    HasSocket,
+    /// The packet stays on this node: it leaves through the loopback link.
+    ToLoopback,
     /// The packet is an error about a connection, whose tuple and status then are those of that connection.
     Related,
     /// The connection's server has answered.
@@ -109,6 +138,8 @@ pub enum Statement {
     In(Selector, SetId),
     /// A field of the packet is not in a set.
     NotIn(Selector, SetId),
+    /// Adds the packet's destination to a set of endpoints, or renews it there; ends the rule if the set is full.
+    Remember(SetId),
     /// Sets a bit of the packet mark.
     SetMark(u8),
     /// Clears a bit of the packet mark.
@@ -155,6 +186,9 @@ pub enum Selector {
     OriginalClient,
     /// Destination address, transport protocol, destination port, source address.
     DestinationPortAndSource,
+    /// Source address, transport protocol, source port, and the source address once more: what a packet's sender is
+    /// in a set of endpoints.
+    Sender,
 }
 
 /// Incoming interfaces.
@@ -167,9 +201,24 @@ pub enum Interface {
 }
 
 impl SetId {
+    /// The set that holds the elements of a kind and family.
+    pub const fn planned(set: RuleSet, family: IpFamily) -> Self {
+        SetId { kind: SetKind::Planned(set), family }
+    }
+
+    /// The set of the endpoints of a family.
+    pub const fn endpoints(family: IpFamily) -> Self {
+        SetId { kind: SetKind::Endpoints, family }
+    }
+
+    /// All sets whose elements follow the Services.
+    pub fn all_planned() -> impl Iterator<Item = SetId> {
+        RuleSet::ALL.into_iter().flat_map(|set| IpFamily::ALL.map(|family| SetId::planned(set, family)))
+    }
+
     /// All our sets.
     pub fn all() -> impl Iterator<Item = SetId> {
-        RuleSet::ALL.into_iter().flat_map(|set| IpFamily::ALL.map(|family| SetId { set, family }))
+        SetId::all_planned().chain(IpFamily::ALL.map(SetId::endpoints))
     }
 
     /// Name in the table.
@@ -178,6 +227,9 @@ impl SetId {
             IpFamily::V4 => "v4",
             IpFamily::V6 => "v6",
         };
-        format!("{}-{suffix}", self.set)
+        match self.kind {
+            SetKind::Planned(set) => format!("{set}-{suffix}"),
+            SetKind::Endpoints => format!("endpoints-{suffix}"),
+        }
     }
 }

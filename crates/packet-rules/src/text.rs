@@ -1,6 +1,6 @@
 //! The table as text, word for word what `nft list table inet kube-ipvs` prints for it without elements.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use ipnetwork::IpNetwork;
 use lb_types::IpFamily;
@@ -8,8 +8,8 @@ use lb_types::IpFamily;
 use crate::{
     expr,
     spec::{
-        BaseChain, ChainKind, ChainSpec, Hook, Interface, RuleSpec, Selector, SetId, SoftError, Statement,
-        TABLE_NAME, TableSpec,
+        BaseChain, ChainKind, ChainSpec, ENDPOINT_MEMORY, ENDPOINT_SWEEP, ENDPOINTS_MAX, Hook, Interface,
+        RuleSpec, Selector, SetId, SetKind, SoftError, Statement, TABLE_NAME, TableSpec,
     },
 };
 
@@ -18,7 +18,13 @@ impl fmt::Display for TableSpec {
         writeln!(f, "table inet {TABLE_NAME} {{")?;
         for set in &self.sets {
             let fields: Vec<_> = set.fields().into_iter().map(|field| field.type_name()).collect();
-            writeln!(f, "\tset {set} {{\n\t\ttype {}\n\t}}\n", fields.join(" . "))?;
+            writeln!(f, "\tset {set} {{\n\t\ttype {}", fields.join(" . "))?;
+            if set.kind == SetKind::Endpoints {
+                writeln!(f, "\t\tsize {ENDPOINTS_MAX}\n\t\tflags dynamic,timeout")?;
+                let (memory, sweep) = (time_text(ENDPOINT_MEMORY), time_text(ENDPOINT_SWEEP));
+                writeln!(f, "\t\ttimeout {memory}\n\t\tgc-interval {sweep}")?;
+            }
+            f.write_str("\t}\n\n")?;
         }
         for (i, chain) in self.chains.iter().enumerate() {
             write!(f, "{}{chain}", if i == 0 { "" } else { "\n" })?;
@@ -121,6 +127,9 @@ impl fmt::Display for Statement {
             Statement::SoftError(family, error) => f.write_str(error.text(*family)),
             Statement::Reply => f.write_str("ct direction reply"),
             Statement::NewOrUntracked => f.write_str("ct state new,untracked"),
+            Statement::Invalid => f.write_str("ct state invalid"),
+            Statement::HasSocket => f.write_str("meta skuid >= 0"),
+            Statement::ToLoopback => f.write_str("oif \"lo\""),
             Statement::Related => f.write_str("ct state related"),
             Statement::SeenReply => f.write_str("ct status seen-reply"),
             Statement::ConnectionNot(number) => write!(f, "ct protocol != {}", protocol_word(*number)),
@@ -132,6 +141,10 @@ impl fmt::Display for Statement {
             Statement::Marked(bit) => write!(f, "meta mark & {0:#010x} == {0:#010x}", 1_u32 << bit),
             Statement::In(selector, set) => write!(f, "{} @{set}", selector.text(set.family)),
             Statement::NotIn(selector, set) => write!(f, "{} != @{set}", selector.text(set.family)),
+            Statement::Remember(set) => {
+                let ip = header_word(set.family);
+                write!(f, "update @{set} {{ {ip} daddr . meta l4proto . th dport . {ip} daddr }}")
+            }
             Statement::SetMark(bit) => write!(f, "meta mark set meta mark | {:#010x}", 1_u32 << bit),
             Statement::ClearMark(bit) => write!(f, "meta mark set meta mark & {:#010x}", !(1_u32 << bit)),
             Statement::Masquerade => f.write_str("masquerade fully-random"),
@@ -161,6 +174,7 @@ impl Selector {
             Selector::DestinationPortAndSource => {
                 format!("{ip} daddr . meta l4proto . th dport . {ip} saddr")
             }
+            Selector::Sender => format!("{ip} saddr . meta l4proto . th sport . {ip} saddr"),
         }
     }
 }
@@ -184,6 +198,14 @@ impl fmt::Display for Interface {
             Interface::Name(name) => f.write_str(&name.replace('*', "\\*")),
             Interface::Prefix(prefix) => write!(f, "{}*", prefix.replace('*', "\\*")),
         }
+    }
+}
+
+/// Whole hours or minutes; we use no others.
+fn time_text(duration: Duration) -> String {
+    match duration.as_secs() / 60 {
+        minutes if minutes % 60 == 0 => format!("{}h", minutes / 60),
+        minutes => format!("{minutes}m"),
     }
 }
 

@@ -169,7 +169,7 @@ impl Builder<'_> {
     }
 
     fn flush(&mut self) {
-        for id in SetId::all() {
+        for id in SetId::all_planned() {
             self.flush_set(id);
         }
     }

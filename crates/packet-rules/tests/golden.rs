@@ -1,7 +1,7 @@
 //! The table's text for every kind of local detection; a change of any rule shows in review.
 
 use lb_types::{LocalDetection, RulesLayout};
-use packet_rules::render_table;
+use packet_rules::{Statement, render_table};
 
 fn net(text: &str) -> ipnetwork::IpNetwork {
     text.parse().expect("prefixes of tests are valid")
@@ -64,7 +64,9 @@ fn names_that_no_interface_can_have_match_none() {
         "postrouting: {LOOKUP} meta mark & 0x00004000 == 0x00004000 meta mark set meta mark & 0xffffbfff \
          masquerade fully-random"
     );
+    let unmarked = "postrouting: oif \"lo\" meta mark set meta mark & 0xffffbfff accept".to_owned();
     let everything = [
+        unmarked.clone(),
         marked.clone(),
         format!("prerouting-mark: meta nfproto ipv4 {MARK}"),
         format!("output-mark: meta nfproto ipv4 {MARK}"),
@@ -73,7 +75,7 @@ fn names_that_no_interface_can_have_match_none() {
     assert_eq!(shaped(&LocalDetection::BridgeInterface(String::new())), everything);
     assert_eq!(shaped(&LocalDetection::InterfaceNamePrefix("p".repeat(16))), everything);
     // Every interface: only this node itself is not local.
-    let empty = [marked, everything[2].clone()];
+    let empty = [unmarked, marked, everything[3].clone()];
     assert_eq!(shaped(&LocalDetection::InterfaceNamePrefix(String::new())), empty);
 }
 
@@ -81,7 +83,22 @@ fn names_that_no_interface_can_have_match_none() {
 fn a_star_in_a_name_is_no_prefix() {
     let name = shaped(&LocalDetection::BridgeInterface("br*".to_owned()));
     let prefix = shaped(&LocalDetection::InterfaceNamePrefix("br".to_owned()));
-    assert!(name[1].contains(r#"iifname != "br\*""#) && prefix[1].contains(r#"iifname != "br*""#));
+    assert!(name[2].contains(r#"iifname != "br\*""#) && prefix[2].contains(r#"iifname != "br*""#));
+}
+
+/// Where a set is full, or without memory, the kernel ends the rule (`nft_dynset_eval`): no decision may stand behind.
+#[test]
+fn what_packets_remember_decides_nothing_in_the_same_rule() {
+    for local in [LocalDetection::None, LocalDetection::BridgeInterface("cbr0".to_owned())] {
+        let table = render_table(&RulesLayout { local_v4: local, ..RulesLayout::default() });
+        let rules: Vec<_> = table.chains.iter().flat_map(|chain| &chain.rules).collect();
+        let remembers = |statement: &Statement| matches!(statement, Statement::Remember(_));
+        assert_eq!(rules.iter().filter(|rule| rule.statements.iter().any(remembers)).count(), 2);
+        for rule in rules {
+            let before_the_last = rule.statements.split_last().map_or(&[][..], |(_, before)| before);
+            assert!(!before_the_last.iter().any(remembers), "{rule}");
+        }
+    }
 }
 
 #[test]

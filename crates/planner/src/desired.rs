@@ -10,7 +10,7 @@ use std::{
 
 use drain::Overrides;
 use lb_types::{
-    FastMap, Protocol, RealServer, RealServerId, RuleElement, RuleSet, ServiceName, VipPort, VirtualServer,
+    FastMap, Protocol, RealServer, RealServerId, RuleSet, ServiceName, VipPort, VirtualServer,
     VirtualServerId,
 };
 use tally::Tallied;
@@ -31,8 +31,6 @@ pub struct Desired {
     released: Tallied<BTreeSet<VirtualServerId>>,
     /// How many keys (claimed or retiring) use a VIP.
     vips: Tallied<FastMap<IpAddr, u32>>,
-    /// How many Services want an element that belongs to no virtual server.
-    shared_elements: Tallied<FastMap<RuleElement, u32>>,
 }
 
 /// A virtual server that goes once it has drained.
@@ -91,11 +89,9 @@ impl Desired {
         };
         if let Some(old) = &old {
             old.servers.iter().for_each(|server| self.unclaim(name, server, &mut change));
-            old.elements.iter().for_each(|e| self.unshare(e, change.touch));
         }
         if let Some(new) = &new {
             (0..new.servers.len()).for_each(|at| self.claim(name, new, at, &mut change));
-            new.elements.iter().for_each(|e| self.share(e, change.touch));
         }
         change.rivals
     }
@@ -211,11 +207,6 @@ impl Desired {
         self.vips.contains_key(vip)
     }
 
-    /// Whether an element that belongs to no virtual server must exist.
-    pub fn wants_shared(&self, element: &RuleElement) -> bool {
-        self.shared_elements.contains_key(element)
-    }
-
     /// Keys of all virtual servers, retiring ones included.
     pub fn virtual_servers(&self) -> impl Iterator<Item = &VirtualServerId> {
         self.claims.keys().chain(self.retiring.keys())
@@ -224,11 +215,6 @@ impl Desired {
     /// All VIPs.
     pub fn vips(&self) -> impl Iterator<Item = &IpAddr> {
         self.vips.keys()
-    }
-
-    /// All elements that belong to no virtual server.
-    pub fn shared_elements(&self) -> impl Iterator<Item = &RuleElement> {
-        self.shared_elements.keys()
     }
 
     /// Names of all Services that have an intent.
@@ -248,16 +234,6 @@ impl Desired {
             release(&mut self.vips, &vip.addr);
             touch.vips.insert(vip.addr);
         }
-    }
-
-    fn share(&mut self, element: &RuleElement, touch: &mut Touch) {
-        *self.shared_elements.entry(*element).or_default() += 1;
-        touch.elements.insert(*element);
-    }
-
-    fn unshare(&mut self, element: &RuleElement, touch: &mut Touch) {
-        release(&mut self.shared_elements, element);
-        touch.elements.insert(*element);
     }
 }
 

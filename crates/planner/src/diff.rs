@@ -20,8 +20,6 @@ pub struct Touch {
     pub servers: FastSet<VirtualServerId>,
     /// VIPs with their routes and elements.
     pub vips: FastSet<IpAddr>,
-    /// Elements that belong to neither.
-    pub elements: FastSet<RuleElement>,
     /// Addresses found on `kube-ipvs0`: none is wanted there, but each must stay until its VIP has a route.
     pub addresses: FastSet<IpAddr>,
 }
@@ -32,7 +30,6 @@ impl Touch {
         let mut touch = Touch::leftovers(desired, mirror);
         touch.servers.extend(desired.virtual_servers());
         touch.vips.extend(desired.vips());
-        touch.elements.extend(desired.shared_elements());
         touch
     }
 
@@ -46,9 +43,6 @@ impl Touch {
         for element in &mirror.elements {
             match element.key {
                 ElementKey::Addr(vip) if !desired.wants_vip(&vip) => touch.vips.extend([vip]),
-                ElementKey::Port(_) if element.set == RuleSet::Hairpin => {
-                    touch.elements.extend(Some(*element).filter(|element| !desired.wants_shared(element)));
-                }
                 ElementKey::Port(port) => touch.servers.extend(Some(port.into()).filter(unwanted)),
                 ElementKey::Addr(_) => {}
             }
@@ -60,7 +54,6 @@ impl Touch {
     pub fn extend(&mut self, other: Touch) {
         self.servers.extend(other.servers);
         self.vips.extend(other.vips);
-        self.elements.extend(other.elements);
         self.addresses.extend(other.addresses);
     }
 
@@ -68,21 +61,17 @@ impl Touch {
     pub fn keep_desired(&mut self, desired: &Desired) {
         self.servers.retain(|vs| desired.server(vs).is_some());
         self.vips.retain(|vip| desired.wants_vip(vip));
-        self.elements.retain(|element| desired.wants_shared(element));
         self.addresses.clear();
     }
 
     /// Number of keys.
     pub fn len(&self) -> usize {
-        self.servers.len() + self.vips.len() + self.elements.len() + self.addresses.len()
+        self.servers.len() + self.vips.len() + self.addresses.len()
     }
 
     /// Whether nothing is touched.
     pub fn is_empty(&self) -> bool {
-        self.servers.is_empty()
-            && self.vips.is_empty()
-            && self.elements.is_empty()
-            && self.addresses.is_empty()
+        self.servers.is_empty() && self.vips.is_empty() && self.addresses.is_empty()
     }
 }
 
@@ -138,9 +127,6 @@ pub fn diff(touch: &Touch, inputs: &Inputs<'_>) -> Plan {
     }
     sorted(touch.vips.iter().copied()).into_iter().for_each(|vip| diff_vip(vip, inputs, &mut plan));
     sorted(touch.servers.iter().copied()).into_iter().for_each(|vs| diff_server(vs, inputs, &mut plan));
-    for element in sorted(touch.elements.iter().copied()) {
-        diff_element(element, inputs.desired.wants_shared(&element), inputs, &mut plan);
-    }
     let present = touch.addresses.union(&touch.vips).filter(|addr| inputs.mirror.addresses.contains(addr));
     let unwanted = sorted(present.filter(|addr| is_spare(addr, touch, inputs)).copied());
     plan.vips_remove.extend(unwanted.into_iter().map(|addr| VipOp::DeleteAddress { addr }));

@@ -1,6 +1,6 @@
 //! What one Service wants of the kernel.
 
-use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use drain::Overrides;
 use lb_types::{
@@ -57,8 +57,6 @@ pub struct ServiceIntent {
     pub created: Option<i64>,
     /// Virtual servers.
     pub servers: Vec<ServerIntent>,
-    /// Elements that belong to no virtual server of its own (hairpin).
-    pub elements: BTreeSet<RuleElement>,
 }
 
 /// Why a part of a Service is not programmed.
@@ -148,8 +146,6 @@ pub fn desire_service(
         }
         for port in &service.ports {
             let endpoints = model.endpoints(service, port, family);
-            let local = endpoints.all.iter().filter(|e| e.local);
-            intent.elements.extend(local.map(|e| RuleElement::hairpin(e.id, port.protocol)));
             let real_servers = cluster_ip_endpoints(service, &endpoints, model.node());
             intent.servers.push(desire_server(service, (vip, port), (&endpoints, real_servers), config));
         }

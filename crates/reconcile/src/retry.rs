@@ -8,7 +8,7 @@ use std::{
 };
 
 use drain::Time;
-use lb_types::{ElementKey, RuleElement, RuleSet, VirtualServerId};
+use lb_types::{ElementKey, RuleElement, VirtualServerId};
 use planner::Touch;
 use tally::Tallied;
 
@@ -26,8 +26,6 @@ pub(crate) enum Subject {
     Server(VirtualServerId),
     /// A VIP.
     Vip(IpAddr),
-    /// An element of its own.
-    Element(RuleElement),
     /// An address that must leave the link.
     Address(IpAddr),
     /// Deletions of tracked connections.
@@ -39,7 +37,6 @@ impl Subject {
     pub(crate) fn of(element: &RuleElement) -> Self {
         match element.key {
             ElementKey::Addr(vip) => Subject::Vip(vip),
-            ElementKey::Port(_) if element.set == RuleSet::Hairpin => Subject::Element(*element),
             ElementKey::Port(port) => Subject::Server(port.into()),
         }
     }
@@ -50,7 +47,6 @@ impl Subject {
             Subject::Base | Subject::Dumps | Subject::Flows => false,
             Subject::Server(vs) => touch.servers.insert(vs),
             Subject::Vip(vip) => touch.vips.insert(vip),
-            Subject::Element(element) => touch.elements.insert(element),
             Subject::Address(addr) => touch.addresses.insert(addr),
         };
     }
@@ -63,7 +59,6 @@ impl fmt::Display for Subject {
             Subject::Dumps => f.write_str("dumps of what is in doubt"),
             Subject::Server(vs) => write!(f, "virtual server {vs}"),
             Subject::Vip(vip) => write!(f, "VIP {vip}"),
-            Subject::Element(element) => write!(f, "element {element}"),
             Subject::Address(addr) => write!(f, "address {addr}"),
             Subject::Flows => f.write_str("deletions of tracked connections"),
         }
@@ -168,8 +163,7 @@ impl Retry {
 pub(crate) fn subjects(touch: &Touch) -> impl Iterator<Item = Subject> {
     let servers = touch.servers.iter().map(|vs| Subject::Server(*vs));
     let vips = touch.vips.iter().map(|vip| Subject::Vip(*vip));
-    let elements = touch.elements.iter().map(|element| Subject::Element(*element));
-    servers.chain(vips).chain(elements).chain(touch.addresses.iter().map(|addr| Subject::Address(*addr)))
+    servers.chain(vips).chain(touch.addresses.iter().map(|addr| Subject::Address(*addr)))
 }
 
 #[cfg(test)]

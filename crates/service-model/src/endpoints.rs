@@ -47,12 +47,6 @@ pub struct PortEndpoints {
 }
 
 impl PortEndpoints {
-    /// Endpoints of this node whatever their condition: the hairpin set has them all, because a connection that an
-    /// endpoint opened to its own service may outlive its readiness.
-    pub fn local(&self) -> impl Iterator<Item = &Endpoint> {
-        self.all.iter().filter(|e| e.local)
-    }
-
     /// The endpoint behind a real server.
     pub fn get(&self, id: RealServerId) -> Option<&Endpoint> {
         self.all.binary_search_by_key(&id, |e| e.id).ok().and_then(|i| self.all.get(i))

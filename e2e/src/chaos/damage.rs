@@ -26,7 +26,7 @@ const SETS: [&str; 8] = [
     "no-endpoints-v4",
     "masquerade-nonlocal-v4",
     "masquerade-nonlocal-v6",
-    "hairpin-v4",
+    "endpoints-v4",
 ];
 
 /// Commands that add what nobody wants.

@@ -25,8 +25,6 @@ pub struct Server {
 pub struct Wanted {
     /// Virtual servers.
     pub servers: BTreeMap<(Proto, SocketAddr), Server>,
-    /// Endpoints of this node, whatever their condition, that a Service's port leads to.
-    pub hairpin: BTreeSet<(Proto, SocketAddr)>,
     /// Source of the node's own connections, by family: the Node's first address of each.
     pub sources: Vec<IpAddr>,
 }
@@ -76,8 +74,6 @@ impl Wanted {
             for port in list(service, "spec/ports") {
                 let key = (proto(port)?, SocketAddr::new(ip, number(port, "port")?));
                 let endpoints = endpoints(slices, ip.is_ipv4(), port, node)?;
-                let local = endpoints.iter().filter(|(_, conditions)| conditions.local);
-                self.hairpin.extend(local.map(|(address, _)| (key.0, *address)));
                 let server = Server {
                     service: name(service),
                     scheduler: scheduler(service),

@@ -6,9 +6,7 @@ mod scale;
 
 use std::{collections::BTreeSet, net::IpAddr, num::NonZeroU16};
 
-use lb_types::{
-    IpFamily, LocalDetection, Protocol, RealServerId, RuleElement, RuleSet, RulesLayout, RulesOp, VipPort,
-};
+use lb_types::{IpFamily, LocalDetection, Protocol, RuleElement, RuleSet, RulesLayout, RulesOp, VipPort};
 
 use crate::{BatchReport, ObservedRules, RulesTable};
 
@@ -74,17 +72,12 @@ fn service(set: RuleSet, family: IpFamily, number: u32) -> RuleElement {
     RuleElement::port(set, VipPort { addr: addr(family, number), protocol, port: port(80) })
 }
 
-fn hairpin(family: IpFamily, number: u32) -> RuleElement {
-    let endpoint = RealServerId { addr: addr(family, number), port: port(8080) };
-    RuleElement::hairpin(endpoint, Protocol::ALL[number as usize % 3])
-}
-
 /// One element of each set and family, by number.
 fn one_of_each(number: u32) -> Vec<RuleElement> {
     let of = |family| {
         let services =
             [RuleSet::Services, RuleSet::NoEndpoints, RuleSet::Masquerade, RuleSet::MasqueradeNonLocal];
-        let mut elements = vec![RuleElement::vip(addr(family, number)), hairpin(family, number)];
+        let mut elements = vec![RuleElement::vip(addr(family, number))];
         elements.extend(services.map(|set| service(set, family, number)));
         elements
     };

@@ -4,12 +4,17 @@
 use std::{
     ffi::{CStr, c_void},
     ptr::NonNull,
+    time::Duration,
 };
 
 use nftnl::{MsgType, NlMsg, ProtoFamily, Rule, expr::Expression, nft_nlmsg_maxsize};
 use nftnl_sys::{self as sys, libc};
 
-use crate::{expr::Expr, nft::c_string, spec::TABLE_NAME};
+use crate::{
+    expr::Expr,
+    nft::{self, c_string},
+    spec::TABLE_NAME,
+};
 
 /// NFTNL_UDATA_SET_KEYBYTEORDER: how the nft tool shall print keys (BYTEORDER_BIG_ENDIAN).
 const NETWORK_BYTE_ORDER: u32 = 2;
@@ -60,6 +65,7 @@ impl Expression for RawExpr {
             Expr::Verdict { .. } => c"immediate",
             Expr::Reject { .. } => c"reject",
             Expr::Masquerade { .. } => c"masq",
+            Expr::Remember { .. } => c"dynset",
         };
         // SAFETY: the name is a C string; libnftnl copies nothing of it.
         let mut expr = Attributes(allocated(unsafe { sys::nftnl_expr_alloc(name.as_ptr()) }));
@@ -107,9 +113,11 @@ impl Attributes {
                 self.number(sys::NFTNL_EXPR_CMP_OP, *op as u32);
                 self.data(sys::NFTNL_EXPR_CMP_DATA, data);
             }
-            Expr::Lookup { .. } | Expr::Verdict { .. } | Expr::Reject { .. } | Expr::Masquerade { .. } => {
-                self.fill_effect(expr);
-            }
+            Expr::Lookup { .. }
+            | Expr::Verdict { .. }
+            | Expr::Reject { .. }
+            | Expr::Masquerade { .. }
+            | Expr::Remember { .. } => self.fill_effect(expr),
         }
     }
 
@@ -134,6 +142,11 @@ impl Attributes {
                 self.byte(sys::NFTNL_EXPR_REJECT_CODE, *code);
             }
             Expr::Masquerade { flags } => self.number(sys::NFTNL_EXPR_MASQ_FLAGS, *flags),
+            Expr::Remember { set } => {
+                self.number(sys::NFTNL_EXPR_DYNSET_SREG_KEY, libc::NFT_REG_1 as u32);
+                self.number(sys::NFTNL_EXPR_DYNSET_OP, libc::NFT_DYNSET_OP_UPDATE as u32);
+                self.string(sys::NFTNL_EXPR_DYNSET_SET_NAME, &c_string(&set.name()));
+            }
             _ => {}
         }
     }
@@ -159,6 +172,10 @@ impl Attributes {
         // SAFETY: the expression is alive, this attribute of it is a string, and libnftnl copies it.
         unsafe { sys::nftnl_expr_set_str(self.0.as_ptr(), attribute as u16, value.as_ptr()) };
     }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A set, with or without description and elements.
@@ -192,10 +209,22 @@ impl RawSet {
         }
     }
 
+    /// What the kernel needs besides where packets add the elements, at most `size`: when they go, and how often it
+    /// looks for those that must.
+    pub(super) fn filled_by_packets(&mut self, size: u32, (memory, sweep): (Duration, Duration)) {
+        self.number(sys::NFTNL_SET_FLAGS, nft::SET_TIMEOUT | nft::SET_EVAL);
+        self.number(sys::NFTNL_SET_DESC_SIZE, size);
+        self.number(sys::NFTNL_SET_GC_INTERVAL, milliseconds(sweep) as u32);
+        // SAFETY: the set is alive and this attribute of it is a u64.
+        unsafe {
+            sys::nftnl_set_set_u64(self.0.as_ptr(), sys::NFTNL_SET_TIMEOUT as u16, milliseconds(memory));
+        };
+    }
+
     /// Appends an element.
     pub(super) fn add(&mut self, key: &[u8]) {
         let (data, len) = (key.as_ptr().cast::<c_void>(), key.len() as u32);
-        // SAFETY: both objects are alive; keys are at most 40 bytes, less than the 64 of an element; libnftnl copies
+        // SAFETY: both objects are alive; keys are at most 24 bytes, less than the 64 of an element; libnftnl copies
         // the key, and the set takes ownership of the element.
         unsafe {
             let element = allocated(sys::nftnl_set_elem_alloc()).as_ptr();

@@ -42,7 +42,8 @@ const OLDER: &str = "
 table inet kube-ipvs {
 	set vips-v4 { type ipv4_addr; elements = { 10.96.0.1, 10.96.0.2 } }
 	set services-v4 { type ipv4_addr . inet_service; elements = { 10.96.0.1 . 80 } }
-	set hairpin-v6 { type ipv6_addr; flags interval; elements = { fd00::/64 } }
+	set hairpin-v4 { type ipv4_addr . inet_proto . inet_service . ipv4_addr; elements = { 10.0.0.1 . tcp . 80 . 10.0.0.1 } }
+	set endpoints-v6 { type ipv6_addr; flags interval; elements = { fd00::/64 } }
 	set no-endpoints-v4 { type ipv4_addr . inet_proto . inet_service; size 10; }
 	set gone { type mark; elements = { 0x00000001 } }
 	map verdicts { type mark : verdict; elements = { 0x00000001 : jump old-target } }
@@ -50,7 +51,7 @@ table inet kube-ipvs {
 	chain refuse { ip daddr 10.0.0.1 jump old-target; ip daddr { 10.0.0.2, 10.0.0.3 } drop; }
 	chain input { type filter hook input priority 0; policy drop; ip daddr @vips-v4 goto refuse; }
 	chain output { type filter hook output priority -110; policy drop; meta mark vmap @verdicts; }
-	chain postrouting { type filter hook postrouting priority 100; }
+	chain postrouting { type filter hook postrouting priority 100; ip daddr . meta l4proto . th dport . ip saddr @hairpin-v4 accept; }
 	chain prerouting { type filter hook prerouting priority -150; ip daddr . th dport @services-v4 jump refuse; }
 }
 ";

@@ -5,7 +5,7 @@ use lb_types::{FastSet, LocalDetection, Protocol, RuleSet, RulesLayout, RulesOp}
 use testkit::in_new_netns;
 
 use crate::support::{
-    add, apply, assert_reads_like, by_cidr, by_interface, client, hairpin, in_set, install, nft, vip,
+    add, apply, assert_reads_like, by_cidr, by_interface, client, in_set, install, nft, vip,
 };
 
 #[test]
@@ -31,8 +31,6 @@ fn elements_read_well() {
             in_set(RuleSet::Services, "10.96.0.10", Protocol::Udp, 53),
             in_set(RuleSet::NoEndpoints, "fd00:96::11", Protocol::Tcp, 8443),
             in_set(RuleSet::Masquerade, "10.96.0.12", Protocol::Sctp, 3868),
-            hairpin("10.244.0.5", Protocol::Tcp, 8080),
-            hairpin("fd00:244::5", Protocol::Udp, 5353),
         ];
         add(&mut client, &elements);
         let seen = nft("list ruleset");
@@ -42,8 +40,6 @@ fn elements_read_well() {
             "elements = { 10.96.0.10 . udp . 53 }",
             "elements = { fd00:96::11 . tcp . 8443 }",
             "elements = { 10.96.0.12 . sctp . 3868 }",
-            "elements = { 10.244.0.5 . tcp . 8080 . 10.244.0.5 }",
-            "elements = { fd00:244::5 . udp . 5353 . fd00:244::5 }",
         ] {
             assert!(seen.contains(expected), "{expected} is not in\n{seen}");
         }
@@ -60,7 +56,8 @@ fn the_tool_reads_and_writes_our_elements() {
         nft("add element inet kube-ipvs services-v6 { fd00:96::1 . sctp . 80 }");
         // What our vocabulary cannot express.
         nft("add element inet kube-ipvs services-v4 { 10.96.0.1 . icmp . 0 }");
-        nft("add element inet kube-ipvs hairpin-v4 { 10.244.0.1 . tcp . 80 . 10.244.0.2 }");
+        // What packets write is none of ours.
+        nft("add element inet kube-ipvs endpoints-v4 { 10.244.0.1 . tcp . 80 . 10.244.0.1 }");
         let seen = client.observe(&RulesLayout::default()).expect("dump the table");
         let expected = [vip("10.96.0.2"), in_set(RuleSet::Services, "fd00:96::1", Protocol::Sctp, 80)];
         assert_eq!(seen.elements, FastSet::from_iter(expected));

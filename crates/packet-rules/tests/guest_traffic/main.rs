@@ -6,6 +6,7 @@ mod support;
 mod drain;
 mod early;
 mod errors;
+mod invalid;
 mod ipvs;
 mod masquerade;
 mod refusals;

@@ -7,7 +7,7 @@ pub mod talk;
 use std::{num::NonZeroU16, process::Command};
 
 use dataplane::RulesTable;
-use lb_types::{LocalDetection, Protocol, RealServerId, RuleElement, RuleSet, RulesLayout, RulesOp, VipPort};
+use lb_types::{LocalDetection, Protocol, RuleElement, RuleSet, RulesLayout, RulesOp, VipPort};
 use packet_rules::{RulesClient, render_table};
 
 pub fn client() -> RulesClient {
@@ -83,11 +83,6 @@ pub fn in_set(set: RuleSet, addr: &str, protocol: Protocol, port: u16) -> RuleEl
 
 pub fn vip(addr: &str) -> RuleElement {
     RuleElement::vip(addr.parse().expect("addresses of tests are valid"))
-}
-
-pub fn hairpin(addr: &str, protocol: Protocol, port: u16) -> RuleElement {
-    let VipPort { addr, port, .. } = vip_port(addr, protocol, port);
-    RuleElement::hairpin(RealServerId { addr, port }, protocol)
 }
 
 /// Local detection by the pod ranges that all tests use.

@@ -142,7 +142,7 @@ impl Net {
 }
 
 /// A cable from `link` in the node to `eth0` in another namespace, which is that of the command's process.
-fn veth(node: &NetNs, link: &str, other: &NetNs) {
+pub fn veth(node: &NetNs, link: &str, other: &NetNs) {
     // `ip` finds a namespace by a process in it.
     let mut process = other.command("sleep").arg("1000").spawn().expect("start a process in the namespace");
     node.sh(&format!("ip link add {link} type veth peer name eth0 netns {}", process.id()));

@@ -210,13 +210,6 @@ fn cluster_ips() {
 }
 
 #[test]
-fn the_hairpin_set_has_local_endpoints_of_any_condition() {
-    let endpoints = endpoints("1RSL 2SL 3STL 4TL 5L 6RS 7RS-");
-    let local: Vec<_> = endpoints.local().map(|e| e.id.addr.to_string()).collect();
-    assert_eq!(local, ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5"]);
-}
-
-#[test]
 fn an_endpoint_is_found_by_its_real_server() {
     let endpoints = endpoints("1RS 2RS 9ST");
     for endpoint in &endpoints.all {

@@ -2,9 +2,7 @@
 
 use lb_types::{IpFamily, RuleElement, RuleSet, RulesLayout, RulesOp};
 
-use super::{
-    adds, apply, assert_elements, deletes, failures, hairpin, install, must_apply, observe, service, vip,
-};
+use super::{adds, apply, assert_elements, deletes, failures, install, must_apply, observe, service, vip};
 use crate::RulesTable;
 
 /// Elements of the sets that grow with services and endpoints, as a sync of a large cluster has them: mixed.
@@ -13,8 +11,8 @@ fn elements(count: u32) -> Vec<RuleElement> {
         vip,
         |n| service(RuleSet::Services, IpFamily::V4, n),
         |n| service(RuleSet::MasqueradeNonLocal, IpFamily::V6, n),
-        |n| hairpin(IpFamily::V4, n),
-        |n| hairpin(IpFamily::V6, n),
+        |n| service(RuleSet::Services, IpFamily::V6, n),
+        |n| service(RuleSet::MasqueradeNonLocal, IpFamily::V4, n),
     ];
     (0..count).map(|n| kinds[n as usize % kinds.len()](n + 1)).collect()
 }
