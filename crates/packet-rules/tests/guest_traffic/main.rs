@@ -9,4 +9,5 @@ mod errors;
 mod invalid;
 mod ipvs;
 mod masquerade;
+mod mtu;
 mod refusals;
