@@ -25,7 +25,7 @@ pub use ipvs::{
     ConnectionCounters, ForwardingMethod, Persistence, RealServer, RealServerId, Scheduler, SchedulerFlags,
     TrafficCounters, UnknownScheduler, VirtualServer, VirtualServerId, Weight,
 };
-pub use names::{ServiceName, ServicePortName};
+pub use names::{PodUid, ServiceName, ServicePortName};
 pub use net::{IpFamily, Protocol, UnknownProtocol, VipPort};
 pub use op::{FlowsOp, IpvsOp, Operation, RulesOp, SysctlOp, VipOp};
 pub use parse::InvalidId;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lb_types::RealServerId;
+use lb_types::{PodUid, RealServerId};
 
 /// Where an endpoint runs and for whom it is meant. Shared by all endpoints that say the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -20,6 +20,8 @@ pub struct Placement {
 pub struct Endpoint {
     /// Key of its real server.
     pub id: RealServerId,
+    /// Pod that it belongs to, if it names one: of several at one address and port the one that is believed.
+    pub pod: Option<PodUid>,
     /// Takes new connections.
     pub ready: bool,
     /// Passes its readiness probe, even while terminating.

@@ -11,6 +11,7 @@
 mod endpoints;
 mod input;
 mod intern;
+mod listings;
 mod model;
 mod pods;
 mod select;
@@ -19,11 +20,10 @@ mod slice;
 mod testing;
 
 pub use endpoints::{Endpoint, Placement, PortEndpoints};
-
 pub use input::{
     Affinity, EndpointSlice, ModelEvent, Node, Service, ServicePort, ServiceSettings, SliceEndpoint,
     SliceName, SlicePort, TrafficPolicy,
 };
+pub use listings::{Departure, Listing};
 pub use model::ServiceModel;
 pub use select::{EndpointPolicy, SelectedEndpoints, cluster_ip_endpoints};
-pub use slice::{Departure, Moves, is_another_pod};

@@ -3,13 +3,15 @@
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use ipnetwork::IpNetwork;
-use lb_types::{FastMap, IpFamily, RealServerId, ServiceName};
+use lb_types::{FastMap, IpFamily, PodUid, RealServerId, ServiceName};
 use tally::Tallied;
 
 use crate::{
-    Endpoint, EndpointSlice, ModelEvent, Node, PortEndpoints, Service, ServicePort, SliceName, SlicePort,
+    Departure, Endpoint, EndpointSlice, Listing, ModelEvent, Node, PortEndpoints, Service, ServicePort,
+    SliceName, SlicePort,
     intern::Interner,
-    slice::{Departure, EndpointCopy, Moves, StoredSlice},
+    listings::Listings,
+    slice::{EndpointCopy, StoredSlice},
 };
 
 /// Services, EndpointSlices and the own Node, as last delivered.
@@ -25,8 +27,8 @@ pub struct ServiceModel {
     node_changed: bool,
     service_cidrs: Vec<IpNetwork>,
     dirty: Tallied<BTreeSet<ServiceName>>,
-    /// What left and came to slices, by dirty Service.
-    moves: Tallied<FastMap<ServiceName, Moves>>,
+    /// Pods behind addresses; empty until everything has been delivered once.
+    listings: Listings,
     /// Number of Services with an IPv6 ClusterIP.
     ipv6_services: usize,
     synced: bool,
@@ -56,7 +58,7 @@ impl ServiceModel {
             ModelEvent::SliceDeleted(name) => self.delete_slice(&name),
             ModelEvent::NodeApplied(node) => self.apply_node(node),
             ModelEvent::ServiceCidrsApplied(cidrs) => self.service_cidrs = cidrs,
-            ModelEvent::Synced => self.synced = true,
+            ModelEvent::Synced => self.sync(),
         }
     }
 
@@ -99,16 +101,6 @@ impl ServiceModel {
         !self.dirty.is_empty()
     }
 
-    /// What left and came to the slices of a service since the last call. What comes before everything has been
-    /// delivered once is no news.
-    pub fn take_moves(&mut self, name: &ServiceName) -> Moves {
-        // Nearly always empty: then the name need not be hashed.
-        if self.moves.is_empty() {
-            return Moves::default();
-        }
-        self.moves.remove(name).unwrap_or_default()
-    }
-
     /// Marks one service, known or not: for a retry.
     pub fn mark_dirty(&mut self, name: ServiceName) {
         self.dirty.insert(name);
@@ -142,10 +134,13 @@ impl ServiceModel {
         let named =
             |slice| StoredSlice::ports_named(slice, &port.name, port.protocol).map(move |p| (slice, p));
         let sources: Vec<_> = of_family.flat_map(named).collect();
-        // Nearly always one: its endpoints are sorted, and each is there once.
+        // Nearly always one: its endpoints are sorted.
         if let [(slice, port)] = &*sources {
             let copies = slice.endpoints_at(port.port);
-            return PortEndpoints { all: copies.map(|(id, copy)| self.endpoint(id, &copy)).collect() };
+            let mut all = Vec::with_capacity(slice.endpoints().len());
+            all.extend(copies.map(|(id, copy)| self.endpoint(id, &copy)));
+            all.dedup_by_key(|endpoint: &mut Endpoint| endpoint.id);
+            return PortEndpoints { all };
         }
         let mut copies: Vec<_> =
             sources.iter().flat_map(|(slice, port)| slice.endpoints_at(port.port)).collect();
@@ -154,23 +149,55 @@ impl ServiceModel {
         PortEndpoints { all: copies.iter().map(|(id, copy)| self.endpoint(*id, copy)).collect() }
     }
 
-    /// `NAMESPACE/NAME/UID` of the pod behind an address, as the slices of a Service have it, known or deleted.
-    pub fn pod_at(&self, name: &ServiceName, addr: IpAddr) -> Option<Arc<str>> {
-        let slices = &self.entries.get(name)?.slices;
-        slices.iter().filter_map(|slice| slice.endpoint(addr)).min()?.pod()
+    /// `NAMESPACE/NAME/UID` of a pod that the slices of a Service list at an address, or that has left some slice since
+    /// [`ServiceModel::forget_changes`].
+    pub fn pod_name(&self, service: &ServiceName, addr: IpAddr, pod: PodUid) -> Option<Arc<str>> {
+        let slices = self.entries.get(service).map_or(&[][..], |entry| &entry.slices);
+        let mut copies = slices.iter().flat_map(|slice| slice.copies(addr));
+        let listed = copies.find(|copy| copy.pod() == Some(pod)).and_then(|copy| copy.pod_name());
+        listed.or_else(|| self.listings.departure(addr, Some(pod))?.name.clone())
     }
 
-    /// Known pods behind addresses that are of interest, whatever Services list them: one walk over all slices.
-    pub fn pods_at(&self, is_of_interest: impl Fn(IpAddr) -> bool) -> Vec<(IpAddr, Arc<str>)> {
-        let slices = self.entries.values().flat_map(|entry| &entry.slices);
-        let endpoints = slices.flat_map(StoredSlice::endpoints).filter(|copy| is_of_interest(copy.addr));
-        endpoints.filter_map(|copy| Some((copy.addr, copy.pod()?))).collect()
+    /// Whether any slice of any Service lists a pod at an address, on whatever port; or an endpoint that names no pod
+    /// and may be it. Without a pod: whether any slice lists the address.
+    pub fn lists_pod(&self, addr: IpAddr, pod: Option<PodUid>) -> bool {
+        self.listings.lists(addr, pod)
     }
 
-    /// Whether a slice of a Service has an address.
-    pub fn lists(&self, name: &ServiceName, addr: IpAddr) -> bool {
-        let slices = self.entries.get(name).map_or(&[][..], |entry| &entry.slices);
-        slices.iter().any(|slice| slice.endpoint(addr).is_some())
+    /// Endpoints at an address that certainly belong to another pod, whatever slice of whatever Service lists them.
+    pub fn other_pods(&self, addr: IpAddr, pod: PodUid) -> impl Iterator<Item = &Listing> {
+        self.listings.others(addr, pod)
+    }
+
+    /// Pods that have left a slice since [`ServiceModel::forget_changes`]; another one may list them still.
+    pub fn departed(&self) -> impl Iterator<Item = (&(IpAddr, Option<PodUid>), &Departure)> {
+        self.listings.departed()
+    }
+
+    /// How a pod has left an address since [`ServiceModel::forget_changes`], if it has.
+    pub fn departure(&self, addr: IpAddr, pod: Option<PodUid>) -> Option<&Departure> {
+        self.listings.departure(addr, pod)
+    }
+
+    /// Endpoints of pods that no slice listed before [`ServiceModel::forget_changes`]. What comes before everything has
+    /// been delivered once is no news.
+    pub fn arrived(&self) -> impl Iterator<Item = &Listing> {
+        self.listings.arrived()
+    }
+
+    /// Whether [`ServiceModel::departed`] or [`ServiceModel::arrived`] has anything.
+    pub fn has_changes(&self) -> bool {
+        self.listings.departed().next().is_some() || self.listings.arrived().next().is_some()
+    }
+
+    /// Whether [`ServiceModel::arrived`] has an endpoint.
+    pub fn has_arrived(&self, listing: &Listing) -> bool {
+        self.listings.has_arrived(listing)
+    }
+
+    /// Forgets who departed and arrived: all Services concerned have been looked at.
+    pub fn forget_changes(&mut self) {
+        self.listings.forget_changes();
     }
 
     /// Ports of a Service's slices that no port of the Service matches by name and protocol: endpoints behind them are
@@ -191,6 +218,7 @@ impl ServiceModel {
         let node = copy.placement.node.as_ref();
         Endpoint {
             id,
+            pod: copy.pod(),
             ready: copy.rank.ready.0,
             serving: copy.rank.serving.0,
             terminating: copy.rank.terminating,
@@ -244,23 +272,32 @@ impl ServiceModel {
         match entry.slices.iter_mut().find(|s| s.name == slice.name) {
             Some(known) if *known == slice => return,
             Some(known) => {
-                let departed: Vec<_> = known.departed(Some(&slice)).collect();
-                let arrived: Vec<_> = slice.arrived(Some(known)).collect();
+                if self.synced {
+                    self.listings.replace_slice(known, &slice);
+                }
                 *known = slice;
-                self.note_moves(&service, departed, arrived);
             }
             None => {
-                let arrived = if self.synced { slice.arrived(None).collect() } else { Vec::new() };
+                if self.synced {
+                    self.listings.add_slice(&slice);
+                }
                 self.owners.insert(slice.name.clone(), service.clone());
                 // Nearly all Services have one slice per family, for which the usual spare room is too much.
                 if entry.slices.len() < 2 {
                     entry.slices.reserve_exact(1);
                 }
                 entry.slices.push(slice);
-                self.note_moves(&service, Vec::new(), arrived);
             }
         }
         self.mark_if_known(&service);
+    }
+
+    fn sync(&mut self) {
+        if !self.synced {
+            let slices = self.entries.values().flat_map(|entry| &entry.slices);
+            self.listings.fill(slices.flat_map(StoredSlice::all_listings).collect());
+        }
+        self.synced = true;
     }
 
     fn delete_slice(&mut self, name: &SliceName) {
@@ -271,34 +308,13 @@ impl ServiceModel {
             let removed = slices.remove(at);
             // With the last slice of a Service all of it goes, or is about to be replaced: that tells nothing of pods.
             let others = slices.iter().any(|slice| slice.family == removed.family);
-            let departed = removed.departed(None).map(|(addr, departure)| {
-                (addr, Departure { terminating: departure.terminating && others, ..departure })
-            });
-            self.note_moves(&service, departed.collect(), Vec::new());
+            if self.synced {
+                let says_who_ended = others && self.service(&service).is_some();
+                self.listings.remove_slice(&removed, says_who_ended);
+            }
         }
         self.mark_if_known(&service);
         self.drop_if_empty(&service);
-    }
-
-    /// Notes what moved, if anybody will ask for it. Of an address that departs more than once the first pod counts:
-    /// connections that are still there are its own.
-    fn note_moves(
-        &mut self,
-        service: &ServiceName,
-        departed: Vec<(IpAddr, Departure)>,
-        arrived: Vec<(IpAddr, Arc<str>)>,
-    ) {
-        let nothing = departed.is_empty() && arrived.is_empty();
-        if nothing || self.service(service).is_none() {
-            return;
-        }
-        let moves = self.moves.entry(service.clone()).or_default();
-        for (addr, new) in departed {
-            let known = moves.departed.entry(addr).or_default();
-            known.terminating |= new.terminating;
-            known.pod = known.pod.take().or(new.pod);
-        }
-        moves.arrived.extend(arrived);
     }
 
     fn apply_node(&mut self, node: Node) {
@@ -333,8 +349,8 @@ impl ServiceModel {
     #[cfg(test)]
     fn is_pristine(&mut self) -> bool {
         self.interner.sweep();
-        let kept = [self.entries.len(), self.owners.len(), self.dirty.len(), self.moves.len()];
-        kept == [0; 4] && self.interner.len() == 0
+        let kept = [self.entries.len(), self.owners.len(), self.dirty.len(), self.interner.len()];
+        kept == [0; 4] && self.listings.is_pristine()
     }
 
     fn mark_if_known(&mut self, name: &ServiceName) {

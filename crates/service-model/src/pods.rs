@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use lb_types::PodUid;
+
 /// Length of a UUID in text.
 const UUID_LEN: usize = 36;
 /// The namespace was left out.
@@ -15,13 +17,13 @@ pub(crate) fn pack(pod: Option<&str>, namespace: &str, buffer: &mut Vec<u8>) {
     let short = pod.strip_prefix(namespace).and_then(|rest| rest.strip_prefix('/'));
     let rest = short.unwrap_or(pod);
     let split = rest.len().checked_sub(UUID_LEN).and_then(|at| rest.split_at_checked(at));
-    let uuid = split.and_then(|(head, tail)| parse_uuid(tail).map(|uuid| (head, uuid)));
+    let uuid = split.and_then(|(head, tail)| PodUid::from_uuid(tail).map(|uuid| (head, uuid)));
     let flag = if short.is_some() { SAME_NAMESPACE } else { 0 };
     match uuid {
         Some((head, uuid)) => {
             buffer.push(flag | UUID);
             buffer.extend_from_slice(head.as_bytes());
-            buffer.extend_from_slice(&uuid.to_be_bytes());
+            buffer.extend_from_slice(&uuid.bytes());
         }
         None => {
             buffer.push(flag);
@@ -41,53 +43,29 @@ pub(crate) fn unpack(packed: &[u8], namespace: &str) -> Option<Arc<str>> {
     match rest.split_last_chunk::<16>().filter(|_| flags & UUID != 0) {
         Some((head, uuid)) => {
             pod.push_str(&String::from_utf8_lossy(head));
-            push_uuid(u128::from_be_bytes(*uuid), &mut pod);
+            pod.push_str(&PodUid::from_bytes(*uuid).to_string());
         }
         None => pod.push_str(&String::from_utf8_lossy(rest)),
     }
     Some(pod.into())
 }
 
-/// Only the spelling that [`push_uuid`] writes.
-fn parse_uuid(text: &str) -> Option<u128> {
-    let mut uuid = 0;
-    for (i, byte) in text.bytes().enumerate() {
-        let digit = match byte {
-            b'-' if is_dash(i) => continue,
-            b'0'..=b'9' => byte - b'0',
-            b'a'..=b'f' => byte - b'a' + 10,
-            _ => return None,
-        };
-        if is_dash(i) {
-            return None;
-        }
-        uuid = uuid << 4 | u128::from(digit);
+/// UID of what [`pack`] appended; `None` where the text names none.
+pub(crate) fn uid(packed: &[u8], namespace: &str) -> Option<PodUid> {
+    let (flags, rest) = packed.split_first()?;
+    match rest.split_last_chunk::<16>().filter(|_| flags & UUID != 0) {
+        Some((head, uuid)) if head.ends_with(b"/") => Some(PodUid::from_bytes(*uuid)),
+        // Never from a real API server.
+        _ => PodUid::of(&unpack(packed, namespace)?),
     }
-    Some(uuid)
-}
-
-fn push_uuid(uuid: u128, text: &mut String) {
-    let mut shift = 128;
-    for i in 0..UUID_LEN {
-        if is_dash(i) {
-            text.push('-');
-        } else {
-            shift -= 4;
-            let digit = u32::try_from(uuid >> shift & 15).unwrap_or_default();
-            text.extend(char::from_digit(digit, 16));
-        }
-    }
-}
-
-const fn is_dash(i: usize) -> bool {
-    matches!(i, 8 | 13 | 18 | 23)
 }
 
 #[cfg(test)]
 mod tests {
+    use lb_types::PodUid;
     use proptest::prelude::*;
 
-    use super::{pack, unpack};
+    use super::{pack, uid, unpack};
 
     fn check(pod: &str, namespace: &str, expect_len: usize) {
         let mut buffer = Vec::new();
@@ -124,6 +102,7 @@ mod tests {
             pack(Some(&pod), &namespace, &mut buffer);
             let unpacked = unpack(&buffer, &namespace);
             prop_assert_eq!(unpacked.as_deref(), Some(&*pod));
+            prop_assert_eq!(uid(&buffer, &namespace), PodUid::of(&pod));
         }
     }
 }

@@ -1,12 +1,14 @@
 //! EndpointSlices as they are kept: canonical and small.
 
-use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr, num::NonZeroU16, sync::Arc};
+use std::{cmp::Reverse, net::IpAddr, num::NonZeroU16, sync::Arc};
 
-use lb_types::{IpFamily, Protocol, RealServerId};
+use lb_types::{IpFamily, PodUid, Protocol, RealServerId};
 
-use crate::{EndpointSlice, Placement, SliceEndpoint, SliceName, SlicePort, intern::Interner, pods};
+use crate::{EndpointSlice, Listing, Placement, SliceEndpoint, SliceName, SlicePort, intern::Interner, pods};
 
 /// A slice with its ports and endpoints sorted and without duplicates, so that a re-ordered one compares equal.
+///
+/// An address is there once for every pod that the slice names for it, the copy that is believed first.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct StoredSlice {
     pub(crate) name: SliceName,
@@ -25,33 +27,6 @@ struct StoredEndpoint {
     placement: Arc<Placement>,
     /// End of its pod in `StoredSlice::pods`; it begins where the one before ends.
     pod_end: u32,
-}
-
-/// Whether two pods (`NAMESPACE/NAME/UID`) cannot be the same: without a UID that is not known.
-pub fn is_another_pod(one: &str, other: &str) -> bool {
-    uid(one).zip(uid(other)).is_some_and(|(one, other)| one != other)
-}
-
-fn uid(pod: &str) -> Option<&str> {
-    pod.rsplit_once('/').map(|(_, uid)| uid).filter(|uid| !uid.is_empty())
-}
-
-/// What moved among the endpoints of a Service.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Moves {
-    /// Addresses that left a slice, or belong to another pod now. Another slice may have them still.
-    pub departed: BTreeMap<IpAddr, Departure>,
-    /// Addresses that came into a slice, or belong to another pod now, with that pod (`NAMESPACE/NAME/UID`).
-    pub arrived: BTreeMap<IpAddr, Arc<str>>,
-}
-
-/// How an address left a slice.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Departure {
-    /// `NAMESPACE/NAME/UID` of the pod that it belonged to, if known.
-    pub pod: Option<Arc<str>>,
-    /// Whether that was terminating: unless another slice has the address, the pod is gone.
-    pub terminating: bool,
 }
 
 /// Conditions, ordered by which of two copies of one endpoint is believed.
@@ -84,14 +59,7 @@ impl StoredSlice {
         let mut endpoints = endpoints;
         endpoints.retain(|e| IpFamily::of(e.addr) == family);
         endpoints.sort_unstable_by(|a, b| sort_key(a).cmp(&sort_key(b)));
-        endpoints.dedup_by(|later, first| {
-            let same = later.addr == first.addr;
-            if same && later.pod != first.pod {
-                // Pods that share an address, that of their node: it cannot be told whose connections are there.
-                first.pod = None;
-            }
-            same
-        });
+        keep_first_of_each_pod(&mut endpoints);
         let mut pods = Vec::new();
         let store = |endpoint| StoredEndpoint::new(endpoint, &name.namespace, &mut pods, interner);
         let endpoints = endpoints.into_iter().map(store).collect();
@@ -112,36 +80,34 @@ impl StoredSlice {
         self.ports.get(from..to).unwrap_or_default().iter()
     }
 
-    /// Addresses that the next version of the slice does not have, or has for another pod.
-    pub(crate) fn departed<'a>(
+    /// Endpoints that another version of the slice does not have, or has for another pod.
+    pub(crate) fn without<'a>(
         &'a self,
-        next: Option<&'a StoredSlice>,
-    ) -> impl Iterator<Item = (IpAddr, Departure)> + 'a {
-        let stays = move |copy: &EndpointCopy<'_>| {
-            let next = next.and_then(|next| next.endpoint(copy.addr));
-            next.is_some_and(|next| !copy.belongs_to_another_pod_than(&next))
-        };
-        let departure =
-            |copy: EndpointCopy<'_>| Departure { pod: copy.pod(), terminating: copy.rank.terminating };
-        self.endpoints().filter(move |copy| !stays(copy)).map(move |copy| (copy.addr, departure(copy)))
+        other: Option<&'a StoredSlice>,
+    ) -> impl Iterator<Item = EndpointCopy<'a>> + 'a {
+        self.endpoints().filter(move |copy| {
+            !other.is_some_and(|other| other.copies(copy.addr).any(|twin| twin.is_of_the_same_pod(copy)))
+        })
     }
 
-    /// Addresses that the version before did not have, or had for another pod, with their pods as far as known.
-    pub(crate) fn arrived<'a>(
-        &'a self,
-        before: Option<&'a StoredSlice>,
-    ) -> impl Iterator<Item = (IpAddr, Arc<str>)> + 'a {
-        let was_there = move |copy: &EndpointCopy<'_>| {
-            let before = before.and_then(|before| before.endpoint(copy.addr));
-            before.is_some_and(|before| !copy.belongs_to_another_pod_than(&before))
-        };
-        let new = self.endpoints().filter(move |copy| !was_there(copy));
-        new.filter_map(|copy| Some((copy.addr, copy.pod()?)))
+    /// What the slice says of an endpoint, port by port.
+    pub(crate) fn listings<'a>(&'a self, copy: EndpointCopy<'a>) -> impl Iterator<Item = Listing> + 'a {
+        let (addr, pod) = (copy.addr, copy.pod());
+        let portless = self.ports.is_empty().then_some(None);
+        let ports = self.ports.iter().map(|port| Some((port.protocol, port.port)));
+        ports.chain(portless).map(move |port| Listing { addr, pod, port })
     }
 
-    /// The endpoint with an address.
-    pub(crate) fn endpoint(&self, addr: IpAddr) -> Option<EndpointCopy<'_>> {
-        self.endpoints.binary_search_by_key(&addr, |e| e.addr).ok().map(|at| self.endpoint_at(at))
+    /// All that the slice says.
+    pub(crate) fn all_listings(&self) -> impl Iterator<Item = Listing> {
+        self.endpoints().flat_map(|copy| self.listings(copy))
+    }
+
+    /// The copies of an address, one for each pod, the one that is believed first.
+    pub(crate) fn copies(&self, addr: IpAddr) -> impl Iterator<Item = EndpointCopy<'_>> {
+        let from = self.endpoints.partition_point(|e| e.addr < addr);
+        let copies = (from..self.endpoints.len()).map(|at| self.endpoint_at(at));
+        copies.take_while(move |copy| copy.addr == addr)
     }
 
     fn endpoint_at(&self, at: usize) -> EndpointCopy<'_> {
@@ -162,25 +128,29 @@ impl StoredSlice {
         (0..self.endpoints.len()).map(|at| self.endpoint_at(at))
     }
 
-    /// The same, combined with a port.
+    /// The same, combined with a port; an address may come more than once.
     pub(crate) fn endpoints_at(
         &self,
         port: NonZeroU16,
-    ) -> impl ExactSizeIterator<Item = (RealServerId, EndpointCopy<'_>)> {
+    ) -> impl Iterator<Item = (RealServerId, EndpointCopy<'_>)> {
         self.endpoints().map(move |copy| (RealServerId { addr: copy.addr, port }, copy))
     }
 }
 
 impl EndpointCopy<'_> {
-    /// Its pod, if known.
-    pub(crate) fn pod(&self) -> Option<Arc<str>> {
+    /// Its pod, if it names one.
+    pub(crate) fn pod(&self) -> Option<PodUid> {
+        pods::uid(self.packed_pod, self.namespace)
+    }
+
+    /// `NAMESPACE/NAME/UID` of its pod.
+    pub(crate) fn pod_name(&self) -> Option<Arc<str>> {
         pods::unpack(self.packed_pod, self.namespace)
     }
 
-    /// Only if both pods are known. Both copies are of one slice.
-    fn belongs_to_another_pod_than(&self, other: &EndpointCopy<'_>) -> bool {
-        let packed_alike = self.packed_pod == other.packed_pod;
-        !packed_alike && self.pod().zip(other.pod()).is_some_and(|(one, other)| is_another_pod(&one, &other))
+    /// Both copies are of one namespace.
+    fn is_of_the_same_pod(&self, other: &EndpointCopy<'_>) -> bool {
+        self.packed_pod == other.packed_pod || self.pod() == other.pod()
     }
 }
 
@@ -201,6 +171,28 @@ impl StoredEndpoint {
         let pod_end = u32::try_from(pods.len()).unwrap_or(u32::MAX);
         StoredEndpoint { addr, rank, placement, pod_end }
     }
+}
+
+/// Of the copies of one address, which are neighbours, the first of each pod stays. Copies without a pod add nothing to
+/// others: they may be any of them.
+fn keep_first_of_each_pod(endpoints: &mut Vec<SliceEndpoint>) {
+    if endpoints.windows(2).all(|pair| pair[0].addr != pair[1].addr) {
+        return;
+    }
+    let mut kept = Vec::with_capacity(endpoints.len());
+    let mut from = 0;
+    for endpoint in endpoints.drain(..) {
+        if kept.get(from).is_none_or(|first: &SliceEndpoint| first.addr != endpoint.addr) {
+            from = kept.len();
+        }
+        let pod = |endpoint: &SliceEndpoint| endpoint.pod.as_deref().and_then(PodUid::of);
+        let new = pod(&endpoint);
+        let is_first = kept.len() == from;
+        if is_first || new.is_some() && kept[from..].iter().all(|other| pod(other) != new) {
+            kept.push(endpoint);
+        }
+    }
+    *endpoints = kept;
 }
 
 fn sort_key(endpoint: &SliceEndpoint) -> impl Ord {

@@ -174,6 +174,14 @@ impl<T, S> Tallied<HashSet<T, S>> {
     }
 }
 
+/// Iterations; everything else comes from the slice itself, whose own searches count as one access.
+impl<T> Tallied<std::sync::Arc<[T]>> {
+    /// All elements, in order.
+    pub fn iter(&self) -> Yields<std::slice::Iter<'_, T>> {
+        Yields((**self).iter())
+    }
+}
+
 #[cfg(all(test, debug_assertions))]
 mod tests {
     use super::*;

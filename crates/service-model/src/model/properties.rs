@@ -133,7 +133,8 @@ proptest! {
         events.into_iter().for_each(|event| model.apply(event));
         SERVICES.iter().for_each(|name| model.apply(ModelEvent::ServiceDeleted(ServiceName::new("ns", name))));
         SLICES.iter().for_each(|name| model.apply(ModelEvent::SliceDeleted(slice_name(name))));
-        model.take_dirty().iter().for_each(|name| _ = model.take_moves(name));
+        model.take_dirty();
+        model.forget_changes();
         prop_assert!(model.is_pristine());
         prop_assert_eq!(view(&model), View::new());
     }

@@ -134,7 +134,7 @@ fn the_copy_that_is_believed_brings_its_pod() {
             slices.map(|(i, text)| SliceApplied(slice(&format!("s{i}"), "web", "http:80/TCP", text)));
         let model = model(events.chain([ServiceApplied(web.clone())]));
         let endpoints = model.endpoints(&web, &web.ports[0], V4);
-        let pods = endpoints.all.iter().map(|e| model.pod_at(&web.name, e.id.addr));
+        let pods = endpoints.all.iter().map(|e| model.pod_name(&web.name, e.id.addr, e.pod.unwrap()));
         assert_eq!(pods.collect::<Vec<_>>(), [Some("ns/new/2".into())]);
     }
 }
@@ -441,30 +441,71 @@ fn services_with_ipv6_are_counted() {
     }
 }
 
+/// A model that has delivered everything once, with Service `web` and some slices.
+fn synced(slices: impl IntoIterator<Item = ModelEvent>) -> ServiceModel {
+    let mut model = model([ServiceApplied(service("web", ":80/TCP"))]);
+    slices.into_iter().for_each(|event| model.apply(event));
+    model.apply(Synced);
+    model
+}
+
+fn web_slice(name: &str, endpoints: &str) -> ModelEvent {
+    SliceApplied(slice(name, "web", ":8080/TCP", endpoints))
+}
+
 #[test]
-fn an_address_departs_when_its_terminating_endpoint_leaves_a_slice() {
+fn a_pod_has_ended_when_it_leaves_a_slice_while_it_terminates() {
     let check = |events: &[ModelEvent], expect: &[u8]| {
-        let mut model = model([ServiceApplied(service("web", ":80/TCP"))]);
+        let mut model = synced([]);
         events.iter().for_each(|event| model.apply(event.clone()));
-        let departed = model.take_moves(&name("web")).departed.into_iter();
-        let departed: Vec<_> = departed.filter(|(_, how)| how.terminating).map(|(addr, _)| addr).collect();
+        let ended: Vec<_> =
+            model.departed().filter(|(_, how)| how.ended).map(|((addr, _), _)| *addr).collect();
         let expect: Vec<_> = expect.iter().map(|number| addr(V4, *number)).collect();
-        assert_eq!(departed, expect);
-        assert_eq!(model.take_moves(&name("web")), crate::Moves::default(), "told once");
+        assert_eq!(ended, expect);
+        model.forget_changes();
+        assert_eq!((model.departed().count(), model.arrived().count()), (0, 0), "only once");
     };
-    let a = |endpoints: &str| SliceApplied(slice("a", "web", ":8080/TCP", endpoints));
+    let a = |endpoints: &str| web_slice("a", endpoints);
     let gone = || SliceDeleted(slice_name("a"));
     check(&[a("1RS 2ST"), a("1RS")], &[2]);
     check(&[a("1RS 2RS"), a("1RS 2ST"), a("1RS 3RS"), a("1RS")], &[2]);
     check(&[a("1RS"), a("")], &[]);
-    let b = |endpoints: &str| SliceApplied(slice("b", "web", ":8080/TCP", endpoints));
+    let b = |endpoints: &str| web_slice("b", endpoints);
     check(&[b("3RS"), a("1ST 2T"), gone()], &[1, 2]);
     // With the last slice all of the Service goes, or is about to be replaced.
     check(&[a("1ST 2T"), gone()], &[]);
     check(&[a("1RS 2ST"), a("1RS 2RS")], &[]);
     // Another entry of the same slice says that the address is alive.
     check(&[a("1RS 1ST"), gone()], &[]);
-    // Who drains the Service's connections asks whose they were.
-    check(&[b("3RS"), a("1ST"), gone(), ServiceDeleted(name("web"))], &[1]);
-    check(&[ServiceDeleted(name("web")), a("1ST"), gone()], &[]);
+    check(&[b("3RS"), ServiceDeleted(name("web")), a("1ST"), gone()], &[]);
+}
+
+#[test]
+fn pods_are_listed_until_the_last_slice_of_any_service_has_lost_them() {
+    let pod = |number: u8| lb_types::PodUid::new(&number.to_string());
+    let lists = |model: &ServiceModel, number| model.lists_pod(addr(V4, 1), pod(number));
+    let mut model = synced([web_slice("a", "1ST=ns/p/1 1RS=ns/q/2"), web_slice("b", "1RS=ns/p/1")]);
+    let other = |endpoints: &str| SliceApplied(slice("c", "unknown", "http:9090/TCP", endpoints));
+    model.apply(other("1RS=ns/p/1 2RS"));
+    assert!(lists(&model, 1) && lists(&model, 2) && !lists(&model, 3));
+    assert_eq!(model.arrived().filter(|listing| listing.pod == pod(1)).count(), 1, "on another port");
+    model.apply(web_slice("a", "1RS=ns/q/2"));
+    model.apply(SliceDeleted(slice_name("b")));
+    assert!(lists(&model, 1), "in a slice of a Service that is not known");
+    model.apply(other("2RS"));
+    assert!(!lists(&model, 1) && lists(&model, 2));
+    let others: Vec<_> = model.other_pods(addr(V4, 1), pod(1).unwrap()).copied().collect();
+    let port = Some((lb_types::Protocol::Tcp, 8080.try_into().unwrap()));
+    assert_eq!(others, [crate::Listing { addr: addr(V4, 1), pod: pod(2), port }]);
+    assert!(model.lists_pod(addr(V4, 1), None) && !model.lists_pod(addr(V4, 3), None));
+    model.apply(web_slice("a", "1RS"));
+    assert!(lists(&model, 1), "an endpoint without a pod may be any");
+}
+
+#[test]
+fn another_port_is_neither_an_end_nor_a_new_pod() {
+    let mut model = synced([web_slice("a", "1RS=ns/p/1")]);
+    model.apply(SliceApplied(slice("a", "web", ":9090/TCP", "1RS=ns/p/1")));
+    assert_eq!(model.departed().count(), 0);
+    assert!(model.lists_pod(addr(V4, 1), lb_types::PodUid::new("1")));
 }
