@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lb_types::{ConnectionCounters, IpFamily, TrafficCounters};
+use lb_types::{ConnectionCounters, IpFamily, PodUid, TrafficCounters};
 
 use crate::{Cause, EndpointGone, Outcome, Overrides, Policy, Settings, Time};
 
@@ -14,7 +14,7 @@ pub type Reading = (ConnectionCounters, TrafficCounters);
 pub struct Drain {
     /// Why it began.
     pub cause: Cause,
-    /// When it began.
+    /// When it began: its deadline counts from here.
     pub since: Time,
     /// What its Service wants otherwise than the configuration.
     pub overrides: Overrides,
@@ -22,6 +22,8 @@ pub struct Drain {
     pub settings: Settings,
     /// `NAMESPACE/NAME/UID` of the pod that its connections belong to, if known.
     pub pod: Option<Arc<str>>,
+    /// Its pod has left some slice while it was terminating: once no slice lists it any more, it is gone.
+    pub pod_ended: bool,
     /// Last time that an active connection or traffic was seen; starts at `since`, and anew after a restart.
     pub last_activity: Time,
     /// What the last poll saw; `None` before the first.
@@ -79,6 +81,7 @@ impl Drain {
             overrides,
             settings,
             pod: None,
+            pod_ended: false,
             last_activity: since,
             seen: None,
             due: None,
@@ -89,7 +92,22 @@ impl Drain {
 
     /// When it is removed in any case.
     pub fn deadline(&self) -> Option<Time> {
-        self.settings.timeout.map(|timeout| self.since.saturating_add(timeout))
+        let timeout = self.settings.timeout.filter(|_| !self.cause.is_patient());
+        timeout.map(|timeout| self.since.saturating_add(timeout))
+    }
+
+    /// Identity of the pod that its connections belong to, if known.
+    pub fn owner(&self) -> Option<PodUid> {
+        self.pod.as_deref().and_then(PodUid::of)
+    }
+
+    /// Follows a cause that says more. What had no deadline has one from now on; what clients waited for before says
+    /// nothing about a pod that was healthy.
+    pub(crate) fn change_cause(&mut self, cause: Cause, now: Time) {
+        if self.cause.is_patient() {
+            (self.since, self.answered, self.waiting) = (now, now, Waiting::No);
+        }
+        self.cause = cause;
     }
 
     /// Connections that its removal would cut, as far as known.
@@ -195,6 +213,9 @@ impl Drain {
     }
 
     fn is_silent(&self, now: Time) -> bool {
+        if self.cause.is_patient() {
+            return false;
+        }
         let lasts = |limit| now.saturating_sub(self.answered) >= limit;
         self.waiting == Waiting::Surely && self.settings.silence.is_some_and(lasts)
     }

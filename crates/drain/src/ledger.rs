@@ -94,7 +94,11 @@ impl Ledger {
     pub fn begin(&mut self, key: Key, cause: Cause, overrides: &Overrides, now: Time) -> bool {
         if let Some(drain) = self.drains.get_mut(&key) {
             if cause.supersedes(drain.cause) {
-                drain.cause = cause;
+                let before = drain.deadline();
+                drain.change_cause(cause, now);
+                if drain.deadline() != before {
+                    self.polls.watch(key.vs, now, drain.deadline());
+                }
                 self.version += 1;
             }
             return false;
@@ -162,6 +166,13 @@ impl Ledger {
             self.polls.forget(&key.vs);
         }
         Some(ended)
+    }
+
+    /// The pod has left some slice while it was terminating.
+    pub fn pod_ended(&mut self, key: &Key) {
+        if let Some(drain) = self.drains.get_mut(key) {
+            drain.pod_ended = true;
+        }
     }
 
     /// The endpoint was terminating and has left every EndpointSlice.
@@ -263,6 +274,11 @@ impl Ledger {
     /// One drain.
     pub fn get(&self, key: &Key) -> Option<&Drain> {
         self.drains.get(key)
+    }
+
+    /// Counts a change that no drain shows: what was recorded before is out of date.
+    pub fn mark_changed(&mut self) {
+        self.version += 1;
     }
 
     /// Changes whenever what must survive a restart has changed.

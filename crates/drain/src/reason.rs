@@ -7,8 +7,11 @@ use std::{fmt, str::FromStr};
 pub enum Cause {
     /// The endpoint is terminating.
     Terminating,
-    /// The endpoint is listed but must not serve (unready, or not chosen by policy or topology).
+    /// The endpoint is listed but not ready.
     NotServing,
+    /// The endpoint is ready, but topology or a traffic policy does not choose it any more. Its pod is healthy and stays,
+    /// so its connections may too: no deadline, no silence.
+    NotChosen,
     /// The endpoint left the EndpointSlices without having been seen terminating: its pod may live.
     LeftSlices,
     /// The Service, its port or its VIP is gone.
@@ -18,8 +21,14 @@ pub enum Cause {
 }
 
 impl Cause {
-    const ALL: [Cause; 5] =
-        [Cause::Terminating, Cause::NotServing, Cause::LeftSlices, Cause::ServiceGone, Cause::AddressReused];
+    const ALL: [Cause; 6] = [
+        Cause::Terminating,
+        Cause::NotServing,
+        Cause::NotChosen,
+        Cause::LeftSlices,
+        Cause::ServiceGone,
+        Cause::AddressReused,
+    ];
 
     /// Whether a drain that began for another reason is told this one as well: a pod that terminates does not come
     /// back, whatever its conditions or slices say later.
@@ -28,11 +37,17 @@ impl Cause {
         self != earlier && (!is_final || self == Cause::ServiceGone)
     }
 
+    /// Whether connections may last as long as they like.
+    pub(crate) const fn is_patient(self) -> bool {
+        matches!(self, Cause::NotChosen)
+    }
+
     /// For tables and logs.
     pub const fn as_str(self) -> &'static str {
         match self {
             Cause::Terminating => "terminating",
             Cause::NotServing => "not-serving",
+            Cause::NotChosen => "not-chosen",
             Cause::LeftSlices => "left-slices",
             Cause::ServiceGone => "service-gone",
             Cause::AddressReused => "address-reused",

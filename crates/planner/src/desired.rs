@@ -1,44 +1,31 @@
 //! The intents of all Services together, with what they share resolved.
 
-use std::{
-    cmp::Ordering,
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    num::NonZeroU16,
-    sync::Arc,
-};
+use std::{cmp::Ordering, collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use drain::Overrides;
-use lb_types::{
-    FastMap, Protocol, RealServer, RealServerId, RuleSet, ServiceName, VipPort, VirtualServer,
-    VirtualServerId,
-};
+use drain::{Key, Overrides};
+use lb_types::{FastMap, PodUid, ServiceName, VirtualServerId};
 use tally::Tallied;
 
-use crate::{IntentProblem, ServerIntent, ServiceIntent, diff::Touch};
+use crate::{IntentProblem, ServerEndpoint, ServerIntent, ServiceIntent, diff::Touch};
 
 /// The desired state of the node.
-///
-/// A virtual server that no Service wants any more but that still has real servers is kept as *retiring*: it refuses
-/// new connections while the old ones drain, and counts as desired until [`Desired::retired`].
 #[derive(Clone, Debug, Default)]
 pub struct Desired {
     services: Tallied<FastMap<ServiceName, Arc<ServiceIntent>>>,
     /// Who wants a key, the winner first; more than one only where two Services claim the same VIP port.
     claims: Tallied<FastMap<VirtualServerId, Vec<Claim>>>,
-    retiring: Tallied<BTreeMap<VirtualServerId, Retiring>>,
-    /// Those that were retiring and may be deleted: only what was desired, or taken over as retiring, ever is.
-    released: Tallied<BTreeSet<VirtualServerId>>,
-    /// How many keys (claimed or retiring) use a VIP.
+    /// Virtual servers that nobody claims any more, until they are gone: for the settings of their drains and for
+    /// listings. No write is decided by it.
+    former: Tallied<FastMap<VirtualServerId, Former>>,
+    /// How many keys use a VIP.
     vips: Tallied<FastMap<IpAddr, u32>>,
 }
 
-/// A virtual server that goes once it has drained.
+/// The Service that a virtual server had.
 #[derive(Clone, Debug)]
-struct Retiring {
-    intent: ServerIntent,
-    /// Whose it was; not known of leftovers.
-    service: Option<ServiceName>,
+struct Former {
+    service: ServiceName,
+    drain: Option<Arc<Overrides>>,
 }
 
 #[derive(Clone, Debug)]
@@ -61,24 +48,45 @@ impl Claim {
     }
 }
 
-/// What replacing an intent changes.
-struct Change<'a> {
+/// What replacing intents changes.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
     /// What must be compared with the kernel.
-    touch: &'a mut Touch,
+    pub touch: Touch,
+    /// Real servers that took connections for a pod, and do not any more.
+    pub vacated: Vec<Vacated>,
+    /// Virtual servers whose drains may follow other settings from now on.
+    pub configured: Vec<VirtualServerId>,
+}
+
+/// A real server that a pod has lost: it takes no new connections, or another pod takes them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vacated {
+    /// The real server.
+    pub key: Key,
+    /// The Service that it served.
+    pub service: ServiceName,
+    /// The pod, if the API named one.
+    pub pod: Option<PodUid>,
+}
+
+/// What replacing one intent changes.
+struct Change<'a> {
+    changes: &'a mut Changes,
     /// Services that may win a key which this one gave up, or lose one to it.
     rivals: BTreeSet<ServiceName>,
 }
 
 impl Desired {
-    /// Replaces the intent of a Service; `None` when it is gone. What must be compared because of that is added to
-    /// `touch`; returned are the other Services whose [`Desired::conflicts`] may have changed.
+    /// Replaces the intent of a Service; `None` when it is gone. What follows is added to `changes`; returned are the
+    /// other Services whose [`Desired::conflicts`] may have changed.
     pub fn replace(
         &mut self,
         name: &ServiceName,
         intent: Option<ServiceIntent>,
-        touch: &mut Touch,
+        changes: &mut Changes,
     ) -> BTreeSet<ServiceName> {
-        let mut change = Change { touch, rivals: BTreeSet::new() };
+        let mut change = Change { changes, rivals: BTreeSet::new() };
         if self.services.get(name).map(Arc::as_ref) == intent.as_ref() {
             return change.rivals;
         }
@@ -87,11 +95,17 @@ impl Desired {
             Some(new) => self.services.insert(name.clone(), new.clone()),
             None => self.services.remove(name),
         };
+        let servers = old.iter().chain(&new).flat_map(|intent| &intent.servers);
+        let mut before: Vec<_> = servers.filter_map(|server| self.claim_on(&server.vs).cloned()).collect();
+        before.dedup_by_key(|claim| claim.server().vs);
         if let Some(old) = &old {
             old.servers.iter().for_each(|server| self.unclaim(name, server, &mut change));
         }
         if let Some(new) = &new {
             (0..new.servers.len()).for_each(|at| self.claim(name, new, at, &mut change));
+        }
+        for claim in before {
+            self.succeed(claim, change.changes);
         }
         change.rivals
     }
@@ -99,74 +113,62 @@ impl Desired {
     fn claim(&mut self, name: &ServiceName, intent: &Arc<ServiceIntent>, at: usize, change: &mut Change<'_>) {
         let claim = Claim { service: name.clone(), intent: intent.clone(), at };
         let vs = claim.server().vs;
-        if self.retiring.remove(&vs).is_some() {
-            self.unuse_vip(&vs, change.touch);
+        if !self.former.is_empty() && self.former.remove(&vs).is_some() {
+            change.changes.configured.push(vs);
         }
-        self.released.remove(&vs);
         let claims = self.claims.entry(vs).or_default();
         let position = claims.partition_point(|other| other.rank(&claim).is_lt());
         claims.insert(position, claim);
         change.rivals.extend(claims.iter().map(|c| c.service.clone()).filter(|s| s != name));
-        change.touch.servers.insert(vs);
-        self.use_vip(&vs, change.touch);
+        change.changes.touch.servers.insert(vs);
+        self.use_vip(&vs, &mut change.changes.touch);
     }
 
-    /// Gives a key up. What nobody claims any more becomes retiring; [`crate::diff`] tells when it has no real server.
+    /// Gives a key up. What nobody claims any more drains, and then goes ([`crate::diff`]).
     fn unclaim(&mut self, name: &ServiceName, server: &ServerIntent, change: &mut Change<'_>) {
         let Some(claims) = self.claims.get_mut(&server.vs) else { return };
         claims.retain(|claim| claim.service != *name);
         change.rivals.extend(claims.iter().map(|c| c.service.clone()));
-        change.touch.servers.insert(server.vs);
         if claims.is_empty() {
             self.claims.remove(&server.vs);
-            let intent = retiring((server.vs, server.settings), server.masquerade, server.drain.clone());
-            self.retiring.insert(server.vs, Retiring { intent, service: Some(name.clone()) });
-        } else {
-            self.unuse_vip(&server.vs, change.touch);
+        }
+        change.changes.touch.servers.insert(server.vs);
+        self.unuse_vip(&server.vs, &mut change.changes.touch);
+    }
+
+    /// Compares who has a virtual server now with who had it before.
+    fn succeed(&mut self, before: Claim, changes: &mut Changes) {
+        let old = before.server();
+        let vs = old.vs;
+        let new = self.claim_on(&vs).map(Claim::server);
+        if new.is_none_or(|new| new.endpoints != old.endpoints) {
+            let serves_as_before = |endpoint: &ServerEndpoint| {
+                let now = new.and_then(|new| new.endpoint(&endpoint.id));
+                now.is_some_and(|now| now.chosen && now.pod == endpoint.pod)
+            };
+            let vacated =
+                old.endpoints.iter().filter(|endpoint| endpoint.chosen && !serves_as_before(endpoint));
+            changes.vacated.extend(vacated.map(|endpoint| Vacated {
+                key: Key { vs, rs: endpoint.id },
+                service: before.service.clone(),
+                pod: endpoint.pod,
+            }));
+        }
+        match new {
+            Some(new) if new.drain != old.drain => changes.configured.push(vs),
+            Some(_) => {}
+            None => {
+                let drain = old.drain.clone();
+                self.former.insert(vs, Former { service: before.service, drain });
+            }
         }
     }
 
-    /// Keeps a leftover virtual server, one of ours that no Service wants, until it has drained.
-    pub fn retire(&mut self, vs: VirtualServerId, settings: VirtualServer, touch: &mut Touch) {
-        if !self.claims.contains_key(&vs) && !self.retiring.contains_key(&vs) {
-            self.released.remove(&vs);
-            let intent = retiring((vs, settings), RuleSet::MasqueradeNonLocal, None);
-            self.retiring.insert(vs, Retiring { intent, service: None });
-            touch.servers.insert(vs);
-            self.use_vip(&vs, touch);
-        }
-    }
-
-    /// A retiring virtual server is not desired any more: it has no real server left, or must go at once.
-    pub fn retired(&mut self, vs: &VirtualServerId, touch: &mut Touch) {
-        if self.retiring.remove(vs).is_some() {
-            self.released.insert(*vs);
-            touch.servers.insert(*vs);
-            self.unuse_vip(vs, touch);
-        }
-    }
-
-    /// Whether a virtual server is only kept until it has drained.
-    pub fn is_retiring(&self, vs: &VirtualServerId) -> bool {
-        self.retiring.contains_key(vs)
-    }
-
-    /// Whether a virtual server was retiring and is to be deleted.
-    pub fn is_released(&self, vs: &VirtualServerId) -> bool {
-        self.released.contains(vs)
-    }
-
-    /// A released virtual server does not exist any more.
+    /// Forgets whose a virtual server was: it does not exist any more.
     pub fn forget(&mut self, vs: &VirtualServerId) {
-        self.released.remove(vs);
-    }
-
-    /// The retiring virtual servers of a VIP.
-    pub fn retiring_on(&self, vip: IpAddr) -> impl Iterator<Item = VirtualServerId> {
-        let lowest = VipPort { addr: vip, protocol: Protocol::Tcp, port: NonZeroU16::MIN };
-        let of_vip = move |vs: &VirtualServerId| vs.vip_port().is_some_and(|port| port.addr == vip);
-        let from = self.retiring.range(VirtualServerId::from(lowest)..).map(|(vs, _)| *vs);
-        from.take_while(of_vip)
+        if !self.former.is_empty() {
+            self.former.remove(vs);
+        }
     }
 
     /// The virtual servers that a Service has.
@@ -186,33 +188,45 @@ impl Desired {
         lost.collect()
     }
 
-    /// What a virtual server must be, if it must be.
+    /// What a virtual server must be, if a Service has it.
     pub fn server(&self, vs: &VirtualServerId) -> Option<&ServerIntent> {
-        let claimed = self.claims.get(vs).and_then(|claims| claims.first()).map(Claim::server);
-        claimed.or_else(|| self.retiring.get(vs).map(|retiring| &retiring.intent))
+        self.claim_on(vs).map(Claim::server)
     }
 
     /// The Service that a virtual server serves.
     pub fn service_of(&self, vs: &VirtualServerId) -> Option<&ServiceName> {
-        self.claims.get(vs)?.first().map(|claim| &claim.service)
+        self.claim_on(vs).map(|claim| &claim.service)
     }
 
     /// The Service that a virtual server serves, or served before it was given up.
     pub fn last_service_of(&self, vs: &VirtualServerId) -> Option<&ServiceName> {
-        self.service_of(vs).or_else(|| self.retiring.get(vs)?.service.as_ref())
+        self.service_of(vs).or_else(|| self.former.get(vs).map(|former| &former.service))
     }
 
-    /// Whether packets to a VIP must reach IPVS.
-    pub fn wants_vip(&self, vip: &IpAddr) -> bool {
+    /// What that Service wants of drains otherwise than the configuration.
+    pub fn drain_overrides(&self, vs: &VirtualServerId) -> &Overrides {
+        let former = || self.former.get(vs).and_then(|former| former.drain.as_deref());
+        match self.server(vs) {
+            Some(server) => server.drain_overrides(),
+            None => former().unwrap_or(&Overrides::NONE),
+        }
+    }
+
+    fn claim_on(&self, vs: &VirtualServerId) -> Option<&Claim> {
+        self.claims.get(vs)?.first()
+    }
+
+    /// Whether a Service has a VIP. One that none has is still needed while a virtual server on it drains.
+    pub fn claims_vip(&self, vip: &IpAddr) -> bool {
         self.vips.contains_key(vip)
     }
 
-    /// Keys of all virtual servers, retiring ones included.
+    /// Keys of all virtual servers.
     pub fn virtual_servers(&self) -> impl Iterator<Item = &VirtualServerId> {
-        self.claims.keys().chain(self.retiring.keys())
+        self.claims.keys()
     }
 
-    /// All VIPs.
+    /// All VIPs that Services have.
     pub fn vips(&self) -> impl Iterator<Item = &IpAddr> {
         self.vips.keys()
     }
@@ -244,15 +258,4 @@ fn release<K: std::hash::Hash + Eq>(counts: &mut FastMap<K, u32>, key: &K) {
             counts.remove(key);
         }
     }
-}
-
-fn retiring(
-    (vs, settings): (VirtualServerId, VirtualServer),
-    masquerade: RuleSet,
-    drain: Option<Arc<Overrides>>,
-) -> ServerIntent {
-    let nobody: Arc<[RealServerId]> = Arc::new([]);
-    let real_server = RealServer::SERVING;
-    let (real_servers, terminating, known) = (nobody.clone(), nobody.clone(), nobody);
-    ServerIntent { vs, settings, real_server, real_servers, terminating, known, masquerade, drain }
 }

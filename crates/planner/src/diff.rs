@@ -1,6 +1,6 @@
 //! Desired state and mirror compared: the only place where a write is decided.
 
-use std::{hash::BuildHasher, net::IpAddr};
+use std::{collections::BTreeSet, hash::BuildHasher, net::IpAddr};
 
 use drain::{Cause, Key, Ledger, Outcome, Verdict};
 use foldhash::quality::FixedState;
@@ -38,11 +38,11 @@ impl Touch {
         let mut touch = Touch::default();
         let unwanted = |vs: &VirtualServerId| desired.server(vs).is_none();
         touch.servers.extend(mirror.servers.keys().filter(|vs| unwanted(vs)));
-        touch.vips.extend(mirror.routes.keys().filter(|vip| !desired.wants_vip(vip)));
+        touch.vips.extend(mirror.routes.keys().filter(|vip| !desired.claims_vip(vip)));
         touch.addresses.extend(&mirror.addresses);
         for element in &mirror.elements {
             match element.key {
-                ElementKey::Addr(vip) if !desired.wants_vip(&vip) => touch.vips.extend([vip]),
+                ElementKey::Addr(vip) if !desired.claims_vip(&vip) => touch.vips.extend([vip]),
                 ElementKey::Port(port) => touch.servers.extend(Some(port.into()).filter(unwanted)),
                 ElementKey::Addr(_) => {}
             }
@@ -60,7 +60,7 @@ impl Touch {
     /// Leaves out what nobody wants.
     pub fn keep_desired(&mut self, desired: &Desired) {
         self.servers.retain(|vs| desired.server(vs).is_some());
-        self.vips.retain(|vip| desired.wants_vip(vip));
+        self.vips.retain(|vip| desired.claims_vip(vip));
         self.addresses.clear();
     }
 
@@ -83,7 +83,9 @@ pub struct Inputs<'a> {
     facts: &'a NodeFacts,
     config: &'a PlannerConfig,
     drains: &'a Ledger,
-    /// In which order real servers come: another one on each node, but the same from time to time.
+    /// Virtual servers whose real servers the mirror may have wrong; they are dumped soon.
+    in_doubt: &'a BTreeSet<VirtualServerId>,
+    /// Order in which real servers are added: differs between nodes, stable across syncs.
     ///
     /// The kernel's `rr` begins at the head of the list, and with the same order everywhere every node of the cluster
     /// would send its first connection to the same endpoint.
@@ -96,15 +98,31 @@ impl<'a> Inputs<'a> {
         (desired, mirror): (&'a Desired, &'a Mirror),
         (ownership, facts): (&'a Ownership, &'a NodeFacts),
         config: &'a PlannerConfig,
-        drains: &'a Ledger,
+        (drains, in_doubt): (&'a Ledger, &'a BTreeSet<VirtualServerId>),
     ) -> Self {
         let node = FixedState::default().hash_one(&config.node_name);
         let order = FixedState::with_seed(node);
-        Inputs { desired, mirror, ownership, facts, config, drains, order }
+        Inputs { desired, mirror, ownership, facts, config, drains, in_doubt, order }
     }
 
-    fn verdict(&self, want: &ServerIntent, rs: RealServerId) -> Verdict {
-        self.drains.judge(&Key { vs: want.vs, rs }, want.drain_overrides())
+    /// What becomes of a virtual server that no Service wants.
+    fn unwanted(&self, vs: &VirtualServerId) -> Unwanted {
+        let Some(have) = self.mirror.servers.get(vs) else { return Unwanted::Absent };
+        let is_empty = have.real_servers.is_empty() && !self.in_doubt.contains(vs);
+        if !self.ownership.owns(vs, self.mirror) {
+            Unwanted::NotOurs
+        } else if is_empty || self.facts.has_address_of(vs) {
+            Unwanted::Goes
+        } else {
+            Unwanted::Drains
+        }
+    }
+
+    /// Whether packets to a VIP must reach IPVS: a Service has it, or a virtual server on it drains.
+    fn wants_vip(&self, vip: &IpAddr) -> bool {
+        let drains =
+            |vs: &VirtualServerId| self.desired.server(vs).is_none() && self.unwanted(vs) == Unwanted::Drains;
+        self.desired.claims_vip(vip) || self.mirror.servers_on(*vip).any(drains)
     }
 
     pub(crate) fn desired(&self) -> &'a Desired {
@@ -116,6 +134,19 @@ impl<'a> Inputs<'a> {
     }
 }
 
+/// What becomes of a virtual server that no Service wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unwanted {
+    /// The kernel does not have it.
+    Absent,
+    /// It is somebody else's.
+    NotOurs,
+    /// It refuses new connections until its real servers have drained.
+    Drains,
+    /// It has none left, or its VIP is an address of the node, which is none of ours: it is deleted.
+    Goes,
+}
+
 /// Compares what is touched and returns the writes that make the kernel as desired.
 pub fn diff(touch: &Touch, inputs: &Inputs<'_>) -> Plan {
     let mut plan = Plan::default();
@@ -125,11 +156,17 @@ pub fn diff(touch: &Touch, inputs: &Inputs<'_>) -> Plan {
     if !inputs.mirror.layout_current {
         plan.rules_add.push(RulesOp::InstallLayout(inputs.config.layout.clone()));
     }
-    sorted(touch.vips.iter().copied()).into_iter().for_each(|vip| diff_vip(vip, inputs, &mut plan));
+    // With a virtual server that nobody wants its VIP may go.
+    let unwanted = touch.servers.iter().filter(|vs| inputs.desired.server(vs).is_none());
+    let unwanted = unwanted.filter_map(|vs| vs.vip_port().map(|port| port.addr));
+    let mut vips = sorted(touch.vips.iter().copied().chain(unwanted));
+    vips.dedup();
+    vips.iter().for_each(|vip| diff_vip(*vip, inputs, &mut plan));
     sorted(touch.servers.iter().copied()).into_iter().for_each(|vs| diff_server(vs, inputs, &mut plan));
-    let present = touch.addresses.union(&touch.vips).filter(|addr| inputs.mirror.addresses.contains(addr));
-    let unwanted = sorted(present.filter(|addr| is_spare(addr, touch, inputs)).copied());
-    plan.vips_remove.extend(unwanted.into_iter().map(|addr| VipOp::DeleteAddress { addr }));
+    let mut addresses = sorted(touch.addresses.iter().chain(&vips).copied());
+    addresses.dedup();
+    addresses.retain(|addr| inputs.mirror.addresses.contains(addr) && is_spare(addr, &vips, inputs));
+    plan.vips_remove.extend(addresses.into_iter().map(|addr| VipOp::DeleteAddress { addr }));
     plan.flows = flows::follow(&plan, inputs);
     plan
 }
@@ -142,12 +179,13 @@ pub(crate) fn sorted<K: Ord>(keys: impl Iterator<Item = K>) -> Vec<K> {
 }
 
 /// Whether nothing depends on an address: it is no VIP, or its VIP has a route (this plan brings it at the latest).
-fn is_spare(addr: &IpAddr, touch: &Touch, inputs: &Inputs<'_>) -> bool {
-    let routed = inputs.mirror.routes.contains_key(addr) || touch.vips.contains(addr);
-    routed || !inputs.desired.wants_vip(addr)
+fn is_spare(addr: &IpAddr, vips: &[IpAddr], inputs: &Inputs<'_>) -> bool {
+    let routed = inputs.mirror.routes.contains_key(addr) || vips.binary_search(addr).is_ok();
+    routed || !inputs.wants_vip(addr)
 }
 
-/// Removes everything that is ours and nothing else: VIPs first, so that nothing leads to what goes next.
+/// Removes everything that is ours and nothing else, but for the packet rules ([`cleanup_rules`]): VIPs first, so that
+/// nothing leads to what goes next.
 pub fn cleanup(mirror: &Mirror, ownership: &Ownership) -> Plan {
     let mut plan = Plan::default();
     if mirror.link_ours {
@@ -155,12 +193,27 @@ pub fn cleanup(mirror: &Mirror, ownership: &Ownership) -> Plan {
     }
     let ours = mirror.servers.keys().filter(|vs| ownership.owns(vs, mirror));
     plan.ipvs_remove.extend(ours.map(|vs| IpvsOp::DeleteVirtualServer { vs: *vs }));
-    plan.rules_remove.push(RulesOp::DeleteTable);
+    plan
+}
+
+/// Removes the packet rules. If virtual servers of ours are still there, because the kernel refused to delete them, the
+/// elements that name them ours stay, so that the next clean-up finds them.
+pub fn cleanup_rules(mirror: &Mirror, ownership: &Ownership) -> Plan {
+    let mut plan = Plan::default();
+    let left = mirror.servers.keys().filter(|vs| ownership.owns(vs, mirror));
+    let tags: BTreeSet<_> =
+        left.filter_map(|vs| Some(RuleElement::port(RuleSet::Services, vs.vip_port()?))).collect();
+    if tags.is_empty() {
+        plan.rules_remove.push(RulesOp::DeleteTable);
+    } else {
+        let others = sorted(mirror.elements.iter().filter(|element| !tags.contains(element)).copied());
+        plan.rules_remove.extend(others.into_iter().map(RulesOp::DeleteElement));
+    }
     plan
 }
 
 fn diff_vip(vip: IpAddr, inputs: &Inputs<'_>, plan: &mut Plan) {
-    let wanted = inputs.desired.wants_vip(&vip) && !inputs.facts.addresses.contains_key(&vip);
+    let wanted = inputs.wants_vip(&vip) && !inputs.facts.addresses.contains_key(&vip);
     let source = inputs.facts.sources.get(&lb_types::IpFamily::of(vip)).copied();
     match (wanted, inputs.mirror.routes.get(&vip)) {
         (true, Some(present)) if *present == source => {}
@@ -180,28 +233,49 @@ fn diff_element(element: RuleElement, wanted: bool, inputs: &Inputs<'_>, plan: &
 }
 
 fn diff_server(vs: VirtualServerId, inputs: &Inputs<'_>, plan: &mut Plan) {
-    let desired = inputs.desired.server(&vs);
-    diff_server_elements(vs, desired, inputs, plan);
-    match (desired, inputs.mirror.servers.get(&vs)) {
-        // Nothing to drain: a retiring virtual server that is not there is not created for that.
-        (Some(_), None) if inputs.desired.is_retiring(&vs) => {}
-        (Some(want), None) => add_server(want, inputs, plan),
-        (Some(want), Some(have)) => change_server(want, have, inputs, plan),
-        (None, Some(_)) if inputs.desired.is_released(&vs) && !inputs.ownership.excludes(&vs) => {
-            plan.ipvs_remove.push(IpvsOp::DeleteVirtualServer { vs });
+    let Some(want) = inputs.desired.server(&vs) else { return diff_unwanted(vs, inputs, plan) };
+    diff_server_elements(vs, |element| want.elements().any(|e| e == element), inputs, plan);
+    match inputs.mirror.servers.get(&vs) {
+        None => add_server(want, inputs, plan),
+        Some(have) => change_server(want, have, inputs, plan),
+    }
+}
+
+fn diff_unwanted(vs: VirtualServerId, inputs: &Inputs<'_>, plan: &mut Plan) {
+    let unwanted = inputs.unwanted(&vs);
+    let drains = unwanted == Unwanted::Drains;
+    diff_server_elements(vs, |element| drains && is_of_draining(&element, inputs), inputs, plan);
+    match unwanted {
+        Unwanted::Drains => {
+            let have = inputs.mirror.servers.get(&vs);
+            for (rs, present) in have.into_iter().flat_map(|have| &have.real_servers) {
+                drop_real_server(Key { vs, rs: *rs }, present, inputs, plan);
+            }
         }
-        (None, _) => {}
+        Unwanted::Goes => plan.ipvs_remove.push(IpvsOp::DeleteVirtualServer { vs }),
+        Unwanted::Absent | Unwanted::NotOurs => {}
+    }
+}
+
+/// Whether an element of a virtual server stays while that drains: it is named ours and refuses new connections, and
+/// its connections are masqueraded as they were.
+fn is_of_draining(element: &RuleElement, inputs: &Inputs<'_>) -> bool {
+    let has = |set| inputs.mirror.elements.contains(&RuleElement { set, ..*element });
+    match element.set {
+        RuleSet::Services | RuleSet::NoEndpoints => true,
+        RuleSet::Masquerade => has(RuleSet::Masquerade),
+        RuleSet::MasqueradeNonLocal => !has(RuleSet::Masquerade),
+        RuleSet::Vips => false,
     }
 }
 
 fn diff_server_elements(
     vs: VirtualServerId,
-    desired: Option<&ServerIntent>,
+    wanted: impl Fn(RuleElement) -> bool,
     inputs: &Inputs<'_>,
     plan: &mut Plan,
 ) {
     let Some(port) = vs.vip_port() else { return };
-    let wanted = |element| desired.is_some_and(|desired| desired.elements().any(|e| e == element));
     for set in [RuleSet::Services, RuleSet::NoEndpoints, RuleSet::Masquerade, RuleSet::MasqueradeNonLocal] {
         let element = RuleElement::port(set, port);
         diff_element(element, wanted(element), inputs, plan);
@@ -210,32 +284,33 @@ fn diff_server_elements(
 
 fn add_server(want: &ServerIntent, inputs: &Inputs<'_>, plan: &mut Plan) {
     plan.ipvs_add.push(IpvsOp::AddVirtualServer { vs: want.vs, settings: want.settings });
-    add_real_servers(want, want.real_servers.iter(), inputs, plan);
+    add_real_servers(want, want.real_servers(), inputs, plan);
 }
 
 fn change_server(want: &ServerIntent, have: &MirrorServer, inputs: &Inputs<'_>, plan: &mut Plan) {
     if want.settings != have.settings {
         plan.ipvs_add.push(IpvsOp::SetVirtualServer { vs: want.vs, settings: want.settings });
     }
-    let missing = want.real_servers.iter().filter(|rs| have.real_server(rs).is_none());
+    let missing = want.real_servers().filter(|rs| have.real_server(rs).is_none());
     add_real_servers(want, missing, inputs, plan);
     for (rs, present) in &have.real_servers {
-        match want.real_servers.binary_search(rs).is_ok() {
-            true => keep_real_server(want, (*rs, present), inputs, plan),
-            false => drop_real_server(want, (*rs, present), inputs, plan),
+        if want.endpoint(rs).is_some_and(|endpoint| endpoint.chosen) {
+            keep_real_server(want, (*rs, present), inputs, plan);
+        } else {
+            drop_real_server(Key { vs: want.vs, rs: *rs }, present, inputs, plan);
         }
     }
 }
 
-fn add_real_servers<'a>(
+fn add_real_servers(
     want: &ServerIntent,
-    missing: impl Iterator<Item = &'a RealServerId>,
+    missing: impl Iterator<Item = RealServerId>,
     inputs: &Inputs<'_>,
     plan: &mut Plan,
 ) {
     let (vs, settings) = (want.vs, want.real_server);
-    let may_come = |rs: &&RealServerId| !inputs.drains.is_resting(&Key { vs, rs: **rs });
-    let mut added: Vec<_> = missing.filter(may_come).map(|rs| (inputs.order.hash_one(rs), *rs)).collect();
+    let may_come = |rs: &RealServerId| !inputs.drains.is_resting(&Key { vs, rs: *rs });
+    let mut added: Vec<_> = missing.filter(may_come).map(|rs| (inputs.order.hash_one(rs), rs)).collect();
     added.sort_unstable();
     if !inputs.drains.is_empty() {
         let keys = added.iter().map(|(_, rs)| Key { vs, rs: *rs });
@@ -264,29 +339,24 @@ fn keep_real_server(
     }
 }
 
-fn drop_real_server(
-    want: &ServerIntent,
-    (rs, present): (RealServerId, &RealServer),
-    inputs: &Inputs<'_>,
-    plan: &mut Plan,
-) {
-    let key = Key { vs: want.vs, rs };
-    if let Verdict::Remove(outcome) = inputs.verdict(want, rs) {
+fn drop_real_server(key: Key, present: &RealServer, inputs: &Inputs<'_>, plan: &mut Plan) {
+    let Key { vs, rs } = key;
+    if let Verdict::Remove(outcome) = inputs.drains.judge(&key, inputs.desired.drain_overrides(&vs)) {
         let stage = match outcome {
             Outcome::AddressReused => &mut plan.ipvs_evict,
             _ => &mut plan.ipvs_remove,
         };
         match outcome {
-            Outcome::Immediate => stage.push(IpvsOp::DeleteRealServer { vs: want.vs, rs }),
+            Outcome::Immediate => stage.push(IpvsOp::DeleteRealServer { vs, rs }),
             _ => remove_real_server(key, present, stage),
         }
         return;
     }
     if !present.weight.is_quiesced() {
         let settings = present.with_weight(Weight::QUIESCED);
-        plan.ipvs_remove.push(IpvsOp::SetRealServer { vs: want.vs, rs, settings });
+        plan.ipvs_remove.push(IpvsOp::SetRealServer { vs, rs, settings });
     }
-    let cause = cause(want, rs, inputs);
+    let cause = cause(&key, inputs);
     if inputs.drains.get(&key).is_none_or(|drain| cause.supersedes(drain.cause)) {
         plan.drains.push(NewDrain { key, cause });
     }
@@ -301,14 +371,12 @@ fn remove_real_server(key: Key, present: &RealServer, stage: &mut Vec<IpvsOp>) {
     stage.push(IpvsOp::DeleteRealServer { vs, rs });
 }
 
-fn cause(want: &ServerIntent, rs: RealServerId, inputs: &Inputs<'_>) -> Cause {
-    if inputs.desired.is_retiring(&want.vs) {
-        Cause::ServiceGone
-    } else if want.terminating.contains(&rs) {
-        Cause::Terminating
-    } else if want.known.binary_search(&rs).is_ok() {
-        Cause::NotServing
-    } else {
-        Cause::LeftSlices
+fn cause(key: &Key, inputs: &Inputs<'_>) -> Cause {
+    let Some(want) = inputs.desired.server(&key.vs) else { return Cause::ServiceGone };
+    match want.endpoint(&key.rs) {
+        None => Cause::LeftSlices,
+        Some(endpoint) if endpoint.terminating => Cause::Terminating,
+        Some(endpoint) if endpoint.ready => Cause::NotChosen,
+        Some(_) => Cause::NotServing,
     }
 }

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use lb_types::{FlowFilter, FlowTarget, FlowsOp, IpvsOp, Protocol, VipOp, VipPort, VirtualServerId};
 
-use crate::{Desired, Inputs, Mirror, Plan};
+use crate::{Desired, Inputs, Mirror, Plan, ServerIntent};
 
 /// The deletions that follow from the writes of a plan.
 ///
@@ -87,7 +87,7 @@ fn untranslated_on<'a>(
 ) -> impl Iterator<Item = FlowFilter> + 'a {
     let wanted = move |port: &VipPort| {
         let vs = (*port).into();
-        desired.server(&vs).is_some_and(|server| !server.real_servers.is_empty()) && mirror.serves(&vs)
+        desired.server(&vs).is_some_and(ServerIntent::has_real_servers) && mirror.serves(&vs)
     };
     mirror.servers_on(vip).filter_map(udp_port).filter(wanted).map(FlowFilter::untranslated)
 }

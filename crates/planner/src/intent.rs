@@ -4,14 +4,30 @@ use std::{fmt, net::IpAddr, sync::Arc};
 
 use drain::Overrides;
 use lb_types::{
-    IpFamily, Persistence, Protocol, RealServer, RealServerId, RuleElement, RuleSet, Scheduler,
+    IpFamily, Persistence, PodUid, Protocol, RealServer, RealServerId, RuleElement, RuleSet, Scheduler,
     SchedulerFlags, ServiceName, VipPort, VirtualServer, VirtualServerId,
 };
 use service_model::{
     PortEndpoints, Service, ServiceModel, ServicePort, SliceName, SlicePort, cluster_ip_endpoints,
 };
+use tally::Tallied;
 
-use crate::{NodeFacts, Ownership, PlannerConfig, diff::sorted};
+use crate::{NodeFacts, Ownership, PlannerConfig};
+
+/// An endpoint of a virtual server, whatever its condition: a real server that the kernel may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerEndpoint {
+    /// Key of the real server.
+    pub id: RealServerId,
+    /// Pod that takes connections there, if the API names one.
+    pub pod: Option<PodUid>,
+    /// Takes new connections: policy and topology choose it.
+    pub chosen: bool,
+    /// Is ready, so that it could.
+    pub ready: bool,
+    /// Its pod is being deleted.
+    pub terminating: bool,
+}
 
 /// A virtual server that a Service wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,13 +38,8 @@ pub struct ServerIntent {
     pub settings: VirtualServer,
     /// Settings of all its real servers while they serve.
     pub real_server: RealServer,
-    /// Real servers, sorted; those of one port share the list among its VIPs of a family.
-    pub real_servers: Arc<[RealServerId]>,
-    /// Endpoints that the API still lists for the port and that are terminating, sorted: when one of them leaves, its
-    /// pod is gone.
-    pub terminating: Arc<[RealServerId]>,
-    /// Endpoints that the API lists for the port, whatever their condition, sorted.
-    pub known: Arc<[RealServerId]>,
+    /// Endpoints that the API lists for the port, one for each address and port, sorted by key.
+    pub endpoints: Tallied<Arc<[ServerEndpoint]>>,
     /// Which masquerade set the VIP port belongs to.
     pub masquerade: RuleSet,
     /// What the Service wants of drains otherwise than the configuration, if anything.
@@ -41,10 +52,26 @@ impl ServerIntent {
         self.drain.as_deref().unwrap_or(&Overrides::NONE)
     }
 
+    /// Real servers that take new connections, sorted.
+    pub fn real_servers(&self) -> impl Iterator<Item = RealServerId> {
+        self.endpoints.iter().filter(|endpoint| endpoint.chosen).map(|endpoint| endpoint.id)
+    }
+
+    /// Whether there is any.
+    pub fn has_real_servers(&self) -> bool {
+        self.endpoints.iter().any(|endpoint| endpoint.chosen)
+    }
+
+    /// The endpoint behind a real server, whatever its condition.
+    pub fn endpoint(&self, rs: &RealServerId) -> Option<&ServerEndpoint> {
+        let at = self.endpoints.binary_search_by(|endpoint| endpoint.id.cmp(rs)).ok()?;
+        self.endpoints.get(at)
+    }
+
     /// Set elements that belong to the virtual server.
     pub fn elements(&self) -> impl Iterator<Item = RuleElement> {
         let port = self.vs.vip_port();
-        let refuse = self.real_servers.is_empty().then_some(RuleSet::NoEndpoints);
+        let refuse = (!self.has_real_servers()).then_some(RuleSet::NoEndpoints);
         let sets = [Some(RuleSet::Services), Some(self.masquerade), refuse];
         sets.into_iter().flatten().filter_map(move |set| Some(RuleElement::port(set, port?)))
     }
@@ -146,8 +173,9 @@ pub fn desire_service(
         }
         for port in &service.ports {
             let endpoints = model.endpoints(service, port, family);
-            let real_servers = cluster_ip_endpoints(service, &endpoints, model.node());
-            intent.servers.push(desire_server(service, (vip, port), (&endpoints, real_servers), config));
+            let chosen = cluster_ip_endpoints(service, &endpoints, model.node());
+            let endpoints = mark_chosen(&endpoints, &chosen);
+            intent.servers.push(desire_server(service, (vip, port), endpoints, config));
         }
     }
     (intent, problems)
@@ -163,27 +191,30 @@ fn unmatched_ports(service: &Service, model: &ServiceModel) -> Vec<IntentProblem
     model.unmatched_ports(service).map(problem).collect()
 }
 
+/// All endpoints with the choice among them, which is in the same order.
+fn mark_chosen(endpoints: &PortEndpoints, chosen: &[RealServerId]) -> Arc<[ServerEndpoint]> {
+    let mut chosen = chosen.iter().peekable();
+    let mark = |endpoint: &service_model::Endpoint| ServerEndpoint {
+        id: endpoint.id,
+        pod: endpoint.pod,
+        chosen: chosen.next_if_eq(&&endpoint.id).is_some(),
+        ready: endpoint.ready,
+        terminating: endpoint.terminating,
+    };
+    endpoints.all.iter().map(mark).collect()
+}
+
 fn desire_server(
     service: &Service,
     (vip, port): (IpAddr, &ServicePort),
-    (endpoints, mut real_servers): (&PortEndpoints, Vec<RealServerId>),
+    endpoints: Arc<[ServerEndpoint]>,
     config: &PlannerConfig,
 ) -> ServerIntent {
-    real_servers.sort_unstable();
-    real_servers.dedup();
-    let terminating: Vec<_> = endpoints.all.iter().filter(|e| e.terminating).map(|e| e.id).collect();
-    let real_servers: Arc<[RealServerId]> = real_servers.into();
-    // In steady state every known endpoint serves: then both lists are one allocation.
-    let ids = || endpoints.all.iter().map(|e| e.id);
-    let known =
-        if ids().eq(real_servers.iter().copied()) { real_servers.clone() } else { sorted(ids()).into() };
     ServerIntent {
         vs: VipPort { addr: vip, protocol: port.protocol, port: port.port }.into(),
         settings: desire_settings(service, IpFamily::of(vip), config),
         real_server: RealServer::SERVING,
-        real_servers,
-        terminating: if terminating.is_empty() { Arc::default() } else { terminating.into() },
-        known,
+        endpoints: endpoints.into(),
         drain: service.settings.drain.clone(),
         masquerade: if config.masquerade_all { RuleSet::Masquerade } else { RuleSet::MasqueradeNonLocal },
     }

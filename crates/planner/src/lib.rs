@@ -14,13 +14,15 @@ mod flows;
 mod intent;
 mod mirror;
 mod plan;
+mod succession;
 #[cfg(test)]
 mod tests;
 
 pub use config::{NodeFacts, Ownership, PlannerConfig};
-pub use desired::Desired;
-pub use diff::{Inputs, Touch, cleanup, diff};
+pub use desired::{Changes, Desired, Vacated};
+pub use diff::{Inputs, Touch, cleanup, cleanup_rules, diff};
 pub use flows::untranslated;
-pub use intent::{IntentProblem, ServerIntent, ServiceIntent, desire_service};
+pub use intent::{IntentProblem, ServerEndpoint, ServerIntent, ServiceIntent, desire_service};
 pub use mirror::{Mirror, MirrorServer};
 pub use plan::{NewDrain, Plan, Stage};
+pub use succession::{Fate, Situation, Successor};

@@ -1,8 +1,8 @@
 //! Taking over what the kernel holds at start, and what is left over in it.
 
 use dataplane::TableError;
-use lb_types::{SysctlOp, VirtualServerId};
-use planner::{Mirror, MirrorServer, NodeFacts, Touch};
+use lb_types::SysctlOp;
+use planner::{Mirror, MirrorServer, NodeFacts};
 use tracing::{error, info};
 
 use crate::{Reconciler, Report};
@@ -89,48 +89,6 @@ impl Reconciler {
                 }
             }
         }
-    }
-
-    /// Turns virtual servers of ours that no Service wants into retiring ones, so that their connections drain.
-    pub(crate) fn retire_leftovers(&mut self, touch: &mut Touch) {
-        let strays: Vec<_> = self.mirror.servers.keys().filter(|vs| self.is_stray(vs)).copied().collect();
-        self.retire(&strays, touch);
-    }
-
-    /// The same among what is touched.
-    pub(crate) fn retire_strays(&mut self, touch: &mut Touch) {
-        let strays: Vec<_> = touch.servers.iter().filter(|vs| self.is_stray(vs)).copied().collect();
-        self.retire(&strays, touch);
-        let vanished = touch.servers.iter().filter(|vs| !self.mirror.servers.contains_key(vs));
-        vanished.for_each(|vs| self.desired.forget(vs));
-    }
-
-    fn is_stray(&self, vs: &VirtualServerId) -> bool {
-        let unknown = self.desired.server(vs).is_none() && !self.desired.is_released(vs);
-        unknown && self.mirror.servers.contains_key(vs) && self.config.ownership.owns(vs, &self.mirror)
-    }
-
-    fn retire(&mut self, strays: &[VirtualServerId], touch: &mut Touch) {
-        for vs in strays {
-            if let Some(server) = self.mirror.servers.get(vs) {
-                self.desired.retire(*vs, server.settings, touch);
-            }
-        }
-    }
-
-    /// Gives up retiring virtual servers that have no real server left; and at once those whose VIP has become an
-    /// address of the node, which is none of ours any more.
-    pub(crate) fn retire_empty(&mut self, touch: &mut Touch) {
-        let is_over = |vs: &&VirtualServerId| {
-            self.desired.is_retiring(vs) && (self.is_empty(vs) || self.facts.has_address_of(vs))
-        };
-        let over: Vec<_> = touch.servers.iter().filter(is_over).copied().collect();
-        over.iter().for_each(|vs| self.desired.retired(vs, touch));
-    }
-
-    fn is_empty(&self, vs: &VirtualServerId) -> bool {
-        let has_none = |server: &MirrorServer| server.real_servers.is_empty();
-        self.mirror.servers.get(vs).is_none_or(has_none) && !self.suspects.contains(vs)
     }
 }
 

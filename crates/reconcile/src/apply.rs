@@ -59,7 +59,7 @@ impl Reconciler {
         self.flows.add(&plan.flows);
         self.clear_retries(touch, now);
         let mut follow_up = Touch::default();
-        follow_up.servers.extend(run.shrunk.into_iter().filter(|vs| self.desired.is_retiring(vs)));
+        follow_up.servers.extend(run.shrunk.into_iter().filter(|vs| self.desired.server(vs).is_none()));
         follow_up
     }
 

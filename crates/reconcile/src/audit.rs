@@ -212,7 +212,7 @@ impl Reconciler {
             Part::Servers | Part::RealServers => {
                 self.forgive_schedulers();
                 self.observe_servers(touch, report)?;
-                self.retire_leftovers(touch);
+                touch.extend(self.unwanted());
                 Ok(())
             }
         }
@@ -238,6 +238,15 @@ impl Reconciler {
             self.audit.end(Part::RealServers);
         }
         slice.into_iter().try_for_each(|vs| self.observe_real_servers(vs, touch, report).map(drop))
+    }
+
+    /// Virtual servers of ours that no Service wants: they may have become ours, or empty, without a write.
+    fn unwanted(&self) -> Touch {
+        let is_unwanted = |vs: &&VirtualServerId| {
+            self.desired.server(vs).is_none() && self.config.ownership.owns(vs, &self.mirror)
+        };
+        let servers = self.mirror.servers.keys().filter(is_unwanted).copied().collect();
+        Touch { servers, ..Touch::default() }
     }
 
     /// A module may have been loaded meanwhile: Services get the scheduler that they name tried again.

@@ -26,15 +26,17 @@ impl Reconciler {
         let servers = self.adopt_servers(&mut mirror);
         let vips = self.adopt_vips(&mut mirror);
         let rules = self.adopt_rules(&mut mirror);
-        let mut plan = planner::cleanup(&mirror, &self.config.ownership);
-        // The table names the virtual servers that are ours: without it, those that could not be read now would stay
-        // for ever.
-        if rules.is_err() || servers.as_ref().is_err_and(|error| error.kind != ErrorKind::NotSupported) {
-            plan.rules_remove.clear();
-        }
         self.mirror = mirror;
         let mut report = Report::default();
+        let mut plan = planner::cleanup(&self.mirror, &self.config.ownership);
         self.apply(&plan, &Touch::default(), Time::ZERO, &mut report);
+        // The table names the virtual servers that are ours: without it, those that could not be read or deleted now
+        // would stay for ever.
+        if rules.is_ok() && servers.as_ref().err().is_none_or(|error| error.kind == ErrorKind::NotSupported) {
+            let rules = planner::cleanup_rules(&self.mirror, &self.config.ownership);
+            self.apply(&rules, &Touch::default(), Time::ZERO, &mut report);
+            plan.rules_remove = rules.rules_remove;
+        }
         let failures = [servers, vips, rules].into_iter().filter_map(Result::err);
         let unread = failures.filter(|error| error.kind != ErrorKind::NotSupported).collect();
         Cleanup { plan, report, unread }

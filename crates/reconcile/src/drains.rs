@@ -1,16 +1,14 @@
 //! Between model, kernel and ledger: drains begin, are looked at, and end.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    net::IpAddr,
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::Duration,
 };
 
-use drain::{Cause, Drain, EndpointGone, Key, Outcome, Overrides, Record, Time};
-use lb_types::{RealServerId, ServiceName, VirtualServerId};
-use planner::{Plan, ServerIntent, Touch};
-use service_model::{Departure, Moves, is_another_pod};
+use drain::{Cause, Drain, Key, Outcome, Record, Time};
+use lb_types::{PodUid, Protocol, RealServerId, VirtualServerId};
+use planner::{Fate, Plan, Situation, Successor, Touch, Vacated};
 use tracing::{info, warn};
 
 use crate::{Ended, Reconciler, Report, adopt::chain, apply::Run, retry::Subject};
@@ -18,53 +16,27 @@ use crate::{Ended, Reconciler, Report, adopt::chain, apply::Run, retry::Subject}
 /// Virtual servers whose draining real servers are looked at in one step, so that events never wait long.
 const POLLS_PER_STEP: usize = 4;
 
-/// How long an arrival is remembered at least: slices of several Services follow each other.
-const REMEMBERED: Duration = Duration::from_secs(60);
-
-/// What moved among the endpoints of one Service, and which virtual servers it had before.
-#[derive(Debug)]
-struct Moved {
-    name: ServiceName,
-    moves: Moves,
-    before: Vec<VirtualServerId>,
+/// The pod that a real server has served, until its drain begins.
+#[derive(Clone, Debug)]
+struct Owner {
+    /// `NAMESPACE/NAME/UID`
+    name: Arc<str>,
+    /// Whether it has left a slice while it was terminating.
+    ended: bool,
 }
 
 /// What only matters until a drain begins, or is planned.
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
-    /// Of the Services of this step.
-    moved: Vec<Moved>,
-    /// Pods of real servers whose endpoints have left their slices, until their drains begin.
-    left: HashMap<Key, Arc<str>>,
-    /// Pods that have come to an address not long ago, and those that came before.
-    arrived: [HashMap<IpAddr, Arc<str>>; 2],
-    /// When the first of `arrived` was begun.
-    arrived_since: Time,
+    /// Owners of real servers that take no new connections any more and whose drains have not begun: the kernel has yet
+    /// to execute the write.
+    owners: HashMap<Key, Owner>,
     /// Drains that have begun and are not reported yet.
     begun: usize,
     /// Virtual servers that the last step polled.
     polled: usize,
     /// Drains of the process before this one.
     restored: Vec<(Key, Record)>,
-}
-
-impl Notes {
-    /// Remembers who came where.
-    fn arrive(&mut self, now: Time) {
-        if now.saturating_sub(self.arrived_since) >= REMEMBERED {
-            let recent = std::mem::take(&mut self.arrived[0]);
-            self.arrived[1] = recent;
-            self.arrived_since = now;
-        }
-        for (addr, pod) in self.moved.iter().flat_map(|moved| &moved.moves.arrived) {
-            self.arrived[0].insert(*addr, Arc::clone(pod));
-        }
-    }
-
-    /// The pod that came to an address last, not long ago.
-    fn newcomer(&self, addr: IpAddr) -> Option<&Arc<str>> {
-        self.arrived[0].get(&addr).or_else(|| self.arrived[1].get(&addr))
-    }
 }
 
 impl Reconciler {
@@ -88,130 +60,102 @@ impl Reconciler {
         self.ledger.version()
     }
 
-    /// Of the drains of the process before this one, those whose real servers the kernel still has, quiesced.
+    /// Of the drains of the process before this one, those whose real servers the kernel still has, quiesced. What has
+    /// become of their pods meanwhile is judged at once.
     pub(crate) fn adopt_drains(&mut self, now: Time) {
         let (mut resumed, records) = (0, std::mem::take(&mut self.notes.restored));
         let count = records.len();
         for (key, record) in records {
             if self.is_quiesced(&key) {
+                let ended = record.cause == Cause::Terminating;
                 self.ledger.restore(key, record, now);
+                if ended {
+                    self.ledger.pod_ended(&key);
+                }
                 resumed += 1;
+                let fate = self.situation_of_drain(&key).map(|situation| match situation.successor {
+                    // Whoever is there has come while nobody looked.
+                    Successor::SamePort => Situation { successor: Successor::Newcomer, ..situation }.fate(),
+                    _ => situation.fate(),
+                });
+                self.follow_fate(key, fate.unwrap_or(Fate::Keep), now, &mut Touch::default());
             }
+        }
+        if resumed < count {
+            // Who lists the drains must not be shown what is none.
+            self.ledger.mark_changed();
         }
         if count > 0 {
             info!("goes on with {resumed} of {count} drains that were recorded");
         }
     }
 
-    /// Once all Services are known: pods that were terminating when the process before this one ended, and are gone, or
-    /// whose address another pod has now.
-    pub(crate) fn judge_resumed(&mut self, now: Time, touch: &mut Touch) {
-        if self.ledger.is_empty() {
-            return;
-        }
-        let is_listed = |key: &Key, intent: &ServerIntent| intent.known.binary_search(&key.rs).is_ok();
-        let has_left = |key: &Key| self.served(&key.vs).is_some_and(|intent| !is_listed(key, intent));
-        let resumed = self.ledger.iter().filter(|(_, drain)| drain.cause == Cause::Terminating);
-        let gone: Vec<_> = resumed.map(|(key, _)| *key).filter(has_left).collect();
-        for key in gone {
-            self.ledger.endpoint_gone(&key);
-            touch.servers.insert(key.vs);
-        }
-        let pods = self.model.pods_at(|addr| self.ledger.at(addr).next().is_some());
-        pods.iter().for_each(|(addr, pod)| self.evict_predecessors(*addr, pod, now, touch));
-    }
-
-    /// Whether the Service of a drain lists its address for another pod.
-    fn has_successor(&self, key: &Key, drain: &Drain) -> bool {
-        let name = self.desired.last_service_of(&key.vs);
-        let listed = name.and_then(|name| self.model.pod_at(name, key.rs.addr));
-        differs(drain.pod.as_ref(), listed.as_ref())
-    }
-
-    /// Notes what moved in a Service that is planned now; its drains follow its settings.
-    pub(crate) fn note_moves(
-        &mut self,
-        name: &ServiceName,
-        before: Vec<VirtualServerId>,
-        moves: Moves,
-        now: Time,
-    ) {
-        if moves != Moves::default() {
-            self.notes.moved.push(Moved { name: name.clone(), moves, before });
-        }
-        if !self.ledger.is_empty() {
-            for server in self.desired.servers_of(name) {
-                self.ledger.configure(server.vs, server.drain_overrides(), now);
-            }
-        }
-    }
-
-    /// What all that moved means for real servers: pods that are gone, and addresses that have changed hands.
-    pub(crate) fn revise_drains(&mut self, now: Time, touch: &mut Touch) {
-        self.notes.arrive(now);
-        let moved = std::mem::take(&mut self.notes.moved);
-        for service in &moved {
-            for (addr, departure) in &service.moves.departed {
-                self.depart(service, (*addr, departure), now, touch);
-            }
-        }
-        for (addr, pod) in moved.iter().flat_map(|service| &service.moves.arrived) {
-            self.evict_predecessors(*addr, pod, now, touch);
-        }
-    }
-
-    fn depart(
-        &mut self,
-        service: &Moved,
-        (addr, departure): (IpAddr, &Departure),
-        now: Time,
-        touch: &mut Touch,
-    ) {
-        let exists = self.model.service(&service.name).is_some();
-        for key in self.real_servers_at(service, addr) {
-            let pod = departure.pod.as_ref();
-            if self.is_listed(&service.name, &key) {
-                if differs(pod, self.model.pod_at(&service.name, addr).as_ref()) {
-                    self.address_reused(key, now, touch);
-                }
+    /// What all that came and went means for real servers: pods that are gone, and addresses that have changed hands.
+    pub(crate) fn revise_drains(&mut self, vacated: Vec<Vacated>, now: Time, touch: &mut Touch) {
+        for Vacated { key, service, pod } in vacated {
+            let has =
+                self.mirror.servers.get(&key.vs).is_some_and(|have| have.real_server(&key.rs).is_some());
+            if !has || self.ledger.get(&key).is_some() {
                 continue;
             }
-            pod.iter().for_each(|pod| _ = self.notes.left.insert(key, Arc::clone(pod)));
-            if departure.terminating && exists {
-                self.endpoint_gone(key, now, touch);
-            } else if differs(pod, self.notes.newcomer(addr)) {
-                self.address_reused(key, now, touch);
+            let situation = self.situation(&key, pod, false);
+            let pod = pod.filter(|_| !situation.serves);
+            match pod.and_then(|pod| self.model.pod_name(&service, key.rs.addr, pod)) {
+                Some(name) => _ = self.notes.owners.insert(key, Owner { name, ended: situation.ended }),
+                None => _ = self.notes.owners.remove(&key),
+            }
+            self.follow_fate(key, situation.fate(), now, touch);
+        }
+        if !self.ledger.is_empty() {
+            self.revise_running(now, touch);
+        }
+    }
+
+    /// Judges the drains at addresses that somebody has left or come to.
+    fn revise_running(&mut self, now: Time, touch: &mut Touch) {
+        let departed = self.model.departed().map(|((addr, pod), how)| (*addr, *pod, how.ended));
+        let arrived = self.model.arrived().map(|listing| (listing.addr, listing.pod, false));
+        let changes: Vec<_> = departed.chain(arrived).collect();
+        for (addr, pod, ended) in changes {
+            let keys: Vec<_> = self.ledger.at(addr).copied().collect();
+            for key in keys {
+                if ended && self.ledger.get(&key).is_some_and(|drain| drain.owner() == pod) {
+                    self.ledger.pod_ended(&key);
+                }
+                let fate = self.situation_of_drain(&key).map_or(Fate::Keep, Situation::fate);
+                self.follow_fate(key, fate, now, touch);
             }
         }
     }
 
-    /// Those of a Service that the kernel has, in virtual servers that it has, had before this step, or has given up
-    /// while they drain.
-    fn real_servers_at(&self, service: &Moved, addr: IpAddr) -> BTreeSet<Key> {
-        let now = self.desired.servers_of(&service.name).map(|server| server.vs);
-        let own = now.chain(service.before.iter().copied());
-        let given_up = self.ledger.at(addr).map(|key| key.vs);
-        let given_up =
-            given_up.filter(|vs| self.desired.last_service_of(vs).is_some_and(|name| *name == service.name));
-        let mut keys = BTreeSet::new();
-        for vs in own.chain(given_up) {
-            let present = self.mirror.servers.get(&vs).into_iter();
-            keys.extend(present.flat_map(|have| have.real_servers_at(addr)).map(|rs| Key { vs, rs }));
-        }
-        keys
+    fn situation_of_drain(&self, key: &Key) -> Option<Situation> {
+        let drain = self.ledger.get(key)?;
+        Some(self.situation(key, drain.owner(), drain.pod_ended))
     }
 
-    /// Whether the Service still has the endpoint, whatever its condition.
-    fn is_listed(&self, name: &ServiceName, key: &Key) -> bool {
-        match self.served(&key.vs) {
-            Some(intent) => intent.known.binary_search(&key.rs).is_ok(),
-            None => self.model.lists(name, key.rs.addr),
-        }
+    /// What is known of a pod whose connections a real server has.
+    fn situation(&self, key: &Key, pod: Option<PodUid>, ended: bool) -> Situation {
+        let protocol = key.vs.protocol().unwrap_or(Protocol::Tcp);
+        let endpoint = self.desired.server(&key.vs).and_then(|server| server.endpoint(&key.rs));
+        let serves = endpoint.is_some_and(|endpoint| endpoint.chosen);
+        let endpoint_gone = self.config.drain.with(self.desired.drain_overrides(&key.vs)).endpoint_gone;
+        Situation::of(pod, (&key.rs, protocol), &self.model, (ended, serves), endpoint_gone)
     }
 
-    /// What a virtual server must be, if a Service has it.
-    fn served(&self, vs: &VirtualServerId) -> Option<&ServerIntent> {
-        self.desired.server(vs).filter(|_| !self.desired.is_retiring(vs))
+    fn follow_fate(&mut self, key: Key, fate: Fate, now: Time, touch: &mut Touch) {
+        match fate {
+            Fate::Keep => return,
+            Fate::Gone => {
+                self.begin_drain(key, Cause::Terminating, now);
+                self.ledger.endpoint_gone(&key);
+            }
+            Fate::HandedOver => {
+                if self.ledger.address_reused(key, now) {
+                    self.note_begun(&key, Cause::AddressReused);
+                }
+            }
+        }
+        touch.servers.insert(key.vs);
     }
 
     /// Whether the kernel has a real server and gives it no new connections.
@@ -219,43 +163,6 @@ impl Reconciler {
         let server = self.mirror.servers.get(&key.vs);
         let settings = server.and_then(|server| server.real_server(&key.rs));
         settings.is_some_and(|settings| settings.weight.is_quiesced())
-    }
-
-    /// What the Service of a virtual server wants of drains otherwise than the configuration.
-    fn overrides(&self, vs: &VirtualServerId) -> Overrides {
-        self.desired.server(vs).map(|intent| *intent.drain_overrides()).unwrap_or_default()
-    }
-
-    /// The pod of an endpoint was deleted: its real server is not waited for.
-    fn endpoint_gone(&mut self, key: Key, now: Time, touch: &mut Touch) {
-        let overrides = self.overrides(&key.vs);
-        if self.config.drain.with(&overrides).endpoint_gone == EndpointGone::Remove {
-            self.begin_drain(key, Cause::Terminating, now);
-        }
-        self.ledger.endpoint_gone(&key);
-        touch.servers.insert(key.vs);
-    }
-
-    /// The address of a real server belongs to another pod now.
-    fn address_reused(&mut self, key: Key, now: Time, touch: &mut Touch) {
-        if self.ledger.address_reused(key, now) {
-            self.note_begun(&key, Cause::AddressReused);
-        }
-        touch.servers.insert(key.vs);
-    }
-
-    /// A pod comes to an address that connections of another pod still use, in whatever Service: those go first. As long
-    /// as the other pod is listed there as well, both live: they share the address of their node.
-    fn evict_predecessors(&mut self, addr: IpAddr, pod: &Arc<str>, now: Time, touch: &mut Touch) {
-        let has_gone = |key: &&Key| {
-            let Some(name) = self.desired.last_service_of(&key.vs) else { return true };
-            let drain = self.ledger.get(key);
-            !self.model.lists(name, addr) || drain.is_some_and(|drain| self.has_successor(key, drain))
-        };
-        let of_another =
-            |key: &&Key| differs(self.ledger.get(key).and_then(|drain| drain.pod.as_ref()), Some(pod));
-        let evicted: Vec<_> = self.ledger.at(addr).filter(of_another).filter(has_gone).copied().collect();
-        evicted.into_iter().for_each(|key| self.address_reused(key, now, touch));
     }
 
     /// Begins the drains of those that really do not take new connections any more: nothing could be said about the
@@ -273,7 +180,7 @@ impl Reconciler {
     }
 
     fn begin_drain(&mut self, key: Key, cause: Cause, now: Time) {
-        let overrides = self.overrides(&key.vs);
+        let overrides = *self.desired.drain_overrides(&key.vs);
         if self.ledger.begin(key, cause, &overrides, now) {
             self.note_begun(&key, cause);
         }
@@ -282,18 +189,25 @@ impl Reconciler {
     fn note_begun(&mut self, key: &Key, cause: Cause) {
         self.notes.begun += 1;
         let pod = self.name_pod(key);
-        let policy = self.config.drain.with(&self.overrides(&key.vs)).policy;
+        let policy = self.config.drain.with(self.desired.drain_overrides(&key.vs)).policy;
         let pod = pod.as_deref().unwrap_or("unknown");
         info!(%policy, pod, "drain of real server {} of {} begins: {cause}", key.rs, key.vs);
     }
 
-    /// Notes whose connections drain: those of the pod that is listed, or has left.
+    /// Notes whose connections drain: those of the pod that served last, else of the one that is listed.
     fn name_pod(&mut self, key: &Key) -> Option<Arc<str>> {
-        let left = self.notes.left.remove(key);
-        let listed = || self.model.pod_at(self.desired.last_service_of(&key.vs)?, key.rs.addr);
-        let pod = listed().or(left)?;
-        self.ledger.note_pod(key, &pod);
-        Some(pod)
+        let owner = self.notes.owners.remove(key);
+        let listed = || {
+            let pod = self.desired.server(&key.vs)?.endpoint(&key.rs)?.pod?;
+            let name = self.model.pod_name(self.desired.service_of(&key.vs)?, key.rs.addr, pod)?;
+            Some(Owner { name, ended: false })
+        };
+        let Owner { name, ended } = owner.or_else(listed)?;
+        self.ledger.note_pod(key, &name);
+        if ended {
+            self.ledger.pod_ended(key);
+        }
+        Some(name)
     }
 
     pub(crate) fn end_drain(&mut self, key: &Key, outcome: Outcome, now: Time, report: &mut Report) {
@@ -306,7 +220,7 @@ impl Reconciler {
 
     /// A virtual server was removed, with whatever real servers it had.
     pub(crate) fn drained_with(&mut self, vs: VirtualServerId, run: &mut Run<'_>) {
-        self.notes.left.retain(|key, _| key.vs != vs);
+        self.notes.owners.retain(|key, _| key.vs != vs);
         let keys: Vec<_> = self.ledger.of(&vs).copied().collect();
         keys.iter().for_each(|key| self.end_drain(key, Outcome::VirtualServerGone, run.now, run.report));
     }
@@ -314,7 +228,7 @@ impl Reconciler {
     /// A real server was removed.
     pub(crate) fn drained(&mut self, key: &Key, run: &mut Run<'_>) {
         let outcome = self.ledger.get(key).and_then(|drain| drain.due).unwrap_or(Outcome::Immediate);
-        self.notes.left.remove(key);
+        self.notes.owners.remove(key);
         if matches!(outcome, Outcome::AddressReused | Outcome::EndpointGone) {
             self.ledger.rest(*key, run.now);
         }
@@ -377,9 +291,4 @@ impl Reconciler {
             self.ledger.of(&vs).filter(|key| !present.contains_key(&key.rs)).copied().collect();
         vanished.iter().for_each(|key| self.end_drain(key, Outcome::Vanished, now, report));
     }
-}
-
-/// Whether both pods are known and not the same one.
-fn differs(a: Option<&Arc<str>>, b: Option<&Arc<str>>) -> bool {
-    a.zip(b).is_some_and(|(a, b)| is_another_pod(a, b))
 }

@@ -39,6 +39,11 @@ impl Suspects {
         self.list = true;
     }
 
+    /// Virtual servers whose real servers are in doubt.
+    pub(crate) fn servers(&self) -> &BTreeSet<VirtualServerId> {
+        &self.servers
+    }
+
     /// Whether the mirror does not know the real servers of a virtual server.
     pub(crate) fn contains(&self, vs: &VirtualServerId) -> bool {
         self.servers.contains(vs)
@@ -92,7 +97,7 @@ impl Reconciler {
         let some: Vec<_> = self.suspects.servers.iter().take(SUSPECTS_PER_STEP).copied().collect();
         for vs in some {
             self.observe_real_servers(vs, touch, report)?;
-            if self.suspects.servers.remove(&vs) && self.desired.is_retiring(&vs) {
+            if self.suspects.servers.remove(&vs) && self.desired.server(&vs).is_none() {
                 // It was not known whether it is empty.
                 touch.servers.insert(vs);
             }
@@ -142,7 +147,7 @@ impl Reconciler {
             return;
         }
         touch.vips.extend(&changed);
-        touch.servers.extend(changed.iter().flat_map(|addr| self.desired.retiring_on(*addr)));
+        touch.servers.extend(changed.iter().flat_map(|addr| self.mirror.servers_on(*addr)));
         // Only a VIP that became, or no longer is, an address of the node changes an intent.
         let affected =
             |service: &&service_model::Service| service.cluster_ips.iter().any(|ip| changed.contains(ip));

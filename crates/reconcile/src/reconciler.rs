@@ -8,7 +8,7 @@ use std::{
 use dataplane::{Tables, Touched};
 use drain::{Ledger, Time};
 use lb_types::ServiceName;
-use planner::{Desired, Inputs, Mirror, NodeFacts, Plan, Touch, desire_service, diff};
+use planner::{Changes, Desired, Inputs, Mirror, NodeFacts, Plan, Touch, desire_service, diff};
 use service_model::{ModelEvent, ServiceModel};
 use tracing::debug;
 
@@ -180,7 +180,8 @@ impl Reconciler {
         let in_doubt = running && self.findings.is_some();
         let node = running && (self.model.has_node_changed() || self.has_new_cidrs());
         let at_once = (starting || unknown || in_doubt || node).then_some(now);
-        let dirty = !self.backlog.is_empty() || self.model.has_dirty();
+        let moved = !self.ledger.is_empty() && self.model.has_changes();
+        let dirty = moved || !self.backlog.is_empty() || self.model.has_dirty();
         let changes = (running && dirty).then(|| now.max(self.earliest_plan()));
         let audit = running.then(|| now.max(self.audit.next_due()));
         let flows = self.flows_due();
@@ -205,8 +206,6 @@ impl Reconciler {
             self.desire_backlog(Time::ZERO, &mut touch, &mut report);
         }
         touch.extend(Touch::all(&self.desired, &self.mirror));
-        self.retire_leftovers(&mut touch);
-        self.retire_empty(&mut touch);
         let mut plan = self.diff(&touch);
         plan.sysctls = self.pending_sysctls()?;
         Ok(plan)
@@ -292,36 +291,38 @@ impl Reconciler {
         let first = self.backlog.iter().take_while(|name| starting && critical(name)).count();
         let count = if first > 0 { first } else { self.backlog.len().min(self.services_per_step) };
         let names: Vec<_> = self.backlog.drain(..count).collect();
+        let mut changes = Changes::default();
         for name in &names {
-            self.desire(name, now, touch);
+            self.desire(name, &mut changes);
         }
-        self.revise_drains(now, touch);
+        let Changes { touch: changed, vacated, configured } = changes;
+        touch.extend(changed);
+        for vs in configured {
+            self.ledger.configure(vs, self.desired.drain_overrides(&vs), now);
+        }
+        self.revise_drains(vacated, now, touch);
+        if self.backlog.is_empty() {
+            self.model.forget_changes();
+        }
         report.services += names.len();
         if !names.is_empty() {
             self.planned = Some(now);
         }
         if starting && self.backlog.is_empty() {
             touch.extend(Touch::leftovers(&self.desired, &self.mirror));
-            self.judge_resumed(now, touch);
             self.phase = Phase::Running;
             self.audit.schedule(now, self.config.sync_period);
         }
     }
 
-    fn desire(&mut self, name: &ServiceName, now: Time, touch: &mut Touch) {
-        let moves = self.model.take_moves(name);
-        let before = match moves.departed.is_empty() {
-            true => Vec::new(),
-            false => self.desired.servers_of(name).map(|server| server.vs).collect(),
-        };
+    fn desire(&mut self, name: &ServiceName, changes: &mut Changes) {
         let node = (&self.config.ownership, &self.facts);
         let desired = self
             .model
             .service(name)
             .map(|service| desire_service(service, &self.model, node, &self.config.planner));
         let (intent, problems) = desired.unzip();
-        let rivals = self.desired.replace(name, intent, touch);
-        self.note_moves(name, before, moves, now);
+        let rivals = self.desired.replace(name, intent, changes);
         self.problems.replace_own(name, problems.unwrap_or_default());
         if rivals.is_empty() && !self.problems.has_conflicts(name) {
             return;
@@ -334,12 +335,10 @@ impl Reconciler {
     /// Compares and writes until nothing follows from what was written.
     fn settle(&mut self, now: Time, mut touch: Touch, report: &mut Report) {
         for _ in 0..ROUNDS {
-            match self.phase {
-                Phase::Running => self.retire_strays(&mut touch),
+            if self.phase != Phase::Running {
                 // What no Service wants so far may only not have been planned yet.
-                Phase::Unknown | Phase::Starting => touch.keep_desired(&self.desired),
+                touch.keep_desired(&self.desired);
             }
-            self.retire_empty(&mut touch);
             let base_due = !self.retry.must_wait(&Subject::Base, now);
             if base_due {
                 touch.extend(std::mem::take(&mut self.waiting));
@@ -356,6 +355,8 @@ impl Reconciler {
                 debug!(writes = plan.len(), "plan");
             }
             let follow_up = self.apply(&plan, &touch, now, report);
+            let gone = touch.servers.iter().filter(|vs| !self.mirror.servers.contains_key(vs));
+            gone.for_each(|vs| self.desired.forget(vs));
             touch = follow_up;
         }
     }
@@ -383,6 +384,7 @@ impl Reconciler {
 
     fn diff(&self, touch: &Touch) -> Plan {
         let (sides, node) = ((&self.desired, &self.mirror), (&self.config.ownership, &self.facts));
-        diff(touch, &Inputs::new(sides, node, &self.config.planner, &self.ledger))
+        let doubts = (&self.ledger, self.suspects.servers());
+        diff(touch, &Inputs::new(sides, node, &self.config.planner, doubts))
     }
 }

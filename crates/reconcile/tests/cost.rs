@@ -194,6 +194,33 @@ fn a_change_costs_the_same_with_10_and_with_10_000_services() {
     ]);
 }
 
+/// Look-ups for one more endpoint of a Service, `draining` others of which drain.
+fn cost_beside_drains(draining: usize) -> u64 {
+    let mut world = World::new(10);
+    let terminating = |count: usize| match slice(5, 0..count) {
+        ModelEvent::SliceApplied(mut slice) => {
+            for endpoint in slice.endpoints.iter_mut().take(draining) {
+                (endpoint.ready, endpoint.terminating) = (false, true);
+            }
+            ModelEvent::SliceApplied(slice)
+        }
+        other => other,
+    };
+    world.send(slice(5, 0..draining + 1));
+    world.settle();
+    world.send(terminating(draining + 1));
+    world.settle();
+    assert_eq!(world.reconciler.draining(), draining);
+    world.median(|n| terminating(draining + 2 + n)).look_ups
+}
+
+#[test]
+fn a_draining_endpoint_costs_the_same_however_many_drain() {
+    let (few, many) = (cost_beside_drains(20), cost_beside_drains(200));
+    println!("{few} look-ups beside 20 drains, {many} beside 200");
+    assert!(many <= few * 11, "each looks at each: {few}, {many}");
+}
+
 #[test]
 fn an_object_delivered_again_costs_nothing_but_the_comparison() {
     check(&[

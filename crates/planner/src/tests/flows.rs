@@ -92,10 +92,8 @@ fn what_was_lost_and_comes_back() {
 fn a_virtual_server_that_is_given_up_with_its_real_servers() {
     let mut world = programmed(&[("10.244.0.11", true)]);
     let vs = *world.mirror.servers.keys().next().unwrap();
-    let (settings, mut touch) = (world.mirror.servers[&vs].settings, Touch::default());
-    world.replace(ModelEvent::ServiceDeleted(ServiceName::new("default", "dns")));
-    world.desired.retire(vs, settings, &mut touch);
-    world.desired.retired(&vs, &mut touch);
+    let touch = world.replace(ModelEvent::ServiceDeleted(ServiceName::new("default", "dns")));
+    world.facts.addresses.insert(vs.vip_port().unwrap().addr, "eth0".to_owned());
     let plan = world.diff(&touch);
     assert_eq!(plan.ipvs_remove, [IpvsOp::DeleteVirtualServer { vs }]);
     check_flows(&plan, &[&format!("delete flows of {UDP} to real server 10.244.0.11:8080")]);

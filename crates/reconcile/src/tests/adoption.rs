@@ -1,7 +1,7 @@
 //! What is found in the kernel: the time until everything has been planned once, and what is ours.
 
 use dataplane::{ErrorKind, Touched, Unopened};
-use lb_types::{ConnectionCounters, IpvsOp, RealServer, Scheduler, VirtualServer};
+use lb_types::{ConnectionCounters, IpvsOp, RealServer, RuleElement, RuleSet, Scheduler, VirtualServer};
 
 use super::*;
 use crate::Cleanup;
@@ -210,4 +210,21 @@ fn what_kube_proxy_served_and_nobody_wants_drains_and_goes_even_if_no_prefix_say
     world.pass(Duration::from_secs(60));
     assert_eq!(kernel.ipvs.virtual_servers().keys().collect::<Vec<_>>(), [&web_vs()]);
     assert_eq!(kernel.weights(web_vs()), [(11, 1), (12, 1)]);
+}
+
+#[test]
+fn cleanup_leaves_the_tags_of_virtual_servers_that_it_could_not_delete() {
+    let world = World::synced(many(3));
+    let stuck = vs("10.96.0.1", Protocol::Tcp);
+    let is_stuck = move |op: &IpvsOp| matches!(op, IpvsOp::DeleteVirtualServer { vs } if *vs == stuck);
+    world.kernel.ipvs.refuse(move |op| is_stuck(op).then_some(16));
+    // Without a prefix of ClusterIPs only the tag says whose it is.
+    let config = Config { ownership: Ownership::default(), ..config() };
+    let again = || World::on(world.kernel.clone(), config.clone()).reconciler.cleanup();
+    assert_eq!(again().report.failed, 1);
+    let tag = RuleElement::port(RuleSet::Services, stuck.vip_port().unwrap());
+    assert_eq!(world.kernel.rules.elements(), [tag].into());
+    world.kernel.ipvs.refuse_nothing();
+    assert_eq!(again().report.failed, 0);
+    assert!(world.kernel.ipvs.virtual_servers().is_empty() && world.kernel.rules.layout().is_none());
 }

@@ -9,6 +9,7 @@ mod programming;
 mod properties;
 mod refusals;
 mod repair;
+mod succession;
 mod unlucky;
 
 use std::{net::IpAddr, time::Duration};

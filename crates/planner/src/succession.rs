@@ -1,0 +1,130 @@
+//! Rules of succession: what becomes of a real server's connections when pods come and go.
+//!
+//! Connections belong to a pod, IPVS knows only its address and port. A pod's address is free once its pod is deleted,
+//! and may come back under another pod at once; the pods of a node's network share one address and come and go on their
+//! ports. So a connection is cut for certain reasons only, each once.
+//!
+//! | the pod whose connections they are | an endpoint there | verdict |
+//! | --- | --- | --- |
+//! | is listed by some slice | any | [`Fate::Keep`]: it lives, or shares the address |
+//! | was terminating and has left every slice | none, or on another port | [`Fate::Gone`] |
+//! | has left every slice, otherwise | none, or on another port | [`Fate::Keep`]: only its label may have changed |
+//! | has left every slice | another pod at the same address and port | [`Fate::HandedOver`] |
+//! | the same, but that pod served there beside it | serves | [`Fate::Keep`]: connections of both are mixed there |
+
+use drain::EndpointGone;
+use lb_types::{PodUid, Protocol, RealServerId};
+use service_model::ServiceModel;
+
+/// What becomes of the connections of a real server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// They continue, by the policy.
+    Keep,
+    /// Their pod is deleted.
+    Gone,
+    /// Their address and port belong to another pod.
+    HandedOver,
+}
+
+/// Other pods at the address of a real server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Successor {
+    /// None is listed.
+    None,
+    /// Only on other ports.
+    OtherPort,
+    /// On the same port, and listed before.
+    SamePort,
+    /// On the same port, and new.
+    Newcomer,
+}
+
+/// What is known of a pod that has lost a real server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Situation {
+    /// Whether some slice still lists the pod at the address.
+    pub listed: bool,
+    /// Whether it was terminating when it left a slice.
+    pub ended: bool,
+    /// Whether the real server takes connections again, for another pod.
+    pub serves: bool,
+    /// Other pods there.
+    pub successor: Successor,
+    /// What is configured for the end of a pod.
+    pub endpoint_gone: EndpointGone,
+}
+
+impl Situation {
+    /// Situation of a pod, as the slices have it now.
+    pub fn of(
+        pod: Option<PodUid>,
+        (rs, protocol): (&RealServerId, Protocol),
+        model: &ServiceModel,
+        (ended, serves): (bool, bool),
+        endpoint_gone: EndpointGone,
+    ) -> Self {
+        let listed = model.lists_pod(rs.addr, pod);
+        let ended = ended || model.departure(rs.addr, pod).is_some_and(|departure| departure.ended);
+        let others = pod.filter(|_| !listed).into_iter().flat_map(|pod| model.other_pods(rs.addr, pod));
+        let successor = others.map(|other| match other.is_at(rs, protocol) {
+            false => Successor::OtherPort,
+            true if model.has_arrived(other) => Successor::Newcomer,
+            true => Successor::SamePort,
+        });
+        let successor = successor.max().unwrap_or(Successor::None);
+        Situation { listed, ended, serves, successor, endpoint_gone }
+    }
+
+    /// The verdict.
+    pub fn fate(self) -> Fate {
+        let is_dead = self.ended && !self.listed;
+        match self.successor {
+            _ if self.listed => Fate::Keep,
+            Successor::Newcomer => Fate::HandedOver,
+            _ if self.serves => Fate::Keep,
+            _ if is_dead && self.endpoint_gone == EndpointGone::Remove => Fate::Gone,
+            Successor::SamePort => Fate::HandedOver,
+            Successor::OtherPort if is_dead => Fate::HandedOver,
+            Successor::OtherPort | Successor::None => Fate::Keep,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts() {
+        use Successor::{Newcomer, None, OtherPort, SamePort};
+        let check = |words: &str, successor: Successor, expect: Fate| {
+            let has = |word: &str| words.split(' ').any(|w| w == word);
+            let situation = Situation {
+                listed: has("listed"),
+                ended: has("ended"),
+                serves: has("serves"),
+                successor,
+                endpoint_gone: if has("drain") { EndpointGone::Drain } else { EndpointGone::Remove },
+            };
+            assert_eq!(situation.fate(), expect, "{situation:?}");
+        };
+        for successor in [None, OtherPort, SamePort, Newcomer] {
+            for words in ["listed", "listed ended", "listed serves", "listed ended serves"] {
+                check(words, successor, Fate::Keep);
+            }
+        }
+        for (words, with_none, other_port, same_port, newcomer) in [
+            ("", Fate::Keep, Fate::Keep, Fate::HandedOver, Fate::HandedOver),
+            ("ended", Fate::Gone, Fate::Gone, Fate::Gone, Fate::HandedOver),
+            ("ended drain", Fate::Keep, Fate::HandedOver, Fate::HandedOver, Fate::HandedOver),
+            ("serves", Fate::Keep, Fate::Keep, Fate::Keep, Fate::HandedOver),
+            ("ended serves", Fate::Keep, Fate::Keep, Fate::Keep, Fate::HandedOver),
+        ] {
+            check(words, None, with_none);
+            check(words, OtherPort, other_port);
+            check(words, SamePort, same_port);
+            check(words, Newcomer, newcomer);
+        }
+    }
+}
