@@ -32,6 +32,8 @@ pub struct Settings {
     pub strict_arp: bool,
     /// For what must survive a restart.
     pub state_dir: PathBuf,
+    /// What is not followed to the letter, each with what is done instead: logged at start.
+    pub warnings: Vec<String>,
     /// How log lines look.
     pub log_format: LogFormat,
     /// How many there are.
@@ -132,6 +134,7 @@ impl Settings {
             conn_reuse: check.parse("--conn-reuse-mode", &flags.conn_reuse_mode),
             strict_arp: flags.ipvs_strict_arp,
             state_dir: flags.state_dir.clone(),
+            warnings: warnings(flags),
             log_format: check.parse("--logging-format", &flags.logging_format),
             verbosity: flags.verbosity,
         };
@@ -223,9 +226,21 @@ fn drain(flags: &Flags, check: &mut Check) -> drain::Settings {
         policy: check.parse("--graceful-policy", &flags.graceful_policy),
         linger: flags.graceful_linger,
         timeout: drain::limit(flags.graceful_timeout),
-        silence: drain::limit(flags.graceful_silence),
+        silence: drain::silence_limit(flags.graceful_silence),
         endpoint_gone: check.parse("--graceful-endpoint-gone", &flags.graceful_endpoint_gone),
     }
+}
+
+fn warnings(flags: &Flags) -> Vec<String> {
+    let silence = flags.graceful_silence;
+    let raised = drain::silence_limit(silence).filter(|limit| *limit != silence);
+    let raised = raised.map(|limit| {
+        format!(
+            "--graceful-silence: {silence:?} is shorter than the age of the kernel's counters; {limit:?} is used \
+             instead; set at least {limit:?}, or 0 for never"
+        )
+    });
+    raised.into_iter().collect()
 }
 
 /// Go's ParseCIDR, unlike ours, refuses an address without a prefix length.
@@ -255,6 +270,22 @@ mod tests {
         assert_eq!(settings.reconcile.planner.scheduler, Scheduler::RR);
         assert_eq!(settings.reconcile.local_mode, LocalMode::ClusterCidr(Vec::new()));
         assert!(settings.reconcile.min_sync_period.is_zero(), "every change at once");
+    }
+
+    #[test]
+    fn a_silence_that_says_nothing_is_raised_with_a_warning() {
+        for (given, used, warns) in [
+            ("0", None, false),
+            ("1ms", Some(2500), true),
+            ("2s", Some(2500), true),
+            ("2500ms", Some(2500), false),
+            ("1m", Some(60_000), false),
+        ] {
+            let settings = settings(&[&format!("--graceful-silence={given}")]).unwrap();
+            assert_eq!(settings.reconcile.drain.silence, used.map(Duration::from_millis), "{given}");
+            let named = settings.warnings.iter().any(|line| line.starts_with("--graceful-silence: "));
+            assert_eq!(named, warns, "{given}: {:?}", settings.warnings);
+        }
     }
 
     #[test]

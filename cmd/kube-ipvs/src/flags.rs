@@ -142,7 +142,7 @@ pub struct Flags {
     #[arg(long, global = true, default_value = "15m", value_parser = parse_duration, value_name = "DURATION")]
     pub graceful_timeout: Duration,
 
-    /// A draining real server is removed when clients have sent for this long and nothing came back; 0 for never
+    /// A draining real server is removed when clients have waited for an answer for this long, at least 2.5s; 0 for never
     #[arg(long, global = true, default_value = "3s", value_parser = parse_duration, value_name = "DURATION")]
     pub graceful_silence: Duration,
 

@@ -62,6 +62,7 @@ enum Message {
 pub fn run(settings: &Settings) -> anyhow::Result<()> {
     let _lock = lock(&settings.state_dir)?;
     info!(version = env!("CARGO_PKG_VERSION"), node = %settings.node_name, "kube-ipvs starts");
+    settings.warnings.iter().for_each(|warning| warn!("{warning}"));
     let source = source::open(settings)?;
     info!(objects = source.describe(), "follows objects");
     advice::warnings(settings, source.server()).for_each(|text| warn!("{text}"));

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use lb_types::{ConnectionCounters, IpFamily, PodUid, TrafficCounters};
 
-use crate::{Cause, EndpointGone, Outcome, Overrides, Policy, Settings, Time};
+use crate::{
+    Cause, EndpointGone, Outcome, Overrides, Policy, Settings, Time,
+    silence::{STALE, Silence},
+};
 
 /// What the kernel says of a real server.
 pub type Reading = (ConnectionCounters, TrafficCounters);
@@ -30,41 +33,8 @@ pub struct Drain {
     pub seen: Option<Reading>,
     /// Set once it must be removed; stays until the kernel has executed that.
     pub due: Option<Outcome>,
-    /// The last reading up to which clients were answered, or did not ask.
-    answered: Time,
-    waiting: Waiting,
-    /// A client's packet of more bytes carries data.
-    bare: u64,
-}
-
-/// Whether clients wait for an answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Waiting {
-    /// They have sent nothing since the last answer.
-    #[default]
-    No,
-    /// They have sent something that nobody has to answer, such as a last ACK or a reset: in so many readings, the last
-    /// one at a time.
-    Perhaps(u8, Time),
-    /// They have sent data, which a living host acknowledges within a fraction of a second, or something again and again.
-    Surely,
-}
-
-/// Readings with packets that nobody has to answer after which somebody should have: clients of a dead pod repeat theirs.
-const REPEATED: u8 = 3;
-
-/// Such packets further apart have nothing to do with each other; clients repeat theirs after 0.2, 0.4, ... 6.4 s.
-const APART: Time = Time::from_secs(10);
-
-/// Counters are up to so old: the kernel sums them up every 2 s (`IP_VS_EST_TICK`, net/netfilter/ipvs/ip_vs_est.c).
-const STALE: Time = Time::from_secs(2);
-
-/// No packet without data is longer: 20 bytes of IPv4 or 40 of IPv6, 20 of TCP, 40 of its options.
-const fn longest_without_data(family: IpFamily) -> u64 {
-    match family {
-        IpFamily::V4 => 80,
-        IpFamily::V6 => 100,
-    }
+    family: IpFamily,
+    silence: Silence,
 }
 
 impl Drain {
@@ -75,7 +45,7 @@ impl Drain {
         (overrides, settings): (Overrides, Settings),
     ) -> Self {
         Drain {
-            bare: longest_without_data(family),
+            family,
             cause,
             since,
             overrides,
@@ -85,8 +55,7 @@ impl Drain {
             last_activity: since,
             seen: None,
             due: None,
-            answered: since,
-            waiting: Waiting::No,
+            silence: Silence::default(),
         }
     }
 
@@ -105,7 +74,7 @@ impl Drain {
     /// nothing about a pod that was healthy.
     pub(crate) fn change_cause(&mut self, cause: Cause, now: Time) {
         if self.cause.is_patient() {
-            (self.since, self.answered, self.waiting) = (now, now, Waiting::No);
+            (self.since, self.silence) = (now, Silence::default());
         }
         self.cause = cause;
     }
@@ -117,7 +86,7 @@ impl Drain {
 
     /// The same after a restart: what has moved before is not known.
     pub(crate) fn resumed(self, pod: Option<Arc<str>>, now: Time) -> Self {
-        Drain { pod, last_activity: now, answered: now, ..self }
+        Drain { pod, last_activity: now, ..self }
     }
 
     fn must_go(&mut self, outcome: Outcome) {
@@ -149,35 +118,8 @@ impl Drain {
         if connections.active > 0 || moved {
             self.last_activity = now;
         }
-        self.waiting = match before {
-            Some(before) if connections.active > 0 && traffic.packets_out == before.1.packets_out => {
-                self.wait(now, before, (*connections, *traffic))
-            }
-            _ => Waiting::No,
-        };
-        if self.waiting == Waiting::No {
-            self.answered = now;
-        }
-    }
-
-    /// Nothing came back between two readings.
-    ///
-    /// An ICMP error that IPVS passes on to the client counts as a packet to it (`handle_response_icmp`,
-    /// net/netfilter/ipvs/ip_vs_core.c). Routers report the address of a vanished pod as unreachable; our packet rules
-    /// keep that from IPVS.
-    fn wait(&self, now: Time, before: Reading, reading: Reading) -> Waiting {
-        let grown = |of: fn(&TrafficCounters) -> u64| of(&reading.1).saturating_sub(of(&before.1));
-        let (packets, bytes) = (grown(|traffic| traffic.packets_in), grown(|traffic| traffic.bytes_in));
-        let ended = u64::from(before.0.active.saturating_sub(reading.0.active));
-        match self.waiting {
-            Waiting::Surely => Waiting::Surely,
-            _ if packets > 0 && bytes > packets * self.bare => Waiting::Surely,
-            Waiting::Perhaps(_, last) if now.saturating_sub(last) > APART => Waiting::No,
-            // A connection that its client resets costs one packet.
-            waiting if packets <= ended => waiting,
-            Waiting::No => Waiting::Perhaps(1, now),
-            Waiting::Perhaps(count, _) if count + 1 >= REPEATED => Waiting::Surely,
-            Waiting::Perhaps(count, _) => Waiting::Perhaps(count + 1, now),
+        if let Some(before) = before {
+            self.silence.observe(now, &before, &(*connections, *traffic), self.family);
         }
     }
 
@@ -186,6 +128,11 @@ impl Drain {
         let idle = self.settings.policy == Policy::ActiveOnly && self.active() == 0;
         let quiet = self.seen.map_or(self.settings.linger, |(connections, _)| self.quiet_time(&connections));
         idle.then(|| self.last_activity.saturating_add(quiet))
+    }
+
+    /// When a poll could find it silent.
+    pub(crate) fn silent_at(&self, now: Time) -> Option<Time> {
+        self.silence.decided_at(now, self.silence_limit()?)
     }
 
     /// How long nothing must have moved. Where there may be half-closed connections, so long that the counters would
@@ -209,15 +156,13 @@ impl Drain {
         if drained {
             return Some(Outcome::Drained);
         }
-        self.is_silent(now).then_some(Outcome::Silent)
+        let limit = self.silence_limit();
+        limit.is_some_and(|limit| self.silence.lasts(now, limit)).then_some(Outcome::Silent)
     }
 
-    fn is_silent(&self, now: Time) -> bool {
-        if self.cause.is_patient() {
-            return false;
-        }
-        let lasts = |limit| now.saturating_sub(self.answered) >= limit;
-        self.waiting == Waiting::Surely && self.settings.silence.is_some_and(lasts)
+    /// How long clients of its may wait for an answer; a ready endpoint is never judged.
+    fn silence_limit(&self) -> Option<Time> {
+        self.settings.silence.filter(|_| !self.cause.is_patient())
     }
 }
 

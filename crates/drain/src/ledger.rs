@@ -224,7 +224,7 @@ impl Ledger {
         for (key, drain) in self.drains.range_mut(lowest(vs)..).take_while(|(key, _)| key.vs == vs) {
             drain.poll(now, counters(&key.rs));
             any_due |= drain.due.is_some();
-            let ends = [deadline, drain.deadline(), drain.lingers_until()];
+            let ends = [deadline, drain.deadline(), drain.lingers_until(), drain.silent_at(now)];
             deadline = ends.into_iter().flatten().filter(|at| *at > now).min();
         }
         self.polls.polled(vs, now, deadline);

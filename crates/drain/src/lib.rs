@@ -11,13 +11,17 @@ mod ledger;
 mod polls;
 mod reason;
 mod settings;
+mod silence;
 #[cfg(test)]
 mod tests;
 
 pub use drain::{Drain, Reading};
 pub use ledger::{Key, Ledger, Record, Verdict};
 pub use reason::{Cause, Outcome, UnknownCause};
-pub use settings::{EndpointGone, Overrides, Policy, Settings, UnknownAction, UnknownPolicy, limit};
+pub use settings::{
+    EndpointGone, LEAST_SILENCE, Overrides, Policy, Settings, UnknownAction, UnknownPolicy, limit,
+    silence_limit,
+};
 
 /// Time since boot, suspended time included (CLOCK_BOOTTIME): deadlines survive a restart of the process.
 pub type Time = std::time::Duration;

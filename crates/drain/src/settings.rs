@@ -120,7 +120,7 @@ impl Settings {
             policy: overrides.policy.unwrap_or(self.policy),
             linger: overrides.linger.unwrap_or(self.linger),
             timeout: overrides.timeout.map_or(self.timeout, limit),
-            silence: overrides.silence.map_or(self.silence, limit),
+            silence: overrides.silence.map_or(self.silence, silence_limit),
             endpoint_gone: overrides.endpoint_gone.unwrap_or(self.endpoint_gone),
         }
     }
@@ -129,6 +129,15 @@ impl Settings {
 /// A time limit as users write it: zero means that there is none.
 pub fn limit(duration: Duration) -> Option<Duration> {
     (!duration.is_zero()).then_some(duration)
+}
+
+/// The shortest silence that means something: the kernel's counters are up to 2 s old, so that a shorter one may only
+/// mean that an answer has not been counted yet.
+pub const LEAST_SILENCE: Duration = Duration::from_millis(2500);
+
+/// The limit of silence as users write it: zero means that there is none, and what is too short is raised.
+pub fn silence_limit(duration: Duration) -> Option<Duration> {
+    limit(duration).map(|silence| silence.max(LEAST_SILENCE))
 }
 
 /// What one Service wants otherwise than the configuration.

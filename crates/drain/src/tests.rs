@@ -1,10 +1,13 @@
 mod properties;
+mod silence;
 
 use std::time::Duration;
 
 use lb_types::{ConnectionCounters, Protocol, RealServerId, TrafficCounters, VipPort, VirtualServerId};
 
-use crate::{Cause, EndpointGone, Key, Ledger, Outcome, Overrides, Policy, Record, Settings, Verdict};
+use crate::{
+    Cause, EndpointGone, Key, LEAST_SILENCE, Ledger, Outcome, Overrides, Policy, Record, Settings, Verdict,
+};
 
 fn key(protocol: Protocol, last: u8) -> Key {
     let port = 80.try_into().unwrap();
@@ -276,21 +279,42 @@ fn check_silence(silence: Option<u64>, size: u64, readings: &[(u64, u32, u64, u6
 
 #[test]
 fn a_real_server_that_answers_nobody_is_removed() {
-    let dead = [(1, 9, 100, 100), (2, 9, 110, 100), (4, 9, 115, 100), (6, 9, 118, 100), (7, 9, 118, 100)];
-    check_silence(Some(5), 500, &dead, Some(6));
-    check_silence(Some(3), 500, &dead, Some(4));
+    let dead = [(1, 9, 100, 100), (2, 9, 110, 100), (5, 9, 115, 100), (7, 9, 118, 100), (8, 9, 118, 100)];
+    check_silence(Some(5), 500, &dead, Some(7));
+    check_silence(Some(3), 500, &dead, Some(5));
     check_silence(None, 500, &dead, None);
     check_silence(Some(60), 500, &dead, None);
+    // Counted from the reading that shows it, however long ago the one before it was.
+    let late = [(1, 9, 100, 100), (91, 9, 101, 100), (93, 9, 101, 100), (94, 9, 101, 100)];
+    check_silence(Some(3), 500, &late, Some(94));
     // Data once is enough, anything else must be repeated.
     let once = [(1, 9, 100, 100), (2, 9, 101, 100), (6, 9, 101, 100)];
     check_silence(Some(3), 500, &once, Some(6));
     check_silence(Some(3), BARE, &once, None);
-    check_silence(Some(3), BARE, &dead, Some(6));
+    let twice = [dead[0], dead[1], dead[2], dead[3], (8, 9, 119, 100), (11, 9, 119, 100)];
+    check_silence(Some(3), BARE, &twice, Some(11));
     // One answer, and all begins anew.
     let answered = [dead[0], dead[1], (3, 9, 111, 101), (5, 9, 111, 101), (60, 9, 111, 101)];
     check_silence(Some(3), 500, &answered, None);
     // The counters were zeroed by somebody.
     check_silence(Some(3), 500, &[dead[0], dead[1], (3, 9, 2, 0), (4, 9, 2, 0), (60, 9, 2, 0)], None);
+}
+
+#[test]
+fn what_a_client_sent_before_it_reset_its_connection_is_answered_by_nobody() {
+    for size in [BARE, 500] {
+        // The counters show it before the reset, with it, or 2 s later.
+        let before =
+            [(1, 9, 100, 100), (2, 9, 102, 100), (3, 8, 102, 100), (5, 8, 103, 100), (60, 8, 103, 100)];
+        check_silence(Some(3), size, &before, None);
+        let together = [(1, 9, 100, 100), (2, 8, 103, 100), (5, 8, 103, 100), (60, 8, 103, 100)];
+        check_silence(Some(3), size, &together, None);
+        let later = [(1, 9, 99, 99), (2, 8, 100, 100), (3, 8, 103, 100), (6, 8, 103, 100), (60, 8, 103, 100)];
+        check_silence(Some(3), size, &later, None);
+    }
+    // But not what the others go on sending.
+    let others = [(1, 9, 100, 100), (2, 8, 105, 100), (3, 8, 112, 100), (6, 8, 114, 100)];
+    check_silence(Some(3), 500, &others, Some(6));
 }
 
 #[test]
@@ -343,7 +367,11 @@ fn overrides_replace_one_setting_each() {
         (Overrides { linger: second, ..NONE }, Settings { linger: Duration::from_secs(1), ..base }),
         (Overrides { timeout: second, ..NONE }, Settings { timeout: second, ..base }),
         (Overrides { timeout: Some(Duration::ZERO), ..NONE }, Settings { timeout: None, ..base }),
-        (Overrides { silence: second, ..NONE }, Settings { silence: second, ..base }),
+        (
+            Overrides { silence: Some(Duration::from_secs(60)), ..NONE },
+            Settings { silence: Some(Duration::from_secs(60)), ..base },
+        ),
+        (Overrides { silence: second, ..NONE }, Settings { silence: Some(LEAST_SILENCE), ..base }),
         (Overrides { silence: Some(Duration::ZERO), ..NONE }, Settings { silence: None, ..base }),
         (
             Overrides { endpoint_gone: Some(EndpointGone::Drain), ..NONE },

@@ -268,17 +268,18 @@ impl Memory {
         moved.chain(active).max().unwrap_or(self.resumed)
     }
 
-    /// Clients have sent data, or more than once, and got nothing for so long.
+    /// Clients have sent data, or three times, and have got nothing for so long since.
     fn is_silent_for(&self, silence: Duration) -> bool {
         let pairs = self.readings.windows(2).rev();
-        let unanswered: Vec<_> =
+        let mut unanswered: Vec<_> =
             pairs.take_while(|pair| pair[0].packets.1 == pair[1].packets.1 && pair[1].active > 0).collect();
-        let sent = unanswered.iter().filter(|pair| pair[1].packets.0 > pair[0].packets.0);
-        let data = sent
-            .clone()
-            .any(|pair| pair[1].bytes - pair[0].bytes > 100 * (pair[1].packets.0 - pair[0].packets.0));
-        let lasts = unanswered.last().zip(self.readings.last());
-        (data || sent.count() >= 2) && lasts.is_some_and(|(first, now)| first[0].at + silence <= now.at)
+        unanswered.reverse();
+        let packets = |pair: &&[Reading]| pair[1].packets.0 - pair[0].packets.0;
+        let mut sent = unanswered.into_iter().filter(|pair| packets(pair) > 0);
+        let data = sent.clone().find(|pair| pair[1].bytes - pair[0].bytes > 100 * packets(pair));
+        let [data, third] = [data, sent.nth(2)].map(|pair| pair.map(|pair| pair[1].at));
+        let since = data.into_iter().chain(third).min();
+        since.zip(self.readings.last()).is_some_and(|(since, now)| since + silence <= now.at)
     }
 }
 

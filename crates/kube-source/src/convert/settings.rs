@@ -1,6 +1,6 @@
 //! Annotations under `kube-ipvs.io/`.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use drain::Overrides;
 use lb_types::{Scheduler, SchedulerFlags, parse_duration};
@@ -42,6 +42,7 @@ pub(crate) fn settings(annotations: &Labels, report: &mut Report) -> ServiceSett
 fn drain_overrides(annotations: &Labels, report: &mut Report) -> Option<Arc<Overrides>> {
     let mut time = |name| parsed(annotations, name, parse_duration, report);
     let [linger, timeout, silence] = [GRACEFUL_LINGER, GRACEFUL_TIMEOUT, GRACEFUL_SILENCE].map(&mut time);
+    let silence = silence.map(|silence| long_enough(silence, report));
     let overrides = Overrides {
         policy: parsed(annotations, GRACEFUL_POLICY, str::parse, report),
         linger,
@@ -50,6 +51,18 @@ fn drain_overrides(annotations: &Labels, report: &mut Report) -> Option<Arc<Over
         endpoint_gone: parsed(annotations, GRACEFUL_ENDPOINT_GONE, str::parse, report),
     };
     (overrides != Overrides::NONE).then(|| overrides.into())
+}
+
+/// Raises a silence that is too short to tell anything; zero stays zero, which means never.
+fn long_enough(silence: Duration, report: &mut Report) -> Duration {
+    let limit = drain::silence_limit(silence).unwrap_or_default();
+    if limit != silence {
+        let message = format!(
+            "{silence:?} is shorter than the age of the kernel's counters; {limit:?} is used instead"
+        );
+        report.add(field(GRACEFUL_SILENCE), message, "set at least 2.5s, or 0 for never");
+    }
+    limit
 }
 
 /// Value of an annotation; an empty one counts as absent.

@@ -345,7 +345,10 @@ fn annotations() {
     check_drain("graceful-linger", "1m30s", "linger 90s");
     check_drain("graceful-timeout", "' 2h '", "timeout 7200s");
     check_drain("graceful-timeout", "'0'", "timeout 0ns");
-    check_drain("graceful-silence", "500ms", "silence 500ms");
+    check_drain("graceful-silence", "2500ms", "silence 2.5s");
+    check_drain("graceful-silence", "'0'", "silence 0ns");
+    let raised = "metadata.annotations[kube-ipvs.io/graceful-silence]|500ms is shorter than";
+    check_metadata("too short", &annotation("graceful-silence", "500ms"), "silence 2.5s", &[raised]);
     check_drain("graceful-endpoint-gone", "drain", "gone drain");
     check_drain("graceful-policy", "''", "");
     for (name, bad, why) in [
