@@ -266,6 +266,7 @@ mod tests {
     fn defaults_are_those_of_the_design() {
         let settings = settings(&[]).unwrap();
         assert_eq!(settings.node_name, "n1");
+        assert_eq!(settings.reconcile.planner.node_name, "n1", "decides what is local");
         assert_eq!(settings.reconcile.drain, drain::Settings::default());
         assert_eq!(settings.reconcile.planner.scheduler, Scheduler::RR);
         assert_eq!(settings.reconcile.local_mode, LocalMode::ClusterCidr(Vec::new()));

@@ -160,7 +160,7 @@ impl Drain {
         limit.is_some_and(|limit| self.silence.lasts(now, limit)).then_some(Outcome::Silent)
     }
 
-    /// How long clients of its may wait for an answer; a ready endpoint is never judged.
+    /// How long clients may wait for an answer; `None` where that is never judged, as of a ready endpoint.
     fn silence_limit(&self) -> Option<Time> {
         self.settings.silence.filter(|_| !self.cause.is_patient())
     }

@@ -238,7 +238,12 @@ impl Ledger {
 
     /// When [`Ledger::due`] or [`Ledger::rested`] has something; `None` when nothing drains.
     pub fn next_deadline(&self) -> Option<Time> {
-        self.polls.next().into_iter().chain(self.resting.values().copied()).min()
+        self.polls.next().into_iter().chain(self.next_rested()).min()
+    }
+
+    /// When [`Ledger::rested`] has something.
+    pub fn next_rested(&self) -> Option<Time> {
+        self.resting.values().copied().min()
     }
 
     /// Virtual servers whose counters should be read by now, the longest overdue first.
@@ -254,6 +259,11 @@ impl Ledger {
     /// How many there are.
     pub fn len(&self) -> usize {
         self.drains.len()
+    }
+
+    /// Whether nothing drains, and nothing has to stay away.
+    pub fn is_idle(&self) -> bool {
+        self.drains.is_empty() && self.resting.is_empty()
     }
 
     /// Whether nothing drains.

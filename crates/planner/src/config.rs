@@ -21,7 +21,8 @@ pub struct PlannerConfig {
     pub masquerade_all: bool,
     /// The configured part of the packet rules.
     pub layout: RulesLayout,
-    /// Decides the order in which real servers are added, so that not every node's `rr` starts at the same one.
+    /// Decides what is local, whether or not the Node can be read; and the order in which real servers are added, so
+    /// that not every node's `rr` starts at the same one.
     pub node_name: String,
 }
 

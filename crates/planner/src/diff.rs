@@ -18,6 +18,8 @@ use crate::{
 pub struct Touch {
     /// Virtual servers with their real servers and elements.
     pub servers: FastSet<VirtualServerId>,
+    /// Virtual servers of which only the refusal of new connections is in question.
+    pub refusals: FastSet<VirtualServerId>,
     /// VIPs with their routes and elements.
     pub vips: FastSet<IpAddr>,
     /// Addresses found on `kube-ipvs0`: none is wanted there, but each must stay until its VIP has a route.
@@ -53,6 +55,7 @@ impl Touch {
     /// Adds another touch.
     pub fn extend(&mut self, other: Touch) {
         self.servers.extend(other.servers);
+        self.refusals.extend(other.refusals);
         self.vips.extend(other.vips);
         self.addresses.extend(other.addresses);
     }
@@ -60,18 +63,19 @@ impl Touch {
     /// Leaves out what nobody wants.
     pub fn keep_desired(&mut self, desired: &Desired) {
         self.servers.retain(|vs| desired.server(vs).is_some());
+        self.refusals.retain(|vs| desired.server(vs).is_some());
         self.vips.retain(|vip| desired.claims_vip(vip));
         self.addresses.clear();
     }
 
     /// Number of keys.
     pub fn len(&self) -> usize {
-        self.servers.len() + self.vips.len() + self.addresses.len()
+        self.servers.len() + self.refusals.len() + self.vips.len() + self.addresses.len()
     }
 
     /// Whether nothing is touched.
     pub fn is_empty(&self) -> bool {
-        self.servers.is_empty() && self.vips.is_empty() && self.addresses.is_empty()
+        self.len() == 0
     }
 }
 
@@ -163,6 +167,11 @@ pub fn diff(touch: &Touch, inputs: &Inputs<'_>) -> Plan {
     vips.dedup();
     vips.iter().for_each(|vip| diff_vip(*vip, inputs, &mut plan));
     sorted(touch.servers.iter().copied()).into_iter().for_each(|vs| diff_server(vs, inputs, &mut plan));
+    let refusals = sorted(touch.refusals.iter().filter_map(VirtualServerId::vip_port));
+    for port in refusals {
+        let element = RuleElement::port(RuleSet::NoEndpoints, port);
+        diff_element(element, refuses(port.into(), inputs), inputs, &mut plan);
+    }
     let mut addresses = sorted(touch.addresses.iter().chain(&vips).copied());
     addresses.dedup();
     addresses.retain(|addr| inputs.mirror.addresses.contains(addr) && is_spare(addr, &vips, inputs));
@@ -234,7 +243,11 @@ fn diff_element(element: RuleElement, wanted: bool, inputs: &Inputs<'_>, plan: &
 
 fn diff_server(vs: VirtualServerId, inputs: &Inputs<'_>, plan: &mut Plan) {
     let Some(want) = inputs.desired.server(&vs) else { return diff_unwanted(vs, inputs, plan) };
-    diff_server_elements(vs, |element| want.elements().any(|e| e == element), inputs, plan);
+    let wanted = |element: RuleElement| match element.set {
+        RuleSet::NoEndpoints => will_refuse(want, inputs),
+        _ => want.elements().any(|wanted| wanted == element),
+    };
+    diff_server_elements(vs, wanted, inputs, plan);
     match inputs.mirror.servers.get(&vs) {
         None => add_server(want, inputs, plan),
         Some(have) => change_server(want, have, inputs, plan),
@@ -280,6 +293,37 @@ fn diff_server_elements(
         let element = RuleElement::port(set, port);
         diff_element(element, wanted(element), inputs, plan);
     }
+}
+
+/// Whether new connections must be refused once the kernel has executed the plan: none of the real servers that are
+/// wanted is there and stays, or may come now.
+fn will_refuse(want: &ServerIntent, inputs: &Inputs<'_>) -> bool {
+    if inputs.drains.is_idle() {
+        return !want.has_real_servers();
+    }
+    let have = inputs.mirror.servers.get(&want.vs);
+    let comes = |rs: RealServerId| {
+        let key = Key { vs: want.vs, rs };
+        match have.and_then(|have| have.real_server(&rs)) {
+            Some(_) => !is_evicted(&key, inputs),
+            None => !inputs.drains.is_resting(&key),
+        }
+    };
+    !want.real_servers().any(comes)
+}
+
+/// Whether they must be refused as things are: the kernel has none of the real servers that are wanted, or only
+/// quiesced ones, which happens where it has refused writes.
+fn refuses(vs: VirtualServerId, inputs: &Inputs<'_>) -> bool {
+    let have = inputs.mirror.servers.get(&vs);
+    let serves = |rs: RealServerId| {
+        have.and_then(|have| have.real_server(&rs)).is_some_and(|present| !present.weight.is_quiesced())
+    };
+    inputs.desired.server(&vs).is_some_and(|want| !want.real_servers().any(serves))
+}
+
+fn is_evicted(key: &Key, inputs: &Inputs<'_>) -> bool {
+    inputs.drains.get(key).is_some_and(|drain| drain.due == Some(Outcome::AddressReused))
 }
 
 fn add_server(want: &ServerIntent, inputs: &Inputs<'_>, plan: &mut Plan) {

@@ -68,12 +68,11 @@ impl ServerIntent {
         self.endpoints.get(at)
     }
 
-    /// Set elements that belong to the virtual server.
+    /// Set elements that the virtual server has whatever the kernel holds of it.
     pub fn elements(&self) -> impl Iterator<Item = RuleElement> {
         let port = self.vs.vip_port();
-        let refuse = (!self.has_real_servers()).then_some(RuleSet::NoEndpoints);
-        let sets = [Some(RuleSet::Services), Some(self.masquerade), refuse];
-        sets.into_iter().flatten().filter_map(move |set| Some(RuleElement::port(set, port?)))
+        let sets = [RuleSet::Services, self.masquerade];
+        sets.into_iter().filter_map(move |set| Some(RuleElement::port(set, port?)))
     }
 }
 

@@ -11,7 +11,7 @@ use std::{borrow::Cow, collections::BTreeSet};
 
 use dataplane::TableError;
 use drain::Time;
-use lb_types::{IpvsOp, Operation, RulesOp, VipOp, VirtualServerId};
+use lb_types::{IpvsOp, Operation, RuleSet, RulesOp, VipOp, VirtualServerId};
 use planner::{Plan, Touch};
 use tracing::{debug, error, info};
 
@@ -32,8 +32,11 @@ pub(crate) struct Run<'a> {
     base_due: bool,
     /// What an earlier write has failed for: later ones stand on it.
     held: BTreeSet<Subject>,
-    /// Virtual servers with a refused write: their elements stay until it succeeds.
+    /// Virtual servers with a refused write to IPVS: whether they refuse new connections is decided once more, by what
+    /// the kernel holds then.
     refused: BTreeSet<VirtualServerId>,
+    /// Virtual servers that could not be deleted: their elements stay until they are, the one that names them above all.
+    undeleted: BTreeSet<VirtualServerId>,
     /// Virtual servers that lost a real server.
     shrunk: BTreeSet<VirtualServerId>,
 }
@@ -46,20 +49,33 @@ impl Run<'_> {
             false => ops.iter().filter(|op| !self.held.contains(&subject(op))).cloned().collect(),
         }
     }
+
+    /// The elements that no refused write to IPVS holds.
+    fn free_elements(&self, ops: &[RulesOp]) -> Vec<RulesOp> {
+        let is_held = |vs: &VirtualServerId, set: RuleSet| {
+            self.undeleted.contains(vs) || set == RuleSet::NoEndpoints && self.refused.contains(vs)
+        };
+        let is_free = |op: &&RulesOp| match (op, rules_subject(op)) {
+            (RulesOp::DeleteElement(element), Subject::Server(vs)) => !is_held(&vs, element.set),
+            _ => true,
+        };
+        ops.iter().filter(is_free).cloned().collect()
+    }
 }
 
 impl Reconciler {
     /// Executes a plan and returns what has to be compared again because of it.
     pub(crate) fn apply(&mut self, plan: &Plan, touch: &Touch, now: Time, report: &mut Report) -> Touch {
-        let (held, refused, shrunk) = <(BTreeSet<_>, BTreeSet<_>, BTreeSet<_>)>::default();
+        let (held, refused, undeleted, shrunk) = Default::default();
         let base_due = !self.retry.must_wait(&Subject::Base, now);
-        let mut run = Run { now, report, base_due, held, refused, shrunk };
+        let mut run = Run { now, report, base_due, held, refused, undeleted, shrunk };
         self.apply_stages(plan, touch, &mut run);
         self.begin_drains(plan, &mut run);
         self.flows.add(&plan.flows);
         self.clear_retries(touch, now);
         let mut follow_up = Touch::default();
         follow_up.servers.extend(run.shrunk.into_iter().filter(|vs| self.desired.server(vs).is_none()));
+        follow_up.refusals.extend(run.refused.into_iter().filter(|vs| self.desired.server(vs).is_some()));
         follow_up
     }
 
@@ -67,7 +83,12 @@ impl Reconciler {
         self.apply_ipvs(&plan.ipvs_evict, run);
         if !plan.link.is_empty() && !self.apply_link(&plan.link, run) {
             self.waiting.extend(touch.clone());
-            self.hold_new(subjects(touch), run);
+            // A VIP that has its route already does not wait for the link.
+            let is_routed = |vs: &VirtualServerId| {
+                vs.vip_port().is_some_and(|port| self.mirror.routes.contains_key(&port.addr))
+            };
+            let waits = |subject: &Subject| !matches!(subject, Subject::Server(vs) if is_routed(vs));
+            self.hold_new(subjects(touch).filter(waits), run);
             run.held.extend(touch.vips.iter().chain(&touch.addresses).map(|vip| Subject::Vip(*vip)));
         }
         self.apply_rules(&plan.rules_add, run);
@@ -75,8 +96,8 @@ impl Reconciler {
         self.apply_vips(&plan.vips_add, run);
         self.apply_vips(&plan.vips_remove, run);
         self.apply_ipvs(&plan.ipvs_remove, run);
-        run.held.extend(std::mem::take(&mut run.refused).into_iter().map(Subject::Server));
-        self.apply_rules(&plan.rules_remove, run);
+        let free = run.free_elements(&plan.rules_remove);
+        self.apply_rules(&free, run);
     }
 
     /// Holds what the kernel does not have yet. What it has already serves, and goes on following the API.

@@ -93,6 +93,11 @@ impl Audit {
         self.reached = None;
     }
 
+    /// The last step is over, and accounted for if it was the audit's.
+    pub(crate) fn forget_last(&mut self) {
+        self.last = None;
+    }
+
     /// When a part is due; may lie in the past.
     pub(crate) fn next_due(&self) -> Time {
         self.next().1
@@ -161,7 +166,6 @@ impl Reconciler {
     /// Compares the part that is due, if any; returns whether there was one. What it finds is made good by the next
     /// step, so that what this one costs is what the audit costs.
     pub(crate) fn audit(&mut self, now: Time, report: &mut Report) -> bool {
-        self.audit.last = None;
         let (part, due) = self.audit.next();
         if !self.is_planned() || due > now {
             return false;

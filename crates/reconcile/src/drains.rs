@@ -34,7 +34,7 @@ pub(crate) struct Notes {
     /// Drains that have begun and are not reported yet.
     begun: usize,
     /// Virtual servers that the last step polled.
-    polled: usize,
+    pub(crate) polled: usize,
     /// Drains of the process before this one.
     restored: Vec<(Key, Record)>,
 }
@@ -249,11 +249,6 @@ impl Reconciler {
         true
     }
 
-    /// Whether the last step polled; this one has not yet.
-    pub(crate) fn take_polled(&mut self) -> bool {
-        std::mem::take(&mut self.notes.polled) > 0
-    }
-
     /// What the last step took, if it polled.
     pub(crate) fn polls_spent(&mut self, took: Duration) {
         self.ledger.polls_took(u32::try_from(self.notes.polled).unwrap_or(u32::MAX), took);
@@ -271,13 +266,22 @@ impl Reconciler {
                 // Only the deadline counts then.
                 Err(error) => failed = Some(error),
             }
+            let known = self.count_over(&vs);
             let any_due = self.ledger.poll(vs, now, |rs| counters.get(rs).copied());
-            // A refused removal is tried again when its time has come, not with every poll.
-            if any_due && !self.retry.must_wait(&Subject::Server(vs), now) {
+            // A refused write is tried again when its time has come, not with every poll; but what has just come to
+            // its end does not wait for that.
+            let is_new = self.count_over(&vs) > known;
+            if is_new || any_due && !self.retry.must_wait(&Subject::Server(vs), now) {
                 touch.servers.insert(vs);
             }
         }
         failed.iter().for_each(|error| warn!("{}", chain(error)));
+    }
+
+    /// Real servers of a virtual server that must be removed.
+    fn count_over(&self, vs: &VirtualServerId) -> usize {
+        let drains = self.ledger.of(vs).filter_map(|key| self.ledger.get(key));
+        drains.filter(|drain| drain.due.is_some()).count()
     }
 
     fn forget_vanished<T>(

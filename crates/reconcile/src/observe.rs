@@ -49,12 +49,13 @@ impl Suspects {
         self.servers.contains(vs)
     }
 
-    /// When something can be dumped.
-    pub(crate) fn due(&self) -> Option<Time> {
-        if self.list || !self.servers.is_empty() {
+    /// When something can be dumped that has not failed; what has is tried again in its own time.
+    pub(crate) fn due(&self, has_failed: impl Fn(Subject) -> bool) -> Option<Time> {
+        if (self.list || !self.servers.is_empty()) && !has_failed(Subject::Servers) {
             return Some(Time::ZERO);
         }
-        (!self.tables.is_empty()).then_some(self.rest)
+        let any = self.tables.iter().any(|table| !has_failed(Subject::Table(*table)));
+        any.then_some(self.rest)
     }
 
     /// The last step took so much of a core, until `now`.
@@ -66,50 +67,63 @@ impl Suspects {
 }
 
 impl Reconciler {
-    /// Dumps what a notification or a failed write made doubtful. What cannot be dumped stays in doubt.
+    /// Dumps what a notification or a failed write made doubtful. What cannot be dumped stays in doubt, and keeps
+    /// nothing else from being dumped.
     pub(crate) fn recheck(&mut self, now: Time, touch: &mut Touch, report: &mut Report) {
-        if self.retry.must_wait(&Subject::Dumps, now) {
-            return;
-        }
         let rests = now < self.suspects.rest;
-        for table in self.suspects.tables.clone().into_iter().filter(|_| !rests) {
+        for table in self.suspects.tables.clone() {
+            let subject = Subject::Table(table);
+            // What has failed has a pause of its own.
+            let waits =
+                if self.retry.is_failing(&subject) { self.retry.must_wait(&subject, now) } else { rests };
+            if waits {
+                continue;
+            }
             self.suspects.dumped = true;
             let result = match table {
                 Touched::Vips => self.observe_vips(touch, report),
                 Touched::Rules => self.observe_rules(touch, report),
             };
-            match result {
-                Ok(()) => _ = self.suspects.tables.remove(&table),
-                Err(error) => self.dump_failed(&error, now),
+            if self.dumped(subject, result, now) {
+                self.suspects.tables.remove(&table);
             }
         }
-        if let Err(error) = self.recheck_servers(touch, report) {
-            self.dump_failed(&error, now);
+        if !self.retry.must_wait(&Subject::Servers, now) {
+            let result = self.recheck_servers(touch, report);
+            self.dumped(Subject::Servers, result, now);
         }
-        self.retry.tried(&Subject::Dumps, now);
     }
 
+    /// Goes on after a failure, so that what can be dumped is; returns the first one.
     fn recheck_servers(&mut self, touch: &mut Touch, report: &mut Report) -> Result<(), TableError> {
+        let mut result = Ok(());
         if self.suspects.list {
-            self.observe_servers(touch, report)?;
-            self.suspects.list = false;
+            result = self.observe_servers(touch, report);
+            self.suspects.list = result.is_err();
         }
         let some: Vec<_> = self.suspects.servers.iter().take(SUSPECTS_PER_STEP).copied().collect();
         for vs in some {
-            self.observe_real_servers(vs, touch, report)?;
-            if self.suspects.servers.remove(&vs) && self.desired.server(&vs).is_none() {
+            if let Err(error) = self.observe_real_servers(vs, touch, report) {
+                result = result.and(Err(error));
+            } else if self.suspects.servers.remove(&vs) && self.desired.server(&vs).is_none() {
                 // It was not known whether it is empty.
                 touch.servers.insert(vs);
             }
         }
-        Ok(())
+        result
     }
 
-    fn dump_failed(&mut self, error: &TableError, now: Time) {
-        let reason = chain(error);
-        if self.retry.fail(Subject::Dumps, &reason, now) {
+    /// Notes how dumps went, and returns whether well.
+    fn dumped(&mut self, subject: Subject, result: Result<(), TableError>, now: Time) -> bool {
+        let Err(error) = result else {
+            self.retry.succeed(&subject);
+            return true;
+        };
+        let reason = chain(&error);
+        if self.retry.fail(subject, &reason, now) {
             warn!("{reason}; will be tried again");
         }
+        false
     }
 
     /// Dumps link, routes and addresses.

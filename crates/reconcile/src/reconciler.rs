@@ -71,6 +71,8 @@ pub struct Reconciler {
     /// When changed services were planned last.
     planned: Option<Time>,
     phase: Phase,
+    /// What the last step did.
+    turn: Turn,
     /// Whether everything has been written once, except for what the kernel refuses by itself.
     programmed: bool,
 }
@@ -85,12 +87,23 @@ enum Phase {
     Running,
 }
 
+/// What a step is for, in the order in which they take turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// A slice of the audit.
+    Audit,
+    /// Polls of some drains.
+    Polls,
+    /// Everything else: changes, retries, and what audit and polls have found.
+    Changes,
+}
+
 impl Reconciler {
     /// A loop that knows nothing yet.
     pub fn new(config: Config, tables: Tables) -> Self {
         Reconciler {
             tables,
-            model: ServiceModel::default(),
+            model: ServiceModel::on_node(&config.planner.node_name),
             desired: Desired::default(),
             mirror: Mirror::default(),
             ledger: Ledger::new(config.drain),
@@ -110,6 +123,7 @@ impl Reconciler {
             services_per_step: SERVICES_PER_STEP,
             planned: None,
             phase: Phase::Unknown,
+            turn: Turn::Changes,
             programmed: false,
             config,
         }
@@ -126,33 +140,62 @@ impl Reconciler {
     }
 
     /// Does what is due: a slice of the audit, or some polls of drains, or everything else (plans dirty services,
-    /// retries).
+    /// retries). They take turns, so that none of them waits for more than two steps that are not its own.
     ///
     /// Tell [`Reconciler::spent`] afterwards what it took, and audit and polls keep to their shares of a core.
     pub fn step(&mut self, now: Time) -> Report {
         let mut report = Report::default();
-        // Between two steps with polls there is one for changes.
-        let may_poll = !self.take_polled();
+        self.forget_last_step();
         if !self.model.is_synced() || !self.adopted(now, &mut report) {
             return report;
         }
-        if self.audit(now, &mut report) || may_poll && self.poll_drains(now, &mut report) {
-            return report;
+        // Where nothing else is due, what has just had its turn has the next one too.
+        let order = match self.turn {
+            Turn::Changes => [Turn::Audit, Turn::Polls, Turn::Changes],
+            Turn::Audit => [Turn::Polls, Turn::Changes, Turn::Audit],
+            Turn::Polls => [Turn::Changes, Turn::Audit, Turn::Polls],
+        };
+        let taken = order.into_iter().find(|turn| self.take_turn(*turn, now, &mut report));
+        self.turn = taken.unwrap_or(Turn::Changes);
+        report
+    }
+
+    /// Does what the turn is for, if it is due.
+    fn take_turn(&mut self, turn: Turn, now: Time, report: &mut Report) -> bool {
+        match turn {
+            Turn::Audit => self.audit(now, report),
+            Turn::Polls => self.poll_drains(now, report),
+            Turn::Changes => {
+                let due = self.next_change(now).is_some_and(|due| due <= now);
+                if due {
+                    self.plan_changes(now, report);
+                }
+                due
+            }
         }
+    }
+
+    /// What the last step took has been accounted for.
+    fn forget_last_step(&mut self) {
+        self.audit.forget_last();
+        self.notes.polled = 0;
+    }
+
+    /// Everything but audit and polls.
+    fn plan_changes(&mut self, now: Time, report: &mut Report) {
         let Findings { mut touch, drift } = self.findings.take().unwrap_or_default();
         report.drift += drift;
-        self.recheck(now, &mut touch, &mut report);
+        self.recheck(now, &mut touch, report);
         self.refresh_node(&mut touch);
         touch.servers.extend(self.ledger.rested(now));
         self.retry.touch_due(now, &mut touch);
-        self.desire_backlog(now, &mut touch, &mut report);
+        self.desire_backlog(now, &mut touch, report);
         if self.model.has_ipv6() && !self.sysctls_for_ipv6 {
-            self.write_sysctls(&mut report);
+            self.write_sysctls(report);
         }
-        self.settle(now, touch, &mut report);
-        self.note_programmed(&mut report);
-        self.delete_flows(now, &mut report);
-        report
+        self.settle(now, touch, report);
+        self.note_programmed(report);
+        self.delete_flows(now, report);
     }
 
     /// How much of a core the last step took; it ended at `now`. If it was a slice of the audit, the next one waits
@@ -172,23 +215,25 @@ impl Reconciler {
         if !self.model.is_synced() {
             return None;
         }
+        let audit = self.is_planned().then(|| now.max(self.audit.next_due()));
+        [self.next_change(now), audit, self.ledger.next_deadline()].into_iter().flatten().min()
+    }
+
+    /// When there is something to do besides audit and polls.
+    fn next_change(&self, now: Time) -> Option<Time> {
         let running = self.phase == Phase::Running;
         let starting = self.phase == Phase::Starting;
         let unknown = self.phase == Phase::Unknown && !self.retry.is_failing(&Subject::Base);
-        let can_dump = running && !self.retry.is_failing(&Subject::Dumps);
-        let suspects = self.suspects.due().filter(|_| can_dump).map(|due| due.max(now));
+        let suspects = self.suspects.due(|subject| self.retry.is_failing(&subject));
+        let suspects = suspects.filter(|_| running).map(|due| due.max(now));
         let in_doubt = running && self.findings.is_some();
         let node = running && (self.model.has_node_changed() || self.has_new_cidrs());
         let at_once = (starting || unknown || in_doubt || node).then_some(now);
         let moved = !self.ledger.is_empty() && self.model.has_changes();
         let dirty = moved || !self.backlog.is_empty() || self.model.has_dirty();
         let changes = (running && dirty).then(|| now.max(self.earliest_plan()));
-        let audit = running.then(|| now.max(self.audit.next_due()));
-        let flows = self.flows_due();
-        [at_once, suspects, changes, audit, flows, self.ledger.next_deadline(), self.retry.next_due()]
-            .into_iter()
-            .flatten()
-            .min()
+        let (flows, rested) = (self.flows_due(), self.ledger.next_rested());
+        [at_once, suspects, changes, flows, rested, self.retry.next_due()].into_iter().flatten().min()
     }
 
     /// When changed services may be planned: at once, unless a minimal distance between syncs is configured.

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use dataplane::Touched;
 use drain::Time;
 use lb_types::{ElementKey, RuleElement, VirtualServerId};
 use planner::Touch;
@@ -20,8 +21,10 @@ const LONGEST: Duration = Duration::from_secs(30);
 pub(crate) enum Subject {
     /// The first dumps, the link, or the chains.
     Base,
-    /// Dumps of what is in doubt.
-    Dumps,
+    /// The dump of a table that is in doubt.
+    Table(Touched),
+    /// Dumps of virtual servers that are in doubt.
+    Servers,
     /// A virtual server with its real servers and elements.
     Server(VirtualServerId),
     /// A VIP.
@@ -44,7 +47,7 @@ impl Subject {
     /// Adds it to what must be compared.
     pub(crate) fn touch(self, touch: &mut Touch) {
         let _new = match self {
-            Subject::Base | Subject::Dumps | Subject::Flows => false,
+            Subject::Base | Subject::Table(_) | Subject::Servers | Subject::Flows => false,
             Subject::Server(vs) => touch.servers.insert(vs),
             Subject::Vip(vip) => touch.vips.insert(vip),
             Subject::Address(addr) => touch.addresses.insert(addr),
@@ -56,7 +59,9 @@ impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Subject::Base => f.write_str("link and packet rules"),
-            Subject::Dumps => f.write_str("dumps of what is in doubt"),
+            Subject::Table(Touched::Vips) => f.write_str("dump of link, routes and addresses"),
+            Subject::Table(Touched::Rules) => f.write_str("dump of packet rules"),
+            Subject::Servers => f.write_str("dumps of virtual servers"),
             Subject::Server(vs) => write!(f, "virtual server {vs}"),
             Subject::Vip(vip) => write!(f, "VIP {vip}"),
             Subject::Address(addr) => write!(f, "address {addr}"),

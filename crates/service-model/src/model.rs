@@ -49,6 +49,12 @@ impl Entry {
 }
 
 impl ServiceModel {
+    /// A model on a node whose name is configured: what is local does not wait for the Node, which may be unreadable,
+    /// or deleted.
+    pub fn on_node(name: &str) -> Self {
+        ServiceModel { node: Node { name: name.into(), ..Node::default() }, ..ServiceModel::default() }
+    }
+
     /// Takes in a change and marks the services that it affects.
     pub fn apply(&mut self, event: ModelEvent) {
         match event {
@@ -67,7 +73,7 @@ impl ServiceModel {
         self.synced
     }
 
-    /// Facts about the own Node; empty until known.
+    /// Facts about the own Node; but for its name, empty until known.
     pub fn node(&self) -> &Node {
         &self.node
     }

@@ -4,7 +4,7 @@ mod kernel;
 #[cfg(test)]
 mod tests;
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+use std::{cell::RefCell, collections::BTreeMap, net::Ipv4Addr, rc::Rc};
 
 use kernel::Tables;
 use lb_types::{
@@ -84,6 +84,11 @@ impl FakeIpvs {
     /// The only schedulers whose modules the kernel can load; all, until this is called.
     pub fn set_schedulers(&self, available: impl IntoIterator<Item = Scheduler>) {
         self.0.borrow_mut().tables.schedulers = Some(available.into_iter().collect());
+    }
+
+    /// Broadcast addresses of the node's interfaces, but for loopback's, which is always one.
+    pub fn set_broadcasts(&self, addrs: impl IntoIterator<Item = Ipv4Addr>) {
+        self.0.borrow_mut().tables.broadcasts = addrs.into_iter().collect();
     }
 
     /// Connection counters of a real server from now on.

@@ -12,6 +12,15 @@ const ENOENT: i32 = 2;
 const ESRCH: i32 = 3;
 const EEXIST: i32 = 17;
 
+impl Run<'_> {
+    fn refuse(&mut self, op: &IpvsOp) {
+        self.refused.insert(op.virtual_server());
+        if let IpvsOp::DeleteVirtualServer { vs } = op {
+            self.undeleted.insert(*vs);
+        }
+    }
+}
+
 impl Reconciler {
     /// Virtual servers come before all real servers, so that none is sent for one that the kernel refuses.
     pub(super) fn apply_ipvs(&mut self, ops: &[IpvsOp], run: &mut Run<'_>) {
@@ -78,7 +87,7 @@ impl Reconciler {
     fn ipvs_failed(&mut self, op: &IpvsOp, errno: i32, reason: &str, run: &mut Run<'_>) {
         let vs = op.virtual_server();
         run.report.failed += 1;
-        run.refused.insert(vs);
+        run.refuse(op);
         if self.retry.fail(Subject::Server(vs), reason, run.now) {
             let service =
                 self.desired.service_of(&vs).map_or_else(|| "no Service".to_owned(), ToString::to_string);
@@ -105,7 +114,7 @@ impl Reconciler {
         error!("{}; will be tried again", chain(error));
         for op in ops {
             self.retry.fail(ipvs_subject(op), &error.operation, run.now);
-            run.refused.insert(op.virtual_server());
+            run.refuse(op);
         }
         // Some of them may have been executed.
         self.suspects.add_servers(ops.iter().map(IpvsOp::virtual_server));

@@ -14,8 +14,8 @@ use crate::{Reconciler, retry::Subject};
 const ROUNDS: usize = 4;
 
 impl Reconciler {
-    /// Executes the operations in one transaction. If the kernel refuses some, those fail, with what else their subject
-    /// has in it, and the rest is executed without them.
+    /// Executes the operations in one transaction. If the kernel refuses some, those fail, and the rest is executed
+    /// without them.
     pub(super) fn apply_rules(&mut self, ops: &[RulesOp], run: &mut Run<'_>) {
         let mut ops = run.free(ops, rules_subject).into_owned();
         for round in 0..ROUNDS {
@@ -43,7 +43,9 @@ impl Reconciler {
                 self.rules_failed(&ops, &outcome, run);
                 break;
             }
-            ops.retain(|op| !refused.contains(&rules_subject(op)));
+            let failed: BTreeSet<usize> = outcome.failed.iter().map(|failure| failure.index).collect();
+            let others = ops.into_iter().enumerate().filter(|(index, _)| !failed.contains(index));
+            ops = others.map(|(_, op)| op).collect();
             self.hold_new(refused, run);
         }
         run.report.failed += ops.len();

@@ -5,11 +5,13 @@ mod budget;
 mod crash;
 mod draining;
 mod flows;
+mod node;
 mod programming;
 mod properties;
 mod refusals;
 mod repair;
 mod succession;
+mod turns;
 mod unlucky;
 
 use std::{net::IpAddr, time::Duration};

@@ -362,16 +362,17 @@ impl Guard {
         self.check(matches!(op, VipOp::DeleteRoute { vip } if self.wants_vip(*vip)), op);
     }
 
-    fn rules(&mut self, op: &RulesOp) {
+    /// New connections are refused where the kernel has refused whoever could take them.
+    fn rules(&mut self, op: &RulesOp, serves: impl Fn(&VirtualServerId) -> bool) {
         use RuleSet::{MasqueradeNonLocal, NoEndpoints, Services};
         let bad = match op {
             RulesOp::DeleteElement(RuleElement { key: ElementKey::Addr(vip), .. }) => self.wants_vip(*vip),
             RulesOp::DeleteElement(RuleElement {
                 set: Services | MasqueradeNonLocal,
                 key: ElementKey::Port(port),
-            })
-            | RulesOp::AddElement(RuleElement { set: NoEndpoints, key: ElementKey::Port(port) }) => {
-                self.wants_server(&(*port).into())
+            }) => self.wants_server(&(*port).into()),
+            RulesOp::AddElement(RuleElement { set: NoEndpoints, key: ElementKey::Port(port) }) => {
+                self.wants_server(&(*port).into()) && serves(&(*port).into())
             }
             _ => false,
         };
@@ -390,8 +391,10 @@ fn watch(kernel: &Kernel) -> Rc<RefCell<Guard>> {
         vips.borrow_mut().vips(op);
         None
     });
+    let tables = kernel.clone();
     kernel.rules.refuse(move |op| {
-        rules.borrow_mut().rules(op);
+        let serving = serving(&tables);
+        rules.borrow_mut().rules(op, |vs| serving.iter().any(|(serving, _)| serving == vs));
         None
     });
     guard

@@ -1,7 +1,8 @@
 //! What the kernel refuses: each refusal costs what depends on it, and nothing else.
 
-use dataplane::Touched;
-use lb_types::{IpvsOp, RuleElement, RuleSet, RulesOp, Scheduler};
+use dataplane::{ErrorKind, Touched};
+use lb_types::{IpvsOp, RuleElement, RuleSet, RulesOp, Scheduler, VipOp};
+use proptest::{collection::vec, prelude::*};
 
 use super::*;
 
@@ -118,4 +119,204 @@ fn an_address_stays_while_the_route_of_its_vip_is_refused() {
     world.deliver(web());
     world.run();
     assert!(world.kernel.vips.addresses().contains(&ip(WEB)));
+}
+
+/// Whether the kernel refuses new connections to the Service.
+fn is_refused(world: &World) -> bool {
+    let port = web_vs().vip_port().unwrap();
+    world.kernel.rules.elements().contains(&RuleElement::port(RuleSet::NoEndpoints, port))
+}
+
+/// A kernel with a node address in 10.244.0.0/24, whose broadcast address is no real server.
+fn with_broadcast() -> Kernel {
+    let kernel = Kernel::new();
+    kernel.ipvs.set_broadcasts(["10.244.0.255".parse().unwrap()]);
+    kernel
+}
+
+fn none_yet() -> World {
+    let mut world = World::on(with_broadcast(), config());
+    world.deliver([applied(service("web", WEB)), ready("web", &[])]);
+    world.run();
+    assert!(is_refused(&world));
+    world
+}
+
+const GOOD: &str = "10.244.0.11";
+const BROADCAST: &str = "10.244.0.255";
+
+#[test]
+fn one_refused_real_server_keeps_no_other_one_from_serving() {
+    let mut world = none_yet();
+    world.sync(ready("web", &[GOOD, "10.244.0.12", BROADCAST]));
+    assert_eq!(world.kernel.weights(web_vs()), [(11, 1), (12, 1)]);
+    assert!(!is_refused(&world), "at once, not after the next try");
+    let before = world.kernel.requests();
+    for _ in 0..120 {
+        world.pass(Duration::from_secs(1));
+        assert!(!is_refused(&world));
+    }
+    let requests = world.kernel.requests() - before;
+    assert!(requests < 120, "{requests} requests in two minutes");
+}
+
+#[test]
+fn a_service_whose_only_real_server_is_refused_answers_with_resets() {
+    let mut world = none_yet();
+    world.sync(ready("web", &[BROADCAST]));
+    for _ in 0..60 {
+        assert!(is_refused(&world), "nobody would answer");
+        world.pass(Duration::from_secs(1));
+    }
+    world.sync(ready("web", &[BROADCAST, GOOD]));
+    assert!(!is_refused(&world));
+    world.sync(ready("web", &[BROADCAST]));
+    assert!(is_refused(&world), "the last one that serves is quiesced");
+    world.sync(ready("web", &[GOOD]));
+    assert!(!is_refused(&world));
+    // A Service that is new.
+    let mut world = World::on(with_broadcast(), config());
+    world.deliver([applied(service("web", WEB)), ready("web", &[BROADCAST])]);
+    world.run();
+    assert!(is_refused(&world));
+}
+
+#[test]
+fn refused_settings_of_a_virtual_server_keep_no_endpoint_from_serving() {
+    let mut world = none_yet();
+    world.kernel.ipvs.refuse(|op| matches!(op, IpvsOp::SetVirtualServer { .. }).then_some(22));
+    let mut web = service("web", WEB);
+    web.settings.scheduler = Some(Scheduler::WRR);
+    world.send(applied(web));
+    world.sync(ready("web", &[GOOD]));
+    assert!(!is_refused(&world));
+}
+
+#[test]
+fn a_real_server_that_has_drained_does_not_wait_for_one_that_is_refused() {
+    let mut world = none_yet();
+    world.sync(ready("web", &[GOOD, "10.244.0.12", BROADCAST]));
+    world.pass(Duration::from_secs(300));
+    world.sync(ready("web", &["10.244.0.12", BROADCAST]));
+    world.pass(Duration::from_secs(7));
+    assert_eq!(world.kernel.weights(web_vs()), [(12, 1)], "tried again every 30 s by now");
+}
+
+#[test]
+fn a_virtual_server_that_cannot_be_deleted_keeps_its_elements() {
+    let mut world = World::synced([applied(service("web", WEB)), applied(service("api", "10.96.255.81"))]);
+    world.kernel.ipvs.refuse(|op| matches!(op, IpvsOp::DeleteVirtualServer { .. }).then_some(16));
+    world.sync(deleted("web"));
+    let port = web_vs().vip_port().unwrap();
+    let named = RuleElement::port(RuleSet::Services, port);
+    for _ in 0..60 {
+        assert!(is_refused(&world) && world.kernel.rules.elements().contains(&named));
+        world.pass(Duration::from_secs(1));
+    }
+    world.kernel.ipvs.refuse_nothing();
+    world.pass(Duration::from_secs(30));
+    assert!(!is_refused(&world) && !world.kernel.rules.elements().contains(&named));
+}
+
+#[test]
+fn one_refused_element_keeps_no_other_one_of_its_service() {
+    let mut world = none_yet();
+    let gone = web_vs().vip_port().unwrap();
+    world.kernel.rules.refuse(move |op| match op {
+        RulesOp::DeleteElement(element) if *element == RuleElement::port(RuleSet::Services, gone) => Some(16),
+        _ => None,
+    });
+    world.sync(deleted("web"));
+    assert!(!is_refused(&world));
+}
+
+#[test]
+fn a_new_port_of_a_vip_that_is_routed_does_not_wait_for_the_link() {
+    let mut world = World::synced(web());
+    world.kernel.vips.set_link_down();
+    world.kernel.vips.refuse(|op| matches!(op, VipOp::EnsureLink).then_some(12));
+    world.reconciler.handle(Event::Touched(Touched::Vips));
+    world.run();
+    let mut two = service("web", WEB);
+    two.ports.push(ServicePort { name: "b".into(), port: 81.try_into().unwrap(), ..two.ports[0].clone() });
+    world.sync(applied(two));
+    assert!(world.kernel.vips.routes().contains_key(&ip(WEB)), "IPv4 routes outlive a link that goes down");
+    assert_eq!(world.kernel.ipvs.virtual_servers().len(), 2);
+}
+
+#[test]
+fn a_table_that_cannot_be_dumped_keeps_no_other_one_in_doubt() {
+    let mut world = World::synced(web());
+    let before = world.kernel.state();
+    (0..12).for_each(|_| world.kernel.vips.fail_next_call(ErrorKind::Transient));
+    world.reconciler.handle(Event::Touched(Touched::Vips));
+    world.pass(Duration::from_secs(20));
+    world.kernel.rules.delete_element(RuleElement::vip(ip(WEB)));
+    world.reconciler.handle(Event::Touched(Touched::Rules));
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.kernel.state(), before);
+}
+
+/// What the kernel refuses for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refused {
+    Nothing,
+    Additions,
+    Weights,
+    Removals,
+    Settings,
+    VirtualServer,
+}
+
+fn refuse(kernel: &Kernel, what: Refused, last: u8) {
+    let is_it = move |rs: &RealServerId| rs.addr == IpAddr::from([10, 244, 0, last]);
+    kernel.ipvs.refuse(move |op| {
+        let refused = match op {
+            IpvsOp::AddVirtualServer { .. } => what == Refused::VirtualServer,
+            IpvsOp::SetVirtualServer { .. } => what == Refused::Settings,
+            IpvsOp::AddRealServer { rs, .. } => what == Refused::Additions && is_it(rs),
+            IpvsOp::SetRealServer { rs, .. } => what == Refused::Weights && is_it(rs),
+            IpvsOp::DeleteRealServer { rs, .. } => what == Refused::Removals && is_it(rs),
+            IpvsOp::DeleteVirtualServer { .. } => false,
+        };
+        refused.then_some(12)
+    });
+}
+
+fn refusal() -> impl Strategy<Value = Refused> {
+    prop_oneof![
+        2 => Just(Refused::Nothing),
+        4 => Just(Refused::Additions),
+        2 => Just(Refused::Weights),
+        1 => Just(Refused::Removals),
+        1 => Just(Refused::Settings),
+        1 => Just(Refused::VirtualServer),
+    ]
+}
+
+proptest! {
+    /// Whatever the kernel refuses: new connections are refused if and only if no real server that the API wants would
+    /// take them.
+    #[test]
+    fn new_connections_are_refused_where_nobody_would_take_them(
+        steps in vec((vec(any::<bool>(), 3), refusal(), 1..=3_u8, any::<bool>(), 0..8_u64), 1..12),
+    ) {
+        let mut world = World::synced([]);
+        for (wanted, what, last, persistent, seconds) in steps {
+            refuse(&world.kernel, what, last);
+            let names = ["10.244.0.1", "10.244.0.2", "10.244.0.3"];
+            let addrs: Vec<_> = names.into_iter().zip(&wanted).filter(|(_, is)| **is).map(|(a, _)| a).collect();
+            let mut web = service("web", WEB);
+            web.settings.scheduler = persistent.then_some(Scheduler::WRR);
+            world.send(applied(web));
+            world.send(ready("web", &addrs));
+            world.run();
+            for _ in 0..=seconds {
+                let serving = world.kernel.weights(web_vs()).into_iter().filter(|(_, weight)| *weight > 0);
+                let any = serving.clone().any(|(last, _)| wanted[usize::from(last) - 1]);
+                prop_assert_eq!(is_refused(&world), !any, "{:?} of {:?}", serving.collect::<Vec<_>>(), wanted);
+                world.pass(Duration::from_secs(1));
+            }
+        }
+    }
 }

@@ -401,6 +401,18 @@ fn locality_follows_the_node() {
 }
 
 #[test]
+fn what_is_local_follows_the_configured_name_until_the_node_is_known() {
+    let mut model = ServiceModel::on_node("n1");
+    model.apply(ServiceApplied(service("web", "http:80/TCP")));
+    model.apply(SliceApplied(slice("s1", "web", "http:80/TCP", "1RSL 2RS 3RS-")));
+    assert_eq!(endpoints(&model, "web", "http", V4), "1:80RSL 2:80RS 3:80RS");
+    model.take_dirty();
+    model.apply(NodeApplied(node("n1", "a")));
+    assert!(model.take_node_changed() && !model.has_dirty(), "its name is no news");
+    assert_eq!(endpoints(&model, "web", "http", V4), "1:80RSL 2:80RS 3:80RS");
+}
+
+#[test]
 fn synced_is_remembered() {
     let mut model = ServiceModel::default();
     assert!(!model.is_synced());

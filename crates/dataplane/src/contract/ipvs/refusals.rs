@@ -69,7 +69,7 @@ pub(super) fn no_real_server(table: &mut dyn IpvsTable) {
 
 pub(super) fn bad_addresses(table: &mut dyn IpvsTable) {
     succeed(table, &[add_vs(v4(), RR), add_vs(v6(), RR)]);
-    let bad_v4 = ["0.0.0.0", "224.0.0.1", "239.255.255.255", "255.255.255.255"];
+    let bad_v4 = ["0.0.0.0", "224.0.0.1", "239.255.255.255", "255.255.255.255", "127.255.255.255"];
     refuse_all(table, &bad_v4.map(|addr| add_rs(v4(), rs(addr, 80), SERVING)), libc::EINVAL);
     let bad_v6 = ["::", "fe80::1", "ff02::1"];
     refuse_all(table, &bad_v6.map(|addr| add_rs(v6(), rs(addr, 80), SERVING)), libc::EINVAL);

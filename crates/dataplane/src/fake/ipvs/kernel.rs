@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
 };
 
 use lb_types::{
@@ -25,6 +25,7 @@ pub(super) struct Tables {
     additions: u64,
     pub(super) schedulers: Option<BTreeSet<Scheduler>>,
     pub(super) unsupported: usize,
+    pub(super) broadcasts: BTreeSet<Ipv4Addr>,
 }
 
 struct Entry {
@@ -87,7 +88,7 @@ impl Tables {
         if exists {
             return Err(libc::EEXIST);
         }
-        if !is_valid_real_server(rs.addr) {
+        if !self.is_valid_real_server(rs.addr) {
             return Err(libc::EINVAL);
         }
         let counters = self.trash.remove(&(vs, rs)).unwrap_or_default();
@@ -135,6 +136,20 @@ impl Tables {
             IpFamily::V6 => 1..=128,
         };
         if valid.contains(&persistence.prefix_length) { Ok(()) } else { Err(libc::EINVAL) }
+    }
+
+    /// `ip_vs_new_dest`: `inet_addr_type` must call it local or unicast.
+    fn is_valid_real_server(&self, addr: IpAddr) -> bool {
+        match addr {
+            IpAddr::V4(addr) => {
+                let loopback = Ipv4Addr::new(127, 255, 255, 255);
+                let broadcast = addr.is_broadcast() || addr == loopback || self.broadcasts.contains(&addr);
+                !(addr.is_unspecified() || addr.is_multicast() || broadcast)
+            }
+            IpAddr::V6(addr) => {
+                !(addr.is_unspecified() || addr.is_multicast() || addr.is_unicast_link_local())
+            }
+        }
     }
 
     pub(super) fn flush(&mut self) {
@@ -203,13 +218,5 @@ fn check_ranges(settings: &RealServer) -> Result<(), i32> {
     match weight_fits && settings.lower_threshold <= settings.upper_threshold {
         true => Ok(()),
         false => Err(libc::ERANGE),
-    }
-}
-
-/// `ip_vs_new_dest` on a node without interfaces.
-fn is_valid_real_server(addr: IpAddr) -> bool {
-    match addr {
-        IpAddr::V4(addr) => !(addr.is_unspecified() || addr.is_multicast() || addr.is_broadcast()),
-        IpAddr::V6(addr) => !(addr.is_unspecified() || addr.is_multicast() || addr.is_unicast_link_local()),
     }
 }

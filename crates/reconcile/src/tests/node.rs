@@ -1,0 +1,44 @@
+//! A node that nobody can read: 403, 404, no answer for 30 s, or deleted while the process was away.
+
+use planner::PlannerConfig;
+
+use super::*;
+
+/// A loop on node `n1` whose sources have delivered everything but the Node.
+fn without_a_node(events: impl IntoIterator<Item = ModelEvent>) -> World {
+    let planner = PlannerConfig { node_name: "n1".into(), ..PlannerConfig::default() };
+    let mut world = World::on(Kernel::new(), Config { planner, ..config() });
+    events.into_iter().chain([ModelEvent::Synced]).for_each(|event| world.send(event));
+    world.run();
+    world
+}
+
+/// Endpoints on nodes: (address, node, the only node that it is meant for).
+fn on_nodes(endpoints: &[(&str, &str, Option<&str>)]) -> ModelEvent {
+    let addrs: Vec<_> = endpoints.iter().map(|(addr, ..)| *addr).collect();
+    let ModelEvent::SliceApplied(mut slice) = ready("web", &addrs) else { unreachable!() };
+    for (endpoint, (_, node, hint)) in slice.endpoints.iter_mut().zip(endpoints) {
+        endpoint.node = Some((*node).into());
+        endpoint.node_hints = hint.iter().map(|hint| (*hint).into()).collect();
+    }
+    ModelEvent::SliceApplied(slice)
+}
+
+#[test]
+fn traffic_that_stays_on_the_node_has_its_local_endpoints() {
+    let mut web = service("web", WEB);
+    web.internal_traffic_policy = TrafficPolicy::Local;
+    let slice = on_nodes(&[("10.244.0.11", "n1", None), ("10.244.1.12", "n2", None)]);
+    let mut world = without_a_node([applied(web), slice]);
+    assert_eq!(world.kernel.weights(web_vs()), [(11, 1)]);
+    world.sync(node());
+    world.run();
+    assert_eq!(world.kernel.weights(web_vs()), [(11, 1)], "the Node says the same as soon as it can be read");
+}
+
+#[test]
+fn node_hints_are_followed() {
+    let hinted = [("10.244.0.11", "n1", Some("n1")), ("10.244.1.12", "n2", Some("n2"))];
+    let world = without_a_node([applied(service("web", WEB)), on_nodes(&hinted)]);
+    assert_eq!(world.kernel.weights(web_vs()), [(11, 1)]);
+}
