@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dataplane::{FlowTable, TableError};
 use lb_types::{FlowFilter, IpFamily, Protocol};
-use netlink::{Batch, Buffers, Counters, Protocol as Netlink, RequestSocket};
+use netlink::{Batch, BatchOutcome, Buffers, Counters, Protocol as Netlink, RequestSocket};
 
 use crate::{
     Error,
@@ -82,16 +82,50 @@ impl ConntrackClient {
         self.batch.clear();
         entries.iter().for_each(|entry| codec::push_delete(&mut self.batch, family, entry));
         let outcome = self.socket.execute(&mut self.batch).map_err(Error::Delete)?;
-        let gone = outcome.failures.len();
-        match outcome.failures.into_iter().find(|failure| failure.errno != libc::ENOENT) {
-            Some(failure) => Err(Error::Delete(failure.into())),
-            None => Ok(entries.len() - gone),
-        }
+        count_deleted(entries.len(), outcome)
+    }
+}
+
+/// Number of entries that were deleted of those that a batch named. Where answers of the kernel were lost, any of them
+/// may have been refused.
+fn count_deleted(named: usize, outcome: BatchOutcome) -> Result<usize, Error> {
+    let gone = outcome.failures.len();
+    match outcome.failures.into_iter().find(|failure| failure.errno != libc::ENOENT) {
+        Some(failure) => Err(Error::Delete(failure.into())),
+        None if outcome.replies_lost => Err(Error::Delete(netlink::Error::RepliesLost)),
+        None => Ok(named - gone),
     }
 }
 
 impl FlowTable for ConntrackClient {
     fn delete_flows(&mut self, filters: &[FlowFilter]) -> Result<usize, TableError> {
         Ok(self.delete(filters)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dataplane::ErrorKind;
+    use netlink::Failure;
+
+    use super::*;
+
+    fn check(errnos: &[i32], replies_lost: bool, expect: Result<usize, ErrorKind>) {
+        let failure = |(index, errno): (usize, &i32)| Failure { index, errno: *errno, text: None };
+        let failures = errnos.iter().enumerate().map(failure).collect();
+        let result = count_deleted(3, BatchOutcome { failures, replies_lost });
+        let result = result.map_err(|error| TableError::from(error).kind);
+        assert_eq!(result, expect, "{errnos:?}, replies lost: {replies_lost}");
+    }
+
+    #[test]
+    fn only_what_was_certainly_deleted_is_counted() {
+        check(&[], false, Ok(3));
+        check(&[libc::ENOENT], false, Ok(2));
+        check(&[libc::ENOENT, libc::EPERM], false, Err(ErrorKind::PermissionDenied));
+        // Any other failure may have been among the answers.
+        check(&[], true, Err(ErrorKind::Transient));
+        check(&[libc::ENOENT], true, Err(ErrorKind::Transient));
+        check(&[libc::EPERM], true, Err(ErrorKind::PermissionDenied));
     }
 }
