@@ -6,7 +6,9 @@
 //! worth once the kernel has been looked at.
 
 use std::{
-    fs, io,
+    fs::{self, OpenOptions},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -122,13 +124,19 @@ impl DrainFile {
         let drains = drains.collect::<Result<Vec<_>, _>>()?;
         let content = Content { version: VERSION, boot_id: self.boot.clone(), drains };
         let next = self.path.with_extension("json.next");
-        fs::write(&next, serde_json::to_vec(&content)?)?;
+        // Left by a process that died here, or laid out by somebody else: a link would be followed.
+        match fs::remove_file(&next) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&next)?;
+        file.write_all(&serde_json::to_vec(&content)?)?;
         fs::rename(&next, &self.path)
     }
 
     /// What was saved last; nothing if that was never, or before the node was booted.
     pub fn load(&self) -> Result<Loaded, LoadError> {
-        let text = match fs::read(&self.path) {
+        let text = match read_regular(&self.path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Loaded::default()),
             Err(error) => return Err(LoadError::Read(error)),
@@ -154,6 +162,18 @@ impl DrainFile {
         }
         Ok(loaded)
     }
+}
+
+/// Reads a file that is no link, and no pipe that would never end.
+fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let mut file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    let mut text = Vec::new();
+    file.read_to_end(&mut text)?;
+    Ok(text)
 }
 
 impl Entry {

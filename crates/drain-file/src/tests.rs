@@ -95,3 +95,31 @@ fn damage_costs_no_more_than_is_damaged() {
     fs::write(file.path(), [0xff; 9]).unwrap();
     assert!(matches!(file.load(), Err(LoadError::Damaged(_))));
 }
+
+#[test]
+fn no_link_is_followed_and_nobody_else_can_read() {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    let dir = Dir::new("drain-file-links");
+    let (file, ledger) = (dir.file("boot"), ledger());
+    let victim = dir.0.path().join("victim");
+    fs::write(&victim, "precious").unwrap();
+    for name in ["drain.json", "drain.json.next"] {
+        symlink(&victim, dir.0.path().join(name)).unwrap();
+    }
+    assert!(matches!(file.load(), Err(LoadError::Read(_))), "a link is not read");
+    file.save(ledger.iter()).unwrap();
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+    let metadata = fs::symlink_metadata(file.path()).unwrap();
+    assert!(metadata.is_file());
+    assert_eq!(metadata.permissions().mode() & 0o7777, 0o600);
+    assert_eq!(file.load().unwrap().drains.len(), 2);
+}
+
+#[test]
+fn a_pipe_in_its_place_is_no_file() {
+    let dir = Dir::new("drain-file-pipe");
+    let file = dir.file("boot");
+    testkit::run(&["mkfifo".as_ref(), file.path().as_os_str()]);
+    assert!(matches!(file.load(), Err(LoadError::Read(_))));
+}
