@@ -4,11 +4,12 @@ use anyhow::{Context, bail};
 use reconcile::{Cleanup, Event, Reconciler};
 use tracing::warn;
 
-use crate::{config::Settings, kernel_tables, run, source};
+use crate::{config::Settings, kernel_tables, output, source, state_dir};
 
 /// Prints the version.
-pub fn version() {
-    println!("kube-ipvs {}", env!("CARGO_PKG_VERSION"));
+pub fn version() -> anyhow::Result<()> {
+    output::print(concat!("kube-ipvs ", env!("CARGO_PKG_VERSION"), "\n"))?;
+    Ok(())
 }
 
 /// Prints what would be written, one line each.
@@ -23,23 +24,23 @@ pub fn plan(settings: &Settings) -> anyhow::Result<()> {
     batch.events.into_iter().for_each(|event| reconciler.handle(Event::Model(event)));
     let plan = reconciler.dry_run().context("compare the kernel with the objects")?;
     match plan.len() {
-        0 => println!("nothing to write: the kernel is as the objects say"),
-        writes => println!("{plan}{writes} writes"),
-    }
+        0 => output::print("nothing to write: the kernel is as the objects say\n")?,
+        writes => output::print(&format!("{plan}{writes} writes\n"))?,
+    };
     Ok(())
 }
 
 /// Removes what is ours; refused while a process runs that would bring it back.
 pub fn cleanup(settings: &Settings) -> anyhow::Result<()> {
-    let _lock = run::lock(&settings.state_dir)?;
+    let _lock = state_dir::lock(&settings.state_dir)?;
     let mut reconciler = Reconciler::new(settings.reconcile.clone(), kernel_tables::open_each());
     let Cleanup { plan, report, unread } = reconciler.cleanup();
-    print!("{plan}");
+    let printed = output::print(&plan.to_string());
     for error in &unread {
-        eprintln!("kube-ipvs: {}; what is ours there stays", kernel_tables::chain(error));
+        output::complain(&format!("kube-ipvs: {}; what is ours there stays", kernel_tables::chain(error)));
     }
     match (report.failed, unread.len()) {
-        (0, 0) => Ok(()),
+        (0, 0) => printed.map(drop),
         (0, unread) => bail!("{unread} tables could not be read; run it again once they can be"),
         (failed, _) => bail!("{failed} of {} writes were refused; see the log lines above", plan.len()),
     }

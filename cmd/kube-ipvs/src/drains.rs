@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
-    io::{IsTerminal as _, Write as _, stdout},
+    io::{IsTerminal as _, stdout},
     time::Duration,
 };
 
@@ -15,7 +15,12 @@ use ipvs::IpvsClient;
 use lb_types::{ConnectionCounters, VirtualServerId};
 use serde::Serialize;
 
-use crate::{clock, config::Settings, flags::Output};
+use crate::{
+    clock,
+    config::Settings,
+    flags::Output,
+    output::{self, Reader},
+};
 
 /// Between two lists with `--watch`.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -53,8 +58,8 @@ pub fn drains(settings: &Settings, output: Output, watch: bool) -> anyhow::Resul
             Output::Json => serde_json::to_string_pretty(&rows)? + "\n",
         };
         let clear = if watch && output == Output::Table && stdout().is_terminal() { CLEAR } else { "" };
-        // Whoever reads may have seen enough.
-        if write!(stdout(), "{clear}{text}").and_then(|()| stdout().flush()).is_err() || !watch {
+        let reader = output::print(&format!("{clear}{text}"))?;
+        if reader == Reader::Gone || !watch {
             return Ok(());
         }
         std::thread::sleep(PERIOD);
@@ -64,7 +69,7 @@ pub fn drains(settings: &Settings, output: Output, watch: bool) -> anyhow::Resul
 fn read(file: &DrainFile, kernel: &mut IpvsClient) -> anyhow::Result<Vec<Row>> {
     let loaded = file.load().with_context(|| file.path().display().to_string())?;
     for problem in loaded.problems {
-        eprintln!("{}: an entry is left out: {problem}", file.path().display());
+        output::complain(&format!("{}: an entry is left out: {problem}", file.path().display()));
     }
     let mut servers: BTreeMap<VirtualServerId, BTreeMap<_, ConnectionCounters>> = BTreeMap::new();
     for Saved { key: Key { vs, .. }, .. } in &loaded.drains {

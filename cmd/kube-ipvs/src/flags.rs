@@ -1,8 +1,13 @@
 //! The command line as typed; [`crate::config`] checks it.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString,
+    os::unix::ffi::{OsStrExt as _, OsStringExt as _},
+    path::PathBuf,
+    time::Duration,
+};
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use lb_types::parse_duration;
 
 use crate::go;
@@ -154,8 +159,8 @@ pub struct Flags {
     #[arg(long, global = true, default_value = "auto", value_name = "MODE")]
     pub conn_reuse_mode: String,
 
-    /// Where /healthz, /livez and /readyz are answered; empty for nowhere
-    #[arg(long, global = true, default_value = "0.0.0.0:10256", value_name = "ADDR:PORT")]
+    /// Where /healthz, /livez and /readyz are answered; empty for nowhere. [::] is both families, 0.0.0.0 only IPv4
+    #[arg(long, global = true, default_value = "[::]:10256", value_name = "ADDR:PORT")]
     pub healthz_bind_address: String,
 
     /// Where /metrics is answered; empty for nowhere
@@ -175,16 +180,39 @@ pub struct Flags {
     pub verbosity: u8,
 }
 
+/// Parses the command line, or says what is wrong with it and ends the process.
+pub fn parse(args: impl Iterator<Item = OsString>) -> Cli {
+    try_parse(args).unwrap_or_else(|error| error.exit())
+}
+
+fn try_parse(args: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let args = normalised(args);
+    Cli::try_parse_from(&args).map_err(|error| match error.kind() {
+        ErrorKind::InvalidUtf8 => not_utf8(&args),
+        _ => error,
+    })
+}
+
+/// Names the arguments, unlike clap.
+fn not_utf8(args: &[OsString]) -> clap::Error {
+    let odd = args.iter().filter(|arg| arg.to_str().is_none()).map(|arg| format!("{arg:?}"));
+    let odd = odd.collect::<Vec<_>>().join(", ");
+    Cli::command()
+        .error(ErrorKind::InvalidUtf8, format!("only names of files may be other than UTF-8: {odd}"))
+}
+
 /// Arguments with `_` in flag names replaced by `-`, as pflag's normaliser in kube-proxy does.
-pub fn normalised(args: impl Iterator<Item = String>) -> Vec<String> {
+fn normalised(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut names_end = false;
-    let normalise = |arg: String| {
+    let normalise = |arg: OsString| {
         names_end |= arg == "--";
-        if names_end || !arg.starts_with("--") {
+        if names_end || !arg.as_bytes().starts_with(b"--") {
             return arg;
         }
-        let (name, value) = arg.split_at(arg.find('=').unwrap_or(arg.len()));
-        name.replace('_', "-") + value
+        let mut bytes = arg.into_vec();
+        let name_ends = bytes.iter().position(|byte| *byte == b'=').unwrap_or(bytes.len());
+        bytes[..name_ends].iter_mut().filter(|byte| **byte == b'_').for_each(|byte| *byte = b'-');
+        OsString::from_vec(bytes)
     };
     args.map(normalise).collect()
 }
@@ -194,8 +222,23 @@ mod tests {
     use super::*;
 
     fn parse(args: &[&str]) -> Result<Cli, clap::Error> {
-        let args = ["kube-ipvs"].iter().chain(args).map(ToString::to_string);
-        Cli::try_parse_from(normalised(args))
+        try_parse(["kube-ipvs"].iter().chain(args).map(OsString::from))
+    }
+
+    #[test]
+    fn arguments_that_are_no_text_are_named() {
+        let bytes = |bytes: &[&[u8]]| {
+            let args = [&b"kube-ipvs"[..]]
+                .into_iter()
+                .chain(bytes.iter().copied())
+                .map(|arg| OsString::from_vec(arg.to_vec()));
+            try_parse(args.collect::<Vec<_>>().into_iter())
+        };
+        let error = bytes(&[b"plan", b"--hostname-override=n\xff", b"-v=4"]).unwrap_err().to_string();
+        assert!(error.contains(r"--hostname-override=n\xFF") && !error.contains("-v=4"), "{error}");
+        assert!(bytes(&[b"pl\xe4n"]).is_err() && bytes(&[b"--\xff_x=1"]).is_err());
+        let cli = bytes(&[b"--state_dir=/run/\xff_x"]).unwrap();
+        assert_eq!(cli.flags.state_dir.as_os_str().as_bytes(), b"/run/\xff_x", "a file may have any name");
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! The binary only wires: flags become one validated [`config::Settings`], which becomes a loop over the kernel tables
 //! ([`run`]) or one of the one-shot commands ([`commands`]).
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod advice;
 mod clock;
 mod commands;
@@ -13,12 +15,13 @@ mod drains;
 mod flags;
 mod go;
 mod kernel_tables;
+mod output;
 mod run;
 mod source;
+mod state_dir;
+mod told;
 
 use std::process::ExitCode;
-
-use clap::Parser;
 
 use crate::{
     config::Settings,
@@ -28,11 +31,11 @@ use crate::{
 fn main() -> ExitCode {
     kernel::share_one_arena();
     kernel::keep_heap();
-    let cli = Cli::parse_from(flags::normalised(std::env::args()));
+    let cli = flags::parse(std::env::args_os());
     match execute(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("kube-ipvs: {error:#}");
+            output::complain(&format!("kube-ipvs: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -40,8 +43,7 @@ fn main() -> ExitCode {
 
 fn execute(cli: &Cli) -> anyhow::Result<()> {
     if let Some(Command::Version) = cli.command {
-        commands::version();
-        return Ok(());
+        return commands::version();
     }
     let settings = Settings::new(&cli.flags)?;
     telemetry::init_logging(settings.log_format, settings.verbosity);

@@ -1,9 +1,7 @@
 //! The long-running process: sources and watchers feed one thread that owns the kernel.
 
 use std::{
-    fs::{self, File},
     panic::{self, AssertUnwindSafe},
-    path::Path,
     sync::{
         Arc,
         mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
@@ -19,20 +17,18 @@ use drain_file::DrainFile;
 use kube_source::{ApiStatus, Batch, Delivery, Listener};
 use packet_rules::RulesWatcher;
 use reconcile::{Event, Reconciler};
-use rustix::{
-    fs::{FlockOperation, flock},
-    io::Errno,
-};
 use service_model::ModelEvent;
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     iterator::Signals,
 };
-use telemetry::{Health, Metrics, Site, SourceStatus};
+use telemetry::{Health, Limits, Metrics, Site, SourceStatus};
 use tracing::{info, warn};
 use vip::VipWatcher;
 
-use crate::{advice, clock, config::Settings, drain_saver::DrainSaver, kernel_tables, source};
+use crate::{
+    advice, clock, config::Settings, drain_saver::DrainSaver, kernel_tables, source, state_dir, told::Told,
+};
 
 /// How long a watcher blocks before it looks whether anybody still listens.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -60,13 +56,15 @@ enum Message {
 
 /// Runs until SIGTERM or SIGINT; the dataplane stays as it is.
 pub fn run(settings: &Settings) -> anyhow::Result<()> {
-    let _lock = lock(&settings.state_dir)?;
+    let _lock = state_dir::lock(&settings.state_dir)?;
     info!(version = env!("CARGO_PKG_VERSION"), node = %settings.node_name, "kube-ipvs starts");
     settings.warnings.iter().for_each(|warning| warn!("{warning}"));
     let source = source::open(settings)?;
     info!(objects = source.describe(), "follows objects");
     advice::warnings(settings, source.server()).for_each(|text| warn!("{text}"));
-    let health = Arc::new(Health::new(settings.reconcile.sync_period, source.vital()));
+    let health = Arc::new(Health::new(Limits::of(settings.reconcile.sync_period), source.vital()));
+    // Until it first waits for messages, the loop is at work: it opens tables, which may load modules.
+    health.begin_step(Instant::now());
     let metrics = Arc::new(Metrics::new(Outcome::ALL.map(Outcome::as_str)).context("set up the metrics")?);
     serve(settings, &health, &metrics)?;
     let (sender, receiver) = mpsc::sync_channel(BACKLOG);
@@ -98,36 +96,6 @@ fn serve(settings: &Settings, health: &Arc<Health>, metrics: &Arc<Metrics>) -> a
     Ok(())
 }
 
-/// Two processes would undo each other's work: the second one stops here.
-///
-/// Where the directory cannot be written, the process runs all the same: services matter more than what the directory
-/// is for.
-pub fn lock(state_dir: &Path) -> anyhow::Result<Option<File>> {
-    let path = state_dir.join("lock");
-    let file = match fs::create_dir_all(state_dir).and_then(|()| File::create(&path)) {
-        Ok(file) => file,
-        Err(error) => {
-            warn!(
-                "cannot write to --state-dir {}: {error}; runs without it: a restart forgets since when and why real \
-                 servers drain, and a second kube-ipvs on this node would not be noticed; name a directory that can \
-                 be written",
-                state_dir.display()
-            );
-            return Ok(None);
-        }
-    };
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Err(Errno::WOULDBLOCK) => {
-            bail!("{} is locked: another kube-ipvs runs on this node; stop it first", path.display())
-        }
-        Err(error) => {
-            warn!("cannot lock {}: {error}; a second kube-ipvs would not be noticed", path.display())
-        }
-        Ok(()) => {}
-    }
-    Ok(Some(file))
-}
-
 fn stop_on_signal(sender: SyncSender<Message>) -> anyhow::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT]).context("catch signals")?;
     spawn("signals", sender, move |sender| {
@@ -143,7 +111,7 @@ fn follow(source: source::Opened, sender: SyncSender<Message>, health: Arc<Healt
             let passed_on = match delivery {
                 Delivery::Objects(batch) => forward(batch, sender),
                 Delivery::Status(kind, status) => {
-                    health.source(kind, &source_status(status));
+                    health.source(kind, source_status(status));
                     Ok(())
                 }
             };
@@ -155,7 +123,7 @@ fn follow(source: source::Opened, sender: SyncSender<Message>, health: Arc<Healt
 fn source_status(status: ApiStatus) -> SourceStatus {
     match status {
         ApiStatus::Following => SourceStatus::Following,
-        ApiStatus::Failing(reason) => SourceStatus::Failing(reason),
+        ApiStatus::Failing(code) => SourceStatus::Failing(code),
     }
 }
 
@@ -242,12 +210,6 @@ fn spawn(
     Ok(())
 }
 
-/// Who is told what the loop does.
-struct Told {
-    health: Arc<Health>,
-    metrics: Arc<Metrics>,
-}
-
 /// Hands events and the time to the loop. What has arrived while the loop was at work is planned together.
 fn drive(
     mut reconciler: Reconciler,
@@ -259,6 +221,7 @@ fn drive(
     loop {
         let now = clock::now();
         let wakeup = reconciler.next_wakeup(now).into_iter().chain(saver.due(&reconciler)).min();
+        told.health.end_step();
         let first = match wakeup.map(|due| due.saturating_sub(now)) {
             Some(wait) => receiver.recv_timeout(wait),
             None => receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -268,17 +231,15 @@ fn drive(
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => bail!("all sources have ended"),
         };
+        let begun = Instant::now();
+        told.health.begin_step(begun);
         let waiting = std::iter::from_fn(|| receiver.try_recv().ok()).take(AT_ONCE);
         for message in first.into_iter().chain(waiting) {
             match message {
                 Message::Events(events) => {
-                    told.health.queued(Instant::now());
                     events.into_iter().for_each(|event| reconciler.handle(Event::Model(event)));
                 }
-                Message::Touched(table) => {
-                    told.health.queued(Instant::now());
-                    reconciler.handle(Event::Touched(table));
-                }
+                Message::Touched(table) => reconciler.handle(Event::Touched(table)),
                 Message::Stop(signal) => {
                     info!(signal, "stops; virtual servers, routes and packet rules stay as they are");
                     return saver.finish(&reconciler);
@@ -291,11 +252,10 @@ fn drive(
         }
         planned += step(&mut reconciler, told);
         saver.save_if_due(&reconciler, clock::now())?;
-        if reconciler.is_running() && !reconciler.has_backlog() {
-            told.health.applied();
-            if std::mem::take(&mut planned) >= BURST {
-                kernel::give_memory_back();
-            }
+        told.stands(begun, reconciler.standing());
+        let is_idle = reconciler.is_running() && !reconciler.has_backlog();
+        if is_idle && std::mem::take(&mut planned) >= BURST {
+            kernel::give_memory_back();
         }
     }
 }
@@ -310,21 +270,86 @@ fn step(reconciler: &mut Reconciler, told: &Told) -> usize {
         let took = end.saturating_sub(begin);
         info!(?took, "sync: {report}");
     }
-    told.metrics.synced(report.written, report.failed, report.drift);
-    told.metrics.drains_begun(report.drains_begun);
-    for ended in &report.ended {
-        told.metrics.drain_ended(ended.outcome.as_str(), ended.after, ended.cut);
-    }
-    told.metrics.draining(reconciler.draining());
-    if report.completed_start {
-        told.health.programmed();
-    }
+    told.stepped(&report, reconciler.draining());
     report.services
 }
 
 #[cfg(test)]
 mod tests {
+    use dataplane::{
+        BatchReport, IpvsTable, ObservedRealServer, TableError, Tables, VirtualServerDump,
+        fake::{FakeFlows, FakeIpvs, FakeRules, FakeSysctls, FakeVips},
+    };
+    use drain_file::DrainFile;
+    use lb_types::{IpvsOp, VirtualServerId};
+    use reconcile::Config;
+    use testkit::{TempDir, wait_until};
+
     use super::*;
+
+    /// IPVS of a kernel whose first answer does not come.
+    struct StuckIpvs {
+        kernel: FakeIpvs,
+        /// Closed once it answers.
+        stuck: Receiver<()>,
+    }
+
+    impl IpvsTable for StuckIpvs {
+        fn dump_virtual_servers(&mut self) -> Result<VirtualServerDump, TableError> {
+            let _closed = self.stuck.recv();
+            self.kernel.dump_virtual_servers()
+        }
+
+        fn dump_real_servers(&mut self, vs: VirtualServerId) -> Result<Vec<ObservedRealServer>, TableError> {
+            self.kernel.dump_real_servers(vs)
+        }
+
+        fn apply(&mut self, ops: &[IpvsOp]) -> Result<BatchReport, TableError> {
+            self.kernel.apply(ops)
+        }
+    }
+
+    /// The loop over fakes, until it is stopped.
+    fn drive_over_fakes(stuck: Receiver<()>, receiver: &Receiver<Message>, health: Arc<Health>) {
+        let dir = TempDir::new("drive");
+        let tables = Tables {
+            ipvs: Box::new(StuckIpvs { kernel: FakeIpvs::default(), stuck }),
+            vips: Box::new(FakeVips::default()),
+            rules: Box::new(FakeRules::default()),
+            sysctls: Box::new(FakeSysctls::default()),
+            flows: Box::new(FakeFlows::default()),
+        };
+        let mut reconciler = Reconciler::new(Config::default(), tables);
+        let file = DrainFile::new(dir.path(), "boot".to_owned());
+        let saver = DrainSaver::resume(file, &mut reconciler).unwrap();
+        let metrics = Arc::new(Metrics::new([]).unwrap());
+        drive(reconciler, saver, receiver, &Told { health, metrics }).unwrap();
+    }
+
+    #[test]
+    fn a_call_into_the_kernel_that_hangs_is_seen() {
+        let (release, stuck) = mpsc::channel();
+        let (sender, receiver) = mpsc::sync_channel(BACKLOG);
+        let health = Arc::new(Health::new(Limits::of(Duration::from_secs(30)), &[]));
+        health.begin_step(Instant::now());
+        let noted = Arc::clone(&health);
+        let driven = thread::spawn(move || drive_over_fakes(stuck, &receiver, noted));
+        let pages_in_an_hour = || {
+            let then = Instant::now() + Duration::from_secs(3600);
+            (health.livez(then).good, health.healthz(then).good)
+        };
+        let wait_for_pages = |what: &str, expect: (bool, bool)| {
+            wait_until(Duration::from_secs(60), what, || pages_in_an_hour() == expect);
+        };
+        wait_for_pages("the loop waits for objects", (true, true));
+        sender.send(Message::Events(vec![ModelEvent::Synced])).unwrap();
+        wait_for_pages("the dump hangs", (false, false));
+        drop(release);
+        wait_for_pages("the dump was answered", (true, true));
+        wait_until(Duration::from_secs(60), "readiness", || health.readyz(Instant::now()).good);
+        sender.send(Message::Stop(SIGTERM)).unwrap();
+        driven.join().unwrap();
+    }
 
     fn end(body: impl FnOnce(&SyncSender<Message>) + Send + 'static) -> String {
         let (sender, receiver) = mpsc::sync_channel(1);
@@ -353,19 +378,6 @@ mod tests {
         watch(wait, Touched::Vips, &sender, |pause| pauses.push(pause));
         assert_eq!(told, 5, "two reports and three suspicions");
         assert_eq!(pauses, [FIRST_PAUSE, FIRST_PAUSE * 2, FIRST_PAUSE]);
-    }
-
-    #[test]
-    fn a_state_directory_that_cannot_be_written_stops_nothing_and_a_second_process_is_stopped() {
-        let directory = testkit::TempDir::new("lock");
-        let held = lock(directory.path()).unwrap();
-        assert!(held.is_some());
-        let error = lock(directory.path()).unwrap_err().to_string();
-        assert!(error.contains("another kube-ipvs runs"), "{error}");
-        // Nothing can be made below a file, nor in /proc.
-        for impossible in [directory.path().join("lock/state"), "/proc/kube-ipvs/state".into()] {
-            assert!(lock(&impossible).unwrap().is_none(), "{}", impossible.display());
-        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod problems;
 mod reconciler;
 mod report;
 mod retry;
+mod standing;
 #[cfg(test)]
 mod tests;
 
@@ -25,3 +26,4 @@ pub use cleanup::Cleanup;
 pub use config::{Config, LocalMode};
 pub use reconciler::{Event, Reconciler};
 pub use report::{Ended, Report, Totals};
+pub use standing::{Standing, Wait};

@@ -60,6 +60,8 @@ pub struct Reconciler {
     pub(crate) waiting: Touch,
     /// Whether a call to IPVS has failed as a whole since all was well.
     pub(crate) call_failed: bool,
+    /// Whether the last call to IPVS has failed as a whole.
+    pub(crate) ipvs_fails: bool,
     /// Kernel parameters that could not be written, so that each is reported once.
     pub(crate) refused_sysctls: BTreeSet<&'static str>,
     /// Whether those that only Services with IPv6 need have been written.
@@ -117,6 +119,7 @@ impl Reconciler {
             suspects: Suspects::default(),
             waiting: Touch::default(),
             call_failed: false,
+            ipvs_fails: false,
             refused_sysctls: BTreeSet::new(),
             sysctls_for_ipv6: false,
             backlog: VecDeque::new(),

@@ -44,6 +44,11 @@ impl Subject {
         }
     }
 
+    /// Whether it is an object of the kernel, unlike what all of them stand on and what only accompanies them.
+    pub(crate) const fn is_object(&self) -> bool {
+        matches!(self, Subject::Server(_) | Subject::Vip(_) | Subject::Address(_))
+    }
+
     /// Adds it to what must be compared.
     pub(crate) fn touch(self, touch: &mut Touch) {
         let _new = match self {
@@ -156,6 +161,11 @@ impl Retry {
     /// When something is due next.
     pub(crate) fn next_due(&self) -> Option<Time> {
         self.by_due.first().map(|(due, _)| *due)
+    }
+
+    /// All failed subjects.
+    pub(crate) fn failing(&self) -> impl Iterator<Item = &Subject> {
+        self.entries.keys()
     }
 
     /// Number of failed subjects.

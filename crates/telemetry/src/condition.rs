@@ -23,7 +23,14 @@ pub(crate) struct Listed<'a> {
     code: &'static str,
     word: &'a str,
     /// Whether it is a reason for `"ready":false`.
-    blocks: bool,
+    pub(crate) blocks: bool,
+}
+
+impl Listed<'_> {
+    /// A reason for not being ready that concerns no object in particular.
+    pub(crate) const fn reason(code: &'static str) -> Self {
+        Listed { code, word: "", blocks: true }
+    }
 }
 
 impl Conditions {
@@ -33,11 +40,6 @@ impl Conditions {
             true => _ = self.0.remove(code),
             false => _ = self.0.insert(code, (effect, words)),
         }
-    }
-
-    /// Whether one of them keeps the process from being ready.
-    pub(crate) fn block(&self) -> bool {
-        self.0.values().any(|(effect, _)| *effect == Effect::NotReady)
     }
 
     /// All of them, by code.

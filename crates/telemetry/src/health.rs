@@ -1,8 +1,14 @@
-//! Whether the process does its work, and whether it may be relied on.
+//! State of the process as its health pages tell it.
+//!
+//! Each page has one question, so that whoever asks does the right thing:
+//!
+//! - `/livez`: would a restart help? Only against a loop that hangs.
+//! - `/healthz`: may traffic come to this node? Not where changes no longer reach the kernel.
+//! - `/readyz`: is everything as it should be? Not where something is missing that an operator must look at.
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -11,32 +17,58 @@ use serde::Serialize;
 
 use crate::condition::{Conditions, Effect, Listed};
 
-/// Whether changes of one kind of objects arrive.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// State of the changes of one kind of objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SourceStatus {
-    /// They do.
+    /// They arrive.
     Following,
-    /// They do not.
-    Failing(Arc<str>),
+    /// They do not, with a code such as `unreachable`.
+    Failing(&'static str),
 }
 
-/// What the loop tells and the server answers.
-///
-/// *Healthy* is what kube-proxy means by it (pkg/proxy/healthcheck/proxy_health.go): a change that waits for longer
-/// than two sync periods makes the process unhealthy, and load balancers take the node out. An API server that cannot
-/// be reached therefore does not: what is programmed goes on working. *Ready* is stricter: everything was programmed
-/// once, and changes of all vital kinds of objects arrive.
+/// Longest times that are still healthy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Of a change that waits for the kernel.
+    pub waiting: Duration,
+    /// Of one step of the loop, before a restart is worth its price.
+    pub step: Duration,
+}
+
+impl Limits {
+    /// No step of a loop that works takes so long, on whatever machine.
+    const LONG_STEP: Duration = Duration::from_secs(60);
+
+    /// Two sync periods, as kube-proxy (pkg/proxy/healthcheck/proxy_health.go).
+    pub fn of(sync_period: Duration) -> Self {
+        let waiting = sync_period * 2;
+        Limits { waiting, step: waiting.max(Limits::LONG_STEP) }
+    }
+}
+
+/// An answer of one of the pages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// 200 or 503.
+    pub good: bool,
+    /// JSON.
+    pub body: String,
+}
+
+/// State that the loop and the sources note, and that the server answers with.
 #[derive(Debug)]
 pub struct Health {
-    /// A change may wait so long.
-    patience: Duration,
+    limits: Limits,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Since when the oldest change that is not applied has been waiting.
-    waiting: Option<Instant>,
+    /// Since when the loop has been at work without looking for messages: a call into the kernel may hang, and then
+    /// nothing else would tell.
+    at_work: Option<Instant>,
+    /// Since when changes have waited, and what for.
+    waiting: Option<(Instant, &'static str)>,
     last_updated: Option<Timestamp>,
     programmed: bool,
     sources: BTreeMap<&'static str, Source>,
@@ -46,7 +78,7 @@ struct State {
 #[derive(Debug)]
 struct Source {
     vital: bool,
-    failing: Option<Arc<str>>,
+    status: SourceStatus,
 }
 
 #[derive(Serialize)]
@@ -55,33 +87,48 @@ struct Healthz {
     last_updated: String,
     current_time: String,
     healthy: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
 }
 
 #[derive(Serialize)]
 struct Readyz<'a> {
     ready: bool,
     programmed: bool,
-    sources: BTreeMap<&'static str, String>,
+    sources: BTreeMap<&'static str, &'static str>,
     conditions: Vec<Listed<'a>>,
 }
 
+/// Reason for a bad answer where the loop hangs.
+const LOOP_HANGS: &str = "loop-hangs";
+
 impl Health {
     /// Nothing is known yet. `vital` names the kinds of objects without which the process is not ready.
-    pub fn new(sync_period: Duration, vital: &[&'static str]) -> Self {
-        let waits = "not heard of yet".into();
-        let unknown =
-            |kind: &&'static str| (*kind, Source { vital: true, failing: Some(Arc::clone(&waits)) });
-        let sources = vital.iter().map(unknown).collect();
-        Health { patience: sync_period * 2, state: Mutex::new(State { sources, ..State::default() }) }
+    pub fn new(limits: Limits, vital: &[&'static str]) -> Self {
+        let unknown = || Source { vital: true, status: SourceStatus::Failing("not-listed") };
+        let sources = vital.iter().map(|kind| (*kind, unknown())).collect();
+        Health { limits, state: Mutex::new(State { sources, ..State::default() }) }
     }
 
-    /// A change arrived.
-    pub fn queued(&self, now: Instant) {
-        self.state().waiting.get_or_insert(now);
+    /// The loop begins a step: from now on it looks neither for messages nor at the time.
+    pub fn begin_step(&self, now: Instant) {
+        self.state().at_work = Some(now);
     }
 
-    /// All changes that had arrived are applied.
-    pub fn applied(&self) {
+    /// The loop has ended its step and waits for messages.
+    pub fn end_step(&self) {
+        self.state().at_work = None;
+    }
+
+    /// Changes wait, and have done so since `now` if none had before; `code` says what for.
+    pub fn waits(&self, now: Instant, code: &'static str) {
+        let mut state = self.state();
+        let since = state.waiting.map_or(now, |(since, _)| since);
+        state.waiting = Some((since, code));
+    }
+
+    /// No change waits.
+    pub fn caught_up(&self) {
         let mut state = self.state();
         state.waiting = None;
         state.last_updated = Some(Timestamp::now());
@@ -93,12 +140,8 @@ impl Health {
     }
 
     /// Changes of a kind of objects arrive, or do not.
-    pub fn source(&self, kind: &'static str, status: &SourceStatus) {
-        let failing = match status {
-            SourceStatus::Following => None,
-            SourceStatus::Failing(reason) => Some(Arc::clone(reason)),
-        };
-        self.state().sources.entry(kind).or_insert(Source { vital: false, failing: None }).failing = failing;
+    pub fn source(&self, kind: &'static str, status: SourceStatus) {
+        self.state().sources.entry(kind).or_insert(Source { vital: false, status }).status = status;
     }
 
     /// Replaces what `/readyz` lists under a code: an entry for each word, none where there are no words.
@@ -115,33 +158,73 @@ impl Health {
         self.state().conditions.replace(code, effect, words);
     }
 
-    /// Answer of `/healthz` and `/livez`, and whether it is a good one.
-    pub(crate) fn healthz(&self, now: Instant) -> (bool, String) {
+    /// Answer of `/livez`.
+    pub fn livez(&self, now: Instant) -> Answer {
         let state = self.state();
-        let healthy = state.waiting.is_none_or(|since| now.saturating_duration_since(since) <= self.patience);
-        let last_updated = state.last_updated.map(|at| at.to_string()).unwrap_or_default();
-        let answer = Healthz { last_updated, current_time: Timestamp::now().to_string(), healthy };
-        (healthy, json(&answer))
+        let hangs = state.at_work.is_some_and(|since| age(since, now) > self.limits.step);
+        healthz(&state, hangs.then_some(LOOP_HANGS))
     }
 
-    /// Answer of `/readyz`, and whether it is a good one.
-    pub(crate) fn readyz(&self) -> (bool, String) {
+    /// Answer of `/healthz`.
+    pub fn healthz(&self, now: Instant) -> Answer {
         let state = self.state();
-        let all_follow = state.sources.values().all(|source| !source.vital || source.failing.is_none());
-        let text = |source: &Source| source.failing.as_deref().unwrap_or("following").to_owned();
+        healthz(&state, self.lateness(&state, now))
+    }
+
+    /// Answer of `/readyz`.
+    pub fn readyz(&self, now: Instant) -> Answer {
+        let state = self.state();
+        let follows = |source: &Source| !source.vital || source.status == SourceStatus::Following;
+        let late = self.lateness(&state, now).map(Listed::reason);
+        let conditions: Vec<_> = late.into_iter().chain(state.conditions.list()).collect();
+        let nothing_blocks = conditions.iter().all(|listed| !listed.blocks);
         let answer = Readyz {
-            ready: state.programmed && all_follow && !state.conditions.block(),
+            ready: state.programmed && state.sources.values().all(follows) && nothing_blocks,
             programmed: state.programmed,
-            sources: state.sources.iter().map(|(kind, source)| (*kind, text(source))).collect(),
-            conditions: state.conditions.list(),
+            sources: state.sources.iter().map(|(kind, source)| (*kind, source.status.code())).collect(),
+            conditions,
         };
-        (answer.ready, json(&answer))
+        Answer { good: answer.ready, body: json(&answer) }
+    }
+
+    /// Why changes do not reach the kernel, if they have not for too long.
+    fn lateness(&self, state: &State, now: Instant) -> Option<&'static str> {
+        let is_late = |since| age(since, now) > self.limits.waiting;
+        let hangs = state.at_work.filter(|since| is_late(*since)).map(|_| LOOP_HANGS);
+        hangs.or_else(|| state.waiting.filter(|(since, _)| is_late(*since)).map(|(_, code)| code))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every write is one assignment: a panic elsewhere leaves nothing half done.
+        // Every write leaves the state whole: a panic elsewhere leaves nothing half done.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl SourceStatus {
+    const fn code(self) -> &'static str {
+        match self {
+            SourceStatus::Following => "following",
+            SourceStatus::Failing(code) => code,
+        }
+    }
+}
+
+fn age(since: Instant, now: Instant) -> Duration {
+    now.saturating_duration_since(since)
+}
+
+/// The body of kube-proxy, with the reason for a bad answer. While all is well, it is up to date by definition.
+fn healthz(state: &State, reason: Option<&'static str>) -> Answer {
+    let now = Timestamp::now();
+    let good = reason.is_none();
+    let last_updated = if good { Some(now) } else { state.last_updated };
+    let answer = Healthz {
+        last_updated: last_updated.map(|at| at.to_string()).unwrap_or_default(),
+        current_time: now.to_string(),
+        healthy: good,
+        reason,
+    };
+    Answer { good, body: json(&answer) }
 }
 
 fn json(answer: &impl Serialize) -> String {
@@ -149,68 +232,4 @@ fn json(answer: &impl Serialize) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PERIOD: Duration = Duration::from_secs(30);
-
-    #[test]
-    fn a_change_that_waits_too_long_is_unhealthy() {
-        let (health, start) = (Health::new(PERIOD, &[]), Instant::now());
-        assert!(health.healthz(start).0, "before anything happened");
-        health.queued(start);
-        health.queued(start + PERIOD);
-        assert!(health.healthz(start + PERIOD * 2).0);
-        let (healthy, text) = health.healthz(start + PERIOD * 2 + Duration::from_millis(1));
-        assert!(
-            !healthy && text.contains(r#""healthy":false"#) && text.contains(r#""lastUpdated":"""#),
-            "{text}"
-        );
-        health.applied();
-        let (healthy, text) = health.healthz(start + PERIOD * 20);
-        assert!(healthy && text.contains(r#""lastUpdated":"20"#), "{text}");
-    }
-
-    #[test]
-    fn ready_is_programmed_and_following() {
-        let health = Health::new(PERIOD, &["services", "endpointslices"]);
-        let failing = SourceStatus::Failing("connection refused".into());
-        health.programmed();
-        health.source("services", &SourceStatus::Following);
-        assert!(!health.readyz().0, "slices were not heard of");
-        health.source("endpointslices", &SourceStatus::Following);
-        health.source("nodes", &failing);
-        let (ready, text) = health.readyz();
-        assert!(ready && text.contains(r#""nodes":"connection refused""#), "{text}");
-        health.source("services", &failing);
-        assert!(!health.readyz().0);
-        assert!(health.healthz(Instant::now()).0, "load balancers need not care");
-        health.source("services", &SourceStatus::Following);
-        assert!(health.readyz().0);
-    }
-
-    #[test]
-    fn conditions_are_listed_until_they_are_replaced() {
-        let health = Health::new(PERIOD, &[]);
-        health.programmed();
-        let check = |ready: bool, list: &str| {
-            let (answer, text) = health.readyz();
-            assert_eq!(answer, ready, "{text}");
-            assert!(text.ends_with(&format!(r#""conditions":[{list}]}}"#)), "{text}");
-        };
-        check(true, "");
-        health.set_condition("scheduler-unavailable", Effect::Notice, ["mh", "dh"]);
-        let (mh, dh) = (
-            r#"{"code":"scheduler-unavailable","word":"mh","blocks":false}"#,
-            r#"{"code":"scheduler-unavailable","word":"dh","blocks":false}"#,
-        );
-        check(true, &format!("{mh},{dh}"));
-        health.set_condition("services-refused", Effect::NotReady, ["10"]);
-        let refused = r#"{"code":"services-refused","word":"10","blocks":true}"#;
-        check(false, &format!("{mh},{dh},{refused}"));
-        health.set_condition("scheduler-unavailable", Effect::Notice, ["dh"]);
-        check(false, &format!("{dh},{refused}"));
-        health.set_condition("services-refused", Effect::NotReady, [""; 0]);
-        check(true, dh);
-    }
-}
+mod tests;

@@ -5,13 +5,14 @@
 //! Deliberately not here: what is logged, and what makes the process healthy.
 
 mod condition;
+mod connections;
 mod health;
 mod logging;
 mod metrics;
 mod server;
 
 pub use condition::Effect;
-pub use health::{Health, SourceStatus};
+pub use health::{Answer, Health, Limits, SourceStatus};
 pub use logging::{LogFormat, UnknownLogFormat, init_logging};
 pub use metrics::Metrics;
 pub use server::{Bound, Site, serve};

@@ -35,7 +35,9 @@ impl FromStr for LogFormat {
 /// one per write, from 6 everything.
 pub fn init_logging(format: LogFormat, verbosity: u8) {
     let filter = EnvFilter::new(level(verbosity));
-    let lines = fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    // A line that nobody reads any more is lost; the complaint about it would end the process.
+    let lines =
+        fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false).with_target(false);
     // A second call (in tests) keeps the first one's settings.
     let _already_set = match format {
         LogFormat::Text => lines.with_ansi(false).try_init(),

@@ -1,9 +1,11 @@
 //! `/healthz`, `/livez` and `/readyz`, and at another address `/metrics`, over HTTP.
 
 use std::{
+    cell::RefCell,
     convert::Infallible,
     io,
-    net::{SocketAddr, TcpListener},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    rc::Rc,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -14,17 +16,26 @@ use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{sync::Semaphore, task::LocalSet, time::sleep};
+use socket2::{Domain, Socket, Type};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::{AbortHandle, LocalSet, spawn_local, yield_now},
+    time::{sleep, timeout},
+};
 use tracing::{info, warn};
 
-use crate::{Health, Metrics};
+use crate::{Answer, Health, Metrics, connections::Connections};
 
 /// As kube-proxy (`serveHealthz` in cmd/kube-proxy/app/server.go).
 const BIND_AGAIN: Duration = Duration::from_secs(5);
-/// Slow clients are not waited for.
-const HEAD: Duration = Duration::from_secs(10);
-/// Connections at a time.
-const CONNECTIONS: usize = 64;
+/// For the head of a request; TCP has sent a lost packet three times again by then.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(3);
+/// For a whole connection, from a client that reads slowly.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest head of a request, so that a connection takes little memory.
+const HEAD_BYTES: usize = 16 << 10;
+/// Connections that the kernel keeps until they are accepted, less if `net.core.somaxconn` says so.
+const ACCEPT_QUEUE: i32 = 4096;
 
 /// What is answered at an address.
 #[derive(Clone, Debug)]
@@ -46,8 +57,9 @@ impl Site {
 
     fn page(&self, path: &str) -> Page {
         match (self, path) {
-            (Site::Health(health), "/healthz" | "/livez") => Page::json(health.healthz(Instant::now())),
-            (Site::Health(health), "/readyz") => Page::json(health.readyz()),
+            (Site::Health(health), "/livez") => Page::json(health.livez(Instant::now())),
+            (Site::Health(health), "/healthz") => Page::json(health.healthz(Instant::now())),
+            (Site::Health(health), "/readyz") => Page::json(health.readyz(Instant::now())),
             (Site::Metrics(metrics), "/metrics") => Page::metrics(metrics.render()),
             (Site::Metrics(_), "/proxyMode") => Page::text(StatusCode::OK, TEXT, "ipvs".to_owned()),
             _ => Page::text(StatusCode::NOT_FOUND, TEXT, String::new()),
@@ -71,8 +83,8 @@ impl Page {
         Page { status, kind, text }
     }
 
-    fn json((good, text): (bool, String)) -> Page {
-        Page::text(if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, JSON, text)
+    fn json(Answer { good, body }: Answer) -> Page {
+        Page::text(if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, JSON, body)
     }
 
     fn metrics(text: Result<String, prometheus::Error>) -> Page {
@@ -100,34 +112,46 @@ async fn listen(addr: SocketAddr, site: Site, bound: Option<Bound>) {
     if let (Some(bound), Ok(addr)) = (bound, listener.local_addr()) {
         bound(addr);
     }
-    let free = Arc::new(Semaphore::new(CONNECTIONS));
+    let connections = Rc::new(RefCell::new(Connections::<AbortHandle>::default()));
     loop {
-        let Ok(slot) = Arc::clone(&free).acquire_owned().await else { return };
-        let Ok((stream, _)) = listener.accept().await else {
+        let Ok((stream, client)) = listener.accept().await else {
             // Such as no free file descriptor.
             sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let site = site.clone();
-        tokio::task::spawn_local(async move {
-            let service = service_fn(move |request| {
-                let response = answer(&request, &site);
-                async move { Ok::<_, Infallible>(response) }
-            });
-            let mut server = http1::Builder::new();
-            server.timer(TokioTimer::new()).header_read_timeout(HEAD).keep_alive(false);
-            // A client that hangs up is no concern of ours.
-            let _ended = server.serve_connection(TokioIo::new(stream), service).await;
-            drop(slot);
+        let id = connections.borrow().next_id();
+        let (site, open) = (site.clone(), Rc::clone(&connections));
+        let task = spawn_local(async move {
+            // A client that hangs up, or is too slow, is no concern of ours.
+            let _ended = timeout(CONNECTION_TIMEOUT, converse(stream, &site)).await;
+            open.borrow_mut().remove(id);
         });
+        if let Some(ended) = connections.borrow_mut().add(client.ip(), task.abort_handle()) {
+            ended.abort();
+        }
+        // A request that is there already is answered before others can push its connection out.
+        yield_now().await;
     }
 }
 
-async fn bind(addr: SocketAddr, name: &str) -> tokio::net::TcpListener {
+async fn converse(stream: TcpStream, site: &Site) -> hyper::Result<()> {
+    let service = service_fn(move |request| {
+        let response = answer(&request, site);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BYTES);
+    server.keep_alive(false);
+    server.serve_connection(TokioIo::new(stream), service).await
+}
+
+async fn bind(addr: SocketAddr, name: &str) -> TcpListener {
     let mut reported = false;
     loop {
-        let error = match try_bind(addr) {
+        let bound = try_bind(addr, listen_on).and_then(TcpListener::from_std);
+        let error = match bound {
             Ok(listener) => {
+                let addr = listener.local_addr().unwrap_or(addr);
                 info!(%addr, "answers requests for {name}");
                 return listener;
             }
@@ -140,10 +164,28 @@ async fn bind(addr: SocketAddr, name: &str) -> tokio::net::TcpListener {
     }
 }
 
-fn try_bind(addr: SocketAddr) -> io::Result<tokio::net::TcpListener> {
-    let listener = TcpListener::bind(addr)?;
-    listener.set_nonblocking(true)?;
-    tokio::net::TcpListener::from_std(listener)
+/// The unspecified IPv6 address stands for both families, and for IPv4 alone where the kernel runs without IPv6.
+fn try_bind<T>(addr: SocketAddr, listen: impl Fn(SocketAddr) -> io::Result<T>) -> io::Result<T> {
+    let is_unspecified = addr.ip() == Ipv6Addr::UNSPECIFIED;
+    listen(addr).or_else(|error| match error.raw_os_error() {
+        Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL) if is_unspecified => {
+            listen((Ipv4Addr::UNSPECIFIED, addr.port()).into())
+        }
+        _ => Err(error),
+    })
+}
+
+fn listen_on(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
+    if addr.is_ipv6() {
+        // Whatever net.ipv6.bindv6only says: `[::]` serves IPv4, too.
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(ACCEPT_QUEUE)?;
+    Ok(socket.into())
 }
 
 fn answer(request: &Request<Incoming>, site: &Site) -> Response<Full<Bytes>> {
@@ -163,65 +205,4 @@ fn respond(page: Page) -> Response<Full<Bytes>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{
-        io::{Read, Write},
-        net::TcpStream,
-        sync::mpsc,
-    };
-
-    use super::*;
-
-    fn get(addr: SocketAddr, request: &str) -> String {
-        let mut stream = TcpStream::connect(addr).unwrap();
-        write!(stream, "{request} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        text
-    }
-
-    fn start(site: Site) -> SocketAddr {
-        let (sender, receiver) = mpsc::channel();
-        let bound: Bound = Box::new(move |addr| sender.send(addr).unwrap());
-        serve("127.0.0.1:0".parse().unwrap(), site, Some(bound)).unwrap();
-        receiver.recv().unwrap()
-    }
-
-    #[test]
-    fn answers_over_http() {
-        let health = Arc::new(Health::new(Duration::from_secs(30), &["services"]));
-        let addr = start(Site::Health(Arc::clone(&health)));
-        assert!(get(addr, "GET /healthz").starts_with("HTTP/1.1 200"));
-        assert!(get(addr, "GET /livez?verbose").starts_with("HTTP/1.1 200"));
-        let text = get(addr, "GET /readyz");
-        assert!(text.starts_with("HTTP/1.1 503") && text.ends_with('}'), "{text}");
-        assert!(get(addr, "GET /other").starts_with("HTTP/1.1 404"));
-        assert!(get(addr, "POST /healthz").starts_with("HTTP/1.1 405"));
-        health.programmed();
-        health.source("services", &crate::SourceStatus::Following);
-        assert!(get(addr, "GET /readyz").starts_with("HTTP/1.1 200"));
-    }
-
-    #[test]
-    fn metrics_have_an_address_of_their_own() {
-        let addr = start(Site::Metrics(Metrics::new(["drained"]).unwrap().into()));
-        let text = get(addr, "GET /metrics");
-        assert!(text.starts_with("HTTP/1.1 200") && text.contains("version=0.0.4"), "{text}");
-        assert!(text.contains("\nkube_ipvs_draining_real_servers 0\n"), "{text}");
-        assert!(get(addr, "GET /proxyMode").ends_with("\r\n\r\nipvs"));
-        assert!(get(addr, "GET /healthz").starts_with("HTTP/1.1 404"));
-    }
-
-    #[test]
-    fn an_address_in_use_is_waited_for() {
-        let busy = TcpListener::bind("127.0.0.1:0").unwrap();
-        let addr = busy.local_addr().unwrap();
-        let (sender, receiver) = mpsc::channel();
-        let bound: Bound = Box::new(move |addr| sender.send(addr).unwrap());
-        let health = Health::new(Duration::from_secs(30), &[]);
-        serve(addr, Site::Health(health.into()), Some(bound)).unwrap();
-        assert!(receiver.recv_timeout(Duration::from_millis(200)).is_err());
-        drop(busy);
-        assert_eq!(receiver.recv_timeout(BIND_AGAIN * 2), Ok(addr));
-    }
-}
+mod tests;

@@ -51,6 +51,25 @@ pub(super) enum End {
     Refused { code: u16, reason: String, message: String, retry_after: Option<Duration> },
 }
 
+impl End {
+    /// A word for it that tells nothing about servers, credentials or objects.
+    pub(super) const fn code(&self) -> &'static str {
+        match self {
+            End::Page { .. } | End::Confirmed => "listing",
+            End::Closed { .. } => "watches-end-at-once",
+            End::Broken(_) => "unreachable",
+            End::Silent | End::Quiet => "silent",
+            End::Garbled(_) => "not-understood",
+            End::Refused { code: 401, .. } => "unauthorized",
+            End::Refused { code: 403, .. } => "forbidden",
+            End::Refused { code: 404, .. } => "not-found",
+            End::Refused { code: 429, .. } => "throttled",
+            End::Refused { code: 500.., .. } => "server-error",
+            End::Refused { .. } => "refused",
+        }
+    }
+}
+
 /// What follows from an end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Next {

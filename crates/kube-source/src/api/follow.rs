@@ -2,7 +2,7 @@
 
 use std::{
     cell::RefCell,
-    collections::hash_map::RandomState,
+    collections::{BTreeSet, hash_map::RandomState},
     hash::{BuildHasher, Hasher},
     rc::Rc,
     time::Duration,
@@ -52,6 +52,8 @@ pub(super) struct Follower<'a> {
     known: Known,
     /// Since when changes have not been arriving.
     failing_since: Option<Instant>,
+    /// Codes of the failures since then whose details are in the log.
+    logged: BTreeSet<&'static str>,
 }
 
 impl<'a> Follower<'a> {
@@ -69,6 +71,7 @@ impl<'a> Follower<'a> {
             sink,
             known: Known::new(kind),
             failing_since: None,
+            logged: BTreeSet::new(),
         }
     }
 
@@ -86,7 +89,7 @@ impl<'a> Follower<'a> {
                 self.end_list();
             }
             match next.failing {
-                Some(reason) => self.failing(&reason),
+                Some(reason) => self.failing(end.code(), &reason),
                 None if !course.is_listing() && matches!(end, End::Page { .. }) => self.following(),
                 None => {}
             }
@@ -275,15 +278,16 @@ impl<'a> Follower<'a> {
         }
     }
 
-    fn failing(&mut self, reason: &str) {
-        if self.failing_since.is_none() {
-            self.failing_since = Some(Instant::now());
+    fn failing(&mut self, code: &'static str, reason: &str) {
+        self.failing_since.get_or_insert_with(Instant::now);
+        if self.logged.insert(code) {
             warn!("watching {}: {reason}; the last objects stay, trying again", self.kind.resource());
         }
-        self.sink.borrow_mut().status(self.kind, ApiStatus::Failing(reason.into()));
+        self.sink.borrow_mut().status(self.kind, ApiStatus::Failing(code));
     }
 
     fn following(&mut self) {
+        self.logged.clear();
         if let Some(since) = self.failing_since.take() {
             info!("watching {} again after {:?}", self.kind.resource(), since.elapsed());
         }

@@ -65,15 +65,16 @@ pub enum Delivery {
 pub enum ApiStatus {
     /// Changes arrive.
     Following,
-    /// They do not; the last objects stay.
-    Failing(Arc<str>),
+    /// They do not; the last objects stay. Everybody may read this code, such as `unreachable`: what the server or the
+    /// system said is in the log alone.
+    Failing(&'static str),
 }
 
 impl fmt::Display for ApiStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ApiStatus::Following => f.write_str("following"),
-            ApiStatus::Failing(reason) => f.write_str(reason),
+            ApiStatus::Failing(code) => f.write_str(code),
         }
     }
 }

@@ -41,7 +41,9 @@ impl Reconciler {
         if ops.is_empty() {
             return;
         }
-        let outcome = match self.tables.ipvs.apply(ops) {
+        let result = self.tables.ipvs.apply(ops);
+        self.ipvs_fails = result.is_err();
+        let outcome = match result {
             Ok(outcome) => outcome,
             Err(error) => return self.ipvs_call_failed(ops, &error, run),
         };

@@ -10,6 +10,7 @@ mod programming;
 mod properties;
 mod refusals;
 mod repair;
+mod standing;
 mod succession;
 mod turns;
 mod unlucky;

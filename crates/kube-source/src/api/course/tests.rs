@@ -238,3 +238,15 @@ fn the_second_failure_and_definite_refusals_are_worth_a_word() {
     assert!(watching().ended(&refused(403, "Forbidden")).failing.is_some());
     assert!(watching().ended(&refused(410, "Expired")).failing.is_none());
 }
+
+/// Everybody may read the code of a failure: nothing of what a server or a system says is in it.
+#[test]
+fn codes_tell_kinds_of_failures() {
+    let codes: Vec<_> = [401, 403, 404, 410, 429, 500, 503].map(|code| refused(code, "secret").code()).into();
+    let expect =
+        ["unauthorized", "forbidden", "not-found", "refused", "throttled", "server-error", "server-error"];
+    assert_eq!(codes, expect);
+    let ends =
+        [broken(), CLOSED, End::Silent, End::Quiet, End::Garbled("secret".into())].map(|end| end.code());
+    assert_eq!(ends, ["unreachable", "watches-end-at-once", "silent", "silent", "not-understood"]);
+}

@@ -1,0 +1,111 @@
+//! The directory for what must survive a restart of the process but not of the node.
+//!
+//! Whoever else can write to a directory above it must not make this process, which is root, write elsewhere: links
+//! are not followed, and what is made here is for this user alone.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::Path,
+};
+
+use anyhow::bail;
+use rustix::{
+    fs::{FlockOperation, OFlags, flock},
+    io::Errno,
+};
+use tracing::warn;
+
+/// Two processes would undo each other's work: the second one stops here.
+///
+/// Where the directory cannot be written, the process runs all the same: services matter more than what the directory
+/// is for.
+pub fn lock(state_dir: &Path) -> anyhow::Result<Option<File>> {
+    let path = state_dir.join("lock");
+    let file = match create(state_dir).and_then(|()| open_lock(&path)) {
+        Ok(file) => file,
+        Err(error) => {
+            warn!(
+                "cannot write to --state-dir {}: {error}; runs without it: a restart forgets since when and why real \
+                 servers drain, and a second kube-ipvs on this node would not be noticed; name a directory that can \
+                 be written",
+                state_dir.display()
+            );
+            return Ok(None);
+        }
+    };
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => {
+            bail!("{} is locked: another kube-ipvs runs on this node; stop it first", path.display())
+        }
+        Err(error) => {
+            warn!("cannot lock {}: {error}; a second kube-ipvs would not be noticed", path.display())
+        }
+        Ok(()) => {}
+    }
+    Ok(Some(file))
+}
+
+/// Makes it if it does not exist; the directories above it are anybody's.
+fn create(state_dir: &Path) -> io::Result<()> {
+    if let Some(parent) = state_dir.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    match DirBuilder::new().mode(0o700).create(state_dir) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && state_dir.is_dir() => Ok(()),
+        result => result,
+    }
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    let no_follow = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default();
+    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).custom_flags(no_follow).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use testkit::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn what_is_made_is_for_this_user_alone() {
+        let outside = TempDir::new("state-dir");
+        let dir = outside.path().join("above/kube-ipvs");
+        let first = lock(&dir).unwrap();
+        assert!(first.is_some());
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&dir), mode(&dir.join("lock"))), (0o700, 0o600));
+        assert!(mode(&outside.path().join("above")) & 0o055 == 0o055, "others' directories stay usable");
+        let error = lock(&dir).unwrap_err().to_string();
+        assert!(error.contains("another kube-ipvs runs"), "{error}");
+        drop(first);
+        assert!(lock(&dir).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_link_in_place_of_the_lock_is_not_followed() {
+        let dir = TempDir::new("state-dir-link");
+        let victim = dir.path().join("victim");
+        fs::write(&victim, "precious").unwrap();
+        symlink(&victim, dir.path().join("lock")).unwrap();
+        assert!(lock(dir.path()).unwrap().is_none(), "runs without a lock");
+        assert_eq!(fs::read_to_string(victim).unwrap(), "precious");
+    }
+
+    #[test]
+    fn a_state_directory_that_cannot_be_written_stops_nothing_and_a_second_process_is_stopped() {
+        let directory = testkit::TempDir::new("lock");
+        let held = lock(directory.path()).unwrap();
+        assert!(held.is_some());
+        let error = lock(directory.path()).unwrap_err().to_string();
+        assert!(error.contains("another kube-ipvs runs"), "{error}");
+        // Nothing can be made below a file, nor in /proc.
+        for impossible in [directory.path().join("lock/state"), "/proc/kube-ipvs/state".into()] {
+            assert!(lock(&impossible).unwrap().is_none(), "{}", impossible.display());
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! What health checks and metrics are told of the loop.
+
+use std::{sync::Arc, time::Instant};
+
+use reconcile::{Report, Standing};
+use telemetry::{Effect, Health, Metrics};
+
+/// So many Services that the kernel refuses are no matter of single Services any more.
+const MANY_SERVICES: usize = 10;
+
+/// Codes of conditions, as `/readyz` lists them with the number of objects.
+const SERVICES_REFUSED: &str = "services-refused";
+const WRITES_REFUSED: &str = "writes-refused";
+
+/// Those who are told what the loop does.
+pub struct Told {
+    /// For health checks.
+    pub health: Arc<Health>,
+    /// For Prometheus.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Told {
+    /// A step was done; so many real servers drain after it.
+    pub fn stepped(&self, report: &Report, draining: usize) {
+        self.metrics.synced(report.written, report.failed, report.drift);
+        self.metrics.drains_begun(report.drains_begun);
+        for ended in &report.ended {
+            self.metrics.drain_ended(ended.outcome.as_str(), ended.after, ended.cut);
+        }
+        self.metrics.draining(draining);
+        if report.completed_start {
+            self.health.programmed();
+        }
+    }
+
+    /// After a step that began at `begun`, the kernel is that far behind.
+    ///
+    /// Single Services that the kernel refuses must not take the node out of service, and no restart helps them: they
+    /// are listed. Where they are many, the node is not ready, which stops a rollout.
+    pub fn stands(&self, begun: Instant, standing: Standing) {
+        match standing.waits_for {
+            Some(wait) => self.health.waits(begun, wait.as_str()),
+            None => self.health.caught_up(),
+        }
+        let many = standing.unserved >= MANY_SERVICES || standing.most_unserved;
+        let effect = if many { Effect::NotReady } else { Effect::Notice };
+        self.health.set_condition(SERVICES_REFUSED, effect, number(standing.unserved));
+        self.health.set_condition(WRITES_REFUSED, Effect::Notice, number(standing.refused));
+    }
+}
+
+/// A word for a number of objects; none for none.
+fn number(count: usize) -> Option<String> {
+    (count > 0).then(|| count.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use reconcile::Wait;
+    use telemetry::Limits;
+
+    use super::*;
+
+    /// Whether `/livez`, `/healthz` and `/readyz` are good an hour after a step, and the list of conditions.
+    fn pages(standing: Standing) -> ([bool; 3], String) {
+        let health = Arc::new(Health::new(Limits::of(Duration::from_secs(30)), &[]));
+        health.programmed();
+        let told = Told { health: Arc::clone(&health), metrics: Arc::new(Metrics::new([]).unwrap()) };
+        let begun = Instant::now();
+        told.stands(begun, standing);
+        let then = begun + Duration::from_secs(3600);
+        let ready = health.readyz(then);
+        let list = ready.body.split("conditions\":").nth(1).unwrap().to_owned();
+        ([health.livez(then).good, health.healthz(then).good, ready.good], list)
+    }
+
+    #[test]
+    fn nothing_wrong_is_good() {
+        assert_eq!(pages(Standing::default()), ([true; 3], "[]}".to_owned()));
+    }
+
+    #[test]
+    fn changes_that_wait_take_the_node_out_but_are_no_reason_to_restart() {
+        for wait in [Wait::Start, Wait::Turn, Wait::Base, Wait::Ipvs] {
+            let (pages, _) = pages(Standing { waits_for: Some(wait), ..Standing::default() });
+            assert_eq!(pages, [true, false, false], "{wait:?}");
+        }
+    }
+
+    #[test]
+    fn services_that_are_refused_are_listed_and_many_of_them_end_readiness() {
+        let refused = |unserved, most_unserved| {
+            pages(Standing { unserved, most_unserved, refused: unserved, ..Standing::default() })
+        };
+        let (few, list) = refused(9, false);
+        assert_eq!(few, [true; 3]);
+        assert!(list.contains(r#"{"code":"services-refused","word":"9","blocks":false}"#), "{list}");
+        assert!(list.contains(r#"{"code":"writes-refused","word":"9","blocks":false}"#), "{list}");
+        let (ten, list) = refused(10, false);
+        assert_eq!(ten, [true, true, false]);
+        assert!(list.contains(r#"{"code":"services-refused","word":"10","blocks":true}"#), "{list}");
+        assert_eq!(refused(2, true).0, [true, true, false], "most of a small cluster");
+    }
+}

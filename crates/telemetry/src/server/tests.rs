@@ -1,0 +1,217 @@
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, TcpListener, TcpStream},
+    sync::{
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
+    },
+};
+
+use super::*;
+use crate::{Limits, SourceStatus};
+
+/// A probe of the kubelet that is not answered by then has failed.
+const PROBE: Duration = Duration::from_secs(1);
+
+fn try_get(addr: SocketAddr, request: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&addr, PROBE)?;
+    stream.set_read_timeout(Some(PROBE))?;
+    write!(stream, "{request} HTTP/1.1\r\nHost: x\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn get(addr: SocketAddr, request: &str) -> String {
+    try_get(addr, request).unwrap()
+}
+
+fn start_on(addr: SocketAddr, site: Site) -> SocketAddr {
+    let (sender, receiver) = mpsc::channel();
+    let bound: Bound = Box::new(move |addr| sender.send(addr).unwrap());
+    serve(addr, site, Some(bound)).unwrap();
+    receiver.recv().unwrap()
+}
+
+fn start(site: Site) -> SocketAddr {
+    start_on("127.0.0.1:0".parse().unwrap(), site)
+}
+
+fn health() -> Arc<Health> {
+    Arc::new(Health::new(Limits::of(Duration::from_secs(30)), &["services"]))
+}
+
+#[test]
+fn answers_over_http() {
+    let health = health();
+    let addr = start(Site::Health(Arc::clone(&health)));
+    assert!(get(addr, "GET /healthz").starts_with("HTTP/1.1 200"));
+    assert!(get(addr, "GET /livez?verbose").starts_with("HTTP/1.1 200"));
+    let text = get(addr, "GET /readyz");
+    assert!(text.starts_with("HTTP/1.1 503") && text.ends_with('}'), "{text}");
+    assert!(get(addr, "GET /other").starts_with("HTTP/1.1 404"));
+    assert!(get(addr, "POST /healthz").starts_with("HTTP/1.1 405"));
+    health.programmed();
+    health.source("services", SourceStatus::Following);
+    assert!(get(addr, "GET /readyz").starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn each_page_has_its_own_question() {
+    let (health, now) = (health(), Instant::now());
+    let addr = start(Site::Health(Arc::clone(&health)));
+    let status = |page: &str| get(addr, &format!("GET /{page}"))[9..12].to_owned();
+    let long_ago = now.checked_sub(Duration::from_secs(61)).expect("a machine that is up for a minute");
+    health.waits(long_ago, "changes");
+    assert_eq!(["livez", "healthz"].map(status), ["200", "503"]);
+    health.begin_step(long_ago);
+    assert_eq!(["livez", "healthz"].map(status), ["503", "503"]);
+    health.end_step();
+    health.caught_up();
+    assert_eq!(["livez", "healthz"].map(status), ["200", "200"]);
+}
+
+#[test]
+fn metrics_have_an_address_of_their_own() {
+    let addr = start(Site::Metrics(Metrics::new(["drained"]).unwrap().into()));
+    let text = get(addr, "GET /metrics");
+    assert!(text.starts_with("HTTP/1.1 200") && text.contains("version=0.0.4"), "{text}");
+    assert!(text.contains("\nkube_ipvs_draining_real_servers 0\n"), "{text}");
+    assert!(get(addr, "GET /proxyMode").ends_with("\r\n\r\nipvs"));
+    assert!(get(addr, "GET /healthz").starts_with("HTTP/1.1 404"));
+}
+
+#[test]
+fn a_long_page_is_complete() {
+    let outcome = |n| -> &'static str { format!("outcome-{n}").leak() };
+    let metrics = Metrics::new((0..5000).map(outcome)).unwrap();
+    let expect = metrics.render().unwrap();
+    assert!(expect.len() > HEAD_BYTES * 4);
+    let text = get(start(Site::Metrics(metrics.into())), "GET /metrics");
+    assert_eq!(text.matches("outcome-").count(), 5000);
+}
+
+#[test]
+fn an_address_in_use_is_waited_for() {
+    let busy = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = busy.local_addr().unwrap();
+    let (sender, receiver) = mpsc::channel();
+    let bound: Bound = Box::new(move |addr| sender.send(addr).unwrap());
+    serve(addr, Site::Health(health()), Some(bound)).unwrap();
+    assert!(receiver.recv_timeout(Duration::from_millis(200)).is_err());
+    drop(busy);
+    assert_eq!(receiver.recv_timeout(BIND_AGAIN * 2), Ok(addr));
+}
+
+/// Clients that connect and never send a whole request: `begin` of one, if anything.
+fn hold(addr: SocketAddr, from: impl Fn(usize) -> IpAddr, count: usize, begin: &str) -> Vec<TcpStream> {
+    let connect = |n| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((from(n), 0)).into()).unwrap();
+        socket.connect(&addr.into()).unwrap();
+        let mut stream = TcpStream::from(socket);
+        // It may have been pushed out already.
+        let _pushed_out = stream.write_all(begin.as_bytes());
+        stream
+    };
+    (0..count).map(connect).collect()
+}
+
+/// Connects `count` clients again and again, while another one probes.
+fn probe_among(from: impl Fn(usize) -> IpAddr + Send + Sync + Copy, begin: &str) {
+    let addr = start(Site::Health(health()));
+    let (begun, over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut held = Vec::new();
+            while !over.load(Ordering::Relaxed) {
+                held = hold(addr, from, 1000, begin);
+                begun.fetch_add(1, Ordering::Relaxed);
+            }
+            drop(held);
+        });
+        let mut probes = 0;
+        while begun.load(Ordering::Relaxed) < 3 || probes < 100 {
+            let result = try_get(addr, "GET /livez");
+            over.store(result.is_err(), Ordering::Relaxed);
+            assert!(result.unwrap().starts_with("HTTP/1.1 200"), "after {probes} probes");
+            probes += 1;
+        }
+        // And while they only sit there.
+        over.store(true, Ordering::Relaxed);
+        (0..100).for_each(|_| assert!(get(addr, "GET /livez").starts_with("HTTP/1.1 200")));
+    });
+    let held = hold(addr, from, 1000, begin);
+    let begun = Instant::now();
+    while held.iter().filter(|stream| is_open(stream)).count() > crate::connections::TOTAL {
+        assert!(begun.elapsed() < PROBE, "all connections are kept");
+        thread::yield_now();
+    }
+}
+
+fn is_open(stream: &TcpStream) -> bool {
+    stream.set_nonblocking(true).unwrap();
+    matches!(stream.peek(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+}
+
+#[test]
+fn a_prober_is_answered_among_a_thousand_idle_connections_of_one_address() {
+    probe_among(|_| [127, 0, 0, 2].into(), "");
+    probe_among(|_| [127, 0, 0, 1].into(), "");
+}
+
+#[test]
+fn a_prober_is_answered_among_a_thousand_idle_connections_of_many_addresses() {
+    let many = |n: usize| [127, 0, u8::try_from(n / 250).unwrap() + 1, u8::try_from(n % 250).unwrap() + 1];
+    probe_among(|n| many(n).into(), "GET /livez HTTP/1.1\r\nHost:");
+}
+
+#[test]
+fn whoever_sends_no_request_is_disconnected() {
+    let addr = start(Site::Health(health()));
+    let mut idle = TcpStream::connect(addr).unwrap();
+    let mut slow = TcpStream::connect(addr).unwrap();
+    slow.write_all(b"GET /livez HTTP/1.1\r\n").unwrap();
+    for stream in [&mut idle, &mut slow] {
+        stream.set_read_timeout(Some(HEAD_TIMEOUT * 2)).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        assert!(!text.contains("200"), "{text}");
+    }
+    let mut large = TcpStream::connect(addr).unwrap();
+    let head = format!("GET /livez HTTP/1.1\r\nX: {}", "x".repeat(HEAD_BYTES));
+    large.write_all(head.as_bytes()).unwrap();
+    large.set_read_timeout(Some(PROBE)).unwrap();
+    let mut text = [0; 12];
+    large.read_exact(&mut text).unwrap();
+    assert_eq!(&text, b"HTTP/1.1 431");
+}
+
+#[test]
+fn the_unspecified_address_answers_over_both_families() {
+    let addr = start_on("[::]:0".parse().unwrap(), Site::Health(health()));
+    for client in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+        assert!(get((client, addr.port()).into(), "GET /livez").starts_with("HTTP/1.1 200"), "{client}");
+    }
+}
+
+#[test]
+fn a_kernel_without_ipv6_answers_over_ipv4() {
+    let error = |errno| io::Error::from_raw_os_error(errno);
+    let (both, ipv4): (SocketAddr, SocketAddr) = ("[::]:1".parse().unwrap(), "0.0.0.0:1".parse().unwrap());
+    let only_ipv4 = |addr: SocketAddr| if addr.is_ipv4() { Ok(addr) } else { Err(error(libc::EAFNOSUPPORT)) };
+    assert_eq!(try_bind(both, only_ipv4).unwrap(), ipv4);
+    assert!(try_bind("[::1]:1".parse().unwrap(), only_ipv4).is_err(), "an address that somebody asked for");
+    let in_use = |_| Err::<SocketAddr, _>(error(libc::EADDRINUSE));
+    assert_eq!(try_bind(both, in_use).unwrap_err().raw_os_error(), Some(libc::EADDRINUSE));
+}
+
+#[test]
+fn a_node_whose_ipv6_is_switched_off_is_answered_over_ipv4() {
+    testkit::in_new_netns(|| {
+        testkit::run(&["sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6"]);
+        let addr = start_on("[::]:0".parse().unwrap(), Site::Health(health()));
+        let text = get((Ipv4Addr::LOCALHOST, addr.port()).into(), "GET /livez");
+        assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+    });
+}
