@@ -167,8 +167,9 @@ pub fn diff(touch: &Touch, inputs: &Inputs<'_>) -> Plan {
     vips.dedup();
     vips.iter().for_each(|vip| diff_vip(*vip, inputs, &mut plan));
     sorted(touch.servers.iter().copied()).into_iter().for_each(|vs| diff_server(vs, inputs, &mut plan));
-    let refusals = sorted(touch.refusals.iter().filter_map(VirtualServerId::vip_port));
-    for port in refusals {
+    // What is compared as a whole is decided there, by what the plan will have done.
+    let refusals = touch.refusals.difference(&touch.servers).filter_map(VirtualServerId::vip_port);
+    for port in sorted(refusals) {
         let element = RuleElement::port(RuleSet::NoEndpoints, port);
         diff_element(element, refuses(port.into(), inputs), inputs, &mut plan);
     }
