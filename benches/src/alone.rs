@@ -2,13 +2,14 @@
 //! nothing of routes and packet rules.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use dataplane::{
-    BatchReport, IpvsTable, ObservedLink, ObservedRealServer, ObservedRules, ObservedVips, RulesTable,
-    TableError, Tables, VipTable, VirtualServerDump,
+    BatchReport, ForwardDrop, IpvsTable, ObservedLink, ObservedRealServer, ObservedRules, ObservedVips,
+    RulesTable, TableError, Tables, VipTable, VirtualServerDump,
     fake::{FakeFlows, FakeSysctls},
 };
 use ipvs::IpvsClient;
@@ -105,6 +106,10 @@ impl VipTable for Absent {
         Ok(ObservedVips { link: Some(ObservedLink { dummy: true, up: true }), ..ObservedVips::default() })
     }
 
+    fn advertised_links(&mut self) -> Result<BTreeSet<String>, TableError> {
+        Ok(BTreeSet::new())
+    }
+
     fn apply(&mut self, _ops: &[VipOp]) -> Result<BatchReport, TableError> {
         Ok(BatchReport::default())
     }
@@ -113,6 +118,10 @@ impl VipTable for Absent {
 impl RulesTable for Absent {
     fn observe(&mut self, _wanted: &RulesLayout) -> Result<ObservedRules, TableError> {
         Ok(ObservedRules { table: true, layout_current: true, ..ObservedRules::default() })
+    }
+
+    fn forward_drops(&mut self) -> Result<Vec<ForwardDrop>, TableError> {
+        Ok(Vec::new())
     }
 
     fn apply(&mut self, _ops: &[RulesOp]) -> Result<BatchReport, TableError> {

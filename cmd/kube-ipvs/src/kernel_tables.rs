@@ -7,7 +7,6 @@ use ipvs::IpvsClient;
 use kernel::{
     KernelModule, KernelRelease, ModuleFinder, ModulePresence, ProcSysctls, SysctlNeeds, required_sysctls,
 };
-use lb_types::SysctlOp;
 use packet_rules::{RulesClient, RulesWatcher};
 use reconcile::Config;
 use telemetry::Metrics;
@@ -37,6 +36,7 @@ pub fn open() -> anyhow::Result<Opened> {
     let vip_port = vips.port_id();
     warn_of_missing_modules();
     warn_without_estimation();
+    tell_of_legacy_iptables();
     let flows = ConntrackClient::open().context("open the connection tracking")?;
     let tables = Tables {
         ipvs: Box::new(ipvs),
@@ -86,6 +86,18 @@ fn warn_of_missing_modules() {
     }
 }
 
+/// Chains of iptables-legacy are not among those of nftables: they can only be pointed at.
+fn tell_of_legacy_iptables() {
+    // Lists what the kernel has for iptables-legacy in this network namespace.
+    let tables = std::fs::read_to_string("/proc/thread-self/net/ip_tables_names").unwrap_or_default();
+    if tables.lines().any(|table| table == "filter") {
+        info!(
+            "this node has rules of iptables-legacy, which cannot be judged from here: if iptables-legacy -S FORWARD shows \
+             the policy DROP, it must accept RELATED,ESTABLISHED, or answers of pods are lost"
+        );
+    }
+}
+
 /// Drains go by traffic where counts of connections say too little.
 fn warn_without_estimation() {
     // What cannot be read cannot be judged; that it cannot shows with the parameters that are written.
@@ -121,9 +133,16 @@ pub fn choose_conn_reuse(settings: &Settings, metrics: Option<&Metrics>) -> Conn
 
 /// The loop's configuration with the kernel parameters that this kernel needs.
 pub fn with_sysctls(settings: &Settings, choice: &ConnReuseChoice) -> Config {
-    let strict_arp = settings.strict_arp;
-    let needs = SysctlNeeds { conn_reuse_mode: choice.decision.mode, ipv4: true, ipv6: true, strict_arp };
-    let all = required_sysctls(&needs).into_iter().map(|required| required.op);
-    let (ipv6_sysctls, sysctls) = all.partition(|op: &SysctlOp| op.name == kernel::IPV6_FORWARDING);
-    Config { sysctls, ipv6_sysctls, ..settings.reconcile.clone() }
+    let needs = SysctlNeeds {
+        conn_reuse_mode: choice.decision.mode,
+        ipv4: true,
+        ipv6: true,
+        strict_arp: settings.strict_arp,
+        cores: Some(kernel::cores()),
+    };
+    let sysctls = required_sysctls(&needs).into_iter().map(|required| required.need).collect();
+    Config { sysctls, ..settings.reconcile.clone() }
 }
+
+#[cfg(test)]
+mod tests;

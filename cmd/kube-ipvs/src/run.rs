@@ -81,7 +81,9 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
     let mut reconciler = Reconciler::new(config, opened.tables);
     let file = DrainFile::new(&settings.state_dir, kernel::boot_id().context("find out the boot's id")?);
     let saver = DrainSaver::resume(file, &mut reconciler)?;
-    drive(reconciler, saver, &receiver, &Told { health, metrics })
+    let told = Told { health, metrics };
+    told.tell_findings(&reconciler);
+    drive(reconciler, saver, &receiver, &told)
 }
 
 fn serve(settings: &Settings, health: &Arc<Health>, metrics: &Arc<Metrics>) -> anyhow::Result<()> {
@@ -271,6 +273,9 @@ fn step(reconciler: &mut Reconciler, told: &Told) -> usize {
         info!(?took, "sync: {report}");
     }
     told.stepped(&report, reconciler.draining());
+    if report.findings {
+        told.findings(|finding| reconciler.node_findings(finding).collect());
+    }
     report.services
 }
 

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use reconcile::{Report, Standing};
+use reconcile::{NodeFinding, Report, Standing};
 use telemetry::{Effect, Health, Metrics};
 
 /// So many Services that the kernel refuses are no matter of single Services any more.
@@ -31,6 +31,15 @@ impl Told {
         self.metrics.draining(draining);
         if report.completed_start {
             self.health.programmed();
+        }
+    }
+
+    /// What is wrong with the node, by finding. Details are in the log: `/readyz` is for everybody.
+    pub fn findings(&self, objects_of: impl Fn(NodeFinding) -> Vec<String>) {
+        for finding in NodeFinding::ALL {
+            let objects = objects_of(finding);
+            self.metrics.node_finding(finding.code(), objects.len());
+            self.health.set_condition(finding.code(), Effect::Notice, objects);
         }
     }
 

@@ -106,7 +106,7 @@ impl Scene {
         let ipvs = IpvsClient::open().map_err(TableError::from)?;
         let mut scene = Scene { ipvs, sysctls: ProcSysctls::default(), listeners: Vec::new() };
         for (name, value) in [(CONNTRACK, 1), (CONN_REUSE_MODE, 1), (EXPIRE_NODEST_CONN, 0)] {
-            scene.sysctls.write(&SysctlOp { name, value })?;
+            scene.sysctls.write(&SysctlOp::new(name, value))?;
         }
         scene.add_virtual_server(TRACKING, &[(SERVERS[0], TRACKING)])?;
         scene.add_virtual_server(PORT, &SERVERS.map(|addr| (addr, TARGET)))?;
@@ -166,7 +166,7 @@ impl Scene {
     /// The client of an established connection vanishes and its port is used again while its real server takes no
     /// new connections: whatever kernel has `conn_reuse_mode` drops the first SYN then.
     fn control(mut self, client: Client) -> Result<Control, ProbeError> {
-        self.sysctls.write(&SysctlOp { name: EXPIRE_NODEST_CONN, value: 1 })?;
+        self.sysctls.write(&SysctlOp::new(EXPIRE_NODEST_CONN, 1))?;
         client.vanish()?;
         self.listen(LATE_SERVER)?;
         let vs = virtual_server(PORT);

@@ -17,6 +17,7 @@ mod unopened;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     net::IpAddr,
 };
 
@@ -25,8 +26,8 @@ pub use error::{ErrorKind, TableError};
 pub use explain_rules::explain_rules;
 pub use explain_vip::explain_vip;
 use lb_types::{
-    ConnectionCounters, FastMap, FastSet, FlowFilter, IpvsOp, RealServer, RealServerId, RuleElement,
-    RulesLayout, RulesOp, SysctlOp, TrafficCounters, VipOp, VirtualServer, VirtualServerId,
+    ConnectionCounters, FastMap, FastSet, FlowFilter, IpFamily, IpvsOp, RealServer, RealServerId,
+    RuleElement, RulesLayout, RulesOp, SysctlOp, TrafficCounters, VipOp, VirtualServer, VirtualServerId,
 };
 pub use unopened::Unopened;
 
@@ -111,12 +112,27 @@ pub struct ObservedVips {
     pub addresses: BTreeSet<IpAddr>,
     /// Addresses of this node: on every other link, loopback and IPv6 link-local excluded, with the link's name.
     pub node_addresses: BTreeMap<IpAddr, String>,
+    /// Bridges by name.
+    pub bridges: BTreeMap<String, BridgeFilters>,
+}
+
+/// Whether a bridge hands the packets between its ports to netfilter by a setting of its own, whatever
+/// `net.bridge.bridge-nf-call-*` says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BridgeFilters {
+    /// IPv4.
+    pub ipv4: bool,
+    /// IPv6.
+    pub ipv6: bool,
 }
 
 /// Links, addresses and routes of one network namespace.
 pub trait VipTable {
     /// Dumps everything that concerns VIPs.
     fn observe(&mut self) -> Result<ObservedVips, TableError>;
+
+    /// Interfaces with an IPv6 default route that came by router advertisement.
+    fn advertised_links(&mut self) -> Result<BTreeSet<String>, TableError>;
 
     /// Executes operations in order; a refused one does not stop the others. Deleting what is absent succeeds.
     fn apply(&mut self, ops: &[VipOp]) -> Result<BatchReport, TableError>;
@@ -133,10 +149,30 @@ pub struct ObservedRules {
     pub elements: FastSet<RuleElement>,
 }
 
+/// A chain of somebody else's that drops packets which this node forwards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForwardDrop {
+    /// Whose packets; `None` for both families.
+    pub family: Option<IpFamily>,
+    /// Family and name of its table, such as `ip filter`.
+    pub table: String,
+    /// Its name.
+    pub chain: String,
+}
+
+impl fmt::Display for ForwardDrop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.table, self.chain)
+    }
+}
+
 /// The nftables table of one network namespace.
 pub trait RulesTable {
     /// Dumps the table and compares its chains with a layout.
     fn observe(&mut self, wanted: &RulesLayout) -> Result<ObservedRules, TableError>;
+
+    /// Chains of other tables that drop the answers of pods on their way through this node, as far as that can be told.
+    fn forward_drops(&mut self) -> Result<Vec<ForwardDrop>, TableError>;
 
     /// Executes all operations in one transaction: if any is in `failed`, none was executed.
     ///
@@ -149,6 +185,11 @@ pub trait RulesTable {
 pub trait Sysctls {
     /// Value of a parameter, `None` if the kernel does not have it.
     fn read(&mut self, name: &str) -> Result<Option<u32>, TableError>;
+
+    /// Whether anybody can write a parameter in this network namespace. Some belong to the node's first one alone.
+    fn is_writable(&mut self, _name: &str) -> bool {
+        true
+    }
 
     /// Writes a parameter.
     fn write(&mut self, op: &SysctlOp) -> Result<(), TableError>;

@@ -1,10 +1,12 @@
 //! A table that is not there.
 
+use std::collections::BTreeSet;
+
 use lb_types::{FlowFilter, IpvsOp, RulesLayout, RulesOp, VipOp, VirtualServerId};
 
 use crate::{
-    BatchReport, ErrorKind, FlowTable, IpvsTable, ObservedRealServer, ObservedRules, ObservedVips,
-    RulesTable, TableError, VipTable, VirtualServerDump,
+    BatchReport, ErrorKind, FlowTable, ForwardDrop, IpvsTable, ObservedRealServer, ObservedRules,
+    ObservedVips, RulesTable, TableError, VipTable, VirtualServerDump,
 };
 
 /// Stands in for a table that could not be opened: every call fails as opening it did, so that the other tables can be
@@ -46,6 +48,10 @@ impl VipTable for Unopened {
         self.fail()
     }
 
+    fn advertised_links(&mut self) -> Result<BTreeSet<String>, TableError> {
+        self.fail()
+    }
+
     fn apply(&mut self, _ops: &[VipOp]) -> Result<BatchReport, TableError> {
         self.fail()
     }
@@ -53,6 +59,10 @@ impl VipTable for Unopened {
 
 impl RulesTable for Unopened {
     fn observe(&mut self, _wanted: &RulesLayout) -> Result<ObservedRules, TableError> {
+        self.fail()
+    }
+
+    fn forward_drops(&mut self) -> Result<Vec<ForwardDrop>, TableError> {
         self.fail()
     }
 

@@ -4,8 +4,8 @@
 //! parameters, which `conn_reuse_mode`, what to say about a missing module) is pure and takes facts as arguments;
 //! what reads those facts is thin and takes its root directory as an argument.
 //!
-//! Reading order: [`KernelRelease`] and [`KernelVersion`]; [`decide_conn_reuse_mode`]; [`required_sysctls`] and
-//! [`diff_sysctls`], carried out by [`ProcSysctls`]; [`KernelModule`], [`ModuleFinder`] and [`MissingModule`].
+//! Reading order: [`KernelRelease`] and [`KernelVersion`]; [`decide_conn_reuse_mode`]; [`required_sysctls`],
+//! carried out by [`ProcSysctls`]; [`KernelModule`], [`ModuleFinder`] and [`MissingModule`].
 
 mod conn_reuse;
 mod memory;
@@ -21,11 +21,12 @@ pub use conn_reuse::{
 };
 pub use memory::{give_memory_back, keep_heap, share_one_arena};
 pub use modules::{KernelModule, MissingModule, ModuleFinder, ModulePresence};
-pub use node::{EmptyHostname, boot_id, hostname};
+pub use node::{EmptyHostname, boot_id, cores, hostname};
 pub use proc_sysctls::{ProcSysctls, SysctlError};
 pub use required::{
-    ARP_ANNOUNCE, ARP_IGNORE, CONN_REUSE_MODE, CONNTRACK, EXPIRE_NODEST_CONN, EXPIRE_QUIESCENT_TEMPLATE,
-    IPV4_FORWARDING, IPV6_FORWARDING, RUN_ESTIMATION, RequiredSysctl, SysctlDiff, SysctlNeeds, diff_sysctls,
-    required_sysctls, without_estimation,
+    ARP_ANNOUNCE, ARP_IGNORE, CONN_REUSE_MODE, CONNTRACK, CONNTRACK_BUCKETS, CONNTRACK_CLOSE_WAIT,
+    CONNTRACK_ESTABLISHED, CONNTRACK_MAX, EXPIRE_NODEST_CONN, EXPIRE_QUIESCENT_TEMPLATE, IPV4_FORWARDING,
+    IPV6_FORWARDING, LINK_DISABLE_IPV6, RUN_ESTIMATION, RequiredSysctl, SysctlNeeds, required_sysctls,
+    without_estimation,
 };
 pub use version::{InvalidRelease, KernelRelease, KernelVersion};

@@ -15,6 +15,24 @@ pub fn boot_id() -> std::io::Result<String> {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned())
 }
 
+/// Number of processors of this node that are in use, whatever this process may use of them.
+pub fn cores() -> u32 {
+    let online = std::fs::read_to_string("/sys/devices/system/cpu/online").ok();
+    online.and_then(|list| count_cores(&list)).unwrap_or_else(|| {
+        std::thread::available_parallelism().ok().and_then(|n| u32::try_from(n.get()).ok()).unwrap_or(1)
+    })
+}
+
+/// Of a list such as `0-3,8`.
+fn count_cores(list: &str) -> Option<u32> {
+    let count = |range: &str| -> Option<u32> {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
+        last.checked_sub(first)?.checked_add(1)
+    };
+    list.trim().split(',').map(count).sum()
+}
+
 fn normalise(name: &str) -> Result<String, EmptyHostname> {
     match name.trim() {
         "" => Err(EmptyHostname),
@@ -24,7 +42,16 @@ fn normalise(name: &str) -> Result<String, EmptyHostname> {
 
 #[cfg(test)]
 mod tests {
-    use super::normalise;
+    use super::{count_cores, normalise};
+
+    #[test]
+    fn cores_are_counted() {
+        for (list, count) in
+            [("0\n", Some(1)), ("0-3\n", Some(4)), ("0-1,4,6-7", Some(5)), ("", None), ("3-1", None)]
+        {
+            assert_eq!(count_cores(list), count, "{list:?}");
+        }
+    }
 
     #[test]
     fn trimmed_and_lower_case() {

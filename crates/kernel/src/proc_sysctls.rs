@@ -3,6 +3,7 @@
 use std::{
     fs::{self, OpenOptions},
     io::{self, Write as _},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -97,14 +98,24 @@ impl SysctlError {
 
     /// What a refused write means.
     fn writing(path: &Path, op: &SysctlOp, source: io::Error) -> Self {
-        let (path, name, value) = (path.to_owned(), op.name.replace('/', "."), op.value);
+        let (path, name, value) = (path.to_owned(), dotted(&op.name), op.value);
         match source.kind() {
-            io::ErrorKind::NotFound => SysctlError::Absent { path, hint: absence_hint(op.name) },
+            io::ErrorKind::NotFound => SysctlError::Absent { path, hint: absence_hint(&op.name) },
             io::ErrorKind::ReadOnlyFilesystem => SysctlError::ReadOnly { path, name, value },
             io::ErrorKind::PermissionDenied => SysctlError::Denied { path, name, value },
             _ => SysctlError::Write { path, value, source },
         }
     }
+}
+
+/// The name as sysctl(8) writes it: interfaces' names may contain dots, which are slashes there.
+fn dotted(name: &str) -> String {
+    let swap = |c| match c {
+        '/' => '.',
+        '.' => '/',
+        other => other,
+    };
+    name.chars().map(swap).collect()
 }
 
 /// What probably has to be done about a missing parameter.
@@ -145,7 +156,7 @@ impl ProcSysctls {
     }
 
     fn write_value(&self, op: &SysctlOp) -> Result<(), SysctlError> {
-        let path = self.root.join(op.name);
+        let path = self.root.join(&*op.name);
         // Never O_CREAT: what the kernel does not have cannot be made.
         let written = OpenOptions::new()
             .write(true)
@@ -162,6 +173,12 @@ impl Sysctls for ProcSysctls {
             .map_err(|error| TableError::new(format!("read sysctl {name}"), error.kind(), error))
     }
 
+    /// Where nobody has the permission, not even root.
+    fn is_writable(&mut self, name: &str) -> bool {
+        const ANYBODY: u32 = 0o222;
+        fs::metadata(self.root.join(name)).is_ok_and(|file| file.permissions().mode() & ANYBODY != 0)
+    }
+
     fn write(&mut self, op: &SysctlOp) -> Result<(), TableError> {
         self.write_value(op).map_err(|error| TableError::new(op.to_string(), error.kind(), error))
     }
@@ -173,7 +190,8 @@ mod tests {
 
     use super::*;
 
-    const OP: SysctlOp = SysctlOp { name: "net/ipv4/vs/conntrack", value: 1 };
+    const OP: SysctlOp = SysctlOp::new("net/ipv4/vs/conntrack", 1);
+    const NAME: &str = "net/ipv4/vs/conntrack";
 
     /// A `/proc/sys` with these files.
     fn proc_sys(files: &[(&str, &str)]) -> (testkit::TempDir, ProcSysctls) {
@@ -189,11 +207,11 @@ mod tests {
 
     #[test]
     fn reads_writes_and_knows_absence() {
-        let (_dir, mut sysctls) = proc_sys(&[(OP.name, "0\n"), ("net/other", "123456\n")]);
-        assert_eq!(sysctls.read(OP.name).unwrap(), Some(0));
+        let (_dir, mut sysctls) = proc_sys(&[(NAME, "0\n"), ("net/other", "123456\n")]);
+        assert_eq!(sysctls.read(NAME).unwrap(), Some(0));
         sysctls.write(&OP).unwrap();
-        assert_eq!(sysctls.read(OP.name).unwrap(), Some(1));
-        sysctls.write(&SysctlOp { name: "net/other", value: 7 }).unwrap();
+        assert_eq!(sysctls.read(NAME).unwrap(), Some(1));
+        sysctls.write(&SysctlOp::new("net/other", 7)).unwrap();
         assert_eq!(sysctls.read("net/other").unwrap(), Some(7));
         assert_eq!(sysctls.read("net/absent").unwrap(), None);
     }
@@ -204,7 +222,23 @@ mod tests {
         let error = sysctls.write(&OP).unwrap_err();
         assert_eq!(error.kind, ErrorKind::NotSupported);
         assert!(error.source().unwrap().to_string().contains("modprobe ip_vs"), "{error:?}");
-        assert!(!dir.path().join(OP.name).exists());
+        assert!(!dir.path().join(NAME).exists());
+    }
+
+    #[test]
+    fn what_nobody_may_write_is_known_beforehand() {
+        let (dir, mut sysctls) = proc_sys(&[(NAME, "0\n"), ("net/global", "1\n")]);
+        fs::set_permissions(dir.path().join("net/global"), fs::Permissions::from_mode(0o444)).unwrap();
+        assert!(
+            sysctls.is_writable(NAME)
+                && !sysctls.is_writable("net/global")
+                && !sysctls.is_writable("net/absent")
+        );
+    }
+
+    #[test]
+    fn names_are_printed_as_sysctl_reads_them() {
+        assert_eq!(dotted("net/ipv6/conf/eth0.100/accept_ra"), "net.ipv6.conf.eth0/100.accept_ra");
     }
 
     #[test]

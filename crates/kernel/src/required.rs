@@ -1,7 +1,6 @@
-//! Which kernel parameters must have which value, and what differs from that.
+//! Which kernel parameters must have which value.
 
-use dataplane::{Sysctls, TableError};
-use lb_types::SysctlOp;
+use lb_types::{Leaves, SysctlNeed, SysctlOp, SysctlWhen};
 
 use crate::ConnReuseMode;
 
@@ -25,6 +24,27 @@ pub const ARP_IGNORE: &str = "net/ipv4/conf/all/arp_ignore";
 /// The other half.
 pub const ARP_ANNOUNCE: &str = "net/ipv4/conf/all/arp_announce";
 
+/// Whether our link has no IPv6; new links inherit it from `conf/default`.
+pub const LINK_DISABLE_IPV6: &str = "net/ipv6/conf/kube-ipvs0/disable_ipv6";
+/// How many connections are tracked; new ones are dropped beyond.
+pub const CONNTRACK_MAX: &str = "net/netfilter/nf_conntrack_max";
+/// Size of the hash table of tracked connections.
+pub const CONNTRACK_BUCKETS: &str = "net/netfilter/nf_conntrack_buckets";
+/// How long an idle established TCP connection is tracked, in seconds.
+pub const CONNTRACK_ESTABLISHED: &str = "net/netfilter/nf_conntrack_tcp_timeout_established";
+/// How long a TCP connection is tracked whose server has closed and whose client has not, in seconds.
+pub const CONNTRACK_CLOSE_WAIT: &str = "net/netfilter/nf_conntrack_tcp_timeout_close_wait";
+
+/// Tracked connections for each core, and at least and at most: kube-proxy's defaults
+/// (pkg/proxy/conntrack/sysctls.go, `getConntrackMax`).
+const TRACKED_PER_CORE: u32 = 32 << 10;
+const TRACKED_AT_LEAST: u32 = 128 << 10;
+const TRACKED_AT_MOST: u32 = 1 << 20;
+/// Tracked connections for each bucket, as in kube-proxy.
+const TRACKED_PER_BUCKET: u32 = 4;
+/// The kernel's default for established connections (`tcp_timeouts` in net/netfilter/nf_conntrack_proto_tcp.c).
+const ESTABLISHED_DEFAULT: u32 = 5 * 24 * 3600;
+
 /// What the configuration and earlier decisions ask of the kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SysctlNeeds {
@@ -36,14 +56,16 @@ pub struct SysctlNeeds {
     pub ipv6: bool,
     /// `ipvs.strictARP` of the configuration.
     pub strict_arp: bool,
+    /// Processors, by which the limits of connection tracking are raised; `None` leaves them alone.
+    pub cores: Option<u32>,
 }
 
 /// A parameter with the value that it must have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequiredSysctl {
-    /// The write that makes it so.
-    pub op: SysctlOp,
-    /// What goes wrong otherwise; one line for logs and `doctor`.
+    /// The parameter, its value, and when it is written.
+    pub need: SysctlNeed,
+    /// What goes wrong otherwise; one line for `doctor`.
     pub why: &'static str,
 }
 
@@ -51,8 +73,7 @@ pub struct RequiredSysctl {
 ///
 /// The same as kube-proxy writes (pkg/proxy/ipvs: `NewProxier`), with two differences: `conn_reuse_mode` is decided
 /// rather than left alone on new kernels, and IPv6 forwarding is set, because kube-proxy's IPv6 services only work
-/// where somebody else did. A side effect of the latter: an interface with `accept_ra=1` ignores router
-/// advertisements from then on. A node that gets its default route by them needs `accept_ra=2`.
+/// where somebody else did. Of connection tracking, what somebody raised is never lowered.
 pub fn required_sysctls(needs: &SysctlNeeds) -> Vec<RequiredSysctl> {
     let mut required = vec![
         RequiredSysctl::new(
@@ -77,14 +98,36 @@ pub fn required_sysctls(needs: &SysctlNeeds) -> Vec<RequiredSysctl> {
     }
     if needs.ipv6 {
         let why = "clients outside of this node could not reach pods through IPv6 services";
-        required.push(RequiredSysctl::new(IPV6_FORWARDING, 1, why));
+        required.push(RequiredSysctl::new(IPV6_FORWARDING, 1, why).when(SysctlWhen::Ipv6Forwarding));
+        let why = "IPv6 VIPs could not be routed to the link";
+        required.push(RequiredSysctl::new(LINK_DISABLE_IPV6, 0, why).when(SysctlWhen::OnLink));
     }
     if needs.strict_arp {
         let why = "strictARP is configured: the node would answer ARP for VIPs";
         required.push(RequiredSysctl::new(ARP_IGNORE, 1, why));
         required.push(RequiredSysctl::new(ARP_ANNOUNCE, 2, why));
     }
+    required.extend(needs.cores.into_iter().flat_map(connection_tracking));
     required
+}
+
+/// The limits of connection tracking for so many processors.
+fn connection_tracking(cores: u32) -> [RequiredSysctl; 4] {
+    let tracked = cores.saturating_mul(TRACKED_PER_CORE).clamp(TRACKED_AT_LEAST, TRACKED_AT_MOST);
+    let full = "a busy node would drop new connections: its table of tracked connections would be full";
+    let slow = "look-ups of tracked connections would be slow";
+    let idle = "idle connections would stay tracked for five days";
+    let half_closed = "a client that is slow to close would find its connection no longer tracked";
+    let limit = |name, value, leaves, why| RequiredSysctl {
+        need: SysctlNeed { op: SysctlOp::new(name, value), leaves, when: SysctlWhen::Once },
+        why,
+    };
+    [
+        limit(CONNTRACK_MAX, tracked, Leaves::LargerOrZero, full),
+        limit(CONNTRACK_BUCKETS, tracked / TRACKED_PER_BUCKET, Leaves::Larger, slow),
+        limit(CONNTRACK_ESTABLISHED, 24 * 3600, Leaves::LargerBut(ESTABLISHED_DEFAULT), idle),
+        limit(CONNTRACK_CLOSE_WAIT, 3600, Leaves::Larger, half_closed),
+    ]
 }
 
 /// What an operator must know about a node that does not count traffic, given the value of [`RUN_ESTIMATION`].
@@ -97,44 +140,23 @@ pub fn without_estimation(value: Option<u32>) -> Option<&'static str> {
 }
 
 impl RequiredSysctl {
-    const fn new(name: &'static str, value: u32, why: &'static str) -> Self {
-        RequiredSysctl { op: SysctlOp { name, value }, why }
+    fn new(name: &'static str, value: u32, why: &'static str) -> Self {
+        RequiredSysctl { need: SysctlOp::new(name, value).into(), why }
     }
-}
 
-/// What differs between the required values and those that the kernel has.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SysctlDiff {
-    /// Writes that mend it; empty if nothing differs.
-    pub ops: Vec<SysctlOp>,
-    /// Parameters that the kernel does not have: module `ip_vs` or IPv6 is missing, or the kernel is too old.
-    pub absent: Vec<RequiredSysctl>,
-}
-
-/// Reads what is required, and lists what differs.
-pub fn diff_sysctls(
-    required: &[RequiredSysctl],
-    sysctls: &mut dyn Sysctls,
-) -> Result<SysctlDiff, TableError> {
-    let mut diff = SysctlDiff::default();
-    for wanted in required {
-        match sysctls.read(wanted.op.name)? {
-            None => diff.absent.push(wanted.clone()),
-            Some(value) if value == wanted.op.value => {}
-            Some(_) => diff.ops.push(wanted.op.clone()),
-        }
+    fn when(mut self, when: SysctlWhen) -> Self {
+        self.need.when = when;
+        self
     }
-    Ok(diff)
 }
 
 #[cfg(test)]
 mod tests {
-    use dataplane::fake::FakeSysctls;
-
     use super::*;
 
     fn names(needs: SysctlNeeds) -> Vec<String> {
-        required_sysctls(&needs).iter().map(|r| format!("{}={}", r.op.name, r.op.value)).collect()
+        let required = required_sysctls(&needs);
+        required.iter().map(|r| format!("{}={}", r.need.op.name, r.need.op.value)).collect()
     }
 
     const ALWAYS: [&str; 3] = [
@@ -157,7 +179,10 @@ mod tests {
         let cases: [(SysctlNeeds, &[&str]); 6] = [
             (none, &[]),
             (SysctlNeeds { ipv4: true, ..none }, &["net/ipv4/ip_forward=1"]),
-            (SysctlNeeds { ipv6: true, ..none }, &["net/ipv6/conf/all/forwarding=1"]),
+            (
+                SysctlNeeds { ipv6: true, ..none },
+                &["net/ipv6/conf/all/forwarding=1", "net/ipv6/conf/kube-ipvs0/disable_ipv6=0"],
+            ),
             (
                 SysctlNeeds { strict_arp: true, ..none },
                 &["net/ipv4/conf/all/arp_ignore=1", "net/ipv4/conf/all/arp_announce=2"],
@@ -177,35 +202,18 @@ mod tests {
     }
 
     #[test]
-    fn only_what_differs_is_written_and_absence_is_told() {
-        let sysctls = FakeSysctls::default();
-        sysctls.set(CONNTRACK, 0);
-        sysctls.set(EXPIRE_NODEST_CONN, 1);
-        sysctls.set(IPV4_FORWARDING, 1);
-        let required = required_sysctls(&SysctlNeeds { ipv4: true, ..SysctlNeeds::default() });
-        let diff = diff_sysctls(&required, &mut sysctls.clone()).unwrap();
-        assert_eq!(diff.ops, [SysctlOp { name: CONNTRACK, value: 1 }]);
-        assert_eq!(diff.absent.iter().map(|r| r.op.name).collect::<Vec<_>>(), [EXPIRE_QUIESCENT_TEMPLATE]);
-        assert_eq!(sysctls.writes(), 0);
-    }
-
-    #[test]
-    fn what_was_written_differs_no_more() {
-        let mut sysctls = FakeSysctls::default();
-        let needs = SysctlNeeds {
-            conn_reuse_mode: Some(ConnReuseMode::Reschedule),
-            ipv4: true,
-            ipv6: true,
-            strict_arp: true,
-        };
-        let required = required_sysctls(&needs);
-        for wanted in &required {
-            sysctls.set(wanted.op.name, 7);
+    fn limits_of_connection_tracking_are_those_of_kube_proxy() {
+        for (cores, tracked) in
+            [(0, 131_072), (1, 131_072), (4, 131_072), (5, 163_840), (32, 1 << 20), (500, 1 << 20)]
+        {
+            let names = names(SysctlNeeds { cores: Some(cores), ..SysctlNeeds::default() });
+            let expect = [
+                format!("net/netfilter/nf_conntrack_max={tracked}"),
+                format!("net/netfilter/nf_conntrack_buckets={}", tracked / 4),
+                "net/netfilter/nf_conntrack_tcp_timeout_established=86400".to_owned(),
+                "net/netfilter/nf_conntrack_tcp_timeout_close_wait=3600".to_owned(),
+            ];
+            assert_eq!(names[ALWAYS.len()..], expect, "{cores} cores");
         }
-        for op in diff_sysctls(&required, &mut sysctls).unwrap().ops {
-            sysctls.write(&op).unwrap();
-        }
-        assert_eq!(sysctls.writes(), required.len());
-        assert_eq!(diff_sysctls(&required, &mut sysctls).unwrap(), SysctlDiff::default());
     }
 }

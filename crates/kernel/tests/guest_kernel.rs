@@ -2,29 +2,36 @@
 
 use dataplane::Sysctls as _;
 use kernel::{
-    ConnReuseFacts, KernelModule, KernelRelease, ModuleFinder, ModulePresence, ProcSysctls, SysctlDiff,
-    SysctlNeeds, decide_conn_reuse_mode, diff_sysctls, required_sysctls,
+    ConnReuseFacts, KernelModule, KernelRelease, ModuleFinder, ModulePresence, ProcSysctls, SysctlNeeds,
+    decide_conn_reuse_mode, required_sysctls,
 };
+use lb_types::SysctlWhen;
 use testkit::{in_new_netns, run};
 
 #[test]
-fn parameters_are_written_once() {
+fn parameters_exist_and_are_written() {
     run(&["modprobe", "ip_vs"]);
     in_new_netns(|| {
         let version = KernelRelease::running().version;
         let decision = decide_conn_reuse_mode(&ConnReuseFacts { version, ..ConnReuseFacts::default() });
-        let needs = SysctlNeeds { conn_reuse_mode: decision.mode, ipv4: true, ipv6: true, strict_arp: true };
-        let (required, mut sysctls) = (required_sysctls(&needs), ProcSysctls::default());
-        let diff = diff_sysctls(&required, &mut sysctls).expect("readable");
-        assert_eq!(diff.absent, [], "every kernel of the guest has all of them");
-        assert!(diff.ops.len() >= 4, "a new namespace starts with the defaults: {diff:?}");
-        for op in &diff.ops {
-            sysctls.write(op).expect("writable");
-        }
-        assert_eq!(diff_sysctls(&required, &mut sysctls).expect("readable"), SysctlDiff::default());
-        for wanted in &required {
-            let seen = run(&["cat", &format!("/proc/sys/{}", wanted.op.name)]);
-            assert_eq!(seen.trim(), wanted.op.value.to_string(), "{}", wanted.op);
+        let needs = SysctlNeeds {
+            conn_reuse_mode: decision.mode,
+            ipv4: true,
+            ipv6: true,
+            strict_arp: true,
+            cores: None,
+        };
+        let mut sysctls = ProcSysctls::default();
+        for required in required_sysctls(&needs).into_iter().filter(|r| r.need.when != SysctlWhen::OnLink) {
+            let op = required.need.op;
+            assert_ne!(
+                sysctls.read(&op.name).expect("readable"),
+                None,
+                "every kernel of the guest has it: {op}"
+            );
+            sysctls.write(&op).expect("writable");
+            let seen = run(&["cat", &format!("/proc/sys/{}", op.name)]);
+            assert_eq!(seen.trim(), op.value.to_string(), "{op}");
         }
     });
 }
@@ -36,4 +43,21 @@ fn modules_are_found() {
     assert_eq!(finder.presence(KernelModule::IpVs), ModulePresence::Present);
     let dummy = finder.presence(KernelModule::Dummy);
     assert!(matches!(dummy, ModulePresence::Present | ModulePresence::Loadable), "{dummy:?}");
+}
+
+/// The kernel takes what kube-proxy writes, in the node's first network namespace.
+#[test]
+fn limits_of_connection_tracking_are_written() {
+    run(&["modprobe", "nf_conntrack"]);
+    let needs = SysctlNeeds { cores: Some(40), ..SysctlNeeds::default() };
+    let mut sysctls = ProcSysctls::default();
+    let limits = required_sysctls(&needs).into_iter().filter(|r| r.need.when == SysctlWhen::Once);
+    for op in limits.map(|required| required.need.op) {
+        assert!(sysctls.is_writable(&op.name), "{op}");
+        sysctls.write(&op).expect("writable");
+        // The kernel rounds the number of buckets up to whole pages.
+        let now = sysctls.read(&op.name).expect("readable").expect("present");
+        assert!(now >= op.value, "{op}: {now}");
+    }
+    testkit::in_new_netns(|| assert!(!ProcSysctls::default().is_writable("net/netfilter/nf_conntrack_max")));
 }

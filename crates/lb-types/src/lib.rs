@@ -17,6 +17,7 @@ mod net;
 mod op;
 mod parse;
 mod rules;
+mod sysctls;
 
 pub use duration::{InvalidDuration, parse_duration};
 pub use fast::{FastMap, FastSet};
@@ -30,3 +31,4 @@ pub use net::{IpFamily, Protocol, UnknownProtocol, VipPort};
 pub use op::{FlowsOp, IpvsOp, Operation, RulesOp, SysctlOp, VipOp};
 pub use parse::InvalidId;
 pub use rules::{ElementKey, LocalDetection, RuleElement, RuleSet, RulesLayout};
+pub use sysctls::{Leaves, SysctlNeed, SysctlWhen};

@@ -1,6 +1,6 @@
 //! Every write to the kernel, as a value. A plan is a list of these; each prints as one line.
 
-use std::{fmt, net::IpAddr};
+use std::{borrow::Cow, fmt, net::IpAddr};
 
 use crate::{FlowFilter, RealServer, RealServerId, RuleElement, RulesLayout, VirtualServer, VirtualServerId};
 
@@ -153,9 +153,16 @@ impl fmt::Display for RulesOp {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SysctlOp {
     /// Path below `/proc/sys`, such as `net/ipv4/vs/conntrack`.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// What to write.
     pub value: u32,
+}
+
+impl SysctlOp {
+    /// A write to a parameter whose name is known beforehand.
+    pub const fn new(name: &'static str, value: u32) -> Self {
+        SysctlOp { name: Cow::Borrowed(name), value }
+    }
 }
 
 impl fmt::Display for SysctlOp {

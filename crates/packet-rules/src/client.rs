@@ -2,12 +2,12 @@
 
 use std::collections::HashSet;
 
-use dataplane::{BatchReport, ObservedRules, RulesTable, TableError};
-use lb_types::{FastSet, RuleElement, RulesLayout, RulesOp};
+use dataplane::{BatchReport, ForwardDrop, ObservedRules, RulesTable, TableError};
+use lb_types::{FastSet, IpFamily, RuleElement, RulesLayout, RulesOp};
 use netlink::{Buffers, Counters, Protocol, RequestSocket};
 
 use crate::{
-    RulesError, nft,
+    RulesError, forward, nft,
     observed::{self, ObservedTable},
     render_table,
     socket::{BatchSocket, Outcome},
@@ -132,6 +132,26 @@ impl RulesClient {
         Ok(seen)
     }
 
+    fn find_forward_drops(&mut self) -> Result<Vec<ForwardDrop>, RulesError> {
+        let dropping = self.requests.dump(&forward::chains_request(), forward::parse_dropping_chain)?;
+        let mut read = |chain: &forward::ChainId| {
+            unless_gone(self.requests.dump(&forward::rules_request(chain), forward::parse_rule))
+        };
+        let mut drops = Vec::new();
+        for chain in dropping {
+            if forward::drops_answers(&chain, &mut read)? {
+                let (family, table, chain) = chain;
+                let (family, prefix) = match family {
+                    nft::NFPROTO_IPV4 => (Some(IpFamily::V4), "ip"),
+                    nft::NFPROTO_IPV6 => (Some(IpFamily::V6), "ip6"),
+                    _ => (None, "inet"),
+                };
+                drops.push(ForwardDrop { family, table: format!("{prefix} {table}"), chain });
+            }
+        }
+        Ok(drops)
+    }
+
     fn read_generation(&mut self) -> Result<u32, RulesError> {
         let answer = self.requests.request(&observed::generation_request(), observed::parse_generation)?;
         // A kernel without generations (before 4.9) would have no use for one either.
@@ -231,6 +251,10 @@ fn unless_gone<T>(dump: Result<Vec<T>, netlink::Error>) -> Result<Vec<T>, RulesE
 impl RulesTable for RulesClient {
     fn observe(&mut self, wanted: &RulesLayout) -> Result<ObservedRules, TableError> {
         self.observe_rules(wanted).map_err(|e| e.during("dump table inet kube-ipvs"))
+    }
+
+    fn forward_drops(&mut self) -> Result<Vec<ForwardDrop>, TableError> {
+        self.find_forward_drops().map_err(|e| e.during("look for chains that drop forwarded packets"))
     }
 
     fn apply(&mut self, ops: &[RulesOp]) -> Result<BatchReport, TableError> {

@@ -3,6 +3,7 @@
 use netlink::Messages;
 
 use crate::{
+    forward,
     key::{parse_key, put_key},
     observed::{is_ours, parse_chain, parse_elements, parse_generation, parse_rule, parse_set, parse_table},
     socket::Replies,
@@ -16,6 +17,7 @@ pub fn messages(datagram: &[u8]) -> bool {
         understood |= is_ours(&message) | parse_table(&message).is_some() | parse_chain(&message).is_some();
         understood |= parse_rule(&message).is_some() | parse_set(&message).is_some();
         understood |= parse_generation(&message).is_some() | message.reply().is_some();
+        let _judged = (forward::parse_dropping_chain(&message), forward::parse_rule(&message));
         for id in SetId::all() {
             for element in parse_elements(id, &message) {
                 let mut key = Vec::new();

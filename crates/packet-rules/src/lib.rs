@@ -7,13 +7,14 @@
 //! Reading order: [`render_table`] (which chains and rules, and why) gives a [`TableSpec`] whose `Display` is nft text
 //! (`spec`, `text`); `expr` and `encode` turn it into messages; `observed` and `install` compare it with what is
 //! there; `transaction` and `socket` execute operations; [`RulesClient`] is a [`dataplane::RulesTable`] made of all
-//! that. [`RulesWatcher`] tells when somebody else touched the table.
+//! that. [`RulesWatcher`] tells when somebody else touched the table; `forward` judges chains of others.
 
 mod client;
 mod encode;
 mod error;
 mod expr;
 mod filter;
+mod forward;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -19,6 +19,8 @@ pub(crate) const HEADER: usize = 4;
 
 pub(crate) const NFPROTO_UNSPEC: u8 = 0;
 pub(crate) const NFPROTO_INET: u8 = 1;
+pub(crate) const NFPROTO_IPV4: u8 = 2;
+pub(crate) const NFPROTO_IPV6: u8 = 10;
 pub(crate) const NF_ACCEPT: u32 = 1;
 /// NFT_SET_ANONYMOUS
 pub(crate) const SET_ANONYMOUS: u32 = 1;

@@ -15,6 +15,7 @@ mod intent;
 mod mirror;
 mod plan;
 mod succession;
+mod sysctls;
 #[cfg(test)]
 mod tests;
 
@@ -26,3 +27,4 @@ pub use intent::{IntentProblem, ServerEndpoint, ServerIntent, ServiceIntent, des
 pub use mirror::{Mirror, MirrorServer};
 pub use plan::{NewDrain, Plan, Stage};
 pub use succession::{Fate, Situation, Successor};
+pub use sysctls::{accept_ra, keep_advertised, must_write};

@@ -18,6 +18,8 @@ pub enum Stage {
     IpvsEvict,
     /// `kube-ipvs0`.
     Link,
+    /// Kernel parameters of `kube-ipvs0`.
+    LinkSysctls,
     /// Chains, and elements that come.
     RulesAdd,
     /// Virtual and real servers that come or change.
@@ -53,6 +55,8 @@ pub struct Plan {
     pub ipvs_evict: Vec<IpvsOp>,
     /// [`Stage::Link`]
     pub link: Vec<VipOp>,
+    /// [`Stage::LinkSysctls`]
+    pub link_sysctls: Vec<SysctlOp>,
     /// [`Stage::RulesAdd`]
     pub rules_add: Vec<RulesOp>,
     /// [`Stage::IpvsAdd`]
@@ -79,6 +83,9 @@ impl Plan {
         let sysctls = self.sysctls.iter().cloned().map(|op| (Stage::Sysctls, Operation::Sysctl(op)));
         let ipvs_evict = ipvs(Stage::IpvsEvict, &self.ipvs_evict);
         let link = vips(Stage::Link, &self.link);
+        let link_sysctls = self.link_sysctls.iter().cloned();
+        let link_sysctls = link_sysctls.map(|op| (Stage::LinkSysctls, Operation::Sysctl(op)));
+        let link = link.chain(link_sysctls);
         let rules_add = rules(Stage::RulesAdd, &self.rules_add);
         let ipvs_add = ipvs(Stage::IpvsAdd, &self.ipvs_add);
         let vips_add = vips(Stage::VipsAdd, &self.vips_add);
@@ -95,6 +102,7 @@ impl Plan {
         self.sysctls.len()
             + self.ipvs_evict.len()
             + self.link.len()
+            + self.link_sysctls.len()
             + self.rules_add.len()
             + self.ipvs_add.len()
             + self.vips_add.len()

@@ -1,11 +1,10 @@
 //! Taking over what the kernel holds at start, and what is left over in it.
 
 use dataplane::TableError;
-use lb_types::SysctlOp;
 use planner::{Mirror, MirrorServer, NodeFacts};
-use tracing::{error, info};
+use tracing::info;
 
-use crate::{Reconciler, Report};
+use crate::Reconciler;
 
 impl Reconciler {
     /// Fills the mirror from dumps of all tables.
@@ -41,6 +40,7 @@ impl Reconciler {
         mirror.link_ready = vips.link.is_some_and(|link| link.dummy && link.up);
         (mirror.routes, mirror.addresses) = (vips.routes.into(), vips.addresses.into());
         self.facts = NodeFacts::new(&self.model.node().addresses, vips.node_addresses);
+        self.node_findings.bridges = vips.bridges;
         Ok(())
     }
 
@@ -52,44 +52,6 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Kernel parameters that do not have the value they must have.
-    pub(crate) fn pending_sysctls(&mut self) -> Result<Vec<SysctlOp>, TableError> {
-        let mut pending = Vec::new();
-        for op in self.wanted_sysctls() {
-            if self.tables.sysctls.read(op.name)? != Some(op.value) {
-                pending.push(op);
-            }
-        }
-        Ok(pending)
-    }
-
-    fn wanted_sysctls(&self) -> Vec<SysctlOp> {
-        let ipv6 = self.model.has_ipv6();
-        let for_ipv6 = self.config.ipv6_sysctls.iter().filter(|_| ipv6);
-        self.config.sysctls.iter().chain(for_ipv6).cloned().collect()
-    }
-
-    /// Writes kernel parameters that differ; a refusal is an error to report, not a reason to leave the node without
-    /// services.
-    pub(crate) fn write_sysctls(&mut self, report: &mut Report) {
-        self.sysctls_for_ipv6 = self.model.has_ipv6();
-        let pending = self.pending_sysctls().unwrap_or_else(|_| self.wanted_sysctls());
-        for op in pending {
-            match self.tables.sysctls.write(&op) {
-                Ok(()) => {
-                    info!("{op}");
-                    report.written += 1;
-                    self.refused_sysctls.remove(op.name);
-                }
-                Err(error) => {
-                    report.failed += 1;
-                    if self.refused_sysctls.insert(op.name) {
-                        error!("{}", chain(&error));
-                    }
-                }
-            }
-        }
-    }
 }
 
 /// An error with its whole chain of causes on one line.

@@ -91,6 +91,10 @@ impl Reconciler {
             self.hold_new(subjects(touch).filter(waits), run);
             run.held.extend(touch.vips.iter().chain(&touch.addresses).map(|vip| Subject::Vip(*vip)));
         }
+        if !plan.link.is_empty() && self.mirror.link_ready {
+            // IPv6 routes need them.
+            self.write_link_sysctls(run.report);
+        }
         self.apply_rules(&plan.rules_add, run);
         self.apply_ipvs(&plan.ipvs_add, run);
         self.apply_vips(&plan.vips_add, run);

@@ -209,10 +209,13 @@ impl Reconciler {
         self.audit.end(part);
         match part {
             Part::Vips => {
-                self.write_sysctls(report);
-                self.observe_vips(touch, report)
+                let written = self.write_sysctls(report);
+                self.observe_vips(touch, report).and(written)
             }
-            Part::Rules => self.observe_rules(touch, report),
+            Part::Rules => {
+                self.check_forwarding(report);
+                self.observe_rules(touch, report)
+            }
             Part::Servers | Part::RealServers => {
                 self.forgive_schedulers();
                 self.observe_servers(touch, report)?;

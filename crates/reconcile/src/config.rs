@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
-use lb_types::{IpFamily, LocalDetection, RulesLayout, SysctlOp};
+use lb_types::{IpFamily, LocalDetection, RulesLayout, SysctlNeed};
 use planner::{Ownership, PlannerConfig};
 use service_model::Node;
 
@@ -65,11 +65,8 @@ pub struct Config {
     /// Changed Services are planned at least this far apart; zero for at once. What arrives meanwhile is planned
     /// together, as is what arrives while the loop is at work.
     pub min_sync_period: Duration,
-    /// Kernel parameters that must have a value.
-    pub sysctls: Vec<SysctlOp>,
-    /// Those that must have one only where a Service has an IPv6 ClusterIP: IPv6 forwarding makes interfaces ignore
-    /// router advertisements.
-    pub ipv6_sysctls: Vec<SysctlOp>,
+    /// Kernel parameters that must have a value, in the order in which they are written.
+    pub sysctls: Vec<SysctlNeed>,
 }
 
 impl Default for Config {
@@ -82,7 +79,6 @@ impl Default for Config {
             sync_period: Duration::from_secs(30),
             min_sync_period: Duration::ZERO,
             sysctls: Vec::new(),
-            ipv6_sysctls: Vec::new(),
         }
     }
 }

@@ -13,17 +13,20 @@ mod cleanup;
 mod config;
 mod drains;
 mod flows;
+mod node_findings;
 mod observe;
 mod problems;
 mod reconciler;
 mod report;
 mod retry;
 mod standing;
+mod sysctls;
 #[cfg(test)]
 mod tests;
 
 pub use cleanup::Cleanup;
 pub use config::{Config, LocalMode};
+pub use node_findings::NodeFinding;
 pub use reconciler::{Event, Reconciler};
 pub use report::{Ended, Report, Totals};
 pub use standing::{Standing, Wait};

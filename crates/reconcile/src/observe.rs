@@ -81,7 +81,11 @@ impl Reconciler {
             }
             self.suspects.dumped = true;
             let result = match table {
-                Touched::Vips => self.observe_vips(touch, report),
+                Touched::Vips => {
+                    // Before the routes: IPv6 that was switched off on our link took them along.
+                    let written = self.write_sysctls(report);
+                    self.observe_vips(touch, report).and(written)
+                }
                 Touched::Rules => self.observe_rules(touch, report),
             };
             if self.dumped(subject, result, now) {
@@ -144,6 +148,8 @@ impl Reconciler {
         touch.addresses.extend(&observed.addresses);
         self.mirror.addresses = observed.addresses.into();
         self.replace_facts(observed.node_addresses, touch);
+        self.node_findings.bridges = observed.bridges;
+        self.check_bridges(report);
     }
 
     /// Takes over the node's addresses; every VIP may need another source then.

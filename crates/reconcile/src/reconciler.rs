@@ -1,9 +1,6 @@
 //! The loop itself, without clock and thread.
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    time::Duration,
-};
+use std::{collections::VecDeque, time::Duration};
 
 use dataplane::{Tables, Touched};
 use drain::{Ledger, Time};
@@ -17,9 +14,11 @@ use crate::{
     audit::{Audit, Findings},
     drains::Notes,
     flows::Flows,
+    node_findings::NodeFindings,
     observe::Suspects,
     problems::Problems,
     retry::{Retry, Subject},
+    sysctls::Sysctls,
 };
 
 /// Services planned in one go: bounds how long an event can wait behind a large backlog.
@@ -62,10 +61,10 @@ pub struct Reconciler {
     pub(crate) call_failed: bool,
     /// Whether the last call to IPVS has failed as a whole.
     pub(crate) ipvs_fails: bool,
-    /// Kernel parameters that could not be written, so that each is reported once.
-    pub(crate) refused_sysctls: BTreeSet<&'static str>,
-    /// Whether those that only Services with IPv6 need have been written.
-    pub(crate) sysctls_for_ipv6: bool,
+    /// What is wrong with the node.
+    pub(crate) node_findings: NodeFindings,
+    /// What is known about kernel parameters.
+    pub(crate) sysctls: Sysctls,
     /// Dirty services that did not fit into a step.
     backlog: VecDeque<ServiceName>,
     /// How many are planned in one go: [`SERVICES_PER_STEP`], and fewer in tests.
@@ -120,8 +119,8 @@ impl Reconciler {
             waiting: Touch::default(),
             call_failed: false,
             ipvs_fails: false,
-            refused_sysctls: BTreeSet::new(),
-            sysctls_for_ipv6: false,
+            node_findings: NodeFindings::default(),
+            sysctls: Sysctls::default(),
             backlog: VecDeque::new(),
             services_per_step: SERVICES_PER_STEP,
             planned: None,
@@ -193,9 +192,7 @@ impl Reconciler {
         touch.servers.extend(self.ledger.rested(now));
         self.retry.touch_due(now, &mut touch);
         self.desire_backlog(now, &mut touch, report);
-        if self.model.has_ipv6() && !self.sysctls_for_ipv6 {
-            self.write_sysctls(report);
-        }
+        self.write_sysctls_for_ipv6(report);
         self.settle(now, touch, report);
         self.note_programmed(report);
         self.delete_flows(now, report);
@@ -255,7 +252,7 @@ impl Reconciler {
         }
         touch.extend(Touch::all(&self.desired, &self.mirror));
         let mut plan = self.diff(&touch);
-        plan.sysctls = self.pending_sysctls()?;
+        [plan.sysctls, plan.link_sysctls] = self.plan_sysctls()?;
         Ok(plan)
     }
 
@@ -294,7 +291,9 @@ impl Reconciler {
         }
         self.retry.succeed(&Subject::Base);
         self.adopt_drains(now);
-        self.write_sysctls(report);
+        self.write_sysctls_or_later(report);
+        self.check_bridges(report);
+        self.check_forwarding(report);
         self.audit.schedule(now, self.config.sync_period);
         self.phase = Phase::Starting;
         true

@@ -21,6 +21,8 @@ pub struct Report {
     pub ended: Vec<Ended>,
     /// Tracked connections that were deleted.
     pub flows: usize,
+    /// Whether what is found about the node has changed.
+    pub findings: bool,
     /// Whether this step completed the first programming of everything.
     pub completed_start: bool,
 }
@@ -28,13 +30,23 @@ pub struct Report {
 impl Report {
     /// Whether anything happened that an operator would want a line for.
     pub fn is_quiet(&self) -> bool {
-        *self == Report { services: self.services, ..Report::default() }
+        *self == Report { services: self.services, findings: self.findings, ..Report::default() }
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { services, written, failed, drift, drains_begun, ended, flows, completed_start } = self;
+        let Report {
+            services,
+            written,
+            failed,
+            drift,
+            drains_begun,
+            ended,
+            flows,
+            completed_start,
+            findings: _,
+        } = self;
         write!(f, "{written} writes for {services} changed services")?;
         for (count, what) in [
             (failed, "refused"),

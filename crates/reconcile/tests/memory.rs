@@ -5,12 +5,13 @@
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
+    collections::BTreeSet,
     net::IpAddr,
 };
 
 use dataplane::{
-    BatchReport, IpvsTable, ObservedLink, ObservedRealServer, ObservedRules, ObservedVips, RulesTable,
-    TableError, Tables, VipTable, VirtualServerDump,
+    BatchReport, ForwardDrop, IpvsTable, ObservedLink, ObservedRealServer, ObservedRules, ObservedVips,
+    RulesTable, TableError, Tables, VipTable, VirtualServerDump,
     fake::{FakeFlows, FakeSysctls},
 };
 use drain::Time;
@@ -92,6 +93,10 @@ impl VipTable for Void {
         Ok(ObservedVips { link, ..ObservedVips::default() })
     }
 
+    fn advertised_links(&mut self) -> Result<BTreeSet<String>, TableError> {
+        Ok(BTreeSet::new())
+    }
+
     fn apply(&mut self, _: &[VipOp]) -> Result<BatchReport, TableError> {
         Ok(BatchReport::default())
     }
@@ -100,6 +105,10 @@ impl VipTable for Void {
 impl RulesTable for Void {
     fn observe(&mut self, _: &RulesLayout) -> Result<ObservedRules, TableError> {
         Ok(ObservedRules::default())
+    }
+
+    fn forward_drops(&mut self) -> Result<Vec<ForwardDrop>, TableError> {
+        Ok(Vec::new())
     }
 
     fn apply(&mut self, _: &[RulesOp]) -> Result<BatchReport, TableError> {

@@ -23,6 +23,7 @@ pub struct Metrics {
     refused: IntCounter,
     drift: IntCounter,
     conn_reuse: IntGaugeVec,
+    findings: IntGaugeVec,
 }
 
 impl Metrics {
@@ -37,6 +38,10 @@ impl Metrics {
         let conn_reuse = Opts::new(
             "kube_ipvs_conn_reuse_mode_info",
             "The chosen net.ipv4.vs.conn_reuse_mode (none: left as it was), what decided, and what the probe saw; always 1",
+        );
+        let findings = Opts::new(
+            "kube_ipvs_node_findings",
+            "What of the node keeps services from working, by the number of objects concerned; the log has the remedy",
         );
         let metrics = Metrics {
             registry: Registry::new(),
@@ -55,6 +60,7 @@ impl Metrics {
             refused: counter("kube_ipvs_writes_refused_total", "Writes that the kernel refused")?,
             drift: counter("kube_ipvs_drift_total", "Objects of ours that somebody else had changed")?,
             conn_reuse: IntGaugeVec::new(conn_reuse, &["mode", "reason", "probe", "kernel"])?,
+            findings: IntGaugeVec::new(findings, &["finding"])?,
         };
         metrics.register()?;
         Ok(metrics)
@@ -71,6 +77,7 @@ impl Metrics {
         registry.register(Box::new(self.refused.clone()))?;
         registry.register(Box::new(self.drift.clone()))?;
         registry.register(Box::new(self.conn_reuse.clone()))?;
+        registry.register(Box::new(self.findings.clone()))?;
         registry.register(Box::new(ProcessCollector::for_self()))
     }
 
@@ -102,6 +109,12 @@ impl Metrics {
     pub fn conn_reuse_mode(&self, mode: &str, reason: &str, probe: &str, kernel: &str) {
         self.conn_reuse.reset();
         self.conn_reuse.with_label_values(&[mode, reason, probe, kernel]).set(1);
+    }
+
+    /// So many objects are concerned by a finding about the node at the moment.
+    pub fn node_finding(&self, finding: &str, objects: usize) {
+        let objects = i64::try_from(objects).unwrap_or(i64::MAX);
+        self.findings.with_label_values(&[finding]).set(objects);
     }
 
     /// All of them in the text format of Prometheus.
@@ -140,6 +153,8 @@ mod tests {
         metrics.synced(10, 2, 1);
         metrics.conn_reuse_mode("0", "flag", "not run", "5.4");
         metrics.conn_reuse_mode("1", "kernel 5.9 or later", "not run", "6.12");
+        metrics.node_finding("forward-policy-drop", 2);
+        has("kube_ipvs_node_findings{finding=\"forward-policy-drop\"} 2");
         has("kube_ipvs_draining_real_servers 3");
         has("kube_ipvs_drains_begun_total 4");
         has("kube_ipvs_drains_ended_total{outcome=\"silent\"} 1");

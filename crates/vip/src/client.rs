@@ -3,7 +3,7 @@
 mod routes;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     net::IpAddr,
     ops::Range,
 };
@@ -15,8 +15,8 @@ use netlink_packet_route::AddressFamily;
 
 use crate::{
     LINK_NAME, ROUTE_PROTOCOL, VipError,
-    dump::{Address, Link, parse_address, parse_link, parse_local_route},
-    encode::{get_addresses, get_links, get_local_routes},
+    dump::{Address, BRIDGE, Link, parse_address, parse_advertised_default, parse_link, parse_local_route},
+    encode::{get_addresses, get_advertised_routes, get_links, get_local_routes},
     link,
 };
 
@@ -81,7 +81,12 @@ impl VipClient {
     fn observe_all(&mut self) -> Result<ObservedVips, VipError> {
         let links = self.socket.dump(&get_links(None), parse_link)?;
         let ours = links.iter().find(|link| link.name == LINK_NAME).map(|link| self.as_ours(link));
-        let mut observed = ObservedVips { link: ours.map(|link| link.observed), ..ObservedVips::default() };
+        let bridges = links.iter().filter(|link| link.kind.as_deref() == Some(BRIDGE));
+        let mut observed = ObservedVips {
+            link: ours.map(|link| link.observed),
+            bridges: bridges.map(|link| (link.name.clone(), link.bridge)).collect(),
+            ..ObservedVips::default()
+        };
         self.observe_addresses(links, ours, &mut observed)?;
         if let Some(link) = ours.filter(|link| link.observed.dummy) {
             for family in FAMILIES {
@@ -128,6 +133,18 @@ impl VipClient {
             Err(error) if error.is_not_found() => Ok(Vec::new()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn find_advertised_links(&mut self) -> Result<BTreeSet<String>, VipError> {
+        let indexes = match self.socket.dump(&get_advertised_routes(), parse_advertised_default) {
+            Err(error) if error.is_not_found() || error.is_not_supported() => Vec::new(),
+            indexes => indexes?,
+        };
+        if indexes.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let links = self.socket.dump(&get_links(None), parse_link)?;
+        Ok(links.into_iter().filter(|link| indexes.contains(&link.index)).map(|link| link.name).collect())
     }
 
     fn apply_all(&mut self, ops: &[VipOp]) -> Result<BatchReport, VipError> {
@@ -179,6 +196,10 @@ impl VipClient {
 impl VipTable for VipClient {
     fn observe(&mut self) -> Result<ObservedVips, TableError> {
         self.observe_all().map_err(|error| error.during("observe links, addresses and routes"))
+    }
+
+    fn advertised_links(&mut self) -> Result<BTreeSet<String>, TableError> {
+        self.find_advertised_links().map_err(|error| error.during("look for advertised routes"))
     }
 
     fn apply(&mut self, ops: &[VipOp]) -> Result<BatchReport, TableError> {

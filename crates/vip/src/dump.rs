@@ -5,7 +5,8 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use netlink::Message;
+use dataplane::BridgeFilters;
+use netlink::{Attribute, Message};
 
 use crate::encode::TABLE_LOCAL;
 
@@ -33,6 +34,8 @@ pub(crate) struct Link {
     /// `IFLA_INFO_KIND`; physical links have none.
     pub(crate) kind: Option<String>,
     pub(crate) up: bool,
+    /// Settings of a bridge.
+    pub(crate) bridge: BridgeFilters,
 }
 
 /// Reads `RTM_NEWLINK` and `RTM_DELLINK`.
@@ -46,18 +49,33 @@ pub(crate) fn parse_link(message: &Message<'_>) -> Option<Link> {
         // Not AF_UNSPEC: bridges report their ports in messages of the same kind.
         return None;
     }
-    let (mut name, mut kind) = (None, None);
+    const IFLA_INFO_DATA: u16 = 2;
+    let (mut name, mut kind, mut bridge) = (None, None, BridgeFilters::default());
     for attribute in message.attributes(HEADER) {
         match attribute.kind {
             IFLA_IFNAME => name = Some(text(attribute.string())),
             IFLA_LINKINFO => {
                 kind = attribute.nested().find(|a| a.kind == IFLA_INFO_KIND).map(|a| text(a.string()));
+                if kind.as_deref() == Some(BRIDGE) {
+                    let data = attribute.nested().find(|a| a.kind == IFLA_INFO_DATA);
+                    bridge = data.map(|data| parse_bridge(&data)).unwrap_or_default();
+                }
             }
             _ => {}
         }
     }
     let (index, flags) = (u32_at(message.payload, 4)?, u32_at(message.payload, 8)?);
-    Some(Link { index, name: name?, kind, up: flags & IFF_UP != 0 })
+    Some(Link { index, name: name?, kind, up: flags & IFF_UP != 0, bridge })
+}
+
+/// `IFLA_INFO_KIND` of a bridge.
+pub(crate) const BRIDGE: &str = "bridge";
+
+fn parse_bridge(data: &Attribute<'_>) -> BridgeFilters {
+    const IFLA_BR_NF_CALL_IPTABLES: u16 = 36;
+    const IFLA_BR_NF_CALL_IP6TABLES: u16 = 37;
+    let is_on = |kind| data.nested().find(|a| a.kind == kind).and_then(|a| a.u8()) == Some(1);
+    BridgeFilters { ipv4: is_on(IFLA_BR_NF_CALL_IPTABLES), ipv6: is_on(IFLA_BR_NF_CALL_IP6TABLES) }
 }
 
 /// An address of a link.
@@ -148,6 +166,18 @@ pub(crate) fn parse_local_route(message: &Message<'_>) -> Option<LocalRoute> {
         }
     }
     Some(LocalRoute { addr: addr?, protocol, tos, metric, link: route_link, source })
+}
+
+/// Interface of an IPv6 default route that came by router advertisement.
+pub(crate) fn parse_advertised_default(message: &Message<'_>) -> Option<u32> {
+    const HEADER: usize = 12;
+    const RTA_OIF: u16 = 4;
+    const RTPROT_RA: u8 = 9;
+    const ANY_LENGTH: u8 = 0;
+    let [family, prefix, _, _, _, protocol, _, _] = *message.payload.first_chunk()?;
+    let is_one = (family, prefix, protocol) == (AF_INET6, ANY_LENGTH, RTPROT_RA);
+    (message.kind == NEW_ROUTE && is_one).then_some(())?;
+    message.attributes(HEADER).find(|attribute| attribute.kind == RTA_OIF)?.u32()
 }
 
 fn ip(family: u8, bytes: &[u8]) -> Option<IpAddr> {

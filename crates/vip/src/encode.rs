@@ -129,6 +129,14 @@ pub(crate) fn get_local_routes(family: AddressFamily, ours_on: Option<u32>) -> R
     Request::new(GET_ROUTE, |buffer| put(buffer, &message))
 }
 
+/// IPv6 routes that came by router advertisement. Kernels before 4.20 ignore that and send all.
+pub(crate) fn get_advertised_routes() -> Request {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet6;
+    message.header.protocol = RouteProtocol::Ra;
+    Request::new(GET_ROUTE, |buffer| put(buffer, &message))
+}
+
 pub(crate) const fn family(addr: IpAddr) -> AddressFamily {
     match addr {
         IpAddr::V4(_) => AddressFamily::Inet,
@@ -222,6 +230,7 @@ mod tests {
         assert_eq!(got.as_bytes()[16..], expect);
         let got = get_local_routes(AddressFamily::Inet6, None);
         assert_eq!(got.as_bytes()[16..], [10, 0, 0, 0, 255, 0, 0, 2, 0, 0, 0, 0]);
+        assert_eq!(get_advertised_routes().as_bytes()[16..], [10, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0]);
         assert_eq!(get_addresses(AddressFamily::Inet).as_bytes()[16..], [2, 0, 0, 0, 0, 0, 0, 0]);
     }
 }

@@ -5,7 +5,7 @@ use netlink::Messages;
 use crate::{
     ROUTE_PROTOCOL,
     conflict::resolve,
-    dump::{parse_address, parse_link, parse_local_route},
+    dump::{parse_address, parse_advertised_default, parse_link, parse_local_route},
     encode::RouteWrite,
     interest::Interest,
 };
@@ -17,6 +17,7 @@ pub fn messages(datagram: &[u8]) -> bool {
         let link = parse_link(&message);
         let address = parse_address(&message);
         let route = parse_local_route(&message);
+        let _default = parse_advertised_default(&message);
         understood |= link.is_some() || address.is_some() || route.is_some() || message.reply().is_some();
         if let Some(link) = &link {
             interest.note_link(link);

@@ -10,7 +10,9 @@ use kernel::Table;
 use lb_types::{RuleElement, RulesLayout, RulesOp};
 
 use super::faults::Faults;
-use crate::{BatchReport, ErrorKind, FailedOp, ObservedRules, RulesTable, TableError, explain_rules};
+use crate::{
+    BatchReport, ErrorKind, FailedOp, ForwardDrop, ObservedRules, RulesTable, TableError, explain_rules,
+};
 
 /// The nftables table in memory, refusing what the kernel refuses: all of a transaction or nothing.
 ///
@@ -26,6 +28,7 @@ struct State {
     transactions: usize,
     log: Vec<RulesOp>,
     faults: Faults<RulesOp>,
+    forward_drops: Vec<ForwardDrop>,
 }
 
 /// What the test can see.
@@ -79,6 +82,11 @@ impl FakeRules {
     /// If there is no table.
     pub fn change_chains(&self) {
         self.0.borrow_mut().table.change_chains();
+    }
+
+    /// Chains of others that drop the answers of pods from now on.
+    pub fn set_forward_drops(&self, drops: Vec<ForwardDrop>) {
+        self.0.borrow_mut().forward_drops = drops;
     }
 
     /// Somebody adds an element.
@@ -165,6 +173,10 @@ impl RulesTable for FakeRules {
             layout_current: state.table.layout() == Some(wanted),
             elements: state.table.elements().into_iter().collect(),
         })
+    }
+
+    fn forward_drops(&mut self) -> Result<Vec<ForwardDrop>, TableError> {
+        Ok(self.0.borrow().forward_drops.clone())
     }
 
     fn apply(&mut self, ops: &[RulesOp]) -> Result<BatchReport, TableError> {

@@ -1,6 +1,10 @@
 //! Kernel parameters in memory.
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
 use lb_types::SysctlOp;
 
@@ -14,6 +18,8 @@ pub struct FakeSysctls(Rc<RefCell<State>>);
 struct State {
     values: BTreeMap<String, u32>,
     writes: usize,
+    log: Vec<SysctlOp>,
+    refused: BTreeSet<String>,
 }
 
 impl FakeSysctls {
@@ -31,6 +37,17 @@ impl FakeSysctls {
     pub fn writes(&self) -> usize {
         self.0.borrow().writes
     }
+
+    /// Writes that were executed, in order.
+    pub fn log(&self) -> Vec<SysctlOp> {
+        self.0.borrow().log.clone()
+    }
+
+    /// Whether writes to a parameter are refused, as where `/proc/sys` is read-only.
+    pub fn refuse(&self, name: &str, refused: bool) {
+        let names = &mut self.0.borrow_mut().refused;
+        let _changed = if refused { names.insert(name.to_owned()) } else { names.remove(name) };
+    }
 }
 
 impl Sysctls for FakeSysctls {
@@ -41,9 +58,13 @@ impl Sysctls for FakeSysctls {
     fn write(&mut self, op: &SysctlOp) -> Result<(), TableError> {
         let mut state = self.0.borrow_mut();
         state.writes += 1;
-        match state.values.get_mut(op.name) {
+        if state.refused.contains(&*op.name) {
+            return Err(TableError::new(op.to_string(), ErrorKind::PermissionDenied, "read-only"));
+        }
+        match state.values.get_mut(&*op.name) {
             Some(value) => {
                 *value = op.value;
+                state.log.push(op.clone());
                 Ok(())
             }
             None => Err(TableError::new(op.to_string(), ErrorKind::NotSupported, "no such parameter")),

@@ -16,7 +16,8 @@ use lb_types::VipOp;
 
 use super::faults::Faults;
 use crate::{
-    BatchReport, ErrorKind, FailedOp, ObservedLink, ObservedVips, TableError, VipTable, explain_vip,
+    BatchReport, BridgeFilters, ErrorKind, FailedOp, ObservedLink, ObservedVips, TableError, VipTable,
+    explain_vip,
 };
 
 /// Link, addresses and routes in memory, refusing what the kernel refuses.
@@ -32,6 +33,7 @@ struct State {
     requests: usize,
     log: Vec<VipOp>,
     faults: Faults<VipOp>,
+    advertised: BTreeSet<String>,
 }
 
 /// What the test can see.
@@ -78,6 +80,17 @@ impl FakeVips {
     pub fn set_node_addresses<'a>(&self, addresses: impl IntoIterator<Item = (IpAddr, &'a str)>) {
         let addresses = addresses.into_iter().map(|(addr, link)| (addr, link.to_owned())).collect();
         self.0.borrow_mut().namespace.set_node_addresses(addresses);
+    }
+
+    /// The node's bridges from now on.
+    pub fn set_bridges<'a>(&self, bridges: impl IntoIterator<Item = (&'a str, BridgeFilters)>) {
+        let bridges = bridges.into_iter().map(|(name, filters)| (name.to_owned(), filters)).collect();
+        self.0.borrow_mut().namespace.observed.bridges = bridges;
+    }
+
+    /// Interfaces with a default route by router advertisement from now on.
+    pub fn set_advertised_links<'a>(&self, links: impl IntoIterator<Item = &'a str>) {
+        self.0.borrow_mut().advertised = links.into_iter().map(str::to_owned).collect();
     }
 
     /// Somebody deletes the link, with all routes and addresses on it.
@@ -182,6 +195,13 @@ impl VipTable for FakeVips {
         state.requests += 1;
         state.faults.next_call("observe links, addresses and routes")?;
         Ok(state.namespace.observed.clone())
+    }
+
+    fn advertised_links(&mut self) -> Result<BTreeSet<String>, TableError> {
+        let mut state = self.0.borrow_mut();
+        state.requests += 1;
+        state.faults.next_call("look for advertised routes")?;
+        Ok(state.advertised.clone())
     }
 
     fn apply(&mut self, ops: &[VipOp]) -> Result<BatchReport, TableError> {

@@ -169,19 +169,6 @@ fn changes_wait_for_the_minimal_sync_period_and_are_planned_together() {
 }
 
 #[test]
-fn kernel_parameters_for_ipv6_are_written_as_soon_as_a_service_needs_them() {
-    let forwarding = SysctlOp { name: "net/ipv6/conf/all/forwarding", value: 1 };
-    let kernel = Kernel::new();
-    kernel.sysctls.set(forwarding.name, 0);
-    let mut world = World::on(kernel, Config { ipv6_sysctls: vec![forwarding.clone()], ..config() });
-    world.deliver(web());
-    world.run();
-    assert_eq!(world.kernel.sysctls.get(forwarding.name), Some(0));
-    world.sync(applied(service("six", "fd00:96::1")));
-    assert_eq!(world.kernel.sysctls.get(forwarding.name), Some(1));
-}
-
-#[test]
 fn polls_of_a_great_many_drains_keep_to_their_share() {
     const COUNT: usize = 500;
     let mut world = World::synced(many(COUNT));

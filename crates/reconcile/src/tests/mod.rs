@@ -6,6 +6,7 @@ mod crash;
 mod draining;
 mod flows;
 mod node;
+mod node_findings;
 mod programming;
 mod properties;
 mod refusals;
@@ -13,6 +14,7 @@ mod repair;
 mod standing;
 mod succession;
 mod turns;
+mod sysctls;
 mod unlucky;
 
 use std::{net::IpAddr, time::Duration};
@@ -97,7 +99,7 @@ fn config() -> Config {
             ..Ownership::default()
         },
         sync_period: SYNC_PERIOD,
-        sysctls: vec![SysctlOp { name: "net/ipv4/vs/conntrack", value: 1 }],
+        sysctls: vec![SysctlOp::new("net/ipv4/vs/conntrack", 1).into()],
         ..Config::default()
     }
 }

@@ -165,24 +165,6 @@ fn addresses_that_another_proxy_bound_go_only_after_the_routes_have_come() {
     assert!(kernel.vips.addresses().is_empty());
 }
 
-#[test]
-fn ipv6_forwarding_is_set_only_where_a_service_has_an_ipv6_address() {
-    let name = "net/ipv6/conf/all/forwarding";
-    let forwarding = |vips: &[&str]| {
-        let kernel = Kernel::new();
-        kernel.sysctls.set(name, 0);
-        let config = Config { ipv6_sysctls: vec![SysctlOp { name, value: 1 }], ..config() };
-        let mut world = World::on(kernel, config);
-        let service =
-            Service { cluster_ips: vips.iter().map(|vip| ip(vip)).collect(), ..service("web", WEB) };
-        world.deliver([applied(service)]);
-        world.run();
-        world.kernel.sysctls.get(name)
-    };
-    assert_eq!(forwarding(&[WEB]), Some(0));
-    assert_eq!(forwarding(&[WEB, "fd00:96::80"]), Some(1));
-}
-
 /// Every write looks at the other tables: what it depends on must be there, what depends on it must be gone.
 #[test]
 fn a_vip_is_never_reachable_without_its_server_nor_a_server_without_its_rules() {

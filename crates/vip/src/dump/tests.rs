@@ -23,13 +23,33 @@ fn link_header(index: u32, flags: u32) -> Vec<u8> {
 }
 
 #[test]
+fn bridges_tell_whether_they_hand_packets_to_netfilter_by_themselves() {
+    let data = Request::new(0, |buffer| {
+        buffer.attribute(36, &[1]);
+        buffer.attribute(37, &[0]);
+    });
+    let info = Request::new(0, |buffer| {
+        buffer.attribute(1, b"bridge\0");
+        buffer.attribute(2, &data.as_bytes()[16..]);
+    });
+    let mut header = [0; 16];
+    header[4] = 7;
+    let link = message(NEW_LINK, &header, &[(3, b"cni0\0"), (18, &info.as_bytes()[16..])]);
+    let link = read(&link, parse_link).unwrap();
+    assert_eq!(
+        (link.kind.as_deref(), link.bridge),
+        (Some(BRIDGE), BridgeFilters { ipv4: true, ipv6: false })
+    );
+}
+
+#[test]
 fn links() {
     let kind = Request::new(0, |buffer| buffer.attribute_str(1, "dummy"));
     let bytes =
         message(NEW_LINK, &link_header(7, 0x81), &[(3, b"kube-ipvs0\0"), (18, &kind.as_bytes()[16..])]);
     let link = read(&bytes, parse_link).unwrap();
     let (name, kind) = ("kube-ipvs0".to_owned(), Some("dummy".to_owned()));
-    assert_eq!(link, Link { index: 7, name, kind, up: true });
+    assert_eq!(link, Link { index: 7, name, kind, up: true, bridge: BridgeFilters::default() });
 
     let physical = message(DELETE_LINK, &link_header(2, 0x80), &[(3, b"eth0\0")]);
     let link = read(&physical, parse_link).unwrap();

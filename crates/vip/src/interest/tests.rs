@@ -1,3 +1,4 @@
+use dataplane::BridgeFilters;
 use netlink::{Messages, Request};
 
 use super::*;
@@ -94,7 +95,13 @@ fn our_link_counts_when_it_ceases_to_be_up() {
 #[test]
 fn what_was_there_at_the_start_counts() {
     let mut interest = Interest::default();
-    interest.note_link(&Link { index: 7, name: OURS.to_owned(), kind: None, up: true });
+    interest.note_link(&Link {
+        index: 7,
+        name: OURS.to_owned(),
+        kind: None,
+        up: true,
+        bridge: BridgeFilters::default(),
+    });
     interest.note_address(Address { link: 2, addr: "192.0.2.1".parse().unwrap() });
     check(interest, &[(NewAddr(2, "192.0.2.1"), false), (NewLink(7, OURS, false), true)]);
 }

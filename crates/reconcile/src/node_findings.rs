@@ -1,0 +1,179 @@
+//! What of the node keeps services from working and is not ours to change.
+//!
+//! Looked at at start, with every audit, and when a notification tells of links or addresses; logged once with the
+//! remedy, and once when it is gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dataplane::{BridgeFilters, ForwardDrop};
+use ipnetwork::IpNetwork;
+use lb_types::IpFamily;
+use tracing::{debug, info, warn};
+
+use crate::{LocalMode, Reconciler, Report, adopt::chain};
+
+/// Kinds of findings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NodeFinding {
+    /// A chain of somebody else's drops the answers of pods.
+    ForwardPolicyDrop,
+    /// Pods are on a bridge whose packets do not pass netfilter.
+    BridgeNotFiltered,
+    /// A kernel parameter cannot be written.
+    ParameterRefused,
+}
+
+impl NodeFinding {
+    /// All of them.
+    pub const ALL: [NodeFinding; 3] =
+        [NodeFinding::ForwardPolicyDrop, NodeFinding::BridgeNotFiltered, NodeFinding::ParameterRefused];
+
+    /// Its name for programs.
+    pub const fn code(self) -> &'static str {
+        match self {
+            NodeFinding::ForwardPolicyDrop => "forward-policy-drop",
+            NodeFinding::BridgeNotFiltered => "bridge-not-filtered",
+            NodeFinding::ParameterRefused => "parameter-refused",
+        }
+    }
+}
+
+/// What is found at the moment.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct NodeFindings {
+    /// Objects concerned, with what to say about them.
+    found: BTreeMap<NodeFinding, BTreeMap<String, String>>,
+    /// Bridges that were seen last.
+    pub(crate) bridges: BTreeMap<String, BridgeFilters>,
+}
+
+impl NodeFindings {
+    /// Replaces what is found of one kind, and logs what changed; returns whether anything did.
+    fn replace(&mut self, finding: NodeFinding, now: BTreeMap<String, String>) -> bool {
+        let before = self.found.entry(finding).or_default();
+        for (_, text) in now.iter().filter(|(object, _)| !before.contains_key(*object)) {
+            warn!(finding = finding.code(), "{text}");
+        }
+        for object in before.keys().filter(|object| !now.contains_key(*object)) {
+            info!(finding = finding.code(), "no longer: {object}");
+        }
+        let changed = before.keys().ne(now.keys());
+        *before = now;
+        changed
+    }
+
+    /// Objects concerned by a finding.
+    pub(crate) fn objects(&self, finding: NodeFinding) -> impl Iterator<Item = &str> {
+        self.found.get(&finding).into_iter().flat_map(BTreeMap::keys).map(String::as_str)
+    }
+}
+
+impl Reconciler {
+    /// Objects that a finding about the node concerns at the moment, such as the names of chains; none if it does not
+    /// hold.
+    pub fn node_findings(&self, finding: NodeFinding) -> impl Iterator<Item = &str> {
+        self.node_findings.objects(finding)
+    }
+
+    /// Looks for chains that drop what pods answer. What cannot be read now is looked at with the next audit.
+    pub(crate) fn check_forwarding(&mut self, report: &mut Report) {
+        let drops = match self.tables.rules.forward_drops() {
+            Ok(drops) => drops,
+            Err(error) => return debug!("{}; will be tried again", chain(&error)),
+        };
+        let ipv6 = self.model.has_ipv6();
+        let concerned = drops.into_iter().filter(|drop| ipv6 || drop.family != Some(IpFamily::V6));
+        let found = concerned.map(|drop| (drop.to_string(), forward_text(&drop))).collect();
+        report.findings |= self.node_findings.replace(NodeFinding::ForwardPolicyDrop, found);
+    }
+
+    /// Looks whether connections between pods of this node pass netfilter.
+    pub(crate) fn check_bridges(&mut self, report: &mut Report) {
+        let mut found = BTreeMap::new();
+        for family in IpFamily::ALL {
+            if family == IpFamily::V6 && !self.model.has_ipv6() {
+                continue;
+            }
+            let unfiltered: Vec<_> = self.bridges_of_pods(family).into_iter().collect();
+            if unfiltered.is_empty() {
+                continue;
+            }
+            let name = bridge_parameter(family);
+            // What cannot be read cannot be judged.
+            let Ok(value) = self.tables.sysctls.read(name) else { continue };
+            if value == Some(1) {
+                continue;
+            }
+            for bridge in unfiltered {
+                let text = bridge_text(&bridge, family, value.is_none());
+                found.insert(format!("{bridge} {family}"), text);
+            }
+        }
+        report.findings |= self.node_findings.replace(NodeFinding::BridgeNotFiltered, found);
+    }
+
+    /// Takes over which kernel parameters could not be written; the reasons are in the log already.
+    pub(crate) fn check_parameters(&mut self, report: &mut Report) {
+        let refused: BTreeSet<_> = self.sysctls.refused.iter().map(|name| name.to_string()).collect();
+        let before = self.node_findings.found.entry(NodeFinding::ParameterRefused).or_default();
+        if !before.keys().eq(refused.iter()) {
+            *before = refused.into_iter().map(|name| (name, String::new())).collect();
+            report.findings = true;
+        }
+    }
+
+    /// Bridges that have pods, by the address that they have of the pods' prefixes, and do not pass packets to netfilter
+    /// by a setting of their own.
+    fn bridges_of_pods(&self, family: IpFamily) -> BTreeSet<String> {
+        let filters = |filters: &BridgeFilters| match family {
+            IpFamily::V4 => filters.ipv4,
+            IpFamily::V6 => filters.ipv6,
+        };
+        let unfiltered = self.node_findings.bridges.iter().filter(|(_, own)| !filters(own));
+        let configured: &[IpNetwork] = match &self.config.local_mode {
+            LocalMode::ClusterCidr(cidrs) => cidrs,
+            _ => &[],
+        };
+        let prefixes = || configured.iter().chain(&self.model.node().pod_cidrs);
+        let has_pods = |bridge: &str| {
+            if self.config.local_mode == LocalMode::BridgeInterface(bridge.to_owned()) {
+                return true;
+            }
+            let mut addresses = self.facts.addresses.iter().filter(|(_, link)| *link == bridge);
+            addresses
+                .any(|(addr, _)| IpFamily::of(*addr) == family && prefixes().any(|net| net.contains(*addr)))
+        };
+        unfiltered.map(|(name, _)| name).filter(|name| has_pods(name)).cloned().collect()
+    }
+}
+
+const fn bridge_parameter(family: IpFamily) -> &'static str {
+    match family {
+        IpFamily::V4 => "net/bridge/bridge-nf-call-iptables",
+        IpFamily::V6 => "net/bridge/bridge-nf-call-ip6tables",
+    }
+}
+
+fn forward_text(drop: &ForwardDrop) -> String {
+    format!(
+        "chain {drop} has the policy drop and accepts no answers of established connections: clients in other pods, on \
+         other nodes and outside time out at Services whose endpoints are on this node; let it accept them: nft insert \
+         rule {} {} ct state established,related accept (iptables: -I {} -m conntrack --ctstate \
+         RELATED,ESTABLISHED -j ACCEPT)",
+        drop.table, drop.chain, drop.chain
+    )
+}
+
+fn bridge_text(bridge: &str, family: IpFamily, absent: bool) -> String {
+    let parameter = bridge_parameter(family).replace('/', ".");
+    let remedy = match absent {
+        true => {
+            format!("load the module br_netfilter (modprobe br_netfilter) and set sysctl -w {parameter}=1")
+        }
+        false => format!("sysctl -w {parameter}=1"),
+    };
+    format!(
+        "the bridge {bridge} has pods, and {family} packets between them do not pass netfilter: a pod that reaches \
+         another pod of this node through a ClusterIP times out; {remedy}"
+    )
+}
