@@ -11,6 +11,7 @@ mod chaos;
 mod drain;
 mod families;
 mod foreign;
+mod limits;
 mod plan;
 mod refuse;
 mod repair;

@@ -1,0 +1,128 @@
+//! What IPVS cannot do ("Known limits" in README): each test states what happens today, so that a kernel or a change
+//! that does better is noticed.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use e2e::manifest::Service;
+use e2e::net::{Client, PodNetwork, cluster_ip};
+use e2e::probe::once::{Outcome, Question, ask};
+use e2e::probe::{Answer, Proto, Stage, socket};
+
+use crate::world::World;
+
+/// For an answer that comes, and for one that does not.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// A connection that stays open.
+struct Held(BufReader<TcpStream>);
+
+impl Held {
+    #[track_caller]
+    fn open(client: &Client, proto: Proto, from: SocketAddr, to: SocketAddr) -> Held {
+        let stream = client.namespace.enter(|| {
+            let socket = socket::bound(proto, from, PATIENCE).expect("bind");
+            socket::connect_stream(socket, to).expect("connect")
+        });
+        Held(BufReader::new(stream))
+    }
+
+    /// Sends a message; the answer to it.
+    fn say(&mut self) -> Result<Answer, String> {
+        let mut line = String::new();
+        self.0.get_mut().write_all(b"talk\n").map_err(|error| error.to_string())?;
+        match self.0.read_line(&mut line) {
+            Ok(0) => Err("closed".to_owned()),
+            Ok(_) => line.parse().map_err(|_| line.clone()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+fn ask_from(client: &Client, port: u16, to: SocketAddr) -> Outcome {
+    let from = Some(SocketAddr::new(client.own.like(to.ip()), port));
+    client.namespace.enter(|| ask(&Question { proto: Proto::Tcp, to, from, timeout: PATIENCE }))
+}
+
+/// A node where pod 1 is the only endpoint of two Services, pod 2 the client; addresses and the endpoint's own.
+fn two_services() -> (World, Client, [SocketAddr; 2], SocketAddr) {
+    let mut world = World::new(PodNetwork::Routed, 2);
+    let services = [70, 71].map(|ip| Service::new(&format!("web-{ip}"), cluster_ip(ip), &[Proto::Tcp]));
+    services.iter().for_each(|service| world.manifests.serve(service, &world.ready(1..=1)));
+    world.start(&[]);
+    services.iter().for_each(|service| world.wait_served(service, &world.ready(1..=1)));
+    let (client, endpoint) = (world.pods[1].client(), world.pods[0].address.port(8080)[0]);
+    (world, client, [70, 71].map(|ip| cluster_ip(ip).port(80)[0]), endpoint)
+}
+
+#[test]
+fn a_cluster_ip_and_its_endpoint_from_one_source_port() {
+    let (_world, client, [vip, _], endpoint) = two_services();
+    ask_from(&client, 5555, vip).result.expect("the ClusterIP answers");
+    let direct = ask_from(&client, 5555, endpoint);
+    println!("the endpoint itself, from the port of a connection that is closed: {direct}");
+    assert_eq!(
+        direct.result.expect_err("taken for the connection through the ClusterIP").stage,
+        Stage::Connect
+    );
+    ask_from(&client, 5556, endpoint).result.expect("from another port the endpoint answers");
+}
+
+#[test]
+fn two_cluster_ips_with_one_endpoint_from_one_source_port() {
+    let (_world, client, [first, second], _) = two_services();
+    let from = SocketAddr::new(client.own.like(first.ip()), 5558);
+    let mut held = Held::open(&client, Proto::Tcp, from, first);
+    held.say().expect("the first ClusterIP answers");
+    ask_from(&client, 5558, second).result.expect("the second ClusterIP answers");
+    let after = held.say();
+    println!("the connection to the first: {after:?}");
+    after.expect_err("its answers are taken for those of the second");
+    // One after the other there is nothing to confuse.
+    ask_from(&client, 5559, first).result.expect("the first ClusterIP answers");
+    ask_from(&client, 5559, second).result.expect("the second ClusterIP answers");
+}
+
+#[test]
+fn an_affinity_shorter_than_time_wait_lasts_as_long() {
+    const AFFINITY: u32 = 1;
+    let mut world = World::new(PodNetwork::Routed, 2);
+    let service = Service::new("sticky", cluster_ip(72), &[Proto::Tcp]).with_affinity(AFFINITY);
+    world.manifests.serve(&service, &world.ready(1..=2));
+    world.start(&[]);
+    world.wait_served(&service, &world.ready(1..=2));
+    let (client, vip) = (world.net.outside_client(), cluster_ip(72).port(80)[0]);
+    let ask = || client.ask(Proto::Tcp, vip).result.expect("the ClusterIP answers").pod;
+    let first = ask();
+    for _ in 0..4 {
+        // Several times as long as the affinity: without it, round robin chooses the other pod every other time.
+        thread::sleep(Duration::from_secs(3 * u64::from(AFFINITY)));
+        assert_eq!(ask(), first, "connections in TIME_WAIT keep the affinity alive");
+    }
+}
+
+#[test]
+fn a_multi_homed_sctp_client_has_one_path() {
+    let mut world = World::new(PodNetwork::Routed, 1);
+    world.net.outside.run(&["ip", "address", "add", "192.168.50.3/24", "dev", "eth0"]);
+    let service = Service::new("signalling", cluster_ip(73), &[Proto::Sctp]);
+    world.manifests.serve(&service, &world.ready(1..=1));
+    world.start(&[]);
+    world.wait_served(&service, &world.ready(1..=1));
+    let (client, vip) = (world.net.outside_client(), cluster_ip(73).port(80)[0]);
+    // Not bound, so that it announces both addresses.
+    let mut held = Held::open(&client, Proto::Sctp, socket::any(vip), vip);
+    for _ in 0..5 {
+        // The server's first heartbeats to the second address fall into this time; they must not end the association.
+        thread::sleep(Duration::from_secs(1));
+        held.say().expect("the first path serves");
+    }
+    let deaf = "add table inet deaf; add chain inet deaf input { type filter hook input priority 0; }; \
+        add rule inet deaf input ip daddr 192.168.50.2 meta l4proto sctp drop";
+    world.net.outside.run(&["nft", deaf]);
+    let after = held.say();
+    println!("with a deaf first path: {after:?}");
+    after.expect_err("nothing of the association goes through the second path");
+}
