@@ -6,6 +6,7 @@ mod apt;
 mod build;
 mod checks;
 mod command;
+mod deny;
 mod fuzz;
 mod guest;
 mod guest_test;

@@ -9,6 +9,7 @@ use clap::Args;
 
 use crate::checks::{edges, purity};
 use crate::command;
+use crate::deny;
 use crate::fuzz;
 use crate::guest_test::{self, OnKernel, Plan, Tolerance, selftest};
 use crate::kernels;
@@ -55,6 +56,7 @@ impl Test {
         run_tier(tiers, "edges", check_edges);
         run_tier(tiers, "purity", check_purity);
         run_tier(tiers, "clippy", clippy);
+        run_tier(tiers, "crates", deny::check);
         run_tier(tiers, "host tests", host_tests);
         run_tier(tiers, "fuzz targets", |tally| self.fuzz(tally));
         self.run_guests(tiers);

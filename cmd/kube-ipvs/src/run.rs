@@ -274,7 +274,7 @@ fn step(reconciler: &mut Reconciler, told: &Told) -> usize {
     }
     told.stepped(&report, reconciler.draining());
     if report.findings {
-        told.findings(|finding| reconciler.node_findings(finding).collect());
+        told.findings(reconciler);
     }
     report.services
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use reconcile::{NodeFinding, Report, Standing};
+use reconcile::{NodeFinding, Reconciler, Report, Standing};
 use telemetry::{Effect, Health, Metrics};
 
 /// So many Services that the kernel refuses are no matter of single Services any more.
@@ -35,9 +35,9 @@ impl Told {
     }
 
     /// What is wrong with the node, by finding. Details are in the log: `/readyz` is for everybody.
-    pub fn findings(&self, objects_of: impl Fn(NodeFinding) -> Vec<String>) {
+    pub fn findings(&self, reconciler: &Reconciler) {
         for finding in NodeFinding::ALL {
-            let objects = objects_of(finding);
+            let objects: Vec<_> = reconciler.node_findings(finding).collect();
             self.metrics.node_finding(finding.code(), objects.len());
             self.health.set_condition(finding.code(), Effect::Notice, objects);
         }

@@ -2,7 +2,8 @@
 
 use std::{io, str::FromStr};
 
-use tracing_subscriber::{EnvFilter, fmt};
+use tracing::Level;
+use tracing_subscriber::fmt;
 
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,10 +35,12 @@ impl FromStr for LogFormat {
 /// Logs to standard error from now on. `verbosity` is klog's: up to 3 one line per sync that changed something, from 4
 /// one per write, from 6 everything.
 pub fn init_logging(format: LogFormat, verbosity: u8) {
-    let filter = EnvFilter::new(level(verbosity));
     // A line that nobody reads any more is lost; the complaint about it would end the process.
-    let lines =
-        fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false).with_target(false);
+    let lines = fmt()
+        .with_max_level(level(verbosity))
+        .with_writer(io::stderr)
+        .log_internal_errors(false)
+        .with_target(false);
     // A second call (in tests) keeps the first one's settings.
     let _already_set = match format {
         LogFormat::Text => lines.with_ansi(false).try_init(),
@@ -45,11 +48,11 @@ pub fn init_logging(format: LogFormat, verbosity: u8) {
     };
 }
 
-const fn level(verbosity: u8) -> &'static str {
+const fn level(verbosity: u8) -> Level {
     match verbosity {
-        0..4 => "info",
-        4..6 => "debug",
-        _ => "trace",
+        0..4 => Level::INFO,
+        4..6 => Level::DEBUG,
+        _ => Level::TRACE,
     }
 }
 
@@ -61,6 +64,9 @@ mod tests {
     fn formats_and_levels() {
         assert_eq!("json".parse(), Ok(LogFormat::Json));
         assert!("xml".parse::<LogFormat>().unwrap_err().to_string().contains("text or json"));
-        assert_eq!([0, 3, 4, 6, 10].map(level), ["info", "info", "debug", "trace", "trace"]);
+        assert_eq!(
+            [0, 3, 4, 6, 10].map(level),
+            [Level::INFO, Level::INFO, Level::DEBUG, Level::TRACE, Level::TRACE]
+        );
     }
 }

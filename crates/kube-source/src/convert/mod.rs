@@ -12,7 +12,6 @@ mod settings;
 mod slice;
 #[cfg(test)]
 mod tests;
-mod time;
 
 use std::{num::NonZeroU16, sync::Arc};
 

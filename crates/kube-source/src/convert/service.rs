@@ -2,10 +2,11 @@
 
 use std::{net::IpAddr, num::NonZeroU16, num::NonZeroU32};
 
+use jiff::Timestamp;
 use lb_types::{IpFamily, ServiceName};
 use service_model::{Affinity, Service, ServicePort, TrafficPolicy};
 
-use super::{address, nameless, object_name, optional_text, port_number, protocol, settings, time};
+use super::{address, nameless, object_name, optional_text, port_number, protocol, settings};
 use crate::{
     problem::{Converted, Report},
     wire::{self, Labels, Scalar, Spec},
@@ -231,7 +232,7 @@ fn created(value: &Scalar, report: &mut Report) -> Option<i64> {
     if value.is_empty() {
         return None;
     }
-    let seconds = value.str().and_then(time::parse_rfc3339);
+    let seconds = value.str().and_then(|text| text.parse().ok()).map(Timestamp::as_second);
     if seconds.is_none() {
         let message = format!("a timestamp is expected, found {value}; ignored");
         report.add("metadata.creationTimestamp", message, "write it as 2006-01-02T15:04:05Z or leave it out");

@@ -383,6 +383,18 @@ fn metadata() {
         "created 1709210096",
         &[],
     );
+    check_metadata(
+        "created elsewhere, with a fraction",
+        "creationTimestamp: '2024-02-29T14:34:56.789+02:00'",
+        "created 1709210096",
+        &[],
+    );
+    check_metadata(
+        "created on no day",
+        "creationTimestamp: '2023-02-29T00:00:00Z'",
+        "",
+        &["metadata.creationTimestamp|\"2023-02-29T00:00:00Z\""],
+    );
     check_metadata("not created", "creationTimestamp: null", "", &[]);
     check_metadata(
         "badly created",

@@ -1,0 +1,65 @@
+//! Licenses, duplicates and sources of all crates, judged by cargo-deny after `deny.toml`.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::command;
+use crate::paths;
+use crate::tally::Tally;
+use crate::workspace::cargo;
+
+/// The version that is installed; a newer one may judge differently.
+const VERSION: &str = "0.20.2";
+
+/// What needs no network. Advisories would: their database is a repository of its own.
+const CHECKS: [&str; 3] = ["licenses", "bans", "sources"];
+
+/// Counts each check; skips all where cargo-deny cannot be had.
+pub fn check(tally: &mut Tally) -> Result<()> {
+    let program = match program() {
+        Ok(program) => program,
+        Err(error) => {
+            let why = format!("cargo-deny {VERSION} cannot be installed: {error:#}");
+            println!("skipped: {why}");
+            tally.skip_many("cargo deny", &why, CHECKS.len());
+            return Ok(());
+        }
+    };
+    for what in CHECKS {
+        let mut deny = Command::new(&program);
+        deny.current_dir(paths::repository()).args(["--locked", "check", what]);
+        match command::run(&mut deny) {
+            Ok(()) => tally.pass(),
+            Err(_) => tally.fail(&format!("cargo deny {what}"), "see above; deny.toml says what is allowed"),
+        }
+    }
+    Ok(())
+}
+
+/// The program in the cache; installed if it is not there.
+fn program() -> Result<PathBuf> {
+    let cache = paths::cache()?;
+    let root = cache.join("tools").join(format!("cargo-deny-{VERSION}"));
+    let program = root.join("bin/cargo-deny");
+    if program.exists() {
+        return Ok(program);
+    }
+    println!("Installing cargo-deny {VERSION}");
+    let objects = paths::target().join("cargo-deny");
+    let mut install = cargo();
+    install
+        // Not in the repository, whose settings are not meant for it.
+        .current_dir(&cache)
+        // Unoptimised: it runs for a second, and building it takes minutes otherwise.
+        .args(["install", "cargo-deny", "--debug", "--locked", "--version", VERSION, "--root"])
+        .arg(&root)
+        .env("CARGO_TARGET_DIR", &objects)
+        .env("CARGO_PROFILE_DEV_DEBUG", "0");
+    let installed = command::run(&mut install);
+    // Its objects are of no use any more.
+    let _ = fs::remove_dir_all(&objects);
+    installed.map(|()| program)
+}
