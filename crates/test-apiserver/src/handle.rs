@@ -16,6 +16,7 @@ use crate::requests::{Delivery, Requests};
 use crate::resource::{Resource, Verb};
 use crate::server::{Command, Server};
 use crate::shared::Shared;
+use crate::spoil::{Pick, Spoil};
 use crate::store::{Retention, Snapshot, Store, StoreError};
 use crate::tls::{Identity, TlsError, host};
 
@@ -123,6 +124,13 @@ impl Builder {
     #[must_use]
     pub fn without(mut self, resource: Resource) -> Self {
         self.policy.set_missing(resource, true);
+        self
+    }
+
+    /// Says that it is version 1.`minor`.
+    #[must_use]
+    pub fn minor(mut self, minor: u32) -> Self {
+        self.policy.minor = minor;
         self
     }
 
@@ -260,6 +268,18 @@ impl TestApiServer {
     pub fn clear_faults(&self) {
         self.shared.faults.send_modify(crate::faults::FaultTable::clear);
         self.shared.set_stale(None);
+        self.shared.spoils().clear();
+    }
+
+    /// Spoils answers below HTTP.
+    pub fn spoil(&self, pick: Pick, spoil: Spoil) {
+        self.shared.spoils().add(pick, spoil);
+    }
+
+    /// Answers that were spoilt so far.
+    #[must_use]
+    pub fn spoilt(&self) -> u64 {
+        self.shared.spoils().spoilt()
     }
 
     /// Ends the open watches of a resource.
@@ -290,6 +310,11 @@ impl TestApiServer {
     /// Takes a resource away (404), or adds it, as an upgrade does.
     pub fn set_missing(&self, resource: Resource, missing: bool) {
         self.shared.policy().set_missing(resource, missing);
+    }
+
+    /// Says that it is version 1.`minor` now, as after an upgrade.
+    pub fn set_minor(&self, minor: u32) {
+        self.shared.policy().minor = minor;
     }
 
     /// Changes how watches that ask for initial events are answered.

@@ -3,13 +3,15 @@
 //! It answers as the real server does where a client of Services, EndpointSlices, Nodes and ServiceCIDRs can tell the
 //! difference: versions, pages, selectors, bookmarks, streaming lists, expired versions, refusals and their wording.
 //! And it breaks on request: outages, dropped and mute watches, late, repeated, shuffled and truncated events, errors,
-//! stale replicas, lost data.
+//! stale replicas, lost data, and
+//! answers that stall, break off or turn into nonsense at any byte.
 //!
 //! It is deliberately not a Kubernetes: objects are opaque but for their metadata, nothing is validated, defaulted,
 //! allocated or derived, and no controller acts on them.
 //!
 //! [`TestApiServer`] runs on a thread of its own, and all its methods are synchronous: tests need no runtime.
-//! [`Builder`] says what kind of server it is, [`Objects`] is what it holds, [`Faults`] is what goes wrong,
+//! [`Builder`] says what kind of server it is, [`Objects`] is what it holds, [`Faults`] is what goes wrong with
+//! objects and events, [`Spoil`] what goes wrong with bytes,
 //! [`Requests`] and [`Delivery`] are what clients did and saw. [`Control`] lets other processes do what the methods do;
 //! the program `test-apiserver` is a server with it.
 //!
@@ -34,6 +36,7 @@ mod selector;
 mod server;
 mod service;
 mod shared;
+mod spoil;
 mod status;
 mod store;
 mod target;
@@ -50,6 +53,7 @@ pub use policy::{DEFAULT_USER, GoneForm, StreamingLists};
 pub use real::{ASSETS, RealApiServer, RealBuilder, RealError, User};
 pub use requests::{Delivery, Request, Requests};
 pub use resource::{Resource, Verb};
+pub use spoil::{Pick, Ruin, Spoil};
 pub use store::{Snapshot, StoreError};
 pub use tls::{Identity, TlsError};
 

@@ -36,7 +36,10 @@ pub enum GoneForm {
     Status,
 }
 
-#[derive(Clone, Debug, Default)]
+/// Version 1.`MINOR`, if nothing else is asked for.
+const MINOR: u32 = 36;
+
+#[derive(Clone, Debug)]
 pub(crate) struct Policy {
     /// Token and user; without any, nobody has to show one.
     tokens: Option<BTreeMap<String, String>>,
@@ -44,6 +47,21 @@ pub(crate) struct Policy {
     missing: BTreeSet<Resource>,
     pub(crate) streaming_lists: StreamingLists,
     pub(crate) gone_form: GoneForm,
+    /// The server is version 1.`minor`, as it says.
+    pub(crate) minor: u32,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            tokens: None,
+            denied: BTreeSet::new(),
+            missing: BTreeSet::new(),
+            streaming_lists: StreamingLists::default(),
+            gone_form: GoneForm::default(),
+            minor: MINOR,
+        }
+    }
 }
 
 impl Policy {

@@ -7,7 +7,6 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::clock::monotonic;
 use crate::object::Key;
 use crate::resource::{Resource, Verb};
 
@@ -26,6 +25,10 @@ pub struct Request {
     pub resource: Resource,
     /// Path and query.
     pub uri: String,
+    /// `User-Agent`.
+    pub agent: String,
+    /// Number of the connection that it came over.
+    pub connection: u64,
     /// `CLOCK_MONOTONIC`.
     #[serde(skip)]
     pub at: Duration,
@@ -37,6 +40,7 @@ pub struct Requests {
     counts: BTreeMap<(Resource, Verb), u64>,
     statuses: BTreeMap<u16, u64>,
     log: VecDeque<Request>,
+    versions: u64,
 }
 
 impl Requests {
@@ -57,12 +61,22 @@ impl Requests {
         self.log.iter()
     }
 
-    pub(crate) fn arrived(&mut self, resource: Resource, verb: Verb, uri: &str) {
-        *self.counts.entry((resource, verb)).or_default() += 1;
+    /// How often the version of the server was asked for, and told.
+    #[must_use]
+    pub const fn versions(&self) -> u64 {
+        self.versions
+    }
+
+    pub(crate) const fn version_asked(&mut self) {
+        self.versions += 1;
+    }
+
+    pub(crate) fn arrived(&mut self, request: Request) {
+        *self.counts.entry((request.resource, request.verb)).or_default() += 1;
         if self.log.len() == LOG {
             self.log.pop_front();
         }
-        self.log.push_back(Request { verb, resource, uri: uri.to_owned(), at: monotonic() });
+        self.log.push_back(request);
     }
 
     pub(crate) fn json(&self) -> Value {

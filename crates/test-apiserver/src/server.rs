@@ -1,8 +1,8 @@
 //! The thread that serves: listener, connections, TLS.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, PoisonError};
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -15,6 +15,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::service::serve;
 use crate::shared::Shared;
+use crate::spoil::{Fate, Spoilable};
 
 /// What the owner of the server asks of its thread; each is answered when it is done.
 #[derive(Debug)]
@@ -90,22 +91,37 @@ async fn accept(listener: Option<&TcpListener>) -> std::io::Result<TcpStream> {
 async fn connection(shared: Arc<Shared>, stream: TcpStream, tls: Option<TlsAcceptor>) {
     // An event must not wait for the next one.
     let _ = stream.set_nodelay(true);
+    let (stream, fate) = Spoilable::new(stream);
+    let connection = Connection { number: shared.connected(), shared, fate };
     match tls {
-        None => requests(shared, stream).await,
+        None => connection.serve(stream).await,
         Some(tls) => match tls.accept(stream).await {
-            Ok(stream) => requests(shared, stream).await,
+            Ok(stream) => connection.serve(stream).await,
             Err(error) => tracing::debug!(%error, "TLS"),
         },
     }
 }
 
-async fn requests<S: AsyncRead + AsyncWrite + Unpin>(shared: Arc<Shared>, stream: S) {
-    let service = service_fn(move |request| {
-        let shared = Arc::clone(&shared);
-        async move { Ok::<_, std::convert::Infallible>(serve(shared, request).await) }
-    });
-    // Clients that leave, and bodies that are cut, are what this server is for.
-    if let Err(error) = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await {
-        tracing::debug!(%error, "connection");
+#[derive(Clone)]
+struct Connection {
+    shared: Arc<Shared>,
+    number: u64,
+    fate: Fate,
+}
+
+impl Connection {
+    async fn serve<S: AsyncRead + AsyncWrite + Unpin>(self, stream: S) {
+        let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+            let Connection { shared, number, fate } = self.clone();
+            let spoil = shared.spoils().take(&request.uri().to_string());
+            if spoil.is_some() {
+                *fate.lock().unwrap_or_else(PoisonError::into_inner) = spoil;
+            }
+            async move { Ok::<_, std::convert::Infallible>(serve(shared, number, request).await) }
+        });
+        // Clients that leave, and bodies that are cut, are what this server is for.
+        if let Err(error) = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await {
+            tracing::debug!(%error, "connection");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_AGENT};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use crate::body::Answer;
 use crate::object::{Key, set, text};
 use crate::query::Query;
-use crate::resource::Verb;
+use crate::requests::Request as Arrived;
+use crate::resource::{Resource, Verb};
 use crate::shared::Shared;
 use crate::status::ApiError;
 use crate::store::{StoreError, Write};
@@ -20,8 +21,13 @@ use crate::target::Target;
 use crate::{list, watch};
 
 /// Answers a request of the API.
-pub(crate) async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> Response<Answer> {
-    let response = match respond(&shared, request).await {
+/// `connection` is the number of the one that it came over.
+pub(crate) async fn serve(
+    shared: Arc<Shared>,
+    connection: u64,
+    request: Request<Incoming>,
+) -> Response<Answer> {
+    let response = match respond(&shared, connection, request).await {
         Ok(response) => response,
         Err(error) => refusal(&error),
     };
@@ -29,17 +35,21 @@ pub(crate) async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> Re
     response
 }
 
-async fn respond(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Response<Answer>, ApiError> {
+async fn respond(
+    shared: &Arc<Shared>,
+    connection: u64,
+    request: Request<Incoming>,
+) -> Result<Response<Answer>, ApiError> {
     let target = Target::parse(request.uri().path());
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let verb = verb(request.method(), target.as_ref(), &query);
     if let (Some(target), Some(verb)) = (&target, verb) {
-        shared.requests().arrived(target.resource, verb, &request.uri().to_string());
+        shared.requests().arrived(arrived(target.resource, verb, &request, connection));
         shared.audible(target.resource).await;
     }
     let authorization = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let user = shared.policy().authenticate(authorization)?;
-    let Some(target) = target else { return plain(request.uri().path()) };
+    let Some(target) = target else { return plain(shared, request.uri().path()) };
     let verb = verb.ok_or_else(ApiError::method_not_allowed)?;
     let whom = (target.resource, target.namespace.as_deref(), target.name.as_deref());
     shared.policy().authorize(&user, verb, whom)?;
@@ -51,6 +61,18 @@ async fn respond(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Res
         Verb::Get => get(shared, &target),
         Verb::Delete => delete(shared, &target),
         Verb::Create | Verb::Update | Verb::Patch => write(shared, &target, verb, request).await,
+    }
+}
+
+fn arrived(resource: Resource, verb: Verb, request: &Request<Incoming>, connection: u64) -> Arrived {
+    let agent = request.headers().get(USER_AGENT).and_then(|value| value.to_str().ok());
+    Arrived {
+        verb,
+        resource,
+        uri: request.uri().to_string(),
+        agent: agent.unwrap_or_default().to_owned(),
+        connection,
+        at: crate::clock::monotonic(),
     }
 }
 
@@ -72,7 +94,7 @@ fn verb(method: &Method, target: Option<&Target>, query: &Query) -> Option<Verb>
 }
 
 /// Paths outside of the resources.
-fn plain(path: &str) -> Result<Response<Answer>, ApiError> {
+fn plain(shared: &Shared, path: &str) -> Result<Response<Answer>, ApiError> {
     match path {
         "/healthz" | "/livez" | "/readyz" => {
             let mut response = Response::new(Answer::Whole(Some(Bytes::from_static(b"ok"))));
@@ -81,10 +103,18 @@ fn plain(path: &str) -> Result<Response<Answer>, ApiError> {
                 .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
             Ok(response)
         }
-        "/version" => Ok(respond_with(
-            StatusCode::OK,
-            &json!({"major": "1", "minor": "36", "gitVersion": "v1.36.0-kube-ipvs-test", "platform": "linux/amd64"}),
-        )),
+        "/version" => {
+            shared.requests().version_asked();
+            let minor = shared.policy().minor;
+            let version = format!("v1.{minor}.0-kube-ipvs-test");
+            let body = json!({
+                "major": "1",
+                "minor": minor.to_string(),
+                "gitVersion": version,
+                "platform": "linux/amd64",
+            });
+            Ok(respond_with(StatusCode::OK, &body))
+        }
         _ => Err(ApiError::no_such_resource()),
     }
 }

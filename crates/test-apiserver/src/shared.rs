@@ -10,6 +10,7 @@ use crate::faults::FaultTable;
 use crate::policy::Policy;
 use crate::requests::{Deliveries, Requests};
 use crate::resource::Resource;
+use crate::spoil::Spoils;
 use crate::store::{Snapshot, Store};
 
 #[derive(Debug)]
@@ -21,10 +22,12 @@ pub(crate) struct Shared {
     policy: Mutex<Policy>,
     requests: Mutex<Requests>,
     deliveries: Mutex<Deliveries>,
+    spoils: Mutex<Spoils>,
     /// What requests for "any version" are answered from, while a replica is stale.
     stale: Mutex<Option<Arc<Snapshot>>>,
     watches: [AtomicUsize; Resource::ALL.len()],
     watch_ids: AtomicU64,
+    connections: AtomicU64,
     pub(crate) bookmark_interval: Duration,
 }
 
@@ -37,9 +40,11 @@ impl Shared {
             policy: Mutex::new(policy),
             requests: Mutex::default(),
             deliveries: Mutex::default(),
+            spoils: Mutex::default(),
             stale: Mutex::default(),
             watches: Default::default(),
             watch_ids: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
             bookmark_interval,
         }
     }
@@ -69,6 +74,15 @@ impl Shared {
 
     pub(crate) fn deliveries(&self) -> MutexGuard<'_, Deliveries> {
         lock(&self.deliveries)
+    }
+
+    pub(crate) fn spoils(&self) -> MutexGuard<'_, Spoils> {
+        lock(&self.spoils)
+    }
+
+    /// Number of a new connection.
+    pub(crate) fn connected(&self) -> u64 {
+        self.connections.fetch_add(1, Ordering::SeqCst)
     }
 
     pub(crate) fn stale(&self) -> Option<Arc<Snapshot>> {

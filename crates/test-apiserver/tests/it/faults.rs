@@ -1,11 +1,14 @@
 //! What goes wrong on request goes wrong as requested, and nothing else.
 
 use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use test_apiserver::{Faults, Hangup, Refusal, Reorder, Resource, Snapshot, TestApiServer, Trickle, Verb};
+use test_apiserver::{
+    Faults, Hangup, Pick, Refusal, Reorder, Resource, Ruin, Snapshot, Spoil, TestApiServer, Trickle, Verb,
+};
 
 use crate::client::{Next, brief, fetch, get, wait_until};
 use crate::objects::{node, service};
@@ -260,4 +263,33 @@ fn access_is_refused() {
         crate::client::request(server.address(), "GET", "/api/v1/nodes?watch=true", header, "").status,
         200
     );
+}
+
+#[test]
+fn answers_are_spoilt_byte_by_byte() {
+    let server = started(&["a"]);
+    let raw = |then: Ruin, after: usize| {
+        server.spoil(Pick::Nth(0), Spoil { after, then });
+        let mut stream = TcpStream::connect(server.address()).unwrap();
+        stream.set_read_timeout(Some(BRIEFLY)).unwrap();
+        stream.write_all(b"GET /version HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
+        let mut bytes = Vec::new();
+        let end = stream.read_to_end(&mut bytes).map(drop).map_err(|error| error.kind());
+        (bytes, end)
+    };
+    let (whole, end) = raw(Ruin::Close, 1 << 20);
+    assert_eq!((&whole[..12], end), (&b"HTTP/1.1 200"[..], Ok(())));
+    assert_eq!(raw(Ruin::Silence, 20), (whole[..20].to_vec(), Err(ErrorKind::WouldBlock)));
+    assert_eq!(raw(Ruin::Close, 20), (whole[..20].to_vec(), Ok(())));
+    assert_eq!(raw(Ruin::Reset, 0), (Vec::new(), Err(ErrorKind::ConnectionReset)));
+    let (garbage, end) = raw(Ruin::Garbage, 20);
+    assert_eq!((&garbage[..20], garbage.len(), end), (&whole[..20], whole.len(), Ok(())));
+    assert!(garbage[20..].iter().zip(&whole[20..]).all(|(garbage, byte)| garbage != byte));
+    let (dripped, end) = raw(Ruin::Drip(BRIEFLY * 2), 20);
+    assert_eq!((dripped, end), (whole[..21].to_vec(), Err(ErrorKind::WouldBlock)));
+    assert_eq!((server.spoilt(), server.requests().versions()), (6, 6));
+    server.spoil(Pick::Path("/version".into()), Spoil { after: 0, then: Ruin::Silence });
+    assert_eq!(fetch(server.address(), "/healthz").0, 200);
+    server.clear_faults();
+    assert_eq!(fetch(server.address(), "/version").0, 200);
 }
