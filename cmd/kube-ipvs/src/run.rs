@@ -82,7 +82,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
     let file = DrainFile::new(&settings.state_dir, kernel::boot_id().context("find out the boot's id")?);
     let saver = DrainSaver::resume(file, &mut reconciler)?;
     let told = Told { health, metrics };
-    told.tell_findings(&reconciler);
+    told.findings(&reconciler);
     drive(reconciler, saver, &receiver, &told)
 }
 

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use kube_source::{ApiOptions, ApiSource, Batch, Delivery, Listener, ManifestSource};
+use kube_source::{ApiOptions, ApiSource, Batch, Delivery, Limits, Listener, ManifestSource, ProxyVariables};
 use service_model::ModelEvent;
 
 use crate::config::{Settings, Source};
@@ -28,7 +28,8 @@ pub fn open(settings: &Settings) -> anyhow::Result<Opened> {
             kubeconfig: kubeconfig.clone(),
             master: master.clone(),
             node_name: settings.node_name.as_str().into(),
-            silence: ApiOptions::SILENCE,
+            proxies: ProxyVariables::from_env(),
+            limits: Limits::default(),
         })?)),
     })
 }

@@ -19,6 +19,8 @@ mod manifests;
 mod problem;
 pub mod wire;
 
-pub use api::{ApiOptions, ApiSource, ApiStatus, ConnectError, Delivery, Listener};
+pub use api::{
+    ApiOptions, ApiSource, ApiStatus, ConnectError, Delivery, Limits, Listener, PluginError, ProxyVariables,
+};
 pub use manifests::{Batch, ManifestError, ManifestSource};
 pub use problem::{Converted, Problem};

@@ -51,7 +51,6 @@ impl Reconciler {
         (mirror.layout_current, mirror.elements) = (rules.layout_current, rules.elements.into());
         Ok(())
     }
-
 }
 
 /// An error with its whole chain of causes on one line.

@@ -35,6 +35,36 @@ pub(super) struct Status {
     pub(super) reason: String,
     #[serde(deserialize_with = "or_default")]
     pub(super) message: String,
+    #[serde(rename = "details", deserialize_with = "too_large")]
+    pub(super) too_large: bool,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct StatusDetails {
+    #[serde(deserialize_with = "or_default")]
+    causes: Vec<StatusCause>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct StatusCause {
+    #[serde(deserialize_with = "or_default")]
+    reason: String,
+}
+
+/// `CauseTypeResourceVersionTooLarge` in staging/src/k8s.io/apimachinery/pkg/apis/meta/v1/types.go
+fn too_large<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    let details: StatusDetails = or_default(deserializer)?;
+    Ok(details.causes.iter().any(|cause| cause.reason == "ResourceVersionTooLarge"))
+}
+
+impl Status {
+    /// The version that was asked for is one of the future, from where this server stands. Kubernetes 1.17 to 1.18.5
+    /// says so in words alone (`isTooLargeResourceVersionError` in client-go's reflector.go).
+    pub(super) fn is_too_large(&self) -> bool {
+        self.too_large || self.message.contains("Too large resource version")
+    }
 }
 
 #[derive(Deserialize)]
@@ -201,6 +231,11 @@ impl Lines {
         }
     }
 
+    /// Length of the line that is not complete yet.
+    pub(super) const fn pending(&self) -> usize {
+        self.buffer.len() - self.start
+    }
+
     /// Gives the memory of a large burst back.
     pub(super) fn relax(&mut self) {
         if self.start == self.buffer.len() {
@@ -246,15 +281,35 @@ mod tests {
             ),
             (
                 r#"{"type":"ERROR","object":{"kind":"Status","code":410,"reason":"Expired","message":"too old"}}"#,
-                r#"Ok(Error(Status { code: 410, reason: "Expired", message: "too old" }))"#,
+                r#"Ok(Error(Status { code: 410, reason: "Expired", message: "too old", too_large: false }))"#,
             ),
-            (r#"{"type":"ERROR","object":{}}"#, r#"Ok(Error(Status { code: 0, reason: "", message: "" }))"#),
+            (
+                r#"{"type":"ERROR","object":{"details":null}}"#,
+                r#"Ok(Error(Status { code: 0, reason: "", message: "", too_large: false }))"#,
+            ),
+            (
+                r#"{"type":"ERROR","object":{"details":{"causes":[{"reason":"ResourceVersionTooLarge"}]}}}"#,
+                r#"Ok(Error(Status { code: 0, reason: "", message: "", too_large: true }))"#,
+            ),
             (r#"{"type":"SURPRISE","object":{}}"#, "Err(())"),
             (r#"{"type":"ADDED","object":{"a":1"#, "Err(())"),
             (r#"{"type":"ADDED"}"#, "Err(())"),
             ("<html>", "Err(())"),
         ] {
             assert_eq!(parse(line), expect, "{line}");
+        }
+    }
+
+    #[test]
+    fn versions_of_the_future() {
+        let is_too_large = |json: &str| serde_json::from_str::<Status>(json).unwrap().is_too_large();
+        for (json, expect) in [
+            (r#"{"code":504,"details":{"causes":[{"reason":"ResourceVersionTooLarge"}]}}"#, true),
+            (r#"{"code":504,"message":"Timeout: Too large resource version: 9, current: 5"}"#, true),
+            (r#"{"code":504,"message":"request timed out","details":{"causes":[{}],"uid":""}}"#, false),
+            (r#"{"code":504,"details":{"causes":null}}"#, false),
+        ] {
+            assert_eq!(is_too_large(json), expect, "{json}");
         }
     }
 

@@ -1,27 +1,43 @@
-//! Credentials and connections.
+//! Connections: made anew now and then, and with credentials that are read again where they may have changed.
 
 use std::{
-    cell::RefCell,
-    io,
     net::IpAddr,
-    path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use http::Uri;
 use hyper_util::{
-    client::legacy::{Client as HttpClient, connect::HttpConnector},
+    client::{
+        legacy::{
+            Client as HttpClient,
+            connect::{
+                Connection, HttpConnector,
+                proxy::{SocksV5, Tunnel},
+            },
+        },
+        proxy::matcher::Intercept,
+    },
     rt::TokioExecutor,
 };
 use kube::{
     Client, Config,
     client::{ClientBuilder, ConfigExt},
-    config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
-use tokio::{runtime::Runtime, sync::OnceCell};
-use tower::{BoxError, ServiceBuilder};
+use tokio::{
+    sync::{Mutex, Notify, watch},
+    task::spawn_blocking,
+    time::timeout,
+};
+use tower::{BoxError, Service, ServiceBuilder};
 use tracing::{debug, warn};
 
-use super::ApiOptions;
+use super::{
+    ApiOptions, ConnectError, Limits,
+    access::{Access, client_error},
+    chance::up_to_half_more,
+    plugin::{self, Credential, PluginError},
+};
 
 /// A dead peer is noticed after about 15 seconds, not after the five minutes of a watch.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
@@ -29,148 +45,186 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEPALIVE_RETRIES: u32 = 3;
 const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
 const CONNECT: Duration = Duration::from_secs(5);
-/// Credentials are read again at most this often.
-const RENEW_AFTER: Duration = Duration::from_secs(10);
-
-/// The API server cannot be asked at all.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// The kubeconfig file.
-    #[error("--kubeconfig: {}", path.display())]
-    Kubeconfig {
-        /// Where it was looked for.
-        path: PathBuf,
-        /// What is wrong with it.
-        #[source]
-        source: Box<KubeconfigError>,
-    },
-    /// Neither a kubeconfig nor a service account.
-    #[error(
-        "no way to the API server: give --kubeconfig or --master, run as a Pod with a service account, or use --manifests"
-    )]
-    InCluster(#[source] InClusterError),
-    /// `--master`.
-    #[error("--master: {url:?} is not a URL like https://10.0.0.1:6443")]
-    Master {
-        /// As given.
-        url: String,
-    },
-    /// TLS settings, credentials.
-    #[error("set up the connection to the API server")]
-    Client(#[source] Box<kube::Error>),
-    /// No runtime.
-    #[error("start the runtime of the API client")]
-    Runtime(#[source] io::Error),
-}
+/// Port of SOCKS proxies that name none, as in Go's net/http.
+const SOCKS_PORT: u16 = 1080;
 
 /// Makes connections, and reads credentials again where they may have changed.
 pub(super) struct Connector {
     options: ApiOptions,
-    current: RefCell<Current>,
-    /// Minor version of the server, once it has told.
-    minor: OnceCell<Option<u32>>,
+    url: String,
+    /// Held while credentials are fetched, so that one of several callers does it.
+    current: Mutex<Current>,
+    /// Minor version of the server, as far as it has told.
+    pub(super) minor: watch::Sender<Option<u32>>,
+    /// The server may be another one than before.
+    pub(super) reconnected: Notify,
 }
 
 struct Current {
-    config: Config,
-    client: Option<Client>,
+    access: Access,
+    /// Of the plugin.
+    credential: Option<Credential>,
+    /// The server no longer takes what it was shown.
+    refused: bool,
+    made: Option<Made>,
+    /// When address and credentials were read.
     read: Instant,
+    /// The plugin's last failure, which is not repeated for each caller.
+    failed: Option<(Instant, Arc<PluginError>)>,
+}
+
+struct Made {
+    client: Client,
+    until: Instant,
+}
+
+/// What a failure makes doubtful.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Doubt {
+    /// Address and certificates.
+    Way,
+    /// The token, too.
+    Credentials,
 }
 
 impl Connector {
-    pub(super) fn open(options: &ApiOptions, runtime: &Runtime) -> Result<Self, ConnectError> {
-        let config = runtime.block_on(config(options))?;
+    pub(super) fn open(options: &ApiOptions) -> Result<Self, ConnectError> {
+        let access = Access::read(options)?;
         // What is wrong with certificates or keys must not wait for the first connection.
-        config.rustls_client_config().map_err(client_error)?;
-        let current = Current { config, client: None, read: Instant::now() };
-        Ok(Connector { options: options.clone(), current: RefCell::new(current), minor: OnceCell::new() })
+        access.check()?;
+        Ok(Connector {
+            options: options.clone(),
+            url: access.config.cluster_url.to_string(),
+            current: Mutex::new(Current {
+                access,
+                credential: None,
+                refused: false,
+                made: None,
+                read: Instant::now(),
+                failed: None,
+            }),
+            minor: watch::Sender::new(None),
+            reconnected: Notify::new(),
+        })
     }
 
-    pub(super) fn url(&self) -> String {
-        self.current.borrow().config.cluster_url.to_string()
+    /// Address of the server, as read at start.
+    pub(super) fn url(&self) -> &str {
+        &self.url
     }
 
+    /// The same, unless it is a name.
     pub(super) fn server(&self) -> Option<IpAddr> {
-        let current = self.current.borrow();
-        let host = current.config.cluster_url.host()?;
-        host.trim_start_matches('[').trim_end_matches(']').parse().ok()
+        let url: Uri = self.url.parse().ok()?;
+        url.host()?.trim_start_matches('[').trim_end_matches(']').parse().ok()
     }
 
-    /// A client; cheap. Must be called within the runtime.
-    pub(super) fn client(&self) -> Result<Client, ConnectError> {
-        let mut current = self.current.borrow_mut();
-        if let Some(client) = &current.client {
-            return Ok(client.clone());
+    pub(super) const fn limits(&self) -> &Limits {
+        &self.options.limits
+    }
+
+    /// A client; cheap, but for the first one and now and then a new one, over which the next requests make new
+    /// connections. Requests under way keep theirs.
+    pub(super) async fn client(&self) -> Result<Client, ConnectError> {
+        let mut current = self.current.lock().await;
+        if let Some(made) = current.made.as_ref().filter(|made| Instant::now() < made.until) {
+            return Ok(made.client.clone());
         }
-        let client = client(&current.config)?;
-        current.client = Some(client.clone());
+        if current.made.is_some() {
+            self.read_again(&mut current).await;
+        }
+        let refused = current.refused;
+        match self.make(&mut current).await {
+            Ok(client) => Ok(client),
+            // Better credentials that may soon expire than none.
+            Err(error) if let Some(made) = current.made.as_mut().filter(|_| !refused) => {
+                warn!("keeping the old connection settings: {}", super::chain(&error));
+                made.until = Instant::now() + self.limits().renewal;
+                Ok(made.client.clone())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Has address and credentials read again before the next request: certificates and files may have been replaced.
+    pub(super) async fn renew(&self, doubt: Doubt) {
+        let mut current = self.current.lock().await;
+        if current.read.elapsed() < self.limits().renewal {
+            return;
+        }
+        if doubt == Doubt::Credentials {
+            current.credential = None;
+            current.refused = true;
+        }
+        if let Some(made) = &mut current.made {
+            made.until = Instant::now();
+        }
+    }
+
+    async fn read_again(&self, current: &mut Current) {
+        current.read = Instant::now();
+        let options = self.options.clone();
+        match self.aside(move || Access::read(&options)).await {
+            Ok(access) => {
+                debug!("address and credentials read again");
+                current.access = access;
+            }
+            Err(error) => warn!("keeping the old credentials: {}", super::chain(&error)),
+        }
+    }
+
+    async fn make(&self, current: &mut Current) -> Result<Client, ConnectError> {
+        let mut access = current.access.clone();
+        let mut good_for = up_to_half_more(self.limits().connection);
+        if let Some(plugin) = access.plugin.take() {
+            let fresh = |credential: &Credential| credential.good_for() != Some(Duration::ZERO);
+            if !current.credential.as_ref().is_some_and(fresh) {
+                current.credential = Some(self.run_plugin(&plugin, &mut current.failed).await?);
+            }
+            if let Some(credential) = &current.credential {
+                credential.fill_in(&mut access.config.auth_info);
+                good_for = good_for.min(credential.good_for().unwrap_or(good_for));
+            }
+        }
+        let client = self.aside(move || client(&access)).await?;
+        // A plugin whose credentials are never good for long is not run for each request.
+        let until = Instant::now() + good_for.max(self.limits().renewal);
+        current.made = Some(Made { client: client.clone(), until });
+        current.refused = false;
+        self.reconnected.notify_one();
         Ok(client)
     }
 
-    /// Reads address and credentials again: certificates and files may have been replaced. Keeps what it has if that
-    /// fails.
-    pub(super) async fn renew(&self) {
-        if self.current.borrow().read.elapsed() < RENEW_AFTER {
-            return;
+    async fn run_plugin(
+        &self,
+        plugin: &kube::config::ExecConfig,
+        failed: &mut Option<(Instant, Arc<PluginError>)>,
+    ) -> Result<Credential, ConnectError> {
+        if let Some((at, error)) = failed.as_ref()
+            && at.elapsed() < self.limits().renewal
+        {
+            return Err(ConnectError::Plugin(Arc::clone(error)));
         }
-        // Marked before the wait, so that one of several callers does it.
-        self.current.borrow_mut().read = Instant::now();
-        match config(&self.options).await {
-            Ok(config) => {
-                debug!("credentials read again");
-                *self.current.borrow_mut() = Current { config, client: None, read: Instant::now() };
-            }
-            Err(error) => warn!("keeping the old credentials: {error}"),
-        }
+        plugin::run(plugin, self.limits().plugin).await.map_err(|error| {
+            let error = Arc::new(error);
+            *failed = Some((Instant::now(), Arc::clone(&error)));
+            ConnectError::Plugin(error)
+        })
     }
 
-    /// Minor version of the server; asked for until it answers.
-    pub(super) async fn minor(&self) -> Option<u32> {
-        let ask = || async {
-            let version = self.client().map_err(drop)?.apiserver_version().await.map_err(drop)?;
-            // Providers write "34+".
-            let digits: String = version.minor.chars().take_while(char::is_ascii_digit).collect();
-            Ok::<_, ()>(digits.parse().ok().filter(|_| version.major == "1"))
-        };
-        self.minor.get_or_try_init(ask).await.ok().copied().flatten()
+    /// Runs what may wait for a file system on another thread, and not for ever.
+    async fn aside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, ConnectError> + Send + 'static,
+    ) -> Result<T, ConnectError> {
+        let done = timeout(self.limits().response, spawn_blocking(work)).await;
+        done.map_err(|_elapsed| ConnectError::Late)?.map_err(|error| ConnectError::Runtime(error.into()))?
     }
-}
-
-/// As kube-proxy: `--kubeconfig`, else, without `--master`, the service account; `--master` overrides the address.
-async fn config(options: &ApiOptions) -> Result<Config, ConnectError> {
-    let mut config = match (&options.kubeconfig, &options.master) {
-        (Some(path), _) => from_kubeconfig(path.clone()).await?,
-        (None, None) => Config::incluster().map_err(ConnectError::InCluster)?,
-        (None, Some(_)) => Config::new(http::Uri::from_static("http://localhost")),
-    };
-    if let Some(url) = &options.master {
-        config.cluster_url = master(url)?;
-    }
-    Ok(config)
-}
-
-async fn from_kubeconfig(path: PathBuf) -> Result<Config, ConnectError> {
-    let wrong = |source| ConnectError::Kubeconfig { path: path.clone(), source: Box::new(source) };
-    let kubeconfig = Kubeconfig::read_from(&path).map_err(wrong)?;
-    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(wrong)
-}
-
-/// A host alone means http, as in client-go (`DefaultServerURL` in staging/src/k8s.io/client-go/rest/url_utils.go).
-fn master(url: &str) -> Result<http::Uri, ConnectError> {
-    let wrong = || ConnectError::Master { url: url.to_owned() };
-    let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
-    let uri: http::Uri = full.parse().map_err(|_| wrong())?;
-    let known = matches!(uri.scheme_str(), Some("http" | "https"));
-    (known && uri.host().is_some_and(|host| !host.is_empty())).then_some(uri).ok_or_else(wrong)
-}
-
-fn client_error(error: kube::Error) -> ConnectError {
-    ConnectError::Client(Box::new(error))
 }
 
 /// kube's own stack without its retries and timeouts, which the course of each kind decides on, and with connections
 /// that notice a dead peer.
-fn client(config: &Config) -> Result<Client, ConnectError> {
+fn client(access: &Access) -> Result<Client, ConnectError> {
     let mut http = HttpConnector::new();
     http.enforce_http(false);
     http.set_nodelay(true);
@@ -179,7 +233,49 @@ fn client(config: &Config) -> Result<Client, ConnectError> {
     http.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
     http.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
     http.set_connect_timeout(Some(CONNECT));
-    let https = config.rustls_https_connector_with_connector(http).map_err(client_error)?;
+    let Access { config, proxy, .. } = access;
+    let Some(proxy) = proxy else { return stack(config, http) };
+    match proxy.uri().scheme_str() {
+        Some("http") => stack(config, tunnel(proxy, http)),
+        // The certificate of the proxy is judged like that of the server, as in Go's net/http.
+        Some("https") => {
+            let https = config.rustls_https_connector_with_connector(http).map_err(client_error)?;
+            stack(config, tunnel(proxy, https))
+        }
+        _ => stack(config, socks(proxy, http)),
+    }
+}
+
+fn tunnel<C>(proxy: &Intercept, connector: C) -> Tunnel<C> {
+    let tunnel = Tunnel::new(proxy.uri().clone(), connector);
+    match proxy.basic_auth() {
+        Some(header) => tunnel.with_auth(header.clone()),
+        None => tunnel,
+    }
+}
+
+/// Names are resolved by the proxy.
+fn socks(proxy: &Intercept, connector: HttpConnector) -> SocksV5<HttpConnector> {
+    let mut uri = proxy.uri().clone();
+    if uri.port().is_none() {
+        let with_port = format!("socks5://{}:{SOCKS_PORT}/", uri.host().unwrap_or_default());
+        uri = with_port.parse().unwrap_or(uri);
+    }
+    let socks = SocksV5::new(uri, connector);
+    match proxy.raw_auth() {
+        Some((user, password)) => socks.with_auth(user.to_owned(), password.to_owned()),
+        None => socks,
+    }
+}
+
+fn stack<C>(config: &Config, connector: C) -> Result<Client, ConnectError>
+where
+    C: Service<Uri> + Clone + Send + Sync + 'static,
+    C::Response: Connection + hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
+    C::Future: Send + 'static,
+    C::Error: Into<BoxError>,
+{
+    let https = config.rustls_https_connector_with_connector(connector).map_err(client_error)?;
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer().map_err(client_error)?)
@@ -187,25 +283,4 @@ fn client(config: &Config) -> Result<Client, ConnectError> {
         .map_err(BoxError::from)
         .service(HttpClient::builder(TokioExecutor::new()).build(https));
     Ok(ClientBuilder::new(service, config.default_namespace.clone()).build())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_of_the_api_server() {
-        for (url, expect) in [
-            ("https://10.0.0.1:6443", Some("https://10.0.0.1:6443/")),
-            ("http://[fd00::1]:8080/prefix", Some("http://[fd00::1]:8080/prefix")),
-            ("10.0.0.1:8080", Some("http://10.0.0.1:8080/")),
-            ("api.example", Some("http://api.example/")),
-            ("ftp://10.0.0.1", None),
-            ("https://", None),
-            ("", None),
-            ("a b", None),
-        ] {
-            assert_eq!(master(url).ok().map(|uri| uri.to_string()).as_deref(), expect, "{url:?}");
-        }
-    }
 }

@@ -2,6 +2,11 @@
 //!
 //! A list comes first, by preference as the begin of a watch ("streaming list"), else in pages; then a watch from where
 //! it ended, resumed from the last version seen whenever it ends. Whatever may have cost an event leads back to a list.
+//!
+//! A list that follows a watch is asked for "not older than" the last version seen, which the server answers from its
+//! cache. The newest state costs a read of etcd, and all nodes ask at the same time after a restart of the control
+//! plane, so it is asked for only if the server has refused that version (kubernetes#86430 mended the same herd in
+//! client-go; `relistResourceVersion` in tools/cache/reflector.go).
 
 use std::time::Duration;
 
@@ -12,8 +17,12 @@ const CHEAP_SINCE: u32 = 31;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-/// A version that was refused so often in a row is given up.
+/// Refusals of one version, after which the newest is asked for: an API server that lags behind etcd catches up within
+/// seconds, one that was restored from a backup does not.
 const DISTRUST_AFTER: u32 = 3;
+/// Refusals in a row after which a kind that can be done without is asked for rarely. An API server that has just
+/// started knows neither all kinds nor all permissions yet.
+const RARELY_AFTER: u32 = 5;
 /// Streaming lists that broke off so often in a row are given up until a list is complete.
 const STREAM_ATTEMPTS: u32 = 3;
 
@@ -22,8 +31,9 @@ const STREAM_ATTEMPTS: u32 = 3;
 pub(super) enum Ask {
     /// Everything that exists, as the begin of a watch; at least as new as a version, or as now.
     StreamingList { not_older_than: Option<String> },
-    /// Everything that exists, or its next page.
-    List { not_older_than: Option<String>, page: Option<String> },
+    /// Everything that exists, or its next page; without a `limit`, all at once. Before Kubernetes 1.34 a limit sends
+    /// the server to etcd, whatever the version (`shouldDelegateList` in the cacher).
+    List { not_older_than: Option<String>, page: Option<String>, limit: bool },
     /// What happens from a version on.
     Watch { version: String },
     /// Whether the server knows a version: it refuses those of the future, if not over a watch.
@@ -48,7 +58,34 @@ pub(super) enum End {
     /// Something arrived that cannot be understood: an event may be lost.
     Garbled(String),
     /// The server said no, before or during a watch.
-    Refused { code: u16, reason: String, message: String, retry_after: Option<Duration> },
+    Refused(Refusal),
+}
+
+/// A server's no.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) code: u16,
+    pub(super) reason: String,
+    pub(super) message: String,
+    /// The version that was asked for is one of the future, from where this server stands.
+    pub(super) too_large: bool,
+    pub(super) retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    fn is_expired(&self) -> bool {
+        self.code == 410 || self.reason == "Expired" || self.reason == "Gone"
+    }
+
+    /// The request itself is wrong in the eyes of the server, not who asks, how often, or the state of the server.
+    const fn is_about_request(&self) -> bool {
+        matches!(self.code, 400..=499) && !matches!(self.code, 401 | 403 | 404 | 408 | 410 | 429)
+    }
+
+    /// The server has no such kind, or does not let us see it.
+    pub(super) const fn is_absence(&self) -> bool {
+        matches!(self.code, 403 | 404)
+    }
 }
 
 impl End {
@@ -60,12 +97,12 @@ impl End {
             End::Broken(_) => "unreachable",
             End::Silent | End::Quiet => "silent",
             End::Garbled(_) => "not-understood",
-            End::Refused { code: 401, .. } => "unauthorized",
-            End::Refused { code: 403, .. } => "forbidden",
-            End::Refused { code: 404, .. } => "not-found",
-            End::Refused { code: 429, .. } => "throttled",
-            End::Refused { code: 500.., .. } => "server-error",
-            End::Refused { .. } => "refused",
+            End::Refused(Refusal { code: 401, .. }) => "unauthorized",
+            End::Refused(Refusal { code: 403, .. }) => "forbidden",
+            End::Refused(Refusal { code: 404, .. }) => "not-found",
+            End::Refused(Refusal { code: 429, .. }) => "throttled",
+            End::Refused(Refusal { code: 500.., .. }) => "server-error",
+            End::Refused(_) => "refused",
         }
     }
 }
@@ -82,6 +119,10 @@ pub(super) struct Next {
 /// The course of one kind of objects.
 #[derive(Clone, Debug)]
 pub(super) struct Course {
+    /// Minor version of the server, if known.
+    minor: Option<u32>,
+    /// Pause of a kind that is missing or forbidden, if it can be done without.
+    rarely: Option<Duration>,
     /// Whether streaming lists are tried.
     streams: bool,
     /// Asked for where nothing is known yet: `Some("0")` is whatever the server has in its cache, `None` the newest.
@@ -97,6 +138,12 @@ pub(super) struct Course {
     unbroken: bool,
     /// The next page of a list under way.
     page: Option<String>,
+    /// A list expired between two pages: it is asked for all at once.
+    whole: bool,
+    /// Refusals of the version that is asked for, as too large or as nonsense, since the last complete list.
+    distrust: u32,
+    /// Absences in a row.
+    absences: u32,
     /// The newest state must be asked for.
     newest: bool,
     /// Requests that failed in a row.
@@ -108,17 +155,21 @@ pub(super) struct Course {
 }
 
 impl Course {
-    /// A course from the begin; `minor` is the server's version 1.`minor`, if known.
-    pub(super) fn new(minor: Option<u32>) -> Self {
-        let cheap = minor.is_some_and(|minor| minor >= CHEAP_SINCE);
+    /// A course from the begin. A kind that can be done without is asked for `rarely` where it is missing or forbidden.
+    pub(super) fn new(rarely: Option<Duration>) -> Self {
         Course {
-            streams: minor.is_none_or(|minor| minor >= STREAMS_SINCE),
-            first_version: (!cheap).then(|| "0".to_owned()),
+            minor: None,
+            rarely,
+            streams: true,
+            first_version: Some("0".to_owned()),
             version: None,
             listed: false,
             doubted: false,
             unbroken: false,
             page: None,
+            whole: false,
+            distrust: 0,
+            absences: 0,
             newest: false,
             failures: 0,
             broken_streams: 0,
@@ -126,20 +177,34 @@ impl Course {
         }
     }
 
+    /// The server is version 1.`minor`, for all that is known. A server that was upgraded is asked for streaming lists
+    /// again, although the old one had refused them.
+    pub(super) fn server_is(&mut self, minor: Option<u32>) {
+        let Some(known) = minor.filter(|_| minor != self.minor) else { return };
+        let can_stream = known >= STREAMS_SINCE;
+        self.streams = can_stream && (self.streams || self.minor.is_some());
+        self.first_version = (known < CHEAP_SINCE).then(|| "0".to_owned());
+        self.minor = minor;
+    }
+
     /// The next request.
     pub(super) fn next(&self) -> Ask {
         match &self.version {
             Some(version) if self.listed && self.doubted => Ask::Confirm { version: version.clone() },
             Some(version) if self.listed => Ask::Watch { version: version.clone() },
-            _ if self.streams && !self.streams_break() => {
-                Ask::StreamingList { not_older_than: self.version.clone() }
+            _ if self.asks_stream() => Ask::StreamingList { not_older_than: self.version.clone() },
+            Some(version) => {
+                Ask::List { not_older_than: Some(version.clone()), page: self.page.clone(), limit: false }
             }
-            _ if self.newest => Ask::List { not_older_than: None, page: self.page.clone() },
-            known => {
-                let not_older_than = known.clone().or_else(|| self.first_version.clone());
-                Ask::List { not_older_than, page: self.page.clone() }
+            None => {
+                let not_older_than = self.first_version.clone().filter(|_| !self.newest);
+                Ask::List { not_older_than, page: self.page.clone(), limit: !self.whole }
             }
         }
+    }
+
+    const fn asks_stream(&self) -> bool {
+        !self.listed && self.streams && !self.streams_break()
     }
 
     /// Whether a list is under way or comes next.
@@ -164,6 +229,9 @@ impl Course {
             doubted: false,
             unbroken: true,
             page: None,
+            whole: false,
+            distrust: 0,
+            absences: 0,
             newest: false,
             failures: 0,
             broken_streams: 0,
@@ -181,9 +249,11 @@ impl Course {
         self.unbroken &= matches!(end, End::Quiet | End::Confirmed);
         match end {
             End::Confirmed => (self.doubted, self.failures) = (false, 0),
+            // Nothing confirms the version, so a list follows. It is refused, too, if the version is one of the future.
             _ if self.doubted => {
                 self.failures += 1;
-                self.forget_version();
+                self.list_again();
+                self.distrust += u32::from(matches!(end, End::Refused(refusal) if refusal.too_large));
             }
             End::Page { version, next } if next.is_empty() => self.list_complete(version),
             End::Page { next, .. } => self.page = Some(next.clone()),
@@ -192,7 +262,10 @@ impl Course {
                 self.failures += 1;
                 self.stream_broke();
             }
-            End::Silent => self.failures += 1,
+            End::Silent => {
+                self.failures += 1;
+                self.stream_failed();
+            }
             // An old server that ignores the wish for a streaming list never says that it is complete; one that has
             // lost etcd does not either, but may have pages in its cache.
             End::Quiet if !self.listed => {
@@ -202,17 +275,21 @@ impl Course {
             // Not even a bookmark: nothing was written since, the connection is dead, or the version comes from before
             // the server lost its data, and a watch from there stays silent until the server has caught up with it.
             End::Quiet if self.unbroken => self.doubted = true,
-            End::Quiet => self.forget_version(),
+            End::Quiet => self.list_again(),
             End::Garbled(_) => {
                 self.failures += 1;
                 self.stream_broke();
                 self.list_again();
             }
-            End::Refused { code, reason, .. } => {
+            End::Refused(refusal) => {
                 self.failures += 1;
-                self.refused(*code, reason);
+                self.refused(refusal);
             }
         }
+        self.absences = match end {
+            End::Refused(refusal) if refusal.is_absence() => self.absences + 1,
+            _ => 0,
+        };
         self.progress = false;
         Next { pause: self.pause(end), failing: self.failing(end) }
     }
@@ -222,6 +299,13 @@ impl Course {
         if !self.listed {
             // If pages break off, too, it is the server that is away, and both are tried by turns.
             self.broken_streams = if self.streams_break() { 0 } else { self.broken_streams + 1 };
+        }
+    }
+
+    /// Like a stream that broke off, if a stream was asked for; a page can be asked for again.
+    fn stream_failed(&mut self) {
+        if self.asks_stream() {
+            self.stream_broke();
         }
     }
 
@@ -235,15 +319,41 @@ impl Course {
         self.page = None;
     }
 
-    fn refused(&mut self, code: u16, reason: &str) {
-        let expired = code == 410 || reason == "Expired" || reason == "Gone";
-        if expired {
-            self.forget_version();
-        } else if matches!(code, 400 | 415 | 422) && !self.listed && self.streams {
+    fn refused(&mut self, refusal: &Refusal) {
+        if refusal.is_expired() {
+            self.expired();
+        } else if refusal.too_large {
+            self.list_again();
+            if self.version.is_some() {
+                self.distrust();
+            } else {
+                self.stream_failed();
+            }
+        } else if matches!(refusal.code, 400 | 415 | 422) && self.asks_stream() {
             self.streams = false;
             self.failures = 0;
-        } else if !is_about_us(code) && self.failures >= DISTRUST_AFTER {
-            // Such as a version from the time before the server lost its data ("Too large resource version").
+        } else if refusal.is_about_request() {
+            self.distrust();
+        } else if refusal.code >= 500 {
+            self.stream_failed();
+        }
+    }
+
+    fn expired(&mut self) {
+        if self.listed {
+            self.list_again();
+        } else if self.page.take().is_some() {
+            self.whole = true;
+        } else {
+            self.forget_version();
+        }
+    }
+
+    /// The server takes this version for wrong; it may be from the time before it lost its data.
+    fn distrust(&mut self) {
+        self.distrust += 1;
+        if self.distrust >= DISTRUST_AFTER {
+            self.distrust = 0;
             self.forget_version();
         }
     }
@@ -256,17 +366,19 @@ impl Course {
 
     fn pause(&self, end: &End) -> Duration {
         let asked = match end {
-            End::Refused { retry_after: Some(wait), .. } => (*wait).min(LONGEST_PAUSE * 2),
+            End::Refused(Refusal { retry_after: Some(wait), .. }) => (*wait).min(LONGEST_PAUSE * 2),
             _ => Duration::ZERO,
         };
         let own = match self.failures.checked_sub(1) {
             None => Duration::ZERO,
             Some(doublings) => (FIRST_PAUSE * 2u32.saturating_pow(doublings.min(10))).min(LONGEST_PAUSE),
         };
-        own.max(asked)
+        let rarely = self.rarely.filter(|_| self.absences > RARELY_AFTER).unwrap_or_default();
+        own.max(asked).max(rarely)
     }
 
-    /// One failure may be a server that restarts; it is worth a word if another one follows, or if the server said so.
+    /// One failure may be a server that restarts; it is worth a word if another one follows, if the server said so, or if
+    /// there is no answer.
     fn failing(&self, end: &End) -> Option<String> {
         let text = match end {
             End::Page { .. } | End::Confirmed => return None,
@@ -275,16 +387,18 @@ impl Course {
             End::Silent => "the server does not answer".to_owned(),
             End::Quiet => "nothing arrives".to_owned(),
             End::Garbled(error) => format!("the server sends what is not understood: {error}"),
-            End::Refused { code, reason, message, .. } => format!("refused with {code} {reason}: {message}"),
+            End::Refused(Refusal { code, reason, message, .. }) => {
+                format!("refused with {code} {reason}: {message}")
+            }
         };
-        let definite = matches!(end, End::Refused { code: 401 | 403 | 404, .. });
+        // Who waits for an answer for so long hears of it at once.
+        let definite = match end {
+            End::Silent => true,
+            End::Refused(refusal) => refusal.code == 401 || refusal.is_absence(),
+            _ => false,
+        };
         (self.failures > 1 || (definite && self.failures > 0)).then_some(text)
     }
-}
-
-/// Whether a refusal says nothing about what was asked for, but about who asks or how often.
-const fn is_about_us(code: u16) -> bool {
-    matches!(code, 401 | 403 | 404 | 429)
 }
 
 #[cfg(test)]

@@ -1,24 +1,21 @@
 //! Asks what the course says and takes in what arrives.
 
-use std::{
-    cell::RefCell,
-    collections::{BTreeSet, hash_map::RandomState},
-    hash::{BuildHasher, Hasher},
-    rc::Rc,
-    time::Duration,
-};
+use std::{cell::RefCell, collections::BTreeSet, rc::Rc, time::Duration};
 
 use form_urlencoded::Serializer;
-use http::{Request, Response, header};
+use http::Response;
 use http_body_util::BodyExt;
 use kube::client::Body;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
 use super::{
     ApiOptions, ApiStatus,
-    body::{Lines, Status, WatchLine, read_list},
-    connect::Connector,
+    answer::{collect, get, refused},
+    body::{Lines, WatchLine, read_list},
+    chain,
+    chance::{below, with_jitter},
+    connect::{Connector, Doubt},
     course::{Ask, Course, End},
     kinds::Kind,
     known::Known,
@@ -26,26 +23,16 @@ use super::{
 };
 use crate::Batch;
 
-/// For the head of a response, and between two parts of a list.
-const RESPONSE: Duration = Duration::from_secs(30);
-/// In the begin of a streaming list: servers that do not know it stay silent after the last object.
-const INITIAL_SILENCE: Duration = Duration::from_secs(10);
 /// Watches are asked to end after this time or up to a fifth less, so that not all nodes return at once.
 const WATCH_SECONDS: u64 = 300;
 /// A watch that ends sooner, without having brought anything, has failed.
 const SHORT_LIVED: Duration = Duration::from_secs(5);
-/// A kind that is not vital is not waited for longer; kube-proxy waits as long for the Node
-/// (`NewNodeManager` in pkg/proxy/node.go).
-const PATIENCE: Duration = Duration::from_secs(30);
-/// As client-go's pager.
-const PAGE: &str = "500";
-/// The body of a refusal is read so far.
-const LONGEST_STATUS: usize = 64 * 1024;
+/// A request without an answer for so long is worth a word.
+const NOTICEABLE: Duration = Duration::from_secs(5);
 
 /// Follows one kind of objects.
 pub(super) struct Follower<'a> {
     kind: Kind,
-    silence: Duration,
     selector: Option<(&'static str, String)>,
     connector: Rc<Connector>,
     sink: Rc<RefCell<Sink<'a>>>,
@@ -54,6 +41,8 @@ pub(super) struct Follower<'a> {
     failing_since: Option<Instant>,
     /// Codes of the failures since then whose details are in the log.
     logged: BTreeSet<&'static str>,
+    /// Whether the last request met no server.
+    lost: bool,
 }
 
 impl<'a> Follower<'a> {
@@ -65,24 +54,27 @@ impl<'a> Follower<'a> {
     ) -> Self {
         Follower {
             kind,
-            silence: options.silence,
             selector: kind.selector(&options.node_name),
             connector,
             sink,
             known: Known::new(kind),
             failing_since: None,
             logged: BTreeSet::new(),
+            lost: false,
         }
     }
 
     /// Goes on until the listener is gone.
     pub(super) async fn run(mut self) {
         let begun = Instant::now();
-        let mut course = Course::new(self.connector.minor().await);
+        let absence = self.connector.limits().absence;
+        let mut course = Course::new((!self.kind.is_vital()).then_some(absence));
+        let mut minor = self.connector.minor.subscribe();
         while !self.sink.borrow().is_gone() {
+            course.server_is(*minor.borrow_and_update());
             let ask = course.next();
             debug!(kind = self.kind.resource(), ?ask, "ask");
-            let end = self.perform(&ask, &mut course).await;
+            let end = self.perform_in_time(&ask, &mut course, begun).await;
             debug!(kind = self.kind.resource(), ?end, "answered");
             let next = course.ended(&end);
             if !course.is_listing() && matches!(end, End::Page { .. }) {
@@ -94,10 +86,28 @@ impl<'a> Follower<'a> {
                 None => {}
             }
             self.settle_without_list(&end, begun);
-            if matches!(end, End::Broken(_) | End::Refused { code: 401, .. }) {
-                self.connector.renew().await;
+            self.doubt(&end).await;
+            // A server of another version may know another answer.
+            let _other_version = timeout(with_jitter(next.pause), minor.changed()).await;
+        }
+    }
+
+    /// A kind that is not vital does not keep the others waiting, whatever its requests wait for.
+    async fn perform_in_time(&mut self, ask: &Ask, course: &mut Course, begun: Instant) -> End {
+        let left = self.connector.limits().patience.saturating_sub(begun.elapsed());
+        let waits = course.is_listing() && !self.kind.is_vital() && left > Duration::ZERO;
+        let (sink, kind) = (Rc::clone(&self.sink), self.kind);
+        let perform = self.perform(ask, course);
+        if !waits {
+            return perform.await;
+        }
+        tokio::pin!(perform);
+        match timeout(left, perform.as_mut()).await {
+            Ok(end) => end,
+            Err(_elapsed) => {
+                sink.borrow_mut().settled(kind);
+                perform.await
             }
-            sleep(with_jitter(next.pause)).await;
         }
     }
 
@@ -122,22 +132,45 @@ impl<'a> Follower<'a> {
                 self.take_watch(response, course).await
             }
             // What is in the list arrives over the watch, too.
-            Ask::Confirm { .. } => collect(response).await.map_or_else(|end| end, |_list| End::Confirmed),
+            Ask::Confirm { .. } => {
+                let list = collect(response, self.connector.limits()).await;
+                list.map_or_else(|end| end, |_list| End::Confirmed)
+            }
         }
     }
 
-    async fn request(&self, ask: &Ask) -> Result<Response<Body>, End> {
-        let broken = |error: &dyn std::error::Error| End::Broken(chain(error));
-        let request = Request::get(self.uri(ask))
-            .header(header::ACCEPT, "application/json")
-            .body(Body::from(Vec::new()))
-            .map_err(|error| broken(&error))?;
-        let client = self.connector.client().map_err(|error| broken(&error))?;
-        match timeout(RESPONSE, client.send(request)).await {
-            Err(_elapsed) => Err(End::Silent),
-            Ok(Err(error)) => Err(broken(&error)),
-            Ok(Ok(response)) if response.status().is_success() => Ok(response),
-            Ok(Ok(response)) => Err(refusal(response).await),
+    async fn request(&mut self, ask: &Ask) -> Result<Response<Body>, End> {
+        let uri = self.uri(ask);
+        let connector = Rc::clone(&self.connector);
+        let answer = get(&connector, &uri);
+        tokio::pin!(answer);
+        let answer = match timeout(NOTICEABLE, answer.as_mut()).await {
+            Ok(answer) => answer,
+            Err(_elapsed) => {
+                if self.failing_since.is_none() {
+                    let (kind, url) = (self.kind.resource(), connector.url());
+                    info!("watching {kind}: no answer from {url} after {NOTICEABLE:?}, still waiting");
+                }
+                answer.await
+            }
+        };
+        if answer.is_ok() && std::mem::take(&mut self.lost) {
+            connector.reconnected.notify_one();
+        }
+        answer
+    }
+
+    /// What a failure says about address and credentials.
+    async fn doubt(&mut self, end: &End) {
+        match end {
+            End::Broken(_) | End::Silent => {
+                self.lost = true;
+                self.connector.renew(Doubt::Way).await;
+            }
+            End::Refused(refusal) if refusal.code == 401 => {
+                self.connector.renew(Doubt::Credentials).await;
+            }
+            _ => {}
         }
     }
 
@@ -151,8 +184,10 @@ impl<'a> Follower<'a> {
             query.append_pair("resourceVersion", version);
             query.append_pair("timeoutSeconds", &watch_seconds().to_string());
         };
-        let list = |query: &mut Serializer<'_, String>, limit: &str, not_older_than: Option<&str>| {
-            query.append_pair("limit", limit);
+        let list = |query: &mut Serializer<'_, String>, limit: Option<u32>, not_older_than: Option<&str>| {
+            if let Some(limit) = limit {
+                query.append_pair("limit", &limit.to_string());
+            }
             if let Some(version) = not_older_than {
                 query.append_pair("resourceVersion", version);
                 query.append_pair("resourceVersionMatch", "NotOlderThan");
@@ -166,16 +201,20 @@ impl<'a> Follower<'a> {
                 query.append_pair("resourceVersionMatch", "NotOlderThan");
             }
             Ask::List { page: Some(page), .. } => {
-                query.append_pair("limit", PAGE).append_pair("continue", page);
+                list(&mut query, Some(self.connector.limits().page), None);
+                query.append_pair("continue", page);
             }
-            Ask::List { not_older_than, page: None } => list(&mut query, PAGE, not_older_than.as_deref()),
-            Ask::Confirm { version } => list(&mut query, "1", Some(version)),
+            Ask::List { not_older_than, page: None, limit } => {
+                let limit = limit.then_some(self.connector.limits().page);
+                list(&mut query, limit, not_older_than.as_deref());
+            }
+            Ask::Confirm { version } => list(&mut query, Some(1), Some(version)),
         }
         format!("{}?{}", self.kind.path(), query.finish())
     }
 
     async fn take_page(&mut self, response: Response<Body>) -> End {
-        let text = match collect(response).await {
+        let text = match collect(response, self.connector.limits()).await {
             Ok(text) => text,
             Err(end) => return end,
         };
@@ -196,11 +235,15 @@ impl<'a> Follower<'a> {
         let mut body = response.into_body();
         let mut lines = Lines::default();
         let begun = Instant::now();
+        // When the last line was complete or the next one began.
+        let mut moved = begun;
         let closed = || End::Closed { lived: begun.elapsed() > SHORT_LIVED };
         while !self.sink.borrow().is_gone() {
-            let patience = if course.is_listing() { INITIAL_SILENCE } else { self.silence };
-            let frame = match timeout(patience, body.frame()).await {
-                Err(_elapsed) => return End::Quiet,
+            let between_lines = lines.pending() == 0;
+            let deadline = self.deadline(course.is_listing(), between_lines, (begun, moved));
+            let frame = match timeout_at(deadline, body.frame()).await {
+                Err(_elapsed) if between_lines || course.is_listing() => return End::Quiet,
+                Err(_elapsed) => return End::Broken("a watch event never ends".to_owned()),
                 Ok(None) => return closed(),
                 Ok(Some(Err(error))) => return End::Broken(chain(&error)),
                 Ok(Some(Ok(frame))) => frame,
@@ -208,14 +251,32 @@ impl<'a> Follower<'a> {
             let Some(bytes) = frame.data_ref() else { continue };
             lines.push(bytes);
             let mut batch = Batch::default();
+            let unread = lines.pending();
             let end = self.take_lines(&mut lines, course, &mut batch);
             self.sink.borrow_mut().objects(batch);
             if let Some(end) = end {
                 return end;
             }
+            if between_lines || lines.pending() < unread {
+                moved = Instant::now();
+            }
+            if lines.pending() > self.connector.limits().line_bytes {
+                return End::Garbled("a watch event is larger than any object".to_owned());
+            }
             lines.relax();
         }
         closed()
+    }
+
+    /// Until when the next part of a watch is waited for that `began`, and `moved` last. Bytes that complete no line
+    /// count for nothing: they may drip for ever.
+    fn deadline(&self, listing: bool, between_lines: bool, (began, moved): (Instant, Instant)) -> Instant {
+        let limits = self.connector.limits();
+        match (listing, between_lines) {
+            (true, _) => (moved + limits.first_silence).min(began + limits.list),
+            (false, true) => moved + limits.silence,
+            (false, false) => moved + limits.response,
+        }
     }
 
     fn take_lines(&mut self, lines: &mut Lines, course: &mut Course, batch: &mut Batch) -> Option<End> {
@@ -272,8 +333,9 @@ impl<'a> Follower<'a> {
 
     /// A cluster without ServiceCIDRs, or a proxy that may not read Nodes: goes on without, and keeps asking.
     fn settle_without_list(&self, end: &End, begun: Instant) {
-        let refused = matches!(end, End::Refused { code: 403 | 404, .. });
-        if !self.kind.is_vital() && (refused || begun.elapsed() > PATIENCE) {
+        let refused = matches!(end, End::Refused(refusal) if refusal.is_absence());
+        let patience = self.connector.limits().patience;
+        if !self.kind.is_vital() && (refused || begun.elapsed() > patience) {
             self.sink.borrow_mut().settled(self.kind);
         }
     }
@@ -295,68 +357,6 @@ impl<'a> Follower<'a> {
     }
 }
 
-/// The whole body, as long as it keeps coming.
-async fn collect(response: Response<Body>) -> Result<String, End> {
-    let mut body = response.into_body();
-    let mut bytes = Vec::new();
-    loop {
-        match timeout(RESPONSE, body.frame()).await {
-            Err(_elapsed) => return Err(End::Silent),
-            Ok(None) => break,
-            Ok(Some(Err(error))) => return Err(End::Broken(chain(&error))),
-            Ok(Some(Ok(frame))) => bytes.extend_from_slice(frame.data_ref().map_or(&[], |data| &data[..])),
-        }
-    }
-    String::from_utf8(bytes).map_err(|error| End::Garbled(error.to_string()))
-}
-
-/// What a response that is no success says.
-async fn refusal(response: Response<Body>) -> End {
-    let (head, mut body) = response.into_parts();
-    let retry_after =
-        head.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-    let mut bytes = Vec::new();
-    while bytes.len() < LONGEST_STATUS {
-        match timeout(RESPONSE, body.frame()).await {
-            Ok(Some(Ok(frame))) => bytes.extend_from_slice(frame.data_ref().map_or(&[], |data| &data[..])),
-            _ => break,
-        }
-    }
-    let status: Status = serde_json::from_slice(&bytes).unwrap_or_default();
-    let fallback = head.status.canonical_reason().unwrap_or_default();
-    let reason = if status.reason.is_empty() { fallback.to_owned() } else { status.reason };
-    refused(Status { code: head.status.as_u16(), reason, ..status }, retry_after.map(Duration::from_secs))
-}
-
-fn refused(status: Status, retry_after: Option<Duration>) -> End {
-    let Status { code, reason, message } = status;
-    End::Refused { code, reason, message, retry_after }
-}
-
 fn watch_seconds() -> u64 {
-    WATCH_SECONDS - random() % (WATCH_SECONDS / 5)
-}
-
-/// Between half of a pause and all of it, so that nodes do not return in step.
-fn with_jitter(pause: Duration) -> Duration {
-    pause / 2 + (pause / 2).mul_f64((random() % 1000) as f64 / 1000.0)
-}
-
-/// The standard library seeds its hashers at random: enough to spread requests.
-fn random() -> u64 {
-    RandomState::new().build_hasher().finish()
-}
-
-/// An error with its whole chain of causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
+    WATCH_SECONDS - below(WATCH_SECONDS / 5)
 }

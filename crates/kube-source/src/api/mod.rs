@@ -1,12 +1,16 @@
 //! Objects from the API server: listed once, then watched.
 //!
 //! Reading order: [`ApiOptions`], [`ApiSource`], [`Delivery`]; then `course` (what is asked next, pure), `body` (what
-//! the server sends), `kinds` (what an object means), `known` (what was passed on), `follow` (requests and their ends)
-//! and `sink` (where the kinds meet).
+//! the server sends), `kinds` (what an object means), `known` (what was passed on), `follow` (requests and their ends),
+//! `answer` (their limits), `version` (of the server) and `sink` (where the kinds meet). The way to the server: `access`
+//! (configuration), `proxy`, `plugin` (credentials that a program prints) and `connect` (connections).
 //!
 //! An object goes straight from its line of JSON into an event; nothing of it is kept here but its name and version.
 
+mod access;
+mod answer;
 mod body;
+mod chance;
 mod connect;
 mod course;
 mod follow;
@@ -14,9 +18,13 @@ mod follow;
 pub mod fuzzing;
 mod kinds;
 mod known;
+mod limits;
+mod plugin;
+mod proxy;
 mod sink;
+mod version;
 
-use std::{cell::RefCell, fmt, net::IpAddr, path::PathBuf, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::RefCell, error::Error, fmt, net::IpAddr, path::PathBuf, rc::Rc, sync::Arc};
 
 use futures_util::future::join_all;
 
@@ -28,7 +36,10 @@ use follow::Follower;
 use kinds::Kind;
 use sink::Sink;
 
-pub use connect::ConnectError;
+pub use access::ConnectError;
+pub use limits::Limits;
+pub use plugin::PluginError;
+pub use proxy::ProxyVariables;
 
 /// How the API server is reached and what is asked of it.
 #[derive(Clone, Debug)]
@@ -39,16 +50,10 @@ pub struct ApiOptions {
     pub master: Option<String>,
     /// Only the Node of this name is read.
     pub node_name: Arc<str>,
-    /// A watch over which nothing arrived for this time is given up and resumed. API servers send a bookmark about
-    /// every minute (`bookmarkFrequency` in staging/src/k8s.io/apiserver/pkg/storage/cacher/cacher.go), but none at all
-    /// while they know of nothing newer than what the watch began with (`process` in `cache_watcher.go`): without
-    /// etcd's `--watch-progress-notify-interval`, until an object of that kind is written.
-    pub silence: Duration,
-}
-
-impl ApiOptions {
-    /// Longest silence that is believed.
-    pub const SILENCE: Duration = Duration::from_secs(150);
+    /// Proxies of the environment.
+    pub proxies: ProxyVariables,
+    /// How long and how much is waited for.
+    pub limits: Limits,
 }
 
 /// What is passed on.
@@ -99,20 +104,20 @@ impl ApiSource {
     /// Kinds of objects without which nothing can be done, as a [`Delivery::Status`] names them.
     pub const VITAL: [&str; 2] = [Kind::Service.resource(), Kind::EndpointSlice.resource()];
 
-    /// Reads credentials; does not connect yet.
+    /// Reads the configuration; does not connect yet, and runs no credential plugin.
     pub fn open(options: ApiOptions) -> Result<Self, ConnectError> {
+        let connector = Connector::open(&options)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
             .build()
             .map_err(ConnectError::Runtime)?;
-        let connector = Connector::open(&options, &runtime)?;
         Ok(ApiSource { options, connector, runtime })
     }
 
     /// Address of the server.
     pub fn url(&self) -> String {
-        self.connector.url()
+        self.connector.url().to_owned()
     }
 
     /// Address of the server, unless it is a name.
@@ -127,6 +132,8 @@ impl ApiSource {
     pub fn run(self, mut listener: impl FnMut(Delivery) -> Listener) {
         let ApiSource { options, connector, runtime } = self;
         runtime.block_on(follow_all(&options, connector, &mut listener));
+        // A thread that waits for a name server or a file system is not waited for.
+        runtime.shutdown_background();
     }
 }
 
@@ -141,6 +148,21 @@ async fn follow_all(
     let follow = |kind: Kind| Follower::new(kind, options, Rc::clone(&connector), Rc::clone(&sink)).run();
     tokio::select! {
         _ = join_all(Kind::ALL.map(follow)) => {}
+        () = version::follow(&connector) => {}
         () = end.notified() => {}
     }
+}
+
+/// An error with its whole chain of causes on one line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
 }

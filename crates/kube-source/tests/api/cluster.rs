@@ -2,13 +2,19 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     path::PathBuf,
-    sync::mpsc::{self, Receiver},
+    sync::{
+        Arc, Mutex,
+        mpsc::{self, Receiver},
+    },
     thread,
     time::Duration,
 };
 
-use kube_source::{ApiOptions, ApiSource, ApiStatus, Delivery, Listener, Problem, convert, wire};
+use kube_source::{
+    ApiOptions, ApiSource, ApiStatus, Delivery, Limits, Listener, Problem, ProxyVariables, convert, wire,
+};
 use lb_types::{IpFamily, ServiceName};
 use serde_json::{Value, json};
 use service_model::{ModelEvent, ServiceModel};
@@ -21,6 +27,27 @@ pub const SILENCE: Duration = Duration::from_secs(1);
 
 /// What is served: ClusterIPs and, by port, endpoints of each Service.
 pub type View = BTreeMap<ServiceName, (String, Vec<String>)>;
+
+/// What operators see, as they run it: down to level info.
+#[derive(Clone, Default)]
+pub struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().expect("the log")).into_owned()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("the log").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 /// What a [`Cluster`] asks of a server.
 pub trait Server {
@@ -48,6 +75,7 @@ pub struct Cluster<S = TestApiServer> {
     pub history: Vec<(&'static str, ApiStatus)>,
     pub events: Vec<ModelEvent>,
     pub problems: Vec<Problem>,
+    pub log: Log,
     deliveries: Receiver<Delivery>,
     _dir: TempDir,
 }
@@ -55,13 +83,7 @@ pub struct Cluster<S = TestApiServer> {
 impl Cluster {
     /// A server with some objects, followed.
     pub fn new(builder: Builder) -> Self {
-        let server = builder.start().expect("start the server");
-        let mut objects = vec![node(), cidr("kubernetes", &["10.96.0.0/16"])];
-        for i in 0..20 {
-            objects.extend([service(i, "a"), slice(i, 2)]);
-        }
-        server.objects().apply_all(objects).expect("apply");
-        Cluster::follow(server)
+        Cluster::follow(filled(builder, 20))
     }
 
     pub fn apply(&self, object: Value) {
@@ -78,21 +100,41 @@ impl Cluster {
 
 impl<S: Server> Cluster<S> {
     pub fn follow(server: S) -> Self {
-        Cluster::follow_with(server, SILENCE)
+        Cluster::follow_within(server, limits())
     }
 
     /// With silence that is believed.
     pub fn follow_with(server: S, silence: Duration) -> Self {
+        Cluster::follow_within(server, Limits { silence, ..limits() })
+    }
+
+    pub fn follow_within(server: S, limits: Limits) -> Self {
+        let kubeconfig = server.kubeconfig();
+        Cluster::follow_by(server, &kubeconfig, |options| options.limits = limits)
+    }
+
+    /// With a kubeconfig and other options.
+    pub fn follow_by(server: S, kubeconfig_text: &str, change: impl FnOnce(&mut ApiOptions)) -> Self {
         let dir = TempDir::new("api");
         let kubeconfig = dir.path().join("kubeconfig");
-        std::fs::write(&kubeconfig, server.kubeconfig()).expect("write the kubeconfig");
-        let options = ApiOptions { silence, ..options(kubeconfig.clone()) };
+        std::fs::write(&kubeconfig, kubeconfig_text).expect("write the kubeconfig");
+        let mut options = options(kubeconfig.clone());
+        change(&mut options);
         let source = ApiSource::open(options).expect("open");
         let (sender, deliveries) = mpsc::channel();
+        let log = Log::default();
+        let lines = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::INFO)
+            .with_ansi(false)
+            .with_writer(move || lines.clone())
+            .finish();
         thread::spawn(move || {
-            source.run(|delivery| match sender.send(delivery) {
-                Ok(()) => Listener::Listens,
-                Err(_) => Listener::Gone,
+            tracing::subscriber::with_default(subscriber, || {
+                source.run(|delivery| match sender.send(delivery) {
+                    Ok(()) => Listener::Listens,
+                    Err(_) => Listener::Gone,
+                });
             });
         });
         Cluster {
@@ -103,6 +145,7 @@ impl<S: Server> Cluster<S> {
             history: Vec::new(),
             events: Vec::new(),
             problems: Vec::new(),
+            log,
             deliveries,
             _dir: dir,
         }
@@ -137,9 +180,12 @@ impl<S: Server> Cluster<S> {
 
     /// Until the model is what the server holds.
     pub fn wait_same(&mut self) {
-        self.wait("the model is what the server holds", |cluster| {
-            cluster.model.is_synced() && view(&cluster.model) == cluster.expected()
-        });
+        self.wait("the model is what the server holds", |cluster| cluster.is_same());
+    }
+
+    /// Whether what has been taken in is what the server holds.
+    pub fn is_same(&self) -> bool {
+        self.model.is_synced() && view(&self.model) == self.expected()
     }
 
     pub fn wait_following(&mut self, kind: &'static str) {
@@ -168,12 +214,37 @@ impl<S: Server> Cluster<S> {
     }
 }
 
+/// A server with a Node, a ServiceCIDR and so many Services with slices.
+pub fn filled(builder: Builder, services: u32) -> TestApiServer {
+    let server = builder.start().expect("start the server");
+    let of_services = (0..services).flat_map(|i| [service(i, "a"), slice(i, 2)]);
+    let objects = [node(), cidr("kubernetes", &["10.96.0.0/16"])].into_iter().chain(of_services);
+    server.objects().apply_all(objects).expect("apply");
+    server
+}
+
 fn assert_synced_once(model: &ServiceModel, event: &ModelEvent) {
     assert!(*event != ModelEvent::Synced || !model.is_synced(), "complete twice");
 }
 
 pub fn options(kubeconfig: PathBuf) -> ApiOptions {
-    ApiOptions { kubeconfig: Some(kubeconfig), master: None, node_name: NODE.into(), silence: SILENCE }
+    ApiOptions {
+        kubeconfig: Some(kubeconfig),
+        master: None,
+        node_name: NODE.into(),
+        proxies: ProxyVariables::default(),
+        limits: limits(),
+    }
+}
+
+/// Those of production, but for what the tests wait for.
+pub fn limits() -> Limits {
+    Limits {
+        silence: SILENCE,
+        absence: Duration::from_secs(3),
+        renewal: Duration::from_millis(200),
+        ..Limits::default()
+    }
 }
 
 pub fn view(model: &ServiceModel) -> View {

@@ -6,7 +6,7 @@ use kube_source::{ApiOptions, ApiSource};
 use test_apiserver::{Hangup, Resource, TestApiServer};
 use testkit::TempDir;
 
-use crate::cluster::{Cluster, NODE, SILENCE, options, service, slice};
+use crate::cluster::{Cluster, options, service, slice};
 
 /// An error with its causes.
 fn open(options: ApiOptions) -> Result<(), String> {
@@ -30,7 +30,7 @@ fn what_is_wrong_with_the_flags_is_said_at_once() {
     check(&["--kubeconfig"]);
     fs::write(&path, "apiVersion: v1\nkind: Config\n").unwrap();
     check(&["--kubeconfig"]);
-    let nowhere = ApiOptions { kubeconfig: None, master: None, node_name: NODE.into(), silence: SILENCE };
+    let nowhere = ApiOptions { kubeconfig: None, ..options(path.clone()) };
     let error = open(nowhere.clone()).unwrap_err();
     assert!(error.contains("--kubeconfig") && error.contains("--manifests"), "{error}");
     let error = open(ApiOptions { master: Some("ftp://x".into()), ..nowhere }).unwrap_err();
@@ -46,8 +46,7 @@ fn master_alone_and_over_a_kubeconfig() {
     let elsewhere = server.kubeconfig().replace(&server.url(), "http://127.0.0.1:1");
     fs::write(&kubeconfig, elsewhere).unwrap();
     for kubeconfig in [None, Some(kubeconfig)] {
-        let options =
-            ApiOptions { kubeconfig, master: Some(server.url()), node_name: NODE.into(), silence: SILENCE };
+        let options = ApiOptions { kubeconfig, master: Some(server.url()), ..options(dir.path().into()) };
         let mut services = 0;
         ApiSource::open(options).unwrap().run(|delivery| {
             let kube_source::Delivery::Objects(batch) = delivery else {
@@ -80,6 +79,26 @@ fn tls_and_a_token_that_is_replaced() {
     cluster.apply(service(4, "b"));
     cluster.wait_same();
     cluster.wait_following("services");
+}
+
+#[test]
+fn requests_say_who_asks() {
+    let mut cluster = Cluster::new(TestApiServer::builder());
+    cluster.wait_same();
+    let agent = format!("kube-ipvs/{} (linux/", env!("CARGO_PKG_VERSION"));
+    let requests = cluster.server.requests();
+    assert!(requests.log().all(|request| request.agent.starts_with(&agent) && request.agent.ends_with(')')));
+}
+
+#[test]
+fn a_helper_that_client_go_has_dropped_is_named() {
+    let dir = TempDir::new("api");
+    let path = dir.path().join("kubeconfig");
+    let server = TestApiServer::builder().start().unwrap();
+    let user = "user: {auth-provider: {name: gcp, config: {cmd-path: /bin/false}}}";
+    fs::write(&path, server.kubeconfig().replace("user: {}", user)).unwrap();
+    let error = open(options(path)).unwrap_err();
+    assert!(error.contains("auth-provider") && error.contains("gcp") && error.contains("exec"), "{error}");
 }
 
 #[test]

@@ -1,7 +1,11 @@
 //! The API source against a server that breaks on request.
 
+mod answers;
 mod cluster;
 mod credentials;
 mod faults;
+mod herd;
 mod lists;
+mod plugins;
+mod proxies;
 mod real;

@@ -13,8 +13,8 @@ mod refusals;
 mod repair;
 mod standing;
 mod succession;
-mod turns;
 mod sysctls;
+mod turns;
 mod unlucky;
 
 use std::{net::IpAddr, time::Duration};

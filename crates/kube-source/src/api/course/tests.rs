@@ -3,7 +3,11 @@ use super::*;
 const CLOSED: End = End::Closed { lived: false };
 
 fn refused(code: u16, reason: &str) -> End {
-    End::Refused { code, reason: reason.into(), message: String::new(), retry_after: None }
+    End::Refused(Refusal { code, reason: reason.into(), ..Refusal::default() })
+}
+
+fn too_large() -> End {
+    End::Refused(Refusal { code: 504, reason: "Timeout".into(), too_large: true, ..Refusal::default() })
 }
 
 fn broken() -> End {
@@ -18,17 +22,28 @@ fn show(ask: &Ask) -> String {
     let or_newest = |version: &Option<String>| version.clone().unwrap_or_else(|| "newest".into());
     match ask {
         Ask::StreamingList { not_older_than } => format!("stream {}", or_newest(not_older_than)),
-        Ask::List { not_older_than, page: None } => format!("list {}", or_newest(not_older_than)),
+        Ask::List { not_older_than, page: None, limit: true } => {
+            format!("list {}", or_newest(not_older_than))
+        }
+        Ask::List { not_older_than, page: None, limit: false } => {
+            format!("whole list {}", or_newest(not_older_than))
+        }
         Ask::List { page: Some(page), .. } => format!("page {page}"),
         Ask::Watch { version } => format!("watch {version}"),
         Ask::Confirm { version } => format!("confirm {version}"),
     }
 }
 
+fn course(minor: Option<u32>) -> Course {
+    let mut course = Course::new(None);
+    course.server_is(minor);
+    course
+}
+
 /// A course that has followed everything up to version 10.
 /// In the watch that began as a streaming list.
 fn listed() -> Course {
-    let mut course = Course::new(Some(34));
+    let mut course = course(Some(34));
     course.list_complete("10");
     course
 }
@@ -55,17 +70,17 @@ fn what_is_asked_first_depends_on_the_server() {
         (Some(27), "stream newest"),
         (Some(26), "list 0"),
     ] {
-        assert_eq!(show(&Course::new(minor).next()), expect, "{minor:?}");
+        assert_eq!(show(&course(minor).next()), expect, "{minor:?}");
     }
     let refusal = [refused(422, "Invalid")];
-    assert_eq!(after(Course::new(Some(30)), &refusal), "list 0", "protects etcd");
-    assert_eq!(after(Course::new(Some(31)), &refusal), "list newest", "from the cache, and consistent");
-    assert_eq!(after(Course::new(None), &refusal), "list 0");
+    assert_eq!(after(course(Some(30)), &refusal), "list 0", "protects etcd");
+    assert_eq!(after(course(Some(31)), &refusal), "list newest", "from the cache, and consistent");
+    assert_eq!(after(course(None), &refusal), "list 0");
 }
 
 #[test]
 fn a_server_without_streaming_lists_is_asked_for_pages() {
-    let mut course = Course::new(None);
+    let mut course = course(None);
     assert_eq!(course.ended(&refused(422, "Invalid")), Next { pause: Duration::ZERO, failing: None });
     assert_eq!(show(&course.next()), "list 0");
     course.ended(&page("p2"));
@@ -74,7 +89,7 @@ fn a_server_without_streaming_lists_is_asked_for_pages() {
     assert_eq!(show(&course.next()), "watch 50");
     assert_eq!(
         after(course.clone(), &[refused(410, "Gone")]),
-        "list newest",
+        "whole list 50",
         "it is not asked again for a stream"
     );
     course.ended(&refused(400, "BadRequest"));
@@ -83,7 +98,7 @@ fn a_server_without_streaming_lists_is_asked_for_pages() {
 
 #[test]
 fn a_server_that_ignores_the_wish_for_a_streaming_list() {
-    let mut course = Course::new(None);
+    let mut course = course(None);
     course.saw(Some("3"));
     course.ended(&End::Quiet);
     assert_eq!(show(&course.next()), "list 0", "no version was learned from the begin of a watch");
@@ -91,7 +106,7 @@ fn a_server_that_ignores_the_wish_for_a_streaming_list() {
 
 #[test]
 fn a_stream_that_breaks_off_again_and_again_is_given_up() {
-    let mut course = Course::new(None);
+    let mut course = course(None);
     for _ in 0..2 {
         course.saw(Some("3"));
         course.ended(&CLOSED);
@@ -100,13 +115,13 @@ fn a_stream_that_breaks_off_again_and_again_is_given_up() {
     course.ended(&broken());
     assert_eq!(show(&course.next()), "list 0");
     course.ended(&page(""));
-    assert_eq!(after(course, &[refused(410, "Expired")]), "stream newest", "it was not refused");
+    assert_eq!(after(course, &[refused(410, "Expired")]), "stream 50", "it was not refused");
 }
 
 /// Nothing can be concluded from an outage: when it is over, streaming lists are still preferred.
 #[test]
 fn a_server_that_is_away_is_asked_both_ways_by_turns() {
-    let mut course = Course::new(Some(34));
+    let mut course = course(Some(34));
     let mut asked = Vec::new();
     for _ in 0..8 {
         asked.push(show(&course.next()));
@@ -119,14 +134,14 @@ fn a_server_that_is_away_is_asked_both_ways_by_turns() {
 /// As one that has lost etcd.
 #[test]
 fn a_server_that_falls_silent_once_is_asked_for_streaming_lists_again() {
-    let mut course = Course::new(Some(34));
+    let mut course = course(Some(34));
     course.ended(&End::Quiet);
     assert_eq!(show(&course.next()), "list newest");
     course.ended(&End::Silent);
     assert_eq!(show(&course.next()), "list newest");
     course.ended(&page(""));
     assert_eq!(show(&course.next()), "watch 50");
-    assert_eq!(after(course, &[refused(410, "Expired")]), "stream newest");
+    assert_eq!(after(course, &[refused(410, "Expired")]), "stream 50");
 }
 
 #[test]
@@ -145,28 +160,106 @@ fn a_watch_is_resumed_where_it_ended() {
 fn what_may_have_cost_an_event_leads_to_a_list() {
     assert_eq!(after(watching(), &[End::Garbled("eof".into())]), "stream 10");
     for expired in [refused(410, "Expired"), refused(410, "Gone"), refused(0, "Expired")] {
-        assert_eq!(after(watching(), &[expired]), "stream newest");
+        assert_eq!(after(watching(), std::slice::from_ref(&expired)), "stream 10");
+        assert_eq!(after(watching(), &[expired.clone(), expired]), "stream newest", "the list was refused");
     }
+}
+
+/// After a restart of the control plane all nodes ask at the same time.
+#[test]
+fn an_expired_watch_leads_to_a_list_from_the_cache() {
+    let mut course = course(Some(30));
+    course.ended(&refused(422, "Invalid"));
+    course.ended(&page(""));
+    course.ended(&refused(410, "Expired"));
+    assert_eq!(show(&course.next()), "whole list 50", "a limit would lead to etcd");
+    for end in [broken(), End::Silent, refused(500, "InternalError"), refused(503, "ServiceUnavailable")] {
+        assert_eq!(after(course.clone(), &vec![end; 20]), "whole list 50");
+    }
+    assert_eq!(after(course.clone(), &[refused(410, "Expired")]), "list newest");
+    assert_eq!(after(course, &[page("")]), "watch 50");
 }
 
 #[test]
 fn a_version_that_the_server_does_not_take_is_given_up() {
-    let too_large = refused(504, "Timeout");
-    assert_eq!(after(watching(), &[too_large.clone(), too_large.clone()]), "watch 10");
-    assert_eq!(after(watching(), &[too_large.clone(), too_large.clone(), too_large]), "stream newest");
-    for about_us in [refused(429, "TooManyRequests"), refused(403, "Forbidden"), refused(401, "Unauthorized")]
-    {
-        assert_eq!(after(watching(), &vec![about_us; 20]), "watch 10");
+    let ahead = || vec![refused(410, "Expired"), too_large(), too_large()];
+    assert_eq!(after(watching(), &ahead()), "stream 10");
+    assert_eq!(after(watching(), &[ahead(), vec![too_large()]].concat()), "stream newest");
+    let others = vec![broken(), refused(500, "InternalError"), End::Silent];
+    assert_eq!(after(watching(), &[ahead(), others].concat()), "list 10".replace("list", "whole list"));
+    assert_eq!(after(watching(), &vec![refused(400, "BadRequest"); 2]), "watch 10");
+    assert_eq!(after(watching(), &vec![refused(400, "BadRequest"); 3]), "stream newest");
+}
+
+#[test]
+fn what_says_nothing_about_a_version_keeps_it() {
+    for end in [
+        refused(429, "TooManyRequests"),
+        refused(403, "Forbidden"),
+        refused(404, "NotFound"),
+        refused(401, "Unauthorized"),
+        refused(500, "InternalError"),
+        refused(503, "ServiceUnavailable"),
+        refused(504, "Timeout"),
+        broken(),
+        End::Silent,
+    ] {
+        assert_eq!(after(watching(), &vec![end.clone(); 20]), "watch 10", "{end:?}");
     }
-    assert_eq!(after(watching(), &vec![broken(); 20]), "watch 10");
+}
+
+/// The consistency of a streaming list is that of the server's cache, which may lag.
+#[test]
+fn a_server_whose_cache_lags_is_asked_both_ways() {
+    let mut course = course(Some(34));
+    let mut asked = Vec::new();
+    for _ in 0..4 {
+        asked.push(show(&course.next()));
+        course.ended(&too_large());
+    }
+    assert_eq!(asked, ["stream newest", "stream newest", "stream newest", "list newest"]);
 }
 
 #[test]
 fn a_broken_page_begins_the_list_anew() {
-    let mut course = Course::new(Some(20));
+    let mut course = course(Some(20));
     course.ended(&page("p2"));
-    assert_eq!(after(course.clone(), &[refused(410, "Expired")]), "list newest");
+    assert_eq!(after(course.clone(), &[refused(500, "InternalError")]), "page p2");
+    assert_eq!(after(course.clone(), &[End::Silent]), "page p2");
+    assert_eq!(after(course.clone(), &[refused(410, "Expired")]), "whole list 0", "too slow for pages");
     assert_eq!(after(course, &[broken()]), "list 0");
+}
+
+#[test]
+fn a_server_that_was_upgraded_is_asked_for_streaming_lists_again() {
+    let mut course = course(Some(31));
+    course.ended(&refused(422, "Invalid"));
+    course.ended(&page(""));
+    course.server_is(None);
+    course.server_is(Some(31));
+    assert_eq!(after(course.clone(), &[refused(410, "Expired")]), "whole list 50");
+    course.server_is(Some(32));
+    assert_eq!(after(course.clone(), &[refused(410, "Expired")]), "stream 50");
+    course.server_is(Some(26));
+    assert_eq!(after(course, &[refused(410, "Expired")]), "whole list 50");
+}
+
+#[test]
+fn a_kind_that_can_be_done_without_is_asked_for_rarely_where_it_is_absent() {
+    let rarely = Duration::from_secs(300);
+    for absent in [refused(404, "NotFound"), refused(403, "Forbidden")] {
+        let pauses =
+            |mut course: Course| (0..8).map(|_| course.ended(&absent).pause.as_millis()).collect::<Vec<_>>();
+        assert_eq!(
+            pauses(Course::new(Some(rarely))),
+            [200, 400, 800, 1600, 3200, 300_000, 300_000, 300_000],
+            "a server that has just started may know it soon"
+        );
+        assert_eq!(pauses(course(None)), [200, 400, 800, 1600, 3200, 6400, 12_800, 15_000]);
+    }
+    let mut course = Course::new(Some(rarely));
+    (0..10).for_each(|_| drop(course.ended(&refused(404, "NotFound"))));
+    assert_eq!(course.ended(&broken()).pause, LONGEST_PAUSE, "away, not absent");
 }
 
 #[test]
@@ -181,12 +274,12 @@ fn pauses_double_and_end_with_what_arrives() {
         FIRST_PAUSE,
         "a server that only hangs up is not asked without pause"
     );
-    let busy = End::Refused {
+    let busy = End::Refused(Refusal {
         code: 429,
         reason: "TooManyRequests".into(),
-        message: String::new(),
         retry_after: Some(Duration::from_secs(5)),
-    };
+        ..Refusal::default()
+    });
     assert_eq!(watching().ended(&busy).pause, Duration::from_secs(5));
 }
 
@@ -212,8 +305,10 @@ fn the_version_of_a_watch_without_even_a_bookmark_is_asked_about() {
     let refusals = [(403, "Forbidden"), (410, "Expired"), (429, "TooManyRequests"), (504, "Timeout")];
     let refusals = refusals.map(|(code, reason)| refused(code, reason));
     for end in [broken(), End::Silent, End::Garbled("eof".into())].into_iter().chain(refusals) {
-        assert_eq!(after(quiet.clone(), std::slice::from_ref(&end)), "stream newest", "{end:?}");
+        assert_eq!(after(quiet.clone(), std::slice::from_ref(&end)), "stream 10", "{end:?}");
     }
+    assert_eq!(after(quiet.clone(), &vec![too_large(); 2]), "stream 10");
+    assert_eq!(after(quiet, &vec![too_large(); 3]), "stream newest", "it has lost its data");
 }
 
 /// Meanwhile it may have lost data and caught up with the version, which it then knows again.
@@ -221,7 +316,7 @@ fn the_version_of_a_watch_without_even_a_bookmark_is_asked_about() {
 fn a_server_that_ended_a_watch_and_then_falls_silent_is_not_asked_but_listed() {
     for end in [CLOSED, broken(), End::Silent, refused(500, "InternalError")] {
         assert_eq!(after(watching(), std::slice::from_ref(&end)), "watch 10");
-        assert_eq!(after(watching(), &[end, End::Quiet]), "stream newest");
+        assert_eq!(after(watching(), &[end, End::Quiet]), "stream 10");
     }
     let mut course = watching();
     course.ended(&CLOSED);
@@ -230,12 +325,43 @@ fn a_server_that_ended_a_watch_and_then_falls_silent_is_not_asked_but_listed() {
     assert_eq!(after(course, &[End::Quiet]), "confirm 50", "the list is newer than what was lost");
 }
 
+fn any_end() -> impl proptest::strategy::Strategy<Value = End> {
+    use proptest::prelude::{Just, any, prop_oneof};
+    use proptest::strategy::Strategy;
+    prop_oneof![
+        Just(End::Confirmed),
+        any::<bool>().prop_map(|lived| End::Closed { lived }),
+        Just(broken()),
+        Just(End::Silent),
+        Just(End::Quiet),
+        Just(End::Garbled("eof".into())),
+        proptest::sample::select(vec![401, 403, 404, 408, 429, 500, 502, 503, 504])
+            .prop_map(|code| refused(code, "Any")),
+    ]
+}
+
+proptest::proptest! {
+    /// Whatever goes wrong, etcd is asked for everything only after a refusal of the version itself.
+    #[test]
+    fn the_newest_state_is_asked_for_only_if_the_version_was_refused(
+        ends in proptest::collection::vec(any_end(), 1..60),
+    ) {
+        let mut course = watching();
+        for end in ends {
+            course.ended(&end);
+            let asked = show(&course.next());
+            proptest::prop_assert!(asked.ends_with("10"), "{asked}");
+        }
+    }
+}
+
 #[test]
 fn the_second_failure_and_definite_refusals_are_worth_a_word() {
     let mut course = watching();
     assert_eq!(course.ended(&broken()).failing, None);
     assert_eq!(course.ended(&broken()).failing.as_deref(), Some("connection refused"));
     assert!(watching().ended(&refused(403, "Forbidden")).failing.is_some());
+    assert!(watching().ended(&End::Silent).failing.is_some(), "nobody else says why nothing happens");
     assert!(watching().ended(&refused(410, "Expired")).failing.is_none());
 }
 

@@ -1,0 +1,180 @@
+//! Where the API server is, and who asks: kubeconfig, service account, flags, proxies.
+
+use std::{env::consts, io, path::PathBuf, sync::Arc};
+
+use http::{HeaderValue, Uri, header::USER_AGENT};
+use hyper_util::client::proxy::matcher::Intercept;
+use kube::{
+    Config,
+    client::ConfigExt,
+    config::{ExecConfig, InClusterError, Kubeconfig, KubeconfigError},
+};
+
+use super::{
+    ApiOptions,
+    plugin::PluginError,
+    proxy::{self},
+};
+
+/// The API server cannot be asked at all.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The kubeconfig file.
+    #[error("--kubeconfig: {}", path.display())]
+    Kubeconfig {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: Box<KubeconfigError>,
+    },
+    /// A credential helper of the kubeconfig that client-go no longer has either.
+    #[error(
+        "--kubeconfig: {}: users[].user.auth-provider {name:?} is not supported; use an exec plugin (users[].user.exec) or a token",
+        path.display()
+    )]
+    AuthProvider {
+        /// Of the kubeconfig.
+        path: PathBuf,
+        /// Its name.
+        name: String,
+    },
+    /// A proxy.
+    #[error("{setting}: not the URL of a proxy; the schemes http, https, socks5 and socks5h are supported")]
+    Proxy {
+        /// Field or variable. Its value may contain a password.
+        setting: &'static str,
+    },
+    /// Neither a kubeconfig nor a service account.
+    #[error(
+        "no way to the API server: give --kubeconfig or --master, run as a Pod with a service account, or use --manifests"
+    )]
+    InCluster(#[source] InClusterError),
+    /// `--master`.
+    #[error("--master: {url:?} is not a URL like https://10.0.0.1:6443")]
+    Master {
+        /// As given.
+        url: String,
+    },
+    /// The exec credential plugin.
+    #[error(transparent)]
+    Plugin(Arc<PluginError>),
+    /// TLS settings, credentials.
+    #[error("set up the connection to the API server")]
+    Client(#[source] Box<kube::Error>),
+    /// No runtime, or none any more.
+    #[error("start the runtime of the API client")]
+    Runtime(#[source] io::Error),
+    /// Files of the configuration or credentials that cannot be read in time.
+    #[error("reading the kubeconfig, certificates or tokens takes too long: is their file system there?")]
+    Late,
+}
+
+/// The way to the API server.
+#[derive(Clone)]
+pub(super) struct Access {
+    /// Without an exec plugin.
+    pub(super) config: Config,
+    pub(super) plugin: Option<ExecConfig>,
+    pub(super) proxy: Option<Intercept>,
+}
+
+impl Access {
+    /// As kube-proxy: `--kubeconfig`, else, without `--master`, the service account; `--master` overrides the address.
+    /// Runs nothing and connects to nobody; may wait for a file system.
+    pub(super) fn read(options: &ApiOptions) -> Result<Self, ConnectError> {
+        let (mut config, proxy_url) = match (&options.kubeconfig, &options.master) {
+            (Some(path), _) => from_kubeconfig(path)?,
+            (None, None) => (Config::incluster().map_err(ConnectError::InCluster)?, None),
+            (None, Some(_)) => (Config::new(Uri::from_static("http://localhost")), None),
+        };
+        if let Some(url) = &options.master {
+            config.cluster_url = master(url)?;
+        }
+        config.headers.push((USER_AGENT, user_agent()));
+        let proxy = match proxy_url {
+            Some(url) => Some(proxy::parse("--kubeconfig: clusters[].cluster.proxy-url", &url)?),
+            None => options.proxies.on_the_way_to(&config.cluster_url)?,
+        };
+        let tls = config.cluster_url.scheme_str() == Some("https")
+            || proxy.as_ref().is_some_and(|proxy| proxy.uri().scheme_str() == Some("https"));
+        if !tls {
+            // Without, the authorities of the operating system would be read, a hundred files, for nobody.
+            config.root_cert.get_or_insert_default();
+        }
+        let plugin = config.auth_info.exec.take();
+        Ok(Access { config, plugin, proxy })
+    }
+
+    /// Finds out what is wrong with certificates or keys.
+    pub(super) fn check(&self) -> Result<(), ConnectError> {
+        self.config.rustls_client_config().map(drop).map_err(client_error)
+    }
+}
+
+pub(super) fn client_error(error: kube::Error) -> ConnectError {
+    ConnectError::Client(Box::new(error))
+}
+
+/// As Kubernetes' own programs: name, version, system and processor as Go names it.
+fn user_agent() -> HeaderValue {
+    let processor = match consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let agent = format!("kube-ipvs/{} ({}/{processor})", env!("CARGO_PKG_VERSION"), consts::OS);
+    HeaderValue::try_from(agent).unwrap_or(HeaderValue::from_static("kube-ipvs"))
+}
+
+/// The configuration of the current context, and the URL of its proxy.
+fn from_kubeconfig(path: &PathBuf) -> Result<(Config, Option<String>), ConnectError> {
+    let wrong = |source| ConnectError::Kubeconfig { path: path.clone(), source: Box::new(source) };
+    let kubeconfig = Kubeconfig::read_from(path).map_err(wrong)?;
+    let proxy = proxy_url(&kubeconfig);
+    let config = Config::try_from(kubeconfig).map_err(wrong)?;
+    // These run programs whenever a request is made; client-go has dropped all but that of OpenID Connect.
+    if let Some(provider) = config.auth_info.auth_provider.as_ref().filter(|provider| provider.name != "oidc")
+    {
+        return Err(ConnectError::AuthProvider { path: path.clone(), name: provider.name.clone() });
+    }
+    Ok((config, proxy))
+}
+
+/// `kube` mixes it with variables of the environment and reads `NO_PROXY` differently from client-go.
+fn proxy_url(kubeconfig: &Kubeconfig) -> Option<String> {
+    let context = kubeconfig.current_context.as_ref()?;
+    let context = kubeconfig.contexts.iter().find(|named| named.name == *context)?.context.as_ref()?;
+    let cluster = kubeconfig.clusters.iter().find(|named| named.name == context.cluster)?.cluster.as_ref()?;
+    cluster.proxy_url.clone().filter(|url| !url.is_empty())
+}
+
+/// A host alone means http, as in client-go (`DefaultServerURL` in staging/src/k8s.io/client-go/rest/url_utils.go).
+fn master(url: &str) -> Result<Uri, ConnectError> {
+    let wrong = || ConnectError::Master { url: url.to_owned() };
+    let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+    let uri: Uri = full.parse().map_err(|_| wrong())?;
+    let known = matches!(uri.scheme_str(), Some("http" | "https"));
+    (known && uri.host().is_some_and(|host| !host.is_empty())).then_some(uri).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_the_api_server() {
+        for (url, expect) in [
+            ("https://10.0.0.1:6443", Some("https://10.0.0.1:6443/")),
+            ("http://[fd00::1]:8080/prefix", Some("http://[fd00::1]:8080/prefix")),
+            ("10.0.0.1:8080", Some("http://10.0.0.1:8080/")),
+            ("api.example", Some("http://api.example/")),
+            ("ftp://10.0.0.1", None),
+            ("https://", None),
+            ("", None),
+            ("a b", None),
+        ] {
+            assert_eq!(master(url).ok().map(|uri| uri.to_string()).as_deref(), expect, "{url:?}");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Answers to requests, none of which is waited for without a limit.
+
+use std::time::Duration;
+
+use http::{Request, Response, header};
+use http_body_util::BodyExt;
+use kube::client::Body;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::{
+    Limits,
+    body::Status,
+    chain,
+    connect::Connector,
+    course::{End, Refusal},
+};
+
+/// The body of a refusal is read so far.
+const LONGEST_STATUS: usize = 64 * 1024;
+
+/// The head of a successful answer to a GET request.
+pub(super) async fn get(connector: &Connector, uri: &str) -> Result<Response<Body>, End> {
+    let broken = |error: &dyn std::error::Error| End::Broken(chain(error));
+    let request = Request::get(uri)
+        .header(header::ACCEPT, "application/json")
+        .body(Body::from(Vec::new()))
+        .map_err(|error| broken(&error))?;
+    let client = connector.client().await.map_err(|error| broken(&error))?;
+    let limits = connector.limits();
+    match timeout(limits.response, client.send(request)).await {
+        Err(_elapsed) => Err(End::Silent),
+        Ok(Err(error)) => Err(broken(&error)),
+        Ok(Ok(response)) if response.status().is_success() => Ok(response),
+        Ok(Ok(response)) => Err(refusal(response, limits).await),
+    }
+}
+
+/// The whole body, as long as it keeps coming.
+pub(super) async fn collect(response: Response<Body>, limits: &Limits) -> Result<String, End> {
+    let mut body = response.into_body();
+    let mut bytes = Vec::new();
+    let deadline = Instant::now() + limits.list;
+    loop {
+        let next = (Instant::now() + limits.response).min(deadline);
+        match timeout_at(next, body.frame()).await {
+            Err(_elapsed) => return Err(End::Silent),
+            Ok(None) => break,
+            Ok(Some(Err(error))) => return Err(End::Broken(chain(&error))),
+            Ok(Some(Ok(frame))) => bytes.extend_from_slice(frame.data_ref().map_or(&[], |data| &data[..])),
+        }
+        if bytes.len() > limits.list_bytes {
+            return Err(End::Garbled(format!("an answer of more than {} bytes", limits.list_bytes)));
+        }
+    }
+    String::from_utf8(bytes).map_err(|error| End::Garbled(error.to_string()))
+}
+
+/// What a response that is no success says.
+async fn refusal(response: Response<Body>, limits: &Limits) -> End {
+    let (head, mut body) = response.into_parts();
+    let retry_after =
+        head.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    let mut bytes = Vec::new();
+    let deadline = Instant::now() + limits.response;
+    while bytes.len() < LONGEST_STATUS {
+        match timeout_at(deadline, body.frame()).await {
+            Ok(Some(Ok(frame))) => bytes.extend_from_slice(frame.data_ref().map_or(&[], |data| &data[..])),
+            _ => break,
+        }
+    }
+    let status: Status = serde_json::from_slice(&bytes).unwrap_or_default();
+    let fallback = head.status.canonical_reason().unwrap_or_default();
+    let reason = if status.reason.is_empty() { fallback.to_owned() } else { status.reason.clone() };
+    refused(Status { code: head.status.as_u16(), reason, ..status }, retry_after.map(Duration::from_secs))
+}
+
+/// A no, as a course takes it in.
+pub(super) fn refused(status: Status, retry_after: Option<Duration>) -> End {
+    let too_large = status.is_too_large();
+    let Status { code, reason, message, .. } = status;
+    End::Refused(Refusal { code, reason, message, too_large, retry_after })
+}

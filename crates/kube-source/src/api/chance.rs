@@ -1,0 +1,31 @@
+//! Chance, so that nodes do not act in step.
+
+use std::{
+    collections::hash_map::RandomState,
+    hash::{BuildHasher, Hasher},
+    time::Duration,
+};
+
+/// Between half of a pause and all of it.
+pub(super) fn with_jitter(pause: Duration) -> Duration {
+    pause / 2 + (pause / 2).mul_f64(fraction())
+}
+
+/// Between a time and one and a half of it.
+pub(super) fn up_to_half_more(time: Duration) -> Duration {
+    time + (time / 2).mul_f64(fraction())
+}
+
+/// A number below a limit.
+pub(super) fn below(limit: u64) -> u64 {
+    random() % limit
+}
+
+fn fraction() -> f64 {
+    below(1000) as f64 / 1000.0
+}
+
+/// The standard library seeds its hashers at random: enough to spread requests.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}

@@ -1,0 +1,95 @@
+//! The server's version: asked for beside everything else, which goes on without it.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, warn};
+
+use super::{
+    answer::{collect, get},
+    chance::with_jitter,
+    connect::Connector,
+    course::End,
+};
+
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_mins(5);
+
+#[derive(Deserialize)]
+struct VersionInfo {
+    major: String,
+    minor: String,
+}
+
+impl VersionInfo {
+    /// The `minor` of version 1.`minor`. Providers write "34+".
+    fn minor(&self) -> Option<u32> {
+        let digits: String = self.minor.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().ok().filter(|_| self.major == "1")
+    }
+}
+
+/// Keeps [`Connector::minor`] true: asks now, and whenever connections were lost or replaced. Goes on for ever.
+pub(super) async fn follow(connector: &Connector) {
+    let mut failures = 0_u32;
+    loop {
+        match ask(connector).await {
+            Ok(minor) => {
+                let news = |known: &mut Option<u32>| std::mem::replace(known, minor) != minor;
+                if connector.minor.send_if_modified(news) {
+                    debug!(?minor, "version of the server");
+                }
+                failures = 0;
+                // Many connections are often lost at once.
+                sleep(connector.limits().renewal).await;
+                connector.reconnected.notified().await;
+            }
+            Err(end) => {
+                // A server that is away is told by those who watch.
+                if failures == 0 && !matches!(end, End::Broken(_)) {
+                    warn!("the API server does not tell its version: {}; going on without", describe(&end));
+                }
+                failures += 1;
+                let pause = (FIRST_PAUSE * 2_u32.saturating_pow(failures.min(10))).min(LONGEST_PAUSE);
+                let _reconnected = timeout(with_jitter(pause), connector.reconnected.notified()).await;
+            }
+        }
+    }
+}
+
+async fn ask(connector: &Connector) -> Result<Option<u32>, End> {
+    let response = get(connector, "/version").await?;
+    let text = collect(response, connector.limits()).await?;
+    let version: VersionInfo =
+        serde_json::from_str(&text).map_err(|error| End::Garbled(error.to_string()))?;
+    Ok(version.minor())
+}
+
+fn describe(end: &End) -> String {
+    match end {
+        End::Silent => "no answer".to_owned(),
+        End::Garbled(error) => format!("not understood: {error}"),
+        End::Refused(refusal) => format!("refused with {} {}", refusal.code, refusal.reason),
+        other => format!("{other:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions() {
+        for (major, minor, expect) in [
+            ("1", "34", Some(34)),
+            ("1", "34+", Some(34)),
+            ("2", "1", None),
+            ("1", "", None),
+            ("", "x", None),
+        ] {
+            let version = VersionInfo { major: major.into(), minor: minor.into() };
+            assert_eq!(version.minor(), expect, "{major}.{minor}");
+        }
+    }
+}

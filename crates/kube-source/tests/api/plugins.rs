@@ -1,0 +1,142 @@
+//! Exec credential plugins.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use kube_source::Limits;
+use test_apiserver::{Hangup, Resource, TestApiServer};
+use testkit::{TempDir, wait_until};
+
+use crate::cluster::{Cluster, filled, limits, service, slice};
+
+/// A program that does what it is told, and prints something to stderr that nobody may see.
+struct Plugin(TempDir);
+
+impl Plugin {
+    fn new() -> Self {
+        let plugin = Plugin(TempDir::new("plugin"));
+        let script = format!("#!/bin/sh\necho SECRET >&2\n. {}\n", plugin.path("act").display());
+        fs::write(plugin.path("plugin"), script).unwrap();
+        fs::set_permissions(plugin.path("plugin"), fs::Permissions::from_mode(0o755)).unwrap();
+        plugin
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        Path::join(self.0.path(), name)
+    }
+
+    /// Shell commands from now on.
+    fn act(&self, commands: &str) {
+        fs::write(self.path("new"), commands).unwrap();
+        fs::rename(self.path("new"), self.path("act")).unwrap();
+    }
+
+    fn print_token(&self, token: &str) {
+        let status = format!(r#"{{"token": "{token}", "expirationTimestamp": "2999-01-01T00:00:00Z"}}"#);
+        self.act(&format!(
+            r#"echo '{{"kind": "ExecCredential", "apiVersion": "client.authentication.k8s.io/v1", "status": {status}}}'"#
+        ));
+    }
+
+    fn kubeconfig(&self, server: &TestApiServer) -> String {
+        let kubeconfig = server.kubeconfig_with("unused");
+        let user = format!(
+            "exec: {{apiVersion: client.authentication.k8s.io/v1, command: {}, interactiveMode: Never}}",
+            self.path("plugin").display()
+        );
+        kubeconfig.replace("token: \"unused\"", &user)
+    }
+
+    fn follow(&self, limits: Limits) -> Cluster {
+        let server = filled(TestApiServer::builder().tls().token("first"), 5);
+        let kubeconfig = self.kubeconfig(&server);
+        Cluster::follow_by(server, &kubeconfig, |options| options.limits = limits)
+    }
+}
+
+/// The server no longer takes the first token, and whoever asks anew learns it.
+fn revoke_first(cluster: &Cluster) {
+    cluster.server.add_token("second");
+    cluster.server.revoke_token("first");
+    cluster.server.drop_watches(Resource::Services, Hangup::End);
+    cluster.apply(service(4, "b"));
+}
+
+#[test]
+fn a_token_is_printed_and_printed_again_when_it_is_refused() {
+    let plugin = Plugin::new();
+    plugin.print_token("first");
+    let mut cluster = plugin.follow(limits());
+    cluster.wait_same();
+    plugin.print_token("second");
+    revoke_first(&cluster);
+    cluster.wait_same();
+}
+
+#[test]
+fn a_plugin_that_hangs_is_killed_and_stops_no_watch() {
+    let plugin = Plugin::new();
+    plugin.print_token("first");
+    let mut cluster = plugin.follow(Limits { plugin: Duration::from_secs(4), ..limits() });
+    cluster.wait_same();
+    cluster.wait("all are followed", |c| c.server.watches(Resource::EndpointSlices) == 1);
+    let pids = plugin.path("pids");
+    plugin.act(&format!("echo $$ > {}; sleep 600 & wait", pids.display()));
+    revoke_first(&cluster);
+    cluster.wait("the plugin runs", |_| pids.exists());
+    cluster.apply(slice(1, 9));
+    cluster.wait("changes arrive meanwhile", |c| {
+        c.events.iter().any(|event| match event {
+            service_model::ModelEvent::SliceApplied(slice) => slice.endpoints.len() == 9,
+            _ => false,
+        })
+    });
+    let killed = |cluster: &mut Cluster| {
+        cluster.statuses.get("services").is_some_and(|status| status.to_string().contains("killed"))
+    };
+    assert!(!killed(&mut cluster), "not yet");
+    cluster.wait("it is killed", killed);
+    let pid = fs::read_to_string(&pids).unwrap();
+    let alive = || Path::new("/proc").join(pid.trim()).join("exe").exists();
+    wait_until(Duration::from_secs(10), "the process is gone", || !alive());
+    plugin.print_token("second");
+    cluster.wait_same();
+}
+
+#[test]
+fn what_a_plugin_prints_is_shown_to_nobody() {
+    let plugin = Plugin::new();
+    for (commands, expect) in [
+        ("echo SECRET; exit 3", "failed with exit status: 3"),
+        ("echo SECRET", "printed no ExecCredential"),
+        (r#"echo '{"status": {"token": 7, "SECRET": [}'"#, "printed no ExecCredential"),
+        (
+            r#"echo '{"status": {"token": "SECRET", "expirationTimestamp": "SECRET"}}'"#,
+            "printed no ExecCredential",
+        ),
+    ] {
+        plugin.act(commands);
+        let mut cluster = plugin.follow(limits());
+        cluster.wait("it is told", |c| c.is_failing("services"));
+        let status = cluster.statuses["services"].to_string();
+        assert!(status.contains("the credential plugin") && status.contains(expect), "{status}");
+        plugin.print_token("first");
+        cluster.wait_same();
+        let told = format!("{:?}{}", cluster.history, cluster.log.text());
+        assert!(!told.contains("SECRET"), "{told}");
+    }
+}
+
+#[test]
+fn a_plugin_that_is_not_there_is_named() {
+    let plugin = Plugin::new();
+    fs::remove_file(plugin.path("plugin")).unwrap();
+    let mut cluster = plugin.follow(limits());
+    cluster.wait("it is told", |c| c.is_failing("services"));
+    let status = cluster.statuses["services"].to_string();
+    assert!(status.contains("start the credential plugin") && status.contains("No such file"), "{status}");
+}
