@@ -13,7 +13,7 @@ use dataplane::{
     fake::{FakeFlows, FakeSysctls},
 };
 use ipvs::IpvsClient;
-use lb_types::{IpvsOp, RulesLayout, RulesOp, VipOp, VirtualServerId};
+use lb_types::{IpvsOp, RulesLayout, RulesOp, VipOp, VipPort, VirtualServerId};
 use reconcile::{Config, Event, Reconciler};
 
 use crate::objects::{self, Size};
@@ -112,6 +112,10 @@ impl VipTable for Absent {
 
     fn apply(&mut self, _ops: &[VipOp]) -> Result<BatchReport, TableError> {
         Ok(BatchReport::default())
+    }
+
+    fn listeners(&mut self, _ports: &[VipPort]) -> Result<BTreeSet<VipPort>, TableError> {
+        Ok(BTreeSet::new())
     }
 }
 

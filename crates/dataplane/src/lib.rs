@@ -27,7 +27,8 @@ pub use explain_rules::explain_rules;
 pub use explain_vip::explain_vip;
 use lb_types::{
     ConnectionCounters, FastMap, FastSet, FlowFilter, IpFamily, IpvsOp, RealServer, RealServerId,
-    RuleElement, RulesLayout, RulesOp, SysctlOp, TrafficCounters, VipOp, VirtualServer, VirtualServerId,
+    RuleElement, RulesLayout, RulesOp, SysctlOp, TrafficCounters, VipOp, VipPort, VirtualServer,
+    VirtualServerId,
 };
 pub use unopened::Unopened;
 
@@ -136,6 +137,12 @@ pub trait VipTable {
 
     /// Executes operations in order; a refused one does not stop the others. Deleting what is absent succeeds.
     fn apply(&mut self, ops: &[VipOp]) -> Result<BatchReport, TableError>;
+
+    /// Those of some ports on which a socket of the node listens that is bound to the very address. All ports of SCTP
+    /// are among them, because the kernel does not tell of those.
+    ///
+    /// Costs a request for each port. Sockets that are bound to no address do not count.
+    fn listeners(&mut self, ports: &[VipPort]) -> Result<BTreeSet<VipPort>, TableError>;
 }
 
 /// State of the nftables table `inet kube-ipvs`.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use lb_types::{FlowFilter, IpvsOp, RulesLayout, RulesOp, VipOp, VirtualServerId};
+use lb_types::{FlowFilter, IpvsOp, RulesLayout, RulesOp, VipOp, VipPort, VirtualServerId};
 
 use crate::{
     BatchReport, ErrorKind, FlowTable, ForwardDrop, IpvsTable, ObservedRealServer, ObservedRules,
@@ -53,6 +53,10 @@ impl VipTable for Unopened {
     }
 
     fn apply(&mut self, _ops: &[VipOp]) -> Result<BatchReport, TableError> {
+        self.fail()
+    }
+
+    fn listeners(&mut self, _ports: &[VipPort]) -> Result<BTreeSet<VipPort>, TableError> {
         self.fail()
     }
 }

@@ -20,6 +20,8 @@ impl Protocol {
     pub const ROUTE: Protocol = Protocol(libc::NETLINK_ROUTE);
     /// nf_tables, conntrack.
     pub const NETFILTER: Protocol = Protocol(libc::NETLINK_NETFILTER);
+    /// Sockets of this node.
+    pub const SOCK_DIAG: Protocol = Protocol(libc::NETLINK_SOCK_DIAG);
     /// Generic netlink.
     pub const GENERIC: Protocol = Protocol(libc::NETLINK_GENERIC);
 }
@@ -29,6 +31,7 @@ impl fmt::Display for Protocol {
         match *self {
             Protocol::ROUTE => f.write_str("NETLINK_ROUTE"),
             Protocol::NETFILTER => f.write_str("NETLINK_NETFILTER"),
+            Protocol::SOCK_DIAG => f.write_str("NETLINK_SOCK_DIAG"),
             Protocol::GENERIC => f.write_str("NETLINK_GENERIC"),
             Protocol(number) => write!(f, "netlink protocol {number}"),
         }

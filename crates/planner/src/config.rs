@@ -6,9 +6,10 @@ use std::{
 };
 
 use ipnetwork::IpNetwork;
-use lb_types::{IpFamily, RulesLayout, Scheduler, VirtualServerId};
+use lb_types::{IpFamily, RulesLayout, Scheduler, VipPort, VirtualServerId};
 
 use crate::Mirror;
+use service_model::{Service, ServicePort};
 
 /// Configuration that shapes the desired state.
 #[derive(Clone, Debug)]
@@ -43,8 +44,11 @@ impl Default for PlannerConfig {
 pub struct NodeFacts {
     /// Source of connections from this node to VIPs, per family; always one of `addresses`.
     pub sources: BTreeMap<IpFamily, IpAddr>,
-    /// Addresses on real interfaces, with the interface's name: never treated as VIPs.
+    /// Addresses on real interfaces, with the interface's name: never bound as VIPs. Packets to them come without that.
     pub addresses: BTreeMap<IpAddr, String>,
+    /// Of the ports of Services on those addresses, the ones that belong to programs of the node: a socket that is
+    /// bound to the very address listens there.
+    pub own_ports: BTreeSet<VipPort>,
 }
 
 impl NodeFacts {
@@ -59,7 +63,15 @@ impl NodeFacts {
             of_node.or(best.map(|(ip, _)| ip)).copied()
         };
         let sources = IpFamily::ALL.into_iter().filter_map(|f| Some((f, source(f)?))).collect();
-        NodeFacts { sources, addresses }
+        NodeFacts { sources, addresses, own_ports: BTreeSet::new() }
+    }
+
+    /// The ports of a Service whose VIP is an address of the node.
+    pub fn shared_ports(&self, service: &Service) -> Vec<VipPort> {
+        let shared = service.cluster_ips.iter().filter(|ip| self.addresses.contains_key(ip));
+        let port =
+            |addr: IpAddr, port: &ServicePort| VipPort { addr, protocol: port.protocol, port: port.port };
+        shared.flat_map(|addr| service.ports.iter().map(|p| port(*addr, p))).collect()
     }
 
     /// Whether the VIP of a virtual server is an address of the node.

@@ -95,12 +95,14 @@ pub enum IntentProblem {
         /// The ClusterIP.
         vip: IpAddr,
     },
-    /// A ClusterIP is an address of this node.
-    VipIsNodeAddress {
+    /// A port of a ClusterIP that is an address of this node too belongs to a program of the node.
+    PortIsNodes {
         /// The Service.
         service: ServiceName,
-        /// The address.
-        vip: IpAddr,
+        /// Address and port.
+        port: VipPort,
+        /// The interface that has the address.
+        link: String,
     },
     /// A port of one of its EndpointSlices is no port of the Service.
     UnmatchedPort {
@@ -132,10 +134,11 @@ impl fmt::Display for IntentProblem {
                 "Service {service}: spec.clusterIPs: {vip} lies in an excluded prefix (--ipvs-exclude-cidrs, \
                  ipvs.excludeCIDRs) and is not programmed; remove the prefix if kube-ipvs is to serve it"
             ),
-            IntentProblem::VipIsNodeAddress { service, vip } => write!(
+            IntentProblem::PortIsNodes { service, port, link } => write!(
                 f,
-                "Service {service}: spec.clusterIPs: {vip} is an address of this node and is not programmed; \
-                 give the Service another ClusterIP or remove the address from the interface"
+                "Service {service}: {port} is left to a program of this node, which listens on that very address \
+                 (interface {link}), as a node-local DNS cache does; it is served again when the program or the \
+                 address goes, and other ports of the Service are served meanwhile"
             ),
             IntentProblem::UnmatchedPort { service, slice, name, protocol } => write!(
                 f,
@@ -166,11 +169,11 @@ pub fn desire_service(
             problems.push(IntentProblem::VipIsExcluded { service: service.name.clone(), vip });
             continue;
         }
-        if facts.addresses.contains_key(&vip) {
-            problems.push(IntentProblem::VipIsNodeAddress { service: service.name.clone(), vip });
-            continue;
-        }
         for port in &service.ports {
+            if let Some(problem) = port_of_the_node(service, (vip, port), facts) {
+                problems.push(problem);
+                continue;
+            }
             let endpoints = model.endpoints(service, port, family);
             let chosen = cluster_ip_endpoints(service, &endpoints, model.node());
             let endpoints = mark_chosen(&endpoints, &chosen);
@@ -178,6 +181,17 @@ pub fn desire_service(
         }
     }
     (intent, problems)
+}
+
+fn port_of_the_node(
+    service: &Service,
+    (addr, port): (IpAddr, &ServicePort),
+    facts: &NodeFacts,
+) -> Option<IntentProblem> {
+    let link = facts.addresses.get(&addr)?.clone();
+    let port = VipPort { addr, protocol: port.protocol, port: port.port };
+    let is_own = facts.own_ports.contains(&port);
+    is_own.then(|| IntentProblem::PortIsNodes { service: service.name.clone(), port, link })
 }
 
 fn unmatched_ports(service: &Service, model: &ServiceModel) -> Vec<IntentProblem> {

@@ -19,6 +19,7 @@ mod problems;
 mod reconciler;
 mod report;
 mod retry;
+mod shared;
 mod standing;
 mod sysctls;
 #[cfg(test)]

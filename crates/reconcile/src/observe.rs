@@ -154,7 +154,9 @@ impl Reconciler {
 
     /// Takes over the node's addresses; every VIP may need another source then.
     pub(crate) fn replace_facts(&mut self, addresses: BTreeMap<IpAddr, String>, touch: &mut Touch) {
-        let facts = NodeFacts::new(&self.model.node().addresses, addresses);
+        let mut facts = NodeFacts::new(&self.model.node().addresses, addresses);
+        facts.own_ports = std::mem::take(&mut self.facts.own_ports);
+        facts.own_ports.retain(|port| facts.addresses.contains_key(&port.addr));
         if facts.sources != self.facts.sources {
             touch.vips.extend(self.desired.vips());
         }

@@ -18,6 +18,7 @@ use crate::{
     observe::Suspects,
     problems::Problems,
     retry::{Retry, Subject},
+    shared::Shared,
     sysctls::Sysctls,
 };
 
@@ -53,6 +54,8 @@ pub struct Reconciler {
     pub(crate) flows: Flows,
     /// What the last audit found, to be made good by the next step.
     pub(crate) findings: Option<Findings>,
+    /// VIPs that are addresses of the node too.
+    pub(crate) shared: Shared,
     /// What must be dumped before the next comparison.
     pub(crate) suspects: Suspects,
     /// What waits for the link or the chains.
@@ -115,6 +118,7 @@ impl Reconciler {
             problems: Problems::default(),
             flows: Flows::default(),
             findings: None,
+            shared: Shared::default(),
             suspects: Suspects::default(),
             waiting: Touch::default(),
             call_failed: false,
@@ -191,6 +195,7 @@ impl Reconciler {
         self.refresh_node(&mut touch);
         touch.servers.extend(self.ledger.rested(now));
         self.retry.touch_due(now, &mut touch);
+        self.recheck_shared(now);
         self.desire_backlog(now, &mut touch, report);
         self.write_sysctls_for_ipv6(report);
         self.settle(now, touch, report);
@@ -233,7 +238,8 @@ impl Reconciler {
         let dirty = moved || !self.backlog.is_empty() || self.model.has_dirty();
         let changes = (running && dirty).then(|| now.max(self.earliest_plan()));
         let (flows, rested) = (self.flows_due(), self.ledger.next_rested());
-        [at_once, suspects, changes, flows, rested, self.retry.next_due()].into_iter().flatten().min()
+        let shared = self.shared.due().filter(|_| running).map(|due| due.max(now));
+        [at_once, suspects, changes, flows, rested, shared, self.retry.next_due()].into_iter().flatten().min()
     }
 
     /// When changed services may be planned: at once, unless a minimal distance between syncs is configured.
@@ -363,6 +369,7 @@ impl Reconciler {
     }
 
     fn desire(&mut self, name: &ServiceName, changes: &mut Changes) {
+        self.look_for_listeners(name);
         let node = (&self.config.ownership, &self.facts);
         let desired = self
             .model

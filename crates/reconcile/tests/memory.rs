@@ -15,7 +15,9 @@ use dataplane::{
     fake::{FakeFlows, FakeSysctls},
 };
 use drain::Time;
-use lb_types::{IpFamily, IpvsOp, Protocol, RulesLayout, RulesOp, ServiceName, VipOp, VirtualServerId};
+use lb_types::{
+    IpFamily, IpvsOp, Protocol, RulesLayout, RulesOp, ServiceName, VipOp, VipPort, VirtualServerId,
+};
 use planner::Ownership;
 use reconcile::{Config, Event, Reconciler};
 use service_model::{
@@ -99,6 +101,10 @@ impl VipTable for Void {
 
     fn apply(&mut self, _: &[VipOp]) -> Result<BatchReport, TableError> {
         Ok(BatchReport::default())
+    }
+
+    fn listeners(&mut self, _: &[VipPort]) -> Result<BTreeSet<VipPort>, TableError> {
+        Ok(BTreeSet::new())
     }
 }
 

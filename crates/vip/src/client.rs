@@ -9,7 +9,7 @@ use std::{
 };
 
 use dataplane::{BatchReport, FailedOp, ObservedLink, ObservedVips, TableError, VipTable, explain_vip};
-use lb_types::VipOp;
+use lb_types::{VipOp, VipPort};
 use netlink::{Buffers, Counters, Protocol, RequestSocket};
 use netlink_packet_route::AddressFamily;
 
@@ -18,6 +18,7 @@ use crate::{
     dump::{Address, BRIDGE, Link, parse_address, parse_advertised_default, parse_link, parse_local_route},
     encode::{get_addresses, get_advertised_routes, get_links, get_local_routes},
     link,
+    sockets::Sockets,
 };
 
 const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
@@ -30,6 +31,8 @@ const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6]
 /// all [`VipOp::DeleteAddress`].
 pub struct VipClient {
     socket: RequestSocket,
+    /// Opened when it is needed: hardly any node has VIPs among its addresses.
+    sockets: Option<Sockets>,
     /// What the link must be (`IFLA_INFO_KIND`); dummy, except in tests on kernels that have none.
     kind: String,
 }
@@ -52,7 +55,7 @@ impl VipClient {
         let socket = RequestSocket::open(Protocol::ROUTE, &Buffers::default())?;
         // Filters dumps in the kernel; before Linux 4.20 we do so ourselves.
         let _ = socket.set_strict_check();
-        Ok(VipClient { socket, kind: kind.to_owned() })
+        Ok(VipClient { socket, sockets: None, kind: kind.to_owned() })
     }
 
     /// Port under which notifications of our own routes are sent, for [`crate::VipWatcher::open`].
@@ -147,6 +150,20 @@ impl VipClient {
         Ok(links.into_iter().filter(|link| indexes.contains(&link.index)).map(|link| link.name).collect())
     }
 
+    fn find_listeners(&mut self, ports: &[VipPort]) -> Result<BTreeSet<VipPort>, VipError> {
+        let sockets = match &mut self.sockets {
+            Some(sockets) => sockets,
+            none => none.insert(Sockets::open()?),
+        };
+        let mut found = BTreeSet::new();
+        for port in ports {
+            if sockets.listens(*port)? {
+                found.insert(*port);
+            }
+        }
+        Ok(found)
+    }
+
     fn apply_all(&mut self, ops: &[VipOp]) -> Result<BatchReport, VipError> {
         let mut report = BatchReport::default();
         for group in groups(ops) {
@@ -204,6 +221,10 @@ impl VipTable for VipClient {
 
     fn apply(&mut self, ops: &[VipOp]) -> Result<BatchReport, TableError> {
         self.apply_all(ops).map_err(|error| error.during("change links, addresses and routes"))
+    }
+
+    fn listeners(&mut self, ports: &[VipPort]) -> Result<BTreeSet<VipPort>, TableError> {
+        self.find_listeners(ports).map_err(|error| error.during("look for listening sockets"))
     }
 }
 

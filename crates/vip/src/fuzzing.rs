@@ -1,5 +1,8 @@
-//! Any bytes as what rtnetlink says.
+//! Any bytes as what rtnetlink and the diagnosis of sockets say.
 
+use std::num::NonZeroU16;
+
+use lb_types::{Protocol, VipPort};
 use netlink::Messages;
 
 use crate::{
@@ -8,9 +11,10 @@ use crate::{
     dump::{parse_address, parse_advertised_default, parse_link, parse_local_route},
     encode::RouteWrite,
     interest::Interest,
+    sockets::is_listener,
 };
 
-/// Reads a datagram as a dump and as notifications. Whether any of it was understood.
+/// Reads a datagram as a dump, as notifications, and as what is said of a socket. Whether any of it was understood.
 pub fn messages(datagram: &[u8]) -> bool {
     let (mut interest, mut routes, mut understood) = (Interest::default(), Vec::new(), false);
     for message in Messages::new(datagram) {
@@ -23,6 +27,8 @@ pub fn messages(datagram: &[u8]) -> bool {
             interest.note_link(link);
         }
         interest.judge(&message);
+        let port = VipPort { addr: [10, 96, 0, 10].into(), protocol: Protocol::Tcp, port: NonZeroU16::MIN };
+        let _ = is_listener(&message, port);
         routes.extend(route);
     }
     if let Some(first) = routes.first() {

@@ -28,6 +28,7 @@ mod filter;
 pub mod fuzzing;
 mod interest;
 mod link;
+mod sockets;
 mod watcher;
 
 pub use client::VipClient;

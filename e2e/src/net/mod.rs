@@ -200,11 +200,13 @@ impl Net {
 
     /// A server on the node itself, as daemons listen there: TCP and UDP, on every address of both families.
     pub fn node_daemon(&self, name: &str, port: u16) -> Server {
-        let any = [format!("0.0.0.0:{port}"), format!("[::]:{port}")];
-        let listeners: Vec<_> = [Proto::Tcp, Proto::Udp]
-            .into_iter()
-            .flat_map(|proto| any.clone().map(|at| (proto, at)))
-            .collect();
+        self.node_daemon_at(name, [format!("0.0.0.0:{port}"), format!("[::]:{port}")])
+    }
+
+    /// The same at one address of each family.
+    pub fn node_daemon_at(&self, name: &str, at: [String; 2]) -> Server {
+        let listeners: Vec<_> =
+            [Proto::Tcp, Proto::Udp].into_iter().flat_map(|proto| at.clone().map(|at| (proto, at))).collect();
         Server::start(&self.node, &self.program, name, &listeners)
     }
 

@@ -4,10 +4,11 @@
 
 mod interference;
 mod routes;
+mod sockets;
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use lb_types::VipOp;
+use lb_types::{Protocol, VipOp};
 
 use crate::{BatchReport, ObservedLink, ObservedVips, VipTable};
 
@@ -36,6 +37,12 @@ pub trait VipsWorld {
     fn delete_route(&mut self, vip: IpAddr);
     /// Somebody adds a local route of his own on another link.
     fn add_foreign_route(&mut self, addr: IpAddr);
+    /// A program of the node listens from now on, at an address or at all of them.
+    fn listen(&mut self, protocol: Protocol, addr: Option<IpAddr>, port: u16);
+    /// One of them connects to a port of TCP, from the same address; returns its own port.
+    fn connect(&mut self, addr: IpAddr, port: u16) -> u16;
+    /// All programs of the node are gone.
+    fn stop_listening(&mut self);
 
     /// `kube-ipvs0` as others see it.
     fn link(&mut self) -> Option<ObservedLink>;
@@ -72,6 +79,8 @@ pub const CASES: &[Case] = &[
     Case { name: "routes follow the node's addresses", run: interference::node_address_removed },
     Case { name: "routes exist beside addresses of the link", run: interference::addresses },
     Case { name: "somebody else's last address takes routes along", run: interference::last_address },
+    Case { name: "listeners are sockets bound to the very address", run: sockets::bound },
+    Case { name: "sockets of connections are no listeners", run: sockets::connected },
     Case { name: "cleanup removes the link and leaves the rest", run: interference::cleanup },
 ];
 

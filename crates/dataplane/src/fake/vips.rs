@@ -12,7 +12,7 @@ use std::{
 };
 
 use kernel::Namespace;
-use lb_types::VipOp;
+use lb_types::{Protocol, VipOp, VipPort};
 
 use super::faults::Faults;
 use crate::{
@@ -30,6 +30,7 @@ pub struct FakeVips(Rc<RefCell<State>>);
 #[derive(Default)]
 struct State {
     namespace: Namespace,
+    listeners: BTreeSet<VipPort>,
     requests: usize,
     log: Vec<VipOp>,
     faults: Faults<VipOp>,
@@ -38,7 +39,7 @@ struct State {
 
 /// What the test can see.
 impl FakeVips {
-    /// Requests so far: one for every operation, refused ones included, and one for every dump.
+    /// Requests so far: one for every operation, refused ones included, for every dump, and for every port asked about.
     pub fn requests(&self) -> usize {
         self.0.borrow().requests
     }
@@ -91,6 +92,11 @@ impl FakeVips {
     /// Interfaces with a default route by router advertisement from now on.
     pub fn set_advertised_links<'a>(&self, links: impl IntoIterator<Item = &'a str>) {
         self.0.borrow_mut().advertised = links.into_iter().map(str::to_owned).collect();
+    }
+
+    /// The ports on which sockets of the node listen from now on, each bound to its address.
+    pub fn set_listeners(&self, ports: impl IntoIterator<Item = VipPort>) {
+        self.0.borrow_mut().listeners = ports.into_iter().collect();
     }
 
     /// Somebody deletes the link, with all routes and addresses on it.
@@ -212,5 +218,13 @@ impl VipTable for FakeVips {
             true => BatchReport { failed: Vec::new(), replies_lost: true },
             false => BatchReport { failed, replies_lost: false },
         })
+    }
+
+    fn listeners(&mut self, ports: &[VipPort]) -> Result<BTreeSet<VipPort>, TableError> {
+        let state = &mut *self.0.borrow_mut();
+        state.requests += ports.len();
+        state.faults.next_call("look for listening sockets")?;
+        let listens = |port: &&VipPort| port.protocol == Protocol::Sctp || state.listeners.contains(port);
+        Ok(ports.iter().filter(listens).copied().collect())
     }
 }

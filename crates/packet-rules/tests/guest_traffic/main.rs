@@ -11,3 +11,4 @@ mod ipvs;
 mod masquerade;
 mod mtu;
 mod refusals;
+mod shared;

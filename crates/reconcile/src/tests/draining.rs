@@ -1,5 +1,4 @@
-use dataplane::Touched;
-use lb_types::{ConnectionCounters, IpvsOp, RuleElement, TrafficCounters};
+use lb_types::{ConnectionCounters, IpvsOp, TrafficCounters};
 
 use super::*;
 
@@ -263,20 +262,6 @@ fn a_drain_that_could_not_begin_cuts_nothing() {
     world.kernel.ipvs.refuse_nothing();
     world.pass(Duration::from_secs(40));
     assert_eq!(world.kernel.weights(web_vs()), [(11, 0), (12, 1)], "its connections are cut");
-}
-
-#[test]
-fn a_node_address_is_given_up_at_once_even_if_connections_drain() {
-    let mut world = World::synced(web());
-    world.kernel.ipvs.set_connections(web_vs(), rs("10.244.0.11"), connections(1, 0));
-    world.kernel.vips.set_node_addresses([(ip("192.168.50.10"), "eth0"), (ip(WEB), "nodelocaldns")]);
-    world.reconciler.handle(Event::Touched(Touched::Vips));
-    world.pass(Duration::from_secs(60));
-    assert!(
-        !world.kernel.rules.elements().contains(&RuleElement::vip(ip(WEB))),
-        "refuses the host's own ports"
-    );
-    assert!(world.kernel.vips.routes().is_empty());
 }
 
 /// A slice whose endpoints name their pods.

@@ -292,6 +292,7 @@ fn a_vip_that_became_an_address_of_the_node_keeps_what_is_the_nodes() {
     world.sync(endpoints(&[]));
     world.sync(endpoints(&["10.244.0.12"]));
     world.kernel.vips.set_node_addresses([(ip("192.168.50.10"), "eth0"), (ip(DNS), "nodelocaldns")]);
+    world.kernel.vips.set_listeners(dns_vs().vip_port());
     world.reconciler.handle(Event::Touched(Touched::Vips));
     world.reconciler.step(world.now);
     let local = early(9);

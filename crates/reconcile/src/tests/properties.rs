@@ -198,9 +198,10 @@ fn make_node(which: u8) -> ModelEvent {
     ModelEvent::NodeApplied(Node { name: "n1".into(), addresses, pod_cidrs, ..Node::default() })
 }
 
-/// The third has a VIP on a real interface.
+/// The third has a VIP on a real interface, and a program that listens on one of its ports.
 fn set_addresses(kernel: &Kernel, which: u8) {
     let (v4, v6) = ((ip("192.168.50.10"), "eth0"), (ip("fd00:50::10"), "eth0"));
+    kernel.vips.set_listeners(vs("10.96.1.1", Protocol::Tcp).vip_port().filter(|_| which == 2));
     match which {
         0 => kernel.vips.set_node_addresses([v4, v6]),
         1 => kernel.vips.set_node_addresses([(ip("192.168.50.11"), "eth0"), (ip("fd00:50::11"), "eth0")]),

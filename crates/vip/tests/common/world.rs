@@ -1,12 +1,16 @@
 //! A network namespace, seen and changed through the `ip` command.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::OwnedFd,
+};
 
 use dataplane::{
     BatchReport, ObservedLink, VipTable,
     contract::vips::{NODE_LINK, NODE_V4, NODE_V6, VipsWorld},
 };
-use lb_types::VipOp;
+use lb_types::{Protocol, VipOp};
 use serde_json::Value;
 use testkit::{run, try_run};
 use vip::{LINK_NAME, ROUTE_PROTOCOL, VipClient};
@@ -18,6 +22,7 @@ const FOREIGN_PROTOCOL: &str = "211";
 pub struct World {
     pub client: VipClient,
     kind: String,
+    sockets: Vec<OwnedFd>,
 }
 
 impl World {
@@ -27,7 +32,7 @@ impl World {
         ip("link set peer0 up");
         ip(&format!("link set {NODE_LINK} up"));
         let client = VipClient::open_with_kind(kind).expect("a socket");
-        let mut world = World { client, kind: kind.to_owned() };
+        let mut world = World { client, kind: kind.to_owned(), sockets: Vec::new() };
         world.add_node_address(NODE_V4);
         world.add_node_address(NODE_V6);
         world
@@ -113,6 +118,33 @@ impl VipsWorld for World {
     fn add_foreign_route(&mut self, addr: IpAddr) {
         let family = family_flag(addr);
         ip(&format!("{family} route add local {addr} dev lo table local proto {FOREIGN_PROTOCOL}"));
+    }
+
+    fn listen(&mut self, protocol: Protocol, addr: Option<IpAddr>, port: u16) {
+        let everywhere = ["0.0.0.0", "::"].map(|addr| addr.parse().expect("an address"));
+        for addr in addr.map_or(everywhere.to_vec(), |addr| vec![addr]) {
+            let socket = match protocol {
+                Protocol::Udp => UdpSocket::bind((addr, port)).map(OwnedFd::from),
+                Protocol::Tcp | Protocol::Sctp => TcpListener::bind((addr, port)).map(OwnedFd::from),
+            };
+            match socket {
+                Ok(socket) => self.sockets.push(socket),
+                // The socket of IPv6 would have the packets of IPv4 too.
+                Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && addr.is_unspecified() => {}
+                Err(error) => panic!("listen on {addr}:{port}: {error}"),
+            }
+        }
+    }
+
+    fn connect(&mut self, addr: IpAddr, port: u16) -> u16 {
+        let client = TcpStream::connect((addr, port)).expect("connect");
+        let own = client.local_addr().expect("an address").port();
+        self.sockets.push(client.into());
+        own
+    }
+
+    fn stop_listening(&mut self) {
+        self.sockets.clear();
     }
 
     fn link(&mut self) -> Option<ObservedLink> {

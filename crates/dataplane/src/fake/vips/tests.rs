@@ -65,13 +65,14 @@ struct FakeWorld {
     fake: FakeVips,
     table: FakeVips,
     node_addresses: BTreeSet<IpAddr>,
+    listeners: BTreeSet<VipPort>,
 }
 
 impl FakeWorld {
     fn new() -> Self {
         let fake = FakeVips::default();
         let node_addresses = BTreeSet::from([NODE_V4, NODE_V6]);
-        let world = FakeWorld { table: fake.clone(), fake, node_addresses };
+        let world = FakeWorld { table: fake.clone(), fake, node_addresses, listeners: BTreeSet::new() };
         world.publish();
         world
     }
@@ -92,6 +93,18 @@ impl VipsWorld for FakeWorld {
     fn remove_node_address(&mut self, addr: IpAddr) {
         self.node_addresses.remove(&addr);
         self.publish();
+    }
+    fn listen(&mut self, protocol: Protocol, addr: Option<IpAddr>, port: u16) {
+        let port = port.try_into().unwrap();
+        self.listeners.extend(addr.map(|addr| VipPort { addr, protocol, port }));
+        self.fake.set_listeners(self.listeners.iter().copied());
+    }
+    fn connect(&mut self, _: IpAddr, _: u16) -> u16 {
+        50_000
+    }
+    fn stop_listening(&mut self) {
+        self.listeners.clear();
+        self.fake.set_listeners([]);
     }
     fn delete_link(&mut self) {
         self.fake.delete_link();

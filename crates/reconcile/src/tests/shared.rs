@@ -1,0 +1,157 @@
+//! A VIP that another program has put on an interface of the node.
+
+use dataplane::{ErrorKind, Touched};
+use lb_types::{ConnectionCounters, RuleElement, RuleSet};
+
+use super::*;
+
+const DNS: &str = "10.96.0.10";
+/// What a change of listening sockets may take.
+const SOON: Duration = Duration::from_millis(1100);
+
+fn port(protocol: Protocol, port: u16) -> VipPort {
+    VipPort { addr: ip(DNS), protocol, port: port.try_into().unwrap() }
+}
+
+fn dns_port(name: &str, protocol: Protocol, port: u16) -> ServicePort {
+    ServicePort { name: name.into(), protocol, port: port.try_into().unwrap(), node_port: None }
+}
+
+/// The cluster DNS, with its metrics.
+fn dns() -> [ModelEvent; 2] {
+    let mut service = service("dns", DNS);
+    service.ports = vec![
+        dns_port("dns", Protocol::Udp, 53),
+        dns_port("dns-tcp", Protocol::Tcp, 53),
+        dns_port("metrics", Protocol::Tcp, 9153),
+    ];
+    let ModelEvent::SliceApplied(mut endpoints) = ready("dns", &["10.244.0.11"]) else { panic!("no slice") };
+    let ports = service.ports.iter();
+    endpoints.ports = ports
+        .map(|port| SlicePort { name: port.name.clone(), protocol: port.protocol, port: port.port })
+        .collect();
+    [applied(service), ModelEvent::SliceApplied(endpoints)]
+}
+
+fn all_ports() -> Vec<VipPort> {
+    vec![port(Protocol::Tcp, 53), port(Protocol::Tcp, 9153), port(Protocol::Udp, 53)]
+}
+
+fn cache() -> [VipPort; 2] {
+    [port(Protocol::Tcp, 53), port(Protocol::Udp, 53)]
+}
+
+/// The cache puts the address of the cluster DNS on a link of its own.
+fn share(world: &mut World) {
+    world.kernel.vips.set_node_addresses([(ip("192.168.50.10"), "eth0"), (ip(DNS), "nodelocaldns")]);
+    world.reconciler.handle(Event::Touched(Touched::Vips));
+    world.run();
+}
+
+/// The cache's link goes.
+fn unshare(world: &mut World) {
+    world.kernel.vips.set_node_addresses([(ip("192.168.50.10"), "eth0")]);
+    world.reconciler.handle(Event::Touched(Touched::Vips));
+    world.run();
+}
+
+/// The ports that IPVS serves; the elements of the packet rules name the same ones.
+#[track_caller]
+fn assert_served(world: &World, ports: &[VipPort]) {
+    let served: Vec<_> = world.kernel.ipvs.virtual_servers().keys().filter_map(|vs| vs.vip_port()).collect();
+    let mut sorted = ports.to_vec();
+    sorted.sort_unstable();
+    assert_eq!(served, sorted);
+    let elements = world.kernel.rules.elements();
+    let refused = elements.iter().filter(|element| element.set == RuleSet::NoEndpoints).count();
+    assert_eq!(refused, 0, "nothing of the node's may be refused");
+    let named = elements.iter().filter(|element| element.set == RuleSet::Services).count();
+    assert_eq!(named, ports.len());
+}
+
+#[test]
+fn ports_on_which_nobody_listens_are_served() {
+    let mut world = World::synced(dns());
+    // A connection would let it drain, and the port be refused for so long.
+    let counters = ConnectionCounters { active: 1, inactive: 0, persistent: 0 };
+    let dns_rs = RealServerId { addr: ip("10.244.0.11"), port: 53.try_into().unwrap() };
+    world.kernel.ipvs.set_connections(port(Protocol::Tcp, 53).into(), dns_rs, counters);
+    share(&mut world);
+    assert_served(&world, &all_ports());
+    assert!(world.kernel.vips.routes().is_empty(), "the address itself leads here");
+    assert!(
+        !world.kernel.rules.elements().contains(&RuleElement::vip(ip(DNS))),
+        "other ports are the node's"
+    );
+    // The cache begins to listen a moment after it has made its address.
+    world.kernel.vips.set_listeners(cache());
+    world.pass(SOON);
+    assert_served(&world, &[port(Protocol::Tcp, 9153)]);
+    // It is restarted, with its link left in place.
+    world.kernel.vips.set_listeners([]);
+    world.pass(SOON);
+    assert_served(&world, &all_ports());
+    world.kernel.vips.set_listeners(cache());
+    world.pass(SOON);
+    unshare(&mut world);
+    assert_served(&world, &all_ports());
+    assert_eq!(world.kernel.vips.routes().len(), 1);
+}
+
+#[test]
+fn a_cache_that_was_there_first_keeps_its_ports() {
+    let mut world = World::new();
+    world.kernel.vips.set_node_addresses([(ip("192.168.50.10"), "eth0"), (ip(DNS), "nodelocaldns")]);
+    world.kernel.vips.set_listeners(cache());
+    world.deliver(dns());
+    world.run();
+    assert_served(&world, &[port(Protocol::Tcp, 9153)]);
+    let ops = world.kernel.ipvs.ops();
+    assert!(!ops.iter().any(|op| op.to_string().contains(":53/")), "not for a moment: {ops:#?}");
+}
+
+/// Whether anybody listens is not known: nothing is taken from the node.
+#[test]
+fn a_service_is_not_served_before_it_is_known_who_listens() {
+    let mut world = World::synced(web());
+    share(&mut world);
+    world.kernel.vips.fail_next_call(ErrorKind::NotSupported);
+    dns().into_iter().for_each(|event| world.send(event));
+    world.reconciler.step(world.now);
+    let served = |world: &World| world.kernel.ipvs.virtual_servers().len();
+    assert_eq!(served(&world), 1, "the other Service");
+    world.pass(SOON);
+    assert_eq!(served(&world), 1 + all_ports().len());
+}
+
+#[test]
+fn what_was_known_holds_while_the_kernel_does_not_tell() {
+    let mut world = World::synced(dns());
+    world.kernel.vips.set_listeners(cache());
+    share(&mut world);
+    world.kernel.vips.set_listeners([]);
+    world.kernel.vips.fail_next_call(ErrorKind::Transient);
+    world.pass(SOON);
+    assert_served(&world, &[port(Protocol::Tcp, 9153)]);
+    world.pass(SOON);
+    assert_served(&world, &all_ports());
+    world.kernel.vips.fail_next_call(ErrorKind::Transient);
+    world.pass(SOON);
+    assert_served(&world, &all_ports());
+}
+
+#[test]
+fn sockets_are_looked_at_only_while_a_vip_is_shared() {
+    let mut world = World::synced(dns());
+    let before = world.kernel.vips.requests();
+    world.pass(Duration::from_secs(10));
+    assert_eq!(world.kernel.vips.requests(), before);
+    share(&mut world);
+    let before = world.kernel.vips.requests();
+    world.pass(Duration::from_secs(10));
+    assert_eq!(world.kernel.vips.requests() - before, 10 * all_ports().len());
+    unshare(&mut world);
+    let before = world.kernel.vips.requests();
+    world.pass(Duration::from_secs(10));
+    assert_eq!(world.kernel.vips.requests(), before);
+}

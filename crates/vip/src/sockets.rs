@@ -1,0 +1,87 @@
+//! Sockets that listen on one address and port, asked for one by one (include/uapi/linux/inet_diag.h).
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv6Addr},
+};
+
+use lb_types::{Protocol, VipPort};
+use netlink::{Buffers, Message, Request, RequestSocket};
+
+use crate::VipError;
+
+/// SOCK_DIAG_BY_FAMILY
+const BY_FAMILY: u16 = 20;
+/// TCP_LISTEN
+const LISTEN: u8 = 10;
+/// Where the addresses of `struct inet_diag_msg` begin: the socket's own is the first.
+const SOURCE: usize = 8;
+
+/// The kernel's knowledge of sockets, in the network namespace of the thread that opened it.
+pub(crate) struct Sockets {
+    socket: RequestSocket,
+    /// Protocols of which the kernel tells: without `tcp_diag` or `udp_diag` it answers that there is no such socket.
+    known: BTreeSet<Protocol>,
+}
+
+impl Sockets {
+    pub(crate) fn open() -> Result<Self, VipError> {
+        let socket = RequestSocket::open(netlink::Protocol::SOCK_DIAG, &Buffers::default())?;
+        Ok(Sockets { socket, known: BTreeSet::new() })
+    }
+
+    /// Whether a socket listens on the very address of a port.
+    pub(crate) fn listens(&mut self, port: VipPort) -> Result<bool, VipError> {
+        if port.protocol == Protocol::Sctp {
+            return Ok(true);
+        }
+        if !self.known.contains(&port.protocol) {
+            // A dump of no state at all fails where the kernel cannot tell.
+            self.socket.dump(&request(port, 0), |_| None::<()>)?;
+            self.known.insert(port.protocol);
+        }
+        match self.socket.request(&request(port, u32::MAX), |message| is_listener(message, port)) {
+            Ok(found) => Ok(found.contains(&true)),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// `struct inet_diag_req_v2`. The local address stands on both sides, because UDP looks for it on the other one
+/// (`udp_dump_one` in net/ipv4/udp_diag.c); no connection is between an address and itself.
+fn request(port: VipPort, states: u32) -> Request {
+    let mut addr = [0; 16];
+    let family = match port.addr {
+        IpAddr::V4(v4) => {
+            addr[..4].copy_from_slice(&v4.octets());
+            libc::AF_INET
+        }
+        IpAddr::V6(v6) => {
+            addr = v6.octets();
+            libc::AF_INET6
+        }
+    };
+    Request::new(BY_FAMILY, |buffer| {
+        buffer.put(&[family as u8, port.protocol.number(), 0, 0]);
+        buffer.put(&states.to_ne_bytes());
+        let [high, low] = port.port.get().to_be_bytes();
+        buffer.put(&[high, low, high, low]);
+        buffer.put(&addr);
+        buffer.put(&addr);
+        // Any interface; any socket (INET_DIAG_NOCOOKIE).
+        buffer.put(&[0; 4]);
+        buffer.put(&[u8::MAX; 8]);
+    })
+}
+
+/// Whether the socket of an answer is bound to the address; the kernel may have found one that is bound to none.
+pub(crate) fn is_listener(message: &Message<'_>, port: VipPort) -> Option<bool> {
+    let (family, state) = (*message.payload.first()?, *message.payload.get(1)?);
+    let addr: &[u8; 16] = message.payload.get(SOURCE..)?.first_chunk()?;
+    let bound = match i32::from(family) {
+        libc::AF_INET => IpAddr::from(*addr.first_chunk::<4>()?),
+        _ => Ipv6Addr::from(*addr).to_canonical(),
+    };
+    Some(bound == port.addr && (port.protocol != Protocol::Tcp || state == LISTEN))
+}

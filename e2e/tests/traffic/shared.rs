@@ -1,0 +1,59 @@
+//! A ClusterIP that another program has put on an interface of the node, as NodeLocal DNSCache does.
+
+use e2e::manifest::{Port, Service};
+use e2e::net::PodNetwork;
+use e2e::probe::Proto;
+use testkit::wait_for;
+
+use crate::world::{SOON, WEB, World};
+
+const DNS: u16 = 53;
+const METRICS: u16 = 9153;
+
+fn dns() -> Service {
+    let port = |name: &str, proto, port| Port { name: name.to_owned(), proto, port, target: 8080 };
+    let ports = [
+        port("dns", Proto::Udp, DNS),
+        port("dns-tcp", Proto::Tcp, DNS),
+        port("metrics", Proto::Tcp, METRICS),
+    ];
+    Service::new("dns", WEB, &[]).with_ports(&ports)
+}
+
+/// Whether everybody has answers on a port from this one.
+fn answered_by(world: &World, name: &str, port: u16) -> Result<(), String> {
+    let protos: &[Proto] = if port == DNS { &[Proto::Udp, Proto::Tcp] } else { &[Proto::Tcp] };
+    for client in world.clients() {
+        for (proto, to) in protos.iter().flat_map(|proto| WEB.port(port).map(|to| (*proto, to))) {
+            let outcome = client.ask(proto, to);
+            if !outcome.result.as_ref().is_ok_and(|answer| answer.pod == name) {
+                return Err(format!("{} -> {proto} {to}: {outcome}", client.place));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_node_local_cache_keeps_its_port_and_the_others_are_served() {
+    let mut world = World::new(PodNetwork::Routed, 2);
+    let service = dns();
+    world.manifests.serve(&service, &world.ready(1..=1));
+    world.start(&[]);
+    world.wait_served(&service, &world.ready(1..=1));
+    let node = &world.net.node;
+    node.sh("ip link add nodelocaldns type dummy");
+    node.sh("ip link set nodelocaldns up");
+    node.sh(&format!("ip address add {}/32 dev nodelocaldns", WEB.v4));
+    node.sh(&format!("ip address add {}/128 dev nodelocaldns nodad", WEB.v6));
+    let cache = world.net.node_daemon_at("cache", WEB.port(DNS).map(|at| at.to_string()));
+    wait_for(SOON, "the cache to answer", || answered_by(&world, "cache", DNS));
+    answered_by(&world, "pod-1", METRICS).expect("the other port is served");
+    // It dies, and leaves its interface behind.
+    drop(cache);
+    wait_for(SOON, "IPVS to serve", || answered_by(&world, "pod-1", DNS));
+    answered_by(&world, "pod-1", METRICS).expect("the other port is served");
+    world.net.node.sh("ip link delete nodelocaldns");
+    world.wait_served(&service, &world.ready(1..=1));
+    answered_by(&world, "pod-1", DNS).expect("served as before");
+}
