@@ -69,7 +69,7 @@ fn families_tables_and_hooks_are_told_apart() {
     }
     let chain = |family: &str, table: &str, hook: &str, policy: &str| {
         format!(
-            "table {family} {table} {{ chain c {{ type filter hook {hook} priority 0; policy {policy}; }} }}\n"
+            "table {family} {table} {{ chain c {{ type filter hook {hook} priority 0; policy {policy}; }}; }}\n"
         )
     };
     let script = [

@@ -216,10 +216,16 @@ fn a_vip_claimed_twice_goes_to_the_older_service_and_on_when_that_is_deleted() {
 }
 
 #[test]
-fn a_vip_that_is_an_address_of_the_node_is_refused() {
+fn a_vip_that_is_an_address_of_the_node_is_served_without_being_bound() {
     let mut world = World::new();
     let plan = world.sync(ModelEvent::ServiceApplied(service("web", &["192.168.50.10"], Protocol::Tcp)));
-    assert!(plan.is_empty(), "{plan}");
+    check(
+        &plan,
+        "add element services 192.168.50.10:80/TCP
+         add element no-endpoints 192.168.50.10:80/TCP
+         add element masquerade-nonlocal 192.168.50.10:80/TCP
+         add virtual server 192.168.50.10:80/TCP rr",
+    );
 }
 
 #[test]

@@ -171,7 +171,12 @@ impl AsyncWrite for Spoilable {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
+        let this = self.get_mut();
+        match this.fate() {
+            // The connection stays open, even if it was to be closed after the answer.
+            Some(Spoil { after: 0, then: Ruin::Silence }) => Poll::Pending,
+            _ => Pin::new(&mut this.stream).poll_shutdown(context),
+        }
     }
 }
 

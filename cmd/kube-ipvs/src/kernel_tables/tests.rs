@@ -32,6 +32,7 @@ fn possible() -> bool {
     let made =
         root && in_new_netns(|| testkit::try_run(&["ip", "link", "add", "x0", "type", STAND_IN]).is_ok());
     if !made {
+        #[expect(clippy::print_stderr, reason = "a test says why it is skipped")]
         eprintln!("skipped: needs root and links of type {STAND_IN}");
     }
     made

@@ -99,6 +99,11 @@ impl FakeIpvs {
         self.0.borrow_mut().tables.counters(vs, rs).0 = counters;
     }
 
+    /// Every connection ends and is forgotten.
+    pub fn end_connections(&self) {
+        self.0.borrow_mut().tables.end_connections();
+    }
+
     /// Traffic counters of a real server from now on.
     ///
     /// # Panics

@@ -10,11 +10,7 @@ use kube::{
     config::{ExecConfig, InClusterError, Kubeconfig, KubeconfigError},
 };
 
-use super::{
-    ApiOptions,
-    plugin::PluginError,
-    proxy::{self},
-};
+use super::{ApiOptions, plugin::PluginError, proxy};
 
 /// The API server cannot be asked at all.
 #[derive(Debug, thiserror::Error)]

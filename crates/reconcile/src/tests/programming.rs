@@ -97,14 +97,16 @@ fn a_changed_node_address_changes_the_source_of_every_route() {
 }
 
 #[test]
-fn a_vip_that_appears_on_an_interface_is_given_up() {
+fn a_vip_that_appears_on_an_interface_is_the_nodes() {
     let mut world = World::synced(web());
     let node = [(ip("192.168.50.10"), "eth0"), (ip(WEB), "eth1")];
     world.kernel.vips.set_node_addresses(node);
     world.reconciler.handle(Event::Touched(dataplane::Touched::Vips));
     world.run();
     world.pass(Duration::from_secs(10));
-    assert!(world.kernel.vips.routes().is_empty() && world.kernel.rules.elements().is_empty());
+    assert!(world.kernel.vips.routes().is_empty());
+    assert!(!world.kernel.rules.elements().contains(&lb_types::RuleElement::vip(ip(WEB))));
+    assert_eq!(world.kernel.weights(web_vs()), [(11, 1), (12, 1)], "nobody listens there");
     world.kernel.vips.set_node_addresses([node[0]]);
     world.reconciler.handle(Event::Touched(dataplane::Touched::Vips));
     world.run();

@@ -93,7 +93,8 @@ fn a_long_page_is_complete() {
 
 #[test]
 fn an_address_in_use_is_waited_for() {
-    let busy = TcpListener::bind("127.0.0.1:0").unwrap();
+    // An address that clients of other tests do not take a port of.
+    let busy = TcpListener::bind("127.77.77.77:0").unwrap();
     let addr = busy.local_addr().unwrap();
     let (sender, receiver) = mpsc::channel();
     let bound: Bound = Box::new(move |addr| sender.send(addr).unwrap());

@@ -171,6 +171,12 @@ impl Tables {
         }
     }
 
+    pub(super) fn end_connections(&mut self) {
+        for real in self.entries.values_mut().flat_map(|entry| entry.real_servers.values_mut()) {
+            real.counters.0 = ConnectionCounters::default();
+        }
+    }
+
     /// Not in key order: nobody may rely on one.
     pub(super) fn dump_virtual_servers(&self) -> VirtualServerDump {
         let virtual_servers = self.entries.iter().rev().map(|(vs, entry)| (*vs, entry.settings)).collect();
