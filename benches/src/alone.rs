@@ -13,7 +13,7 @@ use dataplane::{
     fake::{FakeFlows, FakeSysctls},
 };
 use ipvs::IpvsClient;
-use lb_types::{IpvsOp, RulesLayout, RulesOp, VipOp, VipPort, VirtualServerId};
+use lb_types::{IpvsOp, RulesLayout, RulesOp, Scheduler, VipOp, VipPort, VirtualServerId};
 use reconcile::{Config, Event, Reconciler};
 
 use crate::objects::{self, Size};
@@ -62,6 +62,10 @@ impl IpvsTable for Timed {
         self.client.dump_real_servers(vs)
     }
 
+    fn has_scheduler(&mut self, scheduler: Scheduler) -> Result<bool, TableError> {
+        IpvsTable::has_scheduler(&mut self.client, scheduler)
+    }
+
     fn apply(&mut self, ops: &[IpvsOp]) -> Result<BatchReport, TableError> {
         let start = Instant::now();
         let report = self.client.apply(ops);
@@ -94,6 +98,10 @@ impl IpvsTable for Absent {
 
     fn dump_real_servers(&mut self, _vs: VirtualServerId) -> Result<Vec<ObservedRealServer>, TableError> {
         Ok(Vec::new())
+    }
+
+    fn has_scheduler(&mut self, _scheduler: Scheduler) -> Result<bool, TableError> {
+        Ok(true)
     }
 
     fn apply(&mut self, _ops: &[IpvsOp]) -> Result<BatchReport, TableError> {

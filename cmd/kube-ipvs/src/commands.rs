@@ -17,7 +17,7 @@ pub fn plan(settings: &Settings) -> anyhow::Result<()> {
     let source = source::open(settings)?;
     let tables = kernel_tables::open()?.tables;
     let choice = kernel_tables::choose_conn_reuse(settings, None);
-    let config = kernel_tables::with_sysctls(settings, &choice);
+    let config = kernel_tables::for_this_kernel(settings, &choice);
     let mut reconciler = Reconciler::new(config, tables);
     let batch = source.read_once();
     batch.problems.iter().for_each(|problem| warn!("{problem}"));

@@ -1,6 +1,6 @@
 //! Flags to one valid configuration; every mistake is listed at once.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{collections::BTreeSet, fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use ipnetwork::IpNetwork;
 use kernel::ConnReuseFlag;
@@ -24,6 +24,8 @@ pub struct Settings {
     pub metrics: Option<SocketAddr>,
     /// Configuration of the loop, but for the kernel parameters.
     pub reconcile: Config,
+    /// Whether the schedulers that the kernel has loaded may be named by annotations besides those in `reconcile`.
+    pub allow_loaded_schedulers: bool,
     /// Timeouts of idle connections (TCP, TCP after FIN, UDP); zero leaves the kernel's.
     pub timeouts: [Duration; 3],
     /// How `conn_reuse_mode` is chosen.
@@ -53,6 +55,10 @@ pub enum Source {
     /// A directory.
     Manifests(PathBuf),
 }
+
+/// Schedulers that annotations may name unless `--allowed-schedulers` says otherwise, besides what is loaded.
+const USUAL_SCHEDULERS: [Scheduler; 6] =
+    [Scheduler::RR, Scheduler::WRR, Scheduler::LC, Scheduler::WLC, Scheduler::SH, Scheduler::MH];
 
 /// Everything that is wrong with the flags.
 #[derive(Debug, thiserror::Error)]
@@ -130,6 +136,7 @@ impl Settings {
             healthz: bind_address("--healthz-bind-address", &flags.healthz_bind_address, &mut check),
             metrics: bind_address("--metrics-bind-address", &flags.metrics_bind_address, &mut check),
             reconcile,
+            allow_loaded_schedulers: allowed(flags).next().is_none(),
             timeouts: [flags.ipvs_tcp_timeout, flags.ipvs_tcpfin_timeout, flags.ipvs_udp_timeout],
             conn_reuse: check.parse("--conn-reuse-mode", &flags.conn_reuse_mode),
             strict_arp: flags.ipvs_strict_arp,
@@ -177,13 +184,32 @@ fn bind_address(flag: &str, text: &str, check: &mut Check) -> Option<SocketAddr>
     (!text.is_empty()).then(|| check.take(flag, address(text).map(Some))).flatten()
 }
 
+/// Names in `--allowed-schedulers`.
+fn allowed(flags: &Flags) -> impl Iterator<Item = &str> {
+    flags.allowed_schedulers.iter().map(|name| name.trim()).filter(|name| !name.is_empty())
+}
+
+/// Schedulers that annotations may name in any case.
+fn allowed_schedulers(flags: &Flags, default: Scheduler, check: &mut Check) -> BTreeSet<Scheduler> {
+    let named = |name: &str| check.take("--allowed-schedulers", name.parse::<Scheduler>().map(Some));
+    let named: BTreeSet<_> = allowed(flags).filter_map(named).collect();
+    match named.is_empty() {
+        true => USUAL_SCHEDULERS.into_iter().chain([default]).collect(),
+        false => named,
+    }
+}
+
 fn planner(flags: &Flags, node_name: &str, check: &mut Check) -> PlannerConfig {
     let scheduler = match flags.ipvs_scheduler.as_str() {
         "" => Ok(Some(Scheduler::RR)),
-        name => name.parse().map(Some),
+        name => name.parse::<Scheduler>().map(Some),
     };
+    let scheduler = check.take("--ipvs-scheduler", scheduler).unwrap_or(Scheduler::RR);
     PlannerConfig {
-        scheduler: check.take("--ipvs-scheduler", scheduler).unwrap_or(Scheduler::RR),
+        scheduler,
+        service_overrides: check.parse("--service-overrides", &flags.service_overrides),
+        allowed_schedulers: allowed_schedulers(flags, scheduler, check),
+        graceful_timeout_max: drain::limit(flags.graceful_timeout_max),
         masquerade_all: flags.masquerade_all,
         layout: RulesLayout { masquerade_bit: flags.iptables_masquerade_bit, ..RulesLayout::default() },
         node_name: node_name.to_owned(),
@@ -222,6 +248,11 @@ fn local_mode(flags: &Flags, check: &mut Check) -> LocalMode {
 }
 
 fn drain(flags: &Flags, check: &mut Check) -> drain::Settings {
+    let (timeout, max) = (flags.graceful_timeout, flags.graceful_timeout_max);
+    check.ensure(max.is_zero() || !timeout.is_zero() && timeout <= max, || match timeout.is_zero() {
+        true => format!("--graceful-timeout: no limit exceeds --graceful-timeout-max ({max:?})"),
+        false => format!("--graceful-timeout: {timeout:?} exceeds --graceful-timeout-max ({max:?})"),
+    });
     drain::Settings {
         policy: check.parse("--graceful-policy", &flags.graceful_policy),
         linger: flags.graceful_linger,
@@ -295,6 +326,10 @@ mod tests {
             "--cluster-cidr=10.0.0.1,10.1.0.0/16,10.2.0.0/16",
             "--detect-local-mode=Magic",
             "--ipvs-scheduler=fair",
+            "--service-overrides=some",
+            "--allowed-schedulers=rr,best",
+            "--graceful-timeout=0",
+            "--graceful-timeout-max=1h",
             "--ipvs-sync-period=0",
             "--ipvs-min-sync-period=1s",
             "--graceful-policy=never",
@@ -314,6 +349,9 @@ mod tests {
             "--cluster-cidr: 2 IPv4 ranges",
             "--detect-local-mode: unknown mode \"Magic\"",
             "--ipvs-scheduler: unknown IPVS scheduler \"fair\"",
+            "--service-overrides: unknown value \"some\"",
+            "--allowed-schedulers: unknown IPVS scheduler \"best\"",
+            "--graceful-timeout: no limit exceeds --graceful-timeout-max (3600s)",
             "--ipvs-sync-period: must",
             "--ipvs-min-sync-period: 1s is longer than --ipvs-sync-period (0ns)",
             "--graceful-policy: unknown",
@@ -328,6 +366,18 @@ mod tests {
         ] {
             assert!(error.contains(flag), "{flag} is missing in\n{error}");
         }
+    }
+
+    #[test]
+    fn annotations_name_the_usual_schedulers_unless_others_are_listed() {
+        let allowed = |args: &[&str]| {
+            let settings = settings(args).unwrap();
+            let names = settings.reconcile.planner.allowed_schedulers.iter().map(Scheduler::to_string);
+            (names.collect::<Vec<_>>().join(" "), settings.allow_loaded_schedulers)
+        };
+        assert_eq!(allowed(&[]), ("lc mh rr sh wlc wrr".into(), true));
+        assert_eq!(allowed(&["--ipvs-scheduler=sed"]), ("lc mh rr sed sh wlc wrr".into(), true));
+        assert_eq!(allowed(&["--allowed-schedulers=dh, lc"]), ("dh lc".into(), false));
     }
 
     #[test]

@@ -106,6 +106,15 @@ pub struct Flags {
     #[arg(long, global = true, default_value = "rr", value_name = "NAME")]
     pub ipvs_scheduler: String,
 
+    /// Which annotations of Services count: none, graceful (those about drains) or all
+    #[arg(long, global = true, default_value = "all", value_name = "WHICH")]
+    pub service_overrides: String,
+
+    /// Schedulers that annotations may name; without it those that the kernel has loaded at the start, --ipvs-scheduler
+    /// and rr, wrr, lc, wlc, sh, mh
+    #[arg(long, global = true, value_delimiter = ',', value_name = "NAME,...")]
+    pub allowed_schedulers: Vec<String>,
+
     /// How often the kernel is compared with what it should hold
     #[arg(long, global = true, default_value = "30s", value_parser = parse_duration, value_name = "DURATION")]
     pub ipvs_sync_period: Duration,
@@ -146,6 +155,10 @@ pub struct Flags {
     /// A draining real server is removed after this time in any case; 0 for no limit
     #[arg(long, global = true, default_value = "15m", value_parser = parse_duration, value_name = "DURATION")]
     pub graceful_timeout: Duration,
+
+    /// Longest --graceful-timeout that an annotation can ask for; 0 for any, no deadline included
+    #[arg(long, global = true, default_value = "0", value_parser = parse_duration, value_name = "DURATION")]
+    pub graceful_timeout_max: Duration,
 
     /// A draining real server is removed when clients have waited for an answer for this long, at least 2.5s; 0 for never
     #[arg(long, global = true, default_value = "3s", value_parser = parse_duration, value_name = "DURATION")]

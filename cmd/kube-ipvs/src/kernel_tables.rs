@@ -131,8 +131,8 @@ pub fn choose_conn_reuse(settings: &Settings, metrics: Option<&Metrics>) -> Conn
     choice
 }
 
-/// The loop's configuration with the kernel parameters that this kernel needs.
-pub fn with_sysctls(settings: &Settings, choice: &ConnReuseChoice) -> Config {
+/// The loop's configuration with what depends on the kernel: its parameters, and the schedulers that it has loaded.
+pub fn for_this_kernel(settings: &Settings, choice: &ConnReuseChoice) -> Config {
     let needs = SysctlNeeds {
         conn_reuse_mode: choice.decision.mode,
         ipv4: true,
@@ -141,7 +141,18 @@ pub fn with_sysctls(settings: &Settings, choice: &ConnReuseChoice) -> Config {
         cores: Some(kernel::cores()),
     };
     let sysctls = required_sysctls(&needs).into_iter().map(|required| required.need).collect();
-    Config { sysctls, ..settings.reconcile.clone() }
+    let mut config = Config { sysctls, ..settings.reconcile.clone() };
+    if settings.allow_loaded_schedulers {
+        config.planner.allowed_schedulers.extend(ModuleFinder::running().loaded_schedulers());
+    }
+    let scheduler = config.planner.scheduler;
+    if planner::refuses_while_draining(scheduler) {
+        warn!(
+            "--ipvs-scheduler={scheduler} gives all connections to a VIP to one endpoint, and refuses them while that \
+             one drains; choose another if clients must not be refused"
+        );
+    }
+    config
 }
 
 #[cfg(test)]

@@ -73,7 +73,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
     let opened = kernel_tables::open()?;
     kernel_tables::set_timeouts(settings)?;
     let choice = kernel_tables::choose_conn_reuse(settings, Some(&metrics));
-    let config = kernel_tables::with_sysctls(settings, &choice);
+    let config = kernel_tables::for_this_kernel(settings, &choice);
     stop_on_signal(sender.clone())?;
     // Before the first dump, so that no change falls in between.
     watch_vips(opened.vip_port, sender.clone())?;
@@ -81,7 +81,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
     let mut reconciler = Reconciler::new(config, opened.tables);
     let file = DrainFile::new(&settings.state_dir, kernel::boot_id().context("find out the boot's id")?);
     let saver = DrainSaver::resume(file, &mut reconciler)?;
-    let told = Told { health, metrics };
+    let told = Told::new(health, metrics);
     told.findings(&reconciler);
     drive(reconciler, saver, &receiver, &told)
 }
@@ -273,6 +273,7 @@ fn step(reconciler: &mut Reconciler, told: &Told) -> usize {
         info!(?took, "sync: {report}");
     }
     told.stepped(&report, reconciler.draining());
+    told.shortfalls(reconciler.shortfalls());
     if report.findings {
         told.findings(reconciler);
     }
@@ -300,6 +301,10 @@ mod tests {
     }
 
     impl IpvsTable for StuckIpvs {
+        fn has_scheduler(&mut self, _: lb_types::Scheduler) -> Result<bool, TableError> {
+            Ok(true)
+        }
+
         fn dump_virtual_servers(&mut self) -> Result<VirtualServerDump, TableError> {
             let _closed = self.stuck.recv();
             self.kernel.dump_virtual_servers()
@@ -328,7 +333,7 @@ mod tests {
         let file = DrainFile::new(dir.path(), "boot".to_owned());
         let saver = DrainSaver::resume(file, &mut reconciler).unwrap();
         let metrics = Arc::new(Metrics::new([]).unwrap());
-        drive(reconciler, saver, receiver, &Told { health, metrics }).unwrap();
+        drive(reconciler, saver, receiver, &Told::new(health, metrics)).unwrap();
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! What health checks and metrics are told of the loop.
 
-use std::{sync::Arc, time::Instant};
+use std::{cell::RefCell, sync::Arc, time::Instant};
 
-use reconcile::{NodeFinding, Reconciler, Report, Standing};
+use lb_types::Scheduler;
+use reconcile::{NodeFinding, Reconciler, Report, Shortfalls, Standing};
 use telemetry::{Effect, Health, Metrics};
 
 /// So many Services that the kernel refuses are no matter of single Services any more.
@@ -18,9 +19,32 @@ pub struct Told {
     pub health: Arc<Health>,
     /// For Prometheus.
     pub metrics: Arc<Metrics>,
+    /// Shortfalls of the kernel that both know already.
+    shortfalls: RefCell<Shortfalls>,
 }
 
 impl Told {
+    /// Nothing is wrong so far.
+    pub fn new(health: Arc<Health>, metrics: Arc<Metrics>) -> Self {
+        Told { health, metrics, shortfalls: RefCell::default() }
+    }
+
+    /// What the kernel cannot or will not do, if that has changed.
+    pub fn shortfalls(&self, now: Shortfalls) {
+        if *self.shortfalls.borrow() == now {
+            return;
+        }
+        let default = now.no_scheduler.then_some("no Service can be served");
+        let missing = now.schedulers.iter().map(Scheduler::to_string);
+        self.health.set_condition("no-scheduler", Effect::NotReady, default);
+        self.health.set_condition("scheduler-unavailable", Effect::Notice, missing);
+        self.health.set_condition("vips-refused", Effect::Notice, number(now.vips));
+        self.health.set_condition("virtual-servers-refused", Effect::Notice, number(now.virtual_servers));
+        self.metrics.schedulers_unavailable(now.schedulers.iter().map(Scheduler::as_str));
+        self.metrics.refused(now.vips, now.virtual_servers);
+        self.shortfalls.replace(now);
+    }
+
     /// A step was done; so many real servers drain after it.
     pub fn stepped(&self, report: &Report, draining: usize) {
         self.metrics.synced(report.written, report.failed, report.drift);
@@ -77,7 +101,7 @@ mod tests {
     fn pages(standing: Standing) -> ([bool; 3], String) {
         let health = Arc::new(Health::new(Limits::of(Duration::from_secs(30)), &[]));
         health.programmed();
-        let told = Told { health: Arc::clone(&health), metrics: Arc::new(Metrics::new([]).unwrap()) };
+        let told = Told::new(Arc::clone(&health), Arc::new(Metrics::new([]).unwrap()));
         let begun = Instant::now();
         told.stands(begun, standing);
         let then = begun + Duration::from_secs(3600);

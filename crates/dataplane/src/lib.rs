@@ -27,7 +27,7 @@ pub use explain_rules::explain_rules;
 pub use explain_vip::explain_vip;
 use lb_types::{
     ConnectionCounters, FastMap, FastSet, FlowFilter, IpFamily, IpvsOp, RealServer, RealServerId,
-    RuleElement, RulesLayout, RulesOp, SysctlOp, TrafficCounters, VipOp, VipPort, VirtualServer,
+    RuleElement, RulesLayout, RulesOp, Scheduler, SysctlOp, TrafficCounters, VipOp, VipPort, VirtualServer,
     VirtualServerId,
 };
 pub use unopened::Unopened;
@@ -88,6 +88,9 @@ pub trait IpvsTable {
 
     /// Dumps the real servers of a virtual server; empty if that does not exist.
     fn dump_real_servers(&mut self, vs: VirtualServerId) -> Result<Vec<ObservedRealServer>, TableError>;
+
+    /// Whether the kernel has a scheduler, whose module it loads if need be; changes nothing in the tables.
+    fn has_scheduler(&mut self, scheduler: Scheduler) -> Result<bool, TableError>;
 
     /// Executes operations in order; a refused one does not stop the others.
     fn apply(&mut self, ops: &[IpvsOp]) -> Result<BatchReport, TableError>;

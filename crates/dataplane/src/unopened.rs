@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use lb_types::{FlowFilter, IpvsOp, RulesLayout, RulesOp, VipOp, VipPort, VirtualServerId};
+use lb_types::{FlowFilter, IpvsOp, RulesLayout, RulesOp, Scheduler, VipOp, VipPort, VirtualServerId};
 
 use crate::{
     BatchReport, ErrorKind, FlowTable, ForwardDrop, IpvsTable, ObservedRealServer, ObservedRules,
@@ -35,6 +35,10 @@ impl IpvsTable for Unopened {
     }
 
     fn dump_real_servers(&mut self, _vs: VirtualServerId) -> Result<Vec<ObservedRealServer>, TableError> {
+        self.fail()
+    }
+
+    fn has_scheduler(&mut self, _scheduler: Scheduler) -> Result<bool, TableError> {
         self.fail()
     }
 

@@ -1,16 +1,18 @@
 //! The client: resolves the family, sends commands, and translates what comes back.
 
+use std::net::{IpAddr, Ipv6Addr};
+
 use dataplane::{
     BatchReport, FailedOp, IpvsTable, ObservedRealServer, TableError, VirtualServerDump, explain_ipvs,
 };
-use lb_types::{IpvsOp, VirtualServerId};
+use lb_types::{IpvsOp, Scheduler, VirtualServerId};
 use netlink::{Batch, BatchOutcome, Buffers, Counters, Message, Protocol, RequestSocket, genl};
 
 use crate::{
     Call, Error,
     codec::{
-        Command, Daemon, DaemonState, Destination, Info, Service, Timeouts, parse_daemon, parse_destination,
-        parse_info, parse_service, parse_timeouts, uapi,
+        Command, Daemon, DaemonState, Destination, Info, Service, ServiceKey, Timeouts, parse_daemon,
+        parse_destination, parse_info, parse_service, parse_timeouts, uapi,
     },
     convert,
 };
@@ -86,6 +88,25 @@ impl IpvsClient {
     /// Sets those connection timeouts that are not 0.
     pub fn set_timeouts(&mut self, timeouts: &Timeouts) -> Result<(), Error> {
         self.execute_one(Call::SetTimeouts, &Command::SetConfig(timeouts))
+    }
+
+    /// Whether the kernel has a scheduler, whose module it loads if need be.
+    ///
+    /// A virtual server that cannot be: the kernel looks for the scheduler first (`ip_vs_add_service`), and refuses
+    /// the prefix length next, before anything is made. The address is one that is discarded everywhere (RFC 6666).
+    pub fn has_scheduler(&mut self, scheduler: Scheduler) -> Result<bool, Error> {
+        let addr = IpAddr::V6(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1));
+        let key =
+            ServiceKey::Address { addr, protocol: u16::from(lb_types::Protocol::Tcp.number()), port: 1 };
+        let impossible = Service { netmask: 0, ..Service::new(key, scheduler) };
+        let call = Call::FindScheduler(scheduler);
+        match self.execute_one(call, &Command::NewService(&impossible)) {
+            Err(error) if error.errno() == Some(libc::EINVAL) => Ok(true),
+            Err(error) if error.errno() == Some(libc::ENOENT) => Ok(false),
+            Err(error) => Err(error),
+            // Not on any known kernel.
+            Ok(()) => self.execute_one(call, &Command::DelService(&key)).map(|()| true),
+        }
     }
 
     /// Version of IPVS and size of the connection table.
@@ -274,6 +295,10 @@ fn without_repetitions<T, K: Ord>(
 }
 
 impl IpvsTable for IpvsClient {
+    fn has_scheduler(&mut self, scheduler: Scheduler) -> Result<bool, TableError> {
+        Ok(IpvsClient::has_scheduler(self, scheduler)?)
+    }
+
     fn dump_virtual_servers(&mut self) -> Result<VirtualServerDump, TableError> {
         let parse = |message: &Message<'_>| convert::virtual_server(&parse_service(message)?);
         let entries = without_repetitions(

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use dataplane::{ErrorKind, TableError, errno_name};
-use lb_types::VirtualServerId;
+use lb_types::{Scheduler, VirtualServerId};
 
 use crate::codec::DaemonState;
 
@@ -23,6 +23,8 @@ pub enum Call {
     DumpRealServers(VirtualServerId),
     /// One virtual server.
     GetVirtualServer(VirtualServerId),
+    /// A scheduler.
+    FindScheduler(Scheduler),
     /// Counters of one virtual server, or of all.
     Zero(Option<VirtualServerId>),
     /// Connection timeouts.
@@ -47,6 +49,7 @@ impl fmt::Display for Call {
             Call::DumpVirtualServers => f.write_str("dump virtual servers"),
             Call::DumpRealServers(vs) => write!(f, "dump real servers of {vs}"),
             Call::GetVirtualServer(vs) => write!(f, "get virtual server {vs}"),
+            Call::FindScheduler(scheduler) => write!(f, "look for scheduler {scheduler}"),
             Call::Zero(Some(vs)) => write!(f, "zero counters of {vs}"),
             Call::Zero(None) => f.write_str("zero all counters"),
             Call::GetTimeouts => f.write_str("get IPVS timeouts"),

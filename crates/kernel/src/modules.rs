@@ -168,6 +168,13 @@ impl ModuleFinder {
         }
     }
 
+    /// Schedulers whose modules are loaded, or part of the kernel image.
+    pub fn loaded_schedulers(&self) -> impl Iterator<Item = Scheduler> {
+        let present =
+            |name: &Scheduler| self.presence(KernelModule::Scheduler(*name)) == ModulePresence::Present;
+        Scheduler::known().filter(present)
+    }
+
     /// The error for a module that the kernel turned out not to have.
     pub fn missing(&self, module: KernelModule) -> MissingModule {
         MissingModule { module, presence: self.presence(module), release: self.release.clone() }

@@ -86,14 +86,25 @@ pub struct Scheduler([u8; 16]);
 pub struct UnknownScheduler(pub String);
 
 impl Scheduler {
+    /// All schedulers in the kernel tree.
+    pub fn known() -> impl Iterator<Item = Scheduler> {
+        KNOWN_SCHEDULERS.into_iter().map(Scheduler::from_static)
+    }
+
     /// Round robin, the default of kube-proxy.
     pub const RR: Scheduler = Scheduler::from_static("rr");
     /// Weighted round robin.
     pub const WRR: Scheduler = Scheduler::from_static("wrr");
+    /// Least connections.
+    pub const LC: Scheduler = Scheduler::from_static("lc");
+    /// Weighted least connections.
+    pub const WLC: Scheduler = Scheduler::from_static("wlc");
     /// Maglev hashing.
     pub const MH: Scheduler = Scheduler::from_static("mh");
     /// Source hashing.
     pub const SH: Scheduler = Scheduler::from_static("sh");
+    /// Destination hashing.
+    pub const DH: Scheduler = Scheduler::from_static("dh");
 
     const fn from_static(name: &str) -> Self {
         let (bytes, mut out, mut i) = (name.as_bytes(), [0; 16], 0);
@@ -167,6 +178,17 @@ impl SchedulerFlags {
     /// Bits 0 to 2.
     pub const fn bits(self) -> u8 {
         self.0
+    }
+
+    /// These flags and others.
+    #[must_use]
+    pub const fn with(self, others: SchedulerFlags) -> Self {
+        SchedulerFlags(self.0 | others.0)
+    }
+
+    /// Whether all of some flags are set.
+    pub const fn contains(self, others: SchedulerFlags) -> bool {
+        self.0 & others.0 == others.0
     }
 }
 

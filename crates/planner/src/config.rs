@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     net::IpAddr,
+    str::FromStr,
+    time::Duration,
 };
 
 use ipnetwork::IpNetwork;
@@ -18,6 +21,12 @@ pub struct PlannerConfig {
     pub scheduler: Scheduler,
     /// Schedulers that the kernel turned out not to have; Services that name one get the default.
     pub unavailable_schedulers: BTreeSet<Scheduler>,
+    /// Which annotations count.
+    pub service_overrides: ServiceOverrides,
+    /// Schedulers that annotations may name.
+    pub allowed_schedulers: BTreeSet<Scheduler>,
+    /// Longest timeout of drains that an annotation can ask for; `None` for any.
+    pub graceful_timeout_max: Option<Duration>,
     /// Masquerade every connection to a ClusterIP.
     pub masquerade_all: bool,
     /// The configured part of the packet rules.
@@ -32,10 +41,56 @@ impl Default for PlannerConfig {
         PlannerConfig {
             scheduler: Scheduler::RR,
             unavailable_schedulers: BTreeSet::new(),
+            service_overrides: ServiceOverrides::default(),
+            allowed_schedulers: Scheduler::known().collect(),
+            graceful_timeout_max: None,
             masquerade_all: false,
             layout: RulesLayout::default(),
             node_name: String::new(),
         }
+    }
+}
+
+/// Which annotations of Services count: who may edit a Service need not be who runs the node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ServiceOverrides {
+    /// None.
+    None,
+    /// Those about drains.
+    Graceful,
+    /// All.
+    #[default]
+    All,
+}
+
+impl ServiceOverrides {
+    /// Spelling of the flag.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            ServiceOverrides::None => "none",
+            ServiceOverrides::Graceful => "graceful",
+            ServiceOverrides::All => "all",
+        }
+    }
+}
+
+impl fmt::Display for ServiceOverrides {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A word that is none of them.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown value {0:?}: expected none, graceful or all")]
+pub struct UnknownOverrides(pub String);
+
+impl FromStr for ServiceOverrides {
+    type Err = UnknownOverrides;
+
+    fn from_str(s: &str) -> Result<Self, UnknownOverrides> {
+        let all = [ServiceOverrides::None, ServiceOverrides::Graceful, ServiceOverrides::All];
+        all.into_iter().find(|o| o.as_str() == s).ok_or_else(|| UnknownOverrides(s.to_owned()))
     }
 }
 

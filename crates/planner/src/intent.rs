@@ -1,18 +1,22 @@
 //! What one Service wants of the kernel.
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use drain::Overrides;
 use lb_types::{
-    IpFamily, Persistence, PodUid, Protocol, RealServer, RealServerId, RuleElement, RuleSet, Scheduler,
-    SchedulerFlags, ServiceName, VipPort, VirtualServer, VirtualServerId,
+    IpFamily, PodUid, Protocol, RealServer, RealServerId, RuleElement, RuleSet, Scheduler, ServiceName,
+    VipPort, VirtualServer, VirtualServerId,
 };
 use service_model::{
-    PortEndpoints, Service, ServiceModel, ServicePort, SliceName, SlicePort, cluster_ip_endpoints,
+    PortEndpoints, Service, ServiceModel, ServicePort, SliceName, SlicePort, annotations,
+    cluster_ip_endpoints,
 };
 use tally::Tallied;
 
-use crate::{NodeFacts, Ownership, PlannerConfig};
+use crate::{
+    NodeFacts, Ownership, PlannerConfig, ServiceOverrides,
+    settings::{desire_drain, desire_settings, settings_problems},
+};
 
 /// An endpoint of a virtual server, whatever its condition: a real server that the kernel may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +119,40 @@ pub enum IntentProblem {
         /// Its protocol.
         protocol: Protocol,
     },
+    /// An annotation is one of those that the configuration forbids.
+    AnnotationForbidden {
+        /// The Service.
+        service: ServiceName,
+        /// The annotation.
+        annotation: &'static str,
+        /// Those that count.
+        overrides: ServiceOverrides,
+    },
+    /// The scheduler that it names is not one of those that the configuration allows.
+    SchedulerNotAllowed {
+        /// The Service.
+        service: ServiceName,
+        /// What it names.
+        scheduler: Scheduler,
+        /// The configured one.
+        instead: Scheduler,
+    },
+    /// The timeout of its drains exceeds the longest one that the configuration allows.
+    TimeoutTooLong {
+        /// The Service.
+        service: ServiceName,
+        /// What it asks for; zero for no deadline.
+        timeout: Duration,
+        /// What it gets.
+        max: Duration,
+    },
+    /// Its scheduler refuses the clients of a real server that drains.
+    RefusesWhileDraining {
+        /// The Service.
+        service: ServiceName,
+        /// What it names.
+        scheduler: Scheduler,
+    },
     /// Another Service has the same VIP, protocol and port.
     ClaimedByOther {
         /// The Service that is not served there.
@@ -146,9 +184,58 @@ impl fmt::Display for IntentProblem {
                  endpoints are not served there; name it as the Service names its port",
                 slice.namespace, slice.name
             ),
+            IntentProblem::AnnotationForbidden { .. }
+            | IntentProblem::SchedulerNotAllowed { .. }
+            | IntentProblem::TimeoutTooLong { .. }
+            | IntentProblem::RefusesWhileDraining { .. } => self.fmt_annotation(f),
             IntentProblem::ClaimedByOther { service, vs, winner } => {
                 write!(f, "Service {service}: {vs} is already served for Service {winner}, which is older")
             }
+        }
+    }
+}
+
+impl IntentProblem {
+    /// What is wrong with an annotation.
+    fn fmt_annotation(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut field = |service: &ServiceName, annotation: &str| {
+            write!(f, "Service {service}: metadata.annotations[{annotation}]: ")
+        };
+        match self {
+            IntentProblem::AnnotationForbidden { service, annotation, overrides } => {
+                field(service, annotation)?;
+                write!(
+                    f,
+                    "not allowed by --service-overrides={overrides}; the configuration is followed instead; remove \
+                     the annotation, or have the operator of the node allow it"
+                )
+            }
+            IntentProblem::SchedulerNotAllowed { service, scheduler, instead } => {
+                field(service, annotations::SCHEDULER)?;
+                write!(
+                    f,
+                    "{scheduler} is not one of --allowed-schedulers; {instead} is used instead; name one of them, or \
+                     have the operator of the node add it"
+                )
+            }
+            IntentProblem::TimeoutTooLong { service, timeout, max } => {
+                field(service, annotations::GRACEFUL_TIMEOUT)?;
+                let asked = if timeout.is_zero() { "no deadline".to_owned() } else { format!("{timeout:?}") };
+                write!(
+                    f,
+                    "{asked} exceeds --graceful-timeout-max; {max:?} is used instead; ask for no more, or have the \
+                     operator of the node raise it"
+                )
+            }
+            IntentProblem::RefusesWhileDraining { service, scheduler } => {
+                field(service, annotations::SCHEDULER)?;
+                write!(
+                    f,
+                    "{scheduler} gives all connections to a VIP to one endpoint, and refuses them while that one \
+                     drains; name another scheduler if clients must not be refused"
+                )
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -162,6 +249,7 @@ pub fn desire_service(
 ) -> (ServiceIntent, Vec<IntentProblem>) {
     let mut intent = ServiceIntent { created: service.created, ..ServiceIntent::default() };
     let mut problems = unmatched_ports(service, model);
+    problems.extend(settings_problems(service, config));
     intent.servers.reserve_exact(service.cluster_ips.len() * service.ports.len());
     for family in IpFamily::ALL {
         let Some(vip) = service.cluster_ip(family) else { continue };
@@ -228,26 +316,7 @@ fn desire_server(
         settings: desire_settings(service, IpFamily::of(vip), config),
         real_server: RealServer::SERVING,
         endpoints: endpoints.into(),
-        drain: service.settings.drain.clone(),
+        drain: desire_drain(service, config),
         masquerade: if config.masquerade_all { RuleSet::Masquerade } else { RuleSet::MasqueradeNonLocal },
-    }
-}
-
-/// Scheduler and persistence of a Service's virtual servers.
-///
-/// Like kube-proxy (pkg/proxy/ipvs/proxier.go), `mh` hashes the source port too unless told otherwise; unlike it, a
-/// Service can name its own scheduler.
-fn desire_settings(service: &Service, family: IpFamily, config: &PlannerConfig) -> VirtualServer {
-    let named = service.settings.scheduler.filter(|name| !config.unavailable_schedulers.contains(name));
-    let scheduler = named.unwrap_or(config.scheduler);
-    let default_flags = if scheduler == Scheduler::MH { SchedulerFlags::PORT } else { SchedulerFlags::NONE };
-    VirtualServer {
-        scheduler,
-        scheduler_flags: service.settings.scheduler_flags.unwrap_or(default_flags),
-        persistence: service.affinity.map(|affinity| Persistence {
-            timeout_seconds: affinity.timeout_seconds,
-            prefix_length: family.host_prefix(),
-        }),
-        one_packet: false,
     }
 }

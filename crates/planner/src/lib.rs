@@ -14,17 +14,19 @@ mod flows;
 mod intent;
 mod mirror;
 mod plan;
+mod settings;
 mod succession;
 mod sysctls;
 #[cfg(test)]
 mod tests;
 
-pub use config::{NodeFacts, Ownership, PlannerConfig};
+pub use config::{NodeFacts, Ownership, PlannerConfig, ServiceOverrides, UnknownOverrides};
 pub use desired::{Changes, Desired, Vacated};
 pub use diff::{Inputs, Touch, cleanup, cleanup_rules, diff};
 pub use flows::untranslated;
 pub use intent::{IntentProblem, ServerEndpoint, ServerIntent, ServiceIntent, desire_service};
 pub use mirror::{Mirror, MirrorServer};
 pub use plan::{NewDrain, Plan, Stage};
+pub use settings::{default_scheduler, default_schedulers, refuses_while_draining};
 pub use succession::{Fate, Situation, Successor};
 pub use sysctls::{accept_ra, keep_advertised, must_write};

@@ -440,3 +440,104 @@ fn the_source_of_connections_is_an_address_that_other_nodes_can_answer() {
     check(None, &internal, Some("10.8.0.2"));
     check(Some("192.0.2.1"), &[], None);
 }
+
+/// What a Service with these settings gets under a configuration: its virtual server and its drains; and its problems.
+fn with_settings(settings: ServiceSettings, config: PlannerConfig) -> (String, Overrides, String) {
+    let world = World { config, ..World::new() };
+    let service = Service { settings, ..service("web", &["10.96.0.80"], Protocol::Tcp) };
+    let node = (&world.ownership, &world.facts);
+    let (intent, problems) = desire_service(&service, &world.model, node, &world.config);
+    let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
+    (intent.servers[0].settings.to_string(), *intent.servers[0].drain_overrides(), problems.join("\n"))
+}
+
+fn names(scheduler: &str) -> ServiceSettings {
+    ServiceSettings { scheduler: Some(scheduler.parse().unwrap()), ..ServiceSettings::default() }
+}
+
+#[track_caller]
+fn assert_lines(text: &str, lines: &[&str]) {
+    assert_eq!(text.lines().count(), lines.len(), "{text}");
+    for (found, expected) in text.lines().zip(lines) {
+        assert!(found.starts_with("Service default/web: metadata.annotations[kube-ipvs.io/"), "{found}");
+        expected.split("..").for_each(|part| assert!(found.contains(part), "{part:?} is not in {found}"));
+    }
+}
+
+#[test]
+fn dh_is_a_problem_of_whoever_names_it() {
+    let (server, _, problems) = with_settings(names("dh"), PlannerConfig::default());
+    assert_eq!(server, "dh");
+    assert_lines(&problems, &["/scheduler]: dh gives..refuses them while that one drains; name another"]);
+    assert_eq!(with_settings(names("mh"), PlannerConfig::default()).2, "");
+}
+
+#[test]
+fn fallback_is_on_unless_it_is_refused() {
+    let flags = |scheduler: &str, flags: Option<u8>, no_fallback: bool| {
+        let scheduler_flags = flags.map(lb_types::SchedulerFlags::from_bits);
+        let settings = ServiceSettings { scheduler_flags, no_fallback, ..names(scheduler) };
+        with_settings(settings, PlannerConfig::default()).0
+    };
+    for (scheduler, given, no_fallback, expected) in [
+        ("mh", None, false, "mh flags 0x3"),
+        ("mh", Some(0), false, "mh flags 0x1"),
+        ("mh", Some(2), false, "mh flags 0x3"),
+        ("mh", Some(2), true, "mh flags 0x2"),
+        ("sh", None, false, "sh flags 0x1"),
+        ("sh", Some(2), false, "sh flags 0x3"),
+        ("sh", Some(0), true, "sh"),
+        ("wlc", None, false, "wlc"),
+        ("wlc", Some(4), false, "wlc flags 0x4"),
+    ] {
+        assert_eq!(flags(scheduler, given, no_fallback), expected, "{scheduler} {given:?}");
+    }
+}
+
+#[test]
+fn annotations_count_as_far_as_the_operator_allows() {
+    const HOUR: std::time::Duration = std::time::Duration::from_secs(3600);
+    let drains = |timeout| Overrides { timeout: Some(timeout), linger: Some(HOUR), ..Overrides::NONE };
+    let settings = |timeout| ServiceSettings {
+        scheduler_flags: Some(lb_types::SchedulerFlags::PORT),
+        drain: Some(std::sync::Arc::new(drains(timeout))),
+        ..names("sh")
+    };
+    let config = |overrides: &str| PlannerConfig {
+        service_overrides: overrides.parse().unwrap(),
+        ..PlannerConfig::default()
+    };
+    let (server, drain, problems) = with_settings(settings(HOUR * 2), config("all"));
+    assert_eq!((server.as_str(), drain, problems.as_str()), ("sh flags 0x3", drains(HOUR * 2), ""));
+
+    let (server, drain, problems) = with_settings(settings(HOUR * 2), config("graceful"));
+    assert_eq!((server.as_str(), drain), ("rr", drains(HOUR * 2)));
+    let scheduling = [
+        "/scheduler]: not allowed by --service-overrides=graceful; the configuration is followed..remove",
+        "/scheduler-flags]: not allowed by --service-overrides=graceful",
+    ];
+    assert_lines(&problems, &scheduling);
+
+    let (server, drain, problems) = with_settings(settings(HOUR * 2), config("none"));
+    assert_eq!((server.as_str(), drain), ("rr", Overrides::NONE));
+    assert_lines(&problems, &["/scheduler]", "/scheduler-flags]", "/graceful-linger]", "/graceful-timeout]"]);
+
+    let capped = || PlannerConfig { graceful_timeout_max: Some(HOUR), ..PlannerConfig::default() };
+    let (_, drain, problems) = with_settings(settings(HOUR * 2), capped());
+    assert_eq!(drain, drains(HOUR));
+    assert_lines(&problems, &["/graceful-timeout]: 7200s exceeds --graceful-timeout-max; 3600s is used"]);
+    let (_, drain, problems) = with_settings(settings(std::time::Duration::ZERO), capped());
+    assert_eq!(drain, drains(HOUR));
+    assert_lines(&problems, &["/graceful-timeout]: no deadline exceeds"]);
+    let (_, drain, problems) = with_settings(settings(HOUR), capped());
+    assert_eq!((drain, problems.as_str()), (drains(HOUR), ""));
+
+    let few =
+        PlannerConfig { allowed_schedulers: ["wlc".parse().unwrap()].into(), ..PlannerConfig::default() };
+    let (server, _, problems) = with_settings(settings(HOUR), few);
+    assert_eq!(server, "rr");
+    assert_lines(
+        &problems,
+        &["/scheduler]: sh is not one of --allowed-schedulers; rr is used instead; name one"],
+    );
+}

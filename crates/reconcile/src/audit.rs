@@ -217,7 +217,7 @@ impl Reconciler {
                 self.observe_rules(touch, report)
             }
             Part::Servers | Part::RealServers => {
-                self.forgive_schedulers();
+                self.look_for_schedulers(now);
                 self.observe_servers(touch, report)?;
                 touch.extend(self.unwanted());
                 Ok(())
@@ -254,18 +254,5 @@ impl Reconciler {
         };
         let servers = self.mirror.servers.keys().filter(is_unwanted).copied().collect();
         Touch { servers, ..Touch::default() }
-    }
-
-    /// A module may have been loaded meanwhile: Services get the scheduler that they name tried again.
-    fn forgive_schedulers(&mut self) {
-        let unavailable = std::mem::take(&mut self.config.planner.unavailable_schedulers);
-        if unavailable.is_empty() {
-            return;
-        }
-        let wants = |service: &&service_model::Service| {
-            service.settings.scheduler.is_some_and(|name| unavailable.contains(&name))
-        };
-        let names: Vec<_> = self.model.services().filter(wants).map(|service| service.name.clone()).collect();
-        names.into_iter().for_each(|name| self.model.mark_dirty(name));
     }
 }

@@ -5,12 +5,14 @@ use std::{collections::VecDeque, time::Duration};
 use dataplane::{Tables, Touched};
 use drain::{Ledger, Time};
 use lb_types::ServiceName;
-use planner::{Changes, Desired, Inputs, Mirror, NodeFacts, Plan, Touch, desire_service, diff};
+use planner::{
+    Changes, Desired, Inputs, Mirror, NodeFacts, Plan, Touch, default_scheduler, desire_service, diff,
+};
 use service_model::{ModelEvent, ServiceModel};
 use tracing::debug;
 
 use crate::{
-    Config, Report, Totals,
+    Config, Report, Shortfalls, Totals,
     audit::{Audit, Findings},
     drains::Notes,
     flows::Flows,
@@ -18,6 +20,7 @@ use crate::{
     observe::Suspects,
     problems::Problems,
     retry::{Retry, Subject},
+    schedulers::Schedulers,
     shared::Shared,
     sysctls::Sysctls,
 };
@@ -50,6 +53,8 @@ pub struct Reconciler {
     pub(crate) retry: Retry,
     pub(crate) audit: Audit,
     pub(crate) problems: Problems,
+    /// What the kernel has told of its schedulers.
+    pub(crate) schedulers: Schedulers,
     /// Tracked connections that are to be deleted.
     pub(crate) flows: Flows,
     /// What the last audit found, to be made good by the next step.
@@ -116,6 +121,7 @@ impl Reconciler {
             retry: Retry::default(),
             audit: Audit::default(),
             problems: Problems::default(),
+            schedulers: Schedulers::default(),
             flows: Flows::default(),
             findings: None,
             shared: Shared::default(),
@@ -251,6 +257,7 @@ impl Reconciler {
     pub fn dry_run(&mut self) -> Result<Plan, dataplane::TableError> {
         let mut touch = Touch::default();
         self.adopt()?;
+        self.find_default_scheduler(Time::ZERO);
         self.refresh_node(&mut touch);
         let mut report = Report::default();
         while !self.backlog.is_empty() || self.model.has_dirty() {
@@ -283,6 +290,16 @@ impl Reconciler {
         }
     }
 
+    /// What the kernel cannot or will not do at the moment.
+    pub fn shortfalls(&self) -> Shortfalls {
+        Shortfalls {
+            schedulers: self.schedulers.missing().collect(),
+            no_scheduler: self.schedulers.lack(default_scheduler(&self.config.planner)),
+            vips: self.retry.failing_vips(),
+            virtual_servers: self.retry.failing_servers(),
+        }
+    }
+
     /// Dumps the kernel once, before anything is written.
     fn adopted(&mut self, now: Time, report: &mut Report) -> bool {
         if self.phase != Phase::Unknown {
@@ -296,6 +313,7 @@ impl Reconciler {
             return false;
         }
         self.retry.succeed(&Subject::Base);
+        self.find_default_scheduler(now);
         self.adopt_drains(now);
         self.write_sysctls_or_later(report);
         self.check_bridges(report);
@@ -346,7 +364,7 @@ impl Reconciler {
         let names: Vec<_> = self.backlog.drain(..count).collect();
         let mut changes = Changes::default();
         for name in &names {
-            self.desire(name, &mut changes);
+            self.desire(name, now, &mut changes);
         }
         let Changes { touch: changed, vacated, configured } = changes;
         touch.extend(changed);
@@ -368,7 +386,8 @@ impl Reconciler {
         }
     }
 
-    fn desire(&mut self, name: &ServiceName, changes: &mut Changes) {
+    fn desire(&mut self, name: &ServiceName, now: Time, changes: &mut Changes) {
+        self.find_named_scheduler(name, now);
         self.look_for_listeners(name);
         let node = (&self.config.ownership, &self.facts);
         let desired = self

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use drain::{Outcome, Time};
+use lb_types::Scheduler;
 
 /// What one step did; all zero when there was nothing to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -90,4 +91,17 @@ pub struct Totals {
     pub draining: usize,
     /// Subjects that wait for another try.
     pub retrying: usize,
+}
+
+/// What the kernel cannot or will not do at the moment, for readiness and metrics; details are in the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shortfalls {
+    /// Schedulers that it lacks, of those that the configuration or a Service names; others are used instead.
+    pub schedulers: Vec<Scheduler>,
+    /// Whether it lacks every scheduler that could be used instead: no Service works.
+    pub no_scheduler: bool,
+    /// VIPs that it refuses.
+    pub vips: usize,
+    /// Virtual servers of which it refuses a write.
+    pub virtual_servers: usize,
 }

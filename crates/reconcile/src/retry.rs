@@ -92,6 +92,9 @@ pub(crate) struct Retry {
     by_due: Tallied<BTreeSet<(Time, Subject)>>,
     /// What has failed since the last [`Retry::tried_until`].
     fresh: BTreeSet<Subject>,
+    /// How many of the subjects are VIPs, and how many virtual servers.
+    vips: usize,
+    servers: usize,
 }
 
 impl Retry {
@@ -106,8 +109,9 @@ impl Retry {
         };
         let news = before.is_none_or(|entry| entry.reason != reason);
         let due = now + delay;
-        if let Some(before) = self.entries.insert(subject, Entry { delay, due, reason: reason.to_owned() }) {
-            self.by_due.remove(&(before.due, subject));
+        match self.entries.insert(subject, Entry { delay, due, reason: reason.to_owned() }) {
+            Some(before) => _ = self.by_due.remove(&(before.due, subject)),
+            None => self.count(&subject, |count| count + 1),
         }
         self.by_due.insert((due, subject));
         self.fresh.insert(subject);
@@ -127,8 +131,27 @@ impl Retry {
 
     /// Forgets a subject; returns whether it had failed before.
     pub(crate) fn succeed(&mut self, subject: &Subject) -> bool {
-        let before = self.entries.remove(subject);
-        before.is_some_and(|entry| self.by_due.remove(&(entry.due, *subject)))
+        let Some(before) = self.entries.remove(subject) else { return false };
+        self.count(subject, |count| count - 1);
+        self.by_due.remove(&(before.due, *subject))
+    }
+
+    fn count(&mut self, subject: &Subject, change: impl FnOnce(usize) -> usize) {
+        match subject {
+            Subject::Vip(_) => self.vips = change(self.vips),
+            Subject::Server(_) => self.servers = change(self.servers),
+            _ => {}
+        }
+    }
+
+    /// Number of VIPs that have failed.
+    pub(crate) fn failing_vips(&self) -> usize {
+        self.vips
+    }
+
+    /// Number of virtual servers that have failed.
+    pub(crate) fn failing_servers(&self) -> usize {
+        self.servers
     }
 
     /// Forgets a subject that has just been tried, unless it failed again in this try (it is not due then).

@@ -16,7 +16,7 @@ use dataplane::{
     fake::{FakeFlows, FakeIpvs, FakeRules, FakeSysctls, FakeVips},
 };
 use drain::Time;
-use lb_types::{IpFamily, IpvsOp, Protocol, RealServerId, ServiceName, VipPort, VirtualServerId};
+use lb_types::{IpFamily, IpvsOp, Protocol, RealServerId, Scheduler, ServiceName, VipPort, VirtualServerId};
 use planner::Ownership;
 use reconcile::{Config, Event, Reconciler};
 use service_model::{
@@ -287,6 +287,10 @@ impl IpvsTable for Watched {
 
     fn dump_real_servers(&mut self, vs: VirtualServerId) -> Result<Vec<ObservedRealServer>, TableError> {
         self.inner.dump_real_servers(vs)
+    }
+
+    fn has_scheduler(&mut self, scheduler: Scheduler) -> Result<bool, TableError> {
+        self.inner.has_scheduler(scheduler)
     }
 
     fn apply(&mut self, ops: &[IpvsOp]) -> Result<BatchReport, TableError> {

@@ -16,7 +16,7 @@ use dataplane::{
 };
 use drain::Time;
 use lb_types::{
-    IpFamily, IpvsOp, Protocol, RulesLayout, RulesOp, ServiceName, VipOp, VipPort, VirtualServerId,
+    IpFamily, IpvsOp, Protocol, RulesLayout, RulesOp, Scheduler, ServiceName, VipOp, VipPort, VirtualServerId,
 };
 use planner::Ownership;
 use reconcile::{Config, Event, Reconciler};
@@ -82,6 +82,10 @@ impl IpvsTable for Void {
 
     fn dump_real_servers(&mut self, _: VirtualServerId) -> Result<Vec<ObservedRealServer>, TableError> {
         Ok(Vec::new())
+    }
+
+    fn has_scheduler(&mut self, _: Scheduler) -> Result<bool, TableError> {
+        Ok(true)
     }
 
     fn apply(&mut self, _: &[IpvsOp]) -> Result<BatchReport, TableError> {

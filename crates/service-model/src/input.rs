@@ -42,6 +42,8 @@ pub struct ServiceSettings {
     pub scheduler: Option<Scheduler>,
     /// `kube-ipvs.io/scheduler-flags`
     pub scheduler_flags: Option<SchedulerFlags>,
+    /// `no-fallback` among them: clients of a draining real server are to be refused rather than given to another.
+    pub no_fallback: bool,
     /// `kube-ipvs.io/graceful-*`, if there is any.
     pub drain: Option<Arc<Overrides>>,
 }

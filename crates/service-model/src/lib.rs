@@ -8,6 +8,7 @@
 //! with its dirty set, and [`ServiceModel::endpoints`] with [`SelectedEndpoints`], the choice of endpoints by
 //! readiness, traffic policy and topology.
 
+pub mod annotations;
 mod endpoints;
 mod input;
 mod intern;

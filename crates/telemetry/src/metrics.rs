@@ -24,6 +24,8 @@ pub struct Metrics {
     drift: IntCounter,
     conn_reuse: IntGaugeVec,
     findings: IntGaugeVec,
+    missing_schedulers: IntGaugeVec,
+    refused_objects: IntGaugeVec,
 }
 
 impl Metrics {
@@ -43,6 +45,14 @@ impl Metrics {
             "kube_ipvs_node_findings",
             "What of the node keeps services from working, by the number of objects concerned; the log has the remedy",
         );
+        let missing_schedulers = Opts::new(
+            "kube_ipvs_scheduler_unavailable",
+            "Schedulers that are configured or named by a Service and that the kernel lacks: others are used; always 1",
+        );
+        let refused_objects = Opts::new(
+            "kube_ipvs_refused_objects",
+            "VIPs and virtual servers of which the kernel refuses a write at the moment",
+        );
         let metrics = Metrics {
             registry: Registry::new(),
             draining: IntGauge::new(
@@ -61,8 +71,11 @@ impl Metrics {
             drift: counter("kube_ipvs_drift_total", "Objects of ours that somebody else had changed")?,
             conn_reuse: IntGaugeVec::new(conn_reuse, &["mode", "reason", "probe", "kernel"])?,
             findings: IntGaugeVec::new(findings, &["finding"])?,
+            missing_schedulers: IntGaugeVec::new(missing_schedulers, &["scheduler"])?,
+            refused_objects: IntGaugeVec::new(refused_objects, &["kind"])?,
         };
         metrics.register()?;
+        metrics.refused(0, 0);
         Ok(metrics)
     }
 
@@ -78,6 +91,8 @@ impl Metrics {
         registry.register(Box::new(self.drift.clone()))?;
         registry.register(Box::new(self.conn_reuse.clone()))?;
         registry.register(Box::new(self.findings.clone()))?;
+        registry.register(Box::new(self.missing_schedulers.clone()))?;
+        registry.register(Box::new(self.refused_objects.clone()))?;
         registry.register(Box::new(ProcessCollector::for_self()))
     }
 
@@ -117,6 +132,19 @@ impl Metrics {
         self.findings.with_label_values(&[finding]).set(objects);
     }
 
+    /// Schedulers that are wanted and that the kernel lacks.
+    pub fn schedulers_unavailable<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
+        self.missing_schedulers.reset();
+        names.into_iter().for_each(|name| self.missing_schedulers.with_label_values(&[name]).set(1));
+    }
+
+    /// What the kernel refuses at the moment.
+    pub fn refused(&self, vips: usize, virtual_servers: usize) {
+        for (kind, count) in [("vip", vips), ("virtual-server", virtual_servers)] {
+            self.refused_objects.with_label_values(&[kind]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
     /// All of them in the text format of Prometheus.
     pub fn render(&self) -> Result<String, prometheus::Error> {
         let mut text = Vec::new();
@@ -147,6 +175,14 @@ mod tests {
         has("kube_ipvs_draining_real_servers 0");
         has("kube_ipvs_drains_ended_total{outcome=\"drained\"} 0");
         has("kube_ipvs_drains_ended_total{outcome=\"silent\"} 0");
+        has("kube_ipvs_refused_objects{kind=\"vip\"} 0");
+        metrics.schedulers_unavailable(["mh", "wlc"]);
+        metrics.schedulers_unavailable(["wlc"]);
+        metrics.refused(2, 1);
+        has("kube_ipvs_scheduler_unavailable{scheduler=\"wlc\"} 1");
+        assert!(!metrics.render().unwrap().contains("scheduler=\"mh\""));
+        has("kube_ipvs_refused_objects{kind=\"vip\"} 2");
+        has("kube_ipvs_refused_objects{kind=\"virtual-server\"} 1");
         metrics.draining(3);
         metrics.drains_begun(4);
         metrics.drain_ended("silent", Duration::from_millis(7_500), 12);

@@ -67,7 +67,11 @@ fn compare_server(wanted: &Wanted, kernel: &Kernel, key: Key, draining: Draining
     let Some(have) = kernel.ipvs.servers.get(&key) else {
         return say(format!("is missing, with {} real servers", want.real.len()));
     };
-    let others = if want.scheduler == "mh" { "-b mh-port" } else { "" };
+    let others = match want.scheduler.as_str() {
+        "mh" => "-b mh-fallback,mh-port",
+        "sh" => "-b sh-fallback",
+        _ => "",
+    };
     for (what, must, has) in [
         ("scheduler", want.scheduler.clone(), have.scheduler.clone()),
         ("persistence", format!("{:?}", want.persistence), format!("{:?}", have.persistence)),

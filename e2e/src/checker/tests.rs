@@ -135,7 +135,7 @@ fn wrong_virtual_and_real_servers_are_found() {
         ],
     );
     check(
-        |printed| replace(&mut printed.ipvs, "-A -t 10.96.0.81:80 -s mh -b mh-port\n", ""),
+        |printed| replace(&mut printed.ipvs, "-A -t 10.96.0.81:80 -s mh -b mh-fallback,mh-port\n", ""),
         &["virtual server TCP 10.96.0.81:80 of default/empty: is missing, with 0 real servers"],
     );
     check(

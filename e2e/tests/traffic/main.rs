@@ -17,6 +17,7 @@ mod refuse;
 mod repair;
 mod rest;
 mod restart;
+mod schedulers;
 mod shared;
 mod sources;
 mod udp;

@@ -19,7 +19,7 @@ use socket2::{Domain, Socket, Type};
 use testkit::{NetNs, in_new_netns, run, wait_until};
 use vip::VipClient;
 
-use super::with_sysctls;
+use super::for_this_kernel;
 use crate::{config::Settings, conn_reuse::ConnReuseChoice, flags::Cli};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -27,12 +27,12 @@ const VIP: &str = "fd00:96::80";
 /// Stands in for dummy, which this kernel may not have.
 const STAND_IN: &str = "ifb";
 
+#[expect(clippy::print_stderr, reason = "a test says why it is skipped")]
 fn possible() -> bool {
     let root = rustix::process::geteuid().is_root();
     let made =
         root && in_new_netns(|| testkit::try_run(&["ip", "link", "add", "x0", "type", STAND_IN]).is_ok());
     if !made {
-        #[expect(clippy::print_stderr, reason = "a test says why it is skipped")]
         eprintln!("skipped: needs root and links of type {STAND_IN}");
     }
     made
@@ -60,7 +60,7 @@ impl Process {
             sysctls: Box::new(ProcSysctls::default()),
             flows: Box::new(FakeFlows::default()),
         };
-        let reconciler = Reconciler::new(with_sysctls(&settings, &choice), tables);
+        let reconciler = Reconciler::new(for_this_kernel(&settings, &choice), tables);
         let mut process = Process { reconciler, now: Duration::from_secs(1000) };
         for event in [ModelEvent::NodeApplied(Node::default()), ModelEvent::ServiceApplied(service())] {
             process.reconciler.handle(Event::Model(event));

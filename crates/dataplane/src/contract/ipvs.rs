@@ -47,6 +47,7 @@ pub const CASES: &[Case] = &[
     case("absent virtual server: ESRCH", refusals::no_virtual_server),
     case("real servers of an absent virtual server are an empty dump", refusals::dump_of_absent),
     case("unknown scheduler: ENOENT", refusals::no_scheduler),
+    case("asking about schedulers leaves no trace", refusals::questions),
     case("NEW_DEST: EEXIST", refusals::real_server_exists),
     case("absent real server: ENOENT", refusals::no_real_server),
     case("addresses that cannot be real servers: EINVAL", refusals::bad_addresses),

@@ -1,10 +1,16 @@
 //! The IPVS tables in memory.
 
 mod kernel;
+mod schedule;
 #[cfg(test)]
 mod tests;
 
-use std::{cell::RefCell, collections::BTreeMap, net::Ipv4Addr, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    rc::Rc,
+};
 
 use kernel::Tables;
 use lb_types::{
@@ -32,6 +38,8 @@ pub struct FakeIpvs(Rc<RefCell<State>>);
 struct State {
     tables: Tables,
     requests: usize,
+    questions: Vec<Scheduler>,
+    refused: usize,
     log: Vec<IpvsOp>,
     faults: Faults<IpvsOp>,
 }
@@ -43,6 +51,16 @@ impl FakeIpvs {
         self.0.borrow().requests
     }
 
+    /// Operations that were refused so far.
+    pub fn refused(&self) -> usize {
+        self.0.borrow().refused
+    }
+
+    /// Schedulers that were asked about since the last call, in order.
+    pub fn take_questions(&self) -> Vec<Scheduler> {
+        std::mem::take(&mut self.0.borrow_mut().questions)
+    }
+
     /// Operations that were executed since the last [`FakeIpvs::take_ops`], in order.
     pub fn ops(&self) -> Vec<IpvsOp> {
         self.0.borrow().log.clone()
@@ -51,6 +69,11 @@ impl FakeIpvs {
     /// Operations that were executed since the last call, in order; empties the log.
     pub fn take_ops(&self) -> Vec<IpvsOp> {
         std::mem::take(&mut self.0.borrow_mut().log)
+    }
+
+    /// The real server that a client's new connection gets; `None` if IPVS refuses it.
+    pub fn connect(&self, vs: VirtualServerId, client: SocketAddr) -> Option<RealServerId> {
+        self.0.borrow().tables.schedule(vs, client)
     }
 
     /// Everything in the tables.
@@ -163,7 +186,10 @@ impl State {
                 self.log.push(*op);
                 Ok(())
             }
-            Err(errno) => Err(FailedOp { index, errno, reason: explain_ipvs(op, errno) }),
+            Err(errno) => {
+                self.refused += 1;
+                Err(FailedOp { index, errno, reason: explain_ipvs(op, errno) })
+            }
         }
     }
 }
@@ -181,6 +207,14 @@ impl IpvsTable for FakeIpvs {
         state.requests += 1;
         state.faults.next_call(&format!("dump real servers of {vs}"))?;
         Ok(state.tables.dump_real_servers(vs))
+    }
+
+    fn has_scheduler(&mut self, scheduler: Scheduler) -> Result<bool, TableError> {
+        let mut state = self.0.borrow_mut();
+        state.requests += 1;
+        state.questions.push(scheduler);
+        state.faults.next_call(&format!("look for scheduler {scheduler}"))?;
+        Ok(state.tables.has_scheduler(scheduler))
     }
 
     fn apply(&mut self, ops: &[IpvsOp]) -> Result<BatchReport, TableError> {

@@ -49,6 +49,8 @@ fn presence_by_every_source() {
     for (module, expect) in cases {
         assert_eq!(finder.presence(module), expect, "{module}");
     }
+    let loaded: Vec<_> = finder.loaded_schedulers().collect();
+    assert_eq!(loaded, [Scheduler::RR, Scheduler::WRR, Scheduler::MH]);
 }
 
 #[test]

@@ -4,18 +4,15 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use drain::Overrides;
 use lb_types::{Scheduler, SchedulerFlags, parse_duration};
-use service_model::ServiceSettings;
+use service_model::{
+    ServiceSettings,
+    annotations::{
+        GRACEFUL_ENDPOINT_GONE, GRACEFUL_LINGER, GRACEFUL_POLICY, GRACEFUL_SILENCE, GRACEFUL_TIMEOUT,
+        SCHEDULER, SCHEDULER_FLAGS,
+    },
+};
 
 use crate::{problem::Report, wire::Labels};
-
-const SCHEDULER: &str = "kube-ipvs.io/scheduler";
-const SCHEDULER_FLAGS: &str = "kube-ipvs.io/scheduler-flags";
-
-const GRACEFUL_POLICY: &str = "kube-ipvs.io/graceful-policy";
-const GRACEFUL_LINGER: &str = "kube-ipvs.io/graceful-linger";
-const GRACEFUL_TIMEOUT: &str = "kube-ipvs.io/graceful-timeout";
-const GRACEFUL_SILENCE: &str = "kube-ipvs.io/graceful-silence";
-const GRACEFUL_ENDPOINT_GONE: &str = "kube-ipvs.io/graceful-endpoint-gone";
 
 /// Names of scheduler flags and their bits (`ipvs_flags` of ipvsadm): two spellings for bits that `sh` and `mh` share.
 const FLAGS: [(&str, u8); 7] = [
@@ -28,12 +25,17 @@ const FLAGS: [(&str, u8); 7] = [
     ("mh-port", 2),
 ];
 
+/// Refuses the fallback that `sh` and `mh` get without being asked.
+const NO_FALLBACK: &str = "no-fallback";
+
 /// Settings of one Service; what is wrong follows the configuration instead.
 pub(crate) fn settings(annotations: &Labels, report: &mut Report) -> ServiceSettings {
     report.expect("metadata.annotations", "an object", annotations.wrong);
+    let (scheduler_flags, no_fallback) = scheduler_flags(annotations, report).unzip();
     ServiceSettings {
         scheduler: scheduler(annotations, report),
-        scheduler_flags: scheduler_flags(annotations, report),
+        scheduler_flags,
+        no_fallback: no_fallback.unwrap_or_default(),
         drain: drain_overrides(annotations, report),
     }
 }
@@ -99,22 +101,32 @@ fn scheduler(annotations: &Labels, report: &mut Report) -> Option<Scheduler> {
     }
 }
 
-/// The empty string means no flags, whatever the configuration says.
-fn scheduler_flags(annotations: &Labels, report: &mut Report) -> Option<SchedulerFlags> {
+/// Flags that replace the default ones, and whether fallback is refused. The empty string means no flags.
+fn scheduler_flags(annotations: &Labels, report: &mut Report) -> Option<(SchedulerFlags, bool)> {
     if !annotations.has(SCHEDULER_FLAGS) {
         return None;
     }
     let value = annotations.get(SCHEDULER_FLAGS).text().unwrap_or_default();
-    let names: Vec<_> = value.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+    let mut names: Vec<_> = value.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+    let no_name = names.is_empty();
+    let mut no_fallback = names.contains(&NO_FALLBACK);
+    names.retain(|name| *name != NO_FALLBACK);
     let known = |name: &&str| FLAGS.iter().find(|(flag, _)| flag == name);
     for name in names.iter().filter(|name| known(name).is_none()) {
         let list = FLAGS.map(|(flag, _)| flag).join(", ");
-        let message = format!("unknown scheduler flag {name:?}: expected {list}; ignored");
+        let message = format!("unknown scheduler flag {name:?}: expected {list}, {NO_FALLBACK}; ignored");
         report.add(field(SCHEDULER_FLAGS), message, "name known flags, with commas between them");
     }
     let bits: Vec<_> = names.iter().filter_map(known).map(|(_, bit)| bit).collect();
-    let all_unknown = bits.is_empty() && !names.is_empty();
-    (!all_unknown).then(|| SchedulerFlags::from_bits(bits.into_iter().fold(0, |all, bit| all | bit)))
+    let none_known = bits.is_empty() && !no_fallback && !no_name;
+    let flags = SchedulerFlags::from_bits(bits.into_iter().fold(0, |all, bit| all | bit));
+    if no_fallback && flags.contains(SchedulerFlags::FALLBACK) {
+        let message =
+            format!("{NO_FALLBACK} contradicts a flag that asks for fallback; {NO_FALLBACK} is ignored");
+        report.add(field(SCHEDULER_FLAGS), message, "remove one of the two");
+        no_fallback = false;
+    }
+    (!none_known).then_some((flags, no_fallback))
 }
 
 fn field(annotation: &str) -> String {

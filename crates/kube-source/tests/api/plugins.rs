@@ -95,9 +95,7 @@ fn a_plugin_that_hangs_is_killed_and_stops_no_watch() {
             _ => false,
         })
     });
-    let killed = |cluster: &mut Cluster| {
-        cluster.statuses.get("services").is_some_and(|status| status.to_string().contains("killed"))
-    };
+    let killed = |cluster: &mut Cluster| cluster.log.text().contains("killed");
     assert!(!killed(&mut cluster), "not yet");
     cluster.wait("it is killed", killed);
     let pid = fs::read_to_string(&pids).unwrap();
@@ -122,8 +120,8 @@ fn what_a_plugin_prints_is_shown_to_nobody() {
         plugin.act(commands);
         let mut cluster = plugin.follow(limits());
         cluster.wait("it is told", |c| c.is_failing("services"));
-        let status = cluster.statuses["services"].to_string();
-        assert!(status.contains("the credential plugin") && status.contains(expect), "{status}");
+        let log = cluster.log.text();
+        assert!(log.contains("the credential plugin") && log.contains(expect), "{log}");
         plugin.print_token("first");
         cluster.wait_same();
         let told = format!("{:?}{}", cluster.history, cluster.log.text());
@@ -137,6 +135,6 @@ fn a_plugin_that_is_not_there_is_named() {
     fs::remove_file(plugin.path("plugin")).unwrap();
     let mut cluster = plugin.follow(limits());
     cluster.wait("it is told", |c| c.is_failing("services"));
-    let status = cluster.statuses["services"].to_string();
-    assert!(status.contains("start the credential plugin") && status.contains("No such file"), "{status}");
+    let log = cluster.log.text();
+    assert!(log.contains("start the credential plugin") && log.contains("No such file"), "{log}");
 }

@@ -1,8 +1,10 @@
 //! Virtual and real servers.
 
-use dataplane::TableError;
+use std::borrow::Cow;
+
+use dataplane::{TableError, explain_ipvs};
 use drain::Key;
-use lb_types::{IpvsOp, Scheduler, VirtualServerId};
+use lb_types::{IpvsOp, VirtualServer};
 use tracing::{debug, error, warn};
 
 use super::{Run, ipvs_subject};
@@ -25,7 +27,8 @@ impl Reconciler {
     /// Virtual servers come before all real servers, so that none is sent for one that the kernel refuses.
     pub(super) fn apply_ipvs(&mut self, ops: &[IpvsOp], run: &mut Run<'_>) {
         let is_new = |op: &&IpvsOp| matches!(op, IpvsOp::AddVirtualServer { .. });
-        let ops = run.free(ops, ipvs_subject);
+        let ops = self.without_lacking(ops, run);
+        let ops = run.free(&ops, ipvs_subject);
         let new: Vec<_> = ops.iter().filter(is_new).copied().collect();
         if new.is_empty() {
             return self.apply_ipvs_batch(&ops, run);
@@ -35,6 +38,21 @@ impl Reconciler {
         others.extend(ops.iter().filter(|op| !is_new(op)));
         let others = run.free(&others, ipvs_subject);
         self.apply_ipvs_batch(&others, run);
+    }
+
+    /// Fails what names a scheduler that the kernel is known to lack: it would run modprobe for each of them, under the
+    /// lock of all IPVS tables. Such writes are planned only where there is no scheduler at all.
+    fn without_lacking<'o>(&mut self, ops: &'o [IpvsOp], run: &mut Run<'_>) -> Cow<'o, [IpvsOp]> {
+        let lacks =
+            |op: &IpvsOp| settings(op).is_some_and(|settings| self.schedulers.lack(settings.scheduler));
+        if !ops.iter().any(lacks) {
+            return Cow::Borrowed(ops);
+        }
+        let (lacking, others): (Vec<_>, Vec<_>) = ops.iter().copied().partition(lacks);
+        for op in lacking {
+            self.ipvs_failed(&op, ENOENT, &explain_ipvs(&op, ENOENT), run);
+        }
+        Cow::Owned(others)
     }
 
     fn apply_ipvs_batch(&mut self, ops: &[IpvsOp], run: &mut Run<'_>) {
@@ -95,15 +113,11 @@ impl Reconciler {
                 self.desired.service_of(&vs).map_or_else(|| "no Service".to_owned(), ToString::to_string);
             error!(%service, "{op}: {reason}; will be tried again");
         }
-        match op {
-            IpvsOp::AddVirtualServer { settings, .. } | IpvsOp::SetVirtualServer { settings, .. }
-                if errno == ENOENT =>
-            {
-                self.scheduler_unavailable(vs, settings.scheduler);
-            }
+        match settings(op).filter(|_| errno == ENOENT) {
+            Some(settings) => self.scheduler_refused(settings.scheduler, run.now),
             // The mirror was wrong about what exists.
-            _ if [ENOENT, ESRCH, EEXIST].contains(&errno) => self.suspects.add_servers([vs]),
-            _ => {}
+            None if [ENOENT, ESRCH, EEXIST].contains(&errno) => self.suspects.add_servers([vs]),
+            None => {}
         }
         if matches!(op, IpvsOp::AddVirtualServer { .. }) {
             run.held.insert(Subject::Server(vs));
@@ -121,17 +135,14 @@ impl Reconciler {
         // Some of them may have been executed.
         self.suspects.add_servers(ops.iter().map(IpvsOp::virtual_server));
     }
+}
 
-    /// The scheduler's module is missing: its Services are served with the default one until the next audit.
-    fn scheduler_unavailable(&mut self, vs: VirtualServerId, scheduler: Scheduler) {
-        if scheduler == self.config.planner.scheduler {
-            return;
+/// Settings of the virtual server that an operation writes.
+fn settings(op: &IpvsOp) -> Option<&VirtualServer> {
+    match op {
+        IpvsOp::AddVirtualServer { settings, .. } | IpvsOp::SetVirtualServer { settings, .. } => {
+            Some(settings)
         }
-        if self.config.planner.unavailable_schedulers.insert(scheduler) {
-            warn!("scheduler {scheduler} is not available: the default is used instead");
-        }
-        if let Some(service) = self.desired.service_of(&vs).cloned() {
-            self.model.mark_dirty(service);
-        }
+        _ => None,
     }
 }

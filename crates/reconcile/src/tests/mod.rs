@@ -11,6 +11,7 @@ mod programming;
 mod properties;
 mod refusals;
 mod repair;
+mod schedulers;
 mod shared;
 mod standing;
 mod succession;

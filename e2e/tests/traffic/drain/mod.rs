@@ -8,6 +8,7 @@ mod history;
 mod immediate;
 mod leave;
 mod rollout;
+mod schedulers;
 mod silent;
 
 use std::net::SocketAddr;

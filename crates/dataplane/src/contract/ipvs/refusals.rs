@@ -1,9 +1,9 @@
 //! The error numbers of `ip_vs_genl_set_cmd` and what it calls (net/netfilter/ipvs/ip_vs_ctl.c).
 
 use super::{
-    ForwardingMethod, IpFamily, IpvsTable, RR, RealServer, Scheduler, VirtualServer, Weight, add_rs, add_vs,
-    apply, del_rs, del_vs, expect_settings, mark, persistent, real, refuse, refuse_all, rs, set_rs, set_vs,
-    succeed, v4, v6,
+    ForwardingMethod, IpFamily, IpvsSnapshot, IpvsTable, RR, RealServer, Scheduler, VirtualServer, Weight,
+    add_rs, add_vs, apply, del_rs, del_vs, expect_settings, mark, persistent, real, refuse, refuse_all, rs,
+    set_rs, set_vs, snapshot, succeed, v4, v6,
 };
 
 const SERVING: RealServer = RealServer::SERVING;
@@ -45,6 +45,22 @@ pub(super) fn no_scheduler(table: &mut dyn IpvsTable) {
     refuse_all(table, &[add_vs(v4(), unknown_scheduler())], libc::ENOENT);
     succeed(table, &[add_vs(v4(), RR)]);
     refuse_all(table, &[set_vs(v4(), unknown_scheduler())], libc::ENOENT);
+    expect_settings(table, v4(), RR);
+}
+
+pub(super) fn questions(table: &mut dyn IpvsTable) {
+    let ask = |table: &mut dyn IpvsTable, settings: VirtualServer| {
+        table.has_scheduler(settings.scheduler).expect("an answer")
+    };
+    for _ in 0..2 {
+        for name in ["rr", "wrr", "lc", "wlc", "sh", "dh", "sed", "nq", "mh"] {
+            assert!(ask(table, VirtualServer::new(name.parse().expect("a scheduler"))), "{name}");
+        }
+        assert!(!ask(table, unknown_scheduler()));
+    }
+    assert_eq!(snapshot(table), IpvsSnapshot::new());
+    succeed(table, &[add_vs(v4(), RR)]);
+    assert!(ask(table, RR) && !ask(table, unknown_scheduler()));
     expect_settings(table, v4(), RR);
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
 use lb_types::{
@@ -10,7 +10,7 @@ use lb_types::{
     TrafficCounters, VirtualServer, VirtualServerId,
 };
 
-use super::IpvsSnapshot;
+use super::{IpvsSnapshot, schedule::schedule};
 use crate::{ObservedRealServer, VirtualServerDump};
 
 type Counters = (ConnectionCounters, TrafficCounters);
@@ -123,11 +123,7 @@ impl Tables {
 
     /// `ip_vs_add_service`, `ip_vs_edit_service`; a prefix length that IPv4 cannot have never gets that far.
     fn check_virtual_server(&self, vs: VirtualServerId, settings: &VirtualServer) -> Result<(), i32> {
-        let known = self.schedulers.as_ref().map_or_else(
-            || settings.scheduler.as_str().parse::<Scheduler>().is_ok(),
-            |available| available.contains(&settings.scheduler),
-        );
-        if !known {
+        if !self.has_scheduler(settings.scheduler) {
             return Err(libc::ENOENT);
         }
         let Some(persistence) = settings.persistence else { return Ok(()) };
@@ -136,6 +132,13 @@ impl Tables {
             IpFamily::V6 => 1..=128,
         };
         if valid.contains(&persistence.prefix_length) { Ok(()) } else { Err(libc::EINVAL) }
+    }
+
+    pub(super) fn has_scheduler(&self, scheduler: Scheduler) -> bool {
+        self.schedulers.as_ref().map_or_else(
+            || scheduler.as_str().parse::<Scheduler>().is_ok(),
+            |available| available.contains(&scheduler),
+        )
     }
 
     /// `ip_vs_new_dest`: `inet_addr_type` must call it local or unicast.
@@ -197,6 +200,15 @@ impl Tables {
                 traffic: real.counters.1,
             })
             .collect()
+    }
+
+    /// The real server of a new connection; `None` if IPVS refuses it.
+    pub(super) fn schedule(&self, vs: VirtualServerId, client: SocketAddr) -> Option<RealServerId> {
+        let entry = self.entries.get(&vs)?;
+        let mut reals: Vec<_> = entry.real_servers.iter().collect();
+        reals.sort_by_key(|(_, real)| std::cmp::Reverse(real.added));
+        let weights: Vec<_> = reals.into_iter().map(|(rs, real)| (*rs, real.settings.weight)).collect();
+        schedule(vs, &entry.settings, &weights, client)
     }
 
     pub(super) fn snapshot(&self) -> IpvsSnapshot {

@@ -1,4 +1,4 @@
-use lb_types::{Protocol, VipPort, Weight};
+use lb_types::{Protocol, SchedulerFlags, VipPort, Weight};
 
 use super::*;
 
@@ -98,4 +98,45 @@ fn others_can_interfere() {
     assert_eq!(table.dump_virtual_servers().unwrap().unsupported, 2);
     fake.flush();
     assert!(table.dump_virtual_servers().unwrap().virtual_servers.is_empty());
+}
+
+/// New connections of 200 clients that are refused while one of four real servers has weight 0.
+fn refused_of_200(scheduler: Scheduler, scheduler_flags: SchedulerFlags) -> usize {
+    let mut fake = FakeIpvs::default();
+    let settings = VirtualServer { scheduler_flags, ..VirtualServer::new(scheduler) };
+    let mut ops = vec![IpvsOp::AddVirtualServer { vs: vs(), settings }];
+    ops.extend((1..=4).map(add_rs));
+    assert!(fake.apply(&ops).unwrap().is_clean());
+    let clients = || (1..=200).map(|last| SocketAddr::from(([192, 168, 0, last], 40_000)));
+    assert!(clients().all(|client| fake.connect(vs(), client).is_some()), "{scheduler}: all have weight 1");
+    let serves_all = fake.connect(vs(), clients().next().unwrap()).unwrap();
+    // With `dh` the one that serves, with the others any.
+    let settings = RealServer::SERVING.with_weight(Weight::QUIESCED);
+    fake.by_another(IpvsOp::SetRealServer { vs: vs(), rs: serves_all, settings });
+    let chosen: Vec<_> = clients().map(|client| fake.connect(vs(), client)).collect();
+    assert!(!chosen.contains(&Some(serves_all)), "{scheduler}: a new connection at weight 0");
+    chosen.iter().filter(|rs| rs.is_none()).count()
+}
+
+#[test]
+fn three_schedulers_refuse_at_weight_0_what_others_give_away() {
+    let named = |name: &str| name.parse::<Scheduler>().unwrap();
+    for name in ["rr", "wrr", "lc", "wlc", "lblc", "lblcr", "sed", "nq", "fo", "ovf", "twos"] {
+        assert_eq!(refused_of_200(named(name), SchedulerFlags::NONE), 0, "{name}");
+    }
+    for name in ["mh", "sh"] {
+        for (flags, falls_back) in [
+            (SchedulerFlags::NONE, false),
+            (SchedulerFlags::PORT, false),
+            (SchedulerFlags::FALLBACK, true),
+            (SchedulerFlags::FALLBACK.with(SchedulerFlags::PORT), true),
+        ] {
+            let refused = refused_of_200(named(name), flags);
+            let expected = if falls_back { 0..=0 } else { 25..=75 };
+            assert!(expected.contains(&refused), "{name} {flags:?}: {refused}");
+        }
+    }
+    for flags in [SchedulerFlags::NONE, SchedulerFlags::FALLBACK] {
+        assert_eq!(refused_of_200(Scheduler::DH, flags), 200);
+    }
 }

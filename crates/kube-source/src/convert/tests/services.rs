@@ -18,6 +18,7 @@ fn summary(service: &Service) -> String {
         local(service.external_traffic_policy, "external-local"),
         settings.scheduler.map(|scheduler| scheduler.to_string()),
         settings.scheduler_flags.map(|flags| format!("flags {}", flags.bits())),
+        settings.no_fallback.then(|| "no fallback".to_owned()),
         settings.drain.as_deref().map(drain),
         service.created.map(|created| format!("created {created}")),
         service.critical.then(|| "critical".to_owned()),
@@ -338,6 +339,11 @@ fn annotations() {
     check_flags("'flag-3,,'", "flags 4", &[]);
     check_flags("'mh-port,turbo'", "flags 2", &[&format!("{flags}|unknown scheduler flag \"turbo\"")]);
     check_flags("turbo", "", &[&format!("{flags}|flag-3, sh-fallback")]);
+    check_flags("no-fallback", "flags 0 no fallback", &[]);
+    check_flags("'sh-port, no-fallback'", "flags 2 no fallback", &[]);
+    let contradiction = format!("{flags}|no-fallback contradicts");
+    check_flags("'no-fallback,mh-fallback'", "flags 1", &[&contradiction]);
+    check_flags("'flag-1,no-fallback'", "flags 1", &[&contradiction]);
     let check_drain = |name: &str, value: &str, expect: &str| {
         check_metadata(name, &annotation(name, value), expect, &[]);
     };

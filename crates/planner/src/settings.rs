@@ -1,0 +1,164 @@
+//! Settings of a Service's virtual servers: what its annotations ask for, as far as the configuration allows it.
+
+use std::{sync::Arc, time::Duration};
+
+use drain::Overrides;
+use lb_types::{IpFamily, Persistence, Scheduler, SchedulerFlags, ServiceName, VirtualServer};
+use service_model::{Service, annotations};
+
+use crate::{IntentProblem, PlannerConfig, ServiceOverrides};
+
+/// In the place of a configured scheduler that the kernel lacks, in this order. None of them needs weights.
+const SUBSTITUTES: [Scheduler; 6] =
+    [Scheduler::RR, Scheduler::WRR, Scheduler::LC, Scheduler::WLC, Scheduler::MH, Scheduler::SH];
+
+/// Treatment of a real server of weight 0, one that drains, by a scheduler (net/netfilter/ipvs/ip_vs_*.c).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AtWeightZero {
+    /// It is passed over.
+    Skips,
+    /// It keeps its share of the clients, who are refused, unless the fallback flag gives them to another.
+    SkipsWithFallback,
+    /// It keeps its share of the clients, who are refused.
+    Refuses,
+}
+
+impl AtWeightZero {
+    fn of(scheduler: Scheduler) -> Self {
+        match scheduler {
+            Scheduler::MH | Scheduler::SH => AtWeightZero::SkipsWithFallback,
+            Scheduler::DH => AtWeightZero::Refuses,
+            _ => AtWeightZero::Skips,
+        }
+    }
+}
+
+/// Whether a scheduler refuses clients while one of several endpoints drains, whatever its flags.
+pub fn refuses_while_draining(scheduler: Scheduler) -> bool {
+    AtWeightZero::of(scheduler) == AtWeightZero::Refuses
+}
+
+/// Schedulers of Services that name none: the configured one, then those that replace it.
+pub fn default_schedulers(configured: Scheduler) -> impl Iterator<Item = Scheduler> {
+    [configured].into_iter().chain(SUBSTITUTES.into_iter().filter(move |name| *name != configured))
+}
+
+/// The scheduler of Services that name none; the configured one if the kernel has none at all.
+pub fn default_scheduler(config: &PlannerConfig) -> Scheduler {
+    let available = |name: &Scheduler| !config.unavailable_schedulers.contains(name);
+    default_schedulers(config.scheduler).find(available).unwrap_or(config.scheduler)
+}
+
+impl PlannerConfig {
+    /// The scheduler that a Service names, if it may; the kernel may lack it.
+    pub fn named_scheduler(&self, service: &Service) -> Option<Scheduler> {
+        let named = service.settings.scheduler.filter(|name| self.allowed_schedulers.contains(name));
+        named.filter(|_| self.service_overrides == ServiceOverrides::All)
+    }
+}
+
+/// Scheduler and persistence of a Service's virtual servers.
+///
+/// Like kube-proxy (pkg/proxy/ipvs/proxier.go), `mh` hashes the source port too unless told otherwise; unlike it, a
+/// Service can name its own scheduler, and fallback is on: quiescing a real server must cost no client anything.
+pub(crate) fn desire_settings(service: &Service, family: IpFamily, config: &PlannerConfig) -> VirtualServer {
+    let named = config.named_scheduler(service).filter(|name| !config.unavailable_schedulers.contains(name));
+    let scheduler = named.unwrap_or_else(|| default_scheduler(config));
+    // Flags next to a name are meant for that scheduler.
+    let follows = service.settings.scheduler.is_none_or(|name| name == scheduler);
+    let heard = follows && config.service_overrides == ServiceOverrides::All;
+    VirtualServer {
+        scheduler,
+        scheduler_flags: desire_flags(scheduler, heard.then_some(service)),
+        persistence: service.affinity.map(|affinity| Persistence {
+            timeout_seconds: affinity.timeout_seconds,
+            prefix_length: family.host_prefix(),
+        }),
+        one_packet: false,
+    }
+}
+
+/// Flags of a scheduler, as a Service asks for them if it may.
+fn desire_flags(scheduler: Scheduler, service: Option<&Service>) -> SchedulerFlags {
+    let default = if scheduler == Scheduler::MH { SchedulerFlags::PORT } else { SchedulerFlags::NONE };
+    let flags = service.and_then(|service| service.settings.scheduler_flags).unwrap_or(default);
+    let refused = service.is_some_and(|service| service.settings.no_fallback);
+    match AtWeightZero::of(scheduler) {
+        AtWeightZero::SkipsWithFallback if !refused => flags.with(SchedulerFlags::FALLBACK),
+        _ => flags,
+    }
+}
+
+/// What a Service wants of drains otherwise than the configuration, and may have.
+pub(crate) fn desire_drain(service: &Service, config: &PlannerConfig) -> Option<Arc<Overrides>> {
+    let wanted = service.settings.drain.as_ref()?;
+    if config.service_overrides == ServiceOverrides::None {
+        return None;
+    }
+    match too_long(wanted, config) {
+        Some((_, max)) => Some(Overrides { timeout: Some(max), ..**wanted }.into()),
+        None => Some(wanted.clone()),
+    }
+}
+
+/// A timeout that exceeds the longest one allowed, with that; zero is no deadline at all.
+fn too_long(wanted: &Overrides, config: &PlannerConfig) -> Option<(Duration, Duration)> {
+    let (timeout, max) = (wanted.timeout?, config.graceful_timeout_max?);
+    (timeout.is_zero() || timeout > max).then_some((timeout, max))
+}
+
+/// What a Service's annotations ask for and must not have, or should not.
+pub(crate) fn settings_problems(service: &Service, config: &PlannerConfig) -> Vec<IntentProblem> {
+    let name = &service.name;
+    let mut problems: Vec<_> = forbidden(service, config.service_overrides)
+        .map(|annotation| IntentProblem::AnnotationForbidden {
+            service: name.clone(),
+            annotation,
+            overrides: config.service_overrides,
+        })
+        .collect();
+    if config.service_overrides == ServiceOverrides::All {
+        problems.extend(scheduler_problem(name, service.settings.scheduler, config));
+    }
+    if config.service_overrides != ServiceOverrides::None {
+        let exceeds = service.settings.drain.as_deref().and_then(|wanted| too_long(wanted, config));
+        problems.extend(exceeds.map(|(timeout, max)| IntentProblem::TimeoutTooLong {
+            service: name.clone(),
+            timeout,
+            max,
+        }));
+    }
+    problems
+}
+
+fn scheduler_problem(
+    service: &ServiceName,
+    named: Option<Scheduler>,
+    config: &PlannerConfig,
+) -> Option<IntentProblem> {
+    let (service, scheduler) = (service.clone(), named?);
+    if !config.allowed_schedulers.contains(&scheduler) {
+        let instead = config.scheduler;
+        return Some(IntentProblem::SchedulerNotAllowed { service, scheduler, instead });
+    }
+    refuses_while_draining(scheduler).then_some(IntentProblem::RefusesWhileDraining { service, scheduler })
+}
+
+/// Annotations of a Service that the configuration forbids.
+fn forbidden(service: &Service, overrides: ServiceOverrides) -> impl Iterator<Item = &'static str> {
+    let (settings, drain) =
+        (&service.settings, service.settings.drain.as_deref().unwrap_or(&Overrides::NONE));
+    let flags = settings.scheduler_flags.is_some();
+    let scheduling =
+        [(annotations::SCHEDULER, settings.scheduler.is_some()), (annotations::SCHEDULER_FLAGS, flags)];
+    let graceful = [
+        (annotations::GRACEFUL_POLICY, drain.policy.is_some()),
+        (annotations::GRACEFUL_LINGER, drain.linger.is_some()),
+        (annotations::GRACEFUL_TIMEOUT, drain.timeout.is_some()),
+        (annotations::GRACEFUL_SILENCE, drain.silence.is_some()),
+        (annotations::GRACEFUL_ENDPOINT_GONE, drain.endpoint_gone.is_some()),
+    ];
+    let scheduling = scheduling.into_iter().filter(move |_| overrides != ServiceOverrides::All);
+    let graceful = graceful.into_iter().filter(move |_| overrides == ServiceOverrides::None);
+    scheduling.chain(graceful).filter(|(_, is_set)| *is_set).map(|(annotation, _)| annotation)
+}

@@ -1,0 +1,168 @@
+//! Every scheduler that the kernel has, while one of four endpoints drains.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use e2e::manifest::{Endpoint, Port, Service};
+use e2e::net::{Pod, PodNetwork, cluster_ip};
+use e2e::probe::{Proto, socket};
+use testkit::{try_output_with_input, wait_for, wait_until};
+
+use crate::world::{SOON, World};
+
+const ALL: [&str; 14] =
+    ["rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos"];
+
+/// How long the endpoint drains while clients come, at least.
+const DRAIN: Duration = Duration::from_secs(60);
+
+/// New connections to each Service.
+const CONNECTIONS: u32 = 1000;
+
+/// Connections at a time.
+const WORKERS: u32 = 4;
+
+/// Port of the pods' servers that do no more than accept.
+const ACCEPTS: u16 = 9000;
+
+/// Addresses of the clients, behind one link.
+fn clients() -> Vec<Ipv4Addr> {
+    (1..=200).map(|last| Ipv4Addr::new(192, 168, 77, last)).collect()
+}
+
+/// The clients' addresses outside, and the node's way back to them.
+fn add_clients(world: &World) {
+    let lines: String =
+        clients().iter().map(|client| format!("address add {client}/32 dev eth0\n")).collect();
+    let mut ip = world.net.outside.command("ip");
+    try_output_with_input(ip.args(["-batch", "-"]), &lines).expect("add the clients' addresses");
+    world.net.node.sh("ip route add 192.168.77.0/24 via 192.168.50.2");
+}
+
+/// Schedulers with a module for the running kernel.
+fn available() -> Vec<&'static str> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("the kernel's release");
+    let modules = format!("/lib/modules/{}/kernel/net/netfilter/ipvs", release.trim());
+    let files: BTreeSet<_> = fs::read_dir(&modules)
+        .unwrap_or_else(|error| panic!("{modules}: {error}"))
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect();
+    ALL.into_iter().filter(|name| files.iter().any(|f| f.starts_with(&format!("ip_vs_{name}.ko")))).collect()
+}
+
+/// A Service for each, at 10.96.0.101 and so on.
+fn services(schedulers: &[&'static str]) -> Vec<Service> {
+    let service = |(number, scheduler): (u8, &&'static str)| {
+        let port = Port { target: ACCEPTS, ..Port::web(Proto::Tcp) };
+        let service = Service::new(scheduler, cluster_ip(number), &[]).with_ports(&[port]);
+        service
+            .with_ips(&[cluster_ip(number).v4.into()])
+            .with_annotation("kube-ipvs.io/scheduler", scheduler)
+            // The drain does not end while no client is connected for a moment.
+            .with_annotation("kube-ipvs.io/graceful-linger", "10m")
+    };
+    (101..).zip(schedulers).map(service).collect()
+}
+
+fn vip(service: &Service) -> SocketAddr {
+    SocketAddr::new(service.ips[0], 80)
+}
+
+/// A server in the pod that closes every connection at once; returns the number of them.
+fn accept(pod: &Pod) -> Arc<AtomicU32> {
+    let accepted = Arc::new(AtomicU32::new(0));
+    let counter = Arc::clone(&accepted);
+    let [at, _] = pod.address.port(ACCEPTS);
+    let listener = pod.namespace.enter(|| socket::listen(Proto::Tcp, at)).expect("listen in the pod");
+    // It ends with the process, as the pod's own server does.
+    thread::spawn(move || {
+        while listener.accept().is_ok() {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    accepted
+}
+
+/// A connection that is closed as soon as it is there.
+fn connect(client: Ipv4Addr, to: SocketAddr, timeout: Duration) -> std::io::Result<()> {
+    let socket = socket::bound(Proto::Tcp, SocketAddr::new(IpAddr::V4(client), 0), timeout)?;
+    socket::connect_stream(socket, to).map(drop)
+}
+
+/// 1,000 connections to each Service, spread over the time of the drain, from all clients in turn; returns failures.
+fn load(world: &World, services: &[Service]) -> BTreeMap<String, Vec<String>> {
+    let (begin, clients) = (Instant::now(), clients());
+    let failed: Mutex<BTreeMap<String, Vec<String>>> = Mutex::default();
+    let work = |worker: u32| {
+        for turn in (worker..CONNECTIONS).step_by(WORKERS as usize) {
+            thread::sleep((begin + DRAIN * turn / CONNECTIONS).saturating_duration_since(Instant::now()));
+            let client = clients[turn as usize % clients.len()];
+            for service in services {
+                if let Err(error) = connect(client, vip(service), Duration::from_secs(10)) {
+                    let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+                    failed.entry(service.name.clone()).or_default().push(format!("{client}: {error}"));
+                }
+            }
+        }
+    };
+    thread::scope(|scope| {
+        let workers = 0..WORKERS;
+        workers.for_each(|worker| _ = scope.spawn(move || world.net.outside.enter(|| work(worker))));
+    });
+    println!("{CONNECTIONS} connections to each Service took {} s", begin.elapsed().as_secs());
+    failed.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The pod to which `dh` gives everything, by one connection.
+fn chosen_by_dh(world: &World, dh: &Service, accepted: &[Arc<AtomicU32>]) -> usize {
+    let first = || connect(clients()[0], vip(dh), SOON);
+    world.net.outside.enter(first).expect("a connection through dh");
+    wait_for(SOON, "the connection to be accepted", || {
+        accepted.iter().position(|count| count.load(Ordering::Relaxed) > 0).ok_or("nobody has it")
+    })
+}
+
+/// `dh` is the exception: it gives all connections to a VIP to one endpoint, and refuses them while that one drains.
+#[test]
+fn no_scheduler_but_dh_refuses_anybody_while_one_of_four_endpoints_drains_slow() {
+    let mut world = World::new(PodNetwork::Routed, 4);
+    add_clients(&world);
+    let accepted: Vec<_> = world.pods.iter().map(accept).collect();
+    let mut services = services(&available());
+    let all = world.ready(1..=4);
+    services.iter().for_each(|service| world.manifests.serve(service, &all));
+    world.start(&[&format!("--allowed-schedulers={}", ALL.join(","))]);
+    services.iter().for_each(|service| world.wait_served(service, &all));
+    let ipvs = world.ipvs();
+    for service in &services {
+        let has = ipvs.get(Proto::Tcp, vip(service)).map(|vs| vs.scheduler.as_str());
+        assert_eq!(has, Some(service.name.as_str()), "the kernel has its module");
+    }
+    // The endpoint of `dh` leaves, so that this shows what it does.
+    let dh =
+        services.remove(services.iter().position(|service| service.name == "dh").expect("kernels have dh"));
+    let leaves = chosen_by_dh(&world, &dh, &accepted);
+    let mut endpoints = all;
+    endpoints[leaves] = Endpoint::terminating(&world.pods[leaves]);
+    let [real, _] = world.pods[leaves].address.port(ACCEPTS);
+    let drains = |service: &Service| {
+        world.ipvs().get(Proto::Tcp, vip(service)).and_then(|vs| vs.real.get(&real).copied()) == Some(0)
+    };
+    services.iter().chain([&dh]).for_each(|service| world.manifests.endpoints(service, &endpoints));
+    for service in services.iter().chain([&dh]) {
+        wait_until(SOON, "the endpoint to drain", || drains(service));
+    }
+    assert_eq!(load(&world, &services), BTreeMap::new(), "refused while one endpoint drains");
+    assert!(services.iter().all(drains), "a drain was over before the last connection");
+    assert_eq!(accepted[leaves].load(Ordering::Relaxed), 1, "new connections at weight 0");
+    let ask = |client: &Ipv4Addr| connect(*client, vip(&dh), Duration::from_secs(2));
+    let refused =
+        clients().iter().take(10).filter(|client| world.net.outside.enter(|| ask(client)).is_err()).count();
+    assert_eq!(refused, 10, "dh gives its clients to another endpoint: nobody need be warned");
+    assert_eq!(world.proxy().log_lines(&["default/dh", "refuses them while"]).len(), 1, "warned once");
+}

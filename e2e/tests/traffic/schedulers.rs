@@ -1,0 +1,94 @@
+//! A scheduler whose module is not installed.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use e2e::manifest::Service;
+use e2e::net::{PodNetwork, cluster_ip};
+use e2e::probe::Proto;
+use testkit::{try_run, wait_for, wait_until};
+
+use crate::world::{SOON, World, ask_all};
+
+/// The module of a scheduler, moved away until this is dropped.
+struct Hidden {
+    module: PathBuf,
+    aside: PathBuf,
+}
+
+impl Hidden {
+    fn new(scheduler: &str) -> Hidden {
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("the kernel's release");
+        let directory = format!("/lib/modules/{}/kernel/net/netfilter/ipvs", release.trim());
+        let module = PathBuf::from(format!("{directory}/ip_vs_{scheduler}.ko"));
+        let hidden = Hidden { aside: module.with_extension("hidden"), module };
+        fs::rename(&hidden.module, &hidden.aside).expect("hide the module");
+        // Another test may have used it; its network namespace ends some time after it.
+        let loaded = format!("/sys/module/ip_vs_{scheduler}");
+        wait_until(SOON, "the module to be unloaded", || {
+            let _ = try_run(&["rmmod", &format!("ip_vs_{scheduler}")]);
+            !fs::exists(&loaded).unwrap_or_default()
+        });
+        hidden
+    }
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        let _ = fs::rename(&self.aside, &self.module);
+    }
+}
+
+fn get(world: &World, port: u16, path: &str) -> Result<String, String> {
+    let request = || {
+        let mut stream = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port)))?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).map(|_| text)
+    };
+    world.net.node.enter(request).map_err(|error| error.to_string())
+}
+
+#[track_caller]
+fn wait_says(world: &World, (port, path): (u16, &str), part: &str, says: bool) {
+    wait_for(SOON, &format!("{path} to say {part}: {says}"), || match get(world, port, path)? {
+        text if text.contains(part) == says => Ok(()),
+        text => Err(text),
+    });
+}
+
+const READYZ: (u16, &str) = (10_256, "/readyz");
+const METRICS: (u16, &str) = (10_249, "/metrics");
+
+#[test]
+fn without_the_module_of_the_default_scheduler_services_work_and_the_node_says_so_slow() {
+    let hidden = Hidden::new("ovf");
+    let mut world = World::new(PodNetwork::Routed, 2);
+    let service = Service::new("web", cluster_ip(80), &[Proto::Tcp]);
+    let all = world.ready(1..=2);
+    world.manifests.serve(&service, &all);
+    world.start(&["--ipvs-scheduler=ovf"]);
+    world.wait_served(&service, &all);
+    ask_all(&world.net.outside_client(), &service);
+    let scheduler = |world: &World| {
+        let ipvs = world.ipvs();
+        ipvs.get(Proto::Tcp, cluster_ip(80).port(80)[0]).map(|vs| vs.scheduler.clone()).unwrap_or_default()
+    };
+    assert_eq!(scheduler(&world), "rr");
+    wait_says(&world, READYZ, r#"{"code":"scheduler-unavailable","word":"ovf","blocks":false}"#, true);
+    wait_says(&world, READYZ, r#""ready":true"#, true);
+    wait_says(&world, METRICS, r#"kube_ipvs_scheduler_unavailable{scheduler="ovf"} 1"#, true);
+    let lines =
+        world.proxy().log_lines(&["WARN", "no scheduler ovf (--ipvs-scheduler)", "modprobe ip_vs_ovf"]);
+    assert_eq!(lines.len(), 1, "{lines:#?}");
+    drop(hidden);
+    // The kernel is asked again after half a minute.
+    wait_until(2 * SOON, "the scheduler to be used", || scheduler(&world) == "ovf");
+    wait_says(&world, READYZ, "scheduler-unavailable", false);
+    wait_says(&world, METRICS, "kube_ipvs_scheduler_unavailable{", false);
+    ask_all(&world.net.outside_client(), &service);
+}
