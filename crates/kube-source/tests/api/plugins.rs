@@ -20,8 +20,9 @@ impl Plugin {
     fn new() -> Self {
         let plugin = Plugin(TempDir::new("plugin"));
         let script = format!("#!/bin/sh\necho SECRET >&2\n. {}\n", plugin.path("act").display());
-        fs::write(plugin.path("plugin"), script).unwrap();
-        fs::set_permissions(plugin.path("plugin"), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(plugin.path("plugin"), script).expect("a folder of ours");
+        fs::set_permissions(plugin.path("plugin"), fs::Permissions::from_mode(0o755))
+            .expect("a file of ours");
         plugin
     }
 
@@ -31,8 +32,8 @@ impl Plugin {
 
     /// Shell commands from now on.
     fn act(&self, commands: &str) {
-        fs::write(self.path("new"), commands).unwrap();
-        fs::rename(self.path("new"), self.path("act")).unwrap();
+        fs::write(self.path("new"), commands).expect("a folder of ours");
+        fs::rename(self.path("new"), self.path("act")).expect("a file of ours");
     }
 
     fn print_token(&self, token: &str) {
