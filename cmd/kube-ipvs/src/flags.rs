@@ -123,7 +123,7 @@ pub struct Flags {
     #[arg(long, global = true, default_value = "0", value_parser = parse_duration, value_name = "DURATION")]
     pub ipvs_min_sync_period: Duration,
 
-    /// Virtual servers in these ranges are never deleted
+    /// Virtual servers in these ranges are left alone, and Services there are not served
     #[arg(long, global = true, value_delimiter = ',', value_name = "CIDR,...")]
     pub ipvs_exclude_cidrs: Vec<String>,
 

@@ -171,7 +171,8 @@ fn input_late() -> Vec<RuleSpec> {
     rules
 }
 
-/// `ct state invalid meta nfproto ipv4 ip saddr . meta l4proto . th sport . ip saddr @endpoints-v4 goto misplaced`
+/// `ct state invalid meta nfproto ipv4 meta l4proto tcp
+/// ip saddr . meta l4proto . th sport . ip saddr @endpoints-v4 goto misplaced`
 ///
 /// Conntrack disowns a packet outside of its connection's window. Where the client was masqueraded, such a packet of an
 /// endpoint is addressed to a port of this node that nobody has, the stack would answer with a reset, and the endpoint
@@ -184,6 +185,7 @@ fn invalid(family: IpFamily) -> RuleSpec {
         [
             Statement::Invalid,
             Statement::Family(family),
+            Statement::Protocol(TCP),
             Statement::In(Selector::Sender, SetId::endpoints(family)),
             Statement::Goto(MISPLACED),
         ],

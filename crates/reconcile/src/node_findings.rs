@@ -155,12 +155,21 @@ const fn bridge_parameter(family: IpFamily) -> &'static str {
 }
 
 fn forward_text(drop: &ForwardDrop) -> String {
+    let tool = match &*drop.table {
+        "ip filter" => Some("iptables"),
+        "ip6 filter" => Some("ip6tables"),
+        _ => None,
+    };
+    let by_tool = tool.map(|tool| {
+        format!(" ({tool} -I {} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT)", drop.chain)
+    });
     format!(
         "chain {drop} has the policy drop and accepts no answers of established connections: clients in other pods, on \
          other nodes and outside time out at Services whose endpoints are on this node; let it accept them: nft insert \
-         rule {} {} ct state established,related accept (iptables: -I {} -m conntrack --ctstate \
-         RELATED,ESTABLISHED -j ACCEPT)",
-        drop.table, drop.chain, drop.chain
+         rule {} {} ct state established,related accept{}",
+        drop.table,
+        drop.chain,
+        by_tool.unwrap_or_default()
     )
 }
 

@@ -54,7 +54,10 @@ impl Reconciler {
         }
         let known = !self.shared.services.insert(name.clone());
         let found = match self.tables.vips.listeners(&ports) {
-            Ok(found) => found,
+            Ok(found) => {
+                self.shared.failed = false;
+                found
+            }
             Err(error) => {
                 self.report_unknown_listeners(&error);
                 if known {

@@ -41,7 +41,7 @@ impl Limits {
 
     /// Two sync periods, as kube-proxy (pkg/proxy/healthcheck/proxy_health.go).
     pub fn of(sync_period: Duration) -> Self {
-        let waiting = sync_period * 2;
+        let waiting = sync_period.saturating_mul(2);
         Limits { waiting, step: waiting.max(Limits::LONG_STEP) }
     }
 }

@@ -24,6 +24,14 @@ pub enum ConnectError {
         #[source]
         source: Box<KubeconfigError>,
     },
+    /// The kubeconfig file cannot be understood. What was read is not repeated: it holds credentials.
+    #[error("--kubeconfig: {}: not a kubeconfig: syntax or type error{at}", path.display())]
+    NoKubeconfig {
+        /// Where it was read.
+        path: PathBuf,
+        /// ` in line 3, column 5`, if known.
+        at: String,
+    },
     /// A credential helper of the kubeconfig that client-go no longer has either.
     #[error(
         "--kubeconfig: {}: users[].user.auth-provider {name:?} is not supported; use an exec plugin (users[].user.exec) or a token",
@@ -125,7 +133,14 @@ fn user_agent() -> HeaderValue {
 
 /// The configuration of the current context, and the URL of its proxy.
 fn from_kubeconfig(path: &PathBuf) -> Result<(Config, Option<String>), ConnectError> {
-    let wrong = |source| ConnectError::Kubeconfig { path: path.clone(), source: Box::new(source) };
+    let wrong = |source| match source {
+        KubeconfigError::Parse(error) => {
+            let at = error.location();
+            let at = at.map(|at| format!(" in line {}, column {}", at.line(), at.column()));
+            ConnectError::NoKubeconfig { path: path.clone(), at: at.unwrap_or_default() }
+        }
+        source => ConnectError::Kubeconfig { path: path.clone(), source: Box::new(source) },
+    };
     let kubeconfig = Kubeconfig::read_from(path).map_err(wrong)?;
     let proxy = proxy_url(&kubeconfig);
     let config = Config::try_from(kubeconfig).map_err(wrong)?;

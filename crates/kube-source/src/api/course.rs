@@ -242,7 +242,9 @@ impl Course {
 
     /// Takes in how the request ended that [`Course::next`] had given.
     pub(super) fn ended(&mut self, end: &End) -> Next {
-        let progress = std::mem::take(&mut self.progress);
+        // A list that breaks off is asked for as a whole again, so what it brought is no progress: a server that cannot
+        // finish one must not be asked ever again without longer pauses.
+        let progress = std::mem::take(&mut self.progress) && self.listed;
         if progress {
             self.failures = 0;
         }
@@ -257,7 +259,7 @@ impl Course {
             }
             End::Page { version, next } if next.is_empty() => self.list_complete(version),
             End::Page { next, .. } => self.page = Some(next.clone()),
-            End::Closed { lived } if progress || *lived => self.stream_broke(),
+            End::Closed { lived } if self.listed && (progress || *lived) => self.stream_broke(),
             End::Closed { .. } | End::Broken(_) => {
                 self.failures += 1;
                 self.stream_broke();

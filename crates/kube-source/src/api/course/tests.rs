@@ -284,6 +284,22 @@ fn pauses_double_and_end_with_what_arrives() {
 }
 
 #[test]
+fn lists_that_break_off_are_asked_for_ever_more_rarely() {
+    for end in [CLOSED, End::Closed { lived: true }, broken(), End::Garbled("half a line".into())] {
+        let mut course = Course::new(None);
+        let mut last = Duration::ZERO;
+        for _ in 0..20 {
+            course.next();
+            course.saw(None);
+            let Next { pause, .. } = course.ended(&end);
+            assert!(pause >= FIRST_PAUSE && pause >= last, "{end:?}: {pause:?} after {last:?}");
+            last = pause;
+        }
+        assert!(last >= Duration::from_secs(10), "{end:?}: {last:?}");
+    }
+}
+
+#[test]
 fn watches_without_any_change_are_no_failure() {
     let mut course = watching();
     for _ in 0..5 {
