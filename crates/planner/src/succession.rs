@@ -64,7 +64,7 @@ impl Situation {
         (ended, serves): (bool, bool),
         endpoint_gone: EndpointGone,
     ) -> Self {
-        let listed = model.lists_pod(rs.addr, pod);
+        let listed = model.lists_pod(rs, protocol, pod);
         let ended = ended || model.departure(rs.addr, pod).is_some_and(|departure| departure.ended);
         let others = pod.filter(|_| !listed).into_iter().flat_map(|pod| model.other_pods(rs.addr, pod));
         let successor = others.map(|other| match other.is_at(rs, protocol) {

@@ -99,7 +99,9 @@ impl Reconciler {
                 continue;
             }
             let situation = self.situation(&key, pod, false);
-            let pod = pod.filter(|_| !situation.serves);
+            // Whoever serves there now shares what goes on; an eviction is of the pod that did.
+            let is_its = !situation.serves || situation.fate() == Fate::HandedOver;
+            let pod = pod.filter(|_| is_its);
             match pod.and_then(|pod| self.model.pod_name(&service, key.rs.addr, pod)) {
                 Some(name) => _ = self.notes.owners.insert(key, Owner { name, ended: situation.ended }),
                 None => _ = self.notes.owners.remove(&key),
@@ -130,7 +132,8 @@ impl Reconciler {
 
     fn situation_of_drain(&self, key: &Key) -> Option<Situation> {
         let drain = self.ledger.get(key)?;
-        Some(self.situation(key, drain.owner(), drain.pod_ended))
+        let endpoint_gone = drain.settings.endpoint_gone;
+        Some(Situation { endpoint_gone, ..self.situation(key, drain.owner(), drain.pod_ended) })
     }
 
     /// What is known of a pod whose connections a real server has.
@@ -174,7 +177,10 @@ impl Reconciler {
             }
         }
         for key in &plan.returned {
-            self.end_drain(key, Outcome::Returned, run.now, run.report);
+            // Where the kernel has refused the weight, it goes on draining.
+            if !self.is_quiesced(key) {
+                self.end_drain(key, Outcome::Returned, run.now, run.report);
+            }
         }
         run.report.drains_begun += std::mem::take(&mut self.notes.begun);
     }

@@ -127,9 +127,15 @@ impl Listings {
         known.name = known.name.take().or(departure.name);
     }
 
-    /// Whether a slice lists a pod, or one that may be it, at an address, whatever the port.
-    pub(crate) fn lists(&self, addr: IpAddr, pod: Option<PodUid>) -> bool {
-        self.at(addr).any(|listing| pod.is_none() || listing.pod.is_none() || listing.pod == pod)
+    /// Whether a slice lists a pod at the address of a real server, whatever the port, or an endpoint at its very port
+    /// that names no pod and may be it. Without a pod: whether a slice lists the address.
+    pub(crate) fn lists(&self, rs: &RealServerId, protocol: Protocol, pod: Option<PodUid>) -> bool {
+        let may_be = |listing: &Listing| match listing.pod {
+            // Addresses of nodes are listed so by hand and for the API server: other ports say nothing of the pod.
+            None => listing.port.is_none() || listing.is_at(rs, protocol),
+            of_a_pod => of_a_pod == pod,
+        };
+        self.at(rs.addr).any(|listing| pod.is_none() || may_be(listing))
     }
 
     /// Listings at an address that certainly are of another pod.

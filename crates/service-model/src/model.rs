@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use ipnetwork::IpNetwork;
-use lb_types::{FastMap, IpFamily, PodUid, RealServerId, ServiceName};
+use lb_types::{FastMap, IpFamily, PodUid, Protocol, RealServerId, ServiceName};
 use tally::Tallied;
 
 use crate::{
@@ -164,10 +164,10 @@ impl ServiceModel {
         listed.or_else(|| self.listings.departure(addr, Some(pod))?.name.clone())
     }
 
-    /// Whether any slice of any Service lists a pod at an address, on whatever port; or an endpoint that names no pod
-    /// and may be it. Without a pod: whether any slice lists the address.
-    pub fn lists_pod(&self, addr: IpAddr, pod: Option<PodUid>) -> bool {
-        self.listings.lists(addr, pod)
+    /// Whether any slice of any Service lists a pod at the address of a real server, on whatever port; or an endpoint at
+    /// its very port that names no pod and may be it. Without a pod: whether any slice lists the address.
+    pub fn lists_pod(&self, rs: &RealServerId, protocol: Protocol, pod: Option<PodUid>) -> bool {
+        self.listings.lists(rs, protocol, pod)
     }
 
     /// Endpoints at an address that certainly belong to another pod, whatever slice of whatever Service lists them.

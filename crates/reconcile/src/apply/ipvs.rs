@@ -131,6 +131,8 @@ impl Reconciler {
         for op in ops {
             self.retry.fail(ipvs_subject(op), &error.operation, run.now);
             run.refuse(op);
+            // Nothing of it may have been executed: what goes must not go before what replaces it.
+            run.held.insert(ipvs_subject(op));
         }
         // Some of them may have been executed.
         self.suspects.add_servers(ops.iter().map(IpvsOp::virtual_server));

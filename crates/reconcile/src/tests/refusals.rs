@@ -320,3 +320,13 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn nothing_goes_before_what_replaces_it_has_come() {
+    let mut world = World::synced(web());
+    world.kernel.ipvs.fail_next_call(dataplane::ErrorKind::Transient);
+    world.sync(ready("web", &["10.244.0.13"]));
+    assert_eq!(world.kernel.weights(web_vs()), [(11, 1), (12, 1)], "the call that adds has failed");
+    world.pass(Duration::from_secs(5));
+    assert_eq!(world.kernel.weights(web_vs()), [(11, 0), (12, 0), (13, 1)]);
+}

@@ -297,3 +297,17 @@ fn an_outcome_counts_what_it_cut() {
     let ended: Vec<_> = report.ended.iter().map(|ended| (ended.outcome, ended.cut)).collect();
     assert_eq!(ended, [(Outcome::EndpointGone, 1)]);
 }
+
+#[test]
+fn an_endpoint_without_a_pod_on_another_port_keeps_no_dead_pod_alive() {
+    // As the API server's own, on a node whose network other pods share.
+    let mut world = World::with_slices([
+        web_slice("a", &format!("{NODE}=old 10.244.0.12=other")),
+        listed("kubernetes", "kubernetes", 6443, &format!("{NODE}=")),
+    ]);
+    world.hold(web_vs(), rs(NODE));
+    world.sync(web_slice("a", &format!("{NODE}=old-T 10.244.0.12=other")));
+    world.pass(Duration::from_secs(1));
+    world.sync(web_slice("a", "10.244.0.12=other"));
+    assert_eq!(world.has(web_vs(), rs(NODE)), None);
+}

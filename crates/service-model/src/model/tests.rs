@@ -495,7 +495,9 @@ fn a_pod_has_ended_when_it_leaves_a_slice_while_it_terminates() {
 #[test]
 fn pods_are_listed_until_the_last_slice_of_any_service_has_lost_them() {
     let pod = |number: u8| lb_types::PodUid::new(&number.to_string());
-    let lists = |model: &ServiceModel, number| model.lists_pod(addr(V4, 1), pod(number));
+    let rs = |number| lb_types::RealServerId { addr: addr(V4, number), port: 8080.try_into().unwrap() };
+    let tcp = lb_types::Protocol::Tcp;
+    let lists = |model: &ServiceModel, number| model.lists_pod(&rs(1), tcp, pod(number));
     let mut model = synced([web_slice("a", "1ST=ns/p/1 1RS=ns/q/2"), web_slice("b", "1RS=ns/p/1")]);
     let other = |endpoints: &str| SliceApplied(slice("c", "unknown", "http:9090/TCP", endpoints));
     model.apply(other("1RS=ns/p/1 2RS"));
@@ -509,7 +511,9 @@ fn pods_are_listed_until_the_last_slice_of_any_service_has_lost_them() {
     let others: Vec<_> = model.other_pods(addr(V4, 1), pod(1).unwrap()).copied().collect();
     let port = Some((lb_types::Protocol::Tcp, 8080.try_into().unwrap()));
     assert_eq!(others, [crate::Listing { addr: addr(V4, 1), pod: pod(2), port }]);
-    assert!(model.lists_pod(addr(V4, 1), None) && !model.lists_pod(addr(V4, 3), None));
+    assert!(model.lists_pod(&rs(1), tcp, None) && !model.lists_pod(&rs(3), tcp, None));
+    model.apply(other("1RS 2RS"));
+    assert!(!lists(&model, 1), "an endpoint without a pod on another port");
     model.apply(web_slice("a", "1RS"));
     assert!(lists(&model, 1), "an endpoint without a pod may be any");
 }
@@ -519,5 +523,6 @@ fn another_port_is_neither_an_end_nor_a_new_pod() {
     let mut model = synced([web_slice("a", "1RS=ns/p/1")]);
     model.apply(SliceApplied(slice("a", "web", ":9090/TCP", "1RS=ns/p/1")));
     assert_eq!(model.departed().count(), 0);
-    assert!(model.lists_pod(addr(V4, 1), lb_types::PodUid::new("1")));
+    let rs = lb_types::RealServerId { addr: addr(V4, 1), port: 8080.try_into().unwrap() };
+    assert!(model.lists_pod(&rs, lb_types::Protocol::Tcp, lb_types::PodUid::new("1")));
 }
