@@ -150,7 +150,7 @@ fn a_pod_that_lost_its_label_is_not_cut_because_another_starts_on_its_node() {
 
 #[test]
 fn a_pod_is_gone_when_the_last_slice_of_any_service_has_lost_it() {
-    for known in ["api", "headless"] {
+    for known in ["api", "unknown"] {
         let mut world = World::with_slices([
             web_slice("a", "10.244.0.11=old 10.244.0.12=other"),
             listed("b", known, 8080, "10.244.0.11=old"),
