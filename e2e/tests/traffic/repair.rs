@@ -46,7 +46,8 @@ fn damage(world: &World, damage: &Damage, within: Duration) {
     }
 }
 
-/// Whether a difference is more than new handles, and the index and hardware address of a new link.
+/// Whether a difference is more than new handles, the index and hardware address of a new link, and what packets have
+/// left in the set of endpoints, which fills by itself.
 fn relevant(changes: &str) -> bool {
     let bare = |line: &str| {
         let line = line.split(" # handle").next().unwrap_or_default();
@@ -57,7 +58,10 @@ fn relevant(changes: &str) -> bool {
     let side = |sign: &str| {
         // What the kernel derives from the hardware address.
         let derived = |line: &&str| line.contains("fe80:") || line.contains("ff00::");
-        let lines = changes.lines().filter(|line| line.trim_start().starts_with(sign) && !derived(line));
+        // Four parts: an endpoint and, once more, its address.
+        let remembered = |line: &&str| line.split(',').any(|element| element.matches(" . ").count() == 3);
+        let lines = changes.lines().filter(|line| line.trim_start().starts_with(sign));
+        let lines = lines.filter(|line| !derived(line) && !remembered(line));
         let mut lines: Vec<_> = lines.map(bare).collect();
         lines.sort();
         lines
