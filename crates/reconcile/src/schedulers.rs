@@ -89,8 +89,10 @@ impl Reconciler {
         if self.is_known(&scheduler) {
             return self.schedulers.found.contains(&scheduler);
         }
-        // A kernel that gives no answer is believed to have it: a write will tell.
-        let found = self.ask(scheduler).unwrap_or(true);
+        // What a virtual server has needs no question, so that a restart sends nothing that is a write by its form. A
+        // kernel that gives no answer is believed to have it: a write will tell.
+        let in_use = self.mirror.servers.values().any(|server| server.settings.scheduler == scheduler);
+        let found = in_use || self.ask(scheduler).unwrap_or(true);
         match found {
             true => _ = self.schedulers.found.insert(scheduler),
             false => self.lacks(scheduler, FIRST_WAIT, now),
