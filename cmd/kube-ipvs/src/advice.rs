@@ -1,4 +1,4 @@
-//! What an operator should know about the configuration before it shows as a time-out.
+//! Warnings about the configuration that would otherwise show as time-outs.
 
 use std::net::IpAddr;
 

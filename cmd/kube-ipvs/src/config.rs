@@ -24,7 +24,7 @@ pub struct Settings {
     pub metrics: Option<SocketAddr>,
     /// Configuration of the loop, but for the kernel parameters.
     pub reconcile: Config,
-    /// Whether the schedulers that the kernel has loaded may be named by annotations besides those in `reconcile`.
+    /// Lets annotations also name the schedulers that the kernel has loaded, besides those in `reconcile`.
     pub allow_loaded_schedulers: bool,
     /// Timeouts of idle connections (TCP, TCP after FIN, UDP); zero leaves the kernel's.
     pub timeouts: [Duration; 3],
@@ -34,7 +34,7 @@ pub struct Settings {
     pub strict_arp: bool,
     /// For what must survive a restart.
     pub state_dir: PathBuf,
-    /// What is not followed to the letter, each with what is done instead: logged at start.
+    /// Settings that are not followed to the letter, each with its replacement: logged at start.
     pub warnings: Vec<String>,
     /// How log lines look.
     pub log_format: LogFormat,

@@ -1,10 +1,10 @@
-//! What one-shot commands print. `println!` would panic where whoever reads has seen enough, as `head` has.
+//! Output of one-shot commands. `println!` would panic where the reader has closed the pipe, as `head` does.
 
 use std::io::{self, Write as _, stderr, stdout};
 
 use anyhow::Context;
 
-/// Whoever reads standard output.
+/// The reader of standard output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reader {
     /// Goes on.

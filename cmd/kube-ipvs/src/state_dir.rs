@@ -1,6 +1,6 @@
 //! The directory for what must survive a restart of the process but not of the node.
 //!
-//! Whoever else can write to a directory above it must not make this process, which is root, write elsewhere: links
+//! A user who can write to a directory above it must not make this process, which is root, write elsewhere: links
 //! are not followed, and what is made here is for this user alone.
 
 use std::{

@@ -1,4 +1,4 @@
-//! What health checks and metrics are told of the loop.
+//! State of the loop, as reported to health checks and metrics.
 
 use std::{cell::RefCell, sync::Arc, time::Instant};
 
@@ -6,7 +6,7 @@ use lb_types::Scheduler;
 use reconcile::{NodeFinding, Reconciler, Report, Shortfalls, Standing};
 use telemetry::{Effect, Health, Metrics};
 
-/// So many Services that the kernel refuses are no matter of single Services any more.
+/// Refused Services from which on the node, not a single Service, is taken to be at fault.
 const MANY_SERVICES: usize = 10;
 
 /// Codes of conditions, as `/readyz` lists them with the number of objects.
