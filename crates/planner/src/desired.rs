@@ -14,18 +14,10 @@ pub struct Desired {
     services: Tallied<FastMap<ServiceName, Arc<ServiceIntent>>>,
     /// Who wants a key, the winner first; more than one only where two Services claim the same VIP port.
     claims: Tallied<FastMap<VirtualServerId, Vec<Claim>>>,
-    /// Virtual servers that nobody claims any more, until they are gone: for the settings of their drains and for
-    /// listings. No write is decided by it.
-    former: Tallied<FastMap<VirtualServerId, Former>>,
+    /// Drain settings of virtual servers that nobody claims any more, until they are gone. No write is decided by it.
+    former: Tallied<FastMap<VirtualServerId, Option<Arc<Overrides>>>>,
     /// How many keys use a VIP.
     vips: Tallied<FastMap<IpAddr, u32>>,
-}
-
-/// The Service that a virtual server had.
-#[derive(Clone, Debug)]
-struct Former {
-    service: ServiceName,
-    drain: Option<Arc<Overrides>>,
 }
 
 #[derive(Clone, Debug)]
@@ -105,7 +97,7 @@ impl Desired {
             (0..new.servers.len()).for_each(|at| self.claim(name, new, at, &mut change));
         }
         for claim in before {
-            self.succeed(claim, change.changes);
+            self.succeed(&claim, change.changes);
         }
         change.rivals
     }
@@ -137,7 +129,7 @@ impl Desired {
     }
 
     /// Compares who has a virtual server now with who had it before.
-    fn succeed(&mut self, before: Claim, changes: &mut Changes) {
+    fn succeed(&mut self, before: &Claim, changes: &mut Changes) {
         let old = before.server();
         let vs = old.vs;
         let new = self.claim_on(&vs).map(Claim::server);
@@ -157,14 +149,11 @@ impl Desired {
         match new {
             Some(new) if new.drain != old.drain => changes.configured.push(vs),
             Some(_) => {}
-            None => {
-                let drain = old.drain.clone();
-                self.former.insert(vs, Former { service: before.service, drain });
-            }
+            None => _ = self.former.insert(vs, old.drain.clone()),
         }
     }
 
-    /// Forgets whose a virtual server was: it does not exist any more.
+    /// Forgets a virtual server that does not exist any more.
     pub fn forget(&mut self, vs: &VirtualServerId) {
         if !self.former.is_empty() {
             self.former.remove(vs);
@@ -198,14 +187,9 @@ impl Desired {
         self.claim_on(vs).map(|claim| &claim.service)
     }
 
-    /// The Service that a virtual server serves, or served before it was given up.
-    pub fn last_service_of(&self, vs: &VirtualServerId) -> Option<&ServiceName> {
-        self.service_of(vs).or_else(|| self.former.get(vs).map(|former| &former.service))
-    }
-
-    /// What that Service wants of drains otherwise than the configuration.
+    /// What the Service that a virtual server serves, or served last, wants of drains otherwise than the configuration.
     pub fn drain_overrides(&self, vs: &VirtualServerId) -> &Overrides {
-        let former = || self.former.get(vs).and_then(|former| former.drain.as_deref());
+        let former = || self.former.get(vs).and_then(|drain| drain.as_deref());
         match self.server(vs) {
             Some(server) => server.drain_overrides(),
             None => former().unwrap_or(&Overrides::NONE),

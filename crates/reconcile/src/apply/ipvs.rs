@@ -96,10 +96,7 @@ impl Reconciler {
                 run.shrunk.insert(vs);
                 self.drained(&Key { vs, rs }, run);
             }
-            IpvsOp::DeleteVirtualServer { vs } => {
-                self.desired.forget(&vs);
-                self.drained_with(vs, run);
-            }
+            IpvsOp::DeleteVirtualServer { vs } => self.drained_with(vs, run),
             _ => {}
         }
     }
