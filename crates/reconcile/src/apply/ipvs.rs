@@ -127,7 +127,6 @@ impl Reconciler {
         error!("{}; will be tried again", chain(error));
         for op in ops {
             self.retry.fail(ipvs_subject(op), &error.operation, run.now);
-            run.refuse(op);
             // Nothing of it may have been executed: what goes must not go before what replaces it.
             run.held.insert(ipvs_subject(op));
         }
