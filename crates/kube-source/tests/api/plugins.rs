@@ -82,7 +82,9 @@ fn a_token_is_printed_and_printed_again_when_it_is_refused() {
 fn a_plugin_that_hangs_is_killed_and_stops_no_watch() {
     let plugin = Plugin::new();
     plugin.print_token("first");
-    let mut cluster = plugin.follow(Limits { plugin: Duration::from_secs(4), ..limits() });
+    // No silence is noticed: a watch that is asked for anew would need the plugin too.
+    let patient = Limits { plugin: Duration::from_secs(4), silence: Duration::from_secs(600), ..limits() };
+    let mut cluster = plugin.follow(patient);
     cluster.wait_same();
     cluster.wait("all are followed", |c| c.server.watches(Resource::EndpointSlices) == 1);
     let pids = plugin.path("pids");
