@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn the_same_number_means_different_things() {
-        let element = RuleElement::vip("10.96.0.1".parse().unwrap());
+        let element = RuleElement::Vip("10.96.0.1".parse().unwrap());
         let cases = [
             (RulesOp::InstallLayout(RulesLayout::default()), libc::ENOENT, "modprobe -a nf_tables"),
             (RulesOp::AddElement(element), libc::ENOENT, "the table or the set is missing"),

@@ -4,13 +4,14 @@
 //! environment, and no opinion on what should be programmed.
 //!
 //! Reading order: [`IpFamily`], [`Protocol`] and [`VipPort`]; the Kubernetes side ([`ServiceName`],
-//! [`ServicePortName`]); the IPVS side ([`VirtualServerId`], [`VirtualServer`], [`RealServerId`],
+//! [`ServicePortName`]) and what it offers ([`Front`]); the IPVS side ([`VirtualServerId`], [`VirtualServer`], [`RealServerId`],
 //! [`RealServer`]); tracked connections ([`FlowFilter`]); the packet rules ([`RuleElement`], [`RulesLayout`]); and the typed kernel writes
 //! ([`Operation`]) of which every plan consists.
 
 mod duration;
 mod fast;
 mod flows;
+mod front;
 mod ipvs;
 mod names;
 mod net;
@@ -22,6 +23,7 @@ mod sysctls;
 pub use duration::{InvalidDuration, parse_duration};
 pub use fast::{FastMap, FastSet};
 pub use flows::{FlowFilter, FlowTarget};
+pub use front::{Clients, Front};
 pub use ipvs::{
     ConnectionCounters, ForwardingMethod, Persistence, RealServer, RealServerId, Scheduler, SchedulerFlags,
     TrafficCounters, UnknownScheduler, VirtualServer, VirtualServerId, Weight,
@@ -30,5 +32,5 @@ pub use names::{PodUid, ServiceName, ServicePortName};
 pub use net::{IpFamily, Protocol, UnknownProtocol, VipPort};
 pub use op::{FlowsOp, IpvsOp, Operation, RulesOp, SysctlOp, VipOp};
 pub use parse::InvalidId;
-pub use rules::{ElementKey, LocalDetection, RuleElement, RuleSet, RulesLayout};
+pub use rules::{LocalDetection, RuleElement, RuleSet, RulesLayout};
 pub use sysctls::{Leaves, SysctlNeed, SysctlWhen};

@@ -40,6 +40,7 @@ fn parts(socket: SocketAddr) -> Option<(std::net::IpAddr, NonZeroU16)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Front;
 
     fn check<T: FromStr<Err = InvalidId> + ToString>(good: &[&str], bad: &[&str]) {
         for text in good {
@@ -55,6 +56,7 @@ mod tests {
     #[test]
     fn what_is_printed_is_read_back() {
         check::<RealServerId>(&["10.0.0.1:80", "[fd00::1]:65535"], &["", "10.0.0.1", "10.0.0.1:0", "a:80"]);
+        check::<Front>(&["10.0.0.1:80/TCP", "0.0.0.0:30080/TCP (external clients)"], &["10.0.0.1:80/TCP ()"]);
         check::<VipPort>(
             &["10.0.0.1:80/TCP", "[fd00::1]:53/UDP", "10.0.0.1:9/SCTP"],
             &["", "10.0.0.1:80", "10.0.0.1:80/ICMP", "10.0.0.1:0/TCP", "/TCP"],

@@ -6,19 +6,35 @@ use ipnetwork::IpNetwork;
 
 use crate::{IpFamily, VipPort};
 
-/// The sets of the nftables table that we write; each exists once per family.
+/// One element of one set: what the packet rules know of a VIP or of a front.
+///
+/// A variant is a set; what it holds is the set's key. Each set exists once per family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RuleElement {
+    /// VIP that leads to IPVS: a packet to it that no virtual server took is rejected.
+    Vip(IpAddr),
+    /// VIP port that has a virtual server; tags that as ours.
+    Service(VipPort),
+    /// VIP port without real servers: refused before IPVS sees the packet.
+    Refuse(VipPort),
+    /// Original destination whose connections are always masqueraded.
+    Masquerade(VipPort),
+    /// Original destination whose connections are masqueraded unless the client is a pod of this node.
+    MasqueradeNonLocal(VipPort),
+}
+
+/// Set that holds elements of one variant of [`RuleElement`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RuleSet {
-    /// Bound VIPs: a packet to one of them that no virtual server took is rejected. Key: address.
+    /// Holds [`RuleElement::Vip`].
     Vips,
-    /// VIP, protocol and port of every virtual server. Key: VIP port.
+    /// Holds [`RuleElement::Service`].
     Services,
-    /// Virtual servers without real servers: refused before IPVS sees the packet. Key: VIP port.
+    /// Holds [`RuleElement::Refuse`].
     NoEndpoints,
-    /// Original destinations whose connections are always masqueraded. Key: VIP port.
+    /// Holds [`RuleElement::Masquerade`].
     Masquerade,
-    /// Original destinations whose connections are masqueraded unless the client is a pod of this node.
-    /// Key: VIP port.
+    /// Holds [`RuleElement::MasqueradeNonLocal`].
     MasqueradeNonLocal,
 }
 
@@ -42,6 +58,17 @@ impl RuleSet {
             RuleSet::MasqueradeNonLocal => "masquerade-nonlocal",
         }
     }
+
+    /// Element of the set for a VIP port; the set of VIPs has the address alone.
+    pub const fn element(self, port: VipPort) -> RuleElement {
+        match self {
+            RuleSet::Vips => RuleElement::Vip(port.addr),
+            RuleSet::Services => RuleElement::Service(port),
+            RuleSet::NoEndpoints => RuleElement::Refuse(port),
+            RuleSet::Masquerade => RuleElement::Masquerade(port),
+            RuleSet::MasqueradeNonLocal => RuleElement::MasqueradeNonLocal(port),
+        }
+    }
 }
 
 impl fmt::Display for RuleSet {
@@ -50,58 +77,52 @@ impl fmt::Display for RuleSet {
     }
 }
 
-/// Key of a set element.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum ElementKey {
-    /// An address.
-    Addr(IpAddr),
-    /// Address, protocol and port.
-    Port(VipPort),
-}
-
-impl ElementKey {
-    /// Decides which of the two sets of a name holds the element.
-    pub const fn family(&self) -> IpFamily {
-        match self {
-            ElementKey::Addr(addr) => IpFamily::of(*addr),
-            ElementKey::Port(port) => IpFamily::of(port.addr),
-        }
-    }
-}
-
-impl fmt::Display for ElementKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ElementKey::Addr(addr) => addr.fmt(f),
-            ElementKey::Port(port) => port.fmt(f),
-        }
-    }
-}
-
-/// One element of one set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RuleElement {
-    /// The set.
-    pub set: RuleSet,
-    /// The element; its variant is the one that the set's documentation names.
-    pub key: ElementKey,
-}
-
 impl RuleElement {
-    /// An element of [`RuleSet::Vips`].
-    pub const fn vip(addr: IpAddr) -> Self {
-        RuleElement { set: RuleSet::Vips, key: ElementKey::Addr(addr) }
+    /// Set that holds it.
+    pub const fn set(&self) -> RuleSet {
+        match self {
+            RuleElement::Vip(_) => RuleSet::Vips,
+            RuleElement::Service(_) => RuleSet::Services,
+            RuleElement::Refuse(_) => RuleSet::NoEndpoints,
+            RuleElement::Masquerade(_) => RuleSet::Masquerade,
+            RuleElement::MasqueradeNonLocal(_) => RuleSet::MasqueradeNonLocal,
+        }
     }
 
-    /// An element of one of the sets keyed by VIP port.
-    pub const fn port(set: RuleSet, port: VipPort) -> Self {
-        RuleElement { set, key: ElementKey::Port(port) }
+    /// VIP port that it is about; `None` for a whole VIP.
+    pub const fn vip_port(&self) -> Option<VipPort> {
+        match self {
+            RuleElement::Vip(_) => None,
+            RuleElement::Service(port)
+            | RuleElement::Refuse(port)
+            | RuleElement::Masquerade(port)
+            | RuleElement::MasqueradeNonLocal(port) => Some(*port),
+        }
+    }
+
+    /// VIP that it is about, or that its port is on.
+    pub const fn vip(&self) -> IpAddr {
+        match self {
+            RuleElement::Vip(vip) => *vip,
+            RuleElement::Service(port)
+            | RuleElement::Refuse(port)
+            | RuleElement::Masquerade(port)
+            | RuleElement::MasqueradeNonLocal(port) => port.addr,
+        }
+    }
+
+    /// Family, which decides which of the two sets of a name holds it.
+    pub const fn family(&self) -> IpFamily {
+        IpFamily::of(self.vip())
     }
 }
 
 impl fmt::Display for RuleElement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.set, self.key)
+        match self.vip_port() {
+            Some(port) => write!(f, "{} {port}", self.set()),
+            None => write!(f, "{} {}", self.set(), self.vip()),
+        }
     }
 }
 

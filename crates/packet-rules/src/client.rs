@@ -12,7 +12,7 @@ use crate::{
     render_table,
     socket::{BatchSocket, Outcome},
     spec::SetId,
-    transaction::{Transaction, depends_on_table, malformed},
+    transaction::{Transaction, depends_on_table},
     watch::{RulesWatcher, Silencer},
 };
 
@@ -258,9 +258,8 @@ impl RulesTable for RulesClient {
     }
 
     fn apply(&mut self, ops: &[RulesOp]) -> Result<BatchReport, TableError> {
-        let failed = malformed(ops);
-        if ops.is_empty() || !failed.is_empty() {
-            return Ok(BatchReport { failed, replies_lost: false });
+        if ops.is_empty() {
+            return Ok(BatchReport::default());
         }
         self.execute(ops).map_err(|e| e.during("change table inet kube-ipvs"))
     }
@@ -271,7 +270,7 @@ mod tests {
     use super::*;
 
     fn vips(numbers: &[u32]) -> Vec<RuleElement> {
-        numbers.iter().map(|n| RuleElement::vip(std::net::Ipv4Addr::from(*n).into())).collect()
+        numbers.iter().map(|n| RuleElement::Vip(std::net::Ipv4Addr::from(*n).into())).collect()
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
-use lb_types::{ElementKey, IpFamily, Protocol, RuleElement, RuleSet, VipPort};
+use lb_types::{IpFamily, Protocol, RuleElement, RuleSet, VipPort};
 
 use crate::spec::{SetId, SetKind};
 
@@ -73,25 +73,18 @@ impl SetId {
         self.fields().into_iter().map(|field| field.width() as u32).sum()
     }
 
-    /// The set that holds an element, if the variant of its key fits.
-    pub(crate) fn of(element: &RuleElement) -> Option<Self> {
-        let fits = match element.key {
-            ElementKey::Addr(_) => element.set == RuleSet::Vips,
-            ElementKey::Port(_) => element.set != RuleSet::Vips,
-        };
-        fits.then(|| SetId::planned(element.set, element.key.family()))
+    /// The set that holds an element.
+    pub(crate) fn of(element: &RuleElement) -> Self {
+        SetId::planned(element.set(), element.family())
     }
 }
 
 /// Appends the key of an element in the set that [`SetId::of`] names.
 pub(crate) fn put_key(key: &mut Vec<u8>, element: &RuleElement) {
-    match element.key {
-        ElementKey::Addr(addr) => put_addr(key, addr),
-        ElementKey::Port(VipPort { addr, protocol, port }) => {
-            put_addr(key, addr);
-            let [high, low] = port.get().to_be_bytes();
-            key.extend_from_slice(&[protocol.number(), 0, 0, 0, high, low, 0, 0]);
-        }
+    put_addr(key, element.vip());
+    if let Some(VipPort { protocol, port, .. }) = element.vip_port() {
+        let [high, low] = port.get().to_be_bytes();
+        key.extend_from_slice(&[protocol.number(), 0, 0, 0, high, low, 0, 0]);
     }
 }
 
@@ -111,12 +104,12 @@ pub(crate) fn parse_key(id: SetId, key: &[u8]) -> Option<RuleElement> {
     }
     let (addr, rest) = take_addr(id.family, key)?;
     if set == RuleSet::Vips {
-        return Some(RuleElement::vip(addr));
+        return Some(RuleElement::Vip(addr));
     }
     let &[protocol, _, _, _, high, low, _, _] = rest.first_chunk()?;
     let port = NonZeroU16::new(u16::from_be_bytes([high, low]))?;
     let port = VipPort { addr, protocol: Protocol::from_number(protocol)?, port };
-    Some(RuleElement::port(set, port))
+    Some(set.element(port))
 }
 
 fn put_addr(key: &mut Vec<u8>, addr: IpAddr) {
@@ -144,9 +137,9 @@ mod tests {
 
     #[test]
     fn exact_bytes() {
-        let vip = RuleElement::vip([10, 96, 0, 1].into());
+        let vip = RuleElement::Vip([10, 96, 0, 1].into());
         assert_eq!(encode_key(&vip), [10, 96, 0, 1]);
-        let service = RuleElement::port(RuleSet::Services, port("10.96.0.1"));
+        let service = RuleElement::Service(port("10.96.0.1"));
         assert_eq!(encode_key(&service), [10, 96, 0, 1, 132, 0, 0, 0, 1, 187, 0, 0]);
     }
 
@@ -160,12 +153,12 @@ mod tests {
 
     #[test]
     fn every_element_comes_back() {
-        let mut elements = vec![RuleElement::vip("fd00::1".parse().unwrap())];
+        let mut elements = vec![RuleElement::Vip("fd00::1".parse().unwrap())];
         for set in [RuleSet::Services, RuleSet::NoEndpoints, RuleSet::Masquerade] {
-            elements.extend(["10.96.0.1", "fd00:96::1"].map(|addr| RuleElement::port(set, port(addr))));
+            elements.extend(["10.96.0.1", "fd00:96::1"].map(|addr| set.element(port(addr))));
         }
         for element in elements {
-            let id = SetId::of(&element).unwrap();
+            let id = SetId::of(&element);
             let key = encode_key(&element);
             assert_eq!(key.len(), id.key_len() as usize, "{element}");
             assert_eq!(parse_key(id, &key), Some(element));
@@ -181,13 +174,5 @@ mod tests {
         let id = SetId::endpoints(IpFamily::V4);
         let endpoint = [10, 0, 0, 1, 6, 0, 0, 0, 0, 80, 0, 0, 10, 0, 0, 1];
         assert_eq!(parse_key(id, &endpoint), None, "written by packets");
-    }
-
-    #[test]
-    fn a_key_of_the_wrong_variant_fits_no_set() {
-        let vip = ElementKey::Addr([10, 96, 0, 1].into());
-        assert_eq!(SetId::of(&RuleElement { set: RuleSet::Services, key: vip }), None);
-        let port = ElementKey::Port(port("10.96.0.1"));
-        assert_eq!(SetId::of(&RuleElement { set: RuleSet::Vips, key: port }), None);
     }
 }

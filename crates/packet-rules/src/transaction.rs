@@ -43,16 +43,6 @@ pub(crate) struct Refusal {
     pub(crate) text: Option<String>,
 }
 
-/// Operations that cannot be encoded, as the kernel would refuse them.
-pub(crate) fn malformed(ops: &[RulesOp]) -> Vec<FailedOp> {
-    let fits = |op: &RulesOp| match op {
-        RulesOp::AddElement(element) | RulesOp::DeleteElement(element) => SetId::of(element).is_some(),
-        RulesOp::InstallLayout(_) | RulesOp::DeleteTable => true,
-    };
-    let refused = ops.iter().enumerate().filter(|(_, op)| !fits(op));
-    refused.map(|(index, op)| failed(index, op, libc::EINVAL, None)).collect()
-}
-
 fn failed(index: usize, op: &RulesOp, errno: i32, text: Option<&str>) -> FailedOp {
     let mut reason = explain_rules(op, errno);
     if let Some(text) = text {
@@ -145,7 +135,7 @@ struct Queue {
 
 impl Builder<'_> {
     fn element(&mut self, index: usize, change: Change, element: &RuleElement) {
-        let Some(id) = SetId::of(element) else { return };
+        let id = SetId::of(element);
         let alone = self.alone.contains(&index);
         if let Some(queue) = self.queues.get(&id)
             && (alone || queue.change != change || queue.ops.len() == ELEMENTS_PER_MESSAGE)

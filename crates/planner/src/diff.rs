@@ -170,7 +170,7 @@ pub fn diff(touch: &Touch, inputs: &Inputs<'_>) -> Plan {
     // What is compared as a whole is decided there, by what the plan will have done.
     let refusals = touch.refusals.difference(&touch.servers).filter_map(VirtualServerId::vip_port);
     for port in sorted(refusals) {
-        let element = RuleElement::port(RuleSet::NoEndpoints, port);
+        let element = RuleElement::Refuse(port);
         diff_element(element, refuses(port.into(), inputs), inputs, &mut plan);
     }
     let mut addresses = sorted(touch.addresses.iter().chain(&vips).copied());
@@ -212,7 +212,7 @@ pub fn cleanup_rules(mirror: &Mirror, ownership: &Ownership) -> Plan {
     let mut plan = Plan::default();
     let left = mirror.servers.keys().filter(|vs| ownership.owns(vs, mirror));
     let tags: BTreeSet<_> =
-        left.filter_map(|vs| Some(RuleElement::port(RuleSet::Services, vs.vip_port()?))).collect();
+        left.filter_map(|vs| Some(RuleElement::Service(vs.vip_port()?))).collect();
     if tags.is_empty() {
         plan.rules_remove.push(RulesOp::DeleteTable);
     } else {
@@ -231,7 +231,7 @@ fn diff_vip(vip: IpAddr, inputs: &Inputs<'_>, plan: &mut Plan) {
         (false, Some(_)) => plan.vips_remove.push(VipOp::DeleteRoute { vip }),
         (false, None) => {}
     }
-    diff_element(RuleElement::vip(vip), wanted, inputs, plan);
+    diff_element(RuleElement::Vip(vip), wanted, inputs, plan);
 }
 
 fn diff_element(element: RuleElement, wanted: bool, inputs: &Inputs<'_>, plan: &mut Plan) {

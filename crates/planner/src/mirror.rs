@@ -86,7 +86,7 @@ impl Mirror {
     /// IPVS entries carry no tag, but the element that names one is written before it and deleted after it, so that
     /// even a crash in between leaves none without.
     pub fn names(&self, vs: &VirtualServerId) -> bool {
-        vs.vip_port().is_some_and(|port| self.elements.contains(&RuleElement::port(RuleSet::Services, port)))
+        vs.vip_port().is_some_and(|port| self.elements.contains(&RuleElement::Service(port)))
     }
 
     /// Virtual servers on a VIP.

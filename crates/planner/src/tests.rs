@@ -275,7 +275,7 @@ fn foreign_virtual_servers_are_never_written() {
     let vs = *world.mirror.servers.keys().next().unwrap();
     assert!(!world.ownership.owns(&vs, &world.mirror));
     // Named by our packet rules it is ours, and drains before it goes.
-    let tag = RuleElement::port(RuleSet::Services, vs.vip_port().unwrap());
+    let tag = RuleElement::Service(vs.vip_port().unwrap());
     world.mirror.elements.insert(tag);
     let plan = world.resync();
     assert!(matches!(plan.ipvs_remove[..], [IpvsOp::SetRealServer { .. }]), "{plan}");

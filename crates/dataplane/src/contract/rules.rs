@@ -39,7 +39,6 @@ pub const CASES: &[Case] = &[
     case("deleting an absent element: ENOENT, and nothing is executed", elements::delete_absent),
     case("every failed operation is named, whatever its neighbours", elements::all_failures_are_named),
     case("operations on one element are executed in order", elements::order),
-    case("a key of the wrong kind: EINVAL", elements::wrong_key),
     case("reasons name operation, key, error and meaning", elements::reasons),
 ];
 
@@ -64,12 +63,12 @@ fn port(number: u16) -> NonZeroU16 {
 }
 
 fn vip(number: u32) -> RuleElement {
-    RuleElement::vip(addr(IpFamily::V4, number))
+    RuleElement::Vip(addr(IpFamily::V4, number))
 }
 
 fn service(set: RuleSet, family: IpFamily, number: u32) -> RuleElement {
     let protocol = Protocol::ALL[number as usize % 3];
-    RuleElement::port(set, VipPort { addr: addr(family, number), protocol, port: port(80) })
+    set.element(VipPort { addr: addr(family, number), protocol, port: port(80) })
 }
 
 /// One element of each set and family, by number.
@@ -77,7 +76,7 @@ fn one_of_each(number: u32) -> Vec<RuleElement> {
     let of = |family| {
         let services =
             [RuleSet::Services, RuleSet::NoEndpoints, RuleSet::Masquerade, RuleSet::MasqueradeNonLocal];
-        let mut elements = vec![RuleElement::vip(addr(family, number))];
+        let mut elements = vec![RuleElement::Vip(addr(family, number))];
         elements.extend(services.map(|set| service(set, family, number)));
         elements
     };

@@ -5,13 +5,13 @@ use super::*;
 use crate::nft;
 
 fn vip(number: u32) -> RuleElement {
-    RuleElement::vip(std::net::Ipv4Addr::from(number).into())
+    RuleElement::Vip(std::net::Ipv4Addr::from(number).into())
 }
 
 fn service(number: u32) -> RuleElement {
     let port = std::num::NonZeroU16::MAX;
     let addr = std::net::Ipv4Addr::from(number).into();
-    RuleElement::port(RuleSet::Services, VipPort { addr, protocol: Protocol::Tcp, port })
+    RuleElement::Service(VipPort { addr, protocol: Protocol::Tcp, port })
 }
 
 fn add(element: RuleElement) -> RulesOp {

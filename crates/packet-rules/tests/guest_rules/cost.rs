@@ -14,7 +14,7 @@ fn a_plan_is_one_send_however_many_elements_it_has() {
         install(&mut client, &RulesLayout::default());
         for (first, count) in [(0x0a60_0000, 1), (0x0a61_0000, 3000)] {
             let elements: Vec<_> =
-                (0..count).map(|n| RuleElement::vip(Ipv4Addr::from(first + n).into())).collect();
+                (0..count).map(|n| RuleElement::Vip(Ipv4Addr::from(first + n).into())).collect();
             let before = client.counters();
             add(&mut client, &elements);
             let after = client.counters();

@@ -119,7 +119,7 @@ fn waiting_ends_in_time() {
 
 /// Enough that the kernel does not tell the watcher of them.
 fn many(first: u32) -> Vec<RuleElement> {
-    (first..first + 5_000).map(|n| RuleElement::vip(std::net::Ipv4Addr::from(n).into())).collect()
+    (first..first + 5_000).map(|n| RuleElement::Vip(std::net::Ipv4Addr::from(n).into())).collect()
 }
 
 #[test]

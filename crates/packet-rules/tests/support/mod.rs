@@ -80,11 +80,11 @@ pub fn vip_port(addr: &str, protocol: Protocol, port: u16) -> VipPort {
 }
 
 pub fn in_set(set: RuleSet, addr: &str, protocol: Protocol, port: u16) -> RuleElement {
-    RuleElement::port(set, vip_port(addr, protocol, port))
+    set.element(vip_port(addr, protocol, port))
 }
 
 pub fn vip(addr: &str) -> RuleElement {
-    RuleElement::vip(addr.parse().expect("addresses of tests are valid"))
+    RuleElement::Vip(addr.parse().expect("addresses of tests are valid"))
 }
 
 /// Local detection by the pod ranges that all tests use.

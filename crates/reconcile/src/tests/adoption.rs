@@ -222,7 +222,7 @@ fn cleanup_leaves_the_tags_of_virtual_servers_that_it_could_not_delete() {
     let config = Config { ownership: Ownership::default(), ..config() };
     let again = || World::on(world.kernel.clone(), config.clone()).reconciler.cleanup();
     assert_eq!(again().report.failed, 1);
-    let tag = RuleElement::port(RuleSet::Services, stuck.vip_port().unwrap());
+    let tag = RuleElement::Service(stuck.vip_port().unwrap());
     assert_eq!(world.kernel.rules.elements(), [tag].into());
     world.kernel.ipvs.refuse_nothing();
     assert_eq!(again().report.failed, 0);

@@ -38,7 +38,7 @@ fn damage(kernel: &Kernel) {
     let settings = VirtualServer::new(lb_types::Scheduler::WRR);
     kernel.ipvs.by_another(IpvsOp::SetVirtualServer { vs: web_vs(), settings });
     kernel.vips.delete_route(ip(WEB));
-    kernel.rules.delete_element(RuleElement::vip(ip(WEB)));
+    kernel.rules.delete_element(RuleElement::Vip(ip(WEB)));
 }
 
 /// How much of a core an hour of audits takes, in hundredths of a percent, and how long damage stays.
@@ -85,7 +85,7 @@ fn what_is_suspect_is_compared_at_once_however_much_the_audit_has_taken() {
 
     world.kernel.vips.delete_route(ip(WEB));
     world.reconciler.handle(Event::Touched(Touched::Vips));
-    world.kernel.rules.delete_element(RuleElement::vip(ip(WEB)));
+    world.kernel.rules.delete_element(RuleElement::Vip(ip(WEB)));
     world.reconciler.handle(Event::Touched(Touched::Rules));
     world.pass(soon);
     assert_eq!(world.kernel.state(), before);
@@ -105,7 +105,7 @@ fn a_failed_dump_of_what_is_suspect_is_repeated_soon() {
     let mut world = World::synced(many(200).into_iter().chain(web()));
     rest(&mut world);
     let before = world.kernel.state();
-    world.kernel.rules.delete_element(RuleElement::vip(ip(WEB)));
+    world.kernel.rules.delete_element(RuleElement::Vip(ip(WEB)));
     world.kernel.rules.fail_next_call(dataplane::ErrorKind::Transient);
     world.reconciler.handle(Event::Touched(Touched::Rules));
     let requests = world.kernel.ipvs.requests();

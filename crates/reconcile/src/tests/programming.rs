@@ -105,7 +105,7 @@ fn a_vip_that_appears_on_an_interface_is_the_nodes() {
     world.run();
     world.pass(Duration::from_secs(10));
     assert!(world.kernel.vips.routes().is_empty());
-    assert!(!world.kernel.rules.elements().contains(&lb_types::RuleElement::vip(ip(WEB))));
+    assert!(!world.kernel.rules.elements().contains(&lb_types::RuleElement::Vip(ip(WEB))));
     assert_eq!(world.kernel.weights(web_vs()), [(11, 1), (12, 1)], "nobody listens there");
     world.kernel.vips.set_node_addresses([node[0]]);
     world.reconciler.handle(Event::Touched(dataplane::Touched::Vips));

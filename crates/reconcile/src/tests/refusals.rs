@@ -25,7 +25,7 @@ fn one_refused_element_stops_no_other_service() {
     let kernel = Kernel::new();
     let bad = ip("10.96.0.1");
     kernel.rules.refuse(move |op| match op {
-        RulesOp::AddElement(e) if *e == RuleElement::vip(bad) => Some(22),
+        RulesOp::AddElement(e) if *e == RuleElement::Vip(bad) => Some(22),
         _ => None,
     });
     let mut world = World::on(kernel, config());
@@ -124,7 +124,7 @@ fn an_address_stays_while_the_route_of_its_vip_is_refused() {
 /// Whether the kernel refuses new connections to the Service.
 fn is_refused(world: &World) -> bool {
     let port = web_vs().vip_port().unwrap();
-    world.kernel.rules.elements().contains(&RuleElement::port(RuleSet::NoEndpoints, port))
+    world.kernel.rules.elements().contains(&RuleElement::Refuse(port))
 }
 
 /// A kernel with a node address in 10.244.0.0/24, whose broadcast address is no real server.
@@ -208,7 +208,7 @@ fn a_virtual_server_that_cannot_be_deleted_keeps_its_elements() {
     world.kernel.ipvs.refuse(|op| matches!(op, IpvsOp::DeleteVirtualServer { .. }).then_some(16));
     world.sync(deleted("web"));
     let port = web_vs().vip_port().unwrap();
-    let named = RuleElement::port(RuleSet::Services, port);
+    let named = RuleElement::Service(port);
     for _ in 0..60 {
         assert!(is_refused(&world) && world.kernel.rules.elements().contains(&named));
         world.pass(Duration::from_secs(1));
@@ -223,7 +223,7 @@ fn one_refused_element_keeps_no_other_one_of_its_service() {
     let mut world = none_yet();
     let gone = web_vs().vip_port().unwrap();
     world.kernel.rules.refuse(move |op| match op {
-        RulesOp::DeleteElement(element) if *element == RuleElement::port(RuleSet::Services, gone) => Some(16),
+        RulesOp::DeleteElement(element) if *element == RuleElement::Service(gone) => Some(16),
         _ => None,
     });
     world.sync(deleted("web"));
@@ -251,7 +251,7 @@ fn a_table_that_cannot_be_dumped_keeps_no_other_one_in_doubt() {
     (0..12).for_each(|_| world.kernel.vips.fail_next_call(ErrorKind::Transient));
     world.reconciler.handle(Event::Touched(Touched::Vips));
     world.pass(Duration::from_secs(20));
-    world.kernel.rules.delete_element(RuleElement::vip(ip(WEB)));
+    world.kernel.rules.delete_element(RuleElement::Vip(ip(WEB)));
     world.reconciler.handle(Event::Touched(Touched::Rules));
     world.pass(Duration::from_secs(1));
     assert_eq!(world.kernel.state(), before);

@@ -35,8 +35,8 @@ fn the_audit_repairs_what_others_did() {
     check(|kernel| kernel.vips.delete_route(ip(WEB)), wait);
     check(|kernel| kernel.vips.delete_link(), wait);
     check(|kernel| kernel.rules.delete_table(), wait);
-    check(|kernel| kernel.rules.delete_element(RuleElement::vip(ip(WEB))), wait);
-    check(|kernel| kernel.rules.add_element(RuleElement::vip(ip("10.1.1.1"))), wait);
+    check(|kernel| kernel.rules.delete_element(RuleElement::Vip(ip(WEB))), wait);
+    check(|kernel| kernel.rules.add_element(RuleElement::Vip(ip("10.1.1.1"))), wait);
     check(|kernel| kernel.rules.change_chains(), wait);
 }
 

@@ -80,7 +80,7 @@ fn ports_on_which_nobody_listens_are_served() {
     assert_served(&world, &all_ports());
     assert!(world.kernel.vips.routes().is_empty(), "the address itself leads here");
     assert!(
-        !world.kernel.rules.elements().contains(&RuleElement::vip(ip(DNS))),
+        !world.kernel.rules.elements().contains(&RuleElement::Vip(ip(DNS))),
         "other ports are the node's"
     );
     // The cache begins to listen a moment after it has made its address.

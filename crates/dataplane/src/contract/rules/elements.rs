@@ -1,6 +1,6 @@
 //! Elements, a few at a time.
 
-use lb_types::{ElementKey, IpFamily, RuleElement, RuleSet, RulesLayout, RulesOp};
+use lb_types::{IpFamily, RuleElement, RuleSet, RulesLayout, RulesOp};
 
 use super::{
     addr, adds, apply, assert_elements, deletes, failures, install, must_apply, one_of_each, service, vip,
@@ -68,15 +68,6 @@ pub(super) fn order(table: &mut dyn RulesTable) {
     let report = apply(table, &[RulesOp::DeleteElement(vip(4)), RulesOp::AddElement(vip(4))]);
     assert_eq!(failures(&report), [(0, libc::ENOENT)]);
     assert_elements(table, &[vip(1)]);
-}
-
-pub(super) fn wrong_key(table: &mut dyn RulesTable) {
-    install(table);
-    let addr = ElementKey::Addr(addr(IpFamily::V4, 1));
-    let wrong = RuleElement { set: RuleSet::Services, key: addr };
-    let report = apply(table, &[RulesOp::AddElement(vip(1)), RulesOp::AddElement(wrong)]);
-    assert_eq!(failures(&report), [(1, libc::EINVAL)]);
-    assert_elements(table, &[]);
 }
 
 pub(super) fn reasons(table: &mut dyn RulesTable) {

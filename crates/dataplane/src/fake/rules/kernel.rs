@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use lb_types::{ElementKey, RuleElement, RuleSet, RulesLayout, RulesOp};
+use lb_types::{RuleElement, RulesLayout, RulesOp};
 
 /// The table, or its absence.
 #[derive(Clone, Default)]
@@ -35,9 +35,9 @@ impl Table {
     pub(super) fn execute(&mut self, op: &RulesOp) -> Result<(), i32> {
         match op {
             RulesOp::InstallLayout(layout) => self.install(layout),
-            RulesOp::AddElement(element) => self.elements_for(element)?.extend([*element]),
+            RulesOp::AddElement(element) => self.elements_mut()?.extend([*element]),
             RulesOp::DeleteElement(element) => {
-                if !self.elements_for(element)?.remove(element) {
+                if !self.elements_mut()?.remove(element) {
                     return Err(libc::ENOENT);
                 }
             }
@@ -51,13 +51,7 @@ impl Table {
         contents.layout = Some(layout.clone());
     }
 
-    /// The elements, if this one can be among them.
-    fn elements_for(&mut self, element: &RuleElement) -> Result<&mut BTreeSet<RuleElement>, i32> {
-        let contents = self.0.as_mut().ok_or(libc::ENOENT)?;
-        let fits = match element.key {
-            ElementKey::Addr(_) => element.set == RuleSet::Vips,
-            ElementKey::Port(_) => element.set != RuleSet::Vips,
-        };
-        if fits { Ok(&mut contents.elements) } else { Err(libc::EINVAL) }
+    fn elements_mut(&mut self) -> Result<&mut BTreeSet<RuleElement>, i32> {
+        self.0.as_mut().map(|contents| &mut contents.elements).ok_or(libc::ENOENT)
     }
 }

@@ -4,7 +4,7 @@ use super::FakeRules;
 use crate::{ErrorKind, RulesTable, contract};
 
 fn vip(last: u8) -> RuleElement {
-    RuleElement::vip([10, 96, 0, last].into())
+    RuleElement::Vip([10, 96, 0, last].into())
 }
 
 fn installed() -> FakeRules {

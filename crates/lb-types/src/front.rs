@@ -1,0 +1,85 @@
+//! What a Service offers its clients.
+
+use std::{fmt, net::IpAddr, num::NonZeroU16, str::FromStr};
+
+use crate::{InvalidId, IpFamily, Protocol, VipPort};
+
+/// Clients that a front is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Clients {
+    /// All that no other front of the same port is for.
+    #[default]
+    Any,
+    /// Those outside of the cluster, where a Local traffic policy gives them real servers of their own.
+    External,
+}
+
+/// Place where clients reach a Service port: address, protocol and port, and for which clients.
+///
+/// It is the key of everything that is decided about a virtual server. How the kernel encodes it, by address or by
+/// packet mark, is a [`crate::VirtualServerId`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Front {
+    /// Where they connect to. The unspecified address stands for all addresses of the node: the port is a node port.
+    pub port: VipPort,
+    /// Which of them.
+    pub clients: Clients,
+}
+
+impl Front {
+    /// A node port, on all addresses of the node that serve node ports.
+    pub const fn node(family: IpFamily, protocol: Protocol, port: NonZeroU16) -> Self {
+        Front { port: VipPort { addr: family.unspecified(), protocol, port }, clients: Clients::Any }
+    }
+
+    /// The same place, for external clients alone.
+    #[must_use]
+    pub const fn for_external(self) -> Self {
+        Front { clients: Clients::External, ..self }
+    }
+
+    /// Address that clients connect to; `None` for a node port.
+    pub fn vip(&self) -> Option<IpAddr> {
+        Some(self.port.addr).filter(|addr| !addr.is_unspecified())
+    }
+
+    /// Family of its addresses.
+    pub const fn family(&self) -> IpFamily {
+        IpFamily::of(self.port.addr)
+    }
+
+    /// Transport protocol.
+    pub const fn protocol(&self) -> Protocol {
+        self.port.protocol
+    }
+}
+
+impl From<VipPort> for Front {
+    fn from(port: VipPort) -> Self {
+        Front { port, clients: Clients::Any }
+    }
+}
+
+/// Follows the VIP port of a front for external clients.
+const EXTERNAL: &str = " (external clients)";
+
+impl fmt::Display for Front {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.port.fmt(f)?;
+        match self.clients {
+            Clients::Any => Ok(()),
+            Clients::External => f.write_str(EXTERNAL),
+        }
+    }
+}
+
+impl FromStr for Front {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        match text.strip_suffix(EXTERNAL) {
+            Some(port) => port.parse::<VipPort>().map(|port| Front::from(port).for_external()),
+            None => text.parse::<VipPort>().map(Front::from),
+        }
+    }
+}
