@@ -13,7 +13,7 @@ use ipvs::codec::{Command, Destination, DestinationKey, Service, ServiceKey, par
 use kube_source::{convert, wire};
 use lb_types::Scheduler;
 use netlink::{Batch, Messages};
-use planner::{NodeFacts, Ownership, PlannerConfig, desire_service};
+use planner::{Context, NodeFacts, Ownership, PlannerConfig, desire_service};
 use reconcile::{Config, Event, Reconciler};
 use service_model::{EndpointSlice, ModelEvent, ServiceModel};
 
@@ -40,11 +40,12 @@ fn model(c: &mut Criterion) {
     });
     let (ownership, facts) = (Ownership::default(), NodeFacts::default());
     let config = PlannerConfig::default();
+    let context = Context { config: &config, ownership: &ownership, facts: &facts };
     c.bench_function("planner: intent of one service", |b| {
         b.iter(|| {
             number += 1;
             let service = model.service(&objects::service_name(number % size.services));
-            service.map(|service| black_box(desire_service(service, &model, (&ownership, &facts), &config)))
+            service.map(|service| black_box(desire_service(service, &model, context)))
         });
     });
 }

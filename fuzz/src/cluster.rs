@@ -1,7 +1,7 @@
 //! What an API server or an operator says. What was understood goes on into the model and the plan.
 
 use kube_source::fuzzing;
-use planner::{NodeFacts, Ownership, PlannerConfig, desire_service};
+use planner::{Context, NodeFacts, Ownership, PlannerConfig, desire_service};
 use service_model::{ModelEvent, ServiceModel};
 
 /// A watch: which kind of objects, where the answer is cut in two, and the answer.
@@ -40,11 +40,12 @@ fn plan(events: Vec<ModelEvent>) -> bool {
     let understood = !events.is_empty();
     let mut model = ServiceModel::default();
     let (ownership, facts, config) = (Ownership::default(), NodeFacts::default(), PlannerConfig::default());
+    let context = Context { config: &config, ownership: &ownership, facts: &facts };
     for event in events {
         model.apply(event);
         for name in model.take_dirty() {
             if let Some(service) = model.service(&name) {
-                drop(desire_service(service, &model, (&ownership, &facts), &config));
+                drop(desire_service(service, &model, context));
             }
         }
     }

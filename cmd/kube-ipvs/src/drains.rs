@@ -12,7 +12,7 @@ use dataplane::IpvsTable as _;
 use drain::{Key, Time};
 use drain_file::{DrainFile, Entry, Saved};
 use ipvs::IpvsClient;
-use lb_types::{ConnectionCounters, VirtualServerId};
+use lb_types::{ConnectionCounters, Front};
 use serde::Serialize;
 
 use crate::{
@@ -71,15 +71,16 @@ fn read(file: &DrainFile, kernel: &mut IpvsClient) -> anyhow::Result<Vec<Row>> {
     for problem in loaded.problems {
         output::complain(&format!("{}: an entry is left out: {problem}", file.path().display()));
     }
-    let mut servers: BTreeMap<VirtualServerId, BTreeMap<_, ConnectionCounters>> = BTreeMap::new();
-    for Saved { key: Key { vs, .. }, .. } in &loaded.drains {
-        if !servers.contains_key(vs) {
-            let dump = kernel.dump_real_servers(*vs).with_context(|| format!("read {vs}"))?;
-            servers.insert(*vs, dump.into_iter().map(|rs| (rs.id, rs.connections)).collect());
+    let mut servers: BTreeMap<Front, BTreeMap<_, ConnectionCounters>> = BTreeMap::new();
+    for Saved { key: Key { front, .. }, .. } in &loaded.drains {
+        if !servers.contains_key(front) {
+            let dump =
+                kernel.dump_real_servers(front.port.into()).with_context(|| format!("read {front}"))?;
+            servers.insert(*front, dump.into_iter().map(|rs| (rs.id, rs.connections)).collect());
         }
     }
     let now = clock::now();
-    let counters = |key: &Key| servers.get(&key.vs)?.get(&key.rs);
+    let counters = |key: &Key| servers.get(&key.front)?.get(&key.rs);
     let row = |saved: &Saved| Row::new(&saved.entry, counters(&saved.key), now);
     Ok(loaded.drains.iter().map(row).collect())
 }

@@ -141,7 +141,8 @@ pub fn for_this_kernel(settings: &Settings, choice: &ConnReuseChoice) -> Config 
         cores: Some(kernel::cores()),
     };
     let sysctls = required_sysctls(&needs).into_iter().map(|required| required.need).collect();
-    let mut config = Config { sysctls, ..settings.reconcile.clone() };
+    let mut config = settings.reconcile.clone();
+    config.planner.sysctls = sysctls;
     if settings.allow_loaded_schedulers {
         config.planner.allowed_schedulers.extend(ModuleFinder::running().loaded_schedulers());
     }

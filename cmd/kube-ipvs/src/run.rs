@@ -267,7 +267,7 @@ fn step(reconciler: &mut Reconciler, told: &Told) -> usize {
     let (begin, spent) = (clock::now(), clock::spent());
     let report = reconciler.step(begin);
     let end = clock::now();
-    reconciler.spent(clock::spent().saturating_sub(spent), end);
+    reconciler.charge(report.step, clock::spent().saturating_sub(spent), end);
     if !report.is_quiet() {
         let took = end.saturating_sub(begin);
         info!(?took, "sync: {report}");

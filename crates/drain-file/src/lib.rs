@@ -180,7 +180,7 @@ impl Entry {
     fn new(key: &Key, drain: &Drain) -> Self {
         let Settings { policy, .. } = drain.settings;
         Entry {
-            virtual_server: key.vs.to_string(),
+            virtual_server: key.front.to_string(),
             real_server: key.rs.to_string(),
             pod: drain.pod.as_deref().map(str::to_owned),
             cause: drain.cause.to_string(),
@@ -198,8 +198,7 @@ impl Entry {
     }
 
     fn key(&self) -> Result<Key, String> {
-        let vs: lb_types::VipPort = parse(&self.virtual_server)?;
-        Ok(Key { vs: vs.into(), rs: parse(&self.real_server)? })
+        Ok(Key { front: parse(&self.virtual_server)?, rs: parse(&self.real_server)? })
     }
 
     fn record(&self) -> Result<Record, String> {

@@ -17,7 +17,7 @@ impl Dir {
 
 fn key(rs: &str) -> Key {
     let vs: lb_types::VipPort = "10.96.0.80:80/TCP".parse().unwrap();
-    Key { vs: vs.into(), rs: rs.parse().unwrap() }
+    Key { front: vs.into(), rs: rs.parse().unwrap() }
 }
 
 fn ledger() -> Ledger {

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use lb_types::{Protocol, RealServerId, VirtualServerId};
+use lb_types::{Front, Protocol, RealServerId};
 use tally::Tallied;
 
 use crate::{Cause, Drain, Outcome, Overrides, Policy, Reading, Settings, Time, polls::Polls};
@@ -17,7 +17,7 @@ use crate::{Cause, Drain, Outcome, Overrides, Policy, Reading, Settings, Time, p
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     /// The virtual server.
-    pub vs: VirtualServerId,
+    pub front: Front,
     /// Its real server.
     pub rs: RealServerId,
 }
@@ -50,7 +50,7 @@ pub struct Record {
 /// net/netfilter/ipvs/ip_vs_ctl.c); those are gone when `expire_nodest_conn_work`, queued a jiffy after the removal,
 /// has walked the table: 0.1 to 0.2 s for 100,000 connections.
 /// Nor does it come back before tracked UDP connections to it have been deleted, which happens twice a second.
-const REST: Duration = Duration::from_millis(600);
+const HOLD_DOWN: Duration = Duration::from_millis(600);
 
 /// All draining real servers.
 #[derive(Clone, Debug, Default)]
@@ -62,7 +62,7 @@ pub struct Ledger {
     by_addr: Tallied<BTreeMap<IpAddr, BTreeSet<Key>>>,
     polls: Polls,
     /// Real servers that must not come back before a time.
-    resting: Tallied<BTreeMap<Key, Time>>,
+    held_down: Tallied<BTreeMap<Key, Time>>,
     /// Counts changes of what must survive a restart.
     version: u64,
 }
@@ -81,7 +81,7 @@ impl Ledger {
         if let Some(outcome) = self.drains.get(key).and_then(|drain| drain.due) {
             return Verdict::Remove(outcome);
         }
-        let connectionless = key.vs.protocol() == Some(Protocol::Udp);
+        let connectionless = key.front.protocol() == Protocol::Udp;
         let own = self.drains.get(key).map(|drain| drain.settings.policy);
         let policy = own.unwrap_or_else(|| self.settings.with(overrides).policy);
         match connectionless || policy == Policy::Immediate {
@@ -97,7 +97,7 @@ impl Ledger {
                 let before = drain.deadline();
                 drain.change_cause(cause, now);
                 if drain.deadline() != before {
-                    self.polls.watch(key.vs, now, drain.deadline());
+                    self.polls.watch(key.front, now, drain.deadline());
                 }
                 self.version += 1;
             }
@@ -105,7 +105,7 @@ impl Ledger {
         }
         self.insert(
             key,
-            Drain::new(key.vs.family(), cause, now, (*overrides, self.settings.with(overrides))),
+            Drain::new(key.front.family(), cause, now, (*overrides, self.settings.with(overrides))),
             now,
         );
         true
@@ -115,13 +115,13 @@ impl Ledger {
     pub fn restore(&mut self, key: Key, record: Record, now: Time) {
         let Record { cause, since, overrides, pod } = record;
         let settings = self.settings.with(&overrides);
-        let drain = Drain::new(key.vs.family(), cause, since.min(now), (overrides, settings));
+        let drain = Drain::new(key.front.family(), cause, since.min(now), (overrides, settings));
         self.insert(key, drain.resumed(pod, now), now);
     }
 
     fn insert(&mut self, key: Key, drain: Drain, now: Time) {
         self.by_addr.entry(key.rs.addr).or_default().insert(key);
-        self.polls.watch(key.vs, now, drain.deadline());
+        self.polls.watch(key.front, now, drain.deadline());
         self.drains.insert(key, drain);
         self.version += 1;
     }
@@ -137,10 +137,12 @@ impl Ledger {
     }
 
     /// The Service wants something else than when the drains of its virtual server began: it counts from now on.
-    pub fn configure(&mut self, vs: VirtualServerId, overrides: &Overrides, now: Time) {
+    pub fn configure(&mut self, front: Front, overrides: &Overrides, now: Time) {
         let settings = self.settings.with(overrides);
         let mut changed = false;
-        for drain in self.drains.range_mut(lowest(vs)..).take_while(|(key, _)| key.vs == vs).map(|(_, d)| d) {
+        for drain in
+            self.drains.range_mut(lowest(front)..).take_while(|(key, _)| key.front == front).map(|(_, d)| d)
+        {
             if drain.overrides != *overrides {
                 (drain.overrides, drain.settings) = (*overrides, settings);
                 changed = true;
@@ -148,7 +150,7 @@ impl Ledger {
         }
         if changed {
             self.version += 1;
-            self.polls.hurry(vs, now);
+            self.polls.hurry(front, now);
         }
     }
 
@@ -162,8 +164,8 @@ impl Ledger {
                 self.by_addr.remove(&key.rs.addr);
             }
         }
-        if self.of(&key.vs).next().is_none() {
-            self.polls.forget(&key.vs);
+        if self.of(&key.front).next().is_none() {
+            self.polls.forget(&key.front);
         }
         Some(ended)
     }
@@ -194,21 +196,21 @@ impl Ledger {
 
     /// A real server was removed because its pod is gone, or its address has changed hands: it must not come back at
     /// once.
-    pub fn rest(&mut self, key: Key, now: Time) {
-        self.resting.insert(key, now + REST);
+    pub fn hold_down(&mut self, key: Key, now: Time) {
+        self.held_down.insert(key, now + HOLD_DOWN);
     }
 
     /// Whether a real server must not come back yet.
-    pub fn is_resting(&self, key: &Key) -> bool {
-        self.resting.contains_key(key)
+    pub fn is_held_down(&self, key: &Key) -> bool {
+        self.held_down.contains_key(key)
     }
 
     /// Virtual servers some of whose real servers may come back now; they do not rest any more.
-    pub fn rested(&mut self, now: Time) -> Vec<VirtualServerId> {
+    pub fn take_released(&mut self, now: Time) -> Vec<Front> {
         let over: Vec<_> =
-            self.resting.iter().filter(|(_, until)| **until <= now).map(|(key, _)| *key).collect();
-        over.iter().for_each(|key| _ = self.resting.remove(key));
-        over.into_iter().map(|key| key.vs).collect()
+            self.held_down.iter().filter(|(_, until)| **until <= now).map(|(key, _)| *key).collect();
+        over.iter().for_each(|key| _ = self.held_down.remove(key));
+        over.into_iter().map(|key| key.front).collect()
     }
 
     /// Takes fresh counters of one virtual server and returns whether it has real servers to remove.
@@ -216,18 +218,18 @@ impl Ledger {
     /// `counters` answers `None` when the kernel did not tell; then only the deadline counts.
     pub fn poll(
         &mut self,
-        vs: VirtualServerId,
+        front: Front,
         now: Time,
         counters: impl Fn(&RealServerId) -> Option<Reading>,
     ) -> bool {
         let (mut any_due, mut deadline) = (false, None::<Time>);
-        for (key, drain) in self.drains.range_mut(lowest(vs)..).take_while(|(key, _)| key.vs == vs) {
+        for (key, drain) in self.drains.range_mut(lowest(front)..).take_while(|(key, _)| key.front == front) {
             drain.poll(now, counters(&key.rs));
             any_due |= drain.due.is_some();
             let ends = [deadline, drain.deadline(), drain.lingers_until(), drain.silent_at(now)];
             deadline = ends.into_iter().flatten().filter(|at| *at > now).min();
         }
-        self.polls.polled(vs, now, deadline);
+        self.polls.polled(front, now, deadline);
         any_due
     }
 
@@ -236,18 +238,18 @@ impl Ledger {
         self.polls.took(polls, took);
     }
 
-    /// When [`Ledger::due`] or [`Ledger::rested`] has something; `None` when nothing drains.
-    pub fn next_deadline(&self) -> Option<Time> {
-        self.polls.next().into_iter().chain(self.next_rested()).min()
+    /// When [`Ledger::due`] has something; `None` when nothing drains.
+    pub fn next_poll(&self) -> Option<Time> {
+        self.polls.next()
     }
 
-    /// When [`Ledger::rested`] has something.
-    pub fn next_rested(&self) -> Option<Time> {
-        self.resting.values().copied().min()
+    /// When [`Ledger::take_released`] has something.
+    pub fn next_release(&self) -> Option<Time> {
+        self.held_down.values().copied().min()
     }
 
     /// Virtual servers whose counters should be read by now, the longest overdue first.
-    pub fn due(&self, now: Time) -> impl Iterator<Item = VirtualServerId> {
+    pub fn due(&self, now: Time) -> impl Iterator<Item = Front> {
         self.polls.due(now)
     }
 
@@ -263,7 +265,7 @@ impl Ledger {
 
     /// Whether nothing drains, and nothing has to stay away.
     pub fn is_idle(&self) -> bool {
-        self.drains.is_empty() && self.resting.is_empty()
+        self.drains.is_empty() && self.held_down.is_empty()
     }
 
     /// Whether nothing drains.
@@ -272,8 +274,8 @@ impl Ledger {
     }
 
     /// The draining real servers of one virtual server.
-    pub fn of(&self, vs: &VirtualServerId) -> impl Iterator<Item = &Key> {
-        self.drains.range(lowest(*vs)..).map(|(key, _)| key).take_while(|key| key.vs == *vs)
+    pub fn of(&self, front: &Front) -> impl Iterator<Item = &Key> {
+        self.drains.range(lowest(*front)..).map(|(key, _)| key).take_while(|key| key.front == *front)
     }
 
     /// The draining real servers at an address, of whatever virtual server.
@@ -305,6 +307,6 @@ impl From<&Drain> for Record {
 }
 
 /// Not above any key of the virtual server.
-fn lowest(vs: VirtualServerId) -> Key {
-    Key { vs, rs: RealServerId { addr: Ipv4Addr::UNSPECIFIED.into(), port: NonZeroU16::MIN } }
+fn lowest(front: Front) -> Key {
+    Key { front, rs: RealServerId { addr: Ipv4Addr::UNSPECIFIED.into(), port: NonZeroU16::MIN } }
 }

@@ -8,6 +8,7 @@
 
 mod drain;
 mod ledger;
+mod pace;
 mod polls;
 mod reason;
 mod settings;
@@ -17,6 +18,7 @@ mod tests;
 
 pub use drain::{Drain, Reading};
 pub use ledger::{Key, Ledger, Record, Verdict};
+pub use pace::{Backoff, Share};
 pub use reason::{Cause, Outcome, UnknownCause};
 pub use settings::{
     EndpointGone, LEAST_SILENCE, Overrides, Policy, Settings, UnknownAction, UnknownPolicy, limit,

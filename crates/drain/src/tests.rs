@@ -3,7 +3,7 @@ mod silence;
 
 use std::time::Duration;
 
-use lb_types::{ConnectionCounters, Protocol, RealServerId, TrafficCounters, VipPort, VirtualServerId};
+use lb_types::{ConnectionCounters, Front, Protocol, RealServerId, TrafficCounters, VipPort};
 
 use crate::{
     Cause, EndpointGone, Key, LEAST_SILENCE, Ledger, Outcome, Overrides, Policy, Record, Settings, Verdict,
@@ -11,8 +11,8 @@ use crate::{
 
 fn key(protocol: Protocol, last: u8) -> Key {
     let port = 80.try_into().unwrap();
-    let vs = VirtualServerId::Address(VipPort { addr: [10, 96, 0, 1].into(), protocol, port });
-    Key { vs, rs: RealServerId { addr: [10, 244, 0, last].into(), port } }
+    let front = Front::from(VipPort { addr: [10, 96, 0, 1].into(), protocol, port });
+    Key { front, rs: RealServerId { addr: [10, 244, 0, last].into(), port } }
 }
 
 fn counters(active: u32, inactive: u32, bytes: u64) -> Option<(ConnectionCounters, TrafficCounters)> {
@@ -33,7 +33,7 @@ fn check(settings: Settings, readings: &[(u64, u32, u32, u64)], expect: Option<(
     assert_eq!(ledger.judge(&key, &NONE), Verdict::Quiesce);
     assert!(ledger.begin(key, Cause::Terminating, &NONE, at(0)));
     let due = readings.iter().find_map(|(second, active, inactive, bytes)| {
-        ledger.poll(key.vs, at(*second), |_| counters(*active, *inactive, *bytes));
+        ledger.poll(key.front, at(*second), |_| counters(*active, *inactive, *bytes));
         ledger.get(&key).and_then(|drain| drain.due).map(|outcome| (*second, outcome))
     });
     assert_eq!(due, expect);
@@ -109,10 +109,10 @@ fn an_endpoint_that_is_gone_is_removed_unless_configured_otherwise() {
 fn a_returned_endpoint_leaves_no_trace() {
     let (mut ledger, key) = (Ledger::default(), key(Protocol::Tcp, 1));
     ledger.begin(key, Cause::NotServing, &NONE, at(0));
-    assert!(ledger.next_deadline().is_some());
+    assert!(ledger.next_poll().is_some());
     assert!(ledger.end(&key).is_some());
-    assert!(ledger.is_empty() && ledger.next_deadline().is_none(), "nothing drains, nothing is polled");
-    assert!(!ledger.poll(key.vs, at(100), |_| counters(0, 0, 0)));
+    assert!(ledger.is_empty() && ledger.next_poll().is_none(), "nothing drains, nothing is polled");
+    assert!(!ledger.poll(key.front, at(100), |_| counters(0, 0, 0)));
 }
 
 #[test]
@@ -122,8 +122,8 @@ fn polling_slows_down_with_age() {
     ledger.begin(key, Cause::Terminating, &NONE, at(0));
     let (mut polls, mut now) = (0, at(0));
     while now < at(600) {
-        now = ledger.next_deadline().unwrap();
-        ledger.poll(key.vs, now, |_| counters(1, 0, 0));
+        now = ledger.next_poll().unwrap();
+        ledger.poll(key.front, now, |_| counters(1, 0, 0));
         polls += 1;
     }
     assert!((100..200).contains(&polls), "{polls} polls in ten minutes");
@@ -136,17 +136,17 @@ fn the_drains_of_one_virtual_server_are_found_among_others() {
     for key in keys {
         ledger.begin(key, Cause::Terminating, &NONE, at(0));
     }
-    assert_eq!(ledger.of(&keys[0].vs).copied().collect::<Vec<_>>(), keys[..2]);
-    assert_eq!(ledger.of(&keys[2].vs).copied().collect::<Vec<_>>(), keys[2..]);
-    assert_eq!(ledger.of(&key(Protocol::Udp, 1).vs).count(), 0);
+    assert_eq!(ledger.of(&keys[0].front).copied().collect::<Vec<_>>(), keys[..2]);
+    assert_eq!(ledger.of(&keys[2].front).copied().collect::<Vec<_>>(), keys[2..]);
+    assert_eq!(ledger.of(&key(Protocol::Udp, 1).front).count(), 0);
 }
 
 /// A key of its own virtual server.
 fn nth(n: u16) -> Key {
     let port = 80.try_into().unwrap();
     let [high, low] = n.to_be_bytes();
-    let vs = VipPort { addr: [10, 96, high, low].into(), protocol: Protocol::Tcp, port };
-    Key { vs: vs.into(), rs: RealServerId { addr: [10, 244, 0, 1].into(), port } }
+    let front = VipPort { addr: [10, 96, high, low].into(), protocol: Protocol::Tcp, port };
+    Key { front: front.into(), rs: RealServerId { addr: [10, 244, 0, 1].into(), port } }
 }
 
 #[test]
@@ -161,8 +161,8 @@ fn new_drains_postpone_no_poll_of_old_ones() {
         ledger.begin(nth(n), Cause::Terminating, &NONE, now);
         let again = Key { rs: nth(n).rs, ..old };
         ledger.begin(again, Cause::Terminating, &NONE, now);
-        if ledger.due(now).any(|vs| vs == old.vs) {
-            ledger.poll(old.vs, now, |_| counters(1, 0, 0));
+        if ledger.due(now).any(|front| front == old.front) {
+            ledger.poll(old.front, now, |_| counters(1, 0, 0));
             polls += 1;
         }
     }
@@ -177,11 +177,11 @@ fn five_minutes(count: u16, cost: Duration) -> (u128, Duration) {
         ledger.begin(nth(n), Cause::Terminating, &NONE, at(0));
     }
     let (mut took, mut now) = (Duration::ZERO, at(0));
-    while let Some(due) = ledger.next_deadline().filter(|due| *due < at(300)) {
+    while let Some(due) = ledger.next_poll().filter(|due| *due < at(300)) {
         now = now.max(due);
         let some: Vec<_> = ledger.due(now).take(4).collect();
-        for vs in &some {
-            ledger.poll(*vs, now, |_| counters(1, 0, 0));
+        for front in &some {
+            ledger.poll(*front, now, |_| counters(1, 0, 0));
             now += cost;
             took += if now >= at(120) { cost } else { Duration::ZERO };
         }
@@ -219,8 +219,8 @@ fn polls_that_seemed_free_may_turn_out_dear() {
     let mut ledger = Ledger::default();
     (0..100).for_each(|n| _ = ledger.begin(nth(n), Cause::Terminating, &NONE, at(0)));
     let interval = |ledger: &mut Ledger| {
-        (0..100).for_each(|n| _ = ledger.poll(nth(n).vs, at(100), |_| counters(1, 0, 0)));
-        ledger.next_deadline().unwrap() - at(100)
+        (0..100).for_each(|n| _ = ledger.poll(nth(n).front, at(100), |_| counters(1, 0, 0)));
+        ledger.next_poll().unwrap() - at(100)
     };
     (0..1000).for_each(|_| ledger.polls_took(1, Duration::ZERO));
     assert_eq!(interval(&mut ledger), Duration::from_secs(5), "by age");
@@ -234,8 +234,8 @@ fn few_drains_are_polled_often_even_where_a_poll_is_dear() {
     (0..100).for_each(|_| ledger.polls_took(1, Duration::from_millis(20)));
     (0..16).for_each(|n| _ = ledger.begin(nth(n), Cause::Terminating, &NONE, at(0)));
     for _ in 0..2 {
-        (0..16).for_each(|n| _ = ledger.poll(nth(n).vs, at(1), |_| counters(1, 0, 0)));
-        assert_eq!(ledger.next_deadline(), Some(at(1) + Duration::from_millis(500)));
+        (0..16).for_each(|n| _ = ledger.poll(nth(n).front, at(1), |_| counters(1, 0, 0)));
+        assert_eq!(ledger.next_poll(), Some(at(1) + Duration::from_millis(500)));
     }
 }
 
@@ -247,9 +247,9 @@ fn a_virtual_server_is_polled_until_its_last_drain_ends() {
         ledger.begin(key, Cause::Terminating, &NONE, at(0));
     }
     assert!(ledger.end(&keys[0]).is_some());
-    assert!(ledger.next_deadline().is_some());
+    assert!(ledger.next_poll().is_some());
     assert!(ledger.end(&keys[1]).is_some());
-    assert_eq!(ledger.next_deadline(), None);
+    assert_eq!(ledger.next_poll(), None);
 }
 
 /// Bytes of a packet without data.
@@ -270,7 +270,7 @@ fn check_silence(silence: Option<u64>, size: u64, readings: &[(u64, u32, u64, u6
             bytes_out: size * packets_out,
             ..TrafficCounters::default()
         };
-        ledger.poll(key.vs, at(*second), |_| Some((connections, traffic)))
+        ledger.poll(key.front, at(*second), |_| Some((connections, traffic)))
     });
     assert_eq!(due.map(|(second, ..)| *second), expect);
     let outcome = ledger.get(&key).and_then(|drain| drain.due);
@@ -341,16 +341,16 @@ fn quiet_connections_are_not_silent_ones() {
 fn what_its_service_wants_counts_at_once_while_it_drains() {
     let (mut ledger, key) = (Ledger::default(), key(Protocol::Tcp, 1));
     ledger.begin(key, Cause::Terminating, &NONE, at(0));
-    ledger.poll(key.vs, at(60), |_| counters(1, 0, 0));
-    assert!(ledger.next_deadline() > Some(at(60)));
+    ledger.poll(key.front, at(60), |_| counters(1, 0, 0));
+    assert!(ledger.next_poll() > Some(at(60)));
     let overrides = Overrides { timeout: Some(Duration::from_secs(30)), ..NONE };
     let version = ledger.version();
-    ledger.configure(key.vs, &overrides, at(61));
-    assert!(ledger.version() > version && ledger.next_deadline() <= Some(at(61)), "looked at again");
-    assert!(ledger.poll(key.vs, at(61), |_| counters(1, 0, 0)));
+    ledger.configure(key.front, &overrides, at(61));
+    assert!(ledger.version() > version && ledger.next_poll() <= Some(at(61)), "looked at again");
+    assert!(ledger.poll(key.front, at(61), |_| counters(1, 0, 0)));
     assert_eq!(ledger.judge(&key, &overrides), Verdict::Remove(Outcome::TimedOut));
     let version = ledger.version();
-    ledger.configure(key.vs, &overrides, at(61));
+    ledger.configure(key.front, &overrides, at(61));
     assert_eq!(ledger.version(), version, "nothing new");
 }
 
@@ -387,8 +387,8 @@ fn a_deadline_is_met_to_the_moment_however_rarely_it_is_polled() {
     let (mut ledger, key) = (Ledger::default(), key(Protocol::Tcp, 1));
     let overrides = Overrides { timeout: Some(Duration::from_millis(61_300)), ..NONE };
     ledger.begin(key, Cause::Terminating, &overrides, at(0));
-    while let Some(now) = ledger.next_deadline().filter(|_| ledger.get(&key).unwrap().due.is_none()) {
-        ledger.poll(key.vs, now, |_| counters(1, 0, 0));
+    while let Some(now) = ledger.next_poll().filter(|_| ledger.get(&key).unwrap().due.is_none()) {
+        ledger.poll(key.front, now, |_| counters(1, 0, 0));
         if ledger.get(&key).unwrap().due.is_some() {
             assert_eq!(now, at(61) + Duration::from_millis(300));
         }
@@ -420,13 +420,13 @@ fn an_address_that_changed_hands_goes_and_rests() {
     assert_eq!(ledger.at(key.rs.addr).collect::<Vec<_>>(), [&key]);
     ledger.end(&key);
     assert_eq!(ledger.at(key.rs.addr).count(), 0);
-    ledger.rest(key, at(1));
-    assert!(ledger.is_resting(&key));
-    let until = ledger.next_deadline().unwrap();
+    ledger.hold_down(key, at(1));
+    assert!(ledger.is_held_down(&key));
+    let until = ledger.next_release().unwrap();
     assert!(until > at(1) && until < at(2), "{until:?}");
-    assert!(ledger.rested(at(1)).is_empty());
-    assert_eq!(ledger.rested(until), [key.vs]);
-    assert!(!ledger.is_resting(&key) && ledger.next_deadline().is_none());
+    assert!(ledger.take_released(at(1)).is_empty());
+    assert_eq!(ledger.take_released(until), [key.front]);
+    assert!(!ledger.is_held_down(&key) && ledger.next_poll().is_none());
 }
 
 #[test]
@@ -441,9 +441,9 @@ fn a_record_brings_back_reason_deadline_and_pod() {
     let drain = next.get(&key).unwrap();
     assert_eq!((drain.cause, drain.deadline()), (Cause::Terminating, Some(at(100))));
     assert_eq!((drain.pod.as_deref(), drain.last_activity), (Some("ns/web-1/uid"), at(50)));
-    next.poll(key.vs, at(54), |_| counters(0, 0, 0));
+    next.poll(key.front, at(54), |_| counters(0, 0, 0));
     assert_eq!(next.judge(&key, &NONE), Verdict::Quiesce, "the linger time begins anew");
-    next.poll(key.vs, at(100), |_| counters(1, 0, 0));
+    next.poll(key.front, at(100), |_| counters(1, 0, 0));
     assert_eq!(next.judge(&key, &NONE), Verdict::Remove(Outcome::TimedOut));
     // From a file that somebody has edited, or from before the clock was set back.
     next.end(&key);

@@ -212,3 +212,33 @@ impl fmt::Display for Operation {
         }
     }
 }
+
+impl From<IpvsOp> for Operation {
+    fn from(op: IpvsOp) -> Self {
+        Operation::Ipvs(op)
+    }
+}
+
+impl From<VipOp> for Operation {
+    fn from(op: VipOp) -> Self {
+        Operation::Vip(op)
+    }
+}
+
+impl From<RulesOp> for Operation {
+    fn from(op: RulesOp) -> Self {
+        Operation::Rules(op)
+    }
+}
+
+impl From<SysctlOp> for Operation {
+    fn from(op: SysctlOp) -> Self {
+        Operation::Sysctl(op)
+    }
+}
+
+impl From<FlowsOp> for Operation {
+    fn from(op: FlowsOp) -> Self {
+        Operation::Flows(op)
+    }
+}

@@ -9,7 +9,7 @@ use std::{
 };
 
 use ipnetwork::IpNetwork;
-use lb_types::{IpFamily, RulesLayout, Scheduler, VipPort, VirtualServerId};
+use lb_types::{Front, IpFamily, RulesLayout, Scheduler, SysctlNeed, VipPort, VirtualServerId};
 
 use crate::Mirror;
 use service_model::{Service, ServicePort};
@@ -31,6 +31,8 @@ pub struct PlannerConfig {
     pub masquerade_all: bool,
     /// The configured part of the packet rules.
     pub layout: RulesLayout,
+    /// Kernel parameters that must have a value, in the order in which they are written.
+    pub sysctls: Vec<SysctlNeed>,
     /// Decides what is local, whether or not the Node can be read; and the order in which real servers are added, so
     /// that not every node's `rr` starts at the same one.
     pub node_name: String,
@@ -46,9 +48,21 @@ impl Default for PlannerConfig {
             graceful_timeout_max: None,
             masquerade_all: false,
             layout: RulesLayout::default(),
+            sysctls: Vec::new(),
             node_name: String::new(),
         }
     }
+}
+
+/// What intents and plans depend on besides the objects and the kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// Configuration.
+    pub config: &'a PlannerConfig,
+    /// Which virtual servers are ours.
+    pub ownership: &'a Ownership,
+    /// Facts about the node.
+    pub facts: &'a NodeFacts,
 }
 
 /// Which annotations of Services count: who may edit a Service need not be who runs the node.
@@ -129,9 +143,9 @@ impl NodeFacts {
         shared.flat_map(|addr| service.ports.iter().map(|p| port(*addr, p))).collect()
     }
 
-    /// Whether the VIP of a virtual server is an address of the node.
-    pub fn has_address_of(&self, vs: &VirtualServerId) -> bool {
-        vs.vip_port().is_some_and(|vip| self.addresses.contains_key(&vip.addr))
+    /// Whether the VIP of a front is an address of the node.
+    pub fn has_vip_of(&self, front: &Front) -> bool {
+        front.vip().is_some_and(|vip| self.addresses.contains_key(&vip))
     }
 }
 

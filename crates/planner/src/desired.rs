@@ -3,34 +3,35 @@
 use std::{cmp::Ordering, collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use drain::{Key, Overrides};
-use lb_types::{FastMap, PodUid, ServiceName, VirtualServerId};
+use lb_types::{FastMap, Front, PodUid, ServiceName};
 use tally::Tallied;
 
-use crate::{IntentProblem, ServerEndpoint, ServerIntent, ServiceIntent, diff::Touch};
+use crate::{Binding, Dirty, FrontIntent, IntentProblem, ServerEndpoint, ServiceIntent, Subject};
 
 /// The desired state of the node.
 #[derive(Clone, Debug, Default)]
 pub struct Desired {
     services: Tallied<FastMap<ServiceName, Arc<ServiceIntent>>>,
-    /// Who wants a key, the winner first; more than one only where two Services claim the same VIP port.
-    claims: Tallied<FastMap<VirtualServerId, Vec<Claim>>>,
-    /// Drain settings of virtual servers that nobody claims any more, until they are gone. No write is decided by it.
-    former: Tallied<FastMap<VirtualServerId, Option<Arc<Overrides>>>>,
-    /// How many keys use a VIP.
-    vips: Tallied<FastMap<IpAddr, u32>>,
+    /// Claims on a front, the winner first; more than one only where two Services claim the same.
+    claims: Tallied<FastMap<Front, Vec<Claim>>>,
+    /// Drain settings of fronts that nobody claims any more, until their virtual servers are gone. No write is decided
+    /// by it.
+    former: Tallied<FastMap<Front, Option<Arc<Overrides>>>>,
+    /// Fronts on each VIP, by binding.
+    vips: Tallied<FastMap<IpAddr, [u32; Binding::ALL.len()]>>,
 }
 
 #[derive(Clone, Debug)]
 struct Claim {
     service: ServiceName,
     intent: Arc<ServiceIntent>,
-    /// Position in `intent.servers`.
+    /// Position in `intent.fronts`.
     at: usize,
 }
 
 impl Claim {
-    fn server(&self) -> &ServerIntent {
-        &self.intent.servers[self.at]
+    fn wanted(&self) -> &FrontIntent {
+        &self.intent.fronts[self.at]
     }
 
     /// The older Service first; without a time stamp it is the youngest; the name decides between equals.
@@ -43,12 +44,12 @@ impl Claim {
 /// What replacing intents changes.
 #[derive(Clone, Debug, Default)]
 pub struct Changes {
-    /// What must be compared with the kernel.
-    pub touch: Touch,
+    /// Subjects that must be compared with the kernel.
+    pub dirty: Dirty,
     /// Real servers that took connections for a pod, and do not any more.
     pub vacated: Vec<Vacated>,
-    /// Virtual servers whose drains may follow other settings from now on.
-    pub configured: Vec<VirtualServerId>,
+    /// Fronts whose drains may follow other settings from now on.
+    pub configured: Vec<Front>,
 }
 
 /// A real server that a pod has lost: it takes no new connections, or another pod takes them.
@@ -69,6 +70,15 @@ struct Change<'a> {
     rivals: BTreeSet<ServiceName>,
 }
 
+impl Change<'_> {
+    /// Marks a front and what depends on it, given its claims after the change by one Service.
+    fn mark(&mut self, front: &Front, claims: &[Claim], by: &ServiceName) {
+        self.rivals.extend(claims.iter().map(|claim| claim.service.clone()).filter(|name| name != by));
+        self.changes.dirty.insert(Subject::Front(*front));
+        self.changes.dirty.extend(front.vip().map(Subject::Vip));
+    }
+}
+
 impl Desired {
     /// Replaces the intent of a Service; `None` when it is gone. What follows is added to `changes`; returned are the
     /// other Services whose [`Desired::conflicts`] may have changed.
@@ -87,14 +97,18 @@ impl Desired {
             Some(new) => self.services.insert(name.clone(), new.clone()),
             None => self.services.remove(name),
         };
-        let servers = old.iter().chain(&new).flat_map(|intent| &intent.servers);
-        let mut before: Vec<_> = servers.filter_map(|server| self.claim_on(&server.vs).cloned()).collect();
-        before.dedup_by_key(|claim| claim.server().vs);
+        let fronts = old.iter().chain(&new).flat_map(|intent| &intent.fronts);
+        let mut before: Vec<_> = fronts.filter_map(|want| self.claim_on(&want.front).cloned()).collect();
+        before.dedup_by_key(|claim| claim.wanted().front);
         if let Some(old) = &old {
-            old.servers.iter().for_each(|server| self.unclaim(name, server, &mut change));
+            for want in &old.fronts {
+                self.unclaim(name, want, &mut change);
+            }
         }
         if let Some(new) = &new {
-            (0..new.servers.len()).for_each(|at| self.claim(name, new, at, &mut change));
+            for at in 0..new.fronts.len() {
+                self.claim(name, new, at, &mut change);
+            }
         }
         for claim in before {
             self.succeed(&claim, change.changes);
@@ -104,35 +118,41 @@ impl Desired {
 
     fn claim(&mut self, name: &ServiceName, intent: &Arc<ServiceIntent>, at: usize, change: &mut Change<'_>) {
         let claim = Claim { service: name.clone(), intent: intent.clone(), at };
-        let vs = claim.server().vs;
-        if !self.former.is_empty() && self.former.remove(&vs).is_some() {
-            change.changes.configured.push(vs);
+        let (front, binding) = (claim.wanted().front, claim.wanted().binding);
+        if !self.former.is_empty() && self.former.remove(&front).is_some() {
+            change.changes.configured.push(front);
         }
-        let claims = self.claims.entry(vs).or_default();
+        let claims = self.claims.entry(front).or_default();
         let position = claims.partition_point(|other| other.rank(&claim).is_lt());
         claims.insert(position, claim);
-        change.rivals.extend(claims.iter().map(|c| c.service.clone()).filter(|s| s != name));
-        change.changes.touch.servers.insert(vs);
-        self.use_vip(&vs, &mut change.changes.touch);
-    }
-
-    /// Gives a key up. What nobody claims any more drains, and then goes ([`crate::diff`]).
-    fn unclaim(&mut self, name: &ServiceName, server: &ServerIntent, change: &mut Change<'_>) {
-        let Some(claims) = self.claims.get_mut(&server.vs) else { return };
-        claims.retain(|claim| claim.service != *name);
-        change.rivals.extend(claims.iter().map(|c| c.service.clone()));
-        if claims.is_empty() {
-            self.claims.remove(&server.vs);
+        change.mark(&front, claims, name);
+        if let Some(vip) = front.vip() {
+            self.vips.entry(vip).or_default()[binding as usize] += 1;
         }
-        change.changes.touch.servers.insert(server.vs);
-        self.unuse_vip(&server.vs, &mut change.changes.touch);
     }
 
-    /// Compares who has a virtual server now with who had it before.
+    /// Gives a front up. What nobody claims any more drains, and then goes ([`crate::diff`]).
+    fn unclaim(&mut self, name: &ServiceName, want: &FrontIntent, change: &mut Change<'_>) {
+        let Some(claims) = self.claims.get_mut(&want.front) else { return };
+        claims.retain(|claim| claim.service != *name);
+        change.mark(&want.front, claims, name);
+        if claims.is_empty() {
+            self.claims.remove(&want.front);
+        }
+        let Some(vip) = want.front.vip() else { return };
+        if let Some(counts) = self.vips.get_mut(&vip) {
+            counts[want.binding as usize] -= 1;
+            if counts.iter().all(|count| *count == 0) {
+                self.vips.remove(&vip);
+            }
+        }
+    }
+
+    /// Compares the Service that has a front now with the one that had it before.
     fn succeed(&mut self, before: &Claim, changes: &mut Changes) {
-        let old = before.server();
-        let vs = old.vs;
-        let new = self.claim_on(&vs).map(Claim::server);
+        let old = before.wanted();
+        let front = old.front;
+        let new = self.claim_on(&front).map(Claim::wanted);
         if new.is_none_or(|new| new.endpoints != old.endpoints) {
             let serves_as_before = |endpoint: &ServerEndpoint| {
                 let now = new.and_then(|new| new.endpoint(&endpoint.id));
@@ -141,63 +161,63 @@ impl Desired {
             let vacated =
                 old.endpoints.iter().filter(|endpoint| endpoint.chosen && !serves_as_before(endpoint));
             changes.vacated.extend(vacated.map(|endpoint| Vacated {
-                key: Key { vs, rs: endpoint.id },
+                key: Key { front, rs: endpoint.id },
                 service: before.service.clone(),
                 pod: endpoint.pod,
             }));
         }
         match new {
-            Some(new) if new.drain != old.drain => changes.configured.push(vs),
+            Some(new) if new.drain != old.drain => changes.configured.push(front),
             Some(_) => {}
-            None => _ = self.former.insert(vs, old.drain.clone()),
+            None => _ = self.former.insert(front, old.drain.clone()),
         }
     }
 
-    /// Forgets a virtual server that does not exist any more.
-    pub fn forget(&mut self, vs: &VirtualServerId) {
+    /// Forgets a front whose virtual server does not exist any more.
+    pub fn forget(&mut self, front: &Front) {
         if !self.former.is_empty() {
-            self.former.remove(vs);
+            self.former.remove(front);
         }
     }
 
-    /// The virtual servers that a Service has.
-    pub fn servers_of(&self, name: &ServiceName) -> impl Iterator<Item = &ServerIntent> {
-        let servers = self.services.get(name).into_iter().flat_map(|intent| &intent.servers);
-        servers.filter(move |server| self.service_of(&server.vs) == Some(name))
+    /// Fronts that a Service has.
+    pub fn fronts_of(&self, name: &ServiceName) -> impl Iterator<Item = &FrontIntent> {
+        let fronts = self.services.get(name).into_iter().flat_map(|intent| &intent.fronts);
+        fronts.filter(move |want| self.service_of(&want.front) == Some(name))
     }
 
-    /// Keys that a Service wants and another one has.
+    /// Fronts that a Service wants and another one has.
     pub fn conflicts(&self, name: &ServiceName) -> Vec<IntentProblem> {
-        let servers = self.services.get(name).into_iter().flat_map(|intent| &intent.servers);
-        let lost = servers.filter_map(|server| {
-            let winner = self.service_of(&server.vs).filter(|winner| *winner != name)?;
-            let (service, vs, winner) = (name.clone(), server.vs, winner.clone());
-            Some(IntentProblem::ClaimedByOther { service, vs, winner })
+        let fronts = self.services.get(name).into_iter().flat_map(|intent| &intent.fronts);
+        let lost = fronts.filter_map(|want| {
+            let winner = self.service_of(&want.front).filter(|winner| *winner != name)?;
+            let (service, front, winner) = (name.clone(), want.front, winner.clone());
+            Some(IntentProblem::ClaimedByOther { service, front, winner })
         });
         lost.collect()
     }
 
-    /// What a virtual server must be, if a Service has it.
-    pub fn server(&self, vs: &VirtualServerId) -> Option<&ServerIntent> {
-        self.claim_on(vs).map(Claim::server)
+    /// Intent for a front, if a Service has it.
+    pub fn front(&self, front: &Front) -> Option<&FrontIntent> {
+        self.claim_on(front).map(Claim::wanted)
     }
 
-    /// The Service that a virtual server serves.
-    pub fn service_of(&self, vs: &VirtualServerId) -> Option<&ServiceName> {
-        self.claim_on(vs).map(|claim| &claim.service)
+    /// The Service that a front serves.
+    pub fn service_of(&self, front: &Front) -> Option<&ServiceName> {
+        self.claim_on(front).map(|claim| &claim.service)
     }
 
-    /// What the Service that a virtual server serves, or served last, wants of drains otherwise than the configuration.
-    pub fn drain_overrides(&self, vs: &VirtualServerId) -> &Overrides {
-        let former = || self.former.get(vs).and_then(|drain| drain.as_deref());
-        match self.server(vs) {
-            Some(server) => server.drain_overrides(),
+    /// Settings of drains, other than the configuration's, of the Service that a front serves or served last.
+    pub fn drain_overrides(&self, front: &Front) -> &Overrides {
+        let former = || self.former.get(front).and_then(|drain| drain.as_deref());
+        match self.front(front) {
+            Some(want) => want.drain_overrides(),
             None => former().unwrap_or(&Overrides::NONE),
         }
     }
 
-    fn claim_on(&self, vs: &VirtualServerId) -> Option<&Claim> {
-        self.claims.get(vs)?.first()
+    fn claim_on(&self, front: &Front) -> Option<&Claim> {
+        self.claims.get(front)?.first()
     }
 
     /// Whether a Service has a VIP. One that none has is still needed while a virtual server on it drains.
@@ -205,12 +225,18 @@ impl Desired {
         self.vips.contains_key(vip)
     }
 
-    /// Keys of all virtual servers.
-    pub fn virtual_servers(&self) -> impl Iterator<Item = &VirtualServerId> {
+    /// How packets to a VIP come to IPVS: of the bindings of its fronts the one that reaches furthest.
+    pub fn binding(&self, vip: &IpAddr) -> Option<Binding> {
+        let counts = self.vips.get(vip)?;
+        Binding::ALL.into_iter().rev().find(|binding| counts[*binding as usize] > 0)
+    }
+
+    /// Fronts that Services have.
+    pub fn fronts(&self) -> impl Iterator<Item = &Front> {
         self.claims.keys()
     }
 
-    /// All VIPs that Services have.
+    /// VIPs that Services have.
     pub fn vips(&self) -> impl Iterator<Item = &IpAddr> {
         self.vips.keys()
     }
@@ -218,28 +244,5 @@ impl Desired {
     /// Names of all Services that have an intent.
     pub fn services(&self) -> impl Iterator<Item = &ServiceName> {
         self.services.keys()
-    }
-
-    fn use_vip(&mut self, vs: &VirtualServerId, touch: &mut Touch) {
-        if let Some(vip) = vs.vip_port() {
-            *self.vips.entry(vip.addr).or_default() += 1;
-            touch.vips.insert(vip.addr);
-        }
-    }
-
-    fn unuse_vip(&mut self, vs: &VirtualServerId, touch: &mut Touch) {
-        if let Some(vip) = vs.vip_port() {
-            release(&mut self.vips, &vip.addr);
-            touch.vips.insert(vip.addr);
-        }
-    }
-}
-
-fn release<K: std::hash::Hash + Eq>(counts: &mut FastMap<K, u32>, key: &K) {
-    if let Some(count) = counts.get_mut(key) {
-        *count -= 1;
-        if *count == 0 {
-            counts.remove(key);
-        }
     }
 }

@@ -4,9 +4,9 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use lb_types::{FlowFilter, FlowTarget, FlowsOp, IpvsOp, Protocol, VipOp, VipPort, VirtualServerId};
+use lb_types::{FlowFilter, FlowTarget, FlowsOp, Front, IpvsOp, Operation, Protocol, VipOp, VirtualServerId};
 
-use crate::{Desired, Inputs, Mirror, Plan, ServerIntent};
+use crate::{Desired, FrontIntent, Inputs, Mirror, Plan};
 
 /// The deletions that follow from the writes of a plan.
 ///
@@ -17,30 +17,23 @@ use crate::{Desired, Inputs, Mirror, Plan, ServerIntent};
 ///   IPVS never alters an entry that is confirmed already (`ip_vs_update_conntrack` in ip_vs_nfct.c), so that such a
 ///   client would neither be masqueraded nor get an answer, for as long as it keeps sending.
 pub(crate) fn follow(plan: &Plan, inputs: &Inputs<'_>) -> Vec<FlowsOp> {
-    let mirror = inputs.mirror();
+    let mirror = inputs.mirror;
     let mut filters = BTreeSet::new();
-    for op in plan.ipvs_evict.iter().chain(&plan.ipvs_remove) {
-        match *op {
-            IpvsOp::DeleteRealServer { vs, rs } => {
-                filters.extend(udp_port(&vs).map(|port| FlowFilter::of_real_server(port, rs)));
+    for op in plan.operations() {
+        match op {
+            Operation::Ipvs(IpvsOp::DeleteRealServer { vs, rs }) => {
+                let front = udp_front(vs, mirror);
+                filters.extend(front.map(|front| FlowFilter::of_real_server(front.port, *rs)));
             }
-            IpvsOp::DeleteVirtualServer { vs } => filters.extend(translated(&vs, mirror)),
+            Operation::Ipvs(IpvsOp::DeleteVirtualServer { vs }) => filters.extend(translated(vs, mirror)),
+            Operation::Ipvs(IpvsOp::AddRealServer { vs, .. }) => {
+                let front = udp_front(vs, mirror).filter(|front| !mirror.has_real_servers(front));
+                filters.extend(front.map(|front| FlowFilter::untranslated(front.port)));
+            }
+            Operation::Vip(VipOp::EnsureRoute { vip, .. }) if !mirror.routes.contains_key(vip) => {
+                filters.extend(untranslated_on(*vip, inputs.desired, mirror));
+            }
             _ => {}
-        }
-    }
-    for op in &plan.ipvs_add {
-        if let IpvsOp::AddRealServer { vs, .. } = op
-            && let Some(port) = udp_port(vs)
-            && !mirror.serves(vs)
-        {
-            filters.insert(FlowFilter::untranslated(port));
-        }
-    }
-    for op in &plan.vips_add {
-        if let VipOp::EnsureRoute { vip, .. } = op
-            && !mirror.routes.contains_key(vip)
-        {
-            filters.extend(untranslated_on(*vip, inputs.desired(), mirror));
         }
     }
     filters.into_iter().map(FlowsOp::Delete).collect()
@@ -49,34 +42,32 @@ pub(crate) fn follow(plan: &Plan, inputs: &Inputs<'_>) -> Vec<FlowsOp> {
 /// Connections that no served UDP port of ours may have, whatever its history: a process that died just after it had
 /// programmed the port may have left some.
 pub fn untranslated(desired: &Desired, mirror: &Mirror) -> Vec<FlowsOp> {
-    let served = mirror.servers.iter().filter(|(_, server)| !server.real_servers.is_empty());
-    let ports = served.filter_map(|(vs, _)| udp_port(vs).filter(|_| desired.server(vs).is_some()));
-    ports.map(|port| FlowsOp::Delete(FlowFilter::untranslated(port))).collect()
+    let fronts = mirror.servers.keys().filter_map(|vs| udp_front(vs, mirror));
+    let served = fronts.filter(|front| mirror.has_real_servers(front) && desired.front(front).is_some());
+    served.map(|front| FlowsOp::Delete(FlowFilter::untranslated(front.port))).collect()
 }
 
 impl Mirror {
     /// Whether what the kernel holds is a reason to delete these connections: their real server is really gone, or
     /// their port is really served.
     pub fn justifies(&self, filter: &FlowFilter) -> bool {
-        let vs = filter.service.into();
+        let front = filter.service.into();
         match filter.target {
             FlowTarget::RealServer(rs) => {
-                self.servers.get(&vs).is_none_or(|server| server.real_server(&rs).is_none())
+                self.server(&front).is_none_or(|server| server.real_server(&rs).is_none())
             }
-            FlowTarget::Untranslated => self.serves(&vs) && self.routes.contains_key(&filter.service.addr),
+            FlowTarget::Untranslated => {
+                self.has_real_servers(&front) && self.routes.contains_key(&filter.service.addr)
+            }
         }
-    }
-
-    fn serves(&self, vs: &VirtualServerId) -> bool {
-        self.servers.get(vs).is_some_and(|server| !server.real_servers.is_empty())
     }
 }
 
 /// Connections to all real servers of a virtual server.
 fn translated<'a>(vs: &VirtualServerId, mirror: &'a Mirror) -> impl Iterator<Item = FlowFilter> + 'a {
     let real_servers = mirror.servers.get(vs).into_iter().flat_map(|server| &server.real_servers);
-    let port = udp_port(vs);
-    real_servers.filter_map(move |(rs, _)| Some(FlowFilter::of_real_server(port?, *rs)))
+    let front = udp_front(vs, mirror);
+    real_servers.filter_map(move |(rs, _)| Some(FlowFilter::of_real_server(front?.port, *rs)))
 }
 
 /// Untranslated connections to the ports of a VIP that are served already.
@@ -85,13 +76,13 @@ fn untranslated_on<'a>(
     desired: &'a Desired,
     mirror: &'a Mirror,
 ) -> impl Iterator<Item = FlowFilter> + 'a {
-    let wanted = move |port: &VipPort| {
-        let vs = (*port).into();
-        desired.server(&vs).is_some_and(ServerIntent::has_real_servers) && mirror.serves(&vs)
+    let is_served = move |front: &Front| {
+        let is_wanted = desired.front(front).is_some_and(FrontIntent::has_real_servers);
+        front.protocol() == Protocol::Udp && is_wanted && mirror.has_real_servers(front)
     };
-    mirror.servers_on(vip).filter_map(udp_port).filter(wanted).map(FlowFilter::untranslated)
+    mirror.fronts_on(vip).filter(is_served).map(|front| FlowFilter::untranslated(front.port))
 }
 
-fn udp_port(vs: &VirtualServerId) -> Option<VipPort> {
-    vs.vip_port().filter(|port| port.protocol == Protocol::Udp)
+fn udp_front(vs: &VirtualServerId, mirror: &Mirror) -> Option<Front> {
+    mirror.front(vs).filter(|front| front.protocol() == Protocol::Udp)
 }

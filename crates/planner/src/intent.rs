@@ -4,21 +4,20 @@ use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use drain::Overrides;
 use lb_types::{
-    IpFamily, PodUid, Protocol, RealServer, RealServerId, RuleElement, RuleSet, Scheduler, ServiceName,
-    VipPort, VirtualServer, VirtualServerId,
+    Front, IpFamily, PodUid, Protocol, RealServer, RealServerId, RuleElement, Scheduler, ServiceName,
+    VipPort, VirtualServer,
 };
 use service_model::{
-    PortEndpoints, Service, ServiceModel, ServicePort, SliceName, SlicePort, annotations,
-    cluster_ip_endpoints,
+    EndpointPolicy, PortEndpoints, Service, ServiceModel, ServicePort, SliceName, SlicePort, annotations,
 };
 use tally::Tallied;
 
 use crate::{
-    NodeFacts, Ownership, PlannerConfig, ServiceOverrides,
+    Context, NodeFacts, ServiceOverrides,
     settings::{desire_drain, desire_settings, settings_problems},
 };
 
-/// An endpoint of a virtual server, whatever its condition: a real server that the kernel may have.
+/// An endpoint of a front, whatever its condition: a real server that the kernel may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerEndpoint {
     /// Key of the real server.
@@ -33,25 +32,62 @@ pub struct ServerEndpoint {
     pub terminating: bool,
 }
 
-/// A virtual server that a Service wants.
+/// How packets to a VIP come to IPVS, in the order of their reach: where Services share a VIP, the last of their
+/// bindings holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Binding {
+    /// A local route leads there.
+    Route,
+    /// The VIP is an address of this node, and stays the node's: packets come there anyway, and ports without a front
+    /// are none of ours.
+    Node,
+}
+
+impl Binding {
+    /// All of them, in the order of their reach.
+    pub const ALL: [Binding; 2] = [Binding::Route, Binding::Node];
+}
+
+/// Connections to a front whose source becomes the node's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Masquerade {
+    /// Those of clients that are no pods of this node.
+    NonLocal,
+    /// All.
+    All,
+}
+
+impl Masquerade {
+    /// The element that makes it so.
+    pub const fn element(self, port: VipPort) -> RuleElement {
+        match self {
+            Masquerade::NonLocal => RuleElement::MasqueradeNonLocal(port),
+            Masquerade::All => RuleElement::Masquerade(port),
+        }
+    }
+}
+
+/// A front that a Service wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServerIntent {
+pub struct FrontIntent {
     /// Key.
-    pub vs: VirtualServerId,
-    /// Settings.
+    pub front: Front,
+    /// How packets come there.
+    pub binding: Binding,
+    /// Settings of its virtual server.
     pub settings: VirtualServer,
     /// Settings of all its real servers while they serve.
     pub real_server: RealServer,
     /// Endpoints that the API lists for the port, one for each address and port, sorted by key.
     pub endpoints: Tallied<Arc<[ServerEndpoint]>>,
-    /// Which masquerade set the VIP port belongs to.
-    pub masquerade: RuleSet,
-    /// What the Service wants of drains otherwise than the configuration, if anything.
+    /// Connections that are masqueraded.
+    pub masquerade: Masquerade,
+    /// Settings of drains, other than the configuration's, if any.
     pub drain: Option<Arc<Overrides>>,
 }
 
-impl ServerIntent {
-    /// What the Service wants of drains otherwise than the configuration.
+impl FrontIntent {
+    /// Settings of drains, other than the configuration's.
     pub fn drain_overrides(&self) -> &Overrides {
         self.drain.as_deref().unwrap_or(&Overrides::NONE)
     }
@@ -71,22 +107,15 @@ impl ServerIntent {
         let at = self.endpoints.binary_search_by(|endpoint| endpoint.id.cmp(rs)).ok()?;
         self.endpoints.get(at)
     }
-
-    /// Set elements that the virtual server has whatever the kernel holds of it.
-    pub fn elements(&self) -> impl Iterator<Item = RuleElement> {
-        let port = self.vs.vip_port();
-        let sets = [RuleSet::Services, self.masquerade];
-        sets.into_iter().filter_map(move |set| Some(RuleElement::port(set, port?)))
-    }
 }
 
 /// All that one Service wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceIntent {
-    /// `metadata.creationTimestamp`; the older Service wins a key claimed twice.
+    /// `metadata.creationTimestamp`; the older Service wins a front claimed twice.
     pub created: Option<i64>,
-    /// Virtual servers.
-    pub servers: Vec<ServerIntent>,
+    /// Its fronts.
+    pub fronts: Vec<FrontIntent>,
 }
 
 /// Why a part of a Service is not programmed.
@@ -153,12 +182,12 @@ pub enum IntentProblem {
         /// What it names.
         scheduler: Scheduler,
     },
-    /// Another Service has the same VIP, protocol and port.
+    /// Another Service has the same front.
     ClaimedByOther {
         /// The Service that is not served there.
         service: ServiceName,
-        /// The key.
-        vs: VirtualServerId,
+        /// The front.
+        front: Front,
         /// The Service that is.
         winner: ServiceName,
     },
@@ -188,8 +217,8 @@ impl fmt::Display for IntentProblem {
             | IntentProblem::SchedulerNotAllowed { .. }
             | IntentProblem::TimeoutTooLong { .. }
             | IntentProblem::RefusesWhileDraining { .. } => self.fmt_annotation(f),
-            IntentProblem::ClaimedByOther { service, vs, winner } => {
-                write!(f, "Service {service}: {vs} is already served for Service {winner}, which is older")
+            IntentProblem::ClaimedByOther { service, front, winner } => {
+                write!(f, "Service {service}: {front} is already served for Service {winner}, which is older")
             }
         }
     }
@@ -240,46 +269,37 @@ impl IntentProblem {
     }
 }
 
-/// Intent of one Service, and what of it cannot be.
+/// Intent of one Service, and what of it cannot be: its fronts, each with the endpoints that policy selects for it.
 pub fn desire_service(
     service: &Service,
     model: &ServiceModel,
-    (ownership, facts): (&Ownership, &NodeFacts),
-    config: &PlannerConfig,
+    context: Context<'_>,
 ) -> (ServiceIntent, Vec<IntentProblem>) {
     let mut intent = ServiceIntent { created: service.created, ..ServiceIntent::default() };
     let mut problems = unmatched_ports(service, model);
-    problems.extend(settings_problems(service, config));
-    intent.servers.reserve_exact(service.cluster_ips.len() * service.ports.len());
+    problems.extend(settings_problems(service, context.config));
+    intent.fronts.reserve_exact(service.cluster_ips.len() * service.ports.len());
     for family in IpFamily::ALL {
         let Some(vip) = service.cluster_ip(family) else { continue };
-        if ownership.excludes_vip(vip) {
+        if context.ownership.excludes_vip(vip) {
             problems.push(IntentProblem::VipIsExcluded { service: service.name.clone(), vip });
             continue;
         }
         for port in &service.ports {
-            if let Some(problem) = port_of_the_node(service, (vip, port), facts) {
-                problems.push(problem);
-                continue;
+            let at = VipPort { addr: vip, protocol: port.protocol, port: port.port };
+            match port_of_the_node(service, &at, context.facts) {
+                Some(problem) => problems.push(problem),
+                None => intent.fronts.push(desire_front(service, port, at.into(), model, context)),
             }
-            let endpoints = model.endpoints(service, port, family);
-            let chosen = cluster_ip_endpoints(service, &endpoints, model.node());
-            let endpoints = mark_chosen(&endpoints, &chosen);
-            intent.servers.push(desire_server(service, (vip, port), endpoints, config));
         }
     }
     (intent, problems)
 }
 
-fn port_of_the_node(
-    service: &Service,
-    (addr, port): (IpAddr, &ServicePort),
-    facts: &NodeFacts,
-) -> Option<IntentProblem> {
-    let link = facts.addresses.get(&addr)?.clone();
-    let port = VipPort { addr, protocol: port.protocol, port: port.port };
-    let is_own = facts.own_ports.contains(&port);
-    is_own.then(|| IntentProblem::PortIsNodes { service: service.name.clone(), port, link })
+fn port_of_the_node(service: &Service, port: &VipPort, facts: &NodeFacts) -> Option<IntentProblem> {
+    let link = facts.addresses.get(&port.addr)?.clone();
+    let is_own = facts.own_ports.contains(port);
+    is_own.then(|| IntentProblem::PortIsNodes { service: service.name.clone(), port: *port, link })
 }
 
 fn unmatched_ports(service: &Service, model: &ServiceModel) -> Vec<IntentProblem> {
@@ -290,6 +310,29 @@ fn unmatched_ports(service: &Service, model: &ServiceModel) -> Vec<IntentProblem
         protocol: port.protocol,
     };
     model.unmatched_ports(service).map(problem).collect()
+}
+
+fn desire_front(
+    service: &Service,
+    port: &ServicePort,
+    front: Front,
+    model: &ServiceModel,
+    context: Context<'_>,
+) -> FrontIntent {
+    let endpoints = model.endpoints(service, port, front.family());
+    let selected = endpoints.select(EndpointPolicy::of(service, port), model.node());
+    let chosen = selected.under(service.internal_traffic_policy);
+    let Context { config, facts, .. } = context;
+    let is_of_node = front.vip().is_some_and(|vip| facts.addresses.contains_key(&vip));
+    FrontIntent {
+        front,
+        binding: if is_of_node { Binding::Node } else { Binding::Route },
+        settings: desire_settings(service, front.family(), config),
+        real_server: RealServer::SERVING,
+        endpoints: mark_chosen(&endpoints, chosen).into(),
+        drain: desire_drain(service, config),
+        masquerade: if config.masquerade_all { Masquerade::All } else { Masquerade::NonLocal },
+    }
 }
 
 /// All endpoints with the choice among them, which is in the same order.
@@ -303,20 +346,4 @@ fn mark_chosen(endpoints: &PortEndpoints, chosen: &[RealServerId]) -> Arc<[Serve
         terminating: endpoint.terminating,
     };
     endpoints.all.iter().map(mark).collect()
-}
-
-fn desire_server(
-    service: &Service,
-    (vip, port): (IpAddr, &ServicePort),
-    endpoints: Arc<[ServerEndpoint]>,
-    config: &PlannerConfig,
-) -> ServerIntent {
-    ServerIntent {
-        vs: VipPort { addr: vip, protocol: port.protocol, port: port.port }.into(),
-        settings: desire_settings(service, IpFamily::of(vip), config),
-        real_server: RealServer::SERVING,
-        endpoints: endpoints.into(),
-        drain: desire_drain(service, config),
-        masquerade: if config.masquerade_all { RuleSet::Masquerade } else { RuleSet::MasqueradeNonLocal },
-    }
 }

@@ -4,12 +4,14 @@
 //! kernel, has no clock, and leaves whoever executes a [`Plan`] no choices.
 //!
 //! Reading order: [`PlannerConfig`] and [`NodeFacts`]; [`desire_service`] (one Service to its [`ServiceIntent`]);
-//! [`Desired`] (all intents, with claims on shared keys resolved); [`Mirror`] (what the kernel holds); [`diff`] (both
-//! compared) and the resulting [`Plan`].
+//! [`Desired`] (all intents, with claims on shared fronts resolved); [`Mirror`] (what the kernel holds); [`Dirty`] (what
+//! must be compared); [`diff`] (both compared) and the resulting [`Plan`].
 
+mod cleanup;
 mod config;
 mod desired;
 mod diff;
+mod dirty;
 mod flows;
 mod intent;
 mod mirror;
@@ -20,13 +22,17 @@ mod sysctls;
 #[cfg(test)]
 mod tests;
 
-pub use config::{NodeFacts, Ownership, PlannerConfig, ServiceOverrides, UnknownOverrides};
+pub use cleanup::{cleanup, cleanup_rules};
+pub use config::{Context, NodeFacts, Ownership, PlannerConfig, ServiceOverrides, UnknownOverrides};
 pub use desired::{Changes, Desired, Vacated};
-pub use diff::{Inputs, Touch, cleanup, cleanup_rules, diff};
+pub use diff::{Inputs, diff};
+pub use dirty::{Dirty, Subject};
 pub use flows::untranslated;
-pub use intent::{IntentProblem, ServerEndpoint, ServerIntent, ServiceIntent, desire_service};
+pub use intent::{
+    Binding, FrontIntent, IntentProblem, Masquerade, ServerEndpoint, ServiceIntent, desire_service,
+};
 pub use mirror::{Mirror, MirrorServer};
 pub use plan::{NewDrain, Plan, Stage};
 pub use settings::{default_scheduler, default_schedulers, refuses_while_draining};
 pub use succession::{Fate, Situation, Successor};
-pub use sysctls::{accept_ra, keep_advertised, must_write};
+pub use sysctls::{MirrorSysctls, accept_ra, enables_forwarding, is_of_link, keeps_routes};

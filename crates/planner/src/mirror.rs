@@ -7,10 +7,12 @@ use std::{
 };
 
 use lb_types::{
-    FastMap, FastSet, IpvsOp, Operation, Protocol, RealServer, RealServerId, RuleElement, RuleSet, RulesOp,
+    FastMap, FastSet, Front, IpvsOp, Operation, Protocol, RealServer, RealServerId, RuleElement, RulesOp,
     VipOp, VipPort, VirtualServer, VirtualServerId,
 };
 use tally::Tallied;
+
+use crate::MirrorSysctls;
 
 /// A virtual server as the kernel holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,12 +27,6 @@ impl MirrorServer {
     /// Settings of a real server.
     pub fn real_server(&self, rs: &RealServerId) -> Option<&RealServer> {
         self.position(rs).ok().map(|at| &self.real_servers[at].1)
-    }
-
-    /// Real servers with an address.
-    pub fn real_servers_at(&self, addr: IpAddr) -> impl Iterator<Item = RealServerId> {
-        let from = self.real_servers.partition_point(|(id, _)| id.addr < addr);
-        self.real_servers[from..].iter().map(|(id, _)| *id).take_while(move |id| id.addr == addr)
     }
 
     fn position(&self, rs: &RealServerId) -> Result<usize, usize> {
@@ -50,7 +46,9 @@ impl MirrorServer {
             self.real_servers.extend(added);
             self.real_servers.sort_unstable_by_key(|(one, _)| *one);
         } else {
-            added.for_each(|(rs, settings)| self.put(rs, settings));
+            for (rs, settings) in added {
+                self.put(rs, settings);
+            }
         }
     }
 
@@ -78,22 +76,45 @@ pub struct Mirror {
     pub layout_current: bool,
     /// All elements of our sets.
     pub elements: Tallied<FastSet<RuleElement>>,
+    /// Kernel parameters.
+    pub sysctls: MirrorSysctls,
 }
 
 impl Mirror {
+    /// Key of the virtual server of a front: the only place where a front is encoded for the kernel.
+    pub fn key(&self, front: &Front) -> VirtualServerId {
+        front.port.into()
+    }
+
+    /// The front whose virtual server has a key; `None` for one that cannot be ours.
+    pub fn front(&self, vs: &VirtualServerId) -> Option<Front> {
+        vs.vip_port().map(Front::from)
+    }
+
+    /// The virtual server of a front.
+    pub fn server(&self, front: &Front) -> Option<&MirrorServer> {
+        self.servers.get(&self.key(front))
+    }
+
+    /// Whether the kernel has real servers for a front.
+    pub fn has_real_servers(&self, front: &Front) -> bool {
+        self.server(front).is_some_and(|server| !server.real_servers.is_empty())
+    }
+
     /// Whether an element of ours names a virtual server: we wrote it, or took it over.
     ///
     /// IPVS entries carry no tag, but the element that names one is written before it and deleted after it, so that
     /// even a crash in between leaves none without.
     pub fn names(&self, vs: &VirtualServerId) -> bool {
-        vs.vip_port().is_some_and(|port| self.elements.contains(&RuleElement::Service(port)))
+        self.front(vs).is_some_and(|front| self.elements.contains(&RuleElement::Service(front.port)))
     }
 
-    /// Virtual servers on a VIP.
-    pub fn servers_on(&self, vip: IpAddr) -> impl Iterator<Item = &VirtualServerId> {
+    /// Fronts on a VIP that have a virtual server.
+    pub fn fronts_on(&self, vip: IpAddr) -> impl Iterator<Item = Front> {
         let lowest = VipPort { addr: vip, protocol: Protocol::Tcp, port: NonZeroU16::MIN };
         let from = self.servers.range(VirtualServerId::from(lowest)..).map(|(vs, _)| vs);
-        from.take_while(move |vs| vs.vip_port().is_some_and(|port| port.addr == vip))
+        let ports = from.map_while(move |vs| vs.vip_port().filter(|port| port.addr == vip));
+        ports.map(Front::from)
     }
 
     /// Follows a write that the kernel executed.
@@ -102,7 +123,8 @@ impl Mirror {
             Operation::Ipvs(op) => self.record_ipvs_op(op),
             Operation::Vip(op) => self.record_vip(op),
             Operation::Rules(op) => self.record_rules(op),
-            Operation::Sysctl(_) | Operation::Flows(_) => {}
+            Operation::Sysctl(op) => _ = self.sysctls.values.insert(op.name.clone(), op.value),
+            Operation::Flows(_) => {}
         }
     }
 

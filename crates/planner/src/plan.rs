@@ -1,28 +1,33 @@
 //! An ordered list of writes.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use drain::{Cause, Key};
-use lb_types::{FlowsOp, IpvsOp, Operation, RulesOp, SysctlOp, VipOp};
+use lb_types::Operation;
 
-/// The order in which the parts of a plan are executed: make before break.
+/// Place of a write within its plan: make before break.
 ///
 /// A VIP never leads to a virtual server whose packet rules do not exist yet, and no real server goes before the
-/// ones that replace it have come.
+/// ones that replace it have come. This is the only place where the order stands: printing, counting and applying
+/// walk the stages as they are declared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
+    /// Kernel parameters that keep routes which later ones would end.
+    KeepRoutes,
     /// Kernel parameters.
     Sysctls,
     /// Real servers whose address has changed hands: their connections must not reach the new owner, so that they go
     /// before anything comes.
-    IpvsEvict,
+    Evict,
     /// `kube-ipvs0`.
     Link,
     /// Kernel parameters of `kube-ipvs0`.
     LinkSysctls,
     /// Chains, and elements that come.
     RulesAdd,
-    /// Virtual and real servers that come or change.
+    /// Virtual servers that come: before all real servers, so that none is sent for one that the kernel refuses.
+    ServersAdd,
+    /// Virtual servers that change, and real servers that come or change.
     IpvsAdd,
     /// VIPs that come.
     VipsAdd,
@@ -40,99 +45,69 @@ pub enum Stage {
 /// A drain that begins when its plan is executed, unless it runs already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NewDrain {
-    /// Who.
+    /// The real server.
     pub key: Key,
-    /// Why.
+    /// Why it begins.
     pub cause: Cause,
 }
 
 /// Every write that a sync makes, in order; the executor adds nothing and leaves nothing out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// [`Stage::Sysctls`]
-    pub sysctls: Vec<SysctlOp>,
-    /// [`Stage::IpvsEvict`]
-    pub ipvs_evict: Vec<IpvsOp>,
-    /// [`Stage::Link`]
-    pub link: Vec<VipOp>,
-    /// [`Stage::LinkSysctls`]
-    pub link_sysctls: Vec<SysctlOp>,
-    /// [`Stage::RulesAdd`]
-    pub rules_add: Vec<RulesOp>,
-    /// [`Stage::IpvsAdd`]
-    pub ipvs_add: Vec<IpvsOp>,
-    /// [`Stage::VipsAdd`]
-    pub vips_add: Vec<VipOp>,
-    /// [`Stage::VipsRemove`]
-    pub vips_remove: Vec<VipOp>,
-    /// [`Stage::IpvsRemove`]
-    pub ipvs_remove: Vec<IpvsOp>,
-    /// [`Stage::RulesRemove`]
-    pub rules_remove: Vec<RulesOp>,
-    /// [`Stage::Flows`]
-    pub flows: Vec<FlowsOp>,
-    /// Drains that begin, or that learn of a cause that says more; their writes are in `ipvs_remove`.
+    stages: BTreeMap<Stage, Vec<Operation>>,
+    /// Drains that begin, or that learn of a cause that says more; their writes are quiescing ones.
     pub drains: Vec<NewDrain>,
-    /// Draining real servers that serve again; their writes are in `ipvs_add`.
+    /// Draining real servers that serve again; their writes raise the weight.
     pub returned: Vec<Key>,
 }
 
 impl Plan {
+    /// Adds a write behind those of its stage.
+    pub fn push(&mut self, stage: Stage, op: impl Into<Operation>) {
+        self.extend(stage, [op]);
+    }
+
+    /// Adds writes behind those of their stage.
+    pub fn extend<Op: Into<Operation>>(&mut self, stage: Stage, ops: impl IntoIterator<Item = Op>) {
+        let mut ops = ops.into_iter().map(Into::into).peekable();
+        if ops.peek().is_some() {
+            self.stages.entry(stage).or_default().extend(ops);
+        }
+    }
+
+    /// Adds the writes of another plan, each behind those of its stage.
+    pub fn append(&mut self, other: Plan) {
+        for (stage, ops) in other.stages {
+            self.extend(stage, ops);
+        }
+        self.drains.extend(other.drains);
+        self.returned.extend(other.returned);
+    }
+
+    /// Writes in the order of execution, those of a stage together.
+    pub fn stages(&self) -> impl Iterator<Item = (Stage, &[Operation])> {
+        self.stages.iter().map(|(stage, ops)| (*stage, &**ops))
+    }
+
     /// All writes in the order of execution.
-    pub fn operations(&self) -> impl Iterator<Item = (Stage, Operation)> {
-        let sysctls = self.sysctls.iter().cloned().map(|op| (Stage::Sysctls, Operation::Sysctl(op)));
-        let ipvs_evict = ipvs(Stage::IpvsEvict, &self.ipvs_evict);
-        let link = vips(Stage::Link, &self.link);
-        let link_sysctls = self.link_sysctls.iter().cloned();
-        let link_sysctls = link_sysctls.map(|op| (Stage::LinkSysctls, Operation::Sysctl(op)));
-        let link = link.chain(link_sysctls);
-        let rules_add = rules(Stage::RulesAdd, &self.rules_add);
-        let ipvs_add = ipvs(Stage::IpvsAdd, &self.ipvs_add);
-        let vips_add = vips(Stage::VipsAdd, &self.vips_add);
-        let vips_remove = vips(Stage::VipsRemove, &self.vips_remove);
-        let ipvs_remove = ipvs(Stage::IpvsRemove, &self.ipvs_remove);
-        let rules_remove = rules(Stage::RulesRemove, &self.rules_remove);
-        let flows = self.flows.iter().map(|op| (Stage::Flows, Operation::Flows(*op)));
-        let make = sysctls.chain(ipvs_evict).chain(link).chain(rules_add).chain(ipvs_add).chain(vips_add);
-        make.chain(vips_remove).chain(ipvs_remove).chain(rules_remove).chain(flows)
+    pub fn operations(&self) -> impl Iterator<Item = &Operation> {
+        self.stages.values().flatten()
     }
 
     /// Number of writes.
     pub fn len(&self) -> usize {
-        self.sysctls.len()
-            + self.ipvs_evict.len()
-            + self.link.len()
-            + self.link_sysctls.len()
-            + self.rules_add.len()
-            + self.ipvs_add.len()
-            + self.vips_add.len()
-            + self.vips_remove.len()
-            + self.ipvs_remove.len()
-            + self.rules_remove.len()
-            + self.flows.len()
+        self.stages.values().map(Vec::len).sum()
     }
 
     /// Whether nothing would be written.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.stages.is_empty()
     }
-}
-
-fn vips(stage: Stage, ops: &[VipOp]) -> impl Iterator<Item = (Stage, Operation)> {
-    ops.iter().map(move |op| (stage, Operation::Vip(*op)))
-}
-
-fn ipvs(stage: Stage, ops: &[IpvsOp]) -> impl Iterator<Item = (Stage, Operation)> {
-    ops.iter().map(move |op| (stage, Operation::Ipvs(*op)))
-}
-
-fn rules(stage: Stage, ops: &[RulesOp]) -> impl Iterator<Item = (Stage, Operation)> {
-    ops.iter().map(move |op| (stage, Operation::Rules(op.clone())))
 }
 
 impl fmt::Display for Plan {
     /// One line per write, in the order of execution.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.operations().try_for_each(|(_, op)| writeln!(f, "{op}"))
+        self.operations().try_for_each(|op| writeln!(f, "{op}"))
     }
 }

@@ -1,9 +1,69 @@
 //! Which kernel parameters are written.
 
-use lb_types::{Leaves, SysctlNeed, SysctlOp};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
-/// Whether a parameter must be written, given its value.
-pub fn must_write(need: &SysctlNeed, current: u32) -> bool {
+use lb_types::{Leaves, SysctlNeed, SysctlOp, SysctlWhen};
+
+use crate::{Plan, Stage};
+
+/// Forwarding of IPv6, which ends default routes by router advertisement unless they are kept.
+const FORWARDING: &str = "net/ipv6/conf/all/forwarding";
+/// Parameters of `kube-ipvs0`.
+const OF_LINK: &str = "net/ipv6/conf/kube-ipvs0/";
+
+/// What is known of kernel parameters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MirrorSysctls {
+    /// Values of those that are needed; those that the kernel does not have, or did not tell, are missing.
+    pub values: BTreeMap<Cow<'static, str>, u32>,
+    /// Those that need no write any more: they had their value once, or cannot be set in this network namespace.
+    pub settled: BTreeSet<Cow<'static, str>>,
+    /// Whether any Service has an IPv6 ClusterIP.
+    pub needs_ipv6: bool,
+    /// Whether the node has IPv6.
+    pub has_ipv6: bool,
+    /// `accept_ra` of the interfaces with an IPv6 default route by router advertisement; `None` while that is not
+    /// known, and forwarding of IPv6 is not written then.
+    pub advertised: Option<BTreeMap<String, u32>>,
+}
+
+/// Adds the writes of parameters that differ.
+pub(crate) fn diff(needs: &[SysctlNeed], known: &MirrorSysctls, plan: &mut Plan) {
+    for need in needs.iter().filter(|need| known.applies(need) && known.differs(need)) {
+        let stage = if need.when == SysctlWhen::OnLink { Stage::LinkSysctls } else { Stage::Sysctls };
+        if need.when == SysctlWhen::Ipv6Forwarding {
+            let Some(advertised) = &known.advertised else { continue };
+            let kept = advertised.iter().filter_map(|(link, accept)| keep_advertised(link, *accept));
+            plan.extend(Stage::KeepRoutes, kept);
+        }
+        plan.push(stage, need.op.clone());
+    }
+}
+
+impl MirrorSysctls {
+    /// Whether a parameter is needed now.
+    pub fn applies(&self, need: &SysctlNeed) -> bool {
+        match need.when {
+            SysctlWhen::Always => true,
+            SysctlWhen::Once => !self.settled.contains(&need.op.name),
+            SysctlWhen::Ipv6Forwarding => self.needs_ipv6,
+            SysctlWhen::OnLink => self.needs_ipv6 && self.has_ipv6,
+        }
+    }
+
+    /// Whether a parameter must be written. The module that has a missing one is loaded with our packet rules at the
+    /// latest; one of the link has the value that new links get until there is one.
+    pub fn differs(&self, need: &SysctlNeed) -> bool {
+        let is_optional = matches!(need.when, SysctlWhen::Once | SysctlWhen::OnLink);
+        self.values.get(&need.op.name).map_or(!is_optional, |value| must_write(need, *value))
+    }
+}
+
+/// Whether a parameter with a value must be written.
+pub(crate) fn must_write(need: &SysctlNeed, current: u32) -> bool {
     let larger = current >= need.op.value;
     let stays = match need.leaves {
         Leaves::Nothing => current == need.op.value,
@@ -19,17 +79,30 @@ pub fn accept_ra(link: &str) -> String {
     format!("net/ipv6/conf/{link}/accept_ra")
 }
 
+/// Whether a write keeps routes that [`enables_forwarding`] would end.
+pub fn keeps_routes(op: &SysctlOp) -> bool {
+    op.name.ends_with("/accept_ra")
+}
+
+/// Whether a write switches on the forwarding of IPv6.
+pub fn enables_forwarding(op: &SysctlOp) -> bool {
+    op.name == FORWARDING
+}
+
+/// Whether a write needs `kube-ipvs0`.
+pub fn is_of_link(op: &SysctlOp) -> bool {
+    op.name.starts_with(OF_LINK)
+}
+
 /// The write that keeps the routes that an interface has by router advertisements when forwarding is switched on, given
 /// the value of [`accept_ra`] there. With 1 the kernel drops them and takes no others (`rt6_purge_dflt_routers` in
 /// net/ipv6/route.c, `ipv6_accept_ra` in include/net/addrconf.h); 0 means that they are not the kernel's.
-pub fn keep_advertised(link: &str, current: u32) -> Option<SysctlOp> {
+fn keep_advertised(link: &str, current: u32) -> Option<SysctlOp> {
     (current == 1).then(|| SysctlOp { name: accept_ra(link).into(), value: 2 })
 }
 
 #[cfg(test)]
 mod tests {
-    use lb_types::SysctlWhen;
-
     use super::*;
 
     #[test]

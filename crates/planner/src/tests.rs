@@ -1,14 +1,9 @@
 mod flows;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use drain::{Ledger, Overrides, Verdict};
-use lb_types::{
-    IpFamily, IpvsOp, Protocol, RealServer, RuleElement, RuleSet, ServiceName, VirtualServerId, Weight,
-};
+use lb_types::{Front, IpFamily, IpvsOp, Operation, Protocol, RealServer, RuleElement, ServiceName, Weight};
 use proptest::prelude::*;
 use service_model::{
     EndpointSlice, ModelEvent, Service, ServiceModel, ServicePort, ServiceSettings, SliceEndpoint, SliceName,
@@ -16,8 +11,8 @@ use service_model::{
 };
 
 use crate::{
-    Changes, Desired, Inputs, IntentProblem, Mirror, NodeFacts, Ownership, Plan, PlannerConfig, Touch,
-    desire_service, diff,
+    Changes, Context, Desired, Dirty, Inputs, IntentProblem, Mirror, NodeFacts, Ownership, Plan,
+    PlannerConfig, Stage, desire_service, diff,
 };
 
 /// The planner over one model and one mirror; every plan is taken as executed.
@@ -49,25 +44,33 @@ impl World {
         }
     }
 
-    fn replace(&mut self, event: ModelEvent) -> Touch {
+    fn context(&self) -> Context<'_> {
+        Context { config: &self.config, ownership: &self.ownership, facts: &self.facts }
+    }
+
+    fn replace(&mut self, event: ModelEvent) -> Dirty {
         self.model.apply(event);
         let mut changes = Changes::default();
         for name in self.model.take_dirty() {
             let service = self.model.service(&name).cloned();
-            let node = (&self.ownership, &self.facts);
-            let intent = service.map(|s| desire_service(&s, &self.model, node, &self.config).0);
+            let intent = service.map(|s| desire_service(&s, &self.model, self.context()).0);
             self.desired.replace(&name, intent, &mut changes);
         }
-        changes.touch
+        changes.dirty
     }
 
-    fn diff(&self, touch: &Touch) -> Plan {
-        let (sides, rules) = ((&self.desired, &self.mirror), (&self.ownership, &self.facts));
-        diff(touch, &Inputs::new(sides, rules, &self.config, (&self.drains, &BTreeSet::new())))
+    fn diff(&self, dirty: &Dirty) -> Plan {
+        self.diff_in_doubt(dirty, &|_| false)
+    }
+
+    /// Real servers of some fronts are not known for sure.
+    fn diff_in_doubt(&self, dirty: &Dirty, is_in_doubt: &dyn Fn(&Front) -> bool) -> Plan {
+        let World { desired, mirror, drains, .. } = self;
+        diff(dirty, &Inputs { desired, mirror, context: self.context(), drains, is_in_doubt })
     }
 
     fn execute(&mut self, plan: &Plan) {
-        plan.operations().for_each(|(_, op)| self.mirror.record(&op));
+        plan.operations().for_each(|op| self.mirror.record(op));
         plan.drains.iter().for_each(|new| {
             self.drains.begin(new.key, new.cause, &Overrides::NONE, drain::Time::ZERO);
         });
@@ -77,14 +80,14 @@ impl World {
     }
 
     fn sync(&mut self, event: ModelEvent) -> Plan {
-        let touch = self.replace(event);
-        let plan = self.diff(&touch);
+        let dirty = self.replace(event);
+        let plan = self.diff(&dirty);
         self.execute(&plan);
         plan
     }
 
     fn resync(&self) -> Plan {
-        self.diff(&Touch::all(&self.desired, &self.mirror))
+        self.diff(&Dirty::all(&self.desired, &self.mirror))
     }
 }
 
@@ -125,6 +128,11 @@ fn slice(service: &str, protocol: Protocol, endpoints: &[(&str, bool)]) -> Model
         ports: vec![SlicePort { name: "".into(), protocol, port: 8080.try_into().unwrap() }],
         endpoints: endpoints.iter().map(endpoint).collect(),
     })
+}
+
+/// Writes of a stage.
+fn of_stage(plan: &Plan, wanted: Stage) -> Vec<Operation> {
+    plan.stages().filter(|(stage, _)| *stage == wanted).flat_map(|(_, ops)| ops.to_vec()).collect()
 }
 
 fn check(plan: &Plan, expect: &str) {
@@ -203,15 +211,15 @@ fn a_vip_claimed_twice_goes_to_the_older_service_and_on_when_that_is_deleted() {
     (young.created, old.created) = (Some(2), Some(1));
     world.sync(ModelEvent::ServiceApplied(young.clone()));
     world.sync(ModelEvent::ServiceApplied(old.clone()));
-    let vs = *world.desired.virtual_servers().next().unwrap();
-    assert_eq!(world.desired.service_of(&vs), Some(&old.name));
+    let front = *world.desired.fronts().next().unwrap();
+    assert_eq!(world.desired.service_of(&front), Some(&old.name));
     let conflict =
-        IntentProblem::ClaimedByOther { service: young.name.clone(), vs, winner: old.name.clone() };
+        IntentProblem::ClaimedByOther { service: young.name.clone(), front, winner: old.name.clone() };
     assert_eq!(world.desired.conflicts(&young.name), [conflict]);
     assert!(world.desired.conflicts(&old.name).is_empty());
     let plan = world.sync(ModelEvent::ServiceDeleted(old.name));
     assert!(plan.is_empty(), "same settings, nothing to write: {plan}");
-    assert_eq!(world.desired.service_of(&vs), Some(&young.name));
+    assert_eq!(world.desired.service_of(&front), Some(&young.name));
     assert!(world.desired.conflicts(&young.name).is_empty());
 }
 
@@ -235,9 +243,8 @@ fn a_slice_port_that_no_service_port_matches_is_a_problem() {
     named.ports[0].name = "http".into();
     world.model.apply(ModelEvent::ServiceApplied(named.clone()));
     world.model.apply(slice("web", Protocol::Tcp, &[("10.244.0.11", true)]));
-    let node = (&world.ownership, &world.facts);
-    let (intent, problems) = desire_service(&named, &world.model, node, &world.config);
-    assert!(!intent.servers[0].has_real_servers());
+    let (intent, problems) = desire_service(&named, &world.model, world.context());
+    assert!(!intent.fronts[0].has_real_servers());
     let text = problems.iter().map(ToString::to_string).collect::<String>();
     assert!(
         text.starts_with(
@@ -258,7 +265,7 @@ fn ports_of_one_vip_share_the_route_until_the_last_is_gone() {
         node_port: None,
     });
     let plan = world.sync(ModelEvent::ServiceApplied(two.clone()));
-    assert_eq!(plan.vips_add.len(), 2, "one route per family: {plan}");
+    assert_eq!(of_stage(&plan, Stage::VipsAdd).len(), 2, "one route per family: {plan}");
     two.ports.pop();
     world.sync(ModelEvent::ServiceApplied(two));
     assert_eq!(world.mirror.routes.len(), 2);
@@ -278,14 +285,16 @@ fn foreign_virtual_servers_are_never_written() {
     let tag = RuleElement::Service(vs.vip_port().unwrap());
     world.mirror.elements.insert(tag);
     let plan = world.resync();
-    assert!(matches!(plan.ipvs_remove[..], [IpvsOp::SetRealServer { .. }]), "{plan}");
+    assert!(
+        matches!(of_stage(&plan, Stage::IpvsRemove)[..], [Operation::Ipvs(IpvsOp::SetRealServer { .. })]),
+        "{plan}"
+    );
     world.mirror.servers.values_mut().for_each(|server| server.real_servers.clear());
-    assert_eq!(world.resync().ipvs_remove, [IpvsOp::DeleteVirtualServer { vs }]);
-    let in_doubt = BTreeSet::from([vs]);
-    let (sides, rules) = ((&world.desired, &world.mirror), (&world.ownership, &world.facts));
-    let inputs = Inputs::new(sides, rules, &world.config, (&world.drains, &in_doubt));
-    let plan = diff(&Touch::all(&world.desired, &world.mirror), &inputs);
-    assert_eq!(plan.ipvs_remove, [], "whether it is empty is not known");
+    let delete = IpvsOp::DeleteVirtualServer { vs }.into();
+    assert_eq!(of_stage(&world.resync(), Stage::IpvsRemove), [delete]);
+    let dirty = Dirty::all(&world.desired, &world.mirror);
+    let plan = world.diff_in_doubt(&dirty, &|front| Some(*front) == world.mirror.front(&vs));
+    assert_eq!(of_stage(&plan, Stage::IpvsRemove), [], "whether it is empty is not known");
     world.mirror.elements.remove(&tag);
     world.ownership.exclude_cidrs = vec!["172.16.0.0/12".parse().unwrap()];
     assert!(world.resync().is_empty(), "excluded prefixes are never ours: {}", world.resync());
@@ -336,7 +345,7 @@ fn nodes_add_real_servers_in_different_orders() {
         let addrs: Vec<String> = (1..=20).map(|n| format!("10.244.0.{n}")).collect();
         let endpoints: Vec<_> = addrs.iter().map(|addr| (addr.as_str(), true)).collect();
         let plan = world.sync(slice("web", Protocol::Tcp, &endpoints));
-        plan.ipvs_add.iter().map(ToString::to_string).collect::<Vec<_>>()
+        of_stage(&plan, Stage::IpvsAdd).iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     assert_eq!(order("node-a"), order("node-a"));
     assert_ne!(order("node-a"), order("node-b"));
@@ -355,31 +364,31 @@ proptest! {
         let mut world = World::new();
         for (n, endpoints) in changes {
             let (name, vip) = (format!("s{n}"), format!("10.96.0.{n}"));
-            let mut touch = Touch::default();
+            let mut dirty = Dirty::default();
             match endpoints {
-                None => touch.extend(world.replace(ModelEvent::ServiceDeleted(ServiceName::new("default", &name)))),
+                None => dirty.extend(world.replace(ModelEvent::ServiceDeleted(ServiceName::new("default", &name)))),
                 Some(states) => {
                     let addrs: Vec<_> = (0..4).map(|i| format!("10.244.{n}.{i}")).collect();
                     let present = addrs.iter().zip(states).filter(|(_, state)| *state > 0);
                     let list: Vec<_> = present.map(|(addr, state)| (addr.as_str(), state == 1)).collect();
-                    touch.extend(world.replace(slice(&name, Protocol::Tcp, &list)));
-                    touch.extend(world.replace(ModelEvent::ServiceApplied(service(&name, &[&vip], Protocol::Tcp))));
+                    dirty.extend(world.replace(slice(&name, Protocol::Tcp, &list)));
+                    dirty.extend(world.replace(ModelEvent::ServiceApplied(service(&name, &[&vip], Protocol::Tcp))));
                 }
             }
-            let plan = world.diff(&touch);
+            let plan = world.diff(&dirty);
             never_fewer(&world, &plan);
             world.execute(&plan);
             prop_assert!(world.resync().is_empty(), "{}", world.resync());
         }
-        for vs in world.desired.virtual_servers().copied().collect::<Vec<_>>() {
-            let want = world.desired.server(&vs).unwrap();
-            prop_assert_eq!(serving(&world.mirror, &vs), want.real_servers().collect::<Vec<_>>());
+        for front in world.desired.fronts() {
+            let want = world.desired.front(front).unwrap();
+            prop_assert_eq!(serving(&world.mirror, front), want.real_servers().collect::<Vec<_>>());
         }
     }
 }
 
-fn serving(mirror: &Mirror, vs: &VirtualServerId) -> Vec<lb_types::RealServerId> {
-    let server = mirror.servers.get(vs);
+fn serving(mirror: &Mirror, front: &Front) -> Vec<lb_types::RealServerId> {
+    let server = mirror.server(front);
     let serving = |settings: &RealServer| !settings.weight.is_quiesced();
     server.into_iter().flat_map(|s| &s.real_servers).filter(|(_, s)| serving(s)).map(|(id, _)| *id).collect()
 }
@@ -388,15 +397,15 @@ fn serving(mirror: &Mirror, vs: &VirtualServerId) -> Vec<lb_types::RealServerId>
 fn never_fewer(world: &World, plan: &Plan) {
     let mut mirror = world.mirror.clone();
     let before: Vec<_> =
-        world.desired.virtual_servers().map(|vs| (*vs, serving(&mirror, vs).len())).collect();
-    for (_, op) in plan.operations() {
-        mirror.record(&op);
-        for (vs, old) in &before {
-            let new = world.desired.server(vs).map_or(0, |want| want.real_servers().count());
-            let now = serving(&mirror, vs).len();
+        world.desired.fronts().map(|front| (*front, serving(&mirror, front).len())).collect();
+    for op in plan.operations() {
+        mirror.record(op);
+        for (front, old) in &before {
+            let new = world.desired.front(front).map_or(0, |want| want.real_servers().count());
+            let now = serving(&mirror, front).len();
             // A new virtual server is unreachable until its VIP is bound, which comes after its real servers.
-            let reachable = mirror.routes.contains_key(&vs.vip_port().unwrap().addr);
-            assert!(now >= (*old).min(new) || !reachable, "{vs}: {now} < min({old}, {new}) after {op}");
+            let reachable = mirror.routes.contains_key(&front.port.addr);
+            assert!(now >= (*old).min(new) || !reachable, "{front}: {now} < min({old}, {new}) after {op}");
         }
     }
 }
@@ -408,7 +417,7 @@ fn a_verdict_of_removal_deletes() {
     world.sync(slice("web", Protocol::Tcp, &[("10.244.0.11", true), ("10.244.0.12", true)]));
     world.sync(slice("web", Protocol::Tcp, &[("10.244.0.12", true)]));
     let key = *world.drains.iter().next().unwrap().0;
-    world.drains.poll(key.vs, drain::Time::from_secs(3600), |_| None);
+    world.drains.poll(key.front, drain::Time::from_secs(3600), |_| None);
     assert!(matches!(world.drains.judge(&key, &Overrides::NONE), Verdict::Remove(_)));
     check(&world.resync(), "delete real server 10.244.0.11:8080 of 10.96.0.80:80/TCP");
 }
@@ -445,10 +454,9 @@ fn the_source_of_connections_is_an_address_that_other_nodes_can_answer() {
 fn with_settings(settings: ServiceSettings, config: PlannerConfig) -> (String, Overrides, String) {
     let world = World { config, ..World::new() };
     let service = Service { settings, ..service("web", &["10.96.0.80"], Protocol::Tcp) };
-    let node = (&world.ownership, &world.facts);
-    let (intent, problems) = desire_service(&service, &world.model, node, &world.config);
+    let (intent, problems) = desire_service(&service, &world.model, world.context());
     let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
-    (intent.servers[0].settings.to_string(), *intent.servers[0].drain_overrides(), problems.join("\n"))
+    (intent.fronts[0].settings.to_string(), *intent.fronts[0].drain_overrides(), problems.join("\n"))
 }
 
 fn names(scheduler: &str) -> ServiceSettings {

@@ -2,7 +2,7 @@
 //! so that it stays cheap however large the tables are.
 //!
 //! Every [`Part`] has a round of its own, which begins every sync period. What a slice of it has cost is paid off
-//! before the next one: it rests for the time that makes the slice its share of a core ([`Part::rests`]). So large tables
+//! before the next one: it rests for the time that makes the slice its share of a core ([`Part::share`]). So large tables
 //! are compared as often as half a percent of a core allows. Small ones ([`SLICES_OF_SMALL`]) are compared completely
 //! every sync period, however slow the machine or short the period.
 //! Routes and packet rules get the smaller shares, because netlink tells when others change them; of IPVS nobody tells.
@@ -13,12 +13,16 @@
 use std::{ops::Bound, time::Duration};
 
 use dataplane::TableError;
-use drain::Time;
+use drain::{Backoff, Share, Time};
 use lb_types::VirtualServerId;
-use planner::Touch;
+use planner::{Dirty, Subject};
 use tracing::warn;
 
-use crate::{Reconciler, Report, adopt::chain};
+use crate::{
+    Reconciler, Report,
+    kernel::{Findings, Ours},
+    problems::chain,
+};
 
 /// Virtual servers whose real servers are dumped in one slice: bounds how long an event may have to wait.
 const SERVERS_PER_SLICE: usize = 4;
@@ -26,13 +30,12 @@ const SERVERS_PER_SLICE: usize = 4;
 /// A table with so few slices of real servers is small.
 const SLICES_OF_SMALL: u32 = 8;
 
-/// How long a part waits for another try after a failed dump; doubled with every failure.
-const FIRST_WAIT: Duration = Duration::from_millis(200);
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// Delays of a part after a failed dump.
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(30) };
 
 /// What is compared in one go, in the order in which parts that are due together have their turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Part {
+pub enum Part {
     /// The list of virtual servers with their settings.
     Servers,
     /// Link, routes, addresses; and the kernel parameters, which cost next to nothing.
@@ -46,12 +49,11 @@ pub(crate) enum Part {
 impl Part {
     const ALL: [Part; 4] = [Part::Servers, Part::Vips, Part::Rules, Part::RealServers];
 
-    /// How many times as long as a slice took it rests: the reciprocal of its share of a core. All shares together
-    /// are half a percent.
-    const fn rests(self) -> u32 {
+    /// Share of a core. All of them together are half a percent.
+    const fn share(self) -> Share {
         match self {
-            Part::Servers | Part::RealServers => 500,
-            Part::Vips | Part::Rules => 2000,
+            Part::Servers | Part::RealServers => Share::one_of(500),
+            Part::Vips | Part::Rules => Share::one_of(2000),
         }
     }
 }
@@ -77,8 +79,6 @@ pub(crate) struct Audit {
     turns: [Turn; Part::ALL.len()],
     /// The virtual server whose real servers were compared last in this round; `None` between rounds.
     reached: Option<VirtualServerId>,
-    /// The part that the last step compared.
-    last: Option<Part>,
 }
 
 impl Audit {
@@ -91,11 +91,6 @@ impl Audit {
     pub(crate) fn request(&mut self) {
         self.turns.iter_mut().for_each(|turn| turn.requested = true);
         self.reached = None;
-    }
-
-    /// The last step is over, and accounted for if it was the audit's.
-    pub(crate) fn forget_last(&mut self) {
-        self.last = None;
     }
 
     /// When a part is due; may lie in the past.
@@ -134,46 +129,33 @@ impl Audit {
     /// A dump was interrupted, or refused: what made the part necessary holds as before.
     fn failed(&mut self, part: Part, now: Time) {
         let turn = &mut self.turns[part as usize];
-        turn.wait = now + FIRST_WAIT.saturating_mul(2u32.saturating_pow(turn.failures)).min(LONGEST_WAIT);
         turn.failures = turn.failures.saturating_add(1);
+        turn.wait = now + BACKOFF.delay(turn.failures);
         turn.requested = true;
     }
 
-    /// The last step took so much of a core, until `now`. No part rests longer than `longest`.
-    pub(crate) fn spent(&mut self, took: Duration, now: Time, longest: Duration) {
-        if let Some(part) = self.last.take() {
-            let rest = took.saturating_mul(part.rests()).min(longest);
-            self.turns[part as usize].rest = now.saturating_add(rest);
-        }
+    /// Takes in the processor time of a slice, which ended at `now`. No part rests longer than `longest`.
+    pub(crate) fn charge(&mut self, part: Part, took: Duration, now: Time, longest: Duration) {
+        let rest = part.share().pause(took).min(longest);
+        self.turns[part as usize].rest = now.saturating_add(rest);
     }
-}
-
-/// What an audit or polls have found, for the step after them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Findings {
-    pub(crate) touch: Touch,
-    pub(crate) drift: usize,
 }
 
 impl Reconciler {
     /// How long a part may rest at most.
     pub(crate) fn longest_rest(&self) -> Duration {
-        let slices = self.mirror.servers.len().div_ceil(SERVERS_PER_SLICE);
+        let slices = self.kernel.mirror.servers.len().div_ceil(SERVERS_PER_SLICE);
         let small = u32::try_from(slices).is_ok_and(|slices| slices <= SLICES_OF_SMALL);
         if small { self.config.sync_period / SLICES_OF_SMALL } else { Duration::MAX }
     }
 
-    /// Compares the part that is due, if any; returns whether there was one. What it finds is made good by the next
-    /// step, so that what this one costs is what the audit costs.
-    pub(crate) fn audit(&mut self, now: Time, report: &mut Report) -> bool {
-        let (part, due) = self.audit.next();
-        if !self.is_planned() || due > now {
-            return false;
-        }
-        self.audit.last = Some(part);
-        let mut touch = Touch::default();
+    /// Compares the part that is due next. What it finds is made good by the next step, so that what this one costs is
+    /// what the audit costs.
+    pub(crate) fn audit_next(&mut self, now: Time, report: &mut Report) -> Part {
+        let (part, _) = self.audit.next();
+        let mut findings = Findings::default();
         let reached = self.audit.reached;
-        match self.audit_part(part, now, &mut touch, report) {
+        match self.audit_part(part, now, &mut findings, report) {
             Ok(()) => self.audit.succeeded(part),
             Err(error) => {
                 warn!("audit: {}; will be tried again", chain(&error));
@@ -181,78 +163,65 @@ impl Reconciler {
                 self.audit.reached = reached;
             }
         }
-        self.find(touch, report);
-        true
-    }
-
-    /// Keeps what a step of audit or polls has found for the next one.
-    pub(crate) fn find(&mut self, touch: Touch, report: &mut Report) {
-        let drift = std::mem::take(&mut report.drift);
-        if drift > 0 || !touch.is_empty() {
-            let findings = self.findings.get_or_insert_default();
-            findings.touch.extend(touch);
-            findings.drift += drift;
-        }
+        self.keep(findings, now);
+        part
     }
 
     fn audit_part(
         &mut self,
         part: Part,
         now: Time,
-        touch: &mut Touch,
+        findings: &mut Findings,
         report: &mut Report,
     ) -> Result<(), TableError> {
         if part == Part::RealServers {
-            return self.audit_real_servers(now, touch, report);
+            return self.audit_real_servers(now, findings);
         }
         self.audit.begin(part, now, self.config.sync_period);
         self.audit.end(part);
         match part {
-            Part::Vips => {
-                let written = self.write_sysctls(report);
-                self.observe_vips(touch, report).and(written)
-            }
+            Part::Vips => self.observe_vips(findings, report),
             Part::Rules => {
-                self.check_forwarding(report);
-                self.observe_rules(touch, report)
+                report.findings |= self.inspector().check_forwarding();
+                self.kernel.observe_rules(&self.intents.config.layout, findings)
             }
             Part::Servers | Part::RealServers => {
-                self.look_for_schedulers(now);
-                self.observe_servers(touch, report)?;
-                touch.extend(self.unwanted());
+                self.intents.look_for_schedulers(&mut self.kernel, now);
+                self.kernel.observe_servers(self.intents.ours(), findings)?;
+                findings.dirty.extend(self.unwanted());
                 Ok(())
             }
         }
     }
 
     /// Goes on behind the virtual server that was reached, or begins a round.
-    fn audit_real_servers(
-        &mut self,
-        now: Time,
-        touch: &mut Touch,
-        report: &mut Report,
-    ) -> Result<(), TableError> {
+    fn audit_real_servers(&mut self, now: Time, findings: &mut Findings) -> Result<(), TableError> {
         if self.audit.reached.is_none() {
             self.audit.begin(Part::RealServers, now, self.config.sync_period);
         }
+        let (ours, mirror) = (self.intents.ours(), &self.kernel.mirror);
         let from = self.audit.reached.map_or(Bound::Unbounded, Bound::Excluded);
-        let behind = self.mirror.servers.range((from, Bound::Unbounded)).map(|(vs, _)| *vs);
-        let ours = behind
-            .filter(|vs| self.desired.server(vs).is_some() || self.config.ownership.owns(vs, &self.mirror));
-        let slice: Vec<_> = ours.take(SERVERS_PER_SLICE).collect();
+        let behind = mirror.servers.range((from, Bound::Unbounded)).map(|(vs, _)| *vs);
+        let slice: Vec<_> = behind.filter(|vs| ours.has(vs, mirror)).take(SERVERS_PER_SLICE).collect();
         self.audit.reached = slice.last().copied().filter(|_| slice.len() == SERVERS_PER_SLICE);
         if self.audit.reached.is_none() {
             self.audit.end(Part::RealServers);
         }
-        slice.into_iter().try_for_each(|vs| self.observe_real_servers(vs, touch, report).map(drop))
+        let mut result = Ok(());
+        for vs in slice {
+            // One that cannot be dumped keeps none behind it from being compared.
+            let observed = self.kernel.observe_real_servers(vs, ours, findings);
+            result = result.and(observed.map(drop));
+        }
+        result
     }
 
-    /// Virtual servers of ours that no Service wants: they may have become ours, or empty, without a write.
-    fn unwanted(&self) -> Touch {
-        let is_unwanted = |vs: &&VirtualServerId| {
-            self.desired.server(vs).is_none() && self.config.ownership.owns(vs, &self.mirror)
-        };
-        let servers = self.mirror.servers.keys().filter(is_unwanted).copied().collect();
-        Touch { servers, ..Touch::default() }
+    /// Fronts of ours that no Service wants: their virtual servers may have become ours, or empty, without a write.
+    fn unwanted(&self) -> Dirty {
+        let Ours { desired, ownership } = self.intents.ours();
+        let mirror = &self.kernel.mirror;
+        let ours = mirror.servers.keys().filter(|vs| ownership.owns(vs, mirror));
+        let unwanted = ours.filter_map(|vs| mirror.front(vs)).filter(|front| desired.front(front).is_none());
+        unwanted.map(Subject::Front).collect()
     }
 }

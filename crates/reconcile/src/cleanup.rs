@@ -2,9 +2,9 @@
 
 use dataplane::{ErrorKind, TableError};
 use drain::Time;
-use planner::{Mirror, Plan, Touch};
+use planner::{Dirty, Plan};
 
-use crate::{Reconciler, Report};
+use crate::{Reconciler, Report, kernel::Findings};
 
 /// What a cleanup did.
 #[derive(Debug)]
@@ -22,20 +22,20 @@ impl Reconciler {
     ///
     /// A table that the kernel does not have holds nothing of ours, and is no failure.
     pub fn cleanup(&mut self) -> Cleanup {
-        let mut mirror = Mirror::default();
-        let servers = self.adopt_servers(&mut mirror);
-        let vips = self.adopt_vips(&mut mirror);
-        let rules = self.adopt_rules(&mut mirror);
-        self.mirror = mirror;
+        let mut findings = Findings::default();
+        let servers = self.kernel.adopt_servers();
+        let vips = self.kernel.observe_vips(&mut findings).map(drop);
+        self.intents.refresh_layout();
+        let rules = self.kernel.observe_rules(&self.intents.config.layout, &mut findings);
         let mut report = Report::default();
-        let mut plan = planner::cleanup(&self.mirror, &self.config.ownership);
-        self.apply(&plan, &Touch::default(), Time::ZERO, &mut report);
+        let mut plan = planner::cleanup(&self.kernel.mirror, &self.intents.ownership);
+        self.execute(&plan, Dirty::default(), Time::ZERO, &mut report);
         // The table names the virtual servers that are ours: without it, those that could not be read or deleted now
         // would stay for ever.
         if rules.is_ok() && servers.as_ref().err().is_none_or(|error| error.kind == ErrorKind::NotSupported) {
-            let rules = planner::cleanup_rules(&self.mirror, &self.config.ownership);
-            self.apply(&rules, &Touch::default(), Time::ZERO, &mut report);
-            plan.rules_remove = rules.rules_remove;
+            let rules = planner::cleanup_rules(&self.kernel.mirror, &self.intents.ownership);
+            self.execute(&rules, Dirty::default(), Time::ZERO, &mut report);
+            plan.append(rules);
         }
         let failures = [servers, vips, rules].into_iter().filter_map(Result::err);
         let unread = failures.filter(|error| error.kind != ErrorKind::NotSupported).collect();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
-use lb_types::{IpFamily, LocalDetection, RulesLayout, SysctlNeed};
+use lb_types::{IpFamily, LocalDetection, RulesLayout};
 use planner::{Ownership, PlannerConfig};
 use service_model::Node;
 
@@ -65,8 +65,6 @@ pub struct Config {
     /// Changed Services are planned at least this far apart; zero for at once. What arrives meanwhile is planned
     /// together, as is what arrives while the loop is at work.
     pub min_sync_period: Duration,
-    /// Kernel parameters that must have a value, in the order in which they are written.
-    pub sysctls: Vec<SysctlNeed>,
 }
 
 impl Default for Config {
@@ -78,7 +76,6 @@ impl Default for Config {
             drain: drain::Settings::default(),
             sync_period: Duration::from_secs(30),
             min_sync_period: Duration::ZERO,
-            sysctls: Vec::new(),
         }
     }
 }

@@ -1,19 +1,25 @@
-//! Between model, kernel and ledger: drains begin, are looked at, and end.
+//! Between model, kernel and ledger: drains begin, are polled, and end.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
 };
 
-use drain::{Cause, Drain, Key, Outcome, Record, Time};
-use lb_types::{PodUid, Protocol, RealServerId, VirtualServerId};
-use planner::{Fate, Plan, Situation, Successor, Touch, Vacated};
+use drain::{Cause, Drain, Key, Ledger, Outcome, Record, Settings, Time};
+use lb_types::{Front, IpvsOp, PodUid, RealServerId};
+use planner::{Desired, Dirty, Fate, Mirror, Plan, Situation, Subject, Successor, Vacated};
+use service_model::ServiceModel;
 use tracing::{info, warn};
 
-use crate::{Ended, Reconciler, Report, adopt::chain, apply::Run, retry::Subject};
+use crate::{
+    Ended, Report,
+    intents::Intents,
+    kernel::{Findings, Kernel},
+    problems::chain,
+    work::Work,
+};
 
-/// Virtual servers whose draining real servers are looked at in one step, so that events never wait long.
+/// Fronts whose draining real servers are polled in one step, so that events never wait long.
 const POLLS_PER_STEP: usize = 4;
 
 /// The pod that a real server has served, until its drain begins.
@@ -25,61 +31,77 @@ struct Owner {
     ended: bool,
 }
 
-/// What only matters until a drain begins, or is planned.
-#[derive(Debug, Default)]
-pub(crate) struct Notes {
+/// Everything about the way out.
+pub(crate) struct Drains {
+    pub(crate) ledger: Ledger,
+    settings: Settings,
     /// Owners of real servers that take no new connections any more and whose drains have not begun: the kernel has yet
     /// to execute the write.
-    owners: HashMap<Key, Owner>,
+    owners: BTreeMap<Key, Owner>,
     /// Drains that have begun and are not reported yet.
     begun: usize,
-    /// Virtual servers that the last step polled.
-    pub(crate) polled: usize,
     /// Drains of the process before this one.
     restored: Vec<(Key, Record)>,
 }
 
-impl Reconciler {
-    /// Takes over the drains of the process before this one; to be called before the first step.
-    pub fn restore(&mut self, records: impl IntoIterator<Item = (Key, Record)>) {
-        self.notes.restored.extend(records);
+/// What drains are judged by.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a> {
+    model: &'a ServiceModel,
+    desired: &'a Desired,
+    mirror: &'a Mirror,
+    now: Time,
+}
+
+impl<'a> View<'a> {
+    pub(crate) fn new(intents: &'a Intents, mirror: &'a Mirror, now: Time) -> Self {
+        View { model: &intents.model, desired: &intents.desired, mirror, now }
     }
 
-    /// The real servers that are on their way out: for listings, and for [`Reconciler::restore`] after a restart.
-    pub fn drains(&self) -> impl Iterator<Item = (&Key, &Drain)> {
-        self.ledger.iter()
+    /// Whether the kernel has a real server and gives it no new connections.
+    fn is_quiesced(&self, key: &Key) -> bool {
+        let settings = self.mirror.server(&key.front).and_then(|server| server.real_server(&key.rs));
+        settings.is_some_and(|settings| settings.weight.is_quiesced())
+    }
+}
+
+impl Drains {
+    pub(crate) fn new(settings: Settings) -> Self {
+        Drains {
+            ledger: Ledger::new(settings),
+            settings,
+            owners: BTreeMap::new(),
+            begun: 0,
+            restored: Vec::new(),
+        }
     }
 
-    /// How many there are.
-    pub fn draining(&self) -> usize {
-        self.ledger.len()
-    }
-
-    /// Changes whenever what must survive a restart has changed.
-    pub fn drains_version(&self) -> u64 {
-        self.ledger.version()
+    /// Keeps the drains of the process before this one until the kernel has been dumped.
+    pub(crate) fn restore(&mut self, records: impl IntoIterator<Item = (Key, Record)>) {
+        self.restored.extend(records);
     }
 
     /// Of the drains of the process before this one, those whose real servers the kernel still has, quiesced. What has
     /// become of their pods meanwhile is judged at once.
-    pub(crate) fn adopt_drains(&mut self, now: Time) {
-        let (mut resumed, records) = (0, std::mem::take(&mut self.notes.restored));
+    pub(crate) fn adopt(&mut self, view: View<'_>) {
+        let (mut resumed, records) = (0, std::mem::take(&mut self.restored));
         let count = records.len();
         for (key, record) in records {
-            if self.is_quiesced(&key) {
-                let ended = record.cause == Cause::Terminating;
-                self.ledger.restore(key, record, now);
-                if ended {
-                    self.ledger.pod_ended(&key);
-                }
-                resumed += 1;
-                let fate = self.situation_of_drain(&key).map(|situation| match situation.successor {
-                    // Whoever is there has come while nobody looked.
-                    Successor::SamePort => Situation { successor: Successor::Newcomer, ..situation }.fate(),
-                    _ => situation.fate(),
-                });
-                self.follow_fate(key, fate.unwrap_or(Fate::Keep), now, &mut Touch::default());
+            if !view.is_quiesced(&key) {
+                continue;
             }
+            let ended = record.cause == Cause::Terminating;
+            self.ledger.restore(key, record, view.now);
+            if ended {
+                self.ledger.pod_ended(&key);
+            }
+            resumed += 1;
+            let fate = self.situation_of_drain(&key, view).map(|situation| match situation.successor {
+                // Whoever is there has come while nobody looked.
+                Successor::SamePort => Situation { successor: Successor::Newcomer, ..situation }.fate(),
+                _ => situation.fate(),
+            });
+            self.follow_fate(key, fate.unwrap_or(Fate::Keep), view, &mut Dirty::default());
         }
         if resumed < count {
             // Who lists the drains must not be shown what is none.
@@ -91,124 +113,122 @@ impl Reconciler {
     }
 
     /// What all that came and went means for real servers: pods that are gone, and addresses that have changed hands.
-    pub(crate) fn revise_drains(&mut self, vacated: Vec<Vacated>, now: Time, touch: &mut Touch) {
+    pub(crate) fn revise(&mut self, vacated: Vec<Vacated>, view: View<'_>, dirty: &mut Dirty) {
         for Vacated { key, service, pod } in vacated {
-            let has =
-                self.mirror.servers.get(&key.vs).is_some_and(|have| have.real_server(&key.rs).is_some());
+            let server = view.mirror.server(&key.front);
+            let has = server.is_some_and(|have| have.real_server(&key.rs).is_some());
             if !has || self.ledger.get(&key).is_some() {
                 continue;
             }
-            let situation = self.situation(&key, pod, false);
+            let situation = self.situation(&key, pod, false, view);
             // Whoever serves there now shares what goes on; an eviction is of the pod that did.
             let is_its = !situation.serves || situation.fate() == Fate::HandedOver;
             let pod = pod.filter(|_| is_its);
-            match pod.and_then(|pod| self.model.pod_name(&service, key.rs.addr, pod)) {
-                Some(name) => _ = self.notes.owners.insert(key, Owner { name, ended: situation.ended }),
-                None => _ = self.notes.owners.remove(&key),
+            match pod.and_then(|pod| view.model.pod_name(&service, key.rs.addr, pod)) {
+                Some(name) => _ = self.owners.insert(key, Owner { name, ended: situation.ended }),
+                None => _ = self.owners.remove(&key),
             }
-            self.follow_fate(key, situation.fate(), now, touch);
+            self.follow_fate(key, situation.fate(), view, dirty);
         }
-        if !self.ledger.is_empty() {
-            self.revise_running(now, touch);
+        if !self.ledger.is_empty() || !self.owners.is_empty() {
+            self.revise_running(view, dirty);
         }
     }
 
     /// Judges the drains at addresses that somebody has left or come to.
-    fn revise_running(&mut self, now: Time, touch: &mut Touch) {
-        let departed = self.model.departed().map(|((addr, pod), how)| (*addr, *pod, how.ended));
-        let arrived = self.model.arrived().map(|listing| (listing.addr, listing.pod, false));
-        let changes: Vec<_> = departed.chain(arrived).collect();
-        for (addr, pod, ended) in changes {
+    fn revise_running(&mut self, view: View<'_>, dirty: &mut Dirty) {
+        let departed = view.model.departed().map(|((addr, pod), how)| (*addr, *pod, how.ended));
+        let arrived = view.model.arrived().map(|listing| (listing.addr, listing.pod, false));
+        for (addr, pod, ended) in departed.chain(arrived) {
+            // Also of those whose drains cannot begin, because the kernel refuses the weight.
+            for (key, owner) in &mut self.owners {
+                owner.ended |= ended && key.rs.addr == addr && PodUid::of(&owner.name) == pod;
+            }
             let keys: Vec<_> = self.ledger.at(addr).copied().collect();
             for key in keys {
                 if ended && self.ledger.get(&key).is_some_and(|drain| drain.owner() == pod) {
                     self.ledger.pod_ended(&key);
                 }
-                let fate = self.situation_of_drain(&key).map_or(Fate::Keep, Situation::fate);
-                self.follow_fate(key, fate, now, touch);
+                let fate = self.situation_of_drain(&key, view).map_or(Fate::Keep, Situation::fate);
+                self.follow_fate(key, fate, view, dirty);
             }
         }
     }
 
-    fn situation_of_drain(&self, key: &Key) -> Option<Situation> {
+    fn situation_of_drain(&self, key: &Key, view: View<'_>) -> Option<Situation> {
         let drain = self.ledger.get(key)?;
         let endpoint_gone = drain.settings.endpoint_gone;
-        Some(Situation { endpoint_gone, ..self.situation(key, drain.owner(), drain.pod_ended) })
+        Some(Situation { endpoint_gone, ..self.situation(key, drain.owner(), drain.pod_ended, view) })
     }
 
     /// What is known of a pod whose connections a real server has.
-    fn situation(&self, key: &Key, pod: Option<PodUid>, ended: bool) -> Situation {
-        let protocol = key.vs.protocol().unwrap_or(Protocol::Tcp);
-        let endpoint = self.desired.server(&key.vs).and_then(|server| server.endpoint(&key.rs));
+    fn situation(&self, key: &Key, pod: Option<PodUid>, ended: bool, view: View<'_>) -> Situation {
+        let endpoint = view.desired.front(&key.front).and_then(|want| want.endpoint(&key.rs));
         let serves = endpoint.is_some_and(|endpoint| endpoint.chosen);
-        let endpoint_gone = self.config.drain.with(self.desired.drain_overrides(&key.vs)).endpoint_gone;
-        Situation::of(pod, (&key.rs, protocol), &self.model, (ended, serves), endpoint_gone)
+        let endpoint_gone = self.settings.with(view.desired.drain_overrides(&key.front)).endpoint_gone;
+        let at = (&key.rs, key.front.protocol());
+        Situation::of(pod, at, view.model, (ended, serves), endpoint_gone)
     }
 
-    fn follow_fate(&mut self, key: Key, fate: Fate, now: Time, touch: &mut Touch) {
+    fn follow_fate(&mut self, key: Key, fate: Fate, view: View<'_>, dirty: &mut Dirty) {
         match fate {
             Fate::Keep => return,
             Fate::Gone => {
-                self.begin_drain(key, Cause::Terminating, now);
+                self.begin(key, Cause::Terminating, view);
                 self.ledger.endpoint_gone(&key);
             }
             Fate::HandedOver => {
-                if self.ledger.address_reused(key, now) {
-                    self.note_begun(&key, Cause::AddressReused);
+                if self.ledger.address_reused(key, view.now) {
+                    self.note_begun(&key, Cause::AddressReused, view);
                 }
             }
         }
-        touch.servers.insert(key.vs);
+        dirty.insert(Subject::Front(key.front));
     }
 
-    /// Whether the kernel has a real server and gives it no new connections.
-    fn is_quiesced(&self, key: &Key) -> bool {
-        let server = self.mirror.servers.get(&key.vs);
-        let settings = server.and_then(|server| server.real_server(&key.rs));
-        settings.is_some_and(|settings| settings.weight.is_quiesced())
-    }
-
-    /// Begins the drains of those that really do not take new connections any more: nothing could be said about the
-    /// others.
-    pub(crate) fn begin_drains(&mut self, plan: &Plan, run: &mut Run<'_>) {
-        for new in &plan.drains {
-            if self.is_quiesced(&new.key) {
-                self.begin_drain(new.key, new.cause, run.now);
+    /// Follows an executed plan: drains begin and end with what the kernel did of it.
+    pub(crate) fn follow(&mut self, plan: &Plan, deleted: &[IpvsOp], view: View<'_>, report: &mut Report) {
+        for op in deleted {
+            let Some(front) = view.mirror.front(&op.virtual_server()) else { continue };
+            match *op {
+                IpvsOp::DeleteRealServer { rs, .. } => self.end_removed(&Key { front, rs }, view.now, report),
+                _ => self.end_all(front, view.now, report),
             }
         }
-        for key in &plan.returned {
-            // Where the kernel has refused the weight, it goes on draining.
-            if !self.is_quiesced(key) {
-                self.end_drain(key, Outcome::Returned, run.now, run.report);
-            }
+        // Nothing could be said about those that still take new connections.
+        for new in plan.drains.iter().filter(|new| view.is_quiesced(&new.key)) {
+            self.begin(new.key, new.cause, view);
         }
-        run.report.drains_begun += std::mem::take(&mut self.notes.begun);
+        // Where the kernel has refused the weight, it goes on draining.
+        for key in plan.returned.iter().filter(|key| !view.is_quiesced(key)) {
+            self.end(key, Outcome::Returned, view.now, report);
+        }
+        report.drains_begun += std::mem::take(&mut self.begun);
     }
 
-    fn begin_drain(&mut self, key: Key, cause: Cause, now: Time) {
-        let overrides = *self.desired.drain_overrides(&key.vs);
-        if self.ledger.begin(key, cause, &overrides, now) {
-            self.note_begun(&key, cause);
+    fn begin(&mut self, key: Key, cause: Cause, view: View<'_>) {
+        let overrides = *view.desired.drain_overrides(&key.front);
+        if self.ledger.begin(key, cause, &overrides, view.now) {
+            self.note_begun(&key, cause, view);
         }
     }
 
-    fn note_begun(&mut self, key: &Key, cause: Cause) {
-        self.notes.begun += 1;
-        let pod = self.name_pod(key);
-        let policy = self.config.drain.with(self.desired.drain_overrides(&key.vs)).policy;
+    fn note_begun(&mut self, key: &Key, cause: Cause, view: View<'_>) {
+        self.begun += 1;
+        let pod = self.name_pod(key, view);
+        let policy = self.settings.with(view.desired.drain_overrides(&key.front)).policy;
         let pod = pod.as_deref().unwrap_or("unknown");
-        info!(%policy, pod, "drain of real server {} of {} begins: {cause}", key.rs, key.vs);
+        info!(%policy, pod, "drain of real server {} of {} begins: {cause}", key.rs, key.front);
     }
 
     /// Notes whose connections drain: those of the pod that served last, else of the one that is listed.
-    fn name_pod(&mut self, key: &Key) -> Option<Arc<str>> {
-        let owner = self.notes.owners.remove(key);
+    fn name_pod(&mut self, key: &Key, view: View<'_>) -> Option<Arc<str>> {
         let listed = || {
-            let pod = self.desired.server(&key.vs)?.endpoint(&key.rs)?.pod?;
-            let name = self.model.pod_name(self.desired.service_of(&key.vs)?, key.rs.addr, pod)?;
+            let pod = view.desired.front(&key.front)?.endpoint(&key.rs)?.pod?;
+            let name = view.model.pod_name(view.desired.service_of(&key.front)?, key.rs.addr, pod)?;
             Some(Owner { name, ended: false })
         };
-        let Owner { name, ended } = owner.or_else(listed)?;
+        let Owner { name, ended } = self.owners.remove(key).or_else(listed)?;
         self.ledger.note_pod(key, &name);
         if ended {
             self.ledger.pod_ended(key);
@@ -216,89 +236,94 @@ impl Reconciler {
         Some(name)
     }
 
-    pub(crate) fn end_drain(&mut self, key: &Key, outcome: Outcome, now: Time, report: &mut Report) {
+    fn end(&mut self, key: &Key, outcome: Outcome, now: Time, report: &mut Report) {
         let Some(drain) = self.ledger.end(key) else { return };
         let after = now.saturating_sub(drain.since);
         let cut = if outcome.cuts() { drain.active() } else { 0 };
         report.ended.push(Ended { outcome, after, cut });
-        info!(cut, "drain of real server {} of {} ended: {outcome} after {after:.1?}", key.rs, key.vs);
-    }
-
-    /// A virtual server was removed, with whatever real servers it had.
-    pub(crate) fn drained_with(&mut self, vs: VirtualServerId, run: &mut Run<'_>) {
-        self.notes.owners.retain(|key, _| key.vs != vs);
-        let keys: Vec<_> = self.ledger.of(&vs).copied().collect();
-        keys.iter().for_each(|key| self.end_drain(key, Outcome::VirtualServerGone, run.now, run.report));
+        info!(cut, "drain of real server {} of {} ended: {outcome} after {after:.1?}", key.rs, key.front);
     }
 
     /// A real server was removed.
-    pub(crate) fn drained(&mut self, key: &Key, run: &mut Run<'_>) {
+    fn end_removed(&mut self, key: &Key, now: Time, report: &mut Report) {
         let outcome = self.ledger.get(key).and_then(|drain| drain.due).unwrap_or(Outcome::Immediate);
-        self.notes.owners.remove(key);
+        self.owners.remove(key);
         if matches!(outcome, Outcome::AddressReused | Outcome::EndpointGone) {
-            self.ledger.rest(*key, run.now);
+            self.ledger.hold_down(*key, now);
         }
-        self.end_drain(key, outcome, run.now, run.report);
+        self.end(key, outcome, now, report);
     }
 
-    /// Reads the counters of some virtual servers that have draining real servers; returns whether any were due. What is
-    /// over is removed by the next step, so that what this one costs is what the polls cost.
-    pub(crate) fn poll_drains(&mut self, now: Time, report: &mut Report) -> bool {
+    /// A virtual server was removed, with whatever real servers it had.
+    fn end_all(&mut self, front: Front, now: Time, report: &mut Report) {
+        self.owners.retain(|key, _| key.front != front);
+        let keys: Vec<_> = self.ledger.of(&front).copied().collect();
+        for key in keys {
+            self.end(&key, Outcome::VirtualServerGone, now, report);
+        }
+    }
+
+    /// Reads the counters of some fronts that have draining real servers; returns of how many. What is over is removed
+    /// by the next step, so that what this one costs is what the polls cost.
+    pub(crate) fn poll_some(
+        &mut self,
+        kernel: &mut Kernel,
+        (intents, work): (&Intents, &Work),
+        now: Time,
+        (findings, report): (&mut Findings, &mut Report),
+    ) -> usize {
         let due: Vec<_> = self.ledger.due(now).take(POLLS_PER_STEP).collect();
-        if due.is_empty() || !self.is_planned() {
-            return false;
-        }
-        self.notes.polled = due.len();
-        let mut touch = Touch::default();
-        self.poll_some(due, now, &mut touch, report);
-        self.find(touch, report);
-        true
-    }
-
-    /// What the last step took, if it polled.
-    pub(crate) fn polls_spent(&mut self, took: Duration) {
-        self.ledger.polls_took(u32::try_from(self.notes.polled).unwrap_or(u32::MAX), took);
-    }
-
-    fn poll_some(&mut self, due: Vec<VirtualServerId>, now: Time, touch: &mut Touch, report: &mut Report) {
         let mut failed = None;
-        for vs in due {
+        for front in &due {
+            let vs = kernel.mirror.key(front);
             let mut counters = BTreeMap::new();
-            match self.observe_real_servers(vs, touch, report) {
+            match kernel.observe_real_servers(vs, intents.ours(), findings) {
                 Ok(observed) => {
                     counters.extend(observed.into_iter().map(|rs| (rs.id, (rs.connections, rs.traffic))));
-                    self.forget_vanished(vs, &counters, now, report);
+                    self.forget_vanished(front, &counters.keys().copied().collect(), now, report);
                 }
                 // Only the deadline counts then.
                 Err(error) => failed = Some(error),
             }
-            let known = self.count_over(&vs);
-            let any_due = self.ledger.poll(vs, now, |rs| counters.get(rs).copied());
+            let known = self.count_over(front);
+            let any_due = self.ledger.poll(*front, now, |rs| counters.get(rs).copied());
             // A refused write is tried again when its time has come, not with every poll; but what has just come to
             // its end does not wait for that.
-            let is_new = self.count_over(&vs) > known;
-            if is_new || any_due && !self.retry.must_wait(&Subject::Server(vs), now) {
-                touch.servers.insert(vs);
+            let is_new = self.count_over(front) > known;
+            let subject = Subject::Front(*front);
+            if is_new || any_due && !work.must_wait(subject, now) {
+                findings.dirty.insert(subject);
             }
         }
-        failed.iter().for_each(|error| warn!("{}", chain(error)));
+        if let Some(error) = failed {
+            warn!("{}", chain(&error));
+        }
+        due.len()
     }
 
-    /// Real servers of a virtual server that must be removed.
-    fn count_over(&self, vs: &VirtualServerId) -> usize {
-        let drains = self.ledger.of(vs).filter_map(|key| self.ledger.get(key));
+    /// Real servers of a front that must be removed.
+    fn count_over(&self, front: &Front) -> usize {
+        let drains = self.ledger.of(front).filter_map(|key| self.ledger.get(key));
         drains.filter(|drain| drain.due.is_some()).count()
     }
 
-    fn forget_vanished<T>(
+    fn forget_vanished(
         &mut self,
-        vs: VirtualServerId,
-        present: &BTreeMap<RealServerId, T>,
+        front: &Front,
+        present: &BTreeSet<RealServerId>,
         now: Time,
         report: &mut Report,
     ) {
+        self.owners.retain(|key, _| key.front != *front || present.contains(&key.rs));
         let vanished: Vec<_> =
-            self.ledger.of(&vs).filter(|key| !present.contains_key(&key.rs)).copied().collect();
-        vanished.iter().for_each(|key| self.end_drain(key, Outcome::Vanished, now, report));
+            self.ledger.of(front).filter(|key| !present.contains(&key.rs)).copied().collect();
+        for key in vanished {
+            self.end(&key, Outcome::Vanished, now, report);
+        }
+    }
+
+    /// The real servers on their way out.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Key, &Drain)> {
+        self.ledger.iter()
     }
 }

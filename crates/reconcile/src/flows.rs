@@ -8,17 +8,23 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use dataplane::{ErrorKind, TableError};
-use drain::Time;
+use drain::{Share, Time};
 use lb_types::{FlowFilter, FlowsOp};
+use planner::Mirror;
 use tracing::{debug, error, info};
 
-use crate::{Reconciler, Report, adopt::chain, retry::Subject};
+use crate::{
+    Report,
+    kernel::Kernel,
+    problems::chain,
+    work::{Extent, Task, Work},
+};
 
 /// Between the beginnings of two walks at least: clients whose connections wait for it must be well within 2 s.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// How many times as long as a walk took the next one waits at least.
-const RESTS: u32 = 9;
+/// Share of a processor that walks keep to.
+const SHARE: Share = Share::one_of(10);
 
 /// Deletions that are not done.
 #[derive(Clone, Debug, Default)]
@@ -27,9 +33,7 @@ pub(crate) struct Flows {
     pending: BTreeSet<FlowFilter>,
     /// Until then the table is not walked again.
     rest: Time,
-    /// Whether the last step has walked it.
-    walked: bool,
-    /// Why this kernel cannot do it, so that this is told once.
+    /// Why this kernel cannot do it, so that this is logged once.
     unavailable: Option<String>,
 }
 
@@ -39,81 +43,87 @@ impl Flows {
         self.pending.extend(ops.iter().map(|FlowsOp::Delete(filter)| filter));
     }
 
-    /// The last step took so much of a core, until `now`.
-    pub(crate) fn spent(&mut self, took: Duration, now: Time) {
-        if std::mem::take(&mut self.walked) {
-            self.rest = self.rest.max(now.saturating_add(took.saturating_mul(RESTS)));
-        }
+    /// Takes in the processor time of a step that has walked the table, until `now`.
+    pub(crate) fn charge(&mut self, took: Duration, now: Time) {
+        self.rest = self.rest.max(now.saturating_add(SHARE.pause(took)));
     }
-}
 
-impl Reconciler {
     /// When the table has to be walked; `None` if nothing can be deleted now.
-    pub(crate) fn flows_due(&self) -> Option<Time> {
-        let certain = |filter: &FlowFilter| !self.is_doubtful(filter);
-        let any = self.flows.pending.iter().any(certain);
-        any.then(|| self.retry.due(&Subject::Flows).unwrap_or(self.flows.rest))
+    pub(crate) fn due(&self, mirror: &Mirror, work: &Work) -> Option<Time> {
+        let any = self.pending.iter().any(|filter| !is_doubtful(filter, mirror, work));
+        any.then(|| work.due(Task::DeleteFlows).unwrap_or(self.rest))
     }
 
-    /// Deletes what is due, by one call.
-    pub(crate) fn delete_flows(&mut self, now: Time, report: &mut Report) {
-        match self.flows_due() {
-            Some(due) if due > now => return,
+    /// Deletes what is due, by one call; returns whether the table was walked.
+    pub(crate) fn delete(
+        &mut self,
+        kernel: &mut Kernel,
+        work: &mut Work,
+        now: Time,
+        report: &mut Report,
+    ) -> bool {
+        match self.due(&kernel.mirror, work) {
+            Some(due) if due > now => return false,
             Some(_) => {}
             // What failed before has become doubtful, or was done: nothing must be waited for on its account.
             None => {
-                self.retry.succeed(&Subject::Flows);
-                return;
+                work.succeed(Task::DeleteFlows);
+                return false;
             }
         }
-        let pending = std::mem::take(&mut self.flows.pending);
-        let (doubtful, certain) = pending.into_iter().partition(|filter| self.is_doubtful(filter));
-        self.flows.pending = doubtful;
-        let certain: BTreeSet<FlowFilter> = certain;
-        let filters: Vec<_> = certain.into_iter().filter(|filter| self.mirror.justifies(filter)).collect();
+        let pending = std::mem::take(&mut self.pending);
+        let (doubtful, certain): (_, BTreeSet<_>) =
+            pending.into_iter().partition(|filter| is_doubtful(filter, &kernel.mirror, work));
+        self.pending = doubtful;
+        let filters: Vec<_> = certain.into_iter().filter(|filter| kernel.mirror.justifies(filter)).collect();
         if filters.is_empty() {
-            self.retry.succeed(&Subject::Flows);
-            return;
+            work.succeed(Task::DeleteFlows);
+            return false;
         }
-        (self.flows.walked, self.flows.rest) = (true, now + PAUSE);
-        match self.tables.flows.delete_flows(&filters) {
-            Ok(count) => self.flows_deleted(&filters, count, report),
-            Err(error) => self.flows_failed(filters, &error, now, report),
+        self.rest = now + PAUSE;
+        match kernel.tables.flows.delete_flows(&filters) {
+            Ok(count) => self.deleted(&filters, count, work, report),
+            Err(error) => {
+                report.failed += 1;
+                self.failed(filters, &error, work, now);
+            }
         }
+        true
     }
 
-    /// Whether the mirror may be wrong about the virtual server; it is dumped again soon.
-    fn is_doubtful(&self, filter: &FlowFilter) -> bool {
-        self.suspects.contains(&filter.service.into())
-    }
-
-    fn flows_deleted(&mut self, filters: &[FlowFilter], count: usize, report: &mut Report) {
-        filters.iter().for_each(|filter| debug!("{}", FlowsOp::Delete(*filter)));
+    fn deleted(&mut self, filters: &[FlowFilter], count: usize, work: &mut Work, report: &mut Report) {
+        for filter in filters {
+            debug!("{}", FlowsOp::Delete(*filter));
+        }
         report.flows += count;
-        let healed = self.retry.succeed(&Subject::Flows);
-        if self.flows.unavailable.take().is_some() || healed {
-            info!("healed: {}", Subject::Flows);
+        let healed = work.succeed(Task::DeleteFlows);
+        if self.unavailable.take().is_some() || healed {
+            info!("healed: {}", Task::DeleteFlows);
         }
     }
 
-    fn flows_failed(&mut self, filters: Vec<FlowFilter>, error: &TableError, now: Time, report: &mut Report) {
-        report.failed += 1;
+    fn failed(&mut self, filters: Vec<FlowFilter>, error: &TableError, work: &mut Work, now: Time) {
         let reason = chain(error);
         if let ErrorKind::NotSupported | ErrorKind::PermissionDenied = error.kind {
             // Not kept: somebody has to act first, and then the next deletion shows it.
-            self.retry.succeed(&Subject::Flows);
-            if self.flows.unavailable.as_ref() != Some(&reason) {
+            work.succeed(Task::DeleteFlows);
+            if self.unavailable.as_ref() != Some(&reason) {
                 error!(
                     "tracked UDP connections are not deleted, so that clients that keep their port may stay without \
                      answers: {reason}; everything else goes on"
                 );
             }
-            self.flows.unavailable = Some(reason);
+            self.unavailable = Some(reason);
             return;
         }
-        self.flows.pending.extend(filters);
-        if self.retry.fail(Subject::Flows, &reason, now) {
+        self.pending.extend(filters);
+        if work.fail(Task::DeleteFlows, &reason, Extent::Task, now) {
             error!("{reason}; will be tried again");
         }
     }
+}
+
+/// Whether the mirror may be wrong about the virtual server; it is dumped again soon.
+fn is_doubtful(filter: &FlowFilter, mirror: &Mirror, work: &Work) -> bool {
+    work.is_in_doubt(&mirror.key(&filter.service.into()))
 }

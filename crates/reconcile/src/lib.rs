@@ -6,29 +6,30 @@
 //!
 //! Reading order: [`Config`], [`Event`], [`Reconciler`], [`Report`].
 
-mod adopt;
-mod apply;
 mod audit;
 mod cleanup;
 mod config;
 mod drains;
+mod executor;
 mod flows;
+mod intents;
+mod kernel;
+mod listeners;
 mod node_findings;
-mod observe;
 mod problems;
 mod reconciler;
 mod report;
-mod retry;
 mod schedulers;
-mod shared;
 mod standing;
 mod sysctls;
 #[cfg(test)]
 mod tests;
+mod work;
 
+pub use audit::Part;
 pub use cleanup::Cleanup;
 pub use config::{Config, LocalMode};
 pub use node_findings::NodeFinding;
 pub use reconciler::{Event, Reconciler};
-pub use report::{Ended, Report, Shortfalls, Totals};
+pub use report::{Ended, Report, Shortfalls, Step, Totals};
 pub use standing::{Standing, Wait};

@@ -10,7 +10,7 @@ use ipnetwork::IpNetwork;
 use lb_types::IpFamily;
 use tracing::{debug, info, warn};
 
-use crate::{LocalMode, Reconciler, Report, adopt::chain};
+use crate::{LocalMode, intents::Intents, kernel::Kernel, problems::chain};
 
 /// Kinds of findings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -62,36 +62,51 @@ impl NodeFindings {
         changed
     }
 
+    /// Takes over which kernel parameters could not be written; the reasons are in the log already. Returns whether that
+    /// has changed.
+    pub(crate) fn replace_parameters(&mut self, refused: impl Iterator<Item = String>) -> bool {
+        let refused: BTreeSet<_> = refused.collect();
+        let before = self.found.entry(NodeFinding::ParameterRefused).or_default();
+        let changed = !before.keys().eq(refused.iter());
+        *before = refused.into_iter().map(|name| (name, String::new())).collect();
+        changed
+    }
+
     /// Objects concerned by a finding.
     pub(crate) fn objects(&self, finding: NodeFinding) -> impl Iterator<Item = &str> {
         self.found.get(&finding).into_iter().flat_map(BTreeMap::keys).map(String::as_str)
     }
 }
 
-impl Reconciler {
-    /// Objects that a finding about the node concerns at the moment, such as the names of chains; none if it does not
-    /// hold.
-    pub fn node_findings(&self, finding: NodeFinding) -> impl Iterator<Item = &str> {
-        self.node_findings.objects(finding)
-    }
+/// Looks for what is wrong with the node.
+pub(crate) struct Inspector<'a> {
+    pub(crate) findings: &'a mut NodeFindings,
+    pub(crate) kernel: &'a mut Kernel,
+    pub(crate) intents: &'a Intents,
+}
 
-    /// Looks for chains that drop what pods answer. What cannot be read now is looked at with the next audit.
-    pub(crate) fn check_forwarding(&mut self, report: &mut Report) {
-        let drops = match self.tables.rules.forward_drops() {
+impl Inspector<'_> {
+    /// Looks for chains that drop what pods answer; returns whether that has changed. What cannot be read now is looked
+    /// at with the next audit.
+    pub(crate) fn check_forwarding(&mut self) -> bool {
+        let drops = match self.kernel.tables.rules.forward_drops() {
             Ok(drops) => drops,
-            Err(error) => return debug!("{}; will be tried again", chain(&error)),
+            Err(error) => {
+                debug!("{}; will be tried again", chain(&error));
+                return false;
+            }
         };
-        let ipv6 = self.model.has_ipv6();
+        let ipv6 = self.intents.model.has_ipv6();
         let concerned = drops.into_iter().filter(|drop| ipv6 || drop.family != Some(IpFamily::V6));
         let found = concerned.map(|drop| (drop.to_string(), forward_text(&drop))).collect();
-        report.findings |= self.node_findings.replace(NodeFinding::ForwardPolicyDrop, found);
+        self.findings.replace(NodeFinding::ForwardPolicyDrop, found)
     }
 
-    /// Looks whether connections between pods of this node pass netfilter.
-    pub(crate) fn check_bridges(&mut self, report: &mut Report) {
+    /// Looks whether connections between pods of this node pass netfilter; returns whether that has changed.
+    pub(crate) fn check_bridges(&mut self) -> bool {
         let mut found = BTreeMap::new();
         for family in IpFamily::ALL {
-            if family == IpFamily::V6 && !self.model.has_ipv6() {
+            if family == IpFamily::V6 && !self.intents.model.has_ipv6() {
                 continue;
             }
             let unfiltered: Vec<_> = self.bridges_of_pods(family).into_iter().collect();
@@ -100,7 +115,7 @@ impl Reconciler {
             }
             let name = bridge_parameter(family);
             // What cannot be read cannot be judged.
-            let Ok(value) = self.tables.sysctls.read(name) else { continue };
+            let Ok(value) = self.kernel.tables.sysctls.read(name) else { continue };
             if value == Some(1) {
                 continue;
             }
@@ -109,17 +124,7 @@ impl Reconciler {
                 found.insert(format!("{bridge} {family}"), text);
             }
         }
-        report.findings |= self.node_findings.replace(NodeFinding::BridgeNotFiltered, found);
-    }
-
-    /// Takes over which kernel parameters could not be written; the reasons are in the log already.
-    pub(crate) fn check_parameters(&mut self, report: &mut Report) {
-        let refused: BTreeSet<_> = self.sysctls.refused.iter().map(|name| name.to_string()).collect();
-        let before = self.node_findings.found.entry(NodeFinding::ParameterRefused).or_default();
-        if !before.keys().eq(refused.iter()) {
-            *before = refused.into_iter().map(|name| (name, String::new())).collect();
-            report.findings = true;
-        }
+        self.findings.replace(NodeFinding::BridgeNotFiltered, found)
     }
 
     /// Bridges that have pods, by the address that they have of the pods' prefixes, and do not pass packets to netfilter
@@ -129,17 +134,18 @@ impl Reconciler {
             IpFamily::V4 => filters.ipv4,
             IpFamily::V6 => filters.ipv6,
         };
-        let unfiltered = self.node_findings.bridges.iter().filter(|(_, own)| !filters(own));
-        let configured: &[IpNetwork] = match &self.config.local_mode {
+        let Intents { local_mode, model, facts, .. } = self.intents;
+        let unfiltered = self.findings.bridges.iter().filter(|(_, own)| !filters(own));
+        let configured: &[IpNetwork] = match local_mode {
             LocalMode::ClusterCidr(cidrs) => cidrs,
             _ => &[],
         };
-        let prefixes = || configured.iter().chain(&self.model.node().pod_cidrs);
+        let prefixes = || configured.iter().chain(&model.node().pod_cidrs);
         let has_pods = |bridge: &str| {
-            if self.config.local_mode == LocalMode::BridgeInterface(bridge.to_owned()) {
+            if *local_mode == LocalMode::BridgeInterface(bridge.to_owned()) {
                 return true;
             }
-            let mut addresses = self.facts.addresses.iter().filter(|(_, link)| *link == bridge);
+            let mut addresses = facts.addresses.iter().filter(|(_, link)| *link == bridge);
             addresses
                 .any(|(addr, _)| IpFamily::of(*addr) == family && prefixes().any(|net| net.contains(*addr)))
         };

@@ -47,8 +47,12 @@ impl Problems {
         let now: BTreeSet<_> = now.into_iter().collect();
         let known = self.0.entry(service.clone()).or_default();
         let part = part(known);
-        now.difference(part).for_each(|problem| warn!("{problem}"));
-        part.difference(&now).for_each(|problem| info!("no longer: {problem}"));
+        for problem in now.difference(part) {
+            warn!("{problem}");
+        }
+        for problem in part.difference(&now) {
+            info!("no longer: {problem}");
+        }
         *part = now;
         if known.own.is_empty() && known.conflicts.is_empty() {
             self.0.remove(service);
@@ -59,4 +63,15 @@ impl Problems {
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
+}
+
+/// An error with its whole chain of causes on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
 }

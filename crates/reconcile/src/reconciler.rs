@@ -1,35 +1,44 @@
-//! The loop itself, without clock and thread.
+//! The loop itself, without clock and thread: what is due, in which turn.
+//!
+//! Everything else has an owner of its own: what Services ask for ([`Intents`]), tables and mirror ([`Kernel`]), writing
+//! ([`Executor`]), what is to be done later ([`Work`]), real servers on their way out ([`Drains`]).
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
-use dataplane::{Tables, Touched};
-use drain::{Ledger, Time};
-use lb_types::ServiceName;
-use planner::{
-    Changes, Desired, Inputs, Mirror, NodeFacts, Plan, Touch, default_scheduler, desire_service, diff,
-};
-use service_model::{ModelEvent, ServiceModel};
-use tracing::debug;
+use dataplane::{TableError, Tables, Touched};
+use drain::{Drain, Key, Record, Share, Time};
+use planner::{Changes, Dirty, Inputs, Plan, Subject, default_scheduler, diff};
+use service_model::ModelEvent;
+use tracing::{debug, info, warn};
 
 use crate::{
-    Config, Report, Shortfalls, Totals,
-    audit::{Audit, Findings},
-    drains::Notes,
+    Config, NodeFinding, Report, Shortfalls, Step, Totals,
+    audit::Audit,
+    drains::{Drains, View},
+    executor::{Executor, fail_base},
     flows::Flows,
-    node_findings::NodeFindings,
-    observe::Suspects,
-    problems::Problems,
-    retry::{Retry, Subject},
-    schedulers::Schedulers,
-    shared::Shared,
-    sysctls::Sysctls,
+    intents::Intents,
+    kernel::{Findings, Kernel},
+    node_findings::{Inspector, NodeFindings},
+    problems::chain,
+    sysctls::RefusedSysctls,
+    work::{Extent, Table, Task, Work},
 };
 
 /// Services planned in one go: bounds how long an event can wait behind a large backlog.
 const SERVICES_PER_STEP: usize = 1024;
 
+/// Dumps of tables and of single virtual servers in one step, so that events never wait long.
+const DUMPS_PER_STEP: usize = 128;
+
+/// Share of a core of dumps that others make necessary: that much gets whoever fights with us over a table.
+const SHARE_OF_DUMPS: Share = Share::one_of(10);
+
 /// Rounds within one step: a virtual server that has lost its last real server goes in the next round.
 const ROUNDS: usize = 3;
+
+/// Healed tasks that are named in the log; more are counted.
+const HEALED_NAMED: usize = 8;
 
 /// What reaches the loop from outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,41 +52,22 @@ pub enum Event {
 /// The loop's whole state; one thread owns it and, through it, the kernel tables.
 pub struct Reconciler {
     pub(crate) config: Config,
-    pub(crate) tables: Tables,
-    pub(crate) model: ServiceModel,
-    pub(crate) desired: Desired,
-    pub(crate) mirror: Mirror,
-    pub(crate) ledger: Ledger,
-    pub(crate) notes: Notes,
-    pub(crate) facts: NodeFacts,
-    pub(crate) retry: Retry,
+    pub(crate) kernel: Kernel,
+    pub(crate) intents: Intents,
+    pub(crate) drains: Drains,
+    pub(crate) work: Work,
     pub(crate) audit: Audit,
-    pub(crate) problems: Problems,
-    /// What the kernel has told of its schedulers.
-    pub(crate) schedulers: Schedulers,
     /// Tracked connections that are to be deleted.
     pub(crate) flows: Flows,
-    /// What the last audit found, to be made good by the next step.
-    pub(crate) findings: Option<Findings>,
-    /// VIPs that are addresses of the node too.
-    pub(crate) shared: Shared,
-    /// What must be dumped before the next comparison.
-    pub(crate) suspects: Suspects,
-    /// What waits for the link or the chains.
-    pub(crate) waiting: Touch,
-    /// Whether a call to IPVS has failed as a whole since all was well.
-    pub(crate) call_failed: bool,
-    /// Whether the last call to IPVS has failed as a whole.
-    pub(crate) ipvs_fails: bool,
-    /// What is wrong with the node.
     pub(crate) node_findings: NodeFindings,
-    /// What is known about kernel parameters.
-    pub(crate) sysctls: Sysctls,
-    /// Dirty services that did not fit into a step.
-    backlog: VecDeque<ServiceName>,
-    /// How many are planned in one go: [`SERVICES_PER_STEP`], and fewer in tests.
+    refused_sysctls: RefusedSysctls,
+    /// Objects that audits and polls have found changed, to be reported with the writes that follow.
+    drift: usize,
+    /// Until then tables that others have touched are not dumped again.
+    dump_rest: Time,
+    /// How many Services are planned in one go: [`SERVICES_PER_STEP`], and fewer in tests.
     pub(crate) services_per_step: usize,
-    /// When changed services were planned last.
+    /// When changed Services were planned last.
     planned: Option<Time>,
     phase: Phase,
     /// What the last step did.
@@ -96,7 +86,7 @@ enum Phase {
     Running,
 }
 
-/// What a step is for, in the order in which they take turns.
+/// What a step is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
     /// A slice of the audit.
@@ -107,31 +97,31 @@ enum Turn {
     Changes,
 }
 
+impl Turn {
+    /// The order of the next turns: where nothing else is due, what has just had its turn has the next one too.
+    const fn next(self) -> [Turn; 3] {
+        match self {
+            Turn::Changes => [Turn::Audit, Turn::Polls, Turn::Changes],
+            Turn::Audit => [Turn::Polls, Turn::Changes, Turn::Audit],
+            Turn::Polls => [Turn::Changes, Turn::Audit, Turn::Polls],
+        }
+    }
+}
+
 impl Reconciler {
     /// A loop that knows nothing yet.
     pub fn new(config: Config, tables: Tables) -> Self {
         Reconciler {
-            tables,
-            model: ServiceModel::on_node(&config.planner.node_name),
-            desired: Desired::default(),
-            mirror: Mirror::default(),
-            ledger: Ledger::new(config.drain),
-            notes: Notes::default(),
-            facts: NodeFacts::default(),
-            retry: Retry::default(),
+            kernel: Kernel::new(tables),
+            intents: Intents::new(&config),
+            drains: Drains::new(config.drain),
+            work: Work::default(),
             audit: Audit::default(),
-            problems: Problems::default(),
-            schedulers: Schedulers::default(),
             flows: Flows::default(),
-            findings: None,
-            shared: Shared::default(),
-            suspects: Suspects::default(),
-            waiting: Touch::default(),
-            call_failed: false,
-            ipvs_fails: false,
             node_findings: NodeFindings::default(),
-            sysctls: Sysctls::default(),
-            backlog: VecDeque::new(),
+            refused_sysctls: RefusedSysctls::default(),
+            drift: 0,
+            dump_rest: Time::ZERO,
             services_per_step: SERVICES_PER_STEP,
             planned: None,
             phase: Phase::Unknown,
@@ -144,108 +134,148 @@ impl Reconciler {
     /// Takes an event in; cheap, and writes nothing.
     pub fn handle(&mut self, event: Event) {
         match event {
-            Event::Model(event) => self.model.apply(event),
-            Event::Touched(table) => {
-                self.suspects.tables.insert(table);
-            }
+            Event::Model(event) => self.intents.model.apply(event),
+            Event::Touched(table) => _ = self.work.request(Table::from(table), self.dump_rest),
         }
     }
 
     /// Does what is due: a slice of the audit, or some polls of drains, or everything else (plans dirty services,
     /// retries). They take turns, so that none of them waits for more than two steps that are not its own.
     ///
-    /// Tell [`Reconciler::spent`] afterwards what it took, and audit and polls keep to their shares of a core.
+    /// Tell [`Reconciler::charge`] afterwards what it took, and audit and polls keep to their shares of a core.
     pub fn step(&mut self, now: Time) -> Report {
         let mut report = Report::default();
-        self.forget_last_step();
-        if !self.model.is_synced() || !self.adopted(now, &mut report) {
+        if !self.intents.model.is_synced() || !self.adopted(now, &mut report) {
             return report;
         }
-        // Where nothing else is due, what has just had its turn has the next one too.
-        let order = match self.turn {
-            Turn::Changes => [Turn::Audit, Turn::Polls, Turn::Changes],
-            Turn::Audit => [Turn::Polls, Turn::Changes, Turn::Audit],
-            Turn::Polls => [Turn::Changes, Turn::Audit, Turn::Polls],
+        let is_due = |turn: &Turn| self.due(*turn, now).is_some_and(|due| due <= now);
+        let Some(turn) = self.turn.next().into_iter().find(is_due) else { return report };
+        self.turn = turn;
+        report.step = match turn {
+            Turn::Audit => Step::Audit(self.audit_next(now, &mut report)),
+            Turn::Polls => {
+                let mut findings = Findings::default();
+                let beside = (&self.intents, &self.work);
+                let polls =
+                    self.drains.poll_some(&mut self.kernel, beside, now, (&mut findings, &mut report));
+                self.keep(findings, now);
+                Step::Polls(polls)
+            }
+            Turn::Changes => self.plan_changes(now, &mut report),
         };
-        let taken = order.into_iter().find(|turn| self.take_turn(*turn, now, &mut report));
-        self.turn = taken.unwrap_or(Turn::Changes);
         report
     }
 
-    /// Does what the turn is for, if it is due.
-    fn take_turn(&mut self, turn: Turn, now: Time, report: &mut Report) -> bool {
+    /// When a turn has something to do; `None` if that takes an event.
+    fn due(&self, turn: Turn, now: Time) -> Option<Time> {
+        let running = self.phase == Phase::Running;
         match turn {
-            Turn::Audit => self.audit(now, report),
-            Turn::Polls => self.poll_drains(now, report),
-            Turn::Changes => {
-                let due = self.next_change(now).is_some_and(|due| due <= now);
-                if due {
-                    self.plan_changes(now, report);
-                }
-                due
-            }
+            Turn::Audit => running.then(|| now.max(self.audit.next_due())),
+            Turn::Polls => self.drains.ledger.next_poll().filter(|_| running),
+            Turn::Changes => self.next_change(now),
         }
-    }
-
-    /// What the last step took has been accounted for.
-    fn forget_last_step(&mut self) {
-        self.audit.forget_last();
-        self.notes.polled = 0;
-    }
-
-    /// Everything but audit and polls.
-    fn plan_changes(&mut self, now: Time, report: &mut Report) {
-        let Findings { mut touch, drift } = self.findings.take().unwrap_or_default();
-        report.drift += drift;
-        self.recheck(now, &mut touch, report);
-        self.refresh_node(&mut touch);
-        touch.servers.extend(self.ledger.rested(now));
-        self.retry.touch_due(now, &mut touch);
-        self.recheck_shared(now);
-        self.desire_backlog(now, &mut touch, report);
-        self.write_sysctls_for_ipv6(report);
-        self.settle(now, touch, report);
-        self.note_programmed(report);
-        self.delete_flows(now, report);
-    }
-
-    /// How much of a core the last step took; it ended at `now`. If it was a slice of the audit, the next one waits
-    /// until that is paid off; if it polled drains, the next polls are as far away as that demands. What has failed is
-    /// tried again that much later.
-    pub fn spent(&mut self, took: Duration, now: Time) {
-        self.retry.tried_until(now);
-        let longest = self.longest_rest();
-        self.audit.spent(took, now, longest);
-        self.polls_spent(took);
-        self.suspects.spent(took, now);
-        self.flows.spent(took, now);
-    }
-
-    /// When [`Reconciler::step`] has something to do even without an event; `None` before the input is complete.
-    pub fn next_wakeup(&self, now: Time) -> Option<Time> {
-        if !self.model.is_synced() {
-            return None;
-        }
-        let audit = self.is_planned().then(|| now.max(self.audit.next_due()));
-        [self.next_change(now), audit, self.ledger.next_deadline()].into_iter().flatten().min()
     }
 
     /// When there is something to do besides audit and polls.
     fn next_change(&self, now: Time) -> Option<Time> {
-        let running = self.phase == Phase::Running;
+        let Intents { model, listeners, .. } = &self.intents;
+        let at_once = match self.phase {
+            // Nothing else can be done before the first dumps.
+            Phase::Unknown => return Some(self.work.due(Subject::Base).unwrap_or(now)),
+            Phase::Starting => true,
+            Phase::Running => model.has_node_changed() || self.intents.has_new_cidrs(),
+        };
+        let is_dirty = model.has_changes() || self.intents.has_backlog();
+        let changes = (self.phase == Phase::Running && is_dirty).then(|| now.max(self.earliest_plan()));
+        let flows = self.flows.due(&self.kernel.mirror, &self.work);
+        let listeners = listeners.due().filter(|_| self.phase == Phase::Running).map(|due| due.max(now));
+        let release = self.drains.ledger.next_release();
+        let dues = [at_once.then_some(now), changes, flows, listeners, release, self.work.next_due()];
+        dues.into_iter().flatten().min()
+    }
+
+    /// When [`Reconciler::step`] has something to do even without an event; `None` before the input is complete.
+    pub fn next_wakeup(&self, now: Time) -> Option<Time> {
+        if !self.intents.model.is_synced() {
+            return None;
+        }
+        self.turn.next().into_iter().filter_map(|turn| self.due(turn, now)).min()
+    }
+
+    /// Accounts for the processor time of a step of a kind, which ended at `now`. If it was a slice of the audit, the
+    /// next one waits until that is paid off; if it polled drains, the next polls are as far away as that demands. What
+    /// has failed is tried again that much later.
+    pub fn charge(&mut self, step: Step, took: Duration, now: Time) {
+        self.work.end_step(now);
+        match step {
+            Step::Idle => {}
+            Step::Audit(part) => self.audit.charge(part, took, now, self.longest_rest()),
+            Step::Polls(count) => {
+                self.drains.ledger.polls_took(u32::try_from(count).unwrap_or(u32::MAX), took);
+            }
+            Step::Changes { dumped, walked } => {
+                if dumped {
+                    self.dump_rest = now + SHARE_OF_DUMPS.pause(took);
+                }
+                if walked {
+                    self.flows.charge(took, now);
+                }
+            }
+        }
+    }
+
+    /// Everything but audit and polls.
+    fn plan_changes(&mut self, now: Time, report: &mut Report) -> Step {
+        let mut findings = Findings { drift: std::mem::take(&mut self.drift), ..Findings::default() };
+        let dumped = self.dump_due(now, &mut findings, report);
+        report.drift += findings.drift;
+        self.doubt(&findings, now);
+        let mut dirty = findings.dirty;
+        if self.intents.refresh_ownership() {
+            // What lies in a new prefix is compared by the next audit.
+            self.audit.request();
+        }
+        self.intents.refresh_node(&mut self.kernel.mirror, &mut dirty);
+        let released = self.drains.ledger.take_released(now);
+        dirty.extend(released.into_iter().map(Subject::Front));
+        dirty.extend(self.work.take_due(now, self.may_try_base(now)));
+        self.intents.recheck_listeners(&mut self.kernel, now);
+        self.desire_some(now, &mut dirty, report);
+        self.observe_sysctls_for_ipv6(now, &mut dirty);
+        self.settle(now, dirty, report);
+        self.note_programmed(report);
+        let walked = self.flows.delete(&mut self.kernel, &mut self.work, now, report);
+        Step::Changes { dumped, walked }
+    }
+
+    /// Plans as many dirty Services as one step takes.
+    fn desire_some(&mut self, now: Time, dirty: &mut Dirty, report: &mut Report) {
         let starting = self.phase == Phase::Starting;
-        let unknown = self.phase == Phase::Unknown && !self.retry.is_failing(&Subject::Base);
-        let suspects = self.suspects.due(|subject| self.retry.is_failing(&subject));
-        let suspects = suspects.filter(|_| running).map(|due| due.max(now));
-        let in_doubt = running && self.findings.is_some();
-        let node = running && (self.model.has_node_changed() || self.has_new_cidrs());
-        let at_once = (starting || unknown || in_doubt || node).then_some(now);
-        let moved = !self.ledger.is_empty() && self.model.has_changes();
-        let dirty = moved || !self.backlog.is_empty() || self.model.has_dirty();
-        let changes = (running && dirty).then(|| now.max(self.earliest_plan()));
-        let (flows, rested) = (self.flows_due(), self.ledger.next_rested());
-        let shared = self.shared.due().filter(|_| running).map(|due| due.max(now));
-        [at_once, suspects, changes, flows, rested, shared, self.retry.next_due()].into_iter().flatten().min()
+        if !starting && now < self.earliest_plan() {
+            return;
+        }
+        let mut changes = Changes::default();
+        let most = self.services_per_step;
+        let count = self.intents.desire_some(most, starting, (&mut self.kernel, now), &mut changes);
+        let Changes { dirty: changed, vacated, configured } = changes;
+        dirty.extend(changed);
+        for front in configured {
+            self.drains.ledger.configure(front, self.intents.desired.drain_overrides(&front), now);
+        }
+        self.drains.revise(vacated, View::new(&self.intents, &self.kernel.mirror, now), dirty);
+        report.services += count;
+        if count > 0 {
+            self.planned = Some(now);
+        }
+        if self.intents.has_backlog() {
+            return;
+        }
+        self.intents.model.forget_changes();
+        if starting {
+            dirty.extend(Dirty::leftovers(&self.intents.desired, &self.kernel.mirror));
+            self.phase = Phase::Running;
+            self.audit.schedule(now, self.config.sync_period);
+        }
     }
 
     /// When changed services may be planned: at once, unless a minimal distance between syncs is configured.
@@ -253,50 +283,171 @@ impl Reconciler {
         self.planned.map_or(Time::ZERO, |planned| planned + self.config.min_sync_period)
     }
 
-    /// What would be written if everything were synced now; writes nothing.
-    pub fn dry_run(&mut self) -> Result<Plan, dataplane::TableError> {
-        let mut touch = Touch::default();
-        self.adopt()?;
-        self.find_default_scheduler(Time::ZERO);
-        self.refresh_node(&mut touch);
-        let mut report = Report::default();
-        while !self.backlog.is_empty() || self.model.has_dirty() {
-            self.desire_backlog(Time::ZERO, &mut touch, &mut report);
+    /// Dumps what a notification or a failed write made doubtful; returns whether there was something. What cannot be
+    /// dumped stays in doubt, and keeps nothing else from being dumped.
+    fn dump_due(&mut self, now: Time, findings: &mut Findings, report: &mut Report) -> bool {
+        if self.phase == Phase::Unknown {
+            return false;
         }
-        touch.extend(Touch::all(&self.desired, &self.mirror));
-        let mut plan = self.diff(&touch);
-        [plan.sysctls, plan.link_sysctls] = self.plan_sysctls()?;
-        Ok(plan)
+        let tables = self.work.due_dumps(now, DUMPS_PER_STEP);
+        for table in &tables {
+            let result = match table {
+                Table::Vips => self.observe_vips(findings, report),
+                Table::Rules => self.kernel.observe_rules(&self.intents.config.layout, findings),
+                Table::VirtualServers => self.kernel.observe_servers(self.intents.ours(), findings),
+                Table::RealServers(vs) => {
+                    // Whether one that nobody wants is empty was not known.
+                    let front = self.kernel.mirror.front(vs);
+                    let unwanted = front.filter(|front| self.intents.desired.front(front).is_none());
+                    findings.dirty.extend(unwanted.map(Subject::Front));
+                    self.kernel.observe_real_servers(*vs, self.intents.ours(), findings).map(drop)
+                }
+            };
+            match result {
+                Ok(()) => _ = self.work.succeed(*table),
+                Err(error) => {
+                    let reason = chain(&error);
+                    if self.work.fail(*table, &reason, Extent::Task, now) {
+                        warn!("{reason}; will be tried again");
+                    }
+                }
+            }
+        }
+        tables.iter().any(|table| matches!(table, Table::Vips | Table::Rules))
     }
 
-    /// Whether everything has been programmed at least once, except for single objects that the kernel refuses.
-    pub fn is_running(&self) -> bool {
-        self.programmed
+    /// Dumps link, routes, addresses and kernel parameters.
+    pub(crate) fn observe_vips(
+        &mut self,
+        findings: &mut Findings,
+        report: &mut Report,
+    ) -> Result<(), TableError> {
+        let sysctls = self.observe_sysctls(&mut findings.dirty);
+        let links = self.kernel.observe_vips(findings)?;
+        self.intents.replace_addresses(links.addresses, &self.kernel.mirror, &mut findings.dirty);
+        self.node_findings.bridges = links.bridges;
+        report.findings |= self.inspector().check_bridges();
+        sysctls
     }
 
-    /// Whether changes wait that [`Reconciler::step`] has not planned yet.
-    pub fn has_backlog(&self) -> bool {
-        !self.backlog.is_empty() || self.model.has_dirty()
+    fn observe_sysctls(&mut self, dirty: &mut Dirty) -> Result<(), TableError> {
+        dirty.insert(Subject::Sysctls);
+        self.kernel.observe_sysctls(&self.intents.config.sysctls, self.intents.model.has_ipv6())
     }
 
-    /// Sizes of what is programmed.
-    pub fn totals(&self) -> Totals {
-        Totals {
-            services: self.desired.services().count(),
-            virtual_servers: self.mirror.servers.len(),
-            real_servers: self.mirror.servers.values().map(|server| server.real_servers.len()).sum(),
-            draining: self.ledger.len(),
-            retrying: self.retry.len() + self.problems.len() + self.waiting.len(),
+    /// The first Service with IPv6 needs parameters of its own.
+    fn observe_sysctls_for_ipv6(&mut self, now: Time, dirty: &mut Dirty) {
+        let needs_ipv6 = self.intents.model.has_ipv6();
+        if needs_ipv6 && !self.kernel.mirror.sysctls.needs_ipv6 && self.observe_sysctls(dirty).is_err() {
+            self.work.request(Table::Vips, now);
         }
     }
 
-    /// What the kernel cannot or will not do at the moment.
-    pub fn shortfalls(&self) -> Shortfalls {
-        Shortfalls {
-            schedulers: self.schedulers.missing().collect(),
-            no_scheduler: self.schedulers.lack(default_scheduler(&self.config.planner)),
-            vips: self.retry.failing_vips(),
-            virtual_servers: self.retry.failing_servers(),
+    /// Keeps what a step of audit or polls has found for the next one.
+    pub(crate) fn keep(&mut self, findings: Findings, now: Time) {
+        self.doubt(&findings, now);
+        self.drift += findings.drift;
+        self.work.compare(findings.dirty, now);
+    }
+
+    fn doubt(&mut self, findings: &Findings, now: Time) {
+        for vs in &findings.unknown {
+            self.work.request(Table::RealServers(*vs), now);
+        }
+    }
+
+    /// Compares and writes until nothing follows from what was written.
+    fn settle(&mut self, now: Time, mut dirty: Dirty, report: &mut Report) {
+        for _ in 0..ROUNDS {
+            if self.phase != Phase::Running {
+                // What no Service wants so far may only not have been planned yet.
+                dirty.keep_desired(&self.intents.desired);
+            }
+            let may_try_base = self.may_try_base(now);
+            if dirty.is_empty() && (self.kernel.has_base() || !may_try_base) {
+                if self.kernel.has_base() && may_try_base {
+                    // What failed has been done along with something else meanwhile.
+                    self.work.succeed(Subject::Base);
+                }
+                return;
+            }
+            let plan = self.diff(&dirty);
+            dirty = self.execute(&plan, dirty, now, report);
+        }
+        self.work.compare(dirty, now);
+    }
+
+    /// Executes a plan for what was dirty, and returns what has to be compared again because of it.
+    pub(crate) fn execute(&mut self, plan: &Plan, dirty: Dirty, now: Time, report: &mut Report) -> Dirty {
+        if !plan.is_empty() {
+            debug!(writes = plan.len(), "plan");
+        }
+        let Intents { desired, config, .. } = &self.intents;
+        let lacking = &config.unavailable_schedulers;
+        let executor = Executor { kernel: &mut self.kernel, work: &mut self.work, desired, lacking, now };
+        let outcome = executor.run(plan, report);
+        let view = View::new(&self.intents, &self.kernel.mirror, now);
+        self.drains.follow(plan, &outcome.deleted, view, report);
+        self.flows.add(&outcome.flows);
+        if dirty.contains(&Subject::Sysctls) {
+            self.refused_sysctls.follow(outcome.sysctls, report);
+            report.findings |= self.node_findings.replace_parameters(self.refused_sysctls.names());
+        }
+        for scheduler in outcome.lost_schedulers {
+            self.intents.lose_scheduler(scheduler, &mut self.kernel, now);
+        }
+        self.finish(&dirty, now);
+        let Intents { desired, .. } = &mut self.intents;
+        for front in dirty.fronts().filter(|front| self.kernel.mirror.server(front).is_none()) {
+            desired.forget(front);
+        }
+        // What nobody wants goes when its last real server has gone; what has a refused write refuses new connections by
+        // what the kernel has.
+        let shrunk = outcome.deleted.iter().filter_map(|op| self.kernel.mirror.front(&op.virtual_server()));
+        let shrunk = shrunk
+            .filter(|front| desired.front(front).is_none() && self.kernel.mirror.server(front).is_some());
+        let refused = outcome.refused.iter().filter(|front| desired.front(front).is_some());
+        shrunk.map(Subject::Front).chain(refused.copied().map(Subject::Refusal)).collect()
+    }
+
+    /// Forgets the failures of what has just been compared, unless it has failed again.
+    fn finish(&mut self, dirty: &Dirty, now: Time) {
+        if self.work.len() == 0 {
+            return;
+        }
+        let base = Some(Subject::Base).filter(|_| self.kernel.has_base());
+        let tried = dirty.iter().copied().chain(base);
+        let healed: Vec<_> = tried.map(Task::Compare).filter(|task| self.work.finish(*task, now)).collect();
+        for task in healed.iter().take(HEALED_NAMED) {
+            info!("healed: {task}");
+        }
+        if let Some(more) = healed.len().checked_sub(HEALED_NAMED).filter(|more| *more > 0) {
+            info!("healed: {more} more");
+        }
+    }
+
+    fn diff(&self, dirty: &Dirty) -> Plan {
+        let mirror = &self.kernel.mirror;
+        let is_in_doubt = |front: &lb_types::Front| self.work.is_in_doubt(&mirror.key(front));
+        let Intents { desired, .. } = &self.intents;
+        let (context, drains) = (self.intents.context(), &self.drains.ledger);
+        diff(dirty, &Inputs { desired, mirror, context, drains, is_in_doubt: &is_in_doubt })
+    }
+
+    /// Whether the link and the chains may be tried: they have not just failed.
+    fn may_try_base(&self, now: Time) -> bool {
+        !self.work.must_wait(Subject::Base, now)
+    }
+
+    /// The first programming is complete when all of it has been tried with the link and the chains in place. What the
+    /// kernel refuses of single Services even then must not keep the node from being ready.
+    fn note_programmed(&mut self, report: &mut Report) {
+        let has_base = self.kernel.has_base() && !self.work.awaits_base();
+        let is_tried = self.phase == Phase::Running && has_base && !self.work.has_failed_call();
+        if is_tried && !self.programmed && !self.work.is_failing(Subject::Base) {
+            self.programmed = true;
+            report.completed_start = true;
+            self.flows.add(&planner::untranslated(&self.intents.desired, &self.kernel.mirror));
         }
     }
 
@@ -305,145 +456,99 @@ impl Reconciler {
         if self.phase != Phase::Unknown {
             return true;
         }
-        if self.retry.must_wait(&Subject::Base, now) {
+        if !self.may_try_base(now) {
             return false;
         }
-        if let Err(error) = self.adopt() {
-            self.base_failed(&error, now);
+        if let Err(error) = self.adopt(now, report) {
+            fail_base(&mut self.work, &error, now);
             return false;
         }
-        self.retry.succeed(&Subject::Base);
-        self.find_default_scheduler(now);
-        self.adopt_drains(now);
-        self.write_sysctls_or_later(report);
-        self.check_bridges(report);
-        self.check_forwarding(report);
+        self.work.succeed(Subject::Base);
+        self.drains.adopt(View::new(&self.intents, &self.kernel.mirror, now));
+        report.findings |= self.inspector().check_forwarding();
         self.audit.schedule(now, self.config.sync_period);
         self.phase = Phase::Starting;
         true
     }
 
-    /// Takes the layout and the facts of the node over from the model.
-    fn refresh_node(&mut self, touch: &mut Touch) {
-        self.refresh_ownership();
-        if !self.model.take_node_changed() {
-            return;
+    /// Fills the mirror from dumps of all tables.
+    fn adopt(&mut self, now: Time, report: &mut Report) -> Result<(), TableError> {
+        self.kernel.adopt_servers()?;
+        // Nothing is planned yet: whatever differs from an empty mirror is no finding.
+        let mut findings = Findings::default();
+        if let Err(error) = self.observe_sysctls(&mut findings.dirty) {
+            debug!("{}; will be tried again", chain(&error));
+            self.work.request(Table::Vips, now);
         }
-        let bit = self.config.planner.layout.masquerade_bit;
-        let layout = self.config.local_mode.layout(self.model.node(), bit);
-        if layout != self.config.planner.layout {
-            self.config.planner.layout = layout;
-            self.mirror.layout_current = false;
-        }
-        let addresses = self.facts.addresses.clone();
-        self.replace_facts(addresses, touch);
+        self.work.request(Subject::Sysctls, now);
+        let links = self.kernel.observe_vips(&mut findings)?;
+        self.intents.replace_addresses(links.addresses, &self.kernel.mirror, &mut findings.dirty);
+        self.node_findings.bridges = links.bridges;
+        report.findings |= self.inspector().check_bridges();
+        self.intents.refresh_layout();
+        self.kernel.observe_rules(&self.intents.config.layout, &mut findings)?;
+        let Intents { schedulers, config, .. } = &mut self.intents;
+        schedulers.find_default(config, &mut self.kernel, now);
+        let mirror = &self.kernel.mirror;
+        info!(
+            virtual_servers = mirror.servers.len(),
+            routes = mirror.routes.len(),
+            elements = mirror.elements.len(),
+            "adopted what the kernel holds"
+        );
+        Ok(())
     }
 
-    /// Takes over which prefixes are ours; what lies in a new one is compared by the next audit.
-    fn refresh_ownership(&mut self) {
-        if self.has_new_cidrs() {
-            self.config.ownership.announced_cidrs = self.model.service_cidrs().to_vec();
-            self.audit.request();
-        }
+    pub(crate) fn inspector(&mut self) -> Inspector<'_> {
+        let Reconciler { node_findings: findings, kernel, intents, .. } = self;
+        Inspector { findings, kernel, intents }
     }
 
-    fn has_new_cidrs(&self) -> bool {
-        self.config.ownership.announced_cidrs != self.model.service_cidrs()
+    /// What would be written if everything were synced now; writes nothing.
+    pub fn dry_run(&mut self) -> Result<Plan, TableError> {
+        self.adopt(Time::ZERO, &mut Report::default())?;
+        let mut dirty = Dirty::default();
+        self.intents.refresh_ownership();
+        self.intents.refresh_node(&mut self.kernel.mirror, &mut dirty);
+        while self.intents.has_backlog() {
+            let most = self.services_per_step;
+            let kernel = (&mut self.kernel, Time::ZERO);
+            self.intents.desire_some(most, false, kernel, &mut Changes::default());
+        }
+        self.observe_sysctls(&mut dirty)?;
+        dirty.extend(Dirty::all(&self.intents.desired, &self.kernel.mirror));
+        Ok(self.diff(&dirty))
     }
 
-    /// Computes the intents of as many dirty services as one step takes, critical ones alone at first.
-    fn desire_backlog(&mut self, now: Time, touch: &mut Touch, report: &mut Report) {
-        if self.phase == Phase::Running && now < self.earliest_plan() {
-            return;
-        }
-        self.backlog.extend(self.model.take_dirty());
-        let starting = self.phase == Phase::Starting;
-        let critical = |name: &ServiceName| self.model.service(name).is_some_and(|service| service.critical);
-        let first = self.backlog.iter().take_while(|name| starting && critical(name)).count();
-        let count = if first > 0 { first } else { self.backlog.len().min(self.services_per_step) };
-        let names: Vec<_> = self.backlog.drain(..count).collect();
-        let mut changes = Changes::default();
-        for name in &names {
-            self.desire(name, now, &mut changes);
-        }
-        let Changes { touch: changed, vacated, configured } = changes;
-        touch.extend(changed);
-        for vs in configured {
-            self.ledger.configure(vs, self.desired.drain_overrides(&vs), now);
-        }
-        self.revise_drains(vacated, now, touch);
-        if self.backlog.is_empty() {
-            self.model.forget_changes();
-        }
-        report.services += names.len();
-        if !names.is_empty() {
-            self.planned = Some(now);
-        }
-        if starting && self.backlog.is_empty() {
-            touch.extend(Touch::leftovers(&self.desired, &self.mirror));
-            self.phase = Phase::Running;
-            self.audit.schedule(now, self.config.sync_period);
-        }
+    /// Takes over the drains of the process before this one; to be called before the first step.
+    pub fn restore(&mut self, records: impl IntoIterator<Item = (Key, Record)>) {
+        self.drains.restore(records);
     }
 
-    fn desire(&mut self, name: &ServiceName, now: Time, changes: &mut Changes) {
-        self.find_named_scheduler(name, now);
-        self.look_for_listeners(name);
-        let node = (&self.config.ownership, &self.facts);
-        let desired = self
-            .model
-            .service(name)
-            .map(|service| desire_service(service, &self.model, node, &self.config.planner));
-        let (intent, problems) = desired.unzip();
-        let rivals = self.desired.replace(name, intent, changes);
-        self.problems.replace_own(name, problems.unwrap_or_default());
-        if rivals.is_empty() && !self.problems.has_conflicts(name) {
-            return;
-        }
-        for service in rivals.iter().chain([name]) {
-            self.problems.replace_conflicts(service, self.desired.conflicts(service));
-        }
+    /// The real servers that are on their way out: for listings, and for [`Reconciler::restore`] after a restart.
+    pub fn drains(&self) -> impl Iterator<Item = (&Key, &Drain)> {
+        self.drains.iter()
     }
 
-    /// Compares and writes until nothing follows from what was written.
-    fn settle(&mut self, now: Time, mut touch: Touch, report: &mut Report) {
-        for _ in 0..ROUNDS {
-            if self.phase != Phase::Running {
-                // What no Service wants so far may only not have been planned yet.
-                touch.keep_desired(&self.desired);
-            }
-            let base_due = !self.retry.must_wait(&Subject::Base, now);
-            if base_due {
-                touch.extend(std::mem::take(&mut self.waiting));
-            }
-            if touch.is_empty() && self.base_is_ready() && base_due {
-                // What failed has been done along with something else meanwhile.
-                self.retry.succeed(&Subject::Base);
-            }
-            if touch.is_empty() && (self.base_is_ready() || !base_due) {
-                return;
-            }
-            let plan = self.diff(&touch);
-            if !plan.is_empty() {
-                debug!(writes = plan.len(), "plan");
-            }
-            let follow_up = self.apply(&plan, &touch, now, report);
-            let gone = touch.servers.iter().filter(|vs| !self.mirror.servers.contains_key(vs));
-            gone.for_each(|vs| self.desired.forget(vs));
-            touch = follow_up;
-        }
+    /// How many there are.
+    pub fn draining(&self) -> usize {
+        self.drains.ledger.len()
     }
 
-    /// The first programming is complete when all of it has been tried with the link and the chains in place. What the
-    /// kernel refuses of single Services even then must not keep the node from being ready.
-    fn note_programmed(&mut self, report: &mut Report) {
-        self.call_failed &= self.retry.len() > 0;
-        let complete = self.phase == Phase::Running && self.base_is_ready() && self.waiting.is_empty();
-        if complete && !self.programmed && !self.call_failed && !self.retry.is_failing(&Subject::Base) {
-            self.programmed = true;
-            report.completed_start = true;
-            self.flows.add(&planner::untranslated(&self.desired, &self.mirror));
-        }
+    /// Changes whenever what must survive a restart has changed.
+    pub fn drains_version(&self) -> u64 {
+        self.drains.ledger.version()
+    }
+
+    /// Objects that a finding about the node concerns at the moment, such as the names of chains; none if it does not
+    /// hold.
+    pub fn node_findings(&self, finding: NodeFinding) -> impl Iterator<Item = &str> {
+        self.node_findings.objects(finding)
+    }
+
+    /// Whether everything has been programmed at least once, except for single objects that the kernel refuses.
+    pub fn is_running(&self) -> bool {
+        self.programmed
     }
 
     /// Whether everything has been planned once.
@@ -451,13 +556,35 @@ impl Reconciler {
         self.phase == Phase::Running
     }
 
-    pub(crate) fn base_is_ready(&self) -> bool {
-        self.mirror.link_ready && self.mirror.layout_current
+    /// Whether changes wait that [`Reconciler::step`] has not planned yet.
+    pub fn has_backlog(&self) -> bool {
+        self.intents.has_backlog()
     }
 
-    fn diff(&self, touch: &Touch) -> Plan {
-        let (sides, node) = ((&self.desired, &self.mirror), (&self.config.ownership, &self.facts));
-        let doubts = (&self.ledger, self.suspects.servers());
-        diff(touch, &Inputs::new(sides, node, &self.config.planner, doubts))
+    /// Sizes of what is programmed.
+    pub fn totals(&self) -> Totals {
+        let servers = &self.kernel.mirror.servers;
+        Totals {
+            services: self.intents.desired.services().count(),
+            virtual_servers: servers.len(),
+            real_servers: servers.values().map(|server| server.real_servers.len()).sum(),
+            draining: self.drains.ledger.len(),
+            retrying: self.work.len() + self.intents.problems.len(),
+        }
+    }
+
+    /// What the kernel cannot or will not do at the moment.
+    pub fn shortfalls(&self) -> Shortfalls {
+        let count = |is_meant: fn(&Subject) -> bool| {
+            let failing = self.work.failing();
+            failing.filter(|task| matches!(task, Task::Compare(subject) if is_meant(subject))).count()
+        };
+        let Intents { schedulers, config, .. } = &self.intents;
+        Shortfalls {
+            schedulers: schedulers.missing().collect(),
+            no_scheduler: schedulers.lack(default_scheduler(config)),
+            vips: count(|subject| matches!(subject, Subject::Vip(_))),
+            virtual_servers: count(|subject| matches!(subject, Subject::Front(_))),
+        }
     }
 }

@@ -5,9 +5,32 @@ use std::fmt;
 use drain::{Outcome, Time};
 use lb_types::Scheduler;
 
+use crate::Part;
+
+/// Kinds of steps, by what their processor time is accounted to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing was due.
+    #[default]
+    Idle,
+    /// A slice of the audit.
+    Audit(Part),
+    /// Polls of so many fronts.
+    Polls(usize),
+    /// Everything else.
+    Changes {
+        /// Whether tables were dumped that somebody else had touched.
+        dumped: bool,
+        /// Whether the table of tracked connections was walked.
+        walked: bool,
+    },
+}
+
 /// What one step did; all zero when there was nothing to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
+    /// Which kind of step it was.
+    pub step: Step,
     /// Services whose intent was computed anew.
     pub services: usize,
     /// Writes that the kernel executed.
@@ -31,7 +54,8 @@ pub struct Report {
 impl Report {
     /// Whether anything happened that an operator would want a line for.
     pub fn is_quiet(&self) -> bool {
-        *self == Report { services: self.services, findings: self.findings, ..Report::default() }
+        let Report { step, services, findings, .. } = *self;
+        *self == Report { step, services, findings, ..Report::default() }
     }
 }
 
@@ -47,6 +71,7 @@ impl fmt::Display for Report {
             flows,
             completed_start,
             findings: _,
+            step: _,
         } = self;
         write!(f, "{written} writes for {services} changed services")?;
         for (count, what) in [

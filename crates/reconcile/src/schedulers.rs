@@ -5,32 +5,31 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use drain::Time;
-use lb_types::{FastSet, Scheduler, ServiceName};
-use planner::{default_scheduler, default_schedulers};
+use drain::{Backoff, Time};
+use lb_types::{FastSet, Scheduler};
+use planner::{PlannerConfig, default_scheduler, default_schedulers};
 use service_model::Service;
 use tracing::{error, info, warn};
 
-use crate::{Reconciler, adopt::chain};
+use crate::{intents::Intents, kernel::Kernel, problems::chain};
 
-/// How long a missing scheduler is not asked about; doubled with every time that it is still missing.
-const FIRST_WAIT: Duration = Duration::from_secs(30);
-const LONGEST_WAIT: Duration = Duration::from_secs(15 * 60);
+/// Pauses between questions about a missing scheduler.
+const BACKOFF: Backoff = Backoff { first: Duration::from_secs(30), longest: Duration::from_secs(15 * 60) };
 
-/// What the kernel has told of its schedulers.
+/// What the kernel has answered about its schedulers.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Schedulers {
     /// It has these, or could not be asked.
     found: FastSet<Scheduler>,
-    /// It lacks these; the same as [`planner::PlannerConfig::unavailable_schedulers`].
+    /// It lacks these; the same as [`PlannerConfig::unavailable_schedulers`].
     missing: BTreeMap<Scheduler, Missing>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Missing {
-    /// Time between the last question and the next.
-    wait: Duration,
-    /// The kernel is asked again then.
+    /// How often the kernel has answered so in a row.
+    answers: u32,
+    /// When it is asked again.
     due: Time,
 }
 
@@ -44,13 +43,11 @@ impl Schedulers {
     pub(crate) fn lack(&self, scheduler: Scheduler) -> bool {
         self.missing.contains_key(&scheduler)
     }
-}
 
-impl Reconciler {
     /// Finds the scheduler of Services that name none: the configured one, or else the first that can be had.
-    pub(crate) fn find_default_scheduler(&mut self, now: Time) {
-        let configured = self.config.planner.scheduler;
-        match self.choose_default(now) {
+    pub(crate) fn find_default(&mut self, config: &mut PlannerConfig, kernel: &mut Kernel, now: Time) {
+        let configured = config.scheduler;
+        match self.choose_default(config, kernel, now) {
             Some(scheduler) if scheduler == configured => {}
             Some(scheduler) => warn!(
                 "the kernel has no scheduler {configured} (--ipvs-scheduler): Services get {scheduler} instead; \
@@ -65,18 +62,27 @@ impl Reconciler {
         }
     }
 
-    fn choose_default(&mut self, now: Time) -> Option<Scheduler> {
-        default_schedulers(self.config.planner.scheduler)
-            .find(|scheduler| self.find_scheduler(*scheduler, now))
+    fn choose_default(
+        &mut self,
+        config: &mut PlannerConfig,
+        kernel: &mut Kernel,
+        now: Time,
+    ) -> Option<Scheduler> {
+        default_schedulers(config.scheduler).find(|scheduler| self.find(*scheduler, config, kernel, now))
     }
 
     /// Finds the scheduler that a Service names and may have.
-    pub(crate) fn find_named_scheduler(&mut self, service: &ServiceName, now: Time) {
-        let named =
-            self.model.service(service).and_then(|service| self.config.planner.named_scheduler(service));
-        let Some(named) = named.filter(|named| !self.is_known(named)) else { return };
-        if !self.find_scheduler(named, now) {
-            let default = default_scheduler(&self.config.planner);
+    pub(crate) fn find_named(
+        &mut self,
+        service: &Service,
+        config: &mut PlannerConfig,
+        kernel: &mut Kernel,
+        now: Time,
+    ) {
+        let Some(named) = config.named_scheduler(service) else { return };
+        let is_known = self.found.contains(&named) || self.lack(named);
+        if !is_known && !self.find(named, config, kernel, now) {
+            let default = default_scheduler(config);
             warn!(
                 "the kernel has no scheduler {named}: Services that name it get {default}; {}",
                 remedy(named)
@@ -85,45 +91,69 @@ impl Reconciler {
     }
 
     /// Whether the kernel has a scheduler; asks unless the answer is known.
-    fn find_scheduler(&mut self, scheduler: Scheduler, now: Time) -> bool {
-        if self.is_known(&scheduler) {
-            return self.schedulers.found.contains(&scheduler);
+    fn find(
+        &mut self,
+        scheduler: Scheduler,
+        config: &mut PlannerConfig,
+        kernel: &mut Kernel,
+        now: Time,
+    ) -> bool {
+        if self.found.contains(&scheduler) || self.lack(scheduler) {
+            return self.found.contains(&scheduler);
         }
         // What a virtual server has needs no question, so that a restart sends nothing that is a write by its form. A
         // kernel that gives no answer is believed to have it: a write will tell.
-        let in_use = self.mirror.servers.values().any(|server| server.settings.scheduler == scheduler);
-        let found = in_use || self.ask(scheduler).unwrap_or(true);
-        match found {
-            true => _ = self.schedulers.found.insert(scheduler),
-            false => self.lacks(scheduler, FIRST_WAIT, now),
+        let in_use = kernel.mirror.servers.values().any(|server| server.settings.scheduler == scheduler);
+        let is_found = in_use || ask(scheduler, kernel).unwrap_or(true);
+        if is_found {
+            self.found.insert(scheduler);
+        } else {
+            self.note_missing(scheduler, config, now);
         }
-        found
+        is_found
     }
 
-    fn is_known(&self, scheduler: &Scheduler) -> bool {
-        self.schedulers.found.contains(scheduler) || self.schedulers.missing.contains_key(scheduler)
+    fn note_missing(&mut self, scheduler: Scheduler, config: &mut PlannerConfig, now: Time) {
+        self.found.remove(&scheduler);
+        let answers = self.missing.get(&scheduler).map_or(1, |missing| missing.answers.saturating_add(1));
+        self.missing.insert(scheduler, Missing { answers, due: now + BACKOFF.delay(answers) });
+        config.unavailable_schedulers.insert(scheduler);
     }
 
-    /// The kernel's answer; `None` if there is none.
-    fn ask(&mut self, scheduler: Scheduler) -> Option<bool> {
-        let answer = self.tables.ipvs.has_scheduler(scheduler);
-        answer.inspect_err(|error| warn!("{}", chain(error))).ok()
+    /// Those that are missing and due to be asked about, but for those that still are.
+    fn take_returned(
+        &mut self,
+        config: &mut PlannerConfig,
+        kernel: &mut Kernel,
+        now: Time,
+    ) -> Vec<Scheduler> {
+        let due = self.missing.iter().filter(|(_, missing)| missing.due <= now);
+        let due: Vec<_> = due.map(|(scheduler, _)| *scheduler).collect();
+        let mut returned = Vec::new();
+        for scheduler in due {
+            // Without an answer a write will tell.
+            if ask(scheduler, kernel).unwrap_or(true) {
+                self.missing.remove(&scheduler);
+                self.found.insert(scheduler);
+                config.unavailable_schedulers.remove(&scheduler);
+                returned.push(scheduler);
+            } else {
+                self.note_missing(scheduler, config, now);
+            }
+        }
+        returned
     }
+}
 
-    fn lacks(&mut self, scheduler: Scheduler, wait: Duration, now: Time) {
-        self.schedulers.found.remove(&scheduler);
-        self.schedulers.missing.insert(scheduler, Missing { wait, due: now + wait });
-        self.config.planner.unavailable_schedulers.insert(scheduler);
-    }
-
+impl Intents {
     /// A write has shown that a scheduler is gone which was there: its module was unloaded.
-    pub(crate) fn scheduler_refused(&mut self, scheduler: Scheduler, now: Time) {
-        if self.schedulers.missing.contains_key(&scheduler) {
+    pub(crate) fn lose_scheduler(&mut self, scheduler: Scheduler, kernel: &mut Kernel, now: Time) {
+        if self.schedulers.lack(scheduler) {
             return;
         }
-        self.lacks(scheduler, FIRST_WAIT, now);
-        self.choose_default(now);
-        let default = default_scheduler(&self.config.planner);
+        self.schedulers.note_missing(scheduler, &mut self.config, now);
+        self.schedulers.choose_default(&mut self.config, kernel, now);
+        let default = default_scheduler(&self.config);
         warn!(
             "the kernel has lost scheduler {scheduler}: Services get {default} instead; {}",
             remedy(scheduler)
@@ -132,37 +162,28 @@ impl Reconciler {
     }
 
     /// Asks again about what is missing and due: a module may have been loaded or installed meanwhile.
-    pub(crate) fn look_for_schedulers(&mut self, now: Time) {
-        let due = |(scheduler, missing): (&Scheduler, &Missing)| {
-            (missing.due <= now).then_some((*scheduler, missing.wait))
-        };
-        let due: Vec<_> = self.schedulers.missing.iter().filter_map(due).collect();
-        for (scheduler, wait) in due {
-            // As above: without an answer a write will tell.
-            if !self.ask(scheduler).unwrap_or(true) {
-                self.lacks(scheduler, (wait * 2).min(LONGEST_WAIT), now);
-                continue;
-            }
+    pub(crate) fn look_for_schedulers(&mut self, kernel: &mut Kernel, now: Time) {
+        for scheduler in self.schedulers.take_returned(&mut self.config, kernel, now) {
             info!("the kernel has scheduler {scheduler} now: Services that are to have it get it");
-            self.schedulers.missing.remove(&scheduler);
-            self.schedulers.found.insert(scheduler);
-            self.config.planner.unavailable_schedulers.remove(&scheduler);
             self.plan_again(scheduler);
         }
     }
 
     /// Plans the Services again whose virtual servers may have another scheduler now that one has come or gone.
     fn plan_again(&mut self, changed: Scheduler) {
-        let is_default = default_schedulers(self.config.planner.scheduler).any(|name| name == changed);
-        let unavailable = &self.config.planner.unavailable_schedulers;
-        let concerned = |service: &&Service| match self.config.planner.named_scheduler(service) {
-            Some(named) => named == changed || is_default && unavailable.contains(&named),
+        let config = self.config.clone();
+        let is_default = default_schedulers(config.scheduler).any(|name| name == changed);
+        self.mark_dirty(|service| match config.named_scheduler(service) {
+            Some(named) => named == changed || is_default && config.unavailable_schedulers.contains(&named),
             None => is_default,
-        };
-        let names: Vec<_> =
-            self.model.services().filter(concerned).map(|service| service.name.clone()).collect();
-        names.into_iter().for_each(|name| self.model.mark_dirty(name));
+        });
     }
+}
+
+/// The kernel's answer; `None` if there is none.
+fn ask(scheduler: Scheduler, kernel: &mut Kernel) -> Option<bool> {
+    let answer = kernel.tables.ipvs.has_scheduler(scheduler);
+    answer.inspect_err(|error| warn!("{}", chain(error))).ok()
 }
 
 /// What an operator can do about a missing scheduler.

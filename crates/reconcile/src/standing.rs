@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use lb_types::{ServiceName, VirtualServerId};
+use lb_types::{Front, ServiceName};
+use planner::Subject;
 
-use crate::{Reconciler, retry::Subject};
+use crate::{Reconciler, kernel::Kernel, work::Task};
 
 /// How far the kernel is behind the objects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,21 +50,21 @@ impl Reconciler {
     ///
     /// Costs as much as has failed.
     pub fn standing(&self) -> Standing {
-        if !self.model.is_synced() {
+        if !self.intents.model.is_synced() {
             return Standing::default();
         }
         let unserved = self.unserved();
-        let most_unserved = unserved > 0 && unserved * 2 > self.desired.services().count();
-        let refused = self.retry.failing().filter(|subject| subject.is_object()).count();
+        let most_unserved = unserved > 0 && unserved * 2 > self.intents.desired.services().count();
+        let refused = self.work.failing().filter(|task| task.is_object()).count();
         Standing { waits_for: self.waits_for(), unserved, most_unserved, refused }
     }
 
     fn waits_for(&self) -> Option<Wait> {
         if !self.is_planned() {
             Some(Wait::Start)
-        } else if self.retry.is_failing(&Subject::Base) || !self.waiting.is_empty() {
+        } else if self.work.is_failing(Subject::Base) || self.work.awaits_base() {
             Some(Wait::Base)
-        } else if self.ipvs_fails && self.retry.len() > 0 {
+        } else if self.work.has_failed_call() {
             Some(Wait::Ipvs)
         } else if !self.is_running() {
             Some(Wait::Start)
@@ -74,26 +75,29 @@ impl Reconciler {
 
     /// Services all of whose virtual servers the kernel refuses, or the routes of their VIPs.
     fn unserved(&self) -> usize {
-        let concerned = self.retry.failing().flat_map(|subject| self.servers_without(subject));
+        let desired = &self.intents.desired;
+        let concerned = self.work.failing().flat_map(|task| self.fronts_without(task));
         let services: BTreeSet<&ServiceName> =
-            concerned.filter_map(|vs| self.desired.service_of(&vs)).collect();
-        let is_unserved = |name: &&ServiceName| !self.desired.servers_of(name).any(|s| self.reaches(&s.vs));
+            concerned.filter_map(|front| desired.service_of(&front)).collect();
+        let is_unserved =
+            |name: &&ServiceName| !desired.fronts_of(name).any(|want| self.reaches(&want.front));
         services.into_iter().filter(is_unserved).count()
     }
 
-    /// Virtual servers that cannot be reached because of a failure.
-    fn servers_without(&self, failing: &Subject) -> Vec<VirtualServerId> {
+    /// Fronts that cannot be reached because of a failure.
+    fn fronts_without(&self, failing: &Task) -> Vec<Front> {
+        let mirror = &self.kernel.mirror;
         match failing {
-            Subject::Server(vs) => Some(*vs).filter(|vs| !self.reaches(vs)).into_iter().collect(),
-            Subject::Vip(vip) if !self.mirror.routes.contains_key(vip) => {
-                self.mirror.servers_on(*vip).copied().collect()
+            Task::Compare(Subject::Front(front)) if !self.reaches(front) => vec![*front],
+            Task::Compare(Subject::Vip(vip)) if !mirror.routes.contains_key(vip) => {
+                mirror.fronts_on(*vip).collect()
             }
             _ => Vec::new(),
         }
     }
 
-    fn reaches(&self, vs: &VirtualServerId) -> bool {
-        self.mirror.servers.contains_key(vs)
-            && vs.vip_port().is_none_or(|port| self.mirror.routes.contains_key(&port.addr))
+    fn reaches(&self, front: &Front) -> bool {
+        let Kernel { mirror, .. } = &self.kernel;
+        mirror.server(front).is_some() && front.vip().is_none_or(|vip| mirror.routes.contains_key(&vip))
     }
 }

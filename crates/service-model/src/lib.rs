@@ -27,4 +27,4 @@ pub use input::{
 };
 pub use listings::{Departure, Listing};
 pub use model::ServiceModel;
-pub use select::{EndpointPolicy, SelectedEndpoints, cluster_ip_endpoints};
+pub use select::{EndpointPolicy, SelectedEndpoints};

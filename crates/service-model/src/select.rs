@@ -31,6 +31,9 @@ impl EndpointPolicy {
     }
 
     /// Whether some traffic stays on this node (`UsesLocalEndpoints` in pkg/proxy/serviceport.go).
+    ///
+    /// Unlike kube-proxy's IPVS mode, which gives ClusterIPs all endpoints as soon as the Service has a node port, the
+    /// internal policy holds whatever else the Service has, as the API says.
     pub fn uses_local(self) -> bool {
         self.internal == TrafficPolicy::Local || self.external == Some(TrafficPolicy::Local)
     }
@@ -48,6 +51,14 @@ pub struct SelectedEndpoints {
 }
 
 impl SelectedEndpoints {
+    /// The list for traffic under a policy.
+    pub fn under(&self, policy: TrafficPolicy) -> &[RealServerId] {
+        match policy {
+            TrafficPolicy::Cluster => &self.cluster,
+            TrafficPolicy::Local => &self.local,
+        }
+    }
+
     /// Both lists, merged: a terminating or topologically distant local endpoint is in `local` only.
     pub fn reachable(&self) -> Vec<RealServerId> {
         let mut all: Vec<_> = self.cluster.iter().chain(&self.local).copied().collect();
@@ -74,17 +85,6 @@ impl PortEndpoints {
     /// The same among the endpoints of this node; topology does not matter here.
     fn local_list(&self) -> Vec<RealServerId> {
         ready_or_fallback(self.all.iter().filter(|e| e.local), |_| true)
-    }
-}
-
-/// The real servers of a ClusterIP's virtual server.
-///
-/// With `internalTrafficPolicy: Local` only endpoints of this node, even if the Service has node ports or external IPs:
-/// kube-proxy's IPVS mode falls back to all endpoints there, against the API.
-pub fn cluster_ip_endpoints(service: &Service, endpoints: &PortEndpoints, node: &Node) -> Vec<RealServerId> {
-    match service.internal_traffic_policy {
-        TrafficPolicy::Cluster => endpoints.cluster_list(node),
-        TrafficPolicy::Local => endpoints.local_list(),
     }
 }
 

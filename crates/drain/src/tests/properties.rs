@@ -109,9 +109,9 @@ impl World {
                 self.memory.get_mut(&which(n)).unwrap().reused = true;
             }
             Event::Configure(n, overrides) => {
-                let vs = which(n).vs;
-                self.ledger.configure(vs, &overrides, self.now);
-                let of_vs = self.memory.iter_mut().filter(|(key, _)| key.vs == vs);
+                let front = which(n).front;
+                self.ledger.configure(front, &overrides, self.now);
+                let of_vs = self.memory.iter_mut().filter(|(key, _)| key.front == front);
                 of_vs.for_each(|(_, memory)| memory.settings = BASE.with(&overrides));
             }
             Event::Pass(duration) => self.pass(duration),
@@ -148,7 +148,7 @@ impl World {
 
     fn pass(&mut self, duration: Duration) {
         let end = self.now + duration;
-        while let Some(due) = self.ledger.next_deadline().filter(|due| *due <= end) {
+        while let Some(due) = self.ledger.next_poll().filter(|due| *due <= end) {
             self.now = self.now.max(due);
             self.poll_due();
             self.check();
@@ -159,8 +159,8 @@ impl World {
     /// Polls what is due and executes what follows, as the loop does.
     fn poll_due(&mut self) {
         let due: Vec<_> = self.ledger.due(self.now).collect();
-        for vs in due {
-            let readings = self.read(vs);
+        for front in due {
+            let readings = self.read(front);
             let counters = |rs: &RealServerId| {
                 let reading = readings.get(rs)?;
                 let (packets_in, packets_out) = reading.packets;
@@ -170,8 +170,9 @@ impl World {
                 let (active, inactive) = (reading.active, reading.inactive);
                 Some((ConnectionCounters { active, inactive, persistent: 0 }, traffic))
             };
-            let any_due = self.ledger.poll(vs, self.now, counters);
-            let over: Vec<_> = self.ledger.of(&vs).copied().filter(|key| self.due(key).is_some()).collect();
+            let any_due = self.ledger.poll(front, self.now, counters);
+            let over: Vec<_> =
+                self.ledger.of(&front).copied().filter(|key| self.due(key).is_some()).collect();
             assert_eq!(any_due, !over.is_empty());
             over.iter().for_each(|key| self.judge(key));
             over.iter().for_each(|key| self.end(key));
@@ -182,9 +183,9 @@ impl World {
         self.ledger.get(key).and_then(|drain: &Drain| drain.due)
     }
 
-    fn read(&mut self, vs: VirtualServerId) -> BTreeMap<RealServerId, Reading> {
+    fn read(&mut self, front: Front) -> BTreeMap<RealServerId, Reading> {
         let mut readings = BTreeMap::new();
-        for (key, memory) in self.memory.iter_mut().filter(|(key, _)| key.vs == vs) {
+        for (key, memory) in self.memory.iter_mut().filter(|(key, _)| key.front == front) {
             memory.looked = self.now;
             if self.mute {
                 continue;
@@ -228,7 +229,7 @@ impl World {
     fn check(&self) {
         let keys: Vec<_> = self.ledger.iter().map(|(key, _)| *key).collect();
         assert_eq!(keys, self.memory.keys().copied().collect::<Vec<_>>());
-        let next = self.ledger.next_deadline();
+        let next = self.ledger.next_poll();
         assert_eq!(next.is_some(), !keys.is_empty(), "polled while something drains, and only then");
         for (key, memory) in &self.memory {
             let due = self.due(key);
@@ -341,6 +342,6 @@ proptest! {
         (0..6).for_each(|n| world.take(Event::World(n, Traffic::default())));
         world.take(Event::Pass(Duration::from_secs(40)));
         prop_assert_eq!(world.ledger.len(), 0);
-        prop_assert_eq!(world.ledger.next_deadline(), None);
+        prop_assert_eq!(world.ledger.next_poll(), None);
     }
 }

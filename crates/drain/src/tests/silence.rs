@@ -138,21 +138,21 @@ impl World {
         }
         let (mut readings, mut snapshot) = (Vec::new(), Time::ZERO);
         for n in 0.. {
-            let due = ledger.next_deadline().unwrap();
+            let due = ledger.next_poll().unwrap();
             let now = due + self.late[n % self.late.len()];
             if now > END {
                 break;
             }
-            for vs in ledger.due(now).collect::<Vec<_>>() {
-                if vs != watched.vs {
-                    ledger.poll(vs, now, |_| counters(1, 0, 0));
+            for front in ledger.due(now).collect::<Vec<_>>() {
+                if front != watched.front {
+                    ledger.poll(front, now, |_| counters(1, 0, 0));
                     continue;
                 }
                 snapshot = self.snapshot(now, readings.len(), snapshot);
                 let connections = ConnectionCounters { active: self.active(now), inactive: 0, persistent: 0 };
                 let traffic = self.traffic(snapshot);
                 readings.push((now, traffic));
-                if ledger.poll(vs, now, |_| Some((connections, traffic))) {
+                if ledger.poll(front, now, |_| Some((connections, traffic))) {
                     assert_eq!(ledger.get(&watched).unwrap().due, Some(Outcome::Silent));
                     return (readings, Some(now));
                 }

@@ -98,9 +98,8 @@ fn element() -> impl Strategy<Value = RuleElement> {
     ];
     let protocol = proptest::sample::select(lb_types::Protocol::ALL.as_slice());
     let set = proptest::sample::select(lb_types::RuleSet::ALL.as_slice());
-    (set, addr, protocol, any::<std::num::NonZeroU16>()).prop_map(|(set, addr, protocol, port)| {
-        set.element(lb_types::VipPort { addr, protocol, port })
-    })
+    (set, addr, protocol, any::<std::num::NonZeroU16>())
+        .prop_map(|(set, addr, protocol, port)| set.element(lb_types::VipPort { addr, protocol, port }))
 }
 
 proptest! {

@@ -1,4 +1,4 @@
-use lb_types::{Protocol, RuleSet, RulesLayout, VipPort};
+use lb_types::{Protocol, RulesLayout, VipPort};
 use netlink::Messages;
 
 use super::*;

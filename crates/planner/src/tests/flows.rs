@@ -21,10 +21,10 @@ fn programmed(endpoints: &[(&str, bool)]) -> World {
 
 #[track_caller]
 fn check_flows(plan: &Plan, expect: &[&str]) {
-    let lines: Vec<_> = plan.flows.iter().map(ToString::to_string).collect();
+    let lines: Vec<_> = of_stage(plan, Stage::Flows).iter().map(ToString::to_string).collect();
     assert_eq!(lines, expect, "{plan}");
-    let last = plan.operations().skip(plan.len() - plan.flows.len());
-    assert!(last.into_iter().all(|(stage, _)| stage == crate::Stage::Flows), "flows come last: {plan}");
+    let last = plan.operations().skip(plan.len() - lines.len());
+    assert!(last.into_iter().all(|op| matches!(op, Operation::Flows(_))), "flows come last: {plan}");
 }
 
 #[test]
@@ -48,10 +48,10 @@ fn a_service_from_its_first_endpoint_to_its_last() {
 #[test]
 fn a_service_that_is_new_with_its_endpoints() {
     let mut world = World::new();
-    let mut touch = Touch::default();
-    dns(&[("10.244.0.11", true)]).into_iter().for_each(|event| touch.extend(world.replace(event)));
+    let mut dirty = Dirty::default();
+    dns(&[("10.244.0.11", true)]).into_iter().for_each(|event| dirty.extend(world.replace(event)));
     check(
-        &world.diff(&touch),
+        &world.diff(&dirty),
         "add element vips 10.96.0.80
          add element services 10.96.0.80:80/UDP
          add element masquerade-nonlocal 10.96.0.80:80/UDP
@@ -92,10 +92,10 @@ fn what_was_lost_and_comes_back() {
 fn a_virtual_server_that_is_given_up_with_its_real_servers() {
     let mut world = programmed(&[("10.244.0.11", true)]);
     let vs = *world.mirror.servers.keys().next().unwrap();
-    let touch = world.replace(ModelEvent::ServiceDeleted(ServiceName::new("default", "dns")));
+    let dirty = world.replace(ModelEvent::ServiceDeleted(ServiceName::new("default", "dns")));
     world.facts.addresses.insert(vs.vip_port().unwrap().addr, "eth0".to_owned());
-    let plan = world.diff(&touch);
-    assert_eq!(plan.ipvs_remove, [IpvsOp::DeleteVirtualServer { vs }]);
+    let plan = world.diff(&dirty);
+    assert_eq!(of_stage(&plan, Stage::IpvsRemove), [IpvsOp::DeleteVirtualServer { vs }.into()]);
     check_flows(&plan, &[&format!("delete flows of {UDP} to real server 10.244.0.11:8080")]);
 }
 

@@ -1,7 +1,7 @@
 //! What is found in the kernel: the time until everything has been planned once, and what is ours.
 
 use dataplane::{ErrorKind, Touched, Unopened};
-use lb_types::{ConnectionCounters, IpvsOp, RealServer, RuleElement, RuleSet, Scheduler, VirtualServer};
+use lb_types::{ConnectionCounters, IpvsOp, RealServer, RuleElement, Scheduler, VirtualServer};
 
 use super::*;
 use crate::Cleanup;

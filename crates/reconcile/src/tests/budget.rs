@@ -12,9 +12,9 @@ fn pass_at(world: &mut World, duration: Duration, cost: Duration) -> Duration {
     let (end, mut total) = (world.now + duration, Duration::ZERO);
     while let Some(due) = world.reconciler.next_wakeup(world.now).filter(|due| *due <= end) {
         world.now = world.now.max(due);
-        world.reconciler.step(world.now);
+        let Report { step, .. } = world.reconciler.step(world.now);
         world.now += cost;
-        world.reconciler.spent(cost, world.now);
+        world.reconciler.charge(step, cost, world.now);
         total += cost;
     }
     world.now = world.now.max(end);
@@ -136,11 +136,11 @@ fn a_table_that_others_change_all_the_time_takes_a_tenth_of_a_core() {
         world.kernel.vips.delete_route(ip(WEB));
         world.reconciler.handle(Event::Touched(Touched::Vips));
         let before = world.kernel.vips.requests();
-        world.reconciler.step(world.now);
+        let Report { step, .. } = world.reconciler.step(world.now);
         let dumped = world.kernel.vips.requests() > before;
         dumps += usize::from(dumped);
         world.now += if dumped { cost } else { Duration::from_millis(1) };
-        world.reconciler.spent(if dumped { cost } else { Duration::ZERO }, world.now);
+        world.reconciler.charge(step, if dumped { cost } else { Duration::ZERO }, world.now);
     }
     assert!((100..=125).contains(&dumps), "{dumps} in a minute");
     world.pass(Duration::from_secs(1));
@@ -185,11 +185,11 @@ fn polls_of_a_great_many_drains_keep_to_their_share() {
         while let Some(due) = world.reconciler.next_wakeup(world.now).filter(|due| *due <= end) {
             world.now = world.now.max(due);
             let before = world.kernel.ipvs.requests();
-            world.reconciler.step(world.now);
+            let Report { step, .. } = world.reconciler.step(world.now);
             let requests = u32::try_from(world.kernel.ipvs.requests() - before).unwrap();
             let cost = Duration::from_millis(1) * requests;
             world.now += cost;
-            world.reconciler.spent(cost, world.now);
+            world.reconciler.charge(step, cost, world.now);
             took[part] += cost;
         }
     }

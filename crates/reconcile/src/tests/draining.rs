@@ -80,8 +80,9 @@ fn a_deleted_service_refuses_new_connections_and_goes_when_drained() {
     world.sync(deleted("web"));
     assert_eq!(world.kernel.weights(web_vs()), [(11, 0), (12, 0)]);
     assert!(world.kernel.vips.routes().contains_key(&ip(WEB)), "running connections still need the VIP");
-    let refused =
-        |world: &World| world.kernel.rules.elements().iter().any(|e| e.set == lb_types::RuleSet::NoEndpoints);
+    let refused = |world: &World| {
+        world.kernel.rules.elements().iter().any(|e| e.set() == lb_types::RuleSet::NoEndpoints)
+    };
     assert!(refused(&world));
     world.pass(Duration::from_secs(60));
     assert_eq!(world.kernel.weights(web_vs()), [(11, 0)], "the idle one is gone");

@@ -226,12 +226,12 @@ fn a_table_that_takes_long_to_walk_takes_a_tenth_of_a_core() {
     let mut last = calls;
     while world.now < begin + Duration::from_secs(60) {
         let addr = format!("10.244.1.{}", world.now.as_millis() / 100 % 250);
-        world.sync(endpoints(&["10.244.0.1", &addr]));
+        let Report { step, .. } = world.sync(endpoints(&["10.244.0.1", &addr]));
         let walked = world.kernel.flows.calls() > last;
         last = world.kernel.flows.calls();
         let took = if walked { cost } else { Duration::from_millis(1) };
         world.now += took;
-        world.reconciler.spent(took, world.now);
+        world.reconciler.charge(step, took, world.now);
         world.now += Duration::from_millis(99);
     }
     let calls = world.kernel.flows.calls() - calls;

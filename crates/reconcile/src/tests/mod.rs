@@ -26,8 +26,8 @@ use dataplane::{
     fake::{FakeFlows, FakeIpvs, FakeRules, FakeSysctls, FakeVips},
 };
 use drain::Time;
-use lb_types::{IpFamily, Protocol, RealServerId, ServiceName, SysctlOp, VipPort, VirtualServerId};
-use planner::Ownership;
+use lb_types::{Front, IpFamily, Protocol, RealServerId, ServiceName, SysctlOp, VipPort, VirtualServerId};
+use planner::{Ownership, PlannerConfig};
 use service_model::{
     EndpointSlice, ModelEvent, Node, Service, ServicePort, ServiceSettings, SliceEndpoint, SliceName,
     SlicePort, TrafficPolicy,
@@ -101,7 +101,10 @@ fn config() -> Config {
             ..Ownership::default()
         },
         sync_period: SYNC_PERIOD,
-        sysctls: vec![SysctlOp::new("net/ipv4/vs/conntrack", 1).into()],
+        planner: PlannerConfig {
+            sysctls: vec![SysctlOp::new("net/ipv4/vs/conntrack", 1).into()],
+            ..PlannerConfig::default()
+        },
         ..Config::default()
     }
 }
@@ -144,7 +147,7 @@ impl World {
         let mut steps = 0;
         while self.reconciler.next_wakeup(self.now).is_some_and(|due| due <= self.now) {
             steps += 1;
-            assert!(steps < 1000, "always something to do at once, and never done");
+            assert!(steps < 1000, "always something to do at once: {:?}", self.reconciler.work);
             let report = self.reconciler.step(self.now);
             all.written += report.written;
             all.failed += report.failed;
@@ -162,7 +165,7 @@ impl World {
         let mut steps_at_once = 0;
         while let Some(due) = self.reconciler.next_wakeup(self.now).filter(|due| *due <= end) {
             steps_at_once = if due > self.now { 0 } else { steps_at_once + 1 };
-            assert!(steps_at_once < 1000, "always something to do at once, and never done");
+            assert!(steps_at_once < 1000, "always something to do at once: {:?}", self.reconciler.work);
             self.now = self.now.max(due);
             self.reconciler.step(self.now);
         }
@@ -278,6 +281,10 @@ const WEB: &str = "10.96.255.80";
 
 fn web() -> [ModelEvent; 2] {
     [applied(service("web", WEB)), ready("web", &["10.244.0.11", "10.244.0.12"])]
+}
+
+fn web_front() -> Front {
+    web_vs().vip_port().unwrap().into()
 }
 
 fn web_vs() -> VirtualServerId {

@@ -191,7 +191,7 @@ fn a_vip_is_never_reachable_without_its_server_nor_a_server_without_its_rules() 
     });
     let (ipvs, log) = (kernel.ipvs.clone(), wrong.clone());
     kernel.rules.refuse(move |op| match op {
-        lb_types::RulesOp::DeleteElement(e) if e.set == lb_types::RuleSet::Services => {
+        lb_types::RulesOp::DeleteElement(e) if e.set() == lb_types::RuleSet::Services => {
             note(&log, !ipvs.virtual_servers().is_empty(), op.to_string())
         }
         _ => None,

@@ -8,9 +8,7 @@ use std::{
 };
 
 use dataplane::{ErrorKind, Touched};
-use lb_types::{
-    ConnectionCounters, ElementKey, IpFamily, IpvsOp, RealServer, RuleElement, RuleSet, RulesOp, VipOp,
-};
+use lb_types::{ConnectionCounters, IpFamily, IpvsOp, RealServer, RuleElement, RulesOp, VipOp};
 use proptest::prelude::*;
 
 use super::*;
@@ -321,7 +319,7 @@ proptest! {
         let mut expect = api.fresh();
         expect.pass(Duration::from_secs(100));
         prop_assert_eq!(world.kernel.state(), expect.kernel.state());
-        prop_assert_eq!(world.reconciler.retry.len(), expect.reconciler.retry.len());
+        prop_assert_eq!(world.reconciler.work.len(), expect.reconciler.work.len());
         prop_assert_eq!(world.reconciler.drains().count(), 0);
         let written = world.kernel.ipvs.ops().len();
         world.pass(Duration::from_secs(100));
@@ -371,14 +369,12 @@ impl Guard {
 
     /// New connections are refused where the kernel has refused whoever could take them.
     fn rules(&mut self, op: &RulesOp, serves: impl Fn(&VirtualServerId) -> bool) {
-        use RuleSet::{MasqueradeNonLocal, NoEndpoints, Services};
         let bad = match op {
-            RulesOp::DeleteElement(RuleElement { key: ElementKey::Addr(vip), .. }) => self.wants_vip(*vip),
-            RulesOp::DeleteElement(RuleElement {
-                set: Services | MasqueradeNonLocal,
-                key: ElementKey::Port(port),
-            }) => self.wants_server(&(*port).into()),
-            RulesOp::AddElement(RuleElement { set: NoEndpoints, key: ElementKey::Port(port) }) => {
+            RulesOp::DeleteElement(RuleElement::Vip(vip)) => self.wants_vip(*vip),
+            RulesOp::DeleteElement(RuleElement::Service(port) | RuleElement::MasqueradeNonLocal(port)) => {
+                self.wants_server(&(*port).into())
+            }
+            RulesOp::AddElement(RuleElement::Refuse(port)) => {
                 self.wants_server(&(*port).into()) && serves(&(*port).into())
             }
             _ => false,

@@ -103,7 +103,7 @@ fn the_vip_element_stays_while_its_route_cannot_be_deleted() {
     world.kernel.vips.refuse(|op| matches!(op, lb_types::VipOp::DeleteRoute { .. }).then_some(12));
     world.sync(deleted("web"));
     assert!(world.kernel.vips.routes().contains_key(&ip(WEB)));
-    let has = |set: RuleSet| world.kernel.rules.elements().iter().any(|e| e.set == set);
+    let has = |set: RuleSet| world.kernel.rules.elements().iter().any(|e| e.set() == set);
     assert!(has(RuleSet::Vips), "packets to the VIP reach daemons of the host");
 }
 

@@ -63,9 +63,9 @@ fn assert_served(world: &World, ports: &[VipPort]) {
     sorted.sort_unstable();
     assert_eq!(served, sorted);
     let elements = world.kernel.rules.elements();
-    let refused = elements.iter().filter(|element| element.set == RuleSet::NoEndpoints).count();
+    let refused = elements.iter().filter(|element| element.set() == RuleSet::NoEndpoints).count();
     assert_eq!(refused, 0, "nothing of the node's may be refused");
-    let named = elements.iter().filter(|element| element.set == RuleSet::Services).count();
+    let named = elements.iter().filter(|element| element.set() == RuleSet::Services).count();
     assert_eq!(named, ports.len());
 }
 

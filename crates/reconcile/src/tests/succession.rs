@@ -270,7 +270,7 @@ fn what_came_and_went_while_the_link_was_refused_deletes_nothing_later() {
 #[test]
 fn records_of_drains_that_are_none_are_not_kept() {
     let mut world = World::synced(web());
-    let stale = drain::Key { vs: web_vs(), rs: rs("10.244.0.99") };
+    let stale = drain::Key { front: web_front(), rs: rs("10.244.0.99") };
     let record = drain::Record {
         cause: drain::Cause::LeftSlices,
         since: Time::from_secs(1),

@@ -32,7 +32,8 @@ fn world(kernel: &Kernel) -> World {
     let limit = SysctlNeed { leaves: Leaves::LargerOrZero, ..need(LIMIT, 131_072, SysctlWhen::Once) };
     let sysctls =
         vec![need(FORWARDING, 1, SysctlWhen::Ipv6Forwarding), need(LINK, 0, SysctlWhen::OnLink), limit];
-    World::on(kernel.clone(), Config { sysctls, ..config() })
+    let planner = PlannerConfig { sysctls, ..PlannerConfig::default() };
+    World::on(kernel.clone(), Config { planner, ..config() })
 }
 
 fn six() -> ModelEvent {
@@ -64,7 +65,7 @@ fn advertised_default_routes_are_kept_before_forwarding_would_end_them() {
     let plan = world.reconciler.dry_run().unwrap();
     let expect =
         ["set sysctl net/ipv6/conf/eth0/accept_ra = 2", "set sysctl net/ipv6/conf/all/forwarding = 1"];
-    assert_eq!(plan.sysctls.iter().map(ToString::to_string).collect::<Vec<_>>()[..2], expect);
+    assert_eq!(plan.operations().map(ToString::to_string).collect::<Vec<_>>()[..2], expect);
     world.run();
     assert_eq!(written(&kernel)[..2], expect);
     assert_eq!(kernel.sysctls.get(&accept_ra("eth1")), Some(0), "its route is not the kernel's");
@@ -111,7 +112,9 @@ fn our_link_has_ipv6_where_the_node_has_it() {
     let mut world = world(&kernel);
     world.deliver([six()]);
     let plan = world.reconciler.dry_run().unwrap();
-    assert_eq!(plan.link_sysctls, [SysctlOp::new(LINK, 0)], "the link will inherit it");
+    let plan = plan.to_string();
+    let link = plan.find("ensure link kube-ipvs0").unwrap();
+    assert!(plan[link..].contains(&SysctlOp::new(LINK, 0).to_string()), "the link will inherit it: {plan}");
     kernel.sysctls.set(LINK, 1);
     world.run();
     assert_eq!(kernel.sysctls.get(LINK), Some(0));

@@ -1,6 +1,6 @@
 use lb_types::IpFamily;
 
-use super::{EndpointPolicy, cluster_ip_endpoints};
+use super::EndpointPolicy;
 use crate::{
     ModelEvent, PortEndpoints, TrafficPolicy,
     testing::{model, node, service, slice},
@@ -185,8 +185,10 @@ fn check_cluster_ip(name: &str, internal: TrafficPolicy, text: &str, expect: &st
     service.internal_traffic_policy = internal;
     service.external_traffic_policy = TrafficPolicy::Local;
     service.ports[0].node_port = "30080".parse().ok();
-    let ids = cluster_ip_endpoints(&service, &endpoints(text), &node("n1", "a"));
-    let numbers: Vec<_> = ids.iter().map(|id| id.addr.to_string().replace("10.0.0.", "")).collect();
+    let policy = EndpointPolicy::of(&service, &service.ports[0]);
+    let selected = endpoints(text).select(policy, &node("n1", "a"));
+    let numbers: Vec<_> =
+        selected.under(internal).iter().map(|id| id.addr.to_string().replace("10.0.0.", "")).collect();
     assert_eq!(numbers.join(" "), expect, "{name}");
 }
 

@@ -1,9 +1,9 @@
 //! Elements, a few at a time.
 
-use lb_types::{IpFamily, RuleElement, RuleSet, RulesLayout, RulesOp};
+use lb_types::{IpFamily, RuleSet, RulesLayout, RulesOp};
 
 use super::{
-    addr, adds, apply, assert_elements, deletes, failures, install, must_apply, one_of_each, service, vip,
+    adds, apply, assert_elements, deletes, failures, install, must_apply, one_of_each, service, vip,
 };
 use crate::RulesTable;
 

@@ -1,0 +1,35 @@
+//! Writes that remove everything that is ours.
+
+use std::collections::BTreeSet;
+
+use lb_types::{IpvsOp, RuleElement, RulesOp, VipOp};
+
+use crate::{Mirror, Ownership, Plan, Stage, diff::sorted};
+
+/// Removes everything that is ours and nothing else, but for the packet rules ([`cleanup_rules`]): VIPs first, so that
+/// nothing leads to what goes next.
+pub fn cleanup(mirror: &Mirror, ownership: &Ownership) -> Plan {
+    let mut plan = Plan::default();
+    if mirror.link_ours {
+        plan.push(Stage::VipsRemove, VipOp::DeleteLink);
+    }
+    let ours = mirror.servers.keys().filter(|vs| ownership.owns(vs, mirror));
+    plan.extend(Stage::IpvsRemove, ours.map(|vs| IpvsOp::DeleteVirtualServer { vs: *vs }));
+    plan
+}
+
+/// Removes the packet rules. If virtual servers of ours are still there, because the kernel refused to delete them, the
+/// elements that name them ours stay, so that the next clean-up finds them.
+pub fn cleanup_rules(mirror: &Mirror, ownership: &Ownership) -> Plan {
+    let mut plan = Plan::default();
+    let left = mirror.servers.keys().filter(|vs| ownership.owns(vs, mirror));
+    let tags: BTreeSet<_> =
+        left.filter_map(|vs| Some(RuleElement::Service(mirror.front(vs)?.port))).collect();
+    if tags.is_empty() {
+        plan.push(Stage::RulesRemove, RulesOp::DeleteTable);
+    } else {
+        let others = sorted(mirror.elements.iter().filter(|element| !tags.contains(element)).copied());
+        plan.extend(Stage::RulesRemove, others.into_iter().map(RulesOp::DeleteElement));
+    }
+    plan
+}

@@ -1,0 +1,202 @@
+//! Executing a plan: one loop over its stages. What is written, and in which order, stands in the plan.
+//!
+//! One rule stands above it: where a write fails, the later ones of the same plan that stand on it are held
+//! ([`Run::holds`]), and everything else goes on. What was held is planned again together with what failed.
+
+mod ipvs;
+mod rules;
+mod sysctls;
+mod vips;
+
+use std::{collections::BTreeSet, mem::discriminant};
+
+use dataplane::TableError;
+use drain::Time;
+use lb_types::{FlowsOp, Front, IpvsOp, Operation, RulesOp, Scheduler, SysctlOp, VipOp};
+use planner::{Desired, Plan, Subject, is_of_link};
+use tracing::{debug, error};
+
+use crate::{
+    Report,
+    kernel::Kernel,
+    problems::chain,
+    work::{Extent, Work},
+};
+
+/// What an execution needs besides the plan.
+pub(crate) struct Executor<'a> {
+    pub(crate) kernel: &'a mut Kernel,
+    pub(crate) work: &'a mut Work,
+    pub(crate) desired: &'a Desired,
+    /// Schedulers that the kernel is known to lack.
+    pub(crate) lacking: &'a BTreeSet<Scheduler>,
+    pub(crate) now: Time,
+}
+
+/// What came of a plan, for those who follow it.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// Deletions in IPVS that the kernel executed, in order.
+    pub(crate) deleted: Vec<IpvsOp>,
+    /// Deletions of tracked connections that the plan asks for; which of them are due shows in the mirror.
+    pub(crate) flows: Vec<FlowsOp>,
+    /// Schedulers that a write has shown to be gone.
+    pub(crate) lost_schedulers: BTreeSet<Scheduler>,
+    /// Writes of kernel parameters, and how each went.
+    pub(crate) sysctls: Vec<(SysctlOp, Result<(), TableError>)>,
+    /// Fronts with a refused write to IPVS: whether they refuse new connections is decided once more, by what the
+    /// kernel holds then.
+    pub(crate) refused: BTreeSet<Front>,
+}
+
+impl Executor<'_> {
+    /// Executes a plan.
+    pub(crate) fn run(self, plan: &Plan, report: &mut Report) -> Outcome {
+        let base_due = !self.work.must_wait(Subject::Base, self.now);
+        let (held, undeleted, outcome) = Default::default();
+        let mut run = Run {
+            executor: self,
+            report,
+            base_due,
+            link_failed: false,
+            forwarding_held: false,
+            held,
+            undeleted,
+            outcome,
+        };
+        for (_, ops) in plan.stages() {
+            for batch in ops.chunk_by(|one, other| discriminant(one) == discriminant(other)) {
+                run.batch(batch);
+            }
+        }
+        run.outcome
+    }
+}
+
+/// One execution of a plan.
+struct Run<'a> {
+    executor: Executor<'a>,
+    report: &'a mut Report,
+    /// Whether the link and the chains may be tried, or have just been refused.
+    base_due: bool,
+    /// Whether the link was to be made, and is not there.
+    link_failed: bool,
+    /// Whether routes that the forwarding of IPv6 would end could not be kept.
+    forwarding_held: bool,
+    /// Subjects that an earlier write has failed for.
+    held: BTreeSet<Subject>,
+    /// Fronts whose virtual servers could not be deleted: their elements stay until they are, the one that names them
+    /// above all.
+    undeleted: BTreeSet<Front>,
+    outcome: Outcome,
+}
+
+impl Run<'_> {
+    /// Executes writes to one table.
+    fn batch(&mut self, ops: &[Operation]) {
+        let (mut ipvs, mut vips, mut rules, mut sysctls) = (vec![], vec![], vec![], vec![]);
+        for op in ops {
+            if self.holds(op) {
+                continue;
+            }
+            match op {
+                Operation::Ipvs(op) => ipvs.push(*op),
+                Operation::Vip(op) => vips.push(*op),
+                Operation::Rules(op) => rules.push(op.clone()),
+                Operation::Sysctl(op) => sysctls.push(op.clone()),
+                Operation::Flows(op) => self.outcome.flows.push(*op),
+            }
+        }
+        self.ipvs(&ipvs);
+        self.vips(&vips);
+        self.rules(rules);
+        self.sysctls(sysctls);
+    }
+
+    /// Whether a write stands on another one that failed. One that stands on the link waits for it.
+    fn holds(&mut self, op: &Operation) -> bool {
+        let Executor { kernel, work, .. } = &mut self.executor;
+        let subject = Subject::of(op, &kernel.mirror);
+        let routes = &kernel.mirror.routes;
+        let needs_link = match (op, subject) {
+            (Operation::Sysctl(op), _) => is_of_link(op),
+            (_, Some(Subject::Vip(_) | Subject::Address(_))) => true,
+            // A VIP that has its route already does not wait for the link, and what is there goes on.
+            (_, Some(Subject::Front(front))) => {
+                kernel.mirror.server(&front).is_none()
+                    && front.vip().is_some_and(|vip| !routes.contains_key(&vip))
+            }
+            _ => false,
+        };
+        if self.link_failed && needs_link {
+            if let Some(subject) = subject {
+                work.await_base(subject);
+            }
+            return true;
+        }
+        match op {
+            // An address goes with its VIP, because that must be bound some other way first.
+            Operation::Vip(VipOp::DeleteAddress { addr }) if self.held.contains(&Subject::Vip(*addr)) => true,
+            Operation::Rules(RulesOp::DeleteElement(element))
+                if element.vip_port().is_some_and(|port| self.holds_element(element, &port.into())) =>
+            {
+                true
+            }
+            Operation::Sysctl(op) if self.forwarding_held => planner::enables_forwarding(op),
+            _ => subject.is_some_and(|subject| self.held.contains(&subject)),
+        }
+    }
+
+    fn holds_element(&self, element: &lb_types::RuleElement, front: &Front) -> bool {
+        let is_refusal = matches!(element, lb_types::RuleElement::Refuse(_));
+        self.undeleted.contains(front) || is_refusal && self.outcome.refused.contains(front)
+    }
+
+    /// Holds what the kernel does not have yet. What it has already serves, and goes on following the API.
+    fn hold_new(&mut self, subjects: impl IntoIterator<Item = Subject>) {
+        let mirror = &self.executor.kernel.mirror;
+        let is_new = |subject: &Subject| match subject {
+            Subject::Front(front) => mirror.server(front).is_none(),
+            Subject::Vip(vip) => !mirror.routes.contains_key(vip),
+            _ => false,
+        };
+        self.held.extend(subjects.into_iter().filter(is_new));
+    }
+
+    /// A write waits until the link and the chains are there.
+    fn await_base(&mut self, op: &Operation) {
+        let subject = Subject::of(op, &self.executor.kernel.mirror);
+        if let Some(subject) = subject.filter(|subject| *subject != Subject::Base) {
+            self.executor.work.await_base(subject);
+            self.hold_new([subject]);
+        }
+    }
+
+    fn executed(&mut self, op: &Operation) {
+        debug!("{op}");
+        self.executor.kernel.mirror.record(op);
+        self.report.written += 1;
+    }
+
+    /// Notes a refused write, and logs it unless it was refused for the same reason before.
+    fn refused(&mut self, subject: Subject, op: &Operation, reason: &str) {
+        self.report.failed += 1;
+        let Executor { work, now, .. } = &mut self.executor;
+        if work.fail(subject, reason, Extent::Task, *now) {
+            error!("{op}: {reason}; will be tried again");
+        }
+    }
+
+    fn base_failed(&mut self, error: &TableError) {
+        let Executor { work, now, .. } = &mut self.executor;
+        fail_base(work, error, *now);
+    }
+}
+
+/// Notes that the link, the chains or the first dumps have failed.
+pub(crate) fn fail_base(work: &mut Work, error: &TableError, now: Time) {
+    let reason = chain(error);
+    if work.fail(Subject::Base, &reason, Extent::Task, now) {
+        error!("{reason}; will be tried again");
+    }
+}

@@ -1,0 +1,126 @@
+//! Virtual and real servers.
+
+use dataplane::{TableError, explain_ipvs};
+use lb_types::{IpvsOp, VirtualServer};
+use planner::Subject;
+use tracing::{debug, error, warn};
+
+use super::{Executor, Run};
+use crate::{
+    problems::chain,
+    work::{Extent, Table},
+};
+
+const ENOENT: i32 = 2;
+const ESRCH: i32 = 3;
+const EEXIST: i32 = 17;
+
+impl Run<'_> {
+    pub(super) fn ipvs(&mut self, ops: &[IpvsOp]) {
+        // A write that names a scheduler which the kernel is known to lack would run modprobe under the lock of all IPVS
+        // tables. Such writes are planned only where there is no scheduler at all.
+        let lacking = self.executor.lacking;
+        let lacks = |op: &&IpvsOp| settings(op).is_some_and(|settings| lacking.contains(&settings.scheduler));
+        if !ops.iter().any(|op| lacks(&op)) {
+            return self.ipvs_call(ops);
+        }
+        for op in ops.iter().filter(lacks) {
+            self.ipvs_refused(op, ENOENT, &explain_ipvs(op, ENOENT));
+        }
+        let others: Vec<_> = ops.iter().filter(|op| !lacks(op)).copied().collect();
+        self.ipvs_call(&others);
+    }
+
+    fn ipvs_call(&mut self, ops: &[IpvsOp]) {
+        if ops.is_empty() {
+            return;
+        }
+        let outcome = match self.executor.kernel.tables.ipvs.apply(ops) {
+            Ok(outcome) => outcome,
+            Err(error) => return self.ipvs_call_failed(ops, &error),
+        };
+        if outcome.replies_lost {
+            warn!("answers of the kernel were lost: the virtual servers concerned are dumped again");
+            self.doubt(ops);
+        }
+        // What lies between failures, which are in order, was executed.
+        let mut done = 0;
+        for failure in &outcome.failed {
+            let Some(op) = ops.get(failure.index) else { continue };
+            self.ipvs_executed(ops.get(done..failure.index).unwrap_or_default());
+            self.ipvs_refused(op, failure.errno, &failure.reason);
+            done = failure.index + 1;
+        }
+        self.ipvs_executed(&ops[done..]);
+    }
+
+    fn ipvs_executed(&mut self, ops: &[IpvsOp]) {
+        self.executor.kernel.mirror.record_ipvs(ops);
+        self.report.written += ops.len();
+        for op in ops {
+            debug!("{op}");
+            if let IpvsOp::DeleteRealServer { .. } | IpvsOp::DeleteVirtualServer { .. } = op {
+                self.outcome.deleted.push(*op);
+            }
+        }
+    }
+
+    fn ipvs_refused(&mut self, op: &IpvsOp, errno: i32, reason: &str) {
+        self.report.failed += 1;
+        let Executor { kernel, work, desired, now, .. } = &mut self.executor;
+        // Only fronts are planned.
+        let Some(front) = kernel.mirror.front(&op.virtual_server()) else { return };
+        if work.fail(Subject::Front(front), reason, Extent::Task, *now) {
+            let service =
+                desired.service_of(&front).map_or_else(|| "no Service".to_owned(), ToString::to_string);
+            error!(%service, "{op}: {reason}; will be tried again");
+        }
+        self.outcome.refused.insert(front);
+        match op {
+            IpvsOp::AddVirtualServer { .. } => _ = self.held.insert(Subject::Front(front)),
+            IpvsOp::DeleteVirtualServer { .. } => _ = self.undeleted.insert(front),
+            _ => {}
+        }
+        match settings(op).filter(|_| errno == ENOENT) {
+            Some(settings) => _ = self.outcome.lost_schedulers.insert(settings.scheduler),
+            // The mirror was wrong about what exists.
+            None if [ENOENT, ESRCH, EEXIST].contains(&errno) => self.doubt(&[*op]),
+            None => {}
+        }
+    }
+
+    fn ipvs_call_failed(&mut self, ops: &[IpvsOp], error: &TableError) {
+        self.report.failed += ops.len();
+        error!("{}; will be tried again", chain(error));
+        for op in ops {
+            let Executor { kernel, work, now, .. } = &mut self.executor;
+            if let Some(subject) = Subject::of_ipvs(op, &kernel.mirror) {
+                work.fail(subject, &error.operation, Extent::Call, *now);
+                // Nothing of it may have been executed: what goes must not go before what replaces it.
+                self.held.insert(subject);
+            }
+        }
+        // Some of them may have been executed.
+        self.doubt(ops);
+    }
+
+    /// The kernel may hold anything of these virtual servers.
+    fn doubt(&mut self, ops: &[IpvsOp]) {
+        let Executor { work, now, .. } = &mut self.executor;
+        // Not before it is known whether they exist: what is done with them would fail as before.
+        let due = work.request(Table::VirtualServers, *now);
+        for op in ops {
+            work.request(Table::RealServers(op.virtual_server()), due);
+        }
+    }
+}
+
+/// Settings of the virtual server that an operation writes.
+fn settings(op: &IpvsOp) -> Option<&VirtualServer> {
+    match op {
+        IpvsOp::AddVirtualServer { settings, .. } | IpvsOp::SetVirtualServer { settings, .. } => {
+            Some(settings)
+        }
+        _ => None,
+    }
+}

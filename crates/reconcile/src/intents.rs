@@ -1,0 +1,185 @@
+//! The desired side: objects and facts in, intents of all Services out.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::IpAddr,
+};
+
+use drain::Time;
+use lb_types::ServiceName;
+use planner::{
+    Changes, Context, Desired, Dirty, Mirror, NodeFacts, Ownership, PlannerConfig, Subject, desire_service,
+};
+use service_model::{Service, ServiceModel};
+
+use crate::{
+    Config, LocalMode,
+    kernel::{Kernel, Ours},
+    listeners::Listeners,
+    problems::Problems,
+    schedulers::Schedulers,
+};
+
+/// Everything that decides what Services ask of the kernel.
+pub(crate) struct Intents {
+    /// Its layout follows `local_mode` and the Node.
+    pub(crate) config: PlannerConfig,
+    pub(crate) local_mode: LocalMode,
+    pub(crate) ownership: Ownership,
+    pub(crate) model: ServiceModel,
+    pub(crate) facts: NodeFacts,
+    pub(crate) desired: Desired,
+    pub(crate) problems: Problems,
+    pub(crate) schedulers: Schedulers,
+    pub(crate) listeners: Listeners,
+    /// Dirty Services that did not fit into a step.
+    backlog: VecDeque<ServiceName>,
+}
+
+impl Intents {
+    pub(crate) fn new(config: &Config) -> Self {
+        Intents {
+            model: ServiceModel::on_node(&config.planner.node_name),
+            config: config.planner.clone(),
+            local_mode: config.local_mode.clone(),
+            ownership: config.ownership.clone(),
+            facts: NodeFacts::default(),
+            desired: Desired::default(),
+            problems: Problems::default(),
+            schedulers: Schedulers::default(),
+            listeners: Listeners::default(),
+            backlog: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn context(&self) -> Context<'_> {
+        Context { config: &self.config, ownership: &self.ownership, facts: &self.facts }
+    }
+
+    pub(crate) fn ours(&self) -> Ours<'_> {
+        Ours { desired: &self.desired, ownership: &self.ownership }
+    }
+
+    /// Whether Services wait to be planned.
+    pub(crate) fn has_backlog(&self) -> bool {
+        !self.backlog.is_empty() || self.model.has_dirty()
+    }
+
+    /// Whether the cluster has changed the prefixes of its ClusterIPs.
+    pub(crate) fn has_new_cidrs(&self) -> bool {
+        self.ownership.announced_cidrs != self.model.service_cidrs()
+    }
+
+    /// Takes over which prefixes are ours; returns whether they have changed.
+    pub(crate) fn refresh_ownership(&mut self) -> bool {
+        let has_new = self.has_new_cidrs();
+        if has_new {
+            self.ownership.announced_cidrs = self.model.service_cidrs().to_vec();
+        }
+        has_new
+    }
+
+    /// Takes the layout over from the Node; returns whether it has changed.
+    pub(crate) fn refresh_layout(&mut self) -> bool {
+        let layout = self.local_mode.layout(self.model.node(), self.config.layout.masquerade_bit);
+        let has_changed = layout != self.config.layout;
+        self.config.layout = layout;
+        has_changed
+    }
+
+    /// Takes the Node over, if it has changed.
+    pub(crate) fn refresh_node(&mut self, mirror: &mut Mirror, dirty: &mut Dirty) {
+        if self.model.take_node_changed() {
+            mirror.layout_current &= !self.refresh_layout();
+            let addresses = self.facts.addresses.clone();
+            self.replace_addresses(addresses, mirror, dirty);
+        }
+    }
+
+    /// Takes over the node's addresses; every VIP may need another source then.
+    pub(crate) fn replace_addresses(
+        &mut self,
+        addresses: BTreeMap<IpAddr, String>,
+        mirror: &Mirror,
+        dirty: &mut Dirty,
+    ) {
+        let mut facts = NodeFacts::new(&self.model.node().addresses, addresses);
+        facts.own_ports = std::mem::take(&mut self.facts.own_ports);
+        facts.own_ports.retain(|port| facts.addresses.contains_key(&port.addr));
+        if facts.sources != self.facts.sources {
+            dirty.extend(self.desired.vips().copied().map(Subject::Vip));
+        }
+        let (new, old) = (&facts.addresses, &self.facts.addresses);
+        let came = new.keys().filter(|addr| !old.contains_key(addr));
+        let went = old.keys().filter(|addr| !new.contains_key(addr));
+        let changed: Vec<_> = came.chain(went).copied().collect();
+        self.facts = facts;
+        if changed.is_empty() {
+            return;
+        }
+        for addr in &changed {
+            dirty.insert(Subject::Vip(*addr));
+            dirty.extend(mirror.fronts_on(*addr).map(Subject::Front));
+        }
+        // Only a VIP that became, or no longer is, an address of the node changes an intent.
+        self.mark_dirty(|service| service.cluster_ips.iter().any(|ip| changed.contains(ip)));
+    }
+
+    /// Plans some Services again.
+    pub(crate) fn mark_dirty(&mut self, is_concerned: impl Fn(&Service) -> bool) {
+        let concerned = self.model.services().filter(|service| is_concerned(service));
+        let names: Vec<_> = concerned.map(|service| service.name.clone()).collect();
+        for name in names {
+            self.model.mark_dirty(name);
+        }
+    }
+
+    /// Computes the intents of as many dirty Services as may be planned in one go, critical ones alone at first; returns
+    /// how many those were.
+    pub(crate) fn desire_some(
+        &mut self,
+        most: usize,
+        critical_first: bool,
+        (kernel, now): (&mut Kernel, Time),
+        changes: &mut Changes,
+    ) -> usize {
+        self.backlog.extend(self.model.take_dirty());
+        let is_critical = |name: &&ServiceName| {
+            critical_first && self.model.service(name).is_some_and(|service| service.critical)
+        };
+        let critical = self.backlog.iter().take_while(is_critical).count();
+        let count = if critical > 0 { critical } else { self.backlog.len().min(most) };
+        let names: Vec<_> = self.backlog.drain(..count).collect();
+        for name in &names {
+            self.desire(name, (kernel, now), changes);
+        }
+        names.len()
+    }
+
+    fn desire(&mut self, name: &ServiceName, (kernel, now): (&mut Kernel, Time), changes: &mut Changes) {
+        if let Some(service) = self.model.service(name) {
+            self.schedulers.find_named(service, &mut self.config, kernel, now);
+        }
+        self.listeners.look(self.model.service(name), name, &mut self.facts, kernel);
+        let service = self.model.service(name);
+        let desired = service.map(|service| desire_service(service, &self.model, self.context()));
+        let (intent, problems) = desired.unzip();
+        let rivals = self.desired.replace(name, intent, changes);
+        self.problems.replace_own(name, problems.unwrap_or_default());
+        if rivals.is_empty() && !self.problems.has_conflicts(name) {
+            return;
+        }
+        for service in rivals.iter().chain([name]) {
+            self.problems.replace_conflicts(service, self.desired.conflicts(service));
+        }
+    }
+
+    /// Looks again which ports of VIPs that are addresses of the node belong to its programs, if that is due.
+    pub(crate) fn recheck_listeners(&mut self, kernel: &mut Kernel, now: Time) {
+        for name in self.listeners.take_due(now) {
+            if self.listeners.look(self.model.service(&name), &name, &mut self.facts, kernel) {
+                self.model.mark_dirty(name);
+            }
+        }
+    }
+}

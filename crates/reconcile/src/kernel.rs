@@ -1,0 +1,177 @@
+//! The kernel's tables and our copy of what they hold, which every dump corrects.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::Hash,
+    net::IpAddr,
+};
+
+use dataplane::{BridgeFilters, ObservedRealServer, ObservedRules, ObservedVips, TableError, Tables};
+use lb_types::{FastMap, RulesLayout, VirtualServerId};
+use planner::{Desired, Dirty, Mirror, MirrorServer, Ownership, Subject};
+
+/// The tables with the mirror: nobody else dumps or writes.
+pub(crate) struct Kernel {
+    pub(crate) tables: Tables,
+    pub(crate) mirror: Mirror,
+}
+
+/// Differences that dumps have shown between kernel and mirror; the mirror is right now.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    pub(crate) dirty: Dirty,
+    /// Number of objects that somebody else has changed.
+    pub(crate) drift: usize,
+    /// Virtual servers whose real servers the mirror does not know.
+    pub(crate) unknown: Vec<VirtualServerId>,
+}
+
+/// What tells that a virtual server concerns us: others may do with theirs as they like.
+#[derive(Clone, Copy)]
+pub(crate) struct Ours<'a> {
+    pub(crate) desired: &'a Desired,
+    pub(crate) ownership: &'a Ownership,
+}
+
+impl Ours<'_> {
+    pub(crate) fn has(&self, vs: &VirtualServerId, mirror: &Mirror) -> bool {
+        let is_wanted = mirror.front(vs).is_some_and(|front| self.desired.front(&front).is_some());
+        is_wanted || self.ownership.owns(vs, mirror)
+    }
+}
+
+/// Facts about the node's links that a dump of the VIPs brings along.
+#[derive(Debug, Default)]
+pub(crate) struct NodeLinks {
+    /// Addresses with the names of their links.
+    pub(crate) addresses: BTreeMap<IpAddr, String>,
+    pub(crate) bridges: BTreeMap<String, BridgeFilters>,
+}
+
+impl Kernel {
+    pub(crate) fn new(tables: Tables) -> Self {
+        Kernel { tables, mirror: Mirror::default() }
+    }
+
+    /// Whether the link and the chains are there.
+    pub(crate) fn has_base(&self) -> bool {
+        self.mirror.link_ready && self.mirror.layout_current
+    }
+
+    /// Fills the mirror with all virtual and real servers.
+    pub(crate) fn adopt_servers(&mut self) -> Result<(), TableError> {
+        self.mirror.servers.clear();
+        for (vs, settings) in self.tables.ipvs.dump_virtual_servers()?.virtual_servers {
+            let found = self.tables.ipvs.dump_real_servers(vs)?;
+            self.mirror.servers.insert(vs, MirrorServer { settings, real_servers: sorted(&found) });
+        }
+        Ok(())
+    }
+
+    /// Dumps link, routes and addresses.
+    pub(crate) fn observe_vips(&mut self, findings: &mut Findings) -> Result<NodeLinks, TableError> {
+        let ObservedVips { link, routes, addresses, node_addresses, bridges } = self.tables.vips.observe()?;
+        let mirror = &mut self.mirror;
+        mirror.link_ours = link.is_some_and(|link| link.dummy);
+        let is_ready = link.is_some_and(|link| link.dummy && link.up);
+        let drifted: BTreeSet<IpAddr> = changed_keys(&mirror.routes, &routes).collect();
+        findings.drift += drifted.len();
+        if is_ready != mirror.link_ready {
+            findings.drift += 1;
+            findings.dirty.insert(Subject::Base);
+        }
+        findings.dirty.extend(drifted.into_iter().map(Subject::Vip));
+        findings.dirty.extend(addresses.iter().copied().map(Subject::Address));
+        mirror.link_ready = is_ready;
+        (mirror.routes, mirror.addresses) = (routes.into(), addresses.into());
+        Ok(NodeLinks { addresses: node_addresses, bridges })
+    }
+
+    /// Dumps the nftables table.
+    pub(crate) fn observe_rules(
+        &mut self,
+        layout: &RulesLayout,
+        findings: &mut Findings,
+    ) -> Result<(), TableError> {
+        let ObservedRules { layout_current, elements, .. } = self.tables.rules.observe(layout)?;
+        let mirror = &mut self.mirror;
+        if layout_current != mirror.layout_current {
+            findings.drift += 1;
+            findings.dirty.insert(Subject::Base);
+        }
+        for element in elements.symmetric_difference(&mirror.elements) {
+            findings.drift += 1;
+            findings.dirty.insert(Subject::of_element(element));
+        }
+        (mirror.layout_current, mirror.elements) = (layout_current, elements.into());
+        Ok(())
+    }
+
+    /// Dumps the list of virtual servers.
+    pub(crate) fn observe_servers(
+        &mut self,
+        ours: Ours<'_>,
+        findings: &mut Findings,
+    ) -> Result<(), TableError> {
+        let mut found = self.tables.ipvs.dump_virtual_servers()?.virtual_servers;
+        found.sort_unstable_by_key(|(vs, _)| *vs);
+        let is_missing = |vs: &&VirtualServerId| found.binary_search_by_key(*vs, |(vs, _)| *vs).is_err();
+        let missing: Vec<_> = self.mirror.servers.keys().filter(is_missing).copied().collect();
+        for (vs, settings) in found {
+            match self.mirror.servers.get_mut(&vs) {
+                Some(server) if server.settings == settings => continue,
+                Some(server) => server.settings = settings,
+                None => {
+                    self.mirror.servers.insert(vs, MirrorServer { settings, real_servers: Vec::new() });
+                    findings.unknown.push(vs);
+                }
+            }
+            self.note_drift(vs, ours, findings);
+        }
+        for vs in missing {
+            self.mirror.servers.remove(&vs);
+            self.note_drift(vs, ours, findings);
+        }
+        Ok(())
+    }
+
+    /// Dumps the real servers of one virtual server.
+    pub(crate) fn observe_real_servers(
+        &mut self,
+        vs: VirtualServerId,
+        ours: Ours<'_>,
+        findings: &mut Findings,
+    ) -> Result<Vec<ObservedRealServer>, TableError> {
+        let observed = self.tables.ipvs.dump_real_servers(vs)?;
+        let found = sorted(&observed);
+        if let Some(server) = self.mirror.servers.get_mut(&vs)
+            && server.real_servers != found
+        {
+            server.real_servers = found;
+            self.note_drift(vs, ours, findings);
+        }
+        Ok(observed)
+    }
+
+    fn note_drift(&self, vs: VirtualServerId, ours: Ours<'_>, findings: &mut Findings) {
+        if ours.has(&vs, &self.mirror) {
+            findings.dirty.extend(self.mirror.front(&vs).map(Subject::Front));
+            findings.drift += 1;
+        }
+    }
+}
+
+fn sorted(observed: &[ObservedRealServer]) -> Vec<(lb_types::RealServerId, lb_types::RealServer)> {
+    let mut real_servers: Vec<_> = observed.iter().map(|rs| (rs.id, rs.settings)).collect();
+    real_servers.sort_unstable();
+    real_servers
+}
+
+/// Keys that only one side has, or that both have with different values.
+fn changed_keys<'a, K: Hash + Eq + Copy, V: PartialEq>(
+    a: &'a FastMap<K, V>,
+    b: &'a FastMap<K, V>,
+) -> impl Iterator<Item = K> + 'a {
+    let in_a = a.iter().filter(|(key, value)| b.get(key) != Some(value)).map(|(key, _)| *key);
+    in_a.chain(b.keys().filter(|key| !a.contains_key(key)).copied())
+}
