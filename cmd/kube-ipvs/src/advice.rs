@@ -9,7 +9,7 @@ use crate::config::{Settings, Source};
 /// Warnings for the start. `server` is the address of the API server.
 pub fn warnings(settings: &Settings, server: Option<IpAddr>) -> impl Iterator<Item = String> {
     let url = std::env::var("KUBERNETES_PORT").ok();
-    let vip = server.and_then(|server| warn_of_vip(settings, server, url.as_deref()));
+    let vip = server.and_then(|server| vip_warning(settings, server, url.as_deref()));
     nothing_masqueraded(settings).map(str::to_owned).into_iter().chain(vip)
 }
 
@@ -27,7 +27,7 @@ fn nothing_masqueraded(settings: &Settings) -> Option<&'static str> {
 ///
 /// kubelet writes the VIP of the Service `default/kubernetes` into KUBERNETES_SERVICE_HOST, which a Pod may override,
 /// and into KUBERNETES_PORT (`kubelets_url`, such as `tcp://10.96.0.1:443`), which nobody does.
-fn warn_of_vip(settings: &Settings, server: IpAddr, kubelets_url: Option<&str>) -> Option<String> {
+fn vip_warning(settings: &Settings, server: IpAddr, kubelets_url: Option<&str>) -> Option<String> {
     let Source::Api { kubeconfig, master } = &settings.source else { return None };
     let in_range = settings.reconcile.ownership.service_cidrs.iter().any(|net| net.contains(server));
     if !in_range && kubelets_url.and_then(host_of) != Some(server) {
@@ -82,7 +82,7 @@ mod tests {
     fn an_api_server_behind_a_vip_of_ours_is_warned_of_with_the_place_to_mend() {
         const URL: Option<&str> = Some("tcp://10.96.0.1:443");
         let warning =
-            |args: &[&str], server: &str, url| warn_of_vip(&settings(args), server.parse().unwrap(), url);
+            |args: &[&str], server: &str, url| vip_warning(&settings(args), server.parse().unwrap(), url);
         let cidrs = "--service-cidrs=10.96.0.0/16,fd00:96::/112";
         for (args, server, url, part) in [
             (&[][..], "10.96.0.1", URL, Some("KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT")),

@@ -1,4 +1,4 @@
-//! Flags to one valid configuration, or a list of all mistakes in them.
+//! The configuration that flags make: one valid value, or a list of all mistakes in them.
 
 use std::{collections::BTreeSet, fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 

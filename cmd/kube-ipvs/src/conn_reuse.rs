@@ -9,7 +9,7 @@ use kernel::{
     decide_conn_reuse_mode, needs_probe,
 };
 
-/// A choice, and what it rests on.
+/// A value for `conn_reuse_mode`, with its grounds.
 #[derive(Debug)]
 pub struct ConnReuseChoice {
     /// The value and the reason for it.

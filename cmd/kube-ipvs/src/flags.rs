@@ -202,14 +202,14 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Cli {
 }
 
 fn try_parse(args: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
-    let args = normalised(args);
+    let args = normalise_names(args);
     Cli::try_parse_from(&args).map_err(|error| match error.kind() {
         ErrorKind::InvalidUtf8 => not_utf8(&args),
         _ => error,
     })
 }
 
-/// The error for arguments that are no text; it names them, which clap's own does not.
+/// Error for arguments that are no text; it names them, which clap's own does not.
 fn not_utf8(args: &[OsString]) -> clap::Error {
     let odd = args.iter().filter(|arg| arg.to_str().is_none()).map(|arg| format!("{arg:?}"));
     let odd = odd.collect::<Vec<_>>().join(", ");
@@ -217,8 +217,8 @@ fn not_utf8(args: &[OsString]) -> clap::Error {
         .error(ErrorKind::InvalidUtf8, format!("only names of files may be other than UTF-8: {odd}"))
 }
 
-/// Arguments with `_` in flag names replaced by `-`, as pflag's normaliser in kube-proxy does.
-fn normalised(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+/// Replaces `_` by `-` in the names of flags, as pflag's normaliser in kube-proxy does.
+fn normalise_names(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut names_end = false;
     let normalise = |arg: OsString| {
         names_end |= arg == "--";

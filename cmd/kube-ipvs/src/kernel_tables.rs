@@ -30,9 +30,7 @@ pub struct Opened {
     pub rules_watcher: RulesWatcher,
 }
 
-/// Opens all tables; an error names the module that is missing and how to load it.
-///
-/// Nothing is written.
+/// Opens all tables, and writes nothing; an error names the module that is missing and how to load it.
 pub fn open() -> anyhow::Result<Opened> {
     let ipvs = IpvsClient::open().context("open the IPVS tables")?;
     let vips = VipClient::open().context("open the routing tables")?;
