@@ -1,6 +1,7 @@
-//! Checks of the architecture that no compiler makes.
+//! Checks of the architecture and the documents that no compiler makes.
 
 pub mod edges;
+pub mod links;
 pub mod purity;
 
 /// Packages without async, clock, environment and I/O.

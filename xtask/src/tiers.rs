@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::checks::{edges, purity};
+use crate::checks::{edges, links, purity};
 use crate::command;
 use crate::deny;
 use crate::fuzz;
@@ -55,6 +55,7 @@ impl Test {
         });
         run_tier(tiers, "edges", check_edges);
         run_tier(tiers, "purity", check_purity);
+        run_tier(tiers, "links", check_links);
         run_tier(tiers, "clippy", clippy);
         run_tier(tiers, "crates", deny::check);
         run_tier(tiers, "host tests", host_tests);
@@ -141,6 +142,11 @@ fn check_edges(tally: &mut Tally) -> Result<()> {
 
 fn check_purity(tally: &mut Tally) -> Result<()> {
     expect_none(tally, "purity", &purity::violations(&Workspace::load()?)?);
+    Ok(())
+}
+
+fn check_links(tally: &mut Tally) -> Result<()> {
+    expect_none(tally, "links", &links::violations()?);
     Ok(())
 }
 

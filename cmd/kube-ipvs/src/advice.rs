@@ -1,4 +1,4 @@
-//! Warnings about the configuration that would otherwise show as time-outs.
+//! Warnings about faults of the configuration that would otherwise show as time-outs.
 
 use std::net::IpAddr;
 
@@ -8,12 +8,12 @@ use crate::config::{Settings, Source};
 
 /// Warnings for the start. `server` is the address of the API server.
 pub fn warnings(settings: &Settings, server: Option<IpAddr>) -> impl Iterator<Item = String> {
-    let told = std::env::var("KUBERNETES_PORT").ok();
-    let vip = server.and_then(|server| server_is_vip(settings, server, told.as_deref()));
+    let url = std::env::var("KUBERNETES_PORT").ok();
+    let vip = server.and_then(|server| vip_warning(settings, server, url.as_deref()));
     nothing_masqueraded(settings).map(str::to_owned).into_iter().chain(vip)
 }
 
-/// kube-proxy warns of the same (cmd/kube-proxy/app/server.go, `checkBadConfig`).
+/// Warning of kube-proxy as well (cmd/kube-proxy/app/server.go, `checkBadConfig`).
 fn nothing_masqueraded(settings: &Settings) -> Option<&'static str> {
     let LocalMode::ClusterCidr(cidrs) = &settings.reconcile.local_mode else { return None };
     (cidrs.is_empty() && !settings.reconcile.planner.masquerade_all).then_some(
@@ -23,14 +23,14 @@ fn nothing_masqueraded(settings: &Settings) -> Option<&'static str> {
     )
 }
 
-/// An API server that is reached through a VIP which this process has to program first.
+/// Warning of an API server behind a VIP that this process has to program first.
 ///
 /// kubelet writes the VIP of the Service `default/kubernetes` into KUBERNETES_SERVICE_HOST, which a Pod may override,
-/// and into KUBERNETES_PORT (`told`, such as `tcp://10.96.0.1:443`), which nobody does.
-fn server_is_vip(settings: &Settings, server: IpAddr, told: Option<&str>) -> Option<String> {
+/// and into KUBERNETES_PORT (`kubelets_url`, such as `tcp://10.96.0.1:443`), which nobody does.
+fn vip_warning(settings: &Settings, server: IpAddr, kubelets_url: Option<&str>) -> Option<String> {
     let Source::Api { kubeconfig, master } = &settings.source else { return None };
     let in_range = settings.reconcile.ownership.service_cidrs.iter().any(|net| net.contains(server));
-    if !in_range && told.and_then(host_of) != Some(server) {
+    if !in_range && kubelets_url.and_then(host_of) != Some(server) {
         return None;
     }
     let (where_from, remedy) = match (master, kubeconfig) {
@@ -45,12 +45,13 @@ fn server_is_vip(settings: &Settings, server: IpAddr, told: Option<&str>) -> Opt
         ),
     };
     Some(format!(
-        "the API server's address {server} (from {where_from}) is a ClusterIP: until this process has programmed it, \
-         which takes an answer of the API server, nothing answers there, unless another proxy still does; {remedy}"
+        "the API server's address {server} (from {where_from}) is a ClusterIP. Nothing answers there \
+         before this process has programmed it, for which it needs the API server, unless another proxy still serves \
+         it; {remedy}"
     ))
 }
 
-/// The address in `tcp://10.96.0.1:443` or `tcp://[fd00::1]:443`.
+/// Address in `tcp://10.96.0.1:443` or `tcp://[fd00::1]:443`.
 fn host_of(url: &str) -> Option<IpAddr> {
     let (host, _port) = url.strip_prefix("tcp://")?.rsplit_once(':')?;
     host.trim_start_matches('[').trim_end_matches(']').parse().ok()
@@ -79,28 +80,28 @@ mod tests {
 
     #[test]
     fn an_api_server_behind_a_vip_of_ours_is_warned_of_with_the_place_to_mend() {
-        const TOLD: Option<&str> = Some("tcp://10.96.0.1:443");
+        const URL: Option<&str> = Some("tcp://10.96.0.1:443");
         let warning =
-            |args: &[&str], server: &str, told| server_is_vip(&settings(args), server.parse().unwrap(), told);
+            |args: &[&str], server: &str, url| vip_warning(&settings(args), server.parse().unwrap(), url);
         let cidrs = "--service-cidrs=10.96.0.0/16,fd00:96::/112";
-        for (args, server, told, part) in [
-            (&[][..], "10.96.0.1", TOLD, Some("KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT")),
+        for (args, server, url, part) in [
+            (&[][..], "10.96.0.1", URL, Some("KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT")),
             (&[], "fd00:96::1", Some("tcp://[fd00:96::1]:443"), Some("KUBERNETES_SERVICE_HOST")),
-            (&[], "192.168.0.2", TOLD, None),
+            (&[], "192.168.0.2", URL, None),
             (&[], "10.96.0.1", None, None),
             (&[cidrs], "10.96.0.1", None, Some("KUBERNETES_SERVICE_HOST")),
             (&[cidrs], "fd00:96::1", None, Some("KUBERNETES_SERVICE_HOST")),
             (&[cidrs], "192.168.0.2", None, None),
             (&[cidrs, "--kubeconfig=/k"], "10.96.0.1", None, Some("(from the kubeconfig)")),
-            (&[cidrs, "--master=https://10.96.0.1"], "10.96.0.1", TOLD, Some("(from --master)")),
-            (&[cidrs, "--manifests=/m"], "10.96.0.1", TOLD, None),
+            (&[cidrs, "--master=https://10.96.0.1"], "10.96.0.1", URL, Some("(from --master)")),
+            (&[cidrs, "--manifests=/m"], "10.96.0.1", URL, None),
         ] {
-            let got = warning(args, server, told);
+            let got = warning(args, server, url);
             match part {
                 Some(part) => {
                     assert!(got.as_ref().is_some_and(|text| text.contains(part)), "{server}: {got:?}")
                 }
-                None => assert_eq!(got, None, "{args:?} {server} {told:?}"),
+                None => assert_eq!(got, None, "{args:?} {server} {url:?}"),
             }
         }
     }

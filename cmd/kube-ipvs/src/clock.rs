@@ -1,4 +1,4 @@
-//! The only clocks.
+//! The only clocks of the loop.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ pub fn now() -> Time {
     read(ClockId::Boottime)
 }
 
-/// Processor time of the calling thread so far, that of the kernel in its system calls included.
+/// Processor time of the calling thread so far, with that of the kernel in its system calls.
 pub fn spent() -> Duration {
     read(ClockId::ThreadCPUTime)
 }

@@ -1,4 +1,4 @@
-//! One-shot commands.
+//! Commands that end by themselves.
 
 use anyhow::{Context, bail};
 use reconcile::{Cleanup, Event, Reconciler};
@@ -12,7 +12,7 @@ pub fn version() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints what would be written, one line each.
+/// Prints each write that a start on this node would make.
 pub fn plan(settings: &Settings) -> anyhow::Result<()> {
     let source = source::open(settings)?;
     let tables = kernel_tables::open()?.tables;
@@ -20,8 +20,12 @@ pub fn plan(settings: &Settings) -> anyhow::Result<()> {
     let config = kernel_tables::for_this_kernel(settings, &choice);
     let mut reconciler = Reconciler::new(config, tables);
     let batch = source.read_once();
-    batch.problems.iter().for_each(|problem| warn!("{problem}"));
-    batch.events.into_iter().for_each(|event| reconciler.handle(Event::Model(event)));
+    for problem in &batch.problems {
+        warn!("{problem}");
+    }
+    for event in batch.events {
+        reconciler.handle(Event::Model(event));
+    }
     let plan = reconciler.dry_run().context("compare the kernel with the objects")?;
     match plan.len() {
         0 => output::print("nothing to write: the kernel is as the objects say\n")?,
@@ -30,14 +34,17 @@ pub fn plan(settings: &Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Removes what is ours; refused while a process runs that would bring it back.
+/// Removes everything of ours, unless a process runs that would bring it back.
 pub fn cleanup(settings: &Settings) -> anyhow::Result<()> {
     let _lock = state_dir::lock(&settings.state_dir)?;
     let mut reconciler = Reconciler::new(settings.reconcile.clone(), kernel_tables::open_each());
     let Cleanup { plan, report, unread } = reconciler.cleanup();
     let printed = output::print(&plan.to_string());
     for error in &unread {
-        output::complain(&format!("kube-ipvs: {}; what is ours there stays", kernel_tables::chain(error)));
+        output::complain(&format!(
+            "kube-ipvs: {}; everything of ours there stays",
+            kernel_tables::chain(error)
+        ));
     }
     match (report.failed, unread.len()) {
         (0, 0) => printed.map(drop),

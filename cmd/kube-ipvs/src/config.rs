@@ -1,4 +1,4 @@
-//! Flags to one valid configuration; every mistake is listed at once.
+//! The configuration that flags make: one valid value, or a list of all mistakes in them.
 
 use std::{collections::BTreeSet, fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
@@ -11,56 +11,67 @@ use telemetry::LogFormat;
 
 use crate::flags::Flags;
 
-/// What the process runs with; valid by construction.
+/// Configuration of the process; valid by construction.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Name of this node.
     pub node_name: String,
-    /// Where the objects come from.
+    /// Origin of the objects.
     pub source: Source,
-    /// Where health checks are answered.
+    /// Address that answers health checks.
     pub healthz: Option<SocketAddr>,
-    /// Where metrics are answered.
+    /// Address that answers metrics.
     pub metrics: Option<SocketAddr>,
     /// Configuration of the loop, but for the kernel parameters.
     pub reconcile: Config,
     /// Lets annotations also name the schedulers that the kernel has loaded, besides those in `reconcile`.
     pub allow_loaded_schedulers: bool,
-    /// Timeouts of idle connections (TCP, TCP after FIN, UDP); zero leaves the kernel's.
-    pub timeouts: [Duration; 3],
-    /// How `conn_reuse_mode` is chosen.
+    /// Timeouts of idle connections.
+    pub timeouts: IdleTimeouts,
+    /// Rule for `conn_reuse_mode`.
     pub conn_reuse: ConnReuseFlag,
-    /// Whether to set the ARP parameters.
+    /// Sets the ARP parameters.
     pub strict_arp: bool,
-    /// For what must survive a restart.
+    /// Directory for state that must survive a restart.
     pub state_dir: PathBuf,
-    /// Settings that are not followed to the letter, each with its replacement: logged at start.
+    /// Lines for the log at start: settings that give way to another value.
     pub warnings: Vec<String>,
-    /// How log lines look.
+    /// Format of log lines.
     pub log_format: LogFormat,
-    /// How many there are.
+    /// Verbosity of the log.
     pub verbosity: u8,
 }
 
-/// Where the objects come from.
+/// Timeouts of connections in IPVS; zero leaves the kernel's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IdleTimeouts {
+    /// TCP connections.
+    pub tcp: Duration,
+    /// TCP connections after a FIN.
+    pub tcp_fin: Duration,
+    /// UDP flows.
+    pub udp: Duration,
+}
+
+/// Origin of the objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// An API server.
     Api {
-        /// Its address and credentials; the Pod's service account if there is none.
+        /// File with its address and credentials; without one, the Pod's service account.
         kubeconfig: Option<PathBuf>,
-        /// Overrides the address.
+        /// Address that overrides the file's.
         master: Option<String>,
     },
-    /// A directory.
+    /// A directory of manifests.
     Manifests(PathBuf),
 }
 
-/// Schedulers that annotations may name unless `--allowed-schedulers` says otherwise, besides what is loaded.
+/// Schedulers that annotations may name unless `--allowed-schedulers` says otherwise, besides loaded ones.
 const USUAL_SCHEDULERS: [Scheduler; 6] =
     [Scheduler::RR, Scheduler::WRR, Scheduler::LC, Scheduler::WLC, Scheduler::SH, Scheduler::MH];
 
-/// Everything that is wrong with the flags.
+/// All mistakes in the flags.
 #[derive(Debug, thiserror::Error)]
 pub struct ConfigErrors(Vec<String>);
 
@@ -71,7 +82,7 @@ impl fmt::Display for ConfigErrors {
     }
 }
 
-/// Collects mistakes while values are taken.
+/// Collects mistakes while it takes values.
 #[derive(Default)]
 struct Check(Vec<String>);
 
@@ -136,8 +147,12 @@ impl Settings {
             healthz: bind_address("--healthz-bind-address", &flags.healthz_bind_address, &mut check),
             metrics: bind_address("--metrics-bind-address", &flags.metrics_bind_address, &mut check),
             reconcile,
-            allow_loaded_schedulers: allowed(flags).next().is_none(),
-            timeouts: [flags.ipvs_tcp_timeout, flags.ipvs_tcpfin_timeout, flags.ipvs_udp_timeout],
+            allow_loaded_schedulers: listed_schedulers(flags).next().is_none(),
+            timeouts: IdleTimeouts {
+                tcp: flags.ipvs_tcp_timeout,
+                tcp_fin: flags.ipvs_tcpfin_timeout,
+                udp: flags.ipvs_udp_timeout,
+            },
             conn_reuse: check.parse("--conn-reuse-mode", &flags.conn_reuse_mode),
             strict_arp: flags.ipvs_strict_arp,
             state_dir: flags.state_dir.clone(),
@@ -145,10 +160,7 @@ impl Settings {
             log_format: check.parse("--logging-format", &flags.logging_format),
             verbosity: flags.verbosity,
         };
-        match check.0.is_empty() {
-            true => Ok(settings),
-            false => Err(ConfigErrors(check.0)),
-        }
+        if check.0.is_empty() { Ok(settings) } else { Err(ConfigErrors(check.0)) }
     }
 }
 
@@ -168,7 +180,7 @@ fn source(flags: &Flags, check: &mut Check) -> Source {
     match &flags.manifests {
         Some(dir) => {
             check.ensure(kubeconfig.is_none() && master.is_none(), || {
-                "--manifests: objects come from one place; leave out --kubeconfig and --master".into()
+                "--manifests: objects come from one place only; leave out --kubeconfig and --master".into()
             });
             Source::Manifests(dir.clone())
         }
@@ -185,18 +197,15 @@ fn bind_address(flag: &str, text: &str, check: &mut Check) -> Option<SocketAddr>
 }
 
 /// Names in `--allowed-schedulers`.
-fn allowed(flags: &Flags) -> impl Iterator<Item = &str> {
+fn listed_schedulers(flags: &Flags) -> impl Iterator<Item = &str> {
     flags.allowed_schedulers.iter().map(|name| name.trim()).filter(|name| !name.is_empty())
 }
 
 /// Schedulers that annotations may name in any case.
 fn allowed_schedulers(flags: &Flags, default: Scheduler, check: &mut Check) -> BTreeSet<Scheduler> {
     let named = |name: &str| check.take("--allowed-schedulers", name.parse::<Scheduler>().map(Some));
-    let named: BTreeSet<_> = allowed(flags).filter_map(named).collect();
-    match named.is_empty() {
-        true => USUAL_SCHEDULERS.into_iter().chain([default]).collect(),
-        false => named,
-    }
+    let named: BTreeSet<_> = listed_schedulers(flags).filter_map(named).collect();
+    if named.is_empty() { USUAL_SCHEDULERS.into_iter().chain([default]).collect() } else { named }
 }
 
 fn planner(flags: &Flags, node_name: &str, check: &mut Check) -> PlannerConfig {
@@ -249,9 +258,9 @@ fn local_mode(flags: &Flags, check: &mut Check) -> LocalMode {
 
 fn drain(flags: &Flags, check: &mut Check) -> drain::Settings {
     let (timeout, max) = (flags.graceful_timeout, flags.graceful_timeout_max);
-    check.ensure(max.is_zero() || !timeout.is_zero() && timeout <= max, || match timeout.is_zero() {
-        true => format!("--graceful-timeout: no limit exceeds --graceful-timeout-max ({max:?})"),
-        false => format!("--graceful-timeout: {timeout:?} exceeds --graceful-timeout-max ({max:?})"),
+    check.ensure(max.is_zero() || !timeout.is_zero() && timeout <= max, || {
+        let given = if timeout.is_zero() { "0 (no limit)".to_owned() } else { format!("{timeout:?}") };
+        format!("--graceful-timeout: {given} exceeds --graceful-timeout-max ({max:?})")
     });
     drain::Settings {
         policy: check.parse("--graceful-policy", &flags.graceful_policy),
@@ -274,7 +283,7 @@ fn warnings(flags: &Flags) -> Vec<String> {
     raised.into_iter().collect()
 }
 
-/// Go's ParseCIDR, unlike ours, refuses an address without a prefix length.
+/// Parses a CIDR as Go's `ParseCIDR` does, which refuses an address without a prefix length.
 fn cidr(text: &str) -> Result<IpNetwork, String> {
     let bad = || format!("invalid CIDR {text:?}: expected a form like 10.96.0.0/16");
     let net: IpNetwork = text.contains('/').then(|| text.parse().ok()).flatten().ok_or_else(bad)?;
@@ -305,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silence_that_says_nothing_is_raised_with_a_warning() {
+    fn a_silence_below_the_age_of_counters_is_raised_with_a_warning() {
         for (given, used, warns) in [
             ("0", None, false),
             ("1ms", Some(2500), true),
@@ -351,7 +360,7 @@ mod tests {
             "--ipvs-scheduler: unknown IPVS scheduler \"fair\"",
             "--service-overrides: unknown value \"some\"",
             "--allowed-schedulers: unknown IPVS scheduler \"best\"",
-            "--graceful-timeout: no limit exceeds --graceful-timeout-max (3600s)",
+            "--graceful-timeout: 0 (no limit) exceeds --graceful-timeout-max (3600s)",
             "--ipvs-sync-period: must",
             "--ipvs-min-sync-period: 1s is longer than --ipvs-sync-period (0ns)",
             "--graceful-policy: unknown",
@@ -381,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn objects_come_from_the_cluster_unless_told_otherwise() {
+    fn objects_come_from_the_cluster_unless_a_directory_is_given() {
         let source = |args: &[&str]| settings(args).unwrap().source;
         assert_eq!(source(&[]), Source::Api { kubeconfig: None, master: None });
         assert_eq!(

@@ -1,4 +1,4 @@
-//! The choice of `conn_reuse_mode` for this node, and all that can be said about it in one line.
+//! The choice of `conn_reuse_mode` for this node, with its reason in one line.
 
 use std::fmt;
 
@@ -9,25 +9,25 @@ use kernel::{
     decide_conn_reuse_mode, needs_probe,
 };
 
-/// What was chosen, and what that rests on.
+/// A value for `conn_reuse_mode`, with its grounds.
 #[derive(Debug)]
 pub struct ConnReuseChoice {
-    /// The value and what decided.
+    /// The value and the reason for it.
     pub decision: ConnReuseDecision,
-    /// What the probe has found out, where it was needed.
+    /// Report of the probe, where the choice needed it.
     pub probe: Option<ProbeReport>,
 }
 
 impl ConnReuseChoice {
-    /// For this kernel; runs the probe where nothing else can tell, which takes less than 2 s.
+    /// Chooses for this kernel, and runs the probe where nothing else decides, which takes less than 2 s.
     pub fn make(flag: ConnReuseFlag, kernel: &KernelRelease) -> Self {
         let vendor = ProcSysctls::default().read(kernel::VENDOR_FILE).ok().flatten();
         let facts = ConnReuseFacts { flag, version: kernel.version, vendor, probe: None };
-        ConnReuseChoice::by(facts, || probe(&ProbeOptions::default()))
+        ConnReuseChoice::decide(facts, || probe(&ProbeOptions::default()))
     }
 
-    /// What the probe saw, in a word.
-    pub fn probed(&self) -> &'static str {
+    /// Result of the probe, in a word.
+    pub fn probe_word(&self) -> &'static str {
         match self.probe.as_ref().map(ProbeReport::outcome) {
             None => "not-run",
             Some(None) => "failed",
@@ -36,7 +36,7 @@ impl ConnReuseChoice {
         }
     }
 
-    fn by(facts: ConnReuseFacts, probe: impl FnOnce() -> ProbeReport) -> Self {
+    fn decide(facts: ConnReuseFacts, probe: impl FnOnce() -> ProbeReport) -> Self {
         let probe = needs_probe(&facts).then(probe);
         let outcome = probe.as_ref().and_then(ProbeReport::outcome);
         ConnReuseChoice {
@@ -74,16 +74,16 @@ mod tests {
     }
 
     #[test]
-    fn the_probe_runs_only_where_nothing_else_can_tell() {
+    fn the_probe_runs_only_where_nothing_else_decides() {
         for release in ["4.0", "5.9", "6.12.107+deb13-cloud-amd64", "7.2"] {
-            let choice = ConnReuseChoice::by(facts(release), || panic!("{release} needs no probe"));
-            assert_eq!(choice.probed(), "not-run");
+            let choice = ConnReuseChoice::decide(facts(release), || panic!("{release} needs no probe"));
+            assert_eq!(choice.probe_word(), "not-run");
         }
     }
 
     #[test]
-    fn what_the_probe_saw_decides() {
-        let choose = |seen| ConnReuseChoice::by(facts("5.4.58"), || report(Ok(seen)));
+    fn the_result_of_the_probe_decides() {
+        let choose = |seen| ConnReuseChoice::decide(facts("5.4.58"), || report(Ok(seen)));
         let survived = choose(ProbeOutcome::SynSurvived);
         assert_eq!(survived.decision.mode, Some(ConnReuseMode::Reschedule));
         assert_eq!(
@@ -93,15 +93,15 @@ mod tests {
         );
         assert_eq!(choose(ProbeOutcome::SynDropped).decision.mode, Some(ConnReuseMode::FollowOld));
         assert_eq!(
-            (survived.probed(), choose(ProbeOutcome::SynDropped).probed()),
+            (survived.probe_word(), choose(ProbeOutcome::SynDropped).probe_word()),
             ("syn-survived", "syn-dropped")
         );
     }
 
     #[test]
-    fn a_probe_that_fails_is_told_with_its_reason() {
-        let choice = ConnReuseChoice::by(facts("4.19.139"), || report(Err(ProbeError::NoConntrack)));
-        assert_eq!(choice.probed(), "failed");
+    fn a_probe_that_fails_is_reported_with_its_reason() {
+        let choice = ConnReuseChoice::decide(facts("4.19.139"), || report(Err(ProbeError::NoConntrack)));
+        assert_eq!(choice.probe_word(), "failed");
         assert_eq!(
             choice.to_string(),
             "conn_reuse_mode=0 (the version cannot tell and the probe could not run); probe: connections are not \

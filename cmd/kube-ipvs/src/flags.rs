@@ -1,4 +1,4 @@
-//! The command line as typed; [`crate::config`] checks it.
+//! The command line as typed, which [`crate::config`] checks.
 
 use std::{
     ffi::OsString,
@@ -12,75 +12,77 @@ use lb_types::parse_duration;
 
 use crate::go;
 
-/// kube-proxy's place, IPVS only.
+/// Programs Linux IPVS from the Services of a cluster, in the place of kube-proxy
 #[derive(Debug, Parser)]
 #[command(name = "kube-ipvs", version, args_override_self = true, max_term_width = 110)]
 pub struct Cli {
-    /// What to do; without a command, run until stopped.
+    /// Command; without one, kube-ipvs runs until it is stopped
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// Settings, the same for every command.
+    /// Flags of every command.
     #[command(flatten)]
     pub flags: Flags,
 }
 
-/// One-shot commands.
+/// Commands that end by themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
 pub enum Command {
-    /// Print what would be written to the kernel of this node, and write nothing
+    /// Prints what would be written to the kernel of this node, and writes nothing
     Plan,
-    /// List the real servers that are on their way out, with the reason, their connections and how long it can take
+    /// Lists the real servers that drain, with the reason, their connections and the deadline
     Drains {
-        /// Format: table or json
+        /// Format of the list: table or json
         #[arg(short, long, default_value = "table", value_name = "FORMAT")]
         output: Output,
-        /// Repeat every second
+        /// Repeats the list every second
         #[arg(short, long)]
         watch: bool,
     },
-    /// Remove everything that is ours from the kernel, and nothing else
+    /// Removes everything of kube-ipvs from the kernel, and nothing else
     Cleanup,
-    /// Print the version
+    /// Prints the version
     Version,
 }
 
-/// How a list is printed.
+/// Format of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Output {
-    /// For people.
+    /// Columns for people.
     Table,
-    /// For programs: one array of objects, on one line with --watch.
+    /// One array of objects for programs, on one line with --watch.
     Json,
 }
 
-/// Settings as typed.
+/// Flags as typed.
 #[derive(Clone, Debug, Args)]
 pub struct Flags {
-    /// File with address and credentials of the API server; without it and --master, the Pod's service account
+    /// File with address and credentials of the API server; without it and --master, kube-ipvs uses its Pod's service
+    /// account
     #[arg(long, global = true, value_name = "FILE")]
     pub kubeconfig: Option<String>,
 
-    /// URL of the API server, in the place of the one in the kubeconfig
+    /// URL of the API server, instead of the one in the kubeconfig
     #[arg(long, global = true, value_name = "URL")]
     pub master: Option<String>,
 
-    /// Instead of an API server: directory with Services, EndpointSlices and the Node as YAML or JSON files; it is followed
+    /// Directory with Services, EndpointSlices and the Node as YAML or JSON files, instead of an API server; edits take
+    /// effect as they are saved
     #[arg(long, global = true, value_name = "DIR")]
     pub manifests: Option<PathBuf>,
 
-    /// Name of this node; the host name if not given
+    /// Name of this node; without it, the host name
     #[arg(long, global = true, value_name = "NAME")]
     pub hostname_override: Option<String>,
 
-    /// ClusterIP ranges: every virtual server in them is ours
+    /// ClusterIP ranges; every virtual server in them belongs to kube-ipvs
     #[arg(long, global = true, value_delimiter = ',', value_name = "CIDR,...")]
     pub service_cidrs: Vec<String>,
 
-    /// Pod ranges of the cluster, one per family; used by --detect-local-mode=ClusterCIDR
+    /// Pod ranges of the cluster, one per family, for --detect-local-mode=ClusterCIDR
     #[arg(long, global = true, value_delimiter = ',', value_name = "CIDR,...")]
     pub cluster_cidr: Vec<String>,
 
-    /// How pods of this node are recognised: ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix. Connections
+    /// Way to recognise pods of this node: ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix. Connections
     /// of other clients to ClusterIPs are masqueraded
     #[arg(long, global = true, default_value = "ClusterCIDR", value_name = "MODE")]
     pub detect_local_mode: String,
@@ -89,16 +91,16 @@ pub struct Flags {
     #[arg(long, global = true, default_value = "", value_name = "NAME")]
     pub pod_bridge_interface: String,
 
-    /// Start of the names of pod interfaces, for --detect-local-mode=InterfaceNamePrefix
+    /// Prefix of the names of pod interfaces, for --detect-local-mode=InterfaceNamePrefix
     #[arg(long, global = true, default_value = "", value_name = "PREFIX")]
     pub pod_interface_name_prefix: String,
 
-    /// Masquerade all connections to ClusterIPs
+    /// Masquerades all connections to ClusterIPs
     #[arg(long, global = true, num_args = 0..=1, require_equals = true, default_value = "false",
           default_missing_value = "true", action = ArgAction::Set, value_parser = go::boolean)]
     pub masquerade_all: bool,
 
-    /// Bit of the packet mark used by the two interface modes of --detect-local-mode
+    /// Bit of the packet mark that the two interface modes of --detect-local-mode use
     #[arg(long, global = true, default_value_t = 14, value_name = "BIT")]
     pub iptables_masquerade_bit: u8,
 
@@ -106,65 +108,65 @@ pub struct Flags {
     #[arg(long, global = true, default_value = "rr", value_name = "NAME")]
     pub ipvs_scheduler: String,
 
-    /// Which annotations of Services count: none, graceful (those about drains) or all
-    #[arg(long, global = true, default_value = "all", value_name = "WHICH")]
+    /// Annotations of Services that count: none, graceful (those about drains) or all
+    #[arg(long, global = true, default_value = "all", value_name = "ANNOTATIONS")]
     pub service_overrides: String,
 
-    /// Schedulers that annotations may name; without it those that the kernel has loaded at the start, --ipvs-scheduler
-    /// and rr, wrr, lc, wlc, sh, mh
+    /// Schedulers that annotations may name; without it, those that the kernel has loaded at the start,
+    /// --ipvs-scheduler, and rr, wrr, lc, wlc, sh, mh
     #[arg(long, global = true, value_delimiter = ',', value_name = "NAME,...")]
     pub allowed_schedulers: Vec<String>,
 
-    /// How often the kernel is compared with what it should hold
+    /// Interval between two audits, which compare the kernel with what it should hold
     #[arg(long, global = true, default_value = "30s", value_parser = parse_duration, value_name = "DURATION")]
     pub ipvs_sync_period: Duration,
 
-    /// Shortest time between two syncs; 0 syncs every change at once
+    /// Shortest time between two syncs; 0 to sync every change at once
     #[arg(long, global = true, default_value = "0", value_parser = parse_duration, value_name = "DURATION")]
     pub ipvs_min_sync_period: Duration,
 
-    /// Virtual servers in these ranges are left alone, and Services there are not served
+    /// Ranges in which kube-ipvs leaves virtual servers alone and serves no Services
     #[arg(long, global = true, value_delimiter = ',', value_name = "CIDR,...")]
     pub ipvs_exclude_cidrs: Vec<String>,
 
-    /// Set arp_ignore=1 and arp_announce=2
+    /// Sets the kernel parameters arp_ignore=1 and arp_announce=2
     #[arg(long = "ipvs-strict-arp", global = true, num_args = 0..=1, require_equals = true, default_value = "false",
           default_missing_value = "true", action = ArgAction::Set, value_parser = go::boolean)]
     pub ipvs_strict_arp: bool,
 
-    /// Timeout of idle TCP connections in IPVS; 0 leaves the kernel's (900 s)
+    /// Timeout of idle TCP connections in IPVS; 0 for the kernel's (900 s)
     #[arg(long, global = true, default_value = "0", value_parser = parse_duration, value_name = "DURATION")]
     pub ipvs_tcp_timeout: Duration,
 
-    /// Timeout of TCP connections after a FIN; 0 leaves the kernel's (120 s)
+    /// Timeout of TCP connections in IPVS after a FIN; 0 for the kernel's (120 s)
     #[arg(long, global = true, default_value = "0", value_parser = parse_duration, value_name = "DURATION")]
     pub ipvs_tcpfin_timeout: Duration,
 
-    /// Timeout of UDP flows in IPVS; 0 leaves the kernel's (300 s)
+    /// Timeout of UDP flows in IPVS; 0 for the kernel's (300 s)
     #[arg(long, global = true, default_value = "0", value_parser = parse_duration, value_name = "DURATION")]
     pub ipvs_udp_timeout: Duration,
 
-    /// When a draining real server is removed: active-only, all-connections or immediate
+    /// Rule by which a draining real server is removed: active-only, all-connections or immediate
     #[arg(long, global = true, default_value = "active-only", value_name = "POLICY")]
     pub graceful_policy: String,
 
-    /// How long a draining real server must be quiet with active-only
+    /// Time for which a draining real server must be quiet under active-only
     #[arg(long, global = true, default_value = "5s", value_parser = parse_duration, value_name = "DURATION")]
     pub graceful_linger: Duration,
 
-    /// A draining real server is removed after this time in any case; 0 for no limit
+    /// Time after which a draining real server is removed in any case; 0 for no limit
     #[arg(long, global = true, default_value = "15m", value_parser = parse_duration, value_name = "DURATION")]
     pub graceful_timeout: Duration,
 
-    /// Longest --graceful-timeout that an annotation can ask for; 0 for any, no deadline included
+    /// Longest timeout that an annotation may ask for; 0 for any, including none
     #[arg(long, global = true, default_value = "0", value_parser = parse_duration, value_name = "DURATION")]
     pub graceful_timeout_max: Duration,
 
-    /// A draining real server is removed when clients have waited for an answer for this long, at least 2.5s; 0 for never
+    /// Time without an answer to its clients after which a draining real server is removed, at least 2.5s; 0 for never
     #[arg(long, global = true, default_value = "3s", value_parser = parse_duration, value_name = "DURATION")]
     pub graceful_silence: Duration,
 
-    /// What the deletion of its pod does to a draining real server: remove or drain
+    /// Effect of the deletion of its pod on a draining real server: remove or drain
     #[arg(long, global = true, default_value = "remove", value_name = "ACTION")]
     pub graceful_endpoint_gone: String,
 
@@ -172,41 +174,42 @@ pub struct Flags {
     #[arg(long, global = true, default_value = "auto", value_name = "MODE")]
     pub conn_reuse_mode: String,
 
-    /// Where /healthz, /livez and /readyz are answered; empty for nowhere. [::] is both families, 0.0.0.0 only IPv4
+    /// Address that answers /healthz, /livez and /readyz; empty for none. [::] is both families, 0.0.0.0 only IPv4
     #[arg(long, global = true, default_value = "[::]:10256", value_name = "ADDR:PORT")]
     pub healthz_bind_address: String,
 
-    /// Where /metrics is answered; empty for nowhere
+    /// Address that answers /metrics and /proxyMode; empty for none
     #[arg(long, global = true, default_value = "127.0.0.1:10249", value_name = "ADDR:PORT")]
     pub metrics_bind_address: String,
 
-    /// Directory for what must survive a restart of the process but not of the node
+    /// Directory for state that must survive a restart of the process but not of the node
     #[arg(long, global = true, default_value = "/run/kube-ipvs", value_name = "DIR")]
     pub state_dir: PathBuf,
 
-    /// Log format: text or json
+    /// Format of log lines: text or json
     #[arg(long, global = true, default_value = "text", value_name = "FORMAT")]
     pub logging_format: String,
 
-    /// Verbosity: 0 to 3 for one line per sync that changed something, 4 for every write, 6 for every message
+    /// Verbosity: 0 to 3 for one line per sync that changed something, 4 for every write, 6 for every message of
+    /// libraries
     #[arg(short = 'v', long = "v", global = true, default_value_t = 2, value_name = "LEVEL")]
     pub verbosity: u8,
 }
 
-/// Parses the command line, or says what is wrong with it and ends the process.
+/// Parses the command line; a mistake in it ends the process with a message.
 pub fn parse(args: impl Iterator<Item = OsString>) -> Cli {
     try_parse(args).unwrap_or_else(|error| error.exit())
 }
 
 fn try_parse(args: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
-    let args = normalised(args);
+    let args = normalise_names(args);
     Cli::try_parse_from(&args).map_err(|error| match error.kind() {
         ErrorKind::InvalidUtf8 => not_utf8(&args),
         _ => error,
     })
 }
 
-/// Names the arguments, unlike clap.
+/// Error for arguments that are no text; it names them, which clap's own does not.
 fn not_utf8(args: &[OsString]) -> clap::Error {
     let odd = args.iter().filter(|arg| arg.to_str().is_none()).map(|arg| format!("{arg:?}"));
     let odd = odd.collect::<Vec<_>>().join(", ");
@@ -214,8 +217,8 @@ fn not_utf8(args: &[OsString]) -> clap::Error {
         .error(ErrorKind::InvalidUtf8, format!("only names of files may be other than UTF-8: {odd}"))
 }
 
-/// Arguments with `_` in flag names replaced by `-`, as pflag's normaliser in kube-proxy does.
-fn normalised(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+/// Replaces `_` by `-` in the names of flags, as pflag's normaliser in kube-proxy does.
+fn normalise_names(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut names_end = false;
     let normalise = |arg: OsString| {
         names_end |= arg == "--";
@@ -224,11 +227,16 @@ fn normalised(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
         }
         let mut bytes = arg.into_vec();
         let name_ends = bytes.iter().position(|byte| *byte == b'=').unwrap_or(bytes.len());
-        bytes[..name_ends].iter_mut().filter(|byte| **byte == b'_').for_each(|byte| *byte = b'-');
+        for byte in bytes[..name_ends].iter_mut().filter(|byte| **byte == b'_') {
+            *byte = b'-';
+        }
         OsString::from_vec(bytes)
     };
     args.map(normalise).collect()
 }
+
+#[cfg(test)]
+mod page;
 
 #[cfg(test)]
 mod tests {

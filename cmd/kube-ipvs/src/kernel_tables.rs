@@ -1,4 +1,6 @@
-//! Opening the kernel tables of this node.
+//! The kernel tables of this node: opens them, and adapts the configuration to the kernel.
+
+use std::time::Duration;
 
 use anyhow::Context;
 use conntrack::ConntrackClient;
@@ -13,21 +15,22 @@ use telemetry::Metrics;
 use tracing::{info, warn};
 use vip::VipClient;
 
-use crate::{config::Settings, conn_reuse::ConnReuseChoice};
+use crate::{
+    config::{IdleTimeouts, Settings},
+    conn_reuse::ConnReuseChoice,
+};
 
-/// The tables, and what is needed to notice who else changes them.
+/// Open tables, and the means to notice changes that others make.
 pub struct Opened {
-    /// For the loop.
+    /// Tables for the loop.
     pub tables: Tables,
-    /// Of the routing tables' socket; its changes are not news to the watcher.
+    /// Port of the routing tables' socket; the watcher ignores changes that come from it.
     pub vip_port: u32,
-    /// Listens to changes of nftables from before the first dump, so that none falls in between.
+    /// Watcher of nftables, which listens from before the first dump, so that no change falls in between.
     pub rules_watcher: RulesWatcher,
 }
 
-/// Opens all tables; an error names the module that is missing and how to load it.
-///
-/// Nothing is written.
+/// Opens all tables, and writes nothing; an error names the module that is missing and how to load it.
 pub fn open() -> anyhow::Result<Opened> {
     let ipvs = IpvsClient::open().context("open the IPVS tables")?;
     let vips = VipClient::open().context("open the routing tables")?;
@@ -36,7 +39,7 @@ pub fn open() -> anyhow::Result<Opened> {
     let vip_port = vips.port_id();
     warn_of_missing_modules();
     warn_without_estimation();
-    tell_of_legacy_iptables();
+    mention_legacy_iptables();
     let flows = ConntrackClient::open().context("open the connection tracking")?;
     let tables = Tables {
         ipvs: Box::new(ipvs),
@@ -48,7 +51,7 @@ pub fn open() -> anyhow::Result<Opened> {
     Ok(Opened { tables, vip_port, rules_watcher })
 }
 
-/// Opens each table by itself; one that cannot be opened fails whenever it is used.
+/// Opens each table by itself; one that cannot be opened fails with each use.
 pub fn open_each() -> Tables {
     let flows: Box<dyn FlowTable> = match ConntrackClient::open() {
         Ok(client) => Box::new(client),
@@ -71,14 +74,14 @@ pub fn open_each() -> Tables {
     Tables { ipvs, vips, rules, sysctls: Box::new(ProcSysctls::default()), flows }
 }
 
-/// An error with its causes on one line.
+/// Error and its causes on one line.
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// Tells at start what would otherwise show with the first UDP endpoint only. Whether a module that is installed can be
-/// loaded shows when it is needed: the kernel loads this one by itself.
+/// Warns at start of a missing module that would otherwise show with the first UDP endpoint only. The kernel loads an
+/// installed one by itself, so only its use shows whether that works.
 fn warn_of_missing_modules() {
     let finder = ModuleFinder::running();
     if finder.presence(KernelModule::NfConntrackNetlink) == ModulePresence::NotInstalled {
@@ -86,39 +89,40 @@ fn warn_of_missing_modules() {
     }
 }
 
-/// Chains of iptables-legacy are not among those of nftables: they can only be pointed at.
-fn tell_of_legacy_iptables() {
-    // Lists what the kernel has for iptables-legacy in this network namespace.
+/// Mentions chains of iptables-legacy, which nftables does not list, so that nobody here can judge them.
+fn mention_legacy_iptables() {
+    // Lists the tables of iptables-legacy in this network namespace.
     let tables = std::fs::read_to_string("/proc/thread-self/net/ip_tables_names").unwrap_or_default();
     if tables.lines().any(|table| table == "filter") {
         info!(
-            "this node has rules of iptables-legacy, which cannot be judged from here: if iptables-legacy -S FORWARD shows \
-             the policy DROP, it must accept RELATED,ESTABLISHED, or answers of pods are lost"
+            "this node has rules of iptables-legacy, which kube-ipvs cannot see: if iptables-legacy -S FORWARD shows the \
+             policy DROP, it must accept RELATED,ESTABLISHED, or answers of pods are lost"
         );
     }
 }
 
-/// Drains go by traffic where counts of connections say too little.
+/// Warns of a kernel that counts no traffic, by which drains go where counts of connections say too little.
 fn warn_without_estimation() {
-    // What cannot be read cannot be judged; that it cannot shows with the parameters that are written.
+    // A parameter that cannot be read is no reason to warn: the writes of other parameters show why.
     let value = ProcSysctls::default().read(kernel::RUN_ESTIMATION).unwrap_or_default();
     if let Some(text) = kernel::without_estimation(value) {
         warn!("{text}");
     }
 }
 
-/// Writes the timeouts of connections that are configured; others stay as they are.
+/// Writes the configured timeouts of connections; others stay as they are.
 pub fn set_timeouts(settings: &Settings) -> anyhow::Result<()> {
-    if settings.timeouts.iter().all(|timeout| timeout.is_zero()) {
+    if settings.timeouts == IdleTimeouts::default() {
         return Ok(());
     }
-    let [tcp, tcp_fin, udp] =
-        settings.timeouts.map(|timeout| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX));
+    let seconds = |timeout: Duration| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX);
+    let IdleTimeouts { tcp, tcp_fin, udp } = settings.timeouts;
+    let timeouts = ipvs::codec::Timeouts { tcp: seconds(tcp), tcp_fin: seconds(tcp_fin), udp: seconds(udp) };
     let mut ipvs = IpvsClient::open().context("open the IPVS tables")?;
-    ipvs.set_timeouts(&ipvs::codec::Timeouts { tcp, tcp_fin, udp }).context("set IPVS timeouts")
+    ipvs.set_timeouts(&timeouts).context("set IPVS timeouts")
 }
 
-/// What to do about `conn_reuse_mode` on this kernel; it is logged, and counted.
+/// Chooses `conn_reuse_mode` for this kernel, logs the choice and exports it.
 pub fn choose_conn_reuse(settings: &Settings, metrics: Option<&Metrics>) -> ConnReuseChoice {
     let kernel = KernelRelease::running();
     let choice = ConnReuseChoice::make(settings.conn_reuse, &kernel);
@@ -126,12 +130,12 @@ pub fn choose_conn_reuse(settings: &Settings, metrics: Option<&Metrics>) -> Conn
     let mode = choice.decision.mode.map_or_else(|| "none".to_owned(), |mode| mode.to_string());
     let reason = choice.decision.reason.to_string();
     if let Some(metrics) = metrics {
-        metrics.conn_reuse_mode(&mode, &reason, choice.probed(), &kernel.to_string());
+        metrics.conn_reuse_mode(&mode, &reason, choice.probe_word(), &kernel.to_string());
     }
     choice
 }
 
-/// The loop's configuration with what depends on the kernel: its parameters, and the schedulers that it has loaded.
+/// Configuration of the loop, with the parameters for this kernel and the schedulers that it has loaded.
 pub fn for_this_kernel(settings: &Settings, choice: &ConnReuseChoice) -> Config {
     let needs = SysctlNeeds {
         conn_reuse_mode: choice.decision.mode,

@@ -15,11 +15,11 @@ mod drains;
 mod flags;
 mod go;
 mod kernel_tables;
+mod observers;
 mod output;
 mod run;
 mod source;
 mod state_dir;
-mod told;
 
 use std::process::ExitCode;
 

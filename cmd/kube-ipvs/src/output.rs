@@ -1,13 +1,13 @@
-//! Output of one-shot commands. `println!` would panic where the reader has closed the pipe, as `head` does.
+//! Output of commands. `println!` would panic where the reader has closed the pipe, as `head` does.
 
 use std::io::{self, Write as _, stderr, stdout};
 
 use anyhow::Context;
 
-/// The reader of standard output.
+/// State of the reader of standard output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reader {
-    /// Goes on.
+    /// Reads on.
     Reads,
     /// Has closed the pipe: nothing more need be printed.
     Gone,

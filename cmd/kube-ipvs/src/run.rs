@@ -27,25 +27,27 @@ use tracing::{info, warn};
 use vip::VipWatcher;
 
 use crate::{
-    advice, clock, config::Settings, drain_saver::DrainSaver, kernel_tables, source, state_dir, told::Told,
+    advice, clock, config::Settings, drain_saver::DrainSaver, kernel_tables, observers::Observers, source,
+    state_dir,
 };
 
-/// How long a watcher blocks before it looks whether anybody still listens.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// Pauses of a watcher that fails, doubled each time.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// Messages that may wait for the loop, of the first lists with some 32 objects each, or a page of them. A source that
+/// Time for which a watcher blocks before it looks whether anybody still listens.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// First and longest pause of a watcher that fails; each pause is twice the one before.
+const FIRST_RETRY_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_RETRY_PAUSE: Duration = Duration::from_secs(30);
+
+/// Messages that may wait for the loop. In the first lists each holds some 32 objects, or a page of them. A source that
 /// is faster has to wait, so that a long list costs little memory here.
-const BACKLOG: usize = 128;
+const QUEUED_MESSAGES: usize = 128;
 
-/// Messages that are planned together, if a source goes on filling the queue meanwhile.
-const AT_ONCE: usize = 4096;
+/// Messages that one step plans together, if a source goes on filling the queue meanwhile.
+const MESSAGES_PER_STEP: usize = 4096;
 
-/// Services planned in a row after which there is memory worth giving back: a start, or a list that came anew.
-const BURST: usize = 1000;
+/// Services planned in a row that leave memory worth giving back, as a start or a new list does.
+const SERVICES_BEFORE_TRIM: usize = 1000;
 
-/// What the threads tell the loop.
+/// Messages of the threads to the loop.
 enum Message {
     Events(Vec<ModelEvent>),
     Touched(Touched),
@@ -58,17 +60,21 @@ enum Message {
 pub fn run(settings: &Settings) -> anyhow::Result<()> {
     let _lock = state_dir::lock(&settings.state_dir)?;
     info!(version = env!("CARGO_PKG_VERSION"), node = %settings.node_name, "kube-ipvs starts");
-    settings.warnings.iter().for_each(|warning| warn!("{warning}"));
+    for warning in &settings.warnings {
+        warn!("{warning}");
+    }
     let source = source::open(settings)?;
     info!(objects = source.describe(), "follows objects");
-    advice::warnings(settings, source.server()).for_each(|text| warn!("{text}"));
+    for warning in advice::warnings(settings, source.server()) {
+        warn!("{warning}");
+    }
     let health = Arc::new(Health::new(Limits::of(settings.reconcile.sync_period), source.vital()));
-    // Until it first waits for messages, the loop is at work: it opens tables, which may load modules.
+    // The loop counts as at work until it first waits for messages: it opens tables, which may load modules.
     health.begin_step(Instant::now());
     let metrics = Arc::new(Metrics::new(Outcome::ALL.map(Outcome::as_str)).context("set up the metrics")?);
     serve(settings, &health, &metrics)?;
-    let (sender, receiver) = mpsc::sync_channel(BACKLOG);
-    // The API server answers while the tables are opened.
+    let (sender, receiver) = mpsc::sync_channel(QUEUED_MESSAGES);
+    // The API server answers while the loop opens the tables.
     follow(source, sender.clone(), Arc::clone(&health))?;
     let opened = kernel_tables::open()?;
     kernel_tables::set_timeouts(settings)?;
@@ -79,11 +85,11 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
     watch_vips(opened.vip_port, sender.clone())?;
     watch_rules(opened.rules_watcher, sender)?;
     let mut reconciler = Reconciler::new(config, opened.tables);
-    let file = DrainFile::new(&settings.state_dir, kernel::boot_id().context("find out the boot's id")?);
+    let file = DrainFile::new(&settings.state_dir, kernel::boot_id().context("read the boot's id")?);
     let saver = DrainSaver::resume(file, &mut reconciler)?;
-    let told = Told::new(health, metrics);
-    told.findings(&reconciler);
-    drive(reconciler, saver, &receiver, &told)
+    let observers = Observers::new(health, metrics);
+    observers.report_findings(&reconciler);
+    drive(reconciler, saver, &receiver, &observers)
 }
 
 fn serve(settings: &Settings, health: &Arc<Health>, metrics: &Arc<Metrics>) -> anyhow::Result<()> {
@@ -129,13 +135,17 @@ fn source_status(status: ApiStatus) -> SourceStatus {
     }
 }
 
-/// The loop is gone.
+/// Error of a message to a loop that has ended.
 struct LoopGone;
 
-/// Reports problems once and passes events on.
+/// Logs problems, each once, and passes events on.
 fn forward(batch: Batch, sender: &SyncSender<Message>) -> Result<(), LoopGone> {
-    batch.problems.iter().for_each(|problem| warn!("{problem}"));
-    batch.healed.iter().for_each(|problem| info!("no longer: {problem}"));
+    for problem in &batch.problems {
+        warn!("{problem}");
+    }
+    for problem in &batch.healed {
+        info!("no longer: {problem}");
+    }
     if batch.events.is_empty() { Ok(()) } else { send(sender, Message::Events(batch.events)) }
 }
 
@@ -146,20 +156,20 @@ fn send(sender: &SyncSender<Message>, message: Message) -> Result<(), LoopGone> 
 fn watch_vips(own_port: u32, sender: SyncSender<Message>) -> anyhow::Result<()> {
     let mut watcher = VipWatcher::open(own_port).context("listen to changes of routes")?;
     spawn("vip-watcher", sender, move |sender| {
-        let wait = || watcher.wait(PATIENCE).context("listen to changes of routes");
+        let wait = || watcher.wait(LONGEST_WAIT).context("listen to changes of routes");
         watch(wait, Touched::Vips, sender, thread::sleep);
     })
 }
 
 fn watch_rules(mut watcher: RulesWatcher, sender: SyncSender<Message>) -> anyhow::Result<()> {
     spawn("rules-watcher", sender, move |sender| {
-        let wait = || watcher.wait(PATIENCE).context("listen to changes of nftables");
+        let wait = || watcher.wait(LONGEST_WAIT).context("listen to changes of nftables");
         watch(wait, Touched::Rules, sender, thread::sleep);
     })
 }
 
-/// Forwards what a watcher sees until the loop is gone. A watcher that fails, because the node is short of memory for
-/// example, is asked again after a pause; what it may have missed counts as touched.
+/// Forwards the changes that a watcher sees until the loop is gone. A watcher that fails, because the node is short of
+/// memory for example, tries again after a pause; meanwhile its whole `table` counts as touched.
 fn watch(
     mut wait: impl FnMut() -> anyhow::Result<Option<Touched>>,
     table: Touched,
@@ -171,15 +181,17 @@ fn watch(
         let touched = match wait() {
             Ok(touched) => {
                 if failing.take().is_some() {
-                    info!("changes of {table:?} are heard again");
+                    info!("listens to changes of {} again", name(table));
                 }
                 touched
             }
             Err(error) => {
                 if failing.is_none() {
-                    warn!("{error:#}; tries again, and compares the whole table each time");
+                    warn!(
+                        "cannot {error:#}; tries again, and compares the whole table each time until it can"
+                    );
                 }
-                let pause = failing.map_or(FIRST_PAUSE, |pause| (pause * 2).min(LONGEST_PAUSE));
+                let pause = failing.map_or(FIRST_RETRY_PAUSE, |pause| (pause * 2).min(LONGEST_RETRY_PAUSE));
                 failing = Some(pause);
                 sleep(pause);
                 Some(table)
@@ -191,8 +203,16 @@ fn watch(
     }
 }
 
-/// Starts a thread that the loop cannot do without: when it ends before the loop, in whatever way, the process ends,
-/// because it would go on for ever with what it has heard so far.
+/// Word for a table in the log, as in the operation of its watcher.
+fn name(table: Touched) -> &'static str {
+    match table {
+        Touched::Vips => "routes",
+        Touched::Rules => "nftables",
+    }
+}
+
+/// Starts a thread that the loop cannot do without. When it ends before the loop, in whatever way, the process ends,
+/// because the loop would serve for ever from the objects that it has.
 fn spawn(
     name: &'static str,
     sender: SyncSender<Message>,
@@ -212,18 +232,18 @@ fn spawn(
     Ok(())
 }
 
-/// Hands events and the time to the loop. What has arrived while the loop was at work is planned together.
+/// Hands events and the time to the loop. Messages that arrived while the loop was at work go into one plan.
 fn drive(
     mut reconciler: Reconciler,
     mut saver: DrainSaver,
     receiver: &Receiver<Message>,
-    told: &Told,
+    observers: &Observers,
 ) -> anyhow::Result<()> {
     let mut planned = 0;
     loop {
         let now = clock::now();
         let wakeup = reconciler.next_wakeup(now).into_iter().chain(saver.due(&reconciler)).min();
-        told.health.end_step();
+        observers.health.end_step();
         let first = match wakeup.map(|due| due.saturating_sub(now)) {
             Some(wait) => receiver.recv_timeout(wait),
             None => receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -234,12 +254,14 @@ fn drive(
             Err(RecvTimeoutError::Disconnected) => bail!("all sources have ended"),
         };
         let begun = Instant::now();
-        told.health.begin_step(begun);
-        let waiting = std::iter::from_fn(|| receiver.try_recv().ok()).take(AT_ONCE);
+        observers.health.begin_step(begun);
+        let waiting = std::iter::from_fn(|| receiver.try_recv().ok()).take(MESSAGES_PER_STEP);
         for message in first.into_iter().chain(waiting) {
             match message {
                 Message::Events(events) => {
-                    events.into_iter().for_each(|event| reconciler.handle(Event::Model(event)));
+                    for event in events {
+                        reconciler.handle(Event::Model(event));
+                    }
                 }
                 Message::Touched(table) => reconciler.handle(Event::Touched(table)),
                 Message::Stop(signal) => {
@@ -252,18 +274,18 @@ fn drive(
                 }
             }
         }
-        planned += step(&mut reconciler, told);
+        planned += step(&mut reconciler, observers);
         saver.save_if_due(&reconciler, clock::now())?;
-        told.stands(begun, reconciler.standing());
+        observers.report_standing(begun, reconciler.standing());
         let is_idle = reconciler.is_running() && !reconciler.has_backlog();
-        if is_idle && std::mem::take(&mut planned) >= BURST {
+        if is_idle && std::mem::take(&mut planned) >= SERVICES_BEFORE_TRIM {
             kernel::give_memory_back();
         }
     }
 }
 
-/// One step; returns how many Services it planned.
-fn step(reconciler: &mut Reconciler, told: &Told) -> usize {
+/// Executes one step, and returns the number of Services that it planned.
+fn step(reconciler: &mut Reconciler, observers: &Observers) -> usize {
     let (begin, spent) = (clock::now(), clock::spent());
     let report = reconciler.step(begin);
     let end = clock::now();
@@ -272,10 +294,10 @@ fn step(reconciler: &mut Reconciler, told: &Told) -> usize {
         let took = end.saturating_sub(begin);
         info!(?took, "sync: {report}");
     }
-    told.stepped(&report, reconciler.draining());
-    told.shortfalls(reconciler.shortfalls());
+    observers.report_step(&report, reconciler.draining());
+    observers.report_shortfalls(reconciler.shortfalls());
     if report.findings {
-        told.findings(reconciler);
+        observers.report_findings(reconciler);
     }
     report.services
 }
@@ -293,10 +315,10 @@ mod tests {
 
     use super::*;
 
-    /// IPVS of a kernel whose first answer does not come.
+    /// IPVS of a kernel whose answer to the first dump does not come.
     struct StuckIpvs {
         kernel: FakeIpvs,
-        /// Closed once it answers.
+        /// Closes once the kernel answers.
         stuck: Receiver<()>,
     }
 
@@ -319,7 +341,7 @@ mod tests {
         }
     }
 
-    /// The loop over fakes, until it is stopped.
+    /// Runs the loop over fakes until a message stops it.
     fn drive_over_fakes(stuck: Receiver<()>, receiver: &Receiver<Message>, health: Arc<Health>) {
         let dir = TempDir::new("drive");
         let tables = Tables {
@@ -333,13 +355,13 @@ mod tests {
         let file = DrainFile::new(dir.path(), "boot".to_owned());
         let saver = DrainSaver::resume(file, &mut reconciler).unwrap();
         let metrics = Arc::new(Metrics::new([]).unwrap());
-        drive(reconciler, saver, receiver, &Told::new(health, metrics)).unwrap();
+        drive(reconciler, saver, receiver, &Observers::new(health, metrics)).unwrap();
     }
 
     #[test]
     fn a_call_into_the_kernel_that_hangs_is_seen() {
         let (release, stuck) = mpsc::channel();
-        let (sender, receiver) = mpsc::sync_channel(BACKLOG);
+        let (sender, receiver) = mpsc::sync_channel(QUEUED_MESSAGES);
         let health = Arc::new(Health::new(Limits::of(Duration::from_secs(30)), &[]));
         health.begin_step(Instant::now());
         let noted = Arc::clone(&health);
@@ -372,22 +394,22 @@ mod tests {
     }
 
     #[test]
-    fn a_watcher_that_fails_is_asked_again_and_its_table_counts_as_touched() {
+    fn a_watcher_that_fails_tries_again_and_its_table_counts_as_touched() {
         let (sender, receiver) = mpsc::sync_channel(16);
         let mut answers = vec![Ok(Some(Touched::Vips)), Err(anyhow!("busy")), Err(anyhow!("busy")), Ok(None)];
         answers.extend([Err(anyhow!("busy")), Ok(Some(Touched::Vips))]);
         let (mut answers, mut receiver) = (answers.into_iter(), Some(receiver));
-        let (mut pauses, mut told) = (Vec::new(), 0);
+        let (mut pauses, mut reports) = (Vec::new(), 0);
         let wait = || {
             answers.next().unwrap_or_else(|| {
                 // The loop ends.
-                told = receiver.take().map_or(told, |receiver| receiver.try_iter().count());
+                reports = receiver.take().map_or(reports, |receiver| receiver.try_iter().count());
                 Ok(Some(Touched::Vips))
             })
         };
         watch(wait, Touched::Vips, &sender, |pause| pauses.push(pause));
-        assert_eq!(told, 5, "two reports and three suspicions");
-        assert_eq!(pauses, [FIRST_PAUSE, FIRST_PAUSE * 2, FIRST_PAUSE]);
+        assert_eq!(reports, 5, "two changes and three suspicions");
+        assert_eq!(pauses, [FIRST_RETRY_PAUSE, FIRST_RETRY_PAUSE * 2, FIRST_RETRY_PAUSE]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Where objects come from, the same for the long-running process and the one-shot commands.
+//! Source of the objects, for the long-running process and for commands alike.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -7,18 +7,18 @@ use service_model::ModelEvent;
 
 use crate::config::{Settings, Source};
 
-/// How long a directory is waited for before it is looked whether anybody still listens.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Time for which a directory blocks before it looks whether anybody still listens.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
-/// A source that was opened.
+/// An open source.
 pub enum Opened {
-    /// An API server.
+    /// API server.
     Api(Box<ApiSource>),
-    /// A directory.
+    /// Directory of manifests.
     Manifests(Box<ManifestSource>),
 }
 
-/// Checks credentials or the directory; does not read objects yet.
+/// Opens the source, and checks credentials or the directory; reads no objects yet.
 pub fn open(settings: &Settings) -> anyhow::Result<Opened> {
     Ok(match &settings.source {
         Source::Manifests(dir) => {
@@ -43,7 +43,7 @@ impl Opened {
         }
     }
 
-    /// Where objects come from, for the log.
+    /// Text for the log.
     pub fn describe(&self) -> String {
         match self {
             Opened::Api(source) => source.url(),
@@ -51,7 +51,7 @@ impl Opened {
         }
     }
 
-    /// Address of the API server, if there is one and it is named by its address.
+    /// Address of the API server, unless a host name stands for it.
     pub fn server(&self) -> Option<IpAddr> {
         match self {
             Opened::Api(source) => source.server(),
@@ -67,12 +67,12 @@ impl Opened {
                 if listener(Delivery::Objects(source.poll())) == Listener::Gone {
                     return;
                 }
-                while !source.wait(PATIENCE) {}
+                while !source.wait(LONGEST_WAIT) {}
             },
         }
     }
 
-    /// Everything that exists now; blocks until it is known.
+    /// Reads everything that exists now; blocks until it is complete.
     pub fn read_once(self) -> Batch {
         let mut all = Batch::default();
         self.run(|delivery| {

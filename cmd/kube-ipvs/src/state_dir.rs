@@ -1,7 +1,7 @@
-//! The directory for what must survive a restart of the process but not of the node.
+//! The directory for state that must survive a restart of the process but not of the node.
 //!
-//! A user who can write to a directory above it must not make this process, which is root, write elsewhere: links
-//! are not followed, and what is made here is for this user alone.
+//! A user who can write to a directory above it must not make this process, which is root, write elsewhere. So it
+//! follows no links, and makes everything here for this user alone.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -17,19 +17,18 @@ use rustix::{
 };
 use tracing::warn;
 
-/// Two processes would undo each other's work: the second one stops here.
+/// Locks the directory. Two processes would undo each other's work, so the second one stops here.
 ///
-/// Where the directory cannot be written, the process runs all the same: services matter more than what the directory
-/// is for.
+/// Where the directory cannot be written, the process runs all the same: Services matter more than that state.
 pub fn lock(state_dir: &Path) -> anyhow::Result<Option<File>> {
     let path = state_dir.join("lock");
     let file = match create(state_dir).and_then(|()| open_lock(&path)) {
         Ok(file) => file,
         Err(error) => {
             warn!(
-                "cannot write to --state-dir {}: {error}; runs without it: a restart forgets since when and why real \
-                 servers drain, and a second kube-ipvs on this node would not be noticed; name a directory that can \
-                 be written",
+                "cannot write to --state-dir {}: {error}; kube-ipvs runs without it: a restart forgets since when and \
+                 why real servers drain, and nothing notices a second kube-ipvs on this node; name a directory that \
+                 can be written",
                 state_dir.display()
             );
             return Ok(None);
@@ -40,14 +39,14 @@ pub fn lock(state_dir: &Path) -> anyhow::Result<Option<File>> {
             bail!("{} is locked: another kube-ipvs runs on this node; stop it first", path.display())
         }
         Err(error) => {
-            warn!("cannot lock {}: {error}; a second kube-ipvs would not be noticed", path.display())
+            warn!("cannot lock {}: {error}; nothing notices a second kube-ipvs on this node", path.display())
         }
         Ok(()) => {}
     }
     Ok(Some(file))
 }
 
-/// Makes it if it does not exist; the directories above it are anybody's.
+/// Makes the directory if it does not exist; the directories above it may serve others too.
 fn create(state_dir: &Path) -> io::Result<()> {
     if let Some(parent) = state_dir.parent() {
         fs::create_dir_all(parent)?;

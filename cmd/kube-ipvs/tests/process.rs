@@ -1,4 +1,4 @@
-//! The program as a process: what its arguments and its standard streams may be.
+//! The program as a process: odd arguments, and standard streams that are closed or full.
 
 use std::{
     ffi::OsStr,
@@ -43,7 +43,7 @@ fn a_closed_standard_output_ends_a_command_quietly() {
     }
 }
 
-/// What is to be removed goes, whether anybody reads of it or not.
+/// A cleanup removes everything, even if nobody reads its output.
 #[test]
 fn a_cleanup_whose_output_nobody_reads_is_complete() {
     if !rustix::process::geteuid().is_root() {

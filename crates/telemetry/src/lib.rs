@@ -14,5 +14,5 @@ mod server;
 pub use condition::Effect;
 pub use health::{Answer, Health, Limits, SourceStatus};
 pub use logging::{LogFormat, UnknownLogFormat, init_logging};
-pub use metrics::Metrics;
+pub use metrics::{Family, Metrics};
 pub use server::{Bound, Site, serve};

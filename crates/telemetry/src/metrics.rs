@@ -4,11 +4,25 @@ use std::time::Duration;
 
 use prometheus::{
     Encoder as _, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder, process_collector::ProcessCollector,
+    TextEncoder,
+    core::{Collector, Desc},
+    process_collector::ProcessCollector,
+    proto::{MetricFamily, MetricType},
 };
 
 /// Drains end within seconds, or when their last connection does; 15 minutes is the default deadline.
 const DRAIN_SECONDS: [f64; 11] = [0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 300.0, 900.0, 3600.0];
+
+/// A metric as its documentation has to have it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Family {
+    /// Name in the text format.
+    pub name: String,
+    /// `counter`, `gauge`, ...
+    pub kind: &'static str,
+    /// Names of its labels.
+    pub labels: Vec<String>,
+}
 
 /// All metrics; shared by whoever counts and the server.
 #[derive(Debug)]
@@ -80,20 +94,31 @@ impl Metrics {
     }
 
     fn register(&self) -> Result<(), prometheus::Error> {
-        let registry = &self.registry;
-        registry.register(Box::new(self.draining.clone()))?;
-        registry.register(Box::new(self.drains_begun.clone()))?;
-        registry.register(Box::new(self.drains_ended.clone()))?;
-        registry.register(Box::new(self.drain_seconds.clone()))?;
-        registry.register(Box::new(self.connections_cut.clone()))?;
-        registry.register(Box::new(self.writes.clone()))?;
-        registry.register(Box::new(self.refused.clone()))?;
-        registry.register(Box::new(self.drift.clone()))?;
-        registry.register(Box::new(self.conn_reuse.clone()))?;
-        registry.register(Box::new(self.findings.clone()))?;
-        registry.register(Box::new(self.missing_schedulers.clone()))?;
-        registry.register(Box::new(self.refused_objects.clone()))?;
-        registry.register(Box::new(ProcessCollector::for_self()))
+        self.collectors().into_iter().try_for_each(|collector| self.registry.register(collector))
+    }
+
+    /// Everything that is registered.
+    fn collectors(&self) -> [Box<dyn Collector>; 13] {
+        [
+            Box::new(self.draining.clone()),
+            Box::new(self.drains_begun.clone()),
+            Box::new(self.drains_ended.clone()),
+            Box::new(self.drain_seconds.clone()),
+            Box::new(self.connections_cut.clone()),
+            Box::new(self.writes.clone()),
+            Box::new(self.refused.clone()),
+            Box::new(self.drift.clone()),
+            Box::new(self.conn_reuse.clone()),
+            Box::new(self.findings.clone()),
+            Box::new(self.missing_schedulers.clone()),
+            Box::new(self.refused_objects.clone()),
+            Box::new(ProcessCollector::for_self()),
+        ]
+    }
+
+    /// Names, types and labels of all metrics, those without a value included.
+    pub fn families(&self) -> Vec<Family> {
+        self.collectors().iter().flat_map(|collector| families_of(collector.as_ref())).collect()
     }
 
     /// So many real servers drain at the moment.
@@ -150,6 +175,28 @@ impl Metrics {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+fn families_of(collector: &dyn Collector) -> Vec<Family> {
+    let kinds = collector.collect();
+    let kind_of = |name: &str| kinds.iter().find(|family| family.name() == name).map(kind_of);
+    let family = |desc: &&Desc| Family {
+        name: desc.fq_name.clone(),
+        kind: kind_of(&desc.fq_name).unwrap_or("untyped"),
+        labels: desc.variable_labels.clone(),
+    };
+    collector.desc().iter().map(family).collect()
+}
+
+/// The type as `# TYPE` lines have it.
+fn kind_of(family: &MetricFamily) -> &'static str {
+    match family.get_field_type() {
+        MetricType::COUNTER => "counter",
+        MetricType::GAUGE => "gauge",
+        MetricType::SUMMARY => "summary",
+        MetricType::UNTYPED => "untyped",
+        MetricType::HISTOGRAM => "histogram",
     }
 }
 

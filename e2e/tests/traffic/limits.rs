@@ -1,4 +1,4 @@
-//! What IPVS cannot do ("Known limits" in README): each test states what happens today, so that a kernel or a change
+//! What IPVS cannot do (docs/limits.md): each test states what happens today, so that a kernel or a change
 //! that does better is noticed.
 
 use std::io::{BufRead, BufReader, Write};

@@ -1,4 +1,4 @@
-//! State of the loop, as reported to health checks and metrics.
+//! Reports of the loop to health checks and metrics.
 
 use std::{cell::RefCell, sync::Arc, time::Instant};
 
@@ -6,37 +6,37 @@ use lb_types::Scheduler;
 use reconcile::{NodeFinding, Reconciler, Report, Shortfalls, Standing};
 use telemetry::{Effect, Health, Metrics};
 
-/// Refused Services from which on the node, not a single Service, is taken to be at fault.
-const MANY_SERVICES: usize = 10;
+/// Number of refused Services from which on the node counts as at fault, not the Services.
+const REFUSED_SERVICES_OF_A_BAD_NODE: usize = 10;
 
 /// Codes of conditions, as `/readyz` lists them with the number of objects.
 const SERVICES_REFUSED: &str = "services-refused";
 const WRITES_REFUSED: &str = "writes-refused";
 
-/// Those who are told what the loop does.
-pub struct Told {
+/// Receivers of the loop's reports.
+pub struct Observers {
     /// For health checks.
     pub health: Arc<Health>,
     /// For Prometheus.
     pub metrics: Arc<Metrics>,
-    /// Shortfalls of the kernel that both know already.
+    /// Last report of shortfalls, so that the same one again costs nothing.
     shortfalls: RefCell<Shortfalls>,
 }
 
-impl Told {
-    /// Nothing is wrong so far.
+impl Observers {
+    /// No report has come so far, and nothing is wrong.
     pub fn new(health: Arc<Health>, metrics: Arc<Metrics>) -> Self {
-        Told { health, metrics, shortfalls: RefCell::default() }
+        Observers { health, metrics, shortfalls: RefCell::default() }
     }
 
-    /// What the kernel cannot or will not do, if that has changed.
-    pub fn shortfalls(&self, now: Shortfalls) {
+    /// Reports schedulers that the kernel lacks and objects that it refuses, if these have changed.
+    pub fn report_shortfalls(&self, now: Shortfalls) {
         if *self.shortfalls.borrow() == now {
             return;
         }
-        let default = now.no_scheduler.then_some("no Service can be served");
+        let none = now.no_scheduler.then_some("no Service can be served");
         let missing = now.schedulers.iter().map(Scheduler::to_string);
-        self.health.set_condition("no-scheduler", Effect::NotReady, default);
+        self.health.set_condition("no-scheduler", Effect::NotReady, none);
         self.health.set_condition("scheduler-unavailable", Effect::Notice, missing);
         self.health.set_condition("vips-refused", Effect::Notice, number(now.vips));
         self.health.set_condition("virtual-servers-refused", Effect::Notice, number(now.virtual_servers));
@@ -45,8 +45,8 @@ impl Told {
         self.shortfalls.replace(now);
     }
 
-    /// A step was done; so many real servers drain after it.
-    pub fn stepped(&self, report: &Report, draining: usize) {
+    /// Counts the writes and drains of a step, after which `draining` real servers drain.
+    pub fn report_step(&self, report: &Report, draining: usize) {
         self.metrics.synced(report.written, report.failed, report.drift);
         self.metrics.drains_begun(report.drains_begun);
         for ended in &report.ended {
@@ -58,8 +58,9 @@ impl Told {
         }
     }
 
-    /// What is wrong with the node, by finding. Details are in the log: `/readyz` is for everybody.
-    pub fn findings(&self, reconciler: &Reconciler) {
+    /// Reports the objects that each finding about the node concerns. Details are in the log, because everybody can
+    /// read `/readyz`.
+    pub fn report_findings(&self, reconciler: &Reconciler) {
         for finding in NodeFinding::ALL {
             let objects: Vec<_> = reconciler.node_findings(finding).collect();
             self.metrics.node_finding(finding.code(), objects.len());
@@ -67,23 +68,23 @@ impl Told {
         }
     }
 
-    /// After a step that began at `begun`, the kernel is that far behind.
+    /// Reports how far the kernel is behind after a step that began at `begun`.
     ///
-    /// Single Services that the kernel refuses must not take the node out of service, and no restart helps them: they
-    /// are listed. Where they are many, the node is not ready, which stops a rollout.
-    pub fn stands(&self, begun: Instant, standing: Standing) {
+    /// Single Services that the kernel refuses must not take the node out of service, and no restart helps them, so
+    /// `/readyz` only lists them. Where they are many, the node is not ready, which stops a rollout.
+    pub fn report_standing(&self, begun: Instant, standing: Standing) {
         match standing.waits_for {
             Some(wait) => self.health.waits(begun, wait.as_str()),
             None => self.health.caught_up(),
         }
-        let many = standing.unserved >= MANY_SERVICES || standing.most_unserved;
+        let many = standing.unserved >= REFUSED_SERVICES_OF_A_BAD_NODE || standing.most_unserved;
         let effect = if many { Effect::NotReady } else { Effect::Notice };
         self.health.set_condition(SERVICES_REFUSED, effect, number(standing.unserved));
         self.health.set_condition(WRITES_REFUSED, Effect::Notice, number(standing.refused));
     }
 }
 
-/// A word for a number of objects; none for none.
+/// Word for a number of objects; none for 0.
 fn number(count: usize) -> Option<String> {
     (count > 0).then(|| count.to_string())
 }
@@ -97,13 +98,13 @@ mod tests {
 
     use super::*;
 
-    /// Whether `/livez`, `/healthz` and `/readyz` are good an hour after a step, and the list of conditions.
+    /// Answers of `/livez`, `/healthz` and `/readyz` an hour after a step (true for 200), and the list of conditions.
     fn pages(standing: Standing) -> ([bool; 3], String) {
         let health = Arc::new(Health::new(Limits::of(Duration::from_secs(30)), &[]));
         health.programmed();
-        let told = Told::new(Arc::clone(&health), Arc::new(Metrics::new([]).unwrap()));
+        let observers = Observers::new(Arc::clone(&health), Arc::new(Metrics::new([]).unwrap()));
         let begun = Instant::now();
-        told.stands(begun, standing);
+        observers.report_standing(begun, standing);
         let then = begun + Duration::from_secs(3600);
         let ready = health.readyz(then);
         let list = ready.body.split("conditions\":").nth(1).unwrap().to_owned();
