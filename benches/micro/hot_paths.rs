@@ -28,7 +28,9 @@ fn changed(size: Size, number: usize) -> EndpointSlice {
 fn model(c: &mut Criterion) {
     let size = Size::of(10_000);
     let mut model = ServiceModel::default();
-    objects::events(size).into_iter().for_each(|event| model.apply(event));
+    for event in objects::events(size) {
+        model.apply(event);
+    }
     let _all = model.take_dirty();
     let mut number = 0;
     c.bench_function("model: one changed slice of 10,000", |b| {
@@ -54,7 +56,9 @@ fn model(c: &mut Criterion) {
 fn step(c: &mut Criterion) {
     for size in [Size::of(100), Size::of(10_000)] {
         let mut reconciler = Reconciler::new(Config::default(), Absent::tables());
-        objects::events(size).into_iter().for_each(|event| reconciler.handle(Event::Model(event)));
+        for event in objects::events(size) {
+            reconciler.handle(Event::Model(event));
+        }
         while !reconciler.is_running() {
             reconciler.step(Duration::ZERO);
         }
@@ -75,7 +79,9 @@ fn start(c: &mut Criterion) {
         let events = objects::events(Size::of(services));
         let fresh = || {
             let mut reconciler = Reconciler::new(Config::default(), Absent::tables());
-            events.iter().cloned().for_each(|event| reconciler.handle(Event::Model(event)));
+            for event in events.iter().cloned() {
+                reconciler.handle(Event::Model(event));
+            }
             reconciler
         };
         let mut group = c.benchmark_group("loop");
@@ -116,7 +122,9 @@ fn codec(c: &mut Criterion) {
         b.iter(|| {
             batch.clear();
             Command::NewService(&service).push(&mut batch, 30);
-            destinations.iter().for_each(|d| Command::NewDest(&key, d).push(&mut batch, 30));
+            for d in &destinations {
+                Command::NewDest(&key, d).push(&mut batch, 30);
+            }
             black_box(batch.as_bytes().len())
         });
     });

@@ -16,8 +16,8 @@ use ipvs::IpvsClient;
 use lb_types::{IpvsOp, RulesLayout, RulesOp, Scheduler, VipOp, VipPort, VirtualServerId};
 use reconcile::{Config, Event, Reconciler};
 
+use crate::node::Node;
 use crate::objects::{self, Size};
-use crate::world::World;
 
 /// How long the loop took.
 #[derive(Debug, Clone, Copy)]
@@ -28,14 +28,16 @@ pub struct Alone {
     pub apply: Duration,
 }
 
-/// Programs IPVS of a fresh world; the events have arrived before the clock starts.
-pub fn program(world: &World, size: Size) -> Result<Alone> {
-    world.ns.enter(|| {
+/// Programs IPVS of a fresh node; the events have arrived before the clock starts.
+pub fn program(node: &Node, size: Size) -> Result<Alone> {
+    node.ns.enter(|| {
         let spent = Rc::new(Cell::new(Duration::ZERO));
         let ipvs = Timed { client: IpvsClient::open()?, spent: Rc::clone(&spent) };
         let tables = Tables { ipvs: Box::new(ipvs), ..Absent::tables() };
         let mut reconciler = Reconciler::new(Config::default(), tables);
-        objects::events(size).into_iter().for_each(|event| reconciler.handle(Event::Model(event)));
+        for event in objects::events(size) {
+            reconciler.handle(Event::Model(event));
+        }
         let start = Instant::now();
         let mut failed = 0;
         while !reconciler.is_running() {

@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use test_apiserver::{Resource, TestApiServer, monotonic};
 
+use crate::node::Node;
 use crate::objects::{self, NAMESPACE, Size};
-use crate::world::World;
 
 /// A cluster whose endpoints are replaced one by one.
 #[derive(Debug)]
@@ -36,9 +36,9 @@ pub struct Change {
 }
 
 impl Cluster {
-    /// Starts a server in a world's network, with everything in it; it speaks TLS, as real ones do.
-    pub fn start(world: &World, size: Size) -> Result<Cluster> {
-        let server = world.ns.enter(|| TestApiServer::builder().tls().token("bench").start())?;
+    /// Starts a server in a node's network, with everything in it; it speaks TLS, as real ones do.
+    pub fn start(node: &Node, size: Size) -> Result<Cluster> {
+        let server = node.ns.enter(|| TestApiServer::builder().tls().token("bench").start())?;
         server.objects().apply_all(objects::all_json(size))?;
         let pods = (0..size.services).map(|service| objects::pods(size, service)).collect();
         Ok(Cluster { server, pods, changes: 0 })

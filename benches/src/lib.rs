@@ -3,7 +3,7 @@
 //! Everything is measured in one run on one machine, so that figures can be compared with each other; those of an
 //! emulated guest cannot be compared with those of anything else. `cargo xtask bench` runs it.
 //!
-//! In reading order: [`objects`] is the cluster; [`world`] a node for each measurement; [`product`] the process under
+//! In reading order: [`objects`] is the cluster; [`node`] a node for each measurement; [`product`] the process under
 //! test; [`programming`] fills an empty kernel in every way; [`running`] changes a full one, fed by [`cluster`]; [`report`]
 //! tells.
 //!
@@ -11,6 +11,7 @@
 
 pub mod alone;
 pub mod cluster;
+pub mod node;
 pub mod noise;
 pub mod objects;
 pub mod process;
@@ -20,4 +21,3 @@ pub mod replay;
 pub mod report;
 pub mod running;
 pub mod tap;
-pub mod world;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::world::millis;
+use crate::node::millis;
 
 /// Pieces of work at a time.
 const PIECES: usize = 25;

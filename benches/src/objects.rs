@@ -16,7 +16,7 @@ use service_model::{
 
 /// The node's name, as given by `--hostname-override`.
 pub const NODE_NAME: &str = "node-0";
-/// The node's address, on an interface of every world.
+/// The node's address, on an interface of every node.
 pub const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 10);
 /// Ranges of the cluster.
 pub const SERVICE_CIDR: &str = "10.96.0.0/12";

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::node::Node;
 use crate::objects::{NODE_NAME, POD_CIDR, SERVICE_CIDR};
 use crate::process;
-use crate::world::World;
 
 /// Longest that anything is waited for: 10,000 Services in the guest of a busy host.
 pub const PATIENCE: Duration = Duration::from_secs(600);
@@ -99,15 +99,15 @@ impl LogReader {
 
 impl Product {
     /// Starts it.
-    pub fn start(world: &World, settings: &Settings) -> Result<Product> {
-        Product::spawn(world, settings, &[])
+    pub fn start(node: &Node, settings: &Settings) -> Result<Product> {
+        Product::spawn(node, settings, &[])
     }
 
     /// Starts it under `strace`, which writes to `summary` how often which system call was made.
-    pub fn start_counted(world: &World, settings: &Settings, summary: &Path) -> Result<Product> {
+    pub fn start_counted(node: &Node, settings: &Settings, summary: &Path) -> Result<Product> {
         let mut strace: Vec<OsString> = ["strace", "-f", "-qq", "-c", "-o"].map(OsString::from).into();
         strace.push(summary.into());
-        let mut product = Product::spawn(world, settings, &strace)?;
+        let mut product = Product::spawn(node, settings, &strace)?;
         let deadline = Instant::now() + Duration::from_secs(10);
         while product.pid == product.child.id() {
             ensure!(Instant::now() < deadline, "strace has started nothing: {}", product.log.follow()?);
@@ -117,12 +117,12 @@ impl Product {
         Ok(product)
     }
 
-    fn spawn(world: &World, settings: &Settings, around: &[OsString]) -> Result<Product> {
+    fn spawn(node: &Node, settings: &Settings, around: &[OsString]) -> Result<Product> {
         fs::create_dir_all(settings.directory.join("state"))?;
         let path = settings.directory.join("kube-ipvs.log");
         let log = File::create(&path).with_context(|| path.display().to_string())?;
         let words: Vec<OsString> = around.iter().cloned().chain(settings.command_line()).collect();
-        let mut command = world.ns.command(&words[0]);
+        let mut command = node.ns.command(&words[0]);
         command.args(&words[1..]).env_remove("RUST_LOG");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let started = Instant::now();

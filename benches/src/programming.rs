@@ -11,12 +11,12 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use crate::alone;
+use crate::node::{Node, millis};
 use crate::objects::{self, Size};
 use crate::process;
 use crate::product::{self, Input, Product, Settings};
 use crate::replay::{Replayed, replay};
 use crate::tap::{Datagram, Recording, Tap, Traffic};
-use crate::world::{World, millis};
 
 /// The first thing that kube-ipvs writes, as it stands in the list of links.
 const FIRST_WRITE: &str = "kube-ipvs0:";
@@ -120,9 +120,9 @@ pub fn measure(bench: &Bench, size: Size) -> Result<Programming> {
     let (product, rules) = whole(&settings, size).context("kube-ipvs")?;
     let (writes, counts) = recorded(&settings, size).context("recording kube-ipvs")?;
     let Replayed { all, ipvs } = replayed(&writes, size).context("sending the same bytes again")?;
-    let world = World::new()?;
-    let alone = alone::program(&world, size).context("IPVS alone")?;
-    world.check(size, false).context("IPVS alone")?;
+    let node = Node::new()?;
+    let alone = alone::program(&node, size).context("IPVS alone")?;
+    node.check(size, false).context("IPVS alone")?;
     let ipvsadm = ipvsadm(&settings.directory, &rules, size).context("ipvsadm -R")?;
     fs::remove_dir_all(&settings.directory)?;
     Ok(Programming {
@@ -138,14 +138,14 @@ pub fn measure(bench: &Bench, size: Size) -> Result<Programming> {
 /// Runs kube-ipvs, watched from outside. The moment it claims to be ready it is stopped in its tracks, and the kernel
 /// is read by tools that are not ours: what is there was written before the claim.
 fn whole(settings: &Settings, size: Size) -> Result<(Whole, String)> {
-    let world = World::new()?;
-    let mut product = Product::start(&world, settings)?;
-    let first = first_write(&world)?;
+    let node = Node::new()?;
+    let mut product = Product::start(&node, settings)?;
+    let first = first_write(&node)?;
     let last = product.wait_until_programmed()?;
     process::freeze(product.pid())?;
     let cpu = process::cpu_time(product.pid())?;
-    world.check(size, true)?;
-    let rules = world.rules()?;
+    node.check(size, true)?;
+    let rules = node.rules()?;
     process::thaw(product.pid())?;
     let syncs = product.syncs()?;
     let whole = Whole {
@@ -161,9 +161,9 @@ fn whole(settings: &Settings, size: Size) -> Result<(Whole, String)> {
 
 /// When the link was not there for the last time with which kube-ipvs begins. The first write came after that, so that
 /// an observer who is kept from looking makes the product slower, not faster.
-pub fn first_write(world: &World) -> Result<Instant> {
+pub fn first_write(node: &Node) -> Result<Instant> {
     // Not by the usual call (SIOCGIFINDEX): for a name that is not there, that starts modprobe each time.
-    world.ns.enter(|| {
+    node.ns.enter(|| {
         let start = Instant::now();
         let mut before = start;
         loop {
@@ -180,18 +180,18 @@ pub fn first_write(world: &World) -> Result<Instant> {
 
 /// Runs it again with every message recorded and every system call counted.
 fn recorded(settings: &Settings, size: Size) -> Result<(Vec<Datagram>, CallCounts)> {
-    let world = World::with_tap()?;
-    let tap = Tap::start(&world)?;
+    let node = Node::with_tap()?;
+    let tap = Tap::start(&node)?;
     let summary = settings.directory.join("strace");
     let mut product = if has_strace() {
-        Product::start_counted(&world, settings, &summary)?
+        Product::start_counted(&node, settings, &summary)?
     } else {
-        Product::start(&world, settings)?
+        Product::start(&node, settings)?
     };
     product.wait_until_programmed()?;
     product.stop()?;
     let recording: Recording = tap.finish()?;
-    world.check(size, true)?;
+    node.check(size, true)?;
     let system_calls = fs::read_to_string(&summary).map(|text| parse_summary(&text)).unwrap_or_default();
     let counts = CallCounts { netlink: recording.traffic(), system_calls };
     Ok((recording.into_writes(), counts))
@@ -213,17 +213,17 @@ pub fn parse_summary(text: &str) -> BTreeMap<String, u64> {
 }
 
 fn replayed(writes: &[Datagram], size: Size) -> Result<Replayed> {
-    let world = World::new()?;
-    let replayed = replay(&world, writes)?;
-    world.check(size, true)?;
+    let node = Node::new()?;
+    let replayed = replay(&node, writes)?;
+    node.check(size, true)?;
     Ok(replayed)
 }
 
 fn ipvsadm(directory: &Path, rules: &str, size: Size) -> Result<Timed> {
-    let world = World::new()?;
+    let node = Node::new()?;
     let file = directory.join("rules");
     fs::write(&file, rules)?;
-    let mut command = world.ns.command("ipvsadm");
+    let mut command = node.ns.command("ipvsadm");
     command.arg("-R").stdin(fs::File::open(&file)?);
     let start = Instant::now();
     let mut child = testkit::die_with_thread(&mut command).spawn()?;
@@ -232,7 +232,7 @@ fn ipvsadm(directory: &Path, rules: &str, size: Size) -> Result<Timed> {
     let cpu = process::cpu_time(child.id())?;
     let status = child.wait()?;
     ensure!(status.success(), "it ended with {status}");
-    world.check(size, false)?;
+    node.check(size, false)?;
     Ok(Timed { wall_ms: millis(wall), cpu_ms: millis(cpu) })
 }
 

@@ -8,8 +8,8 @@ use anyhow::{Context, Result, bail};
 use netlink_sys::{Socket, SocketAddr};
 use rustix::net::sockopt;
 
+use crate::node::Node;
 use crate::tap::Datagram;
-use crate::world::World;
 
 /// As large as any sender's, so that the pieces fit.
 const BUFFER: usize = 8 << 20;
@@ -29,8 +29,8 @@ pub struct Replayed {
 }
 
 /// Sends the datagrams in order, each over a socket of its protocol, and reads the answers; the first error ends it.
-pub fn replay(world: &World, datagrams: &[Datagram]) -> Result<Replayed> {
-    world.ns.enter(|| {
+pub fn replay(node: &Node, datagrams: &[Datagram]) -> Result<Replayed> {
+    node.ns.enter(|| {
         let mut sockets = BTreeMap::new();
         for datagram in datagrams {
             if let Entry::Vacant(entry) = sockets.entry(datagram.protocol) {

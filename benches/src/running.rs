@@ -16,12 +16,12 @@ use serde::Serialize;
 use test_apiserver::monotonic;
 
 use crate::cluster::{Change, Cluster};
+use crate::node::{Node, millis};
 use crate::objects::{self, Size};
 use crate::process;
 use crate::product::{Input, PATIENCE, Product, Settings};
 use crate::programming::{Bench, first_write, has_strace, parse_summary};
 use crate::tap::Tap;
-use crate::world::{World, millis};
 
 /// Pause between two looks at a virtual server.
 const LOOK: Duration = Duration::from_micros(200);
@@ -161,17 +161,17 @@ pub struct Restart {
 /// Measures one size on one node.
 pub fn measure(bench: &Bench, size: Size, samples: Samples) -> Result<Running> {
     let directory = bench.directory(&format!("running-{}", size.services))?;
-    let world = World::new()?;
-    let mut cluster = Cluster::start(&world, size)?;
+    let node = Node::new()?;
+    let mut cluster = Cluster::start(&node, size)?;
     let kubeconfig = directory.join("kubeconfig");
     cluster.write_kubeconfig(&kubeconfig)?;
     let input = Input::Kubeconfig(kubeconfig);
     let settings = Settings { binary: bench.binary.clone(), input, directory, flags: Vec::new() };
-    let mut product = Product::start(&world, &settings)?;
-    let start_to_first_write_ms = millis(first_write(&world)? - product.started);
-    let start_ms = ready(&world, &mut product, size)?;
+    let mut product = Product::start(&node, &settings)?;
+    let start_to_first_write_ms = millis(first_write(&node)? - product.started);
+    let start_ms = ready(&node, &mut product, size)?;
     let start_cpu_ms = millis(process::cpu_time(product.pid())?);
-    let mut kernel = world.ns.enter(IpvsClient::open)?;
+    let mut kernel = node.ns.enter(IpvsClient::open)?;
 
     let changes = changes(&mut cluster, &mut kernel, samples.changes).context("one change at a time")?;
     let burst = burst(&mut cluster, &mut kernel, &mut product).context("a burst of changes")?;
@@ -182,22 +182,22 @@ pub fn measure(bench: &Bench, size: Size, samples: Samples) -> Result<Running> {
         settled_kb: process::status_kb(product.pid(), "VmRSS")?,
     };
     product.stop()?;
-    world.check(size, true).context("before the restart")?;
-    let mut product = Product::start(&world, &settings)?;
-    let ready_ms = ready(&world, &mut product, size).context("restart")?;
+    node.check(size, true).context("before the restart")?;
+    let mut product = Product::start(&node, &settings)?;
+    let ready_ms = ready(&node, &mut product, size).context("restart")?;
     product.stop()?;
 
-    world.add_tap()?;
-    let tap = Tap::start(&world)?;
-    let mut product = Product::start(&world, &settings)?;
+    node.add_tap()?;
+    let tap = Tap::start(&node)?;
+    let mut product = Product::start(&node, &settings)?;
     product.wait_until_programmed().context("restart that is recorded")?;
     let writes = tap.finish()?.traffic().write_messages;
-    let change_counts = count(&world, &mut cluster, &mut product).context("counting changes")?;
+    let change_counts = count(&node, &mut cluster, &mut product).context("counting changes")?;
     product.stop()?;
-    world.check(size, true).context("after everything")?;
+    node.check(size, true).context("after everything")?;
     let restart = Restart { ready_ms, writes };
     let draining = match size.services {
-        DRAINING_AT => Some(draining(&world, &mut cluster, &settings, samples.idle).context("drains")?),
+        DRAINING_AT => Some(draining(&node, &mut cluster, &settings, samples.idle).context("drains")?),
         _ => None,
     };
     Ok(Running {
@@ -215,9 +215,9 @@ pub fn measure(bench: &Bench, size: Size, samples: Samples) -> Result<Running> {
 }
 
 /// Nothing happens but that real servers drain, none of which ends.
-fn draining(world: &World, cluster: &mut Cluster, settings: &Settings, length: Duration) -> Result<Idle> {
+fn draining(node: &Node, cluster: &mut Cluster, settings: &Settings, length: Duration) -> Result<Idle> {
     let flags = vec!["--graceful-linger=1h", "--graceful-timeout=0"];
-    let mut product = Product::start(world, &Settings { flags, ..settings.clone() })?;
+    let mut product = Product::start(node, &Settings { flags, ..settings.clone() })?;
     product.wait_until_programmed()?;
     let (real_servers, services) = DRAINING;
     cluster.burst_among(services, real_servers)?;
@@ -229,10 +229,10 @@ fn draining(world: &World, cluster: &mut Cluster, settings: &Settings, length: D
 
 /// Waits until kube-ipvs says that it is ready, stops it in its tracks, and looks whether that is true; returns the time
 /// since its start in milliseconds.
-fn ready(world: &World, product: &mut Product, size: Size) -> Result<f64> {
+fn ready(node: &Node, product: &mut Product, size: Size) -> Result<f64> {
     let ready = product.wait_until_programmed()?;
     process::freeze(product.pid())?;
-    world.check(size, true)?;
+    node.check(size, true)?;
     process::thaw(product.pid())?;
     Ok(millis(ready - product.started))
 }
@@ -311,10 +311,10 @@ fn idle(product: &Product, length: Duration) -> Result<Idle> {
 }
 
 /// Counts what some changes cost. Nobody else looks at the kernel meanwhile: that would be counted, too.
-fn count(world: &World, cluster: &mut Cluster, product: &mut Product) -> Result<ChangeCounts> {
+fn count(node: &Node, cluster: &mut Cluster, product: &mut Product) -> Result<ChangeCounts> {
     let summary = product.directory().join("strace-changes");
     let strace = has_strace().then(|| Attached::to(product.pid(), &summary)).transpose()?;
-    let tap = Tap::start(world)?;
+    let tap = Tap::start(node)?;
     for _ in 0..COUNTED {
         cluster.change()?;
         thread::sleep(APART * 4);

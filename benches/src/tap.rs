@@ -15,7 +15,7 @@ use rustix::net::{netdevice, sockopt};
 use serde::Serialize;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::world::{TAP, World};
+use crate::node::{Node, TAP};
 
 /// Room for what the recording thread has not fetched yet.
 const BUFFER: usize = 512 << 20;
@@ -141,9 +141,9 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// Begins to record in a world that has a tap.
-    pub fn start(world: &World) -> Result<Tap> {
-        let socket = world.ns.enter(open)?;
+    /// Begins to record in a node that has a tap.
+    pub fn start(node: &Node) -> Result<Tap> {
+        let socket = node.ns.enter(open)?;
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&stop);
         let thread = thread::spawn(move || record(&socket, &seen));

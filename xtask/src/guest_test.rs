@@ -7,6 +7,7 @@ mod plan;
 mod retry;
 mod run;
 pub mod selftest;
+mod verdict;
 
 use std::process::ExitCode;
 
@@ -70,7 +71,9 @@ impl GuestTest {
             all.add(&contracts(&mut kernels, &plan));
         }
         if !plan.end_to_end.is_empty() {
-            kernels.iter_mut().for_each(|kernel| all.add(&kernel.run(&plan.end_to_end)));
+            for kernel in &mut kernels {
+                all.add(&kernel.run(&plan.end_to_end));
+            }
         }
         if all.ran() == 0 && all.skipped == 0 {
             all.fail("guest tests", "no test ran");

@@ -84,7 +84,9 @@ pub fn render(results: &Results) -> String {
         }
     }
     text.push_str("\nTargets\n");
-    results.targets.iter().for_each(|verdict| text.push_str(&render_verdict(verdict)));
+    for verdict in &results.targets {
+        text.push_str(&render_verdict(verdict));
+    }
     text.push_str(&render_kube_proxy(&results.kube_proxy));
     text
 }

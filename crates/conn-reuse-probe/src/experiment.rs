@@ -1,4 +1,4 @@
-//! The steps, one after the other, in the calling thread.
+//! The steps of the probe, one after the other, in the calling thread.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpListener},
@@ -23,24 +23,24 @@ use crate::{
 const VIP: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 const PORT: NonZeroU16 = port(80);
 const TARGET: NonZeroU16 = port(8080);
-/// FTPPORT in the kernel: NAT to a real server of this port makes IPVS ask for connection tracking.
-const TRACKING: NonZeroU16 = port(21);
+/// Port of a real server that makes NAT ask for connection tracking: FTPPORT in the kernel.
+const TRACKING_PORT: NonZeroU16 = port(21);
 /// Real servers of the virtual server from the start.
 const SERVERS: [Ipv4Addr; 2] = [Ipv4Addr::new(127, 0, 0, 3), Ipv4Addr::new(127, 0, 0, 4)];
-/// The one that the control adds.
+/// Real server that the control adds.
 const LATE_SERVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 5);
 
-/// For the first connection, which nothing is in the way of.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// For the others: a SYN that is dropped is repeated after 1 s.
-const BEFORE_A_RETRY: Duration = Duration::from_millis(400);
-/// A connection that took longer may be due to the repeated SYN.
-const RETRY: Duration = Duration::from_millis(900);
-/// For the end of the first connection to show.
-const FOR_AN_END: Duration = Duration::from_millis(200);
+/// Time for the first connection, which nothing is in the way of.
+const FIRST_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time for the other connections: a client repeats a SYN that is dropped after 1 s.
+const CONNECT_TIMEOUT_BEFORE_RETRY: Duration = Duration::from_millis(400);
+/// Duration from which on a connection may be due to the repeated SYN.
+const RETRY_SUSPECTED_FROM: Duration = Duration::from_millis(900);
+/// Time for the end of the first connection to show in the counters of IPVS.
+const END_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// Entries of the connection tracking in the thread's network namespace.
-const TRACKED: &str = "net/netfilter/nf_conntrack_count";
+/// Number of tracked connections in the thread's network namespace.
+const TRACKED_COUNT: &str = "net/netfilter/nf_conntrack_count";
 
 const fn port(number: u16) -> NonZeroU16 {
     match NonZeroU16::new(number) {
@@ -49,31 +49,32 @@ const fn port(number: u16) -> NonZeroU16 {
     }
 }
 
-/// Finds out what becomes of the first SYN of a reused port, and, if it survives, whether a drop would have shown.
+/// Finds out whether the first SYN of a reused port survives, and, if so, whether a drop would have shown.
 pub(crate) fn run(with_control: bool) -> (Result<ProbeOutcome, ProbeError>, Control) {
     match reuse_a_port() {
         Err(error) => (Err(error), Control::NotRun),
         Ok(None) => (Ok(ProbeOutcome::SynDropped), Control::NotRun),
         Ok(Some((scene, client))) => {
-            let control = match with_control {
-                true => scene.control(client).unwrap_or_else(Control::NotAvailable),
-                false => Control::NotRun,
+            let control = if with_control {
+                scene.control(client).unwrap_or_else(Control::NotAvailable)
+            } else {
+                Control::NotRun
             };
             (Ok(ProbeOutcome::SynSurvived), control)
         }
     }
 }
 
-/// The second connection from one port, if its first SYN survived.
+/// Makes the second connection from one port; returns it if its first SYN survived.
 fn reuse_a_port() -> Result<Option<(Scene, Client)>, ProbeError> {
     let mut scene = Scene::new()?;
-    let first = connect(PATIENCE)?.ok_or(ProbeError::NoFirstConnection)?;
-    if scene.sysctls.read(TRACKED)?.unwrap_or(0) == 0 {
+    let first = connect(FIRST_CONNECT_TIMEOUT)?.ok_or(ProbeError::NoFirstConnection)?;
+    if scene.sysctls.read(TRACKED_COUNT)?.unwrap_or(0) == 0 {
         return Err(ProbeError::NoConntrack);
     }
     first.reset()?;
     scene.wait_for_the_end()?;
-    let second = match connect(BEFORE_A_RETRY)? {
+    let second = match connect(CONNECT_TIMEOUT_BEFORE_RETRY)? {
         Some(second) if !second.needed_a_retry()? => second,
         _ => return Ok(None),
     };
@@ -96,7 +97,7 @@ fn real_server(addr: Ipv4Addr, port: NonZeroU16) -> RealServerId {
 struct Scene {
     ipvs: IpvsClient,
     sysctls: ProcSysctls,
-    /// Behind the real servers.
+    /// Listeners of the real servers.
     listeners: Vec<TcpListener>,
 }
 
@@ -108,7 +109,7 @@ impl Scene {
         for (name, value) in [(CONNTRACK, 1), (CONN_REUSE_MODE, 1), (EXPIRE_NODEST_CONN, 0)] {
             scene.sysctls.write(&SysctlOp::new(name, value))?;
         }
-        scene.add_virtual_server(TRACKING, &[(SERVERS[0], TRACKING)])?;
+        scene.add_virtual_server(TRACKING_PORT, &[(SERVERS[0], TRACKING_PORT)])?;
         scene.add_virtual_server(PORT, &SERVERS.map(|addr| (addr, TARGET)))?;
         for addr in SERVERS {
             scene.listen(addr)?;
@@ -147,7 +148,7 @@ impl Scene {
         }
     }
 
-    /// Waits until IPVS counts no connection as active any more. The counters are asked and not
+    /// Waits until IPVS counts no connection as active any more. It reads the counters and not
     /// `/proc/net/ip_vs_conn`, which walks the connections of the whole node.
     fn wait_for_the_end(&mut self) -> Result<(), ProbeError> {
         let start = Instant::now();
@@ -156,15 +157,15 @@ impl Scene {
             if real_servers.iter().all(|rs| rs.connections.active == 0) {
                 return Ok(());
             }
-            if start.elapsed() > FOR_AN_END {
+            if start.elapsed() > END_TIMEOUT {
                 return Err(ProbeError::NoEnd);
             }
             thread::sleep(Duration::from_millis(1));
         }
     }
 
-    /// The client of an established connection vanishes and its port is used again while its real server takes no
-    /// new connections: whatever kernel has `conn_reuse_mode` drops the first SYN then.
+    /// Lets the client of an established connection vanish and uses its port again while its real server
+    /// takes no new connections: every kernel that has `conn_reuse_mode` then drops the first SYN.
     fn control(mut self, client: Client) -> Result<Control, ProbeError> {
         self.sysctls.write(&SysctlOp::new(EXPIRE_NODEST_CONN, 1))?;
         client.vanish()?;
@@ -177,8 +178,8 @@ impl Scene {
         let late = real_server(LATE_SERVER, TARGET);
         ops.push(IpvsOp::AddRealServer { vs, rs: late, settings: RealServer::SERVING });
         self.apply(&ops)?;
-        Ok(match connect(BEFORE_A_RETRY)? {
-            Some(client) if client.took < RETRY => Control::NoDropSeen,
+        Ok(match connect(CONNECT_TIMEOUT_BEFORE_RETRY)? {
+            Some(client) if client.took < RETRY_SUSPECTED_FROM => Control::NoDropSeen,
             _ => Control::DropSeen,
         })
     }

@@ -1,14 +1,15 @@
-//! Tries out whether this kernel drops the first SYN of a reused source port while `conn_reuse_mode` is 1.
+//! Tells by trying whether this kernel drops the first SYN of a reused source port while `conn_reuse_mode` is
+//! 1.
 //!
-//! Kernels from 4.1 to 5.8 may or may not have the fix (commit f0a5e4d7a594), and their version does not tell.
-//! [`probe`] makes two connections from one port through a virtual server of its own, in a network namespace of its
-//! own: nothing on the node is touched, and nothing on the node can be in the way.
+//! Kernels from 4.1 to 5.8 may or may not have the fix (commit f0a5e4d7a594), and their version does not
+//! tell. [`probe`] makes two connections from one port through a virtual server of its own, in a network
+//! namespace of its own: it touches nothing on the node, and nothing on the node can be in its way.
 //!
-//! Deliberately not here: the decision, which is [`kernel::decide_conn_reuse_mode`], and whether the probe is needed
-//! for it, which is [`kernel::needs_probe`].
+//! Deliberately not here: the decision, which is [`kernel::decide_conn_reuse_mode`], and whether the decision
+//! needs the probe, which is [`kernel::needs_probe`].
 //!
-//! Reading order: [`probe`], [`ProbeOptions`], [`ProbeReport`]; `experiment` is the sequence of steps, `namespace` and
-//! `tcp` what they need.
+//! Reading order: [`probe`], [`ProbeOptions`], [`ProbeReport`]; `experiment` is the sequence of steps,
+//! `namespace` and `tcp` are its tools.
 
 mod experiment;
 mod namespace;
@@ -23,12 +24,13 @@ use std::{
 
 pub use report::{Control, ProbeError, ProbeReport};
 
-/// How to probe.
+/// Scope and time limit of a probe.
 #[derive(Clone, Copy, Debug)]
 pub struct ProbeOptions {
-    /// Whether to show, if no drop was seen, that one would have been; takes 0.4 s more.
+    /// Runs the control as well: if the probe sees no drop, it shows that it would have seen one. Takes 0.4 s
+    /// more.
     pub control: bool,
-    /// After this long the outcome is unknown, whatever the probe still finds.
+    /// Time after which the outcome counts as unknown, whatever the probe still finds.
     pub limit: Duration,
 }
 
@@ -45,7 +47,8 @@ pub fn probe(options: &ProbeOptions) -> ProbeReport {
     let start = Instant::now();
     let (sender, receiver) = mpsc::sync_channel(1);
     let with_control = options.control;
-    // A network namespace belongs to a thread; it goes with the thread and the sockets that the thread has opened.
+    // A network namespace belongs to a thread; it goes with the thread and the sockets that the thread has
+    // opened.
     let started = thread::Builder::new().name("conn-reuse".to_owned()).spawn(move || {
         let _nobody_waits = sender.send(experiment::run(with_control));
     });

@@ -5,11 +5,11 @@ use rustix::thread::UnshareFlags;
 
 use crate::ProbeError;
 
-/// RTM_NEWLINK
+/// Message type RTM_NEWLINK.
 const NEW_LINK: u16 = 16;
-/// IFF_UP
+/// Link flag IFF_UP.
 const UP: u32 = 1;
-/// What every network namespace begins with.
+/// Index of loopback, the only link that a new network namespace has.
 const LOOPBACK_INDEX: u32 = 1;
 
 /// Moves the calling thread into a new network namespace with loopback up.
@@ -25,7 +25,8 @@ fn loopback_up() -> Result<(), netlink::Error> {
     let mut socket = RequestSocket::open(Protocol::ROUTE, &Buffers { send: 4 << 10, receive: 32 << 10 })?;
     let mut batch = Batch::new();
     batch.push(NEW_LINK, 0, |message| {
-        // struct ifinfomsg: family and type, index, flags, which flags to change
+        // These are the fields of struct ifinfomsg: family and type, index, flags, mask of the flags to
+        // change.
         for field in [0, LOOPBACK_INDEX, UP, UP] {
             message.put(&field.to_ne_bytes());
         }

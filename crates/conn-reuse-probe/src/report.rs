@@ -1,32 +1,32 @@
-//! What the probe found out, and why it did not.
+//! Results of the probe, and reasons why there are none.
 
 use std::{error::Error, fmt, io, time::Duration};
 
 use dataplane::TableError;
 use kernel::ProbeOutcome;
 
-/// Why something could not be found out.
+/// Reason why the probe could not find something out.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
-    /// The thread could not be started.
+    /// The thread did not start.
     #[error("cannot start a thread")]
     Thread(#[source] io::Error),
-    /// The thread ended without a word.
-    #[error("the probing thread died")]
+    /// The thread ended without a result.
+    #[error("the thread of the probe ended without a result")]
     Died,
-    /// The limit was exceeded.
+    /// The probe exceeded its limit.
     #[error("no result after {} ms", .limit.as_millis())]
     TooSlow {
         /// The limit.
         limit: Duration,
     },
-    /// No network namespace.
+    /// The kernel refused a network namespace.
     #[error("cannot make a network namespace (CAP_SYS_ADMIN is needed)")]
     Namespace(#[source] io::Error),
-    /// No loopback.
+    /// The kernel refused to set loopback up.
     #[error("cannot set the loopback link up")]
     Loopback(#[source] netlink::Error),
-    /// IPVS tables or kernel parameters of the namespace are out of reach.
+    /// The namespace's IPVS tables or kernel parameters are out of reach.
     #[error(transparent)]
     Table(#[from] TableError),
     /// The kernel refused a write to the namespace's IPVS tables.
@@ -35,48 +35,49 @@ pub enum ProbeError {
     /// A system call of a client or a listener failed.
     #[error("cannot {step}")]
     Socket {
-        /// What was attempted.
+        /// Attempted step.
         step: &'static str,
-        /// Why not.
+        /// Error of the system call.
         source: io::Error,
     },
-    /// Without connection tracking no kernel drops the SYN, and the probe would show nothing.
+    /// Connections are not tracked: no kernel drops the SYN then, and the probe would show nothing.
     #[error("connections are not tracked in the new network namespace")]
     NoConntrack,
-    /// The connection that was to be repeated did not come about.
+    /// The connection whose port the probe wants to reuse did not come about.
     #[error("the first connection found no answer")]
     NoFirstConnection,
-    /// The connection that was to be repeated did not end.
+    /// The connection whose port the probe wants to reuse did not end.
     #[error("IPVS did not see the end of the first connection")]
     NoEnd,
 }
 
-/// Whether the probe can see a drop: the same attempt in a situation in which every kernel drops the first SYN.
+/// Result of the control, which shows whether the probe can see a drop: the same attempt in a situation in
+/// which every kernel drops the first SYN.
 #[derive(Debug)]
 pub enum Control {
-    /// Not asked for, or not needed because a drop, or nothing at all, was seen without it.
+    /// It did not run: nobody asked for it, or the probe saw a drop, or nothing at all, without it.
     NotRun,
-    /// It was dropped, and that was seen.
+    /// The kernel dropped the SYN, and the probe saw that.
     DropSeen,
-    /// No drop was seen: the probe is blind here.
+    /// The probe saw no drop: it is blind here.
     NoDropSeen,
-    /// The situation could not be brought about.
+    /// The situation did not come about.
     NotAvailable(ProbeError),
 }
 
-/// What the probe found out.
+/// Findings of the probe.
 #[derive(Debug)]
 pub struct ProbeReport {
-    /// What became of the first SYN of the reused port, or why that is unknown.
+    /// Fate of the first SYN of the reused port, or the reason why that is unknown.
     pub seen: Result<ProbeOutcome, ProbeError>,
-    /// Whether the probe could have seen the opposite.
+    /// Proof that the probe could have seen the opposite.
     pub control: Control,
-    /// How long all this took.
+    /// Duration of the whole probe.
     pub duration: Duration,
 }
 
 impl ProbeReport {
-    /// What a decision may rest on; `None` for unknown.
+    /// Outcome on which a decision may rest; `None` for unknown.
     pub fn outcome(&self) -> Option<ProbeOutcome> {
         match (&self.seen, &self.control) {
             (Ok(ProbeOutcome::SynSurvived), Control::NoDropSeen) | (Err(_), _) => None,
@@ -107,7 +108,7 @@ impl fmt::Display for ProbeReport {
     }
 }
 
-/// The error and what is behind it.
+/// Writes the error and its chain of causes.
 fn write_chain(f: &mut fmt::Formatter<'_>, error: &ProbeError) -> fmt::Result {
     write!(f, "{error}")?;
     let mut source = error.source();

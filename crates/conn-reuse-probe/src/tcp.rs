@@ -1,4 +1,4 @@
-//! Connections that always come from the same port, and how they end.
+//! Connections that always come from the same port, and the ways in which they end.
 #![expect(unsafe_code, reason = "two socket options that have no safe wrapper")]
 
 use std::{
@@ -13,24 +13,24 @@ use socket2::{Domain, Socket, Type};
 
 use crate::ProbeError;
 
-/// Where every connection comes from.
+/// Address and port from which every connection comes.
 const FROM: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 40_000);
 
 /// An established connection.
 pub(crate) struct Client {
     socket: Socket,
-    /// How long it took to establish.
+    /// Time that it took to establish.
     pub(crate) took: Duration,
 }
 
 /// Connects from the one port; `None` if there is no answer in time.
-pub(crate) fn connect(to: SocketAddrV4, patience: Duration) -> Result<Option<Client>, ProbeError> {
+pub(crate) fn connect(to: SocketAddrV4, timeout: Duration) -> Result<Option<Client>, ProbeError> {
     let step = |step| move |source| ProbeError::Socket { step, source };
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).map_err(step("make a socket"))?;
     socket.set_reuse_address(true).map_err(step("allow a port to be used again"))?;
     socket.bind(&FROM.into()).map_err(step("bind the client's port"))?;
     let start = Instant::now();
-    match socket.connect_timeout(&to.into(), patience) {
+    match socket.connect_timeout(&to.into(), timeout) {
         Ok(()) => Ok(Some(Client { socket, took: start.elapsed() })),
         Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(None),
         Err(error) => Err(step("connect")(error)),
@@ -38,7 +38,8 @@ pub(crate) fn connect(to: SocketAddrV4, patience: Duration) -> Result<Option<Cli
 }
 
 impl Client {
-    /// Whether it took more than one SYN. Tells a drop for what it is also where the clock ran on meanwhile.
+    /// Tells whether the connection took more than one SYN, which shows a drop also where the clock jumped
+    /// meanwhile.
     pub(crate) fn needed_a_retry(&self) -> Result<bool, ProbeError> {
         let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
         let mut length = mem::size_of::<libc::tcp_info>() as libc::socklen_t;
@@ -61,13 +62,13 @@ impl Client {
         Ok(info.tcpi_total_retrans > 0)
     }
 
-    /// Ends by RST, so that neither side stays in TIME_WAIT.
+    /// Ends the connection by RST, so that neither side stays in TIME_WAIT.
     pub(crate) fn reset(self) -> Result<(), ProbeError> {
         let source = self.socket.set_linger(Some(Duration::ZERO));
         source.map_err(|source| ProbeError::Socket { step: "arrange for a reset", source })
     }
 
-    /// Ends without a packet, as if the client's machine had lost its power.
+    /// Ends the connection without a packet, as if the client's machine had lost its power.
     pub(crate) fn vanish(self) -> Result<(), ProbeError> {
         let on: libc::c_int = 1;
         // SAFETY: the kernel reads as many bytes as the value has.
@@ -90,7 +91,7 @@ impl Client {
     }
 }
 
-/// A server on loopback that never accepts: the kernel answers for it.
+/// Opens a server on loopback that never accepts: the kernel answers for it.
 pub(crate) fn listen(at: SocketAddrV4) -> Result<TcpListener, ProbeError> {
     TcpListener::bind(at).map_err(|source| ProbeError::Socket { step: "listen on loopback", source })
 }

@@ -1,4 +1,4 @@
-//! What the probe says where it may not or cannot run; on any machine.
+//! Answers of the probe where it may not or cannot run, on any machine.
 
 use std::time::Duration;
 

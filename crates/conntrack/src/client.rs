@@ -1,4 +1,4 @@
-//! The client: dump, compare, delete.
+//! The client, which dumps, compares and deletes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,14 +11,14 @@ use crate::{
     codec::{self, Entry, Key, Narrowing},
 };
 
-/// The connection tracking of the network namespace in which it was opened.
+/// Client of the connection tracking of the network namespace in which it was opened.
 ///
 /// A dump walks the whole table inside a system call: give it a thread that may be busy for some milliseconds.
 pub struct ConntrackClient {
     socket: RequestSocket,
-    /// Kept for its memory.
+    /// Encoded messages; kept between calls for the memory.
     batch: Batch,
-    /// Whether the kernel takes filters in dumps, as far as known.
+    /// True while the kernel is not known to refuse filters in dumps.
     narrows: bool,
 }
 
@@ -29,7 +29,7 @@ impl ConntrackClient {
         Ok(ConntrackClient { socket, batch: Batch::new(), narrows: true })
     }
 
-    /// What went through the socket so far.
+    /// Numbers of system calls, messages and bytes of the socket so far.
     pub fn counters(&self) -> Counters {
         self.socket.counters()
     }
@@ -49,7 +49,7 @@ impl ConntrackClient {
         Ok(deleted)
     }
 
-    /// The entries that are wanted. What the kernel leaves out by its filter is only a matter of cost.
+    /// Finds the entries that are wanted. The kernel's filter only saves work: each entry is compared here.
     fn find(
         &mut self,
         family: IpFamily,
@@ -67,27 +67,28 @@ impl ConntrackClient {
                 result => return result.map_err(Error::Dump),
             }
         }
-        dump(&mut self.socket, None).map_err(|error| match is_refused(&error) {
-            // nfnetlink_rcv_msg in net/netfilter/nfnetlink.c, where the subsystem's module is not there.
-            true => Error::Missing(error),
-            false => Error::Dump(error),
-        })
+        // A refusal also without a filter is the answer of nfnetlink_rcv_msg (net/netfilter/nfnetlink.c) where the
+        // subsystem's module is missing.
+        dump(&mut self.socket, None)
+            .map_err(|error| if is_refused(&error) { Error::Missing(error) } else { Error::Dump(error) })
     }
 
-    /// Deletes the entries; those that have ended meanwhile do not count.
+    /// Deletes the entries and counts them; those that have ended meanwhile do not count.
     fn delete_entries(&mut self, family: IpFamily, entries: &[Entry]) -> Result<usize, Error> {
         if entries.is_empty() {
             return Ok(0);
         }
         self.batch.clear();
-        entries.iter().for_each(|entry| codec::push_delete(&mut self.batch, family, entry));
+        for entry in entries {
+            codec::push_delete(&mut self.batch, family, entry);
+        }
         let outcome = self.socket.execute(&mut self.batch).map_err(Error::Delete)?;
         count_deleted(entries.len(), outcome)
     }
 }
 
-/// Number of entries that were deleted of those that a batch named. Where answers of the kernel were lost, any of them
-/// may have been refused.
+/// Counts the deleted entries among those that a batch named; fails if answers of the kernel were lost,
+/// because it may have refused any of them.
 fn count_deleted(named: usize, outcome: BatchOutcome) -> Result<usize, Error> {
     let gone = outcome.failures.len();
     match outcome.failures.into_iter().find(|failure| failure.errno != libc::ENOENT) {

@@ -1,4 +1,5 @@
-//! The kernel's interface (include/uapi/linux/netfilter/nfnetlink_conntrack.h): requests to bytes, bytes to entries.
+//! The kernel's interface (include/uapi/linux/netfilter/nfnetlink_conntrack.h): requests to bytes, and bytes
+//! to tracked connections.
 
 use std::{
     collections::BTreeSet,
@@ -8,13 +9,13 @@ use std::{
 use lb_types::{FlowFilter, IpFamily, Protocol};
 use netlink::{Attribute, Attributes, Batch, Message, MessageBuffer, Request};
 
-/// NFNL_SUBSYS_CTNETLINK, which is the upper byte of a message's type.
+/// Subsystem NFNL_SUBSYS_CTNETLINK, the upper byte of a message's type.
 const SUBSYSTEM: u16 = 1 << 8;
-/// IPCTNL_MSG_CT_NEW: what the kernel answers with.
+/// Answer of the kernel (`IPCTNL_MSG_CT_NEW`).
 const NEW: u16 = SUBSYSTEM;
-/// IPCTNL_MSG_CT_GET
+/// Request for a dump (`IPCTNL_MSG_CT_GET`).
 const GET: u16 = SUBSYSTEM | 1;
-/// IPCTNL_MSG_CT_DELETE
+/// Request for a deletion (`IPCTNL_MSG_CT_DELETE`).
 const DELETE: u16 = SUBSYSTEM | 2;
 
 /// Length of `struct nfgenmsg`.
@@ -50,7 +51,7 @@ mod proto {
     pub(super) const DST_PORT: u16 = 3;
 }
 
-/// CTA_FILTER_*, and the bits of the numbers in it (net/netfilter/nf_internals.h)
+/// CTA_FILTER_*, and the bits of the numbers in it (net/netfilter/nf_internals.h).
 mod filter {
     pub(super) const ORIG_FLAGS: u16 = 1;
     pub(super) const REPLY_FLAGS: u16 = 2;
@@ -61,7 +62,7 @@ mod filter {
     pub(super) const PROTO_DST_PORT: u32 = 1 << 5;
 }
 
-/// What distinguishes wanted entries of a protocol from others.
+/// Ends that distinguish wanted tracked connections of a protocol from others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Key {
     /// Destination in the original direction.
@@ -77,18 +78,19 @@ impl Key {
     }
 }
 
-/// An entry, as far as a deletion must name it; in the kernel's own bytes, which it takes back as they are.
+/// A tracked connection, as far as a deletion must name it; in the kernel's own bytes, which it takes back as
+/// they are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// The whole tuple of the original direction.
+    /// Whole tuple of the original direction.
     tuple: Vec<u8>,
-    /// Where the same tuple may exist more than once.
+    /// Zone; the same tuple may exist in several.
     zone: Option<[u8; 2]>,
-    /// Tells the entry from a later one of the same tuple.
+    /// Number that distinguishes the entry from a later one of the same tuple.
     id: Option<[u8; 4]>,
 }
 
-/// What the kernel can leave out of a dump: entries that differ from what all wanted ones have in common.
+/// Common ends of all wanted tracked connections: the kernel can leave others out of a dump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Narrowing {
     protocol: Protocol,
@@ -96,10 +98,11 @@ pub(crate) struct Narrowing {
     answers_from: End,
 }
 
-/// One end of all wanted entries, as far as they share it.
+/// One end of all wanted tracked connections, as far as they share it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct End {
-    /// Never an IPv6 address: kernels leave out the equal ones instead of the others.
+    /// Shared address; never an IPv6 one, because kernels then leave out the equal ones instead of the
+    /// others.
     addr: Option<[u8; 4]>,
     port: Option<u16>,
 }
@@ -133,7 +136,7 @@ impl End {
     }
 }
 
-/// A dump of all entries of a family, or of those that a narrowing leaves.
+/// Asks for a dump of all tracked connections of a family, or of those that a narrowing leaves.
 pub(crate) fn dump_request(family: IpFamily, narrowing: Option<&Narrowing>) -> Request {
     Request::new(GET, |message| {
         put_header(message, family);
@@ -151,8 +154,8 @@ fn put_header(message: &mut MessageBuffer, family: IpFamily) {
     message.put(&[family as u8, 0, 0, 0]);
 }
 
-/// Both tuples with the fields that count, and which fields those are. The protocol always counts, because ports
-/// mean nothing without it.
+/// Appends both tuples with the fields that count, and the bits that say which these are. The protocol always
+/// counts, because ports mean nothing without it.
 fn put_narrowing(message: &mut MessageBuffer, narrowing: &Narrowing) {
     let Narrowing { protocol, to, answers_from } = narrowing;
     put_tuple(message, attr::TUPLE_ORIG, *protocol, (ip::V4_DST, to.addr), (proto::DST_PORT, to.port));
@@ -191,7 +194,7 @@ fn put_tuple(
     });
 }
 
-/// The entry in a dump's message, if it is a wanted one.
+/// Reads a tracked connection from a message of a dump, if it is a wanted one.
 pub(crate) fn parse_entry(
     message: &Message<'_>,
     protocol: Protocol,
@@ -212,7 +215,7 @@ pub(crate) fn parse_entry(
     })
 }
 
-/// One end of a tuple, and its protocol.
+/// Reads one end of a tuple, and its protocol.
 fn parse_end(tuple: &Attribute<'_>, [v4, v6]: [u16; 2], port: u16) -> Option<(SocketAddr, u8)> {
     let part = |kind| tuple.nested().find(|a| a.kind == kind);
     let addr = part(tuple::IP)?.nested().find_map(|a| match a.kind {
@@ -230,7 +233,7 @@ fn find_in(mut attributes: Attributes<'_>, kind: u16) -> Option<Attribute<'_>> {
     attributes.find(|a| a.kind == kind)
 }
 
-/// Appends the deletion of one entry. Its tuple is always in it: a deletion without one is a flush.
+/// Appends the deletion of one tracked connection, always with its tuple: a deletion without one is a flush.
 pub(crate) fn push_delete(batch: &mut Batch, family: IpFamily, entry: &Entry) {
     batch.push(DELETE, 0, |message| {
         put_header(message, family);

@@ -1,21 +1,21 @@
-//! The one error type of this crate.
+//! The error type of this crate.
 
 use dataplane::{ErrorKind, TableError};
 
 /// Failure of a whole call.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No socket.
-    #[error("open the connection tracking table")]
+    /// The kernel gave no socket.
+    #[error("cannot open the connection tracking table")]
     Open(#[source] netlink::Error),
     /// The kernel does not know the table.
     #[error("this kernel does not list its connection tracking: load module nf_conntrack_netlink")]
     Missing(#[source] netlink::Error),
-    /// The table could not be read.
-    #[error("dump the connection tracking table")]
+    /// The dump failed.
+    #[error("cannot dump the connection tracking table")]
     Dump(#[source] netlink::Error),
     /// The kernel refused deletions, or did not take them.
-    #[error("delete tracked connections")]
+    #[error("cannot delete tracked connections")]
     Delete(#[source] netlink::Error),
 }
 

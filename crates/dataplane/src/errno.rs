@@ -1,4 +1,4 @@
-//! What the kernel's error numbers mean, per operation: the number alone is ambiguous.
+//! Meanings of the kernel's error numbers, per operation: the number alone is ambiguous.
 
 use lb_types::{IpvsOp, VirtualServer};
 
@@ -33,9 +33,11 @@ pub const fn errno_name(errno: i32) -> &'static str {
     }
 }
 
-/// One line for a refused IPVS write: operation, key, error, what it means for this operation and the remedy.
+/// Explains a refused IPVS write in one line: operation, key, error, its meaning for this operation and the
+/// remedy.
 ///
-/// The meanings are those of `ip_vs_genl_set_cmd` and what it calls in net/netfilter/ipvs/ip_vs_ctl.c.
+/// The meanings are those of `ip_vs_genl_set_cmd` and of the functions that it calls in
+/// net/netfilter/ipvs/ip_vs_ctl.c.
 pub fn explain_ipvs(op: &IpvsOp, errno: i32) -> String {
     let meaning = ipvs_meaning(op, errno).unwrap_or_else(|| general_meaning(errno));
     format!("{op}: {} ({errno}): {meaning}", errno_name(errno))
@@ -83,14 +85,13 @@ fn missing_scheduler(settings: &VirtualServer) -> String {
 }
 
 fn invalid_real_server(same_family: bool) -> String {
-    match same_family {
-        true => {
-            "the address is not a unicast address, or it is a broadcast address of this node, or an \
-                 IPv6 link-local one"
-        }
-        false => "a real server of the other family needs the tunnel forwarding method",
-    }
-    .to_owned()
+    let meaning = if same_family {
+        "the address is not a unicast address, or it is a broadcast address of this node, or an IPv6 link-local \
+         one"
+    } else {
+        "a real server of the other family needs the tunnel forwarding method"
+    };
+    meaning.to_owned()
 }
 
 /// Meanings that are the same for every operation.

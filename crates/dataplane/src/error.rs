@@ -2,14 +2,14 @@
 
 use std::error::Error;
 
-/// What a caller can do about an error.
+/// Kinds of errors, by what a caller can do about them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
     /// The kernel lacks the subsystem: a module is missing.
     NotSupported,
     /// A capability is missing.
     PermissionDenied,
-    /// Worth repeating: a dump was interrupted, a buffer was full, the table was busy.
+    /// The call is worth repeating: a dump was interrupted, a buffer was full, the table was busy.
     Transient,
     /// Anything else.
     Other,
@@ -19,9 +19,9 @@ pub enum ErrorKind {
 #[derive(Debug, thiserror::Error)]
 #[error("{operation}")]
 pub struct TableError {
-    /// What was attempted, such as "dump virtual servers".
+    /// Attempted operation, such as "dump virtual servers".
     pub operation: String,
-    /// What to do about it.
+    /// Kind, by which the caller decides what to do.
     pub kind: ErrorKind,
     /// The adapter's own error.
     #[source]
@@ -38,7 +38,7 @@ impl TableError {
         TableError { operation: operation.into(), kind, source: source.into() }
     }
 
-    /// Whether repeating the call may succeed without anything else changing.
+    /// Tells whether repeating the call may succeed without anything else changing.
     pub fn is_retryable(&self) -> bool {
         self.kind == ErrorKind::Transient
     }

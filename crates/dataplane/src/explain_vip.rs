@@ -1,4 +1,4 @@
-//! What the kernel's error numbers mean for writes to links, addresses and routes.
+//! Meanings of the kernel's error numbers for writes to links, addresses and routes.
 
 use std::net::IpAddr;
 
@@ -6,7 +6,8 @@ use lb_types::VipOp;
 
 use crate::errno_name;
 
-/// One line for a refused write to links, addresses or routes: operation, error, what it means there and the remedy.
+/// Explains a refused write to links, addresses or routes in one line: operation, error, its meaning there
+/// and the remedy.
 ///
 /// The meanings are those of `fib_create_info` (net/ipv4/fib_semantics.c), `ip6_route_info_create`
 /// (net/ipv6/route.c), `rtnl_newlink` (net/core/rtnetlink.c) and of the address families' `RTM_DELADDR`.

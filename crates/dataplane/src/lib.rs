@@ -1,11 +1,11 @@
 //! The kernel tables as traits, so that the loop runs unchanged over the kernel and over fakes.
 //!
-//! The traits are deliberately thin: they dump what is there and apply typed operations. They take no decision, keep
-//! no copy of the state and never repair anything by themselves.
+//! The traits are deliberately thin: they dump what exists and apply typed operations. They take no decision,
+//! keep no copy of the state and never repair anything by themselves.
 //!
-//! Reading order: [`IpvsTable`], [`VipTable`], [`RulesTable`], [`Sysctls`], [`FlowTable`], bundled by [`Tables`]; what
-//! their calls return ([`BatchReport`], [`TableError`]); [`fake`] holds in-memory tables with the kernel's rules, and
-//! [`contract`] the tests that fakes and kernel must both pass.
+//! Reading order: [`IpvsTable`], [`VipTable`], [`RulesTable`], [`Sysctls`], [`FlowTable`], bundled by
+//! [`Tables`]; the results of their calls ([`BatchReport`], [`TableError`]); [`fake`] holds in-memory tables
+//! with the kernel's rules, and [`contract`] the tests that fakes and kernel must both pass.
 
 pub mod contract;
 mod errno;
@@ -39,21 +39,22 @@ pub struct FailedOp {
     pub index: usize,
     /// Error number of the kernel.
     pub errno: i32,
-    /// What the error number means for this operation, with the remedy where there is one.
+    /// Meaning of the error number for this operation, with the remedy where there is one.
     pub reason: String,
 }
 
-/// What became of a batch of operations.
+/// Result of a batch of operations.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BatchReport {
     /// Refused operations, in order; all others were executed, unless the table is transactional.
     pub failed: Vec<FailedOp>,
-    /// The kernel's answers were lost (ENOBUFS): more may have failed, and the table must be dumped again.
+    /// True if the kernel's answers were lost (ENOBUFS): more may have failed, and the table must be dumped
+    /// again.
     pub replies_lost: bool,
 }
 
 impl BatchReport {
-    /// Whether everything was executed, as far as known.
+    /// Tells whether everything was executed, as far as known.
     pub fn is_clean(&self) -> bool {
         self.failed.is_empty() && !self.replies_lost
     }
@@ -62,18 +63,18 @@ impl BatchReport {
 /// A whole dump of the virtual servers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VirtualServerDump {
-    /// Those that our vocabulary can express, ours or not.
+    /// Virtual servers that our vocabulary can express, ours or not.
     pub virtual_servers: Vec<(VirtualServerId, VirtualServer)>,
-    /// Number of those that it cannot (port 0, other protocols): certainly not ours.
+    /// Number of those that it cannot express (port 0, other protocols): certainly not ours.
     pub unsupported: usize,
 }
 
 /// A real server as the kernel reports it.
 #[derive(Clone, Copy, Debug)]
 pub struct ObservedRealServer {
-    /// Which.
+    /// Address and port within the virtual server.
     pub id: RealServerId,
-    /// How.
+    /// Weight, forwarding method and thresholds.
     pub settings: RealServer,
     /// Live connection counters.
     pub connections: ConnectionCounters,
@@ -86,10 +87,11 @@ pub trait IpvsTable {
     /// Dumps all virtual servers.
     fn dump_virtual_servers(&mut self) -> Result<VirtualServerDump, TableError>;
 
-    /// Dumps the real servers of a virtual server; empty if that does not exist.
+    /// Dumps the real servers of a virtual server; none if that does not exist.
     fn dump_real_servers(&mut self, vs: VirtualServerId) -> Result<Vec<ObservedRealServer>, TableError>;
 
-    /// Whether the kernel has a scheduler, whose module it loads if need be; changes nothing in the tables.
+    /// Tells whether the kernel has a scheduler, whose module it loads if need be; changes nothing in the
+    /// tables.
     fn has_scheduler(&mut self, scheduler: Scheduler) -> Result<bool, TableError>;
 
     /// Executes operations in order; a refused one does not stop the others.
@@ -99,9 +101,9 @@ pub trait IpvsTable {
 /// State of the link `kube-ipvs0`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ObservedLink {
-    /// Whether it is of type dummy; otherwise it is somebody else's.
+    /// True if it is of type dummy; otherwise it is somebody else's.
     pub dummy: bool,
-    /// Whether it is administratively up; routes need that.
+    /// True if it is administratively up; routes need that.
     pub up: bool,
 }
 
@@ -120,13 +122,13 @@ pub struct ObservedVips {
     pub bridges: BTreeMap<String, BridgeFilters>,
 }
 
-/// Whether a bridge hands the packets between its ports to netfilter by a setting of its own, whatever
+/// Settings by which a bridge hands the packets between its ports to netfilter, whatever
 /// `net.bridge.bridge-nf-call-*` says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BridgeFilters {
-    /// IPv4.
+    /// True if it hands on IPv4 packets.
     pub ipv4: bool,
-    /// IPv6.
+    /// True if it hands on IPv6 packets.
     pub ipv6: bool,
 }
 
@@ -135,25 +137,26 @@ pub trait VipTable {
     /// Dumps everything that concerns VIPs.
     fn observe(&mut self) -> Result<ObservedVips, TableError>;
 
-    /// Interfaces with an IPv6 default route that came by router advertisement.
+    /// Finds the interfaces with an IPv6 default route that came by router advertisement.
     fn advertised_links(&mut self) -> Result<BTreeSet<String>, TableError>;
 
-    /// Executes operations in order; a refused one does not stop the others. Deleting what is absent succeeds.
+    /// Executes operations in order; a refused one does not stop the others. Deleting something absent
+    /// succeeds.
     fn apply(&mut self, ops: &[VipOp]) -> Result<BatchReport, TableError>;
 
-    /// Those of some ports on which a socket of the node listens that is bound to the very address. All ports of SCTP
-    /// are among them, because the kernel does not tell of those.
+    /// Finds those of some ports on which a socket of the node listens that is bound to exactly that address.
+    /// All ports of SCTP are among them, because the kernel does not tell about those.
     ///
-    /// Costs a request for each port. Sockets that are bound to no address do not count.
+    /// It costs a request for each port. Sockets that are bound to no address do not count.
     fn listeners(&mut self, ports: &[VipPort]) -> Result<BTreeSet<VipPort>, TableError>;
 }
 
 /// State of the nftables table `inet kube-ipvs`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ObservedRules {
-    /// Whether the table exists.
+    /// True if the table exists.
     pub table: bool,
-    /// Whether its chains, rules and sets are those of the wanted layout.
+    /// True if its chains, rules and sets are those of the desired layout.
     pub layout_current: bool,
     /// All elements of all known sets.
     pub elements: FastSet<RuleElement>,
@@ -162,7 +165,7 @@ pub struct ObservedRules {
 /// A chain of somebody else's that drops packets which this node forwards.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForwardDrop {
-    /// Whose packets; `None` for both families.
+    /// Family of the packets that it drops; `None` for both families.
     pub family: Option<IpFamily>,
     /// Family and name of its table, such as `ip filter`.
     pub table: String,
@@ -181,7 +184,8 @@ pub trait RulesTable {
     /// Dumps the table and compares its chains with a layout.
     fn observe(&mut self, wanted: &RulesLayout) -> Result<ObservedRules, TableError>;
 
-    /// Chains of other tables that drop the answers of pods on their way through this node, as far as that can be told.
+    /// Finds chains of other tables that drop the answers of pods on their way through this node, as far as a
+    /// look at their rules can tell.
     fn forward_drops(&mut self) -> Result<Vec<ForwardDrop>, TableError>;
 
     /// Executes all operations in one transaction: if any is in `failed`, none was executed.
@@ -196,7 +200,8 @@ pub trait Sysctls {
     /// Value of a parameter, `None` if the kernel does not have it.
     fn read(&mut self, name: &str) -> Result<Option<u32>, TableError>;
 
-    /// Whether anybody can write a parameter in this network namespace. Some belong to the node's first one alone.
+    /// Tells whether anybody can write a parameter in this network namespace. Some belong to the node's first
+    /// one alone.
     fn is_writable(&mut self, _name: &str) -> bool {
         true
     }
@@ -207,14 +212,14 @@ pub trait Sysctls {
 
 /// The connection tracking of one network namespace.
 pub trait FlowTable {
-    /// Deletes every tracked connection that one of the filters names, and no other; tells how many there were.
+    /// Deletes every tracked connection that one of the filters names, and no other; returns their number.
     ///
-    /// One call for many filters costs one walk over the table for each family and protocol among them. Connections
-    /// that appear meanwhile may be missed: make the change that they must not outlive first.
+    /// One call for many filters costs one walk over the table for each family and protocol among them. It
+    /// may miss tracked connections that appear meanwhile: make the change that they must not outlive first.
     fn delete_flows(&mut self, filters: &[FlowFilter]) -> Result<usize, TableError>;
 }
 
-/// Which table somebody else has written to, as a netlink notification told.
+/// Table that somebody else has written to, according to a netlink notification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Touched {
     /// Our link, our routes, or addresses of the node.
@@ -229,7 +234,7 @@ pub struct Tables {
     pub ipvs: Box<dyn IpvsTable>,
     /// Link, routes, addresses.
     pub vips: Box<dyn VipTable>,
-    /// nftables.
+    /// Sets and rules of nftables.
     pub rules: Box<dyn RulesTable>,
     /// Kernel parameters.
     pub sysctls: Box<dyn Sysctls>,

@@ -1,4 +1,4 @@
-//! A table that is not there.
+//! A table that could not be opened.
 
 use std::collections::BTreeSet;
 
@@ -9,8 +9,8 @@ use crate::{
     ObservedVips, RulesTable, TableError, VipTable, VirtualServerDump,
 };
 
-/// Stands in for a table that could not be opened: every call fails as opening it did, so that the other tables can be
-/// used all the same.
+/// Stand-in for a table that could not be opened: every call fails as opening it did, so that the other
+/// tables work all the same.
 #[derive(Clone, Debug)]
 pub struct Unopened {
     operation: String,
@@ -19,7 +19,7 @@ pub struct Unopened {
 }
 
 impl Unopened {
-    /// What was attempted, what a caller can do about its failure, and the failure.
+    /// Takes the operation that failed, the kind of the failure, and its reason.
     pub fn new(operation: impl Into<String>, kind: ErrorKind, reason: impl Into<String>) -> Self {
         Unopened { operation: operation.into(), kind, reason: reason.into() }
     }

@@ -1,5 +1,6 @@
-//! Prints the running kernel's replies about a fixed set of objects, one message a line as `name hexadecimal`:
-//! the files under tests/replies/captures. Needs root and an empty network namespace with loopback up.
+//! Prints the running kernel's replies about a fixed set of objects, one message a line as `name
+//! hexadecimal`: the files under tests/replies/captures. Needs root and an empty network namespace with
+//! loopback up.
 //!
 //! `cargo xtask guest run --kernel 6.12 --file target/debug/examples/capture_replies:/capture -- sh -c
 //! 'modprobe ip_vs; ip link set lo up; /capture'`
@@ -134,7 +135,7 @@ fn settings(capture: &mut Capture) -> Result<(), Box<dyn Error>> {
     capture.write(Command::DelDaemon(DaemonState::Backup))
 }
 
-/// One open and one closed connection of 5 bytes each, with the statistics that the kernel has after 5 s.
+/// Makes one open and one closed connection of 5 bytes each; the kernel has their statistics after 5 s.
 fn traffic(capture: &mut Capture) -> Result<(), Box<dyn Error>> {
     let busy = Service::new(address("127.0.0.2", 6, 80)?, Scheduler::RR);
     capture.write(Command::NewService(&busy))?;

@@ -1,4 +1,4 @@
-//! The client: resolves the family, sends commands, and translates what comes back.
+//! The client, which resolves the family, sends commands, and translates the answers.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -17,17 +17,19 @@ use crate::{
     convert,
 };
 
-/// A dump that contains an object twice was disturbed by other writers and is repeated this often.
+/// Dumps that are tried before repetitions are accepted: other writers disturbed a dump that contains an
+/// object twice.
 const DUMP_ATTEMPTS: usize = 3;
 
 /// The IPVS tables of the network namespace in which it was opened.
 ///
-/// It does the work inside system calls that can take long for large batches: give it a thread of its own.
+/// The kernel does the work inside system calls that can take long for large batches: give the client a
+/// thread of its own.
 pub struct IpvsClient {
     socket: RequestSocket,
-    /// Number of the family; changes when the module is unloaded and loaded again.
+    /// Number of the family; it changes when the module is unloaded and loaded again.
     family: u16,
-    /// Kept for its memory.
+    /// Encoded messages; kept between calls for the memory.
     batch: Batch,
 }
 
@@ -37,7 +39,7 @@ impl IpvsClient {
         IpvsClient::open_with(&Buffers::default())
     }
 
-    /// The same with other socket buffers.
+    /// Does the same as [`IpvsClient::open`] with other socket buffers.
     pub fn open_with(buffers: &Buffers) -> Result<Self, Error> {
         let open = || -> Result<Self, netlink::Error> {
             let mut socket = RequestSocket::open(Protocol::GENERIC, buffers)?;
@@ -47,7 +49,7 @@ impl IpvsClient {
         open().map_err(|source| Error::new(Call::Open, source))
     }
 
-    /// What went through the socket so far.
+    /// Numbers of system calls, messages and bytes of the socket so far.
     pub fn counters(&self) -> Counters {
         self.socket.counters()
     }
@@ -60,7 +62,8 @@ impl IpvsClient {
         Ok(services.into_iter().flatten().collect())
     }
 
-    /// All real servers of a virtual server in the kernel's words, with their statistics; empty if it does not exist.
+    /// All real servers of a virtual server in the kernel's words, with their statistics; none if the virtual
+    /// server does not exist.
     pub fn dump_destinations(&mut self, vs: VirtualServerId) -> Result<Vec<Destination>, Error> {
         let key = convert::service_key(vs);
         let parse = |message: &Message<'_>| parse_destination(message, &key);
@@ -90,10 +93,11 @@ impl IpvsClient {
         self.execute_one(Call::SetTimeouts, &Command::SetConfig(timeouts))
     }
 
-    /// Whether the kernel has a scheduler, whose module it loads if need be.
+    /// Tells whether the kernel has a scheduler, whose module it loads if need be.
     ///
-    /// A virtual server that cannot be: the kernel looks for the scheduler first (`ip_vs_add_service`), and refuses
-    /// the prefix length next, before anything is made. The address is one that is discarded everywhere (RFC 6666).
+    /// It tries to add an impossible virtual server: the kernel looks for the scheduler first
+    /// (`ip_vs_add_service`) and refuses the prefix length next, before anything exists. The address is from
+    /// the prefix that every node discards (RFC 6666).
     pub fn has_scheduler(&mut self, scheduler: Scheduler) -> Result<bool, Error> {
         let addr = IpAddr::V6(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1));
         let key =
@@ -104,7 +108,7 @@ impl IpvsClient {
             Err(error) if error.errno() == Some(libc::EINVAL) => Ok(true),
             Err(error) if error.errno() == Some(libc::ENOENT) => Ok(false),
             Err(error) => Err(error),
-            // Not on any known kernel.
+            // No known kernel accepts it; if one does, it goes again.
             Ok(()) => self.execute_one(call, &Command::DelService(&key)).map(|()| true),
         }
     }
@@ -130,7 +134,7 @@ impl IpvsClient {
         self.execute_one(Call::StopDaemon(state), &Command::DelDaemon(state))
     }
 
-    /// Every message of a dump, `None` for those that `parse` could not read.
+    /// Reads every message of a dump; `None` stands for those that `parse` could not read.
     fn dump<T>(
         &mut self,
         call: Call,
@@ -143,7 +147,7 @@ impl IpvsClient {
         .map_err(|source| Error::new(call, source))
     }
 
-    /// The one message with which the kernel answers.
+    /// Reads the one message with which the kernel answers.
     fn get<T>(
         &mut self,
         call: Call,
@@ -156,7 +160,7 @@ impl IpvsClient {
         answers.into_iter().next().ok_or(Error::Incomplete { call })
     }
 
-    /// A write that is not an [`IpvsOp`].
+    /// Executes a write that is not an [`IpvsOp`].
     fn execute_one(&mut self, call: Call, command: &Command<'_>) -> Result<(), Error> {
         self.with_family(|socket, family| {
             let mut batch = Batch::new();
@@ -171,7 +175,7 @@ impl IpvsClient {
         .map_err(|source| Error::new(call, source))
     }
 
-    /// Calls `exchange`, and once more if the number of the family proves to be out of date.
+    /// Calls `exchange`, and once more if the number of the family turns out to be out of date.
     fn with_family<T>(
         &mut self,
         exchange: impl Fn(&mut RequestSocket, u16) -> Result<T, netlink::Error>,
@@ -184,13 +188,13 @@ impl IpvsClient {
         }
     }
 
-    /// Resolves the family again; whether its number is another one now.
+    /// Resolves the family again and tells whether its number has changed.
     fn family_changed(&mut self) -> Result<bool, netlink::Error> {
         let family = genl::resolve(&mut self.socket, uapi::FAMILY_NAME)?.id;
         Ok(std::mem::replace(&mut self.family, family) != family)
     }
 
-    /// Executes those of `ops` that `indices` names, and appends to the report.
+    /// Executes the operations `indices` of `ops` and adds their failures to the report.
     fn execute(
         &mut self,
         ops: &[IpvsOp],
@@ -213,8 +217,8 @@ impl IpvsClient {
 
     /// Executes the batch, whose messages are the operations `pending`, and empties both.
     ///
-    /// One datagram at a time, so that everything is encoded into the same 128 KiB: a larger buffer would have to be
-    /// grown first, and costs the kernel more in pages than it saves.
+    /// It sends one datagram at a time, so that the same 128 KiB hold everything that is encoded: a larger
+    /// buffer would have to grow first, and costs the kernel more in pages than it saves.
     fn send(
         &mut self,
         ops: &[IpvsOp],
@@ -229,15 +233,15 @@ impl IpvsClient {
         Ok(())
     }
 
-    /// `apply` in terms of this crate's errors.
+    /// Does what `apply` promises, with the errors of the socket.
     fn apply_ops(&mut self, ops: &[IpvsOp]) -> Result<BatchReport, netlink::Error> {
         let mut report = BatchReport::default();
         self.execute(ops, 0..ops.len(), &mut report)?;
-        // ENOENT is what a message to an unknown family gets, too.
-        let stale = |f: &FailedOp| f.errno == libc::ENOENT;
-        if report.failed.iter().any(stale) && self.family_changed()? {
+        // A message to an unknown family gets ENOENT, too.
+        let unknown_family = |f: &FailedOp| f.errno == libc::ENOENT;
+        if report.failed.iter().any(unknown_family) && self.family_changed()? {
             let (again, failed) =
-                std::mem::take(&mut report.failed).into_iter().partition::<Vec<_>, _>(stale);
+                std::mem::take(&mut report.failed).into_iter().partition::<Vec<_>, _>(unknown_family);
             report.failed = failed;
             self.execute(ops, again.into_iter().map(|f| f.index), &mut report)?;
         }
@@ -250,7 +254,8 @@ fn refused(ops: &[IpvsOp], index: usize, errno: i32) -> FailedOp {
     FailedOp { index, errno, reason: explain_ipvs(&ops[index], errno) }
 }
 
-/// Appends an operation, or returns the error number with which it is refused without asking the kernel.
+/// Appends an operation, or returns the error number with which the client refuses it without asking the
+/// kernel.
 fn push_op(batch: &mut Batch, family: u16, op: &IpvsOp) -> Result<(), i32> {
     let key = convert::service_key(op.virtual_server());
     match op {
@@ -276,7 +281,7 @@ fn push_op(batch: &mut Batch, family: u16, op: &IpvsOp) -> Result<(), i32> {
     Ok(())
 }
 
-/// Repeats a dump while the same key occurs twice in it; the last one is returned by key, without its repetitions.
+/// Repeats a dump while it contains a key twice; returns the last one sorted by key, without repetitions.
 fn without_repetitions<T, K: Ord>(
     mut dump: impl FnMut() -> Result<Vec<T>, Error>,
     key: impl Fn(&T) -> Option<K>,

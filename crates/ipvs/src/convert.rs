@@ -1,7 +1,7 @@
-//! Between the kernel's words and ours.
+//! Translation between the kernel's words and ours.
 //!
-//! What the kernel holds but our vocabulary cannot express becomes a value that nothing desired equals, so that a
-//! comparison repairs it; a key that cannot be expressed is not ours and becomes `None`.
+//! A setting of the kernel that our vocabulary cannot express becomes a value that nothing desired equals, so
+//! that a comparison repairs it; a key that it cannot express is not ours and becomes `None`.
 
 use std::num::{NonZeroU16, NonZeroU32};
 
@@ -28,7 +28,8 @@ pub(crate) fn service_key(vs: VirtualServerId) -> ServiceKey {
     }
 }
 
-/// `None` for a prefix length that IPv4 does not have; the kernel judges those of IPv6 itself.
+/// Translates a virtual server; `None` for a prefix length that IPv4 does not have. The kernel judges those
+/// of IPv6 itself.
 pub(crate) fn service(vs: VirtualServerId, settings: &VirtualServer) -> Option<Service> {
     let family = vs.family();
     let (persistent, timeout, prefix_length) = match settings.persistence {
@@ -111,7 +112,7 @@ pub(crate) fn destination(rs: RealServerId, settings: &RealServer) -> Destinatio
     }
 }
 
-/// `None` for port 0, which only foreign virtual servers have.
+/// Translates a destination; `None` for port 0, which only foreign virtual servers have.
 pub(crate) fn real_server(destination: &Destination) -> Option<ObservedRealServer> {
     let id = RealServerId { addr: destination.key.addr, port: NonZeroU16::new(destination.key.port)? };
     let settings = RealServer {

@@ -7,37 +7,37 @@ use lb_types::{Scheduler, VirtualServerId};
 
 use crate::codec::DaemonState;
 
-/// What was attempted.
+/// Attempted call, with its object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
     /// [`crate::IpvsClient::open`]
     Open,
-    /// A batch of operations.
+    /// Execution of a batch of operations.
     Apply {
-        /// How many.
+        /// Number of operations.
         operations: usize,
     },
-    /// All virtual servers.
+    /// Dump of all virtual servers.
     DumpVirtualServers,
-    /// The real servers of one.
+    /// Dump of the real servers of one virtual server.
     DumpRealServers(VirtualServerId),
-    /// One virtual server.
+    /// Question about one virtual server.
     GetVirtualServer(VirtualServerId),
-    /// A scheduler.
+    /// Question about a scheduler.
     FindScheduler(Scheduler),
-    /// Counters of one virtual server, or of all.
+    /// Reset of the counters of one virtual server, or of all.
     Zero(Option<VirtualServerId>),
-    /// Connection timeouts.
+    /// Question about connection timeouts.
     GetTimeouts,
-    /// Connection timeouts.
+    /// Change of connection timeouts.
     SetTimeouts,
-    /// Version and table size.
+    /// Question about version and table size.
     GetInfo,
-    /// The sync daemons.
+    /// Dump of the sync daemons.
     DumpDaemons,
-    /// A sync daemon.
+    /// Start of a sync daemon.
     StartDaemon(DaemonState),
-    /// A sync daemon.
+    /// Stop of a sync daemon.
     StopDaemon(DaemonState),
 }
 
@@ -78,9 +78,9 @@ pub enum Error {
          (in a container, mount the host's /lib/modules to do it there)"
     )]
     NotSupported {
-        /// What was attempted.
+        /// Attempted call.
         call: Call,
-        /// How it showed.
+        /// Answer of the kernel that shows it.
         #[source]
         source: netlink::Error,
     },
@@ -90,37 +90,37 @@ pub enum Error {
          namespace's owner is not enough"
     )]
     PermissionDenied {
-        /// What was attempted.
+        /// Attempted call.
         call: Call,
-        /// How it showed.
+        /// Answer of the kernel that shows it.
         #[source]
         source: netlink::Error,
     },
     /// The kernel refused the request.
     #[error("{call}: {} ({errno}): {meaning}", errno_name(*errno))]
     Refused {
-        /// What was attempted.
+        /// Attempted call.
         call: Call,
         /// The error number.
         errno: i32,
-        /// What it means for this call.
+        /// Meaning of the number for this call.
         meaning: &'static str,
-        /// How it showed.
+        /// Answer of the kernel.
         #[source]
         source: netlink::Error,
     },
     /// The kernel's answer lacks what it always contains.
     #[error("{call}: the kernel's answer is incomplete")]
     Incomplete {
-        /// What was attempted.
+        /// Attempted call.
         call: Call,
     },
-    /// Anything that is not IPVS's own.
+    /// Anything else that failed on the way to the kernel or back.
     #[error("{call}")]
     Netlink {
-        /// What was attempted.
+        /// Attempted call.
         call: Call,
-        /// What went wrong.
+        /// Failure of the netlink socket.
         #[source]
         source: netlink::Error,
     },
@@ -153,7 +153,7 @@ impl Error {
         }
     }
 
-    /// What a caller can do about it.
+    /// Classifies the error by what a caller can do about it.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::NotSupported { .. } => ErrorKind::NotSupported,
@@ -167,17 +167,17 @@ impl Error {
         }
     }
 
-    /// Whether the virtual server or sync daemon in question does not exist.
+    /// Tells whether the virtual server or sync daemon in question does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Error::Refused { errno: libc::ESRCH | libc::ENOENT, .. })
     }
 
-    /// Whether the same call may succeed later without anything else changing.
+    /// Tells whether the same call may succeed later without anything else changing.
     pub fn is_retryable(&self) -> bool {
         self.kind() == ErrorKind::Transient
     }
 
-    /// What was attempted.
+    /// Attempted call.
     pub const fn call(&self) -> Call {
         match self {
             Error::NotSupported { call, .. }
@@ -195,7 +195,7 @@ impl From<Error> for TableError {
     }
 }
 
-/// What an error number means for a call (net/netfilter/ipvs/ip_vs_ctl.c, ip_vs_sync.c).
+/// Meaning of an error number for a call (net/netfilter/ipvs/ip_vs_ctl.c, ip_vs_sync.c).
 fn meaning(call: Call, errno: i32) -> &'static str {
     match (call, errno) {
         (Call::GetVirtualServer(_) | Call::Zero(Some(_)), libc::ESRCH) => "there is no such virtual server",

@@ -12,7 +12,7 @@ use lb_types::{IpFamily, Scheduler};
 
 const FAMILY: u16 = 0x21;
 
-/// Compares the message of a command with hexadecimal text; `;` begins a comment.
+/// Compares the message of a command with hexadecimal text; `;` starts a comment.
 fn check(command: Command<'_>, expected: &str) {
     let digits: String = expected
         .lines()

@@ -1,4 +1,4 @@
-//! What the client offers besides [`dataplane::IpvsTable`], against the kernel.
+//! Calls of the client besides [`dataplane::IpvsTable`], against the kernel.
 //!
 //! Needs root and ip_vs: `cargo xtask guest test -p ipvs`.
 
@@ -19,7 +19,7 @@ use lb_types::{
 };
 use netlink::{Batch, Buffers, Protocol as Netlink, RequestSocket, genl};
 
-/// In a network namespace with loopback up.
+/// Runs a test in a network namespace with loopback up.
 fn with_client(test: impl FnOnce(&mut IpvsClient) + Send) {
     testkit::run(&["modprobe", "ip_vs"]);
     testkit::in_new_netns(|| test(&mut IpvsClient::open().expect("open IPVS")));
@@ -80,7 +80,7 @@ fn one_virtual_server_is_found_or_not() {
     });
 }
 
-/// Port 0 and other protocols: counted, not shown, not touched.
+/// The client counts virtual servers of port 0 and of other protocols, and neither shows nor touches them.
 #[test]
 fn foreign_virtual_servers_are_counted() {
     with_client(|client| {
@@ -185,7 +185,7 @@ fn small_buffers_lose_nothing() {
     });
 }
 
-/// The whole effort for 5,000 virtual servers with two real servers each.
+/// Number of system calls for 5,000 virtual servers with two real servers each.
 #[test]
 fn a_large_batch_takes_few_system_calls() {
     with_client(|client| {
@@ -222,7 +222,7 @@ fn a_tables_namespace_is_that_of_its_opening() {
     });
 }
 
-/// Tells the process that this test starts what it is there for.
+/// Variable that gives the process which this test starts its role.
 const INSIDE: &str = "IPVS_TEST_INSIDE_ANOTHER_USER_NAMESPACE";
 
 #[test]
@@ -252,7 +252,7 @@ fn expect_no_permission() {
     assert_eq!(client.apply(&[op]).expect("a report").failed[0].errno, libc::EPERM);
 }
 
-/// A module that is loaded again has another family number; one that is gone is named in the error.
+/// A module that is loaded again has another family number; the error names one that is gone.
 #[test]
 fn the_module_goes_and_comes() {
     with_client(|client| {

@@ -1,4 +1,4 @@
-//! The contract suite against the kernel, each case in a network namespace of its own, seen with ipvsadm's eyes.
+//! The contract suite against the kernel, each case in a network namespace of its own, seen through ipvsadm.
 //!
 //! Needs root and ip_vs: `cargo xtask guest test -p ipvs`.
 

@@ -1,9 +1,9 @@
-//! Which `net.ipv4.vs.conn_reuse_mode` this kernel should have.
+//! Choice of `net.ipv4.vs.conn_reuse_mode` for this kernel.
 //!
-//! With 0, a client that reuses a source port is sent to the real server of its old connection, whatever has become
-//! of that. With 1 the connection is scheduled anew, but kernels without commit f0a5e4d7a594 (Linux 5.9, back-ported
-//! to 4.19.140, 5.4.59 and by vendors) drop the first SYN, which costs the client a second. The version alone
-//! therefore only decides outside of 4.1 to 5.8.
+//! With 0, IPVS sends a client that reuses a source port to the real server of its old connection, whatever
+//! has become of that. With 1 it schedules the connection anew, but kernels without commit f0a5e4d7a594
+//! (Linux 5.9, back-ported to 4.19.140, 5.4.59 and by vendors) drop the first SYN, which costs the client a
+//! second. The version alone therefore decides only outside of 4.1 to 5.8.
 
 use std::{fmt, str::FromStr};
 
@@ -27,7 +27,7 @@ pub enum ConnReuseMode {
 }
 
 impl ConnReuseMode {
-    /// What is written.
+    /// Value of the parameter.
     pub const fn value(self) -> u32 {
         match self {
             ConnReuseMode::FollowOld => 0,
@@ -42,19 +42,19 @@ impl fmt::Display for ConnReuseMode {
     }
 }
 
-/// `--conn-reuse-mode`
+/// Value of the flag `--conn-reuse-mode`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum ConnReuseFlag {
-    /// Decide by the kernel.
+    /// Decides by the kernel.
     #[default]
     Auto,
-    /// As the user says.
+    /// Writes the mode of the user.
     Mode(ConnReuseMode),
-    /// Leave the parameter alone.
+    /// Leaves the parameter alone.
     Keep,
 }
 
-/// Not a value of `--conn-reuse-mode`.
+/// Text that is no value of `--conn-reuse-mode`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown connection reuse mode {0:?}: expected auto, 0, 1 or keep")]
 pub struct UnknownConnReuseFlag(pub String);
@@ -83,47 +83,47 @@ impl fmt::Display for ConnReuseFlag {
     }
 }
 
-/// What trying it out has shown.
+/// Finding of the probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ProbeOutcome {
     /// The first SYN of a reused port got through.
     SynSurvived,
-    /// It was dropped.
+    /// The kernel dropped it.
     SynDropped,
 }
 
-/// Everything that the decision rests on.
+/// Facts on which the decision rests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ConnReuseFacts {
-    /// What the user wants.
+    /// Wish of the user.
     pub flag: ConnReuseFlag,
     /// Version of the kernel, if its release makes sense.
     pub version: Option<KernelVersion>,
     /// Value of [`VENDOR_FILE`], if the kernel has it.
     pub vendor: Option<u32>,
-    /// What the probe has shown; `None` if it was not needed or could not run.
+    /// Finding of the probe; `None` if it was not needed or could not run.
     pub probe: Option<ProbeOutcome>,
 }
 
-/// What decided.
+/// Fact that decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ConnReuseReason {
-    /// The flag, the facts left aside.
+    /// The flag, regardless of the other facts.
     Flag,
-    /// The version: too old for the parameter.
+    /// The version, which is too old for the parameter.
     VersionWithout(KernelVersion),
-    /// The version: the first SYN is not dropped.
+    /// The version, which does not drop the first SYN.
     VersionFixed(KernelVersion),
     /// The vendor's parameter with this value.
     Vendor(u32),
-    /// The probe.
+    /// The finding of the probe.
     Probe(ProbeOutcome),
-    /// Neither version nor vendor can tell, and the probe could not run.
+    /// None: neither version nor vendor can tell, and the probe could not run.
     Unknown,
 }
 
 impl ConnReuseReason {
-    /// One word for metrics.
+    /// The deciding fact in one word, for metrics.
     pub const fn source(self) -> &'static str {
         match self {
             ConnReuseReason::Flag => "flag",
@@ -155,12 +155,12 @@ impl fmt::Display for ConnReuseReason {
     }
 }
 
-/// What to do about `conn_reuse_mode`, and why.
+/// Decision about `conn_reuse_mode`, with its reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnReuseDecision {
     /// Value to write; `None` leaves the parameter as it is.
     pub mode: Option<ConnReuseMode>,
-    /// What decided.
+    /// Fact that decided.
     pub reason: ConnReuseReason,
 }
 
@@ -173,7 +173,7 @@ impl fmt::Display for ConnReuseDecision {
     }
 }
 
-/// Whether the decision would rest on the probe, if that could run.
+/// Tells whether the decision would rest on the probe, if that could run.
 pub fn needs_probe(facts: &ConnReuseFacts) -> bool {
     decide_conn_reuse_mode(&ConnReuseFacts { probe: None, ..*facts }).reason == ConnReuseReason::Unknown
 }
@@ -188,7 +188,7 @@ pub fn decide_conn_reuse_mode(facts: &ConnReuseFacts) -> ConnReuseDecision {
     }
     match facts.version {
         Some(v) if v < FIRST_WITH_PARAMETER => decision(None, ConnReuseReason::VersionWithout(v)),
-        // Not left alone, as kube-proxy does: an older proxy may have set it to 0.
+        // kube-proxy leaves the parameter alone here, but an older proxy may have set it to 0.
         Some(v) if v >= FIRST_FIXED => {
             decision(Some(ConnReuseMode::Reschedule), ConnReuseReason::VersionFixed(v))
         }
@@ -196,7 +196,7 @@ pub fn decide_conn_reuse_mode(facts: &ConnReuseFacts) -> ConnReuseDecision {
     }
 }
 
-/// For versions that may or may not have the fix.
+/// Decides for versions that may or may not have the fix.
 fn decide_by_behaviour(facts: &ConnReuseFacts) -> ConnReuseDecision {
     let (survives, reason) = match (facts.vendor, facts.probe) {
         (Some(value), _) => (value != 0, ConnReuseReason::Vendor(value)),

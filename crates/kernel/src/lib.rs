@@ -1,11 +1,11 @@
-//! The kernel as a whole: which one it is, what its parameters must be, and which modules it has.
+//! The kernel as a whole: its version, the values that its parameters must have, and its modules.
 //!
-//! This crate deliberately speaks no netlink and decides nothing about services. What is decided here (which
-//! parameters, which `conn_reuse_mode`, what to say about a missing module) is pure and takes facts as arguments;
-//! what reads those facts is thin and takes its root directory as an argument.
+//! This crate deliberately speaks no netlink and decides nothing about services. Its decisions (about
+//! parameters, about `conn_reuse_mode`, about the words for a missing module) are pure and take facts as
+//! arguments; the code that reads those facts is thin and takes its root directory as an argument.
 //!
 //! Reading order: [`KernelRelease`] and [`KernelVersion`]; [`decide_conn_reuse_mode`]; [`required_sysctls`],
-//! carried out by [`ProcSysctls`]; [`KernelModule`], [`ModuleFinder`] and [`MissingModule`].
+//! written by [`ProcSysctls`]; [`KernelModule`], [`ModuleFinder`] and [`MissingModule`].
 
 mod conn_reuse;
 mod memory;

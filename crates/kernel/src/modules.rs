@@ -1,4 +1,4 @@
-//! Kernel modules: are they there, and what to tell the user if not.
+//! Kernel modules: the presence of each, and the advice about a missing one.
 
 use std::{
     fmt, fs,
@@ -31,7 +31,7 @@ impl KernelModule {
     pub const REQUIRED: [KernelModule; 4] =
         [KernelModule::IpVs, KernelModule::Dummy, KernelModule::NfTables, KernelModule::NfConntrack];
 
-    /// Name for modprobe.
+    /// Name that modprobe takes.
     pub fn name(&self) -> String {
         match self {
             KernelModule::IpVs => "ip_vs".to_owned(),
@@ -43,7 +43,7 @@ impl KernelModule {
         }
     }
 
-    /// What does not work without it.
+    /// Function that does not work without it.
     const fn purpose(&self) -> &'static str {
         match self {
             KernelModule::IpVs => "load balancing",
@@ -85,20 +85,20 @@ impl fmt::Display for KernelModule {
     }
 }
 
-/// Whether a module is there.
+/// Presence of a module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModulePresence {
-    /// Loaded, or part of the kernel image.
+    /// It is loaded, or part of the kernel image.
     Present,
-    /// Installed for the running kernel but not loaded; most are loaded on demand.
+    /// It is installed for the running kernel but not loaded; the kernel loads most when they are needed.
     Loadable,
     /// The running kernel's module lists are readable and do not have it.
     NotInstalled,
-    /// Not loaded, and the module lists are not readable here (a container without `/lib/modules`).
+    /// It is not loaded, and the module lists are not readable here (a container without `/lib/modules`).
     Unknown,
 }
 
-/// A missing module, and how to get it.
+/// A missing module, with the way to get it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "kernel module {module} is missing (needed for {}): {}",
@@ -106,15 +106,15 @@ pub enum ModulePresence {
     remedy(*.module, *.presence, .release)
 )]
 pub struct MissingModule {
-    /// Which.
+    /// The missing module.
     pub module: KernelModule,
-    /// What is known about it.
+    /// Knowledge about its presence.
     pub presence: ModulePresence,
     /// The running kernel's release.
     pub release: String,
 }
 
-/// What to do about a missing module.
+/// Advice about a missing module.
 fn remedy(module: KernelModule, presence: ModulePresence, release: &str) -> String {
     let load = format!(
         "load it on the node with `modprobe {module}`, \
@@ -132,26 +132,26 @@ fn remedy(module: KernelModule, presence: ModulePresence, release: &str) -> Stri
     }
 }
 
-/// Looks for modules.
+/// Reader of the lists of modules.
 #[derive(Clone, Debug)]
 pub struct ModuleFinder {
-    /// `/`, or where the host's is mounted.
+    /// `/`, or the directory where the host's is mounted.
     root: PathBuf,
     release: String,
 }
 
 impl ModuleFinder {
-    /// For a kernel, below a root directory (`/` unless the host's is mounted elsewhere).
+    /// A finder for a kernel, below a root directory (`/` unless the host's is mounted elsewhere).
     pub fn new(root: impl Into<PathBuf>, release: &KernelRelease) -> Self {
         ModuleFinder { root: root.into(), release: release.text.trim().to_owned() }
     }
 
-    /// For the running kernel.
+    /// A finder for the running kernel.
     pub fn running() -> Self {
         ModuleFinder::new("/", &KernelRelease::running())
     }
 
-    /// Whether a module is there, without loading it.
+    /// Finds out whether a module is there, without loading it.
     pub fn presence(&self, module: KernelModule) -> ModulePresence {
         let name = module.name();
         if self.is_loaded(&name) {
@@ -175,12 +175,13 @@ impl ModuleFinder {
         Scheduler::known().filter(present)
     }
 
-    /// The error for a module that the kernel turned out not to have.
+    /// Error about a module that the kernel turned out not to have.
     pub fn missing(&self, module: KernelModule) -> MissingModule {
         MissingModule { module, presence: self.presence(module), release: self.release.clone() }
     }
 
-    /// `/sys/module` has loaded modules and those builtin ones that have parameters.
+    /// Tells whether `/sys/module` lists it: that has loaded modules and those builtin ones that have
+    /// parameters.
     fn is_loaded(&self, name: &str) -> bool {
         self.root.join("sys/module").join(name).exists()
             || fs::read_to_string(self.root.join("proc/modules"))
@@ -188,13 +189,13 @@ impl ModuleFinder {
     }
 }
 
-/// Whether a list such as `modules.dep` has a module; `None` if it cannot be read.
+/// Tells whether a list such as `modules.dep` has a module; `None` if the list cannot be read.
 fn listed(list: &Path, name: &str) -> Option<bool> {
     let text = fs::read_to_string(list).ok()?;
     Some(text.lines().any(|line| module_name(line) == name))
 }
 
-/// Name of the module that a line such as `kernel/net/netfilter/nf_tables.ko.xz: ...` is about.
+/// Name of the module of a line such as `kernel/net/netfilter/nf_tables.ko.xz: ...`.
 fn module_name(line: &str) -> String {
     let path = line.split(':').next().unwrap_or_default();
     let file = path.rsplit('/').next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The name under which this node is known unless configured otherwise.
+//! Name, boot and processors of this node.
 
 /// The kernel's host name is empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -10,7 +10,7 @@ pub fn hostname() -> Result<String, EmptyHostname> {
     normalise(&rustix::system::uname().nodename().to_string_lossy())
 }
 
-/// Tells boots apart: times since boot of one mean nothing in another.
+/// Number of this boot: times since one boot mean nothing in another.
 pub fn boot_id() -> std::io::Result<String> {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned())
 }
@@ -23,7 +23,7 @@ pub fn cores() -> u32 {
     })
 }
 
-/// Of a list such as `0-3,8`.
+/// Counts the processors of a list such as `0-3,8`.
 fn count_cores(list: &str) -> Option<u32> {
     let count = |range: &str| -> Option<u32> {
         let (first, last) = range.split_once('-').unwrap_or((range, range));

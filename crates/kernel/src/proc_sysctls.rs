@@ -13,25 +13,25 @@ use lb_types::SysctlOp;
 /// Kernel parameters through `/proc/sys`; what is below `net/` belongs to the network namespace of the calling thread.
 #[derive(Clone, Debug)]
 pub struct ProcSysctls {
-    /// `/proc/sys`, or where the host's is mounted.
+    /// `/proc/sys`, or the directory where the host's is mounted.
     root: PathBuf,
 }
 
-/// Why a parameter could not be read or written; each names the file.
+/// Failure to read or write a parameter; each variant names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum SysctlError {
     /// Reading failed.
     #[error("cannot read {}", .path.display())]
     Read {
-        /// The file.
+        /// File of the parameter.
         path: PathBuf,
-        /// What the kernel said.
+        /// Error of the system call.
         source: io::Error,
     },
     /// The content is not one number.
     #[error("{} holds {content:?}, which is not one number", .path.display())]
     NotANumber {
-        /// The file.
+        /// File of the parameter.
         path: PathBuf,
         /// Its content.
         content: String,
@@ -39,9 +39,9 @@ pub enum SysctlError {
     /// The kernel does not have the parameter.
     #[error("{} does not exist: {hint}", .path.display())]
     Absent {
-        /// The file.
+        /// File of the parameter.
         path: PathBuf,
-        /// What probably has to be done about it.
+        /// Probable remedy.
         hint: &'static str,
     },
     /// `/proc/sys` is read-only here.
@@ -51,35 +51,35 @@ pub enum SysctlError {
         .path.display()
     )]
     ReadOnly {
-        /// The file.
+        /// File of the parameter.
         path: PathBuf,
-        /// The parameter as sysctl(8) writes it.
+        /// Name of the parameter as sysctl(8) writes it.
         name: String,
-        /// The value that was to be written.
+        /// Value that was to be written.
         value: u32,
     },
-    /// Not allowed.
+    /// The process lacks the permission.
     #[error(
         "no permission to write {}: CAP_NET_ADMIN as user 0 is needed, or set it on the node: \
          sysctl -w {name}={value}",
         .path.display()
     )]
     Denied {
-        /// The file.
+        /// File of the parameter.
         path: PathBuf,
-        /// The parameter as sysctl(8) writes it.
+        /// Name of the parameter as sysctl(8) writes it.
         name: String,
-        /// The value that was to be written.
+        /// Value that was to be written.
         value: u32,
     },
-    /// Writing failed otherwise.
+    /// Writing failed for another reason.
     #[error("cannot write {value} to {}", .path.display())]
     Write {
-        /// The file.
+        /// File of the parameter.
         path: PathBuf,
-        /// The value.
+        /// Value that was to be written.
         value: u32,
-        /// What the kernel said.
+        /// Error of the system call.
         source: io::Error,
     },
 }
@@ -96,7 +96,7 @@ impl SysctlError {
         }
     }
 
-    /// What a refused write means.
+    /// Translates the error of a write.
     fn writing(path: &Path, op: &SysctlOp, source: io::Error) -> Self {
         let (path, name, value) = (path.to_owned(), dotted(&op.name), op.value);
         match source.kind() {
@@ -108,7 +108,7 @@ impl SysctlError {
     }
 }
 
-/// The name as sysctl(8) writes it: interfaces' names may contain dots, which are slashes there.
+/// Name as sysctl(8) writes it: a dot in the name of an interface is a slash there.
 fn dotted(name: &str) -> String {
     let swap = |c| match c {
         '/' => '.',
@@ -118,7 +118,7 @@ fn dotted(name: &str) -> String {
     name.chars().map(swap).collect()
 }
 
-/// What probably has to be done about a missing parameter.
+/// Probable remedy for a missing parameter.
 fn absence_hint(name: &str) -> &'static str {
     if name.starts_with("net/ipv4/vs/") {
         "load the module on the node (modprobe ip_vs); if it is loaded, this kernel does not have the parameter"
@@ -136,7 +136,7 @@ impl Default for ProcSysctls {
 }
 
 impl ProcSysctls {
-    /// Below another root than `/proc/sys`.
+    /// Parameters below another root than `/proc/sys`.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         ProcSysctls { root: root.into() }
     }
@@ -157,7 +157,7 @@ impl ProcSysctls {
 
     fn write_value(&self, op: &SysctlOp) -> Result<(), SysctlError> {
         let path = self.root.join(&*op.name);
-        // Never O_CREAT: what the kernel does not have cannot be made.
+        // Without O_CREAT, because the kernel has the parameters that it has.
         let written = OpenOptions::new()
             .write(true)
             .truncate(true)
@@ -173,7 +173,7 @@ impl Sysctls for ProcSysctls {
             .map_err(|error| TableError::new(format!("read sysctl {name}"), error.kind(), error))
     }
 
-    /// Where nobody has the permission, not even root.
+    /// Bits of a file mode; where none is set nobody has the permission, not even root.
     fn is_writable(&mut self, name: &str) -> bool {
         const ANYBODY: u32 = 0o222;
         fs::metadata(self.root.join(name)).is_ok_and(|file| file.permissions().mode() & ANYBODY != 0)

@@ -1,79 +1,81 @@
-//! Which kernel parameters must have which value.
+//! Kernel parameters with the values that they must have.
 
 use lb_types::{Leaves, SysctlNeed, SysctlOp, SysctlWhen};
 
 use crate::ConnReuseMode;
 
-/// Whether traffic is counted, since Linux 5.15 (`sysctl_run_estimation`, include/net/ip_vs.h). Read only: whoever
-/// switches it off wants it so.
+/// Counting of traffic, which can be switched off since Linux 5.15 (`sysctl_run_estimation`,
+/// include/net/ip_vs.h). It is only read: an operator who switches it off wants it so.
 pub const RUN_ESTIMATION: &str = "net/ipv4/vs/run_estimation";
-/// IPVS connections are seen by conntrack.
+/// Switch by which conntrack sees the connections of IPVS.
 pub const CONNTRACK: &str = "net/ipv4/vs/conntrack";
-/// See [`crate::decide_conn_reuse_mode`].
+/// Treatment of reused source ports; see [`crate::decide_conn_reuse_mode`].
 pub const CONN_REUSE_MODE: &str = "net/ipv4/vs/conn_reuse_mode";
-/// Connections of removed real servers end at once.
+/// Switch by which connections of removed real servers end at once.
 pub const EXPIRE_NODEST_CONN: &str = "net/ipv4/vs/expire_nodest_conn";
-/// Session affinity lets go of real servers of weight 0.
+/// Switch by which session affinity leaves real servers of weight 0.
 pub const EXPIRE_QUIESCENT_TEMPLATE: &str = "net/ipv4/vs/expire_quiescent_template";
-/// IPv4 forwarding.
+/// Switch of IPv4 forwarding.
 pub const IPV4_FORWARDING: &str = "net/ipv4/ip_forward";
-/// IPv6 forwarding.
+/// Switch of IPv6 forwarding.
 pub const IPV6_FORWARDING: &str = "net/ipv6/conf/all/forwarding";
-/// Half of strict ARP.
+/// First half of strict ARP.
 pub const ARP_IGNORE: &str = "net/ipv4/conf/all/arp_ignore";
-/// The other half.
+/// Second half of strict ARP.
 pub const ARP_ANNOUNCE: &str = "net/ipv4/conf/all/arp_announce";
 
-/// Whether our link has no IPv6; new links inherit it from `conf/default`.
+/// Switch that takes IPv6 from our link; new links inherit it from `conf/default`.
 pub const LINK_DISABLE_IPV6: &str = "net/ipv6/conf/kube-ipvs0/disable_ipv6";
-/// How many connections are tracked; new ones are dropped beyond.
+/// Limit of tracked connections; the kernel drops new ones beyond.
 pub const CONNTRACK_MAX: &str = "net/netfilter/nf_conntrack_max";
 /// Size of the hash table of tracked connections.
 pub const CONNTRACK_BUCKETS: &str = "net/netfilter/nf_conntrack_buckets";
-/// How long an idle established TCP connection is tracked, in seconds.
+/// Seconds for which the kernel tracks an idle established TCP connection.
 pub const CONNTRACK_ESTABLISHED: &str = "net/netfilter/nf_conntrack_tcp_timeout_established";
-/// How long a TCP connection is tracked whose server has closed and whose client has not, in seconds.
+/// Seconds for which the kernel tracks a TCP connection whose server has closed and whose client has not.
 pub const CONNTRACK_CLOSE_WAIT: &str = "net/netfilter/nf_conntrack_tcp_timeout_close_wait";
 
-/// Tracked connections for each core, and at least and at most: kube-proxy's defaults
+/// Tracked connections for each core, at least and at most: kube-proxy's defaults
 /// (pkg/proxy/conntrack/sysctls.go, `getConntrackMax`).
 const TRACKED_PER_CORE: u32 = 32 << 10;
 const TRACKED_AT_LEAST: u32 = 128 << 10;
 const TRACKED_AT_MOST: u32 = 1 << 20;
 /// Tracked connections for each bucket, as in kube-proxy.
 const TRACKED_PER_BUCKET: u32 = 4;
-/// The kernel's default for established connections (`tcp_timeouts` in net/netfilter/nf_conntrack_proto_tcp.c).
+/// Seconds of the kernel's default for established connections (`tcp_timeouts` in
+/// net/netfilter/nf_conntrack_proto_tcp.c).
 const ESTABLISHED_DEFAULT: u32 = 5 * 24 * 3600;
 
-/// What the configuration and earlier decisions ask of the kernel.
+/// Demands of the configuration and of earlier decisions on the kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SysctlNeeds {
-    /// Decided by [`crate::decide_conn_reuse_mode`]; `None` leaves the parameter alone.
+    /// Mode by [`crate::decide_conn_reuse_mode`]; `None` leaves the parameter alone.
     pub conn_reuse_mode: Option<ConnReuseMode>,
-    /// Whether IPv4 services are served.
+    /// True if IPv4 services are served.
     pub ipv4: bool,
-    /// Whether IPv6 services are served.
+    /// True if IPv6 services are served.
     pub ipv6: bool,
-    /// `ipvs.strictARP` of the configuration.
+    /// Value of `ipvs.strictARP` of the configuration.
     pub strict_arp: bool,
-    /// Processors, by which the limits of connection tracking are raised; `None` leaves them alone.
+    /// Number of processors, by which the limits of connection tracking rise; `None` leaves them alone.
     pub cores: Option<u32>,
 }
 
 /// A parameter with the value that it must have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequiredSysctl {
-    /// The parameter, its value, and when it is written.
+    /// The parameter, its value, and the moment when it is written.
     pub need: SysctlNeed,
-    /// What goes wrong otherwise; one line for `doctor`.
+    /// Damage without it; one line for `doctor`.
     pub why: &'static str,
 }
 
 /// All parameters that must have a certain value, in the order in which they are written.
 ///
-/// The same as kube-proxy writes (pkg/proxy/ipvs: `NewProxier`), with two differences: `conn_reuse_mode` is decided
-/// rather than left alone on new kernels, and IPv6 forwarding is set, because kube-proxy's IPv6 services only work
-/// where somebody else did. Of connection tracking, what somebody raised is never lowered.
+/// They are those of kube-proxy (pkg/proxy/ipvs: `NewProxier`), with two differences: `conn_reuse_mode` is
+/// decided rather than left alone on new kernels, and IPv6 forwarding is set, because kube-proxy's IPv6
+/// services only work where somebody else set it. A limit of connection tracking that somebody has raised is
+/// never lowered.
 pub fn required_sysctls(needs: &SysctlNeeds) -> Vec<RequiredSysctl> {
     let mut required = vec![
         RequiredSysctl::new(
@@ -111,7 +113,7 @@ pub fn required_sysctls(needs: &SysctlNeeds) -> Vec<RequiredSysctl> {
     required
 }
 
-/// The limits of connection tracking for so many processors.
+/// Limits of connection tracking for a number of processors.
 fn connection_tracking(cores: u32) -> [RequiredSysctl; 4] {
     let tracked = cores.saturating_mul(TRACKED_PER_CORE).clamp(TRACKED_AT_LEAST, TRACKED_AT_MOST);
     let full = "a busy node would drop new connections: its table of tracked connections would be full";
@@ -130,7 +132,7 @@ fn connection_tracking(cores: u32) -> [RequiredSysctl; 4] {
     ]
 }
 
-/// What an operator must know about a node that does not count traffic, given the value of [`RUN_ESTIMATION`].
+/// Warning to the operator of a node that does not count traffic, given the value of [`RUN_ESTIMATION`].
 pub fn without_estimation(value: Option<u32>) -> Option<&'static str> {
     (value == Some(0)).then_some(
         "net.ipv4.vs.run_estimation is 0: traffic is not counted, so that a draining real server whose last connection \

@@ -5,16 +5,16 @@ use std::{fmt, str::FromStr};
 /// The leading three numbers of a kernel release; a missing patch level is 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KernelVersion {
-    /// 6 in 6.12.107
+    /// Major number, 6 in 6.12.107.
     pub major: u32,
-    /// 12 in 6.12.107
+    /// Minor number, 12 in 6.12.107.
     pub minor: u32,
-    /// 107 in 6.12.107
+    /// Patch level, 107 in 6.12.107.
     pub patch: u32,
 }
 
 impl KernelVersion {
-    /// `major.minor.0`
+    /// Version `major.minor.0`.
     pub const fn new(major: u32, minor: u32) -> Self {
         KernelVersion { major, minor, patch: 0 }
     }
@@ -26,7 +26,7 @@ impl fmt::Display for KernelVersion {
     }
 }
 
-/// A string that does not begin with a major and a minor number.
+/// Release that does not begin with a major and a minor number.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("cannot read a kernel version from release {0:?}")]
 pub struct InvalidRelease(pub String);
@@ -50,24 +50,24 @@ fn parse_release(release: &str) -> Option<KernelVersion> {
     Some(KernelVersion { major, minor, patch })
 }
 
-/// The decimal number at the beginning, and what follows it.
+/// Reads the decimal number at the beginning; returns it with the rest of the text.
 fn leading_number(text: &str) -> Option<(u32, &str)> {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (digits, rest) = text.split_at(end);
     Some((digits.parse().ok()?, rest))
 }
 
-/// The running kernel: its release as it calls itself, and the version in that, if there is one.
+/// Release of the running kernel as it calls itself, and the version in that, if there is one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KernelRelease {
-    /// As `uname -r` prints it; for logs.
+    /// Text as `uname -r` prints it; for logs.
     pub text: String,
-    /// `None` if the release makes no sense; decisions then rest on behaviour.
+    /// Version; `None` if the release makes no sense, and decisions then rest on behaviour.
     pub version: Option<KernelVersion>,
 }
 
 impl KernelRelease {
-    /// Of a release string.
+    /// Reads a release string.
     pub fn new(text: impl Into<String>) -> Self {
         let text = text.into();
         let version = text.parse().ok();

@@ -1,4 +1,4 @@
-//! The real `/proc/sys` of a kernel with IPVS, in a network namespace of its own.
+//! Tests with the real `/proc/sys` of a kernel with IPVS, in a network namespace of its own.
 
 use dataplane::Sysctls as _;
 use kernel::{
@@ -45,7 +45,7 @@ fn modules_are_found() {
     assert!(matches!(dummy, ModulePresence::Present | ModulePresence::Loadable), "{dummy:?}");
 }
 
-/// The kernel takes what kube-proxy writes, in the node's first network namespace.
+/// The kernel takes the values that kube-proxy writes, in the node's first network namespace.
 #[test]
 fn limits_of_connection_tracking_are_written() {
     run(&["modprobe", "nf_conntrack"]);

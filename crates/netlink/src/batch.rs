@@ -1,8 +1,9 @@
 //! Thousands of writes in a few datagrams.
 //!
-//! `netlink_rcv_skb` (net/netlink/af_netlink.c) executes the messages of a datagram one after another inside `send`,
-//! does not stop at one that fails, and queues a reply for each that failed, asked or not. So no message asks for an
-//! acknowledgement except the last one of a datagram, whose reply proves that none before it was dropped.
+//! `netlink_rcv_skb` (net/netlink/af_netlink.c) executes the messages of a datagram one after another inside
+//! `send`, does not stop at one that fails, and queues a reply for each that failed, whether it asked for one
+//! or not. So no message asks for an acknowledgement except the last one of a datagram, whose reply proves
+//! that the kernel dropped none before it.
 
 use crate::{
     Batch, Error, Messages,
@@ -28,13 +29,13 @@ impl From<Failure> for Error {
     }
 }
 
-/// What became of a batch.
+/// Result of a batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BatchOutcome {
     /// Refused messages, in order; all others were executed.
     pub failures: Vec<Failure>,
-    /// Replies were dropped: every message was executed or refused, but more may have been refused than
-    /// `failures` says. Dump and compare.
+    /// True if replies were dropped: every message was executed or refused, but more may have been refused
+    /// than `failures` lists. Dump and compare.
     pub replies_lost: bool,
 }
 
@@ -47,14 +48,16 @@ pub(crate) struct Limits {
 
 impl Limits {
     const MAX: Limits = Limits { bytes: 128 << 10, messages: 2000 };
-    /// `netlink_sendmsg` refuses more than the send buffer less 32 bytes.
+    /// Part of the send buffer that a datagram cannot use; `netlink_sendmsg` refuses more than the buffer
+    /// less 32 bytes.
     const SEND_OVERHEAD: usize = 64;
-    /// What the kernel charges for an error reply with a short text (`skb->truesize`); 770 to 900 without one.
+    /// Charge of the kernel for an error reply with a short text, in bytes (`skb->truesize`); 770 to 900
+    /// without a text.
     const REPLY_COST: usize = 1280;
-    /// More than any message that is sent by the thousand.
-    const ORDINARY: usize = 512;
+    /// Size of a message in bytes that none exceeds of which thousands are sent.
+    const ORDINARY_MESSAGE: usize = 512;
 
-    /// A datagram that fits the send buffer and whose messages may all fail without losing a reply.
+    /// Limits of a datagram that fits the send buffer and whose messages may all fail without losing a reply.
     pub(crate) fn within(granted: Buffers) -> Self {
         Limits {
             bytes: granted.send.saturating_sub(Limits::SEND_OVERHEAD).min(Limits::MAX.bytes),
@@ -62,12 +65,12 @@ impl Limits {
         }
     }
 
-    /// Whether one more message of up to [`Limits::ORDINARY`] bytes might be too much.
+    /// Tells whether one more message of up to [`Limits::ORDINARY_MESSAGE`] bytes might be too much.
     pub(crate) fn are_reached_by(self, batch: &Batch) -> bool {
-        batch.len() >= self.messages || batch.as_bytes().len() + Limits::ORDINARY > self.bytes
+        batch.len() >= self.messages || batch.as_bytes().len() + Limits::ORDINARY_MESSAGE > self.bytes
     }
 
-    /// End of the datagram that starts with message `first`; at least that one is in it.
+    /// End of the datagram that starts with message `first`, which is in it whatever its size.
     fn end(self, batch: &Batch, first: usize) -> usize {
         let start = batch.offset(first);
         let mut end = first + 1;
@@ -80,7 +83,7 @@ impl Limits {
         end
     }
 
-    /// Half of what was too much.
+    /// Half of the messages that were too many.
     fn halved(self, messages: usize) -> Self {
         Limits { messages: (messages / 2).max(1), ..self }
     }
@@ -89,7 +92,7 @@ impl Limits {
 /// One batch on its way through a socket.
 pub(crate) struct Execution<'a> {
     pub(crate) socket: &'a mut RawSocket,
-    /// Sequence number used last.
+    /// Last sequence number that was used.
     pub(crate) sequence: &'a mut u32,
     pub(crate) outcome: BatchOutcome,
 }
@@ -155,7 +158,8 @@ impl Execution<'_> {
     }
 }
 
-/// The kernel had no memory for a datagram of this size, or it exceeds the send buffer; nothing was executed.
+/// Tells whether the kernel had no memory for a datagram of this size, or the datagram exceeds the send
+/// buffer; in both cases it executed nothing.
 fn is_too_large(error: &Error) -> bool {
     matches!(error, Error::Send { source, .. }
         if matches!(source.raw_os_error(), Some(libc::EMSGSIZE | libc::ENOBUFS | libc::ENOMEM)))

@@ -6,7 +6,7 @@ use crate::wire::{ATTRIBUTE_HEADER, HEADER, NESTED, aligned, flags};
 #[derive(Clone, Debug, Default)]
 pub struct MessageBuffer {
     bytes: Vec<u8>,
-    /// Something did not fit its length field since the last [`MessageBuffer::take_malformed`].
+    /// True if something did not fit its length field since the last [`MessageBuffer::take_malformed`].
     malformed: bool,
 }
 
@@ -69,8 +69,8 @@ impl MessageBuffer {
 
     /// Appends an attribute that takes `TOTAL` bytes with header and padding.
     ///
-    /// Numbers are most of what is sent: as one piece of a size that the compiler knows, one takes a tenth of the
-    /// instructions of [`MessageBuffer::attribute`].
+    /// Numbers are most of what is sent. As one piece whose size the compiler knows, a number takes a tenth
+    /// of the instructions of [`MessageBuffer::attribute`].
     #[inline]
     fn fixed<const TOTAL: usize>(&mut self, kind: u16, value: &[u8]) {
         let len = ATTRIBUTE_HEADER + value.len();
@@ -98,7 +98,7 @@ impl MessageBuffer {
         self.close(start);
     }
 
-    /// Everything so far.
+    /// All bytes so far.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -186,7 +186,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// A message of type `kind`; `build` appends the family's header and the attributes.
+    /// Encodes a message of type `kind`; `build` appends the family's header and the attributes.
     pub fn new(kind: u16, build: impl FnOnce(&mut MessageBuffer)) -> Self {
         let mut buffer = MessageBuffer::default();
         let start = buffer.begin_message(kind, 0);
@@ -195,7 +195,7 @@ impl Request {
         Request { malformed: buffer.take_malformed(), bytes: buffer.bytes }
     }
 
-    /// The message, with sequence number and port 0.
+    /// Bytes of the message, with sequence number and port 0.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -203,18 +203,18 @@ impl Request {
 
 /// Encoded writes, for [`crate::RequestSocket::execute`].
 ///
-/// Not for dumps: a socket runs one dump at a time.
+/// It is not for dumps: a socket runs one dump at a time.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     buffer: MessageBuffer,
-    /// Where each message starts in the buffer.
+    /// Offset of each message in the buffer.
     starts: Vec<usize>,
-    /// First message that cannot be sent.
+    /// Index of the first message that cannot be sent.
     malformed: Option<usize>,
 }
 
 impl Batch {
-    /// No messages.
+    /// A batch without messages.
     pub fn new() -> Self {
         Batch::default()
     }
@@ -226,12 +226,13 @@ impl Batch {
         let start = self.buffer.begin_message(kind, flags & !flags::ACK);
         build(&mut self.buffer);
         self.buffer.end_message(start);
-        self.note(start);
+        self.note_message(start);
     }
 
-    /// Appends a message that somebody else has encoded, header included.
+    /// Appends a message that is encoded already, header included.
     ///
-    /// Its length field is set anew, flags get `NLM_F_REQUEST`, lose `NLM_F_ACK`, and the sequence number is set.
+    /// The engine sets its length field and sequence number anew, adds `NLM_F_REQUEST` and removes
+    /// `NLM_F_ACK`.
     pub fn push_encoded(&mut self, message: &[u8]) {
         let start = self.buffer.bytes.len();
         self.buffer.bytes.extend_from_slice(message);
@@ -240,10 +241,10 @@ impl Batch {
         self.buffer.end_message(start);
         clear_ack(&mut self.buffer.bytes[start..]);
         add_flags(&mut self.buffer.bytes[start..], flags::REQUEST);
-        self.note(start);
+        self.note_message(start);
     }
 
-    fn note(&mut self, start: usize) {
+    fn note_message(&mut self, start: usize) {
         if self.buffer.take_malformed() && self.malformed.is_none() {
             self.malformed = Some(self.starts.len());
         }
@@ -255,7 +256,7 @@ impl Batch {
         self.starts.len()
     }
 
-    /// Whether there are none.
+    /// Tells whether there are no messages.
     pub fn is_empty(&self) -> bool {
         self.starts.is_empty()
     }
@@ -267,7 +268,7 @@ impl Batch {
         self.malformed = None;
     }
 
-    /// The messages, one behind the other.
+    /// Bytes of all messages, one behind the other.
     pub fn as_bytes(&self) -> &[u8] {
         self.buffer.as_bytes()
     }
@@ -276,12 +277,12 @@ impl Batch {
         self.malformed
     }
 
-    /// Offset of a message; of the end for the index after the last one.
+    /// Offset of a message, or of the end for the index after the last one.
     pub(crate) fn offset(&self, index: usize) -> usize {
         self.starts.get(index).copied().unwrap_or(self.buffer.bytes.len())
     }
 
-    /// The bytes of the messages `first..end`.
+    /// Bytes of the messages `first..end`.
     pub(crate) fn slice_mut(&mut self, first: usize, end: usize) -> &mut [u8] {
         let range = self.offset(first)..self.offset(end);
         &mut self.buffer.bytes[range]

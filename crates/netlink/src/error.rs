@@ -1,63 +1,63 @@
-//! The one error type of this crate.
+//! The error type of this crate.
 
 use std::io;
 
 use crate::Protocol;
 
-/// What can go wrong with a whole call; failures inside a batch are [`crate::Failure`]s.
+/// Failure of a whole call; failures inside a batch are [`crate::Failure`]s.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The socket could not be made.
+    /// The kernel gave no socket.
     #[error("cannot open a netlink socket of {protocol}")]
     Open {
-        /// Which subsystem.
+        /// Subsystem of the socket.
         protocol: Protocol,
-        /// Why.
+        /// Error of the system call.
         #[source]
         source: io::Error,
     },
-    /// A multicast group could not be joined.
+    /// The kernel refused membership in a multicast group.
     #[error("cannot join multicast group {group} of {protocol}")]
     Join {
-        /// Which subsystem.
+        /// Subsystem of the socket.
         protocol: Protocol,
-        /// Which group.
+        /// Number of the group.
         group: u32,
-        /// Why.
+        /// Error of the system call.
         #[source]
         source: io::Error,
     },
-    /// A socket option was refused.
+    /// The kernel refused a socket option.
     #[error("cannot set netlink socket option {option}")]
     SocketOption {
-        /// Which option.
+        /// Name of the option.
         option: &'static str,
-        /// Why.
+        /// Error of the system call.
         #[source]
         source: io::Error,
     },
-    /// The kernel did not take a datagram; nothing in it was executed, earlier ones of the batch were.
+    /// The kernel did not take a datagram; it executed nothing in it, but the earlier ones of the batch.
     #[error("cannot send {bytes} bytes in {messages} netlink messages")]
     Send {
         /// Size of the datagram.
         bytes: usize,
-        /// Messages in it.
+        /// Number of messages in the datagram.
         messages: usize,
-        /// Why.
+        /// Error of the system call.
         #[source]
         source: io::Error,
     },
-    /// Replies could not be read.
+    /// Reading replies failed.
     #[error("cannot receive from the netlink socket")]
     Receive {
-        /// Why.
+        /// Error of the system call.
         #[source]
         source: io::Error,
     },
     /// The kernel answered a request with an error.
     #[error("the kernel refused the request: {source}{}", text.as_ref().map(|t| format!(" ({t})")).unwrap_or_default())]
     Refused {
-        /// The error number.
+        /// Error number of the answer.
         source: io::Error,
         /// The kernel's own words (extended acknowledgement), if any.
         text: Option<String>,
@@ -68,25 +68,26 @@ pub enum Error {
         /// Number of attempts.
         attempts: usize,
     },
-    /// Replies were dropped because the receive buffer was full, or the last one never came.
+    /// The kernel dropped replies because the receive buffer was full, or the last reply never came.
     #[error("replies of the kernel were lost")]
     RepliesLost,
-    /// A reply was larger than the buffer; the buffer has been enlarged.
+    /// A reply was larger than the buffer, which has been enlarged since.
     #[error("a reply of {size} bytes did not fit the receive buffer")]
     Truncated {
         /// Size of the reply.
         size: usize,
     },
-    /// There is no generic netlink family of that name: its module is not loaded.
+    /// The kernel has no generic netlink family of that name: its module is not loaded.
     #[error("the kernel has no generic netlink family {name:?}")]
     FamilyNotFound {
         /// Name of the family.
         name: String,
     },
-    /// A message of a batch cannot be sent: shorter than a header, or an attribute exceeds 65,535 bytes.
+    /// A message of a batch is shorter than a header, or one of its attributes exceeds 65,535 bytes; nothing
+    /// was sent.
     #[error("message {index} of the batch is malformed")]
     Malformed {
-        /// Position in the batch.
+        /// Position of the message in the batch.
         index: usize,
     },
 }
@@ -105,18 +106,18 @@ impl Error {
         }
     }
 
-    /// Whether the object or the family does not exist.
+    /// Tells whether the object or the family does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Error::FamilyNotFound { .. })
             || matches!(self.errno(), Some(libc::ENOENT | libc::ESRCH | libc::ENODEV))
     }
 
-    /// Whether a capability is missing.
+    /// Tells whether a capability is missing.
     pub fn is_permission_denied(&self) -> bool {
         matches!(self.errno(), Some(libc::EPERM | libc::EACCES))
     }
 
-    /// Whether the kernel lacks the subsystem or the command.
+    /// Tells whether the kernel lacks the subsystem or the command.
     pub fn is_not_supported(&self) -> bool {
         matches!(self, Error::FamilyNotFound { .. })
             || matches!(
@@ -125,7 +126,7 @@ impl Error {
             )
     }
 
-    /// Whether the same call may succeed later without anything else changing.
+    /// Tells whether the same call may succeed later without anything else changing.
     pub fn is_retryable(&self) -> bool {
         matches!(self, Error::DumpInterrupted { .. } | Error::RepliesLost | Error::Truncated { .. })
             || matches!(

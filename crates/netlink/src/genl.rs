@@ -2,9 +2,9 @@
 
 use crate::{Attribute, Error, Message, MessageBuffer, Request, RequestSocket};
 
-/// GENL_ID_CTRL
+/// Family of the controller (`GENL_ID_CTRL`).
 const CONTROLLER: u16 = 16;
-/// CTRL_CMD_GETFAMILY
+/// Command `CTRL_CMD_GETFAMILY`.
 const GET_FAMILY: u8 = 3;
 const ATTR_FAMILY_ID: u16 = 1;
 const ATTR_FAMILY_NAME: u16 = 2;
@@ -19,17 +19,18 @@ pub const HEADER: usize = 4;
 /// A family as the kernel registered it. Its number changes when its module is loaded anew.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Family {
-    /// `nlmsg_type` of its messages.
+    /// Type of its messages (`nlmsg_type`).
     pub id: u16,
     /// Version of its interface.
     pub version: u32,
-    /// Its multicast groups, for [`crate::Subscription::open`].
+    /// Names and numbers of its multicast groups, for [`crate::Subscription::open`].
     pub groups: Vec<(String, u32)>,
 }
 
-/// Asks for a family by name. The kernel may load the module (if it declares the alias; ip_vs does from 6.1 on).
+/// Asks for a family by name. The kernel may load the module if it declares the alias, as ip_vs does from 6.1
+/// on.
 ///
-/// Fails with [`Error::FamilyNotFound`] if there is none.
+/// It fails with [`Error::FamilyNotFound`] if there is none.
 pub fn resolve(socket: &mut RequestSocket, name: &str) -> Result<Family, Error> {
     let request = Request::new(CONTROLLER, |message| {
         put_header(message, GET_FAMILY, 1);

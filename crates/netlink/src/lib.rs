@@ -1,19 +1,20 @@
 //! Netlink sockets, batches, dumps and notifications.
 //!
-//! The engine knows no family's payload: callers encode messages through [`MessageBuffer`] and read replies through
-//! [`Message`] and [`Attributes`]. It keeps no copy of kernel state, starts no thread and never blocks waiting for a
-//! reply: the kernel executes requests inside `send`, so that afterwards every reply is already queued.
+//! The engine knows no family's payload: callers encode messages through [`MessageBuffer`] and read replies
+//! through [`Message`] and [`Attributes`]. It keeps no copy of kernel state, starts no thread and never
+//! blocks waiting for a reply: the kernel executes requests inside `send`, which returns when every reply is
+//! in the socket's queue.
 //!
 //! Reading order:
 //! - [`RequestSocket`]: one request ([`RequestSocket::request`]), a whole dump ([`RequestSocket::dump`]), thousands of
 //!   writes ([`RequestSocket::execute`]);
-//! - [`Batch`] and [`Request`]: what is sent; [`BatchOutcome`]: what became of it;
+//! - [`Batch`] and [`Request`], which are sent; [`BatchOutcome`], the result;
 //! - [`Subscription`]: notifications of multicast groups;
 //! - [`genl`]: names and headers of generic netlink;
 //! - [`Error`].
 //!
-//! The work happens inside `send`, which can take seconds for large batches: use a thread of its own, not an async
-//! executor's.
+//! The work happens inside `send`, which can take seconds for large batches: use a thread of its own, not one
+//! of an async executor.
 //!
 //! ```no_run
 //! use netlink::{Batch, Buffers, Protocol, Request, RequestSocket};

@@ -10,18 +10,18 @@ use crate::{
     wire::{flags, kinds},
 };
 
-/// How often a dump or request is repeated when it was interrupted, its replies were lost, or the table was busy.
+/// Attempts at a dump or request that is interrupted, whose replies are lost, or whose table is busy.
 const ATTEMPTS: usize = 10;
 
 /// A socket for requests, in the network namespace of the thread that opened it.
 ///
-/// It holds no subscriptions: lost notifications would look like lost replies.
+/// It has no subscriptions: lost notifications would look like lost replies.
 pub struct RequestSocket {
     socket: RawSocket,
-    /// Sequence number used last.
+    /// Last sequence number that was used.
     sequence: u32,
     limits: Limits,
-    /// An exchange did not come to its end: replies to it may still be queued.
+    /// True if an exchange did not come to its end: the socket may still hold replies to it.
     unfinished: bool,
 }
 
@@ -43,23 +43,23 @@ impl RequestSocket {
         self.socket.port_id()
     }
 
-    /// What went through the socket so far.
+    /// Numbers of system calls, messages and bytes of the socket so far.
     pub fn counters(&self) -> Counters {
         self.socket.counters
     }
 
     /// Executes all messages of a batch, in order, in as few datagrams as the buffers allow.
     ///
-    /// A refused message does not stop the others. Returns when everything has been executed or refused. An error
-    /// means that some datagram could not be sent: those before it were executed, those from it on were not.
-    /// The batch can be executed again afterwards.
+    /// A refused message does not stop the others. The call returns when the kernel has executed or refused
+    /// everything. An error means that some datagram could not be sent: those before it were executed, those
+    /// from it on were not. The batch can be executed again afterwards.
     pub fn execute(&mut self, batch: &mut Batch) -> Result<BatchOutcome, Error> {
         let limits = self.limits;
         self.execute_within(batch, limits)
     }
 
-    /// Whether a batch leaves no room for another ordinary message in its first datagram: a good moment to execute it
-    /// and go on with the same memory.
+    /// Tells whether a batch leaves no room for another ordinary message in its first datagram: a good moment
+    /// to execute it and go on with the same memory.
     pub fn is_datagram_full(&self, batch: &Batch) -> bool {
         self.limits.are_reached_by(batch)
     }
@@ -72,15 +72,15 @@ impl RequestSocket {
         self.begin_exchange()?;
         let (socket, sequence) = (&mut self.socket, &mut self.sequence);
         let result = Execution { socket, sequence, outcome: BatchOutcome::default() }.run(batch, limits);
-        // Replies are read until there are none.
+        // An execution without an error reads replies until there are none.
         self.unfinished = result.is_err();
         result
     }
 
-    /// Sends one request and returns what `parse` made of each message of the answer.
+    /// Sends one request and returns what `parse` reads from each message of the answer.
     ///
-    /// Repeated when replies were lost, so it should be a read, or a write that may be executed twice; use a
-    /// [`Batch`] for other writes.
+    /// It repeats the request when replies are lost, so the request should be a read, or a write that may be
+    /// executed twice; use a [`Batch`] for other writes.
     pub fn request<T>(
         &mut self,
         request: &Request,
@@ -89,10 +89,10 @@ impl RequestSocket {
         self.exchange(request, flags::ACK, parse)
     }
 
-    /// Dumps a table and returns what `parse` made of each message.
+    /// Dumps a table and returns what `parse` reads from each message.
     ///
-    /// Repeated from the start when the kernel says that the table changed meanwhile, when the socket was busy, or
-    /// when replies were lost; after ten attempts it is an error for which [`Error::is_retryable`] holds.
+    /// It starts again when the kernel says that the table changed meanwhile, when the socket is busy, or
+    /// when replies are lost; after ten attempts it returns an error for which [`Error::is_retryable`] holds.
     pub fn dump<T>(
         &mut self,
         request: &Request,
@@ -126,8 +126,8 @@ impl RequestSocket {
         }
     }
 
-    /// Sends one message and reads until its exchange ends. It reads to the end also when a reply was lost on the
-    /// way, because an unfinished dump keeps the socket busy.
+    /// Sends one message and reads until its exchange ends, also when a reply was lost on the way, because an
+    /// unfinished dump keeps the socket busy.
     fn attempt(&mut self, bytes: &mut [u8], each: &mut dyn FnMut(&Message<'_>)) -> Result<(), Error> {
         self.begin_exchange()?;
         self.sequence = self.sequence.wrapping_add(1);
@@ -159,7 +159,7 @@ impl RequestSocket {
         }
     }
 
-    /// Reads away what an earlier exchange has left, if it has not come to its end.
+    /// Reads and drops what an earlier exchange has left, if that has not come to its end.
     fn begin_exchange(&mut self) -> Result<(), Error> {
         if std::mem::replace(&mut self.unfinished, true) {
             while self.socket.receive()? != Received::Nothing {}
@@ -168,12 +168,12 @@ impl RequestSocket {
     }
 }
 
-/// What one datagram told about an exchange.
+/// Result of reading one datagram of an exchange.
 #[derive(Debug, Default)]
 struct Read {
     /// Result of the exchange, if it ends here.
     end: Option<Result<(), Error>>,
-    /// The table changed during the dump.
+    /// True if the table changed during the dump.
     interrupted: bool,
     messages: u64,
 }

@@ -18,7 +18,7 @@ pub struct Protocol(pub i32);
 impl Protocol {
     /// Links, addresses, routes, rules.
     pub const ROUTE: Protocol = Protocol(libc::NETLINK_ROUTE);
-    /// nf_tables, conntrack.
+    /// Tables of nf_tables and connection tracking.
     pub const NETFILTER: Protocol = Protocol(libc::NETLINK_NETFILTER);
     /// Sockets of this node.
     pub const SOCK_DIAG: Protocol = Protocol(libc::NETLINK_SOCK_DIAG);
@@ -38,14 +38,14 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// Wanted sizes of the kernel's buffers of a socket, in bytes.
+/// Desired sizes of the kernel's buffers of a socket, in bytes.
 ///
-/// Where the privilege to exceed net.core.{w,r}mem_max is missing, the socket has what these allow.
+/// Without the privilege to exceed net.core.{w,r}mem_max, the socket gets what these allow.
 #[derive(Clone, Copy, Debug)]
 pub struct Buffers {
-    /// Bounds the size of one `send`.
+    /// Size of the send buffer, which bounds one `send`.
     pub send: usize,
-    /// Bounds the number of replies or notifications that wait.
+    /// Size of the receive buffer, which bounds the replies or notifications that wait.
     pub receive: usize,
 }
 
@@ -55,12 +55,12 @@ impl Default for Buffers {
     }
 }
 
-/// What went through a socket, for tests, benches and metrics.
+/// Numbers of system calls, messages and bytes of a socket, for tests, benchmarks and metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// `send` calls.
+    /// Calls of `send`.
     pub sends: u64,
-    /// `recv` calls, those that found nothing included.
+    /// Calls of `recv`, including those that found nothing.
     pub receives: u64,
     /// Messages sent.
     pub messages_sent: u64,
@@ -73,7 +73,7 @@ pub struct Counters {
 impl std::ops::Add for Counters {
     type Output = Counters;
 
-    /// What went through two sockets.
+    /// Sum for two sockets.
     fn add(self, other: Counters) -> Counters {
         Counters {
             sends: self.sends + other.sends,
@@ -85,7 +85,7 @@ impl std::ops::Add for Counters {
     }
 }
 
-/// What one attempt to receive gave.
+/// Result of one attempt to receive.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Received {
     /// A datagram, whole, in the buffer.
@@ -98,11 +98,12 @@ pub(crate) enum Received {
     Nothing,
 }
 
-/// The kernel sizes dump datagrams after the largest buffer seen, up to 32 KiB (`netlink_recvmsg`).
+/// Size of the receive buffer in bytes. The kernel sizes dump datagrams after the largest buffer seen, up to
+/// 32 KiB (`netlink_recvmsg`).
 const RECEIVE_BUFFER: usize = 64 << 10;
 
 pub(crate) struct RawSocket {
-    /// Shared with those who change its memberships from another thread.
+    /// The socket, shared with [`crate::Membership`]s, which other threads use.
     inner: Arc<netlink_sys::Socket>,
     port_id: u32,
     buffer: Vec<u8>,
@@ -126,7 +127,8 @@ impl RawSocket {
             counters: Counters::default(),
         };
         socket.set_buffers(buffers)?;
-        // Only comfort: texts of errors, and error replies without a copy of the request. Linux 4.12 and later.
+        // These give texts of errors, and error replies without a copy of the request; everything works
+        // without them. Linux has both from 4.12 on.
         let _ = socket.inner.set_ext_ack(true);
         let _ = socket.inner.set_cap_ack(true);
         Ok(socket)
@@ -142,7 +144,7 @@ impl RawSocket {
             .map_err(option("SO_RCVBUF"))
     }
 
-    /// What the kernel really granted.
+    /// Buffers that the kernel really granted.
     pub(crate) fn granted(&self) -> Buffers {
         Buffers {
             send: sockopt::socket_send_buffer_size(self).unwrap_or(0),
@@ -168,7 +170,7 @@ impl RawSocket {
         self.port_id
     }
 
-    /// Sends one datagram of `messages` messages; the kernel has executed them when this returns.
+    /// Sends one datagram of `messages` messages, which the kernel has executed when this returns.
     pub(crate) fn send(&mut self, datagram: &[u8], messages: usize) -> Result<(), Error> {
         self.counters.sends += 1;
         match self.inner.send(datagram, 0) {
@@ -181,12 +183,12 @@ impl RawSocket {
         }
     }
 
-    /// Receives one datagram if one is waiting; it is then in [`RawSocket::datagram`].
+    /// Receives one datagram if one is waiting, into [`RawSocket::datagram`].
     pub(crate) fn receive(&mut self) -> Result<Received, Error> {
         loop {
             self.counters.receives += 1;
             self.buffer.clear();
-            // With MSG_TRUNC the result is the size of the datagram, not of what fitted.
+            // With MSG_TRUNC the result is the size of the datagram, not that of the part that fits.
             match self.inner.recv(&mut self.buffer, libc::MSG_DONTWAIT | libc::MSG_TRUNC) {
                 Ok(size) if size > self.buffer.len() => {
                     self.buffer = Vec::with_capacity(size.next_power_of_two());
@@ -201,7 +203,7 @@ impl RawSocket {
         }
     }
 
-    /// The datagram received last.
+    /// The last datagram that was received.
     pub(crate) fn datagram(&self) -> &[u8] {
         &self.buffer
     }

@@ -13,12 +13,12 @@ use crate::{
 /// Datagrams that one [`Subscription::drain`] reads at most, so that a storm cannot hold its caller for ever.
 const DATAGRAMS_PER_DRAIN: usize = 1024;
 
-/// What a drain found, besides the messages.
+/// Result of a drain, besides the messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Drained {
-    /// Notifications were dropped: anything may have changed.
+    /// True if notifications were dropped: anything may have changed.
     pub lost: bool,
-    /// There may be more: drain again before waiting for the descriptor.
+    /// True if there may be more: drain again before waiting for the descriptor.
     pub more: bool,
 }
 
@@ -27,7 +27,7 @@ pub struct Drained {
 /// It never blocks: wait until the descriptor ([`AsFd`], [`AsRawFd`]) is readable, then [`Subscription::drain`].
 pub struct Subscription {
     socket: RawSocket,
-    /// Ports whose changes are not reported.
+    /// Ports whose changes are left out.
     ignored: Vec<u32>,
 }
 
@@ -37,7 +37,7 @@ impl Subscription {
         Subscription::open_with(protocol, groups, &Buffers::default())
     }
 
-    /// The same with other buffers.
+    /// Does the same as [`Subscription::open`] with other buffers.
     pub fn open_with(protocol: Protocol, groups: &[u32], buffers: &Buffers) -> Result<Self, Error> {
         let socket = RawSocket::open(protocol, buffers)?;
         for group in groups {
@@ -46,17 +46,17 @@ impl Subscription {
         Ok(Subscription { socket, ignored: Vec::new() })
     }
 
-    /// Leaves out what is caused by requests of one of our own sockets ([`crate::RequestSocket::port_id`]).
+    /// Leaves out changes by one of our own sockets ([`crate::RequestSocket::port_id`]).
     pub fn ignore_port(&mut self, port_id: u32) {
         self.ignored.push(port_id);
     }
 
-    /// Its membership in a group, to be ended and begun again by another thread than the one that listens.
+    /// Its membership in a group, which another thread than the one that listens can end and renew.
     pub fn membership(&self, protocol: Protocol, group: u32) -> Membership {
         Membership { socket: self.socket.shared(), protocol, group }
     }
 
-    /// What went through the socket so far.
+    /// Numbers of system calls, messages and bytes of the socket so far.
     pub fn counters(&self) -> Counters {
         self.socket.counters
     }
@@ -95,13 +95,14 @@ pub struct Membership {
 }
 
 impl Membership {
-    /// From now on nothing of the group is heard; if nobody else listens, the kernel does not even build notifications.
+    /// Ends the membership: the subscription hears nothing more of the group, and if nobody else listens, the
+    /// kernel does not even build notifications.
     pub fn leave(&self) -> Result<(), Error> {
         let failed = |source| Error::SocketOption { option: "NETLINK_DROP_MEMBERSHIP", source };
         self.socket.drop_membership(self.group).map_err(failed)
     }
 
-    /// From now on the group is heard again.
+    /// Renews the membership: the subscription hears of the group again.
     pub fn join(&self) -> Result<(), Error> {
         let (protocol, group) = (self.protocol, self.group);
         self.socket.add_membership(group).map_err(|source| Error::Join { protocol, group, source })

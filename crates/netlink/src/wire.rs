@@ -14,11 +14,11 @@ pub mod kinds {
 
 /// Message flags.
 pub mod flags {
-    /// NLM_F_REQUEST; set by the engine on everything it sends.
+    /// NLM_F_REQUEST; the engine sets it on everything it sends.
     pub const REQUEST: u16 = 0x1;
     /// NLM_F_MULTI
     pub const MULTI: u16 = 0x2;
-    /// NLM_F_ACK; set by the engine where it needs one, never by callers.
+    /// NLM_F_ACK; the engine sets it where it needs one, callers never do.
     pub const ACK: u16 = 0x4;
     /// NLM_F_DUMP_INTR: the table changed during the dump.
     pub const DUMP_INTR: u16 = 0x10;
@@ -65,42 +65,43 @@ pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 /// One received message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message<'a> {
-    /// `nlmsg_type`
+    /// Type of the message (`nlmsg_type`).
     pub kind: u16,
-    /// `nlmsg_flags`
+    /// Flags (`nlmsg_flags`).
     pub flags: u16,
-    /// `nlmsg_seq`: that of the request.
+    /// Sequence number of the request (`nlmsg_seq`).
     pub sequence: u32,
-    /// `nlmsg_pid`: port of the socket whose request caused the message, also in notifications; 0 for none.
+    /// Port of the socket whose request caused the message, also in notifications; 0 for none (`nlmsg_pid`).
     pub port_id: u32,
-    /// What follows the header: the family's own header, then attributes.
+    /// Bytes after the header: the family's own header, then attributes.
     pub payload: &'a [u8],
 }
 
 impl<'a> Message<'a> {
-    /// The attributes that follow a fixed header of `header` bytes.
+    /// Attributes after a fixed header of `header` bytes.
     pub fn attributes(&self, header: usize) -> Attributes<'a> {
         Attributes::new(self.payload.get(aligned(header)..).unwrap_or_default())
     }
 
-    /// The message as the end of an exchange, if it is one.
+    /// Reads the message as the end of an exchange, if it is one.
     pub fn reply(&self) -> Option<Reply> {
         let errno_at = |at| u32_at(self.payload, at).map(|n| (n as i32).saturating_neg());
         match self.kind {
             kinds::ERROR => {
-                let text_at = match self.flags & flags::CAPPED != 0 {
-                    true => 4 + HEADER,
-                    false => 4usize.saturating_add(aligned(u32_at(self.payload, 4)? as usize)),
+                let text_at = if self.flags & flags::CAPPED != 0 {
+                    4 + HEADER
+                } else {
+                    4usize.saturating_add(aligned(u32_at(self.payload, 4)? as usize))
                 };
                 Some(Reply { errno: errno_at(0)?, text: self.text(text_at) })
             }
-            // The kernel puts an error that ended the dump here (netlink_dump_done); old ones left it out.
+            // The kernel puts an error that ended the dump here (netlink_dump_done); old kernels left it out.
             kinds::DONE => Some(Reply { errno: errno_at(0).unwrap_or(0), text: self.text(4) }),
             _ => None,
         }
     }
 
-    /// The kernel's words in the attributes of an error reply.
+    /// Reads the kernel's words in the attributes of an error reply.
     fn text(&self, at: usize) -> Option<String> {
         if self.flags & flags::ACK_TLVS == 0 {
             return None;
@@ -113,18 +114,18 @@ impl<'a> Message<'a> {
 /// End of an exchange: an acknowledgement, an error, or the end of a dump.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
-    /// 0 for success.
+    /// Error number; 0 for success.
     pub errno: i32,
     /// The kernel's own words (extended acknowledgement).
     pub text: Option<String>,
 }
 
-/// The messages of a datagram; ends at the first one that is cut off.
+/// Messages of a datagram, up to the first one that is cut off.
 #[derive(Clone, Debug)]
 pub struct Messages<'a>(&'a [u8]);
 
 impl<'a> Messages<'a> {
-    /// Over a received datagram.
+    /// Reads a received datagram.
     pub const fn new(datagram: &'a [u8]) -> Self {
         Messages(datagram)
     }
@@ -148,12 +149,12 @@ impl<'a> Iterator for Messages<'a> {
     }
 }
 
-/// Attributes in order; ends at the first one that is cut off.
+/// Attributes in order, up to the first one that is cut off.
 #[derive(Clone, Debug)]
 pub struct Attributes<'a>(&'a [u8]);
 
 impl<'a> Attributes<'a> {
-    /// Over the bytes after a fixed header, or inside a nest.
+    /// Reads the bytes after a fixed header, or inside a nest.
     pub const fn new(bytes: &'a [u8]) -> Self {
         Attributes(bytes)
     }
@@ -175,49 +176,49 @@ impl<'a> Iterator for Attributes<'a> {
 /// One attribute. The readers of numbers return `None` if the payload is shorter than the number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attribute<'a> {
-    /// `nla_type` without the flag bits.
+    /// Type without the flag bits (`nla_type`).
     pub kind: u16,
-    /// The value.
+    /// Bytes of the value.
     pub payload: &'a [u8],
 }
 
 impl<'a> Attribute<'a> {
-    /// A byte.
+    /// Reads a byte.
     pub fn u8(&self) -> Option<u8> {
         self.payload.first().copied()
     }
 
-    /// In host order.
+    /// Reads a number in host order.
     pub fn u16(&self) -> Option<u16> {
         u16_at(self.payload, 0)
     }
 
-    /// In network order.
+    /// Reads a number in network order.
     pub fn u16_be(&self) -> Option<u16> {
         self.u16().map(u16::from_be)
     }
 
-    /// In host order.
+    /// Reads a number in host order.
     pub fn u32(&self) -> Option<u32> {
         u32_at(self.payload, 0)
     }
 
-    /// In network order.
+    /// Reads a number in network order.
     pub fn u32_be(&self) -> Option<u32> {
         self.u32().map(u32::from_be)
     }
 
-    /// In host order.
+    /// Reads a number in host order.
     pub fn u64(&self) -> Option<u64> {
         Some(u64::from_ne_bytes(*self.payload.first_chunk()?))
     }
 
-    /// The bytes before the first NUL.
+    /// Reads the bytes before the first NUL.
     pub fn string(&self) -> &'a [u8] {
         self.payload.split(|b| *b == 0).next().unwrap_or_default()
     }
 
-    /// The attributes inside.
+    /// Reads the attributes inside.
     pub const fn nested(&self) -> Attributes<'a> {
         Attributes::new(self.payload)
     }

@@ -9,7 +9,7 @@ const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 
-/// `local 10.x.y.z dev <index> table local`
+/// Appends `local 10.x.y.z dev <index> table local`.
 fn add_local_route(batch: &mut Batch, number: u32, link: u32) {
     batch.push(RTM_NEWROUTE, flags::CREATE | flags::EXCL, |message| {
         message.put(&[2, 32, 0, 0, 255, 200, 254, 2, 0, 0, 0, 0]);
@@ -19,9 +19,10 @@ fn add_local_route(batch: &mut Batch, number: u32, link: u32) {
 }
 
 fn in_private_network(test: impl FnOnce() + Send) {
-    match rustix::process::geteuid().is_root() {
-        true => testkit::in_new_netns(test),
-        false => eprintln!("skipped: network namespaces need root"),
+    if rustix::process::geteuid().is_root() {
+        testkit::in_new_netns(test);
+    } else {
+        eprintln!("skipped: network namespaces need root");
     }
 }
 
@@ -102,7 +103,9 @@ fn lost_notifications_are_reported_once() {
         let mut subscription =
             Subscription::open_with(Protocol::ROUTE, &[RTNLGRP_IPV4_ROUTE], &small).unwrap();
         let mut batch = Batch::new();
-        (1..=500).for_each(|number| add_local_route(&mut batch, number, 1));
+        for number in 1..=500 {
+            add_local_route(&mut batch, number, 1);
+        }
         assert!(socket().execute(&mut batch).unwrap().failures.is_empty());
         let mut seen = 0;
         assert!(subscription.drain(|_| seen += 1).unwrap().lost);

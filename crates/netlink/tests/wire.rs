@@ -41,7 +41,11 @@ proptest! {
     ) {
         let request = Request::new(kind, |message| {
             message.put(&[1, 2, 3]);
-            message.nested(9, |nest| attributes.iter().for_each(|(kind, value)| nest.attribute(*kind, value)));
+            message.nested(9, |nest| {
+                for (kind, value) in &attributes {
+                    nest.attribute(*kind, value);
+                }
+            });
         });
         let messages: Vec<_> = Messages::new(request.as_bytes()).collect();
         prop_assert_eq!(messages.len(), 1);

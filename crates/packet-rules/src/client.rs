@@ -1,4 +1,4 @@
-//! The nftables table, on the kernel.
+//! Client of the kernel's nftables table.
 
 use std::collections::HashSet;
 
@@ -16,55 +16,56 @@ use crate::{
     watch::{RulesWatcher, Silencer},
 };
 
-/// How often a layout is written on condition that the ruleset has not changed since the table was read. Any change of
-/// any table counts, so on busy hosts the condition has to go. Then a change of our table in just that moment spoils
-/// the layout or fails the transaction; the watcher tells of it.
+/// Attempts to write a layout on condition that the ruleset has not changed since the table was read. Any
+/// change of any table counts, so on busy hosts the condition has to go. A change of our table in just that
+/// moment then spoils the layout or fails the transaction, and the watcher reports it.
 const GUARDED: usize = 5;
-/// How often a refused transaction is sent again with its suspicious elements one by one. Once suffices unless others
-/// interfere.
+/// Attempts to send a refused transaction again with its suspicious elements one by one. One suffices unless
+/// others interfere.
 const SPLITS: usize = 3;
 
-/// From how many operations on a transaction is kept from the watcher: below, asking for the generation twice costs more
-/// than the notifications.
+/// Number of operations from which on a transaction is kept from the watcher: for fewer, asking for the
+/// generation twice costs more than the notifications.
 const LARGE: usize = 256;
 
-/// How often a set is dumped that grows at the same time.
+/// Attempts to dump a set that grows at the same time.
 const WALKS: usize = 10;
 
-/// The table `inet kube-ipvs` of the network namespace of the thread that opened it.
+/// Client of the table `inet kube-ipvs` in the network namespace of the thread that opened it.
 ///
-/// Synchronous: the kernel does the work inside the calls. It keeps nothing of the table in memory; elements are
-/// written as they come, and layouts after a look at what is there.
+/// It is synchronous: the kernel does the work inside the calls. It keeps nothing of the table in memory; it
+/// writes elements as they come, and layouts after a look at the table.
 pub struct RulesClient {
-    /// For reading.
+    /// Socket for reading.
     requests: RequestSocket,
-    /// For writing.
+    /// Socket for writing.
     batches: BatchSocket,
-    /// Of the watcher that listens beside it, if there is one.
+    /// Silencer of the watcher that listens beside it, if there is one.
     silencer: Option<Silencer>,
 }
 
 impl RulesClient {
-    /// Opens the sockets. A missing privilege shows with the first call, a missing module at the latest then.
+    /// Opens the sockets. The first call shows a missing privilege, and at the latest then a missing module.
     pub fn open() -> Result<Self, RulesError> {
         let requests = RequestSocket::open(Protocol::NETFILTER, &Buffers::default())
             .map_err(|e| RulesError::from(e).with_remedy())?;
         Ok(RulesClient { requests, batches: BatchSocket::open()?, silencer: None })
     }
 
-    /// Opens a watcher for what others change. Of large transactions of this client the kernel does not tell it.
+    /// Opens a watcher of changes by others; the kernel does not notify it of large transactions of this
+    /// client.
     pub fn watch(&mut self) -> Result<RulesWatcher, RulesError> {
         let watcher = RulesWatcher::open(self.port_id())?;
         self.silencer = Some(watcher.silencer());
         Ok(watcher)
     }
 
-    /// Port under which notifications of our own changes are sent, for [`crate::RulesWatcher::open`].
+    /// Port that notifications of our own changes carry, for [`crate::RulesWatcher::open`].
     pub fn port_id(&self) -> u32 {
         self.batches.port_id()
     }
 
-    /// What went through both sockets so far.
+    /// Numbers of system calls, messages and bytes of both sockets so far.
     pub fn counters(&self) -> Counters {
         self.requests.counters() + self.batches.counters
     }
@@ -82,7 +83,7 @@ impl RulesClient {
         })
     }
 
-    /// Chains, rules and sets of the table. Only the generation tells whether they belong together.
+    /// Reads chains, rules and sets of the table. Only the generation tells whether they belong together.
     fn read_table(&mut self) -> Result<ObservedTable, RulesError> {
         let found = self.requests.request(&observed::request(nft::GETTABLE, None), observed::parse_table);
         let flags = match found {
@@ -105,13 +106,14 @@ impl RulesClient {
         Ok(table)
     }
 
-    /// All elements of a set.
+    /// Reads all elements of a set.
     ///
-    /// A dump comes in parts, each of which walks the hash table anew and skips what came before. While the table
-    /// grows, after many additions, its order changes: elements are missed, and as many come twice
-    /// (nft_rhash_walk in net/netfilter/nft_set_hash.c). And the kernel calls a dump interrupted whenever anybody has
-    /// changed any table meanwhile, which on busy hosts is always. So if no attempt is beyond doubt, what was seen in
-    /// any of them is taken: nobody but us changes our sets, and who does is noticed by the watcher.
+    /// A dump comes in parts, each of which walks the hash table anew and skips what came before. While the
+    /// table grows, after many additions, its order changes: the dump misses elements, and as many come twice
+    /// (nft_rhash_walk in net/netfilter/nft_set_hash.c). Moreover the kernel calls a dump interrupted
+    /// whenever anybody has changed any table meanwhile, which on busy hosts is always. So if no attempt is
+    /// beyond doubt, the result is everything that any of them showed: nobody but us changes our sets, and
+    /// the watcher notices anybody who does.
     fn read_elements(&mut self, id: SetId) -> Result<FastSet<RuleElement>, RulesError> {
         let request = observed::request(nft::GETSETELEM, Some(id));
         let mut seen = FastSet::default();
@@ -185,9 +187,10 @@ impl RulesClient {
         }
     }
 
-    /// Sends a transaction; a large one while the watcher hears nothing. The generation of the ruleset tells whether
-    /// anybody else has changed any table meanwhile: then the watcher says so. What has raised the first generation
-    /// must have been told before: the kernel counts first and tells later (`nf_tables_commit`).
+    /// Sends a transaction; a large one while the watcher hears nothing. The generation of the ruleset tells
+    /// whether anybody else has changed any table meanwhile: then the watcher reports it. The change that
+    /// raised the first generation must have been announced before: the kernel counts first and notifies
+    /// later (`nf_tables_commit`).
     fn commit(&mut self, transaction: &Transaction, generation: Option<u32>) -> Result<Outcome, RulesError> {
         let Some(silencer) = self.silencer.clone().filter(|_| transaction.operations() >= LARGE) else {
             return self.batches.commit(transaction, generation);
@@ -205,7 +208,7 @@ impl RulesClient {
         outcome
     }
 
-    /// What the messages depend on: the table, and the generation that it belongs to.
+    /// Reads what the messages depend on: the table, and the generation that it belongs to.
     fn basis(&mut self, ops: &[RulesOp]) -> Result<(ObservedTable, Option<u32>), RulesError> {
         if !depends_on_table(ops) {
             return Ok((ObservedTable::default(), None));
@@ -215,18 +218,18 @@ impl RulesClient {
     }
 }
 
-/// What the last attempt at a dump has found so far.
+/// Findings of the last attempt at a dump so far.
 #[derive(Default)]
 struct Walk {
     /// Sequence number of the attempt.
     attempt: u32,
     elements: FastSet<RuleElement>,
-    /// Elements that came a second time.
+    /// Number of elements that came a second time.
     twice: usize,
 }
 
 impl Walk {
-    /// Takes a part of attempt number `attempt`; `seen` gets everything.
+    /// Adds a part of attempt number `attempt`; `seen` gets everything.
     fn add(&mut self, attempt: u32, part: Vec<RuleElement>, seen: &mut FastSet<RuleElement>) {
         if attempt != self.attempt {
             *self = Walk { attempt, ..Walk::default() };
@@ -240,7 +243,7 @@ impl Walk {
     }
 }
 
-/// A dump of something that has been deleted since we knew of it is empty.
+/// Takes the dump of something that has been deleted meanwhile as empty.
 fn unless_gone<T>(dump: Result<Vec<T>, netlink::Error>) -> Result<Vec<T>, RulesError> {
     match dump {
         Err(e) if e.is_not_found() => Ok(vec![]),

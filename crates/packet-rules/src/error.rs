@@ -4,22 +4,22 @@ use std::io;
 
 use dataplane::{ErrorKind, TableError};
 
-/// What can go wrong with a call; operations that the kernel refused are in the report instead.
+/// Failure of a whole call; operations that the kernel refused are in the report instead.
 #[derive(Debug, thiserror::Error)]
 pub enum RulesError {
-    /// The table could not be read, or a socket not be opened.
+    /// Reading the table or opening a socket failed.
     #[error(transparent)]
     Netlink(#[from] netlink::Error),
-    /// The transaction could not be handed to the kernel; nothing of it was executed.
+    /// The kernel did not get the transaction; it executed nothing of it.
     #[error("cannot send a transaction of {bytes} bytes")]
     Send {
-        /// Its size.
+        /// Size of the datagram.
         bytes: usize,
-        /// Why.
+        /// Error of the system call.
         #[source]
         source: io::Error,
     },
-    /// The kernel did not take the transaction as a whole; nothing of it was executed.
+    /// The kernel did not take the transaction as a whole; it executed nothing of it.
     #[error("the kernel refused the transaction: {source}{}", text.as_ref().map(|t| format!(" ({t})")).unwrap_or_default())]
     Refused {
         /// Error number.
@@ -27,10 +27,10 @@ pub enum RulesError {
         /// The kernel's own words, if any.
         text: Option<String>,
     },
-    /// The kernel lacks nf_tables, as the source tells.
+    /// The kernel lacks nf_tables, as the source shows.
     #[error("the kernel has no nf_tables: load the module (modprobe nf_tables)")]
     NoNfTables(#[source] Box<RulesError>),
-    /// The watcher's socket could not be prepared or waited for.
+    /// Preparing the watcher's socket, or waiting for it, failed.
     #[error("cannot listen to notifications of nf_tables")]
     Watch(#[source] io::Error),
 }
@@ -46,12 +46,12 @@ impl RulesError {
         }
     }
 
-    /// Whether a capability is missing.
+    /// Tells whether a capability is missing.
     pub fn is_permission_denied(&self) -> bool {
         matches!(self.errno(), Some(libc::EPERM | libc::EACCES))
     }
 
-    /// Whether the kernel lacks nf_tables.
+    /// Tells whether the kernel lacks nf_tables.
     ///
     /// nfnetlink answers EINVAL to requests for a subsystem that it does not have, EOPNOTSUPP to transactions.
     pub fn is_not_supported(&self) -> bool {
@@ -63,7 +63,7 @@ impl RulesError {
         }
     }
 
-    /// Whether the same call may succeed later without anything else changing.
+    /// Tells whether the same call may succeed later without anything else changing.
     pub fn is_retryable(&self) -> bool {
         match self {
             RulesError::Netlink(e) => e.is_retryable(),
@@ -74,12 +74,12 @@ impl RulesError {
         }
     }
 
-    /// The same, naming the module if one is missing.
+    /// Names the module if one is missing.
     pub(crate) fn with_remedy(self) -> Self {
         if self.is_not_supported() { RulesError::NoNfTables(Box::new(self)) } else { self }
     }
 
-    /// What a caller can do about it.
+    /// Classifies the error by what a caller can do about it.
     pub fn kind(&self) -> ErrorKind {
         if self.is_not_supported() {
             ErrorKind::NotSupported
@@ -92,7 +92,7 @@ impl RulesError {
         }
     }
 
-    /// The error of a table call.
+    /// Wraps the error with the operation of a table call.
     pub(crate) fn during(self, operation: &str) -> TableError {
         TableError::new(operation, self.kind(), self.with_remedy())
     }

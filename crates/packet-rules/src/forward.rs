@@ -1,14 +1,16 @@
 //! Chains of others that drop the answers of pods.
 //!
-//! What a client sends to a VIP does not pass the forward hook, what a pod answers does. No rule of ours can accept what
-//! a chain of another table drops, so all that can be done is to tell. Looked at are base chains of the forward hook
+//! Packets from a client to a VIP do not pass the forward hook, but the answers of the pod do. No rule of
+//! ours can accept what a chain of another table drops, so all that we can do is report it. The judgement
+//! covers base chains of the forward hook whose policy is drop. It asks of each reachable rule whether it
+//! concerns a packet that
 //! whose policy is drop. The judgement asks of each rule that could be reached whether it concerns a packet that
 //!
 //! - answers an established connection of TCP or UDP,
 //! - comes in through the interface of a pod and goes out through any but those of a container engine.
 //!
-//! A condition that cannot be judged, such as an address or a mark, is taken to be met where its rule accepts, and not
-//! to be met where its rule drops: no alarm is better than a false one.
+//! A condition that it cannot judge, such as an address or a mark, counts as met where its rule accepts, and
+//! as not met where its rule drops: no alarm is better than a false one.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -20,11 +22,11 @@ use crate::{
     spec::TABLE_NAME,
 };
 
-/// Calls from chain to chain, as many as the kernel allows (`NFT_JUMP_STACK_SIZE`).
+/// Depth of calls from chain to chain that the kernel allows (`NFT_JUMP_STACK_SIZE`).
 const DEPTH: usize = 16;
-/// Chains that are read for one judgement; a ruleset that leads to more is given up, without an alarm.
+/// Number of chains read for one judgement; a ruleset that leads to more gets none, and no alarm.
 const CHAINS: usize = 256;
-/// `NFT_REG_VERDICT`
+/// Register of verdicts (`NFT_REG_VERDICT`).
 const VERDICT_REGISTER: u32 = 0;
 /// Bit of an established connection in `ct state` and in the state masks of xtables.
 const ESTABLISHED: u32 = 2;
@@ -46,7 +48,7 @@ pub(crate) fn rules_request((family, table, chain): &ChainId) -> Request {
     })
 }
 
-/// A base chain of the forward hook whose policy is drop.
+/// Reads a base chain of the forward hook whose policy is drop.
 pub(crate) fn parse_dropping_chain(message: &Message<'_>) -> Option<ChainId> {
     const NF_INET_FORWARD: u32 = 2;
     const NF_DROP: u32 = 0;
@@ -67,7 +69,7 @@ pub(crate) fn parse_dropping_chain(message: &Message<'_>) -> Option<ChainId> {
     (drops && table != TABLE_NAME).then_some((family, table, name))
 }
 
-/// Whether something holds for an answer of a pod.
+/// Judgement whether something holds for an answer of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Judgement {
     No,
@@ -75,18 +77,18 @@ enum Judgement {
     Yes,
 }
 
-/// What a rule does with what it concerns.
+/// Effect of a rule on the packets that it concerns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Verdict {
     Accept,
     Drop,
     Return,
     Call(String),
-    /// As a call, but the rest of the calling chain is left out.
+    /// Goes on in another chain, and leaves out the rest of the calling one.
     Goto(String),
 }
 
-/// What matters of a rule.
+/// Condition and effect of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Rule {
     chain: String,
@@ -94,7 +96,7 @@ pub(crate) struct Rule {
     verdict: Option<Verdict>,
 }
 
-/// What becomes of an answer in a chain.
+/// Fate of an answer in a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Accepted,
@@ -103,7 +105,7 @@ enum Fate {
     Undecided,
 }
 
-/// Whether a chain whose policy is drop drops the answers of pods. `read` returns the rules of a chain.
+/// Tells whether a chain whose policy is drop drops the answers of pods. `read` returns the rules of a chain.
 pub(crate) fn drops_answers<E>(
     chain: &ChainId,
     read: &mut dyn FnMut(&ChainId) -> Result<Vec<Rule>, E>,
@@ -150,11 +152,11 @@ impl<E> Walk<'_, E> {
     }
 }
 
-/// What a register holds.
+/// Content of a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Loaded {
     InterfaceName,
-    /// `ct state`, of which only the bits of a mask are left.
+    /// Bits of `ct state` that a mask has left.
     State(u32),
     Protocol,
     Ports,
@@ -192,7 +194,7 @@ impl Reading {
         const NAME: u16 = 1;
         const DATA: u16 = 2;
         let Some(name) = find(expression, NAME).map(|name| text(&name)) else { return };
-        // "counter" and others have attributes of their own that do not matter.
+        // Expressions such as "counter" have attributes of their own that do not matter.
         let Some(data) = find(expression, DATA) else { return self.take_bare(&name) };
         match name.as_str() {
             "meta" => self.load(&data, 1, meta(&data)),
@@ -216,7 +218,7 @@ impl Reading {
         match name {
             "counter" | "log" | "notrack" | "last" => {}
             "reject" => self.verdict = Some(Verdict::Drop),
-            // Decided elsewhere.
+            // These leave the decision to somebody else.
             "queue" | "flow_offload" | "synproxy" => {
                 self.require(Doubtful);
                 self.verdict = Some(Verdict::Accept);
@@ -308,7 +310,7 @@ impl Reading {
         self.require(if source == Loaded::Ports { No } else { Doubtful });
         let destination = find(data, DESTINATION).and_then(|register| register.u32_be());
         if destination == Some(VERDICT_REGISTER) {
-            // A map of verdicts, such as `ct state vmap { established : accept, ... }`.
+            // This is a map of verdicts, such as `ct state vmap { established : accept, ... }`.
             self.verdict = Some(Verdict::Accept);
         }
     }
@@ -332,7 +334,7 @@ impl Reading {
             Some(-5) => Some(Verdict::Return),
             // NFT_CONTINUE, NFT_BREAK
             Some(-1 | -2) => None,
-            // NF_ACCEPT, and what hands the packet on to somebody else.
+            // NF_ACCEPT, and verdicts that hand the packet on to somebody else.
             _ => Some(Verdict::Accept),
         };
     }
@@ -387,7 +389,7 @@ fn payload(data: &Attribute<'_>) -> Loaded {
     }
 }
 
-/// Matches of iptables in their binary form (include/uapi/linux/netfilter/xt_*.h).
+/// Judges a match of iptables in its binary form (include/uapi/linux/netfilter/xt_*.h).
 fn xt_match(data: &Attribute<'_>) -> Judgement {
     const NAME: u16 = 1;
     const REVISION: u16 = 2;
@@ -406,7 +408,8 @@ fn xt_match(data: &Attribute<'_>) -> Judgement {
     }
 }
 
-/// `struct xt_conntrack_mtinfo2` and `_mtinfo3`, which begin alike: eight addresses, two times, five numbers.
+/// Judges `struct xt_conntrack_mtinfo2` or `_mtinfo3`, which begin alike: eight addresses, two times, five
+/// numbers.
 fn xt_conntrack(info: &[u8]) -> Judgement {
     const FLAGS: usize = 8 * 16 + 2 * 4 + 5 * 2;
     const INVERTED: usize = FLAGS + 2;
@@ -428,7 +431,7 @@ fn xt_conntrack(info: &[u8]) -> Judgement {
     }
 }
 
-/// Whether an interface is, by its name, one that leads to containers that are no pods, or the loopback.
+/// Tells whether an interface, by its name, leads to containers that are no pods, or is the loopback.
 fn is_of_engine(name: &[u8]) -> bool {
     const PREFIXES: [&[u8]; 8] =
         [b"docker", b"br-", b"podman", b"virbr", b"lxdbr", b"lxcbr", b"incusbr", b"lo\0"];
@@ -439,7 +442,7 @@ fn find<'a>(parent: &Attribute<'a>, kind: u16) -> Option<Attribute<'a>> {
     parent.nested().find(|attribute| attribute.kind == kind)
 }
 
-/// Bytes of a comparison or mask.
+/// Reads the bytes of a comparison or mask.
 fn value(data: &Attribute<'_>, attribute: u16) -> Option<Vec<u8>> {
     let value = find(&find(data, attribute)?, attr::DATA_VALUE)?;
     Some(value.payload.to_vec())

@@ -1,4 +1,4 @@
-//! From the table that is there to the one that shall be: the writes, as values.
+//! Writes, as values, that turn the observed table into the desired one.
 
 use std::{ffi::CString, fmt};
 
@@ -34,11 +34,11 @@ pub(crate) enum Write {
     },
 }
 
-/// The writes that make the table what `wanted` says; none if it is so already.
+/// Lists the writes that make the table what `wanted` says; none if it is so already.
 ///
-/// Sets that fit stay, with their elements; so do chains that are hooked in as they should be. All rules are written
-/// anew, because rules of one chain may use what has to go from another. Packets see the old rules or the new ones:
-/// the kernel switches generations when it commits.
+/// Sets that fit stay, with their elements; so do chains that are hooked in as they should be. All rules are
+/// written anew, because rules of one chain may use objects that have to go from another. Packets see the old
+/// rules or the new ones: the kernel switches generations when it commits.
 pub(crate) fn diff_table(wanted: &TableSpec, observed: &ObservedTable) -> Vec<Write> {
     let ideal = ObservedTable::from(wanted);
     if *observed == ideal {
@@ -48,13 +48,13 @@ pub(crate) fn diff_table(wanted: &TableSpec, observed: &ObservedTable) -> Vec<Wr
         |name: &CString| observed.sets.contains_key(name) && observed.sets.get(name) == ideal.sets.get(name);
     let mut writes = vec![Write::CreateTable];
     writes.extend(observed.chains.keys().cloned().map(Write::FlushChain));
-    // Sets first: the elements of a foreign verdict map can hold on to chains.
+    // Sets go first: the elements of a foreign verdict map can hold on to chains.
     writes.extend(observed.sets.keys().filter(|name| !keeps_set(name)).cloned().map(Write::DeleteSet));
     let stale = observed.chains.iter().filter(|(name, facts)| !keeps_chain(facts, ideal.chains.get(*name)));
     writes.extend(stale.map(|(name, _)| Write::DeleteChain(name.clone())));
     let missing = wanted.sets.iter().filter(|id| !keeps_set(&nft::c_string(&id.name())));
     writes.extend(missing.copied().map(Write::CreateSet));
-    // Also those that stay: this corrects their policy.
+    // Chains that stay are among them: this corrects their policy.
     writes.extend(wanted.chains.iter().cloned().map(Write::CreateChain));
     for chain in &wanted.chains {
         writes.extend(chain.rules.iter().cloned().map(|rule| Write::AddRule { chain: chain.name, rule }));
@@ -62,7 +62,7 @@ pub(crate) fn diff_table(wanted: &TableSpec, observed: &ObservedTable) -> Vec<Wr
     writes
 }
 
-/// Hook, priority and type of a chain cannot be changed, its policy can.
+/// Tells whether a chain may stay: its hook, priority and type cannot be changed, its policy can.
 fn keeps_chain(observed: &ChainFacts, ideal: Option<&ChainFacts>) -> bool {
     let entry = |facts: &ChainFacts| facts.base.as_ref().map(|b| (b.hook, b.priority, b.kind.clone()));
     ideal.is_some_and(|ideal| entry(ideal) == entry(observed))
@@ -94,7 +94,7 @@ mod tests {
         render_table(&RulesLayout::default())
     }
 
-    /// The writes that are not among those of a rewrite without obstacles.
+    /// Writes that are not among those of a rewrite without obstacles.
     fn special(observed: &ObservedTable) -> Vec<String> {
         let usual = |write: &Write| {
             matches!(

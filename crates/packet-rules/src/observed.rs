@@ -1,4 +1,4 @@
-//! The table as the kernel reports it: what dumps contain, and what it takes to compare it with a [`TableSpec`].
+//! The table as the kernel reports it: parsers of dumps, and the facts to compare with a [`TableSpec`].
 
 use std::{collections::BTreeMap, ffi::CString};
 
@@ -14,29 +14,29 @@ use crate::{
 /// Chains, rules and sets of our table, without elements.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ObservedTable {
-    /// `None` if there is no table; otherwise its flags (bit 0: dormant).
+    /// Flags of the table (bit 0: dormant); `None` if there is no table.
     pub(crate) flags: Option<u32>,
-    /// Sets by name, anonymous ones excluded: they go with their rules.
+    /// Sets by name, except anonymous ones, which go with their rules.
     pub(crate) sets: BTreeMap<CString, SetFacts>,
     /// Chains by name.
     pub(crate) chains: BTreeMap<CString, ChainFacts>,
 }
 
-/// What decides whether a set is one of ours.
+/// Facts by which a set is one of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SetFacts {
     pub(crate) key_type: u32,
     pub(crate) key_len: u32,
-    /// Map, interval, timeout, ...
+    /// Flags: map, interval, timeout, ...
     pub(crate) flags: u32,
     /// Bound of the number of elements; 0 for none.
     pub(crate) size: u32,
 }
 
-/// What decides whether a chain is one of ours.
+/// Facts by which a chain is one of ours.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ChainFacts {
-    /// `None` for a regular chain.
+    /// Facts of a base chain; `None` for a regular chain.
     pub(crate) base: Option<BaseFacts>,
     /// Comments of the rules, in order; `None` for a rule without one.
     pub(crate) comments: Vec<Option<String>>,
@@ -44,17 +44,17 @@ pub(crate) struct ChainFacts {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BaseFacts {
-    /// NF_INET_*
+    /// Hook, NF_INET_*.
     pub(crate) hook: u32,
     pub(crate) priority: i32,
-    /// "filter", "nat", ...
+    /// Type: "filter", "nat", ...
     pub(crate) kind: String,
-    /// NF_ACCEPT or NF_DROP
+    /// Policy, NF_ACCEPT or NF_DROP.
     pub(crate) policy: u32,
 }
 
 impl From<&TableSpec> for ObservedTable {
-    /// What the kernel will report once a specification has been written.
+    /// Table that the kernel will report once a specification has been written.
     fn from(spec: &TableSpec) -> Self {
         ObservedTable {
             flags: Some(0),
@@ -86,7 +86,7 @@ impl From<&ChainSpec> for ChainFacts {
     }
 }
 
-/// A request about our table: its name, or a set's too.
+/// Asks about our table: names it, or a set as well.
 pub(crate) fn request(message: u16, set: Option<SetId>) -> Request {
     Request::new(nft::kind(message), |buffer| {
         buffer.put(&nft::header(nft::NFPROTO_INET));
@@ -99,7 +99,7 @@ pub(crate) fn request(message: u16, set: Option<SetId>) -> Request {
     })
 }
 
-/// A request for the number of the ruleset's generation.
+/// Asks for the number of the ruleset's generation.
 pub(crate) fn generation_request() -> Request {
     Request::new(nft::kind(nft::GETGEN), |buffer| buffer.put(&nft::header(nft::NFPROTO_UNSPEC)))
 }
@@ -108,7 +108,7 @@ pub(crate) fn parse_generation(message: &Message<'_>) -> Option<u32> {
     find(&mut message.attributes(nft::HEADER), attr::GEN_ID)?.u32_be()
 }
 
-/// Flags of our table.
+/// Reads the flags of our table.
 pub(crate) fn parse_table(message: &Message<'_>) -> Option<u32> {
     is_ours(message).then_some(())?;
     find(&mut message.attributes(nft::HEADER), attr::TABLE_FLAGS).map_or(Some(0), |flags| flags.u32_be())
@@ -142,7 +142,7 @@ fn parse_hook(attributes: Attributes<'_>) -> Option<(u32, i32)> {
     Some((number?, priority? as i32))
 }
 
-/// Chain and comment of a rule.
+/// Reads the chain and the comment of a rule.
 pub(crate) fn parse_rule(message: &Message<'_>) -> Option<(CString, Option<String>)> {
     is_ours(message).then_some(())?;
     let (mut chain, mut comment) = (None, None);
@@ -156,7 +156,7 @@ pub(crate) fn parse_rule(message: &Message<'_>) -> Option<(CString, Option<Strin
     Some((chain?, comment))
 }
 
-/// User data is a list of type, length (one byte each) and value; type 0 of a rule is its comment.
+/// Reads user data, a list of type, length (one byte each) and value; type 0 of a rule is its comment.
 fn parse_comment(mut data: &[u8]) -> Option<String> {
     while let Some((&[kind, len], rest)) = data.split_first_chunk() {
         let value = rest.get(..usize::from(len))?;
@@ -169,7 +169,7 @@ fn parse_comment(mut data: &[u8]) -> Option<String> {
     None
 }
 
-/// A named set.
+/// Reads a named set.
 pub(crate) fn parse_set(message: &Message<'_>) -> Option<(CString, SetFacts)> {
     is_ours(message).then_some(())?;
     let mut name = None;
@@ -190,7 +190,7 @@ pub(crate) fn parse_set(message: &Message<'_>) -> Option<(CString, SetFacts)> {
     (facts.flags & nft::SET_ANONYMOUS == 0).then_some((name?, facts))
 }
 
-/// The elements in one message that our vocabulary can express; no others are ours.
+/// Reads the elements of one message that our vocabulary can express; no others are ours.
 pub(crate) fn parse_elements(id: SetId, message: &Message<'_>) -> Vec<RuleElement> {
     if !is_ours(message) {
         return Vec::new();
@@ -205,7 +205,8 @@ fn parse_element(id: SetId, mut attributes: Attributes<'_>) -> Option<RuleElemen
     parse_key(id, find(&mut key.nested(), attr::DATA_VALUE)?.payload)
 }
 
-/// Whether a message is about our table or something in it: all kinds have the table's name in attribute 1.
+/// Tells whether a message is about our table or something in it: all kinds have the table's name in
+/// attribute 1.
 pub(crate) fn is_ours(message: &Message<'_>) -> bool {
     nft::subsystem(message.kind) == nft::SUBSYSTEM
         && !matches!(nft::number(message.kind), nft::NEWGEN | nft::GETGEN)

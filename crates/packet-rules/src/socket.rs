@@ -1,8 +1,9 @@
 //! Transactions over the wire: one datagram each, all or nothing.
 //!
-//! `nfnetlink_rcv_batch` (net/netfilter/nfnetlink.c) tries every message between begin and end, queues an error for
-//! each that fails, and commits if there was none. A batch spread over several datagrams is dropped without a word.
-//! Only the last message asks for an acknowledgement: with it, silence is known to be success.
+//! `nfnetlink_rcv_batch` (net/netfilter/nfnetlink.c) tries every message between begin and end, queues an
+//! error for each that fails, and commits if there was none. The kernel drops a batch spread over several
+//! datagrams without a word. Only the last message asks for an acknowledgement, which proves that silence
+//! about the others is success.
 
 use std::io;
 
@@ -15,26 +16,28 @@ use crate::{
     transaction::{Refusal, Transaction},
 };
 
-/// Room for about 10,000 error replies, as many operations as fail in no transaction of ours.
+/// Size of the receive buffer: room for about 10,000 error replies, more than any transaction of ours has.
 const RECEIVE_BUFFER: usize = 8 << 20;
 /// Largest reply that matters: an error with text.
 const DATAGRAM: usize = 64 << 10;
-/// `netlink_sendmsg` refuses more than the send buffer less 32 bytes.
+/// Part of the send buffer that a datagram cannot use; `netlink_sendmsg` refuses more than the buffer less 32
+/// bytes.
 const SEND_OVERHEAD: usize = 64;
 /// Offsets in `struct nlmsghdr`.
 const FLAGS: usize = 6;
 const SEQUENCE: usize = 8;
 
-/// What became of a transaction.
+/// Result of a transaction.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// Executed.
+    /// The kernel executed it.
     Committed,
-    /// Not executed, because of these messages; more may have been refused if replies were lost.
+    /// The kernel did not execute it, because of these messages; it may have refused more if replies were
+    /// lost.
     Refused { refusals: Vec<Refusal>, replies_lost: bool },
-    /// Not executed: the ruleset is not of the given generation any more.
+    /// The kernel did not execute it: the ruleset is not of the given generation any more.
     Outdated,
-    /// Executed or not: no reply came through.
+    /// The result is unknown: no reply came through.
     Unknown,
 }
 
@@ -42,7 +45,7 @@ pub(crate) enum Outcome {
 pub(crate) struct BatchSocket {
     socket: Socket,
     port_id: u32,
-    /// Sequence number used last.
+    /// Last sequence number that was used.
     sequence: u32,
     /// Granted size of the send buffer.
     send_buffer: usize,
@@ -60,7 +63,8 @@ impl BatchSocket {
         };
         let (socket, port_id) = open()
             .map_err(|source| netlink::Error::Open { protocol: netlink::Protocol::NETFILTER, source })?;
-        // Only comfort: texts of errors, and error replies without a copy of the request.
+        // These give texts of errors, and error replies without a copy of the request; everything works
+        // without them.
         let _ = socket.set_ext_ack(true);
         let _ = socket.set_cap_ack(true);
         // Where the privilege is missing, the size is what net.core.rmem_max allows.
@@ -71,12 +75,12 @@ impl BatchSocket {
         Ok(BatchSocket { socket, port_id, sequence: 0, send_buffer, buffer, counters })
     }
 
-    /// The port that notifications of our own transactions carry.
+    /// Port that notifications of our own transactions carry.
     pub(crate) fn port_id(&self) -> u32 {
         self.port_id
     }
 
-    /// Executes a transaction, if the ruleset is still of the given generation (`None`: of whichever).
+    /// Executes a transaction, if the ruleset is still of the given generation (`None`: of any).
     pub(crate) fn commit(
         &mut self,
         transaction: &Transaction,
@@ -88,7 +92,7 @@ impl BatchSocket {
         self.counters.sends += 1;
         match self.socket.send(&datagram, 0) {
             Ok(_) => {
-                // Those that begin and end it are messages, too.
+                // The messages that begin and end it count, too.
                 self.counters.messages_sent += transaction.messages.len() as u64 + 2;
                 self.counters.bytes_sent += datagram.len() as u64;
                 self.collect(transaction, first)
@@ -97,13 +101,14 @@ impl BatchSocket {
         }
     }
 
-    /// Returns when every transaction that has begun is over, and listeners have been told of it: one without messages
-    /// waits for them (`commit_mutex`, net/netfilter/nf_tables_api.c), changes nothing and is not answered.
+    /// Waits until every transaction that has begun is over and the kernel has notified listeners of it: a
+    /// transaction without messages waits for the others (`commit_mutex`, net/netfilter/nf_tables_api.c),
+    /// changes nothing and gets no answer.
     pub(crate) fn settle(&mut self) -> Result<(), RulesError> {
         self.commit(&Transaction::default(), None).map(drop)
     }
 
-    /// The whole datagram, and the sequence number of its begin message.
+    /// Builds the whole datagram; returns it with the sequence number of its begin message.
     fn assemble(&mut self, transaction: &Transaction, generation: Option<u32>) -> (Vec<u8>, u32) {
         let first = self.sequence.wrapping_add(1);
         let mut datagram = envelope(nft::BATCH_BEGIN, generation);
@@ -133,7 +138,7 @@ impl BatchSocket {
         }
     }
 
-    /// Reads all replies; they are queued when sending returns.
+    /// Reads all replies, which wait in the socket when sending returns.
     fn collect(&mut self, transaction: &Transaction, first: u32) -> Result<Outcome, RulesError> {
         let count = transaction.messages.len();
         let mut replies = Replies::default();
@@ -153,7 +158,7 @@ impl BatchSocket {
         Ok(())
     }
 
-    /// The next waiting datagram; sets `lost` if some were dropped.
+    /// Reads the next waiting datagram; sets `lost` if the kernel dropped some.
     fn receive(&mut self, lost: &mut bool) -> Result<Option<&[u8]>, RulesError> {
         loop {
             self.buffer.clear();
@@ -169,12 +174,12 @@ impl BatchSocket {
     }
 }
 
-/// What the kernel answered to a transaction.
+/// Answers of the kernel to a transaction.
 #[derive(Default)]
 pub(crate) struct Replies {
     acknowledged: bool,
     refusals: Vec<Refusal>,
-    /// Error that concerns the transaction as a whole: it answers the begin message.
+    /// Error of the transaction as a whole: it answers the begin message.
     whole: Option<(i32, Option<String>)>,
     lost: bool,
 }
@@ -211,10 +216,10 @@ impl Replies {
     }
 }
 
-/// A begin or end message.
+/// Builds a begin or end message.
 fn envelope(kind: u16, generation: Option<u32>) -> Vec<u8> {
     let request = Request::new(kind, |buffer| {
-        // struct nfgenmsg with the subsystem as its resource.
+        // This is struct nfgenmsg with the subsystem as its resource.
         buffer.put(&[nft::NFPROTO_UNSPEC, 0, 0, nft::SUBSYSTEM]);
         if let Some(generation) = generation {
             buffer.attribute_u32_be(nft::BATCH_GENERATION, generation);
@@ -244,7 +249,8 @@ mod tests {
 
     const FIRST: u32 = u32::MAX - 1;
 
-    /// What becomes of a transaction of three messages when the kernel answers some of them; 0 is the begin message.
+    /// Result of a transaction of three messages when the kernel answers some of them; 0 is the begin
+    /// message.
     fn outcome(answers: &[(u32, i32)], lost: bool) -> Result<Outcome, RulesError> {
         let mut replies = Replies { lost, ..Replies::default() };
         for (offset, errno) in answers {

@@ -1,4 +1,4 @@
-//! Who else touches our table.
+//! Watcher of changes that others make to our table.
 
 use std::{
     io,
@@ -16,27 +16,27 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::{RulesError, filter, nft, observed};
 
-/// Changes seldom come alone: a deleted table has a notification for everything in it. One report for all that follow
-/// each other within [`QUIET`], but none later than [`AT_LATEST`] after the first.
+/// Silence that ends a report. Changes seldom come alone: a deleted table has a notification for everything
+/// in it. One report covers all that follow each other within [`QUIET`].
 const QUIET: Duration = Duration::from_millis(10);
 const AT_LATEST: Duration = Duration::from_millis(200);
 
-/// Listens in the network namespace of the thread that opened it. Blocking: made for a thread of its own that forwards
-/// what [`RulesWatcher::wait`] returns.
+/// Watcher of the network namespace of the thread that opened it. It blocks: give it a thread of its own that
+/// forwards what [`RulesWatcher::wait`] returns.
 ///
-/// Told is every change of the table `inet kube-ipvs` by another port than our own, its deletion by
-/// `nft flush ruleset` included. A report says that something may differ, never what. Where notifications were lost it
-/// is made on suspicion.
+/// It reports every change of the table `inet kube-ipvs` by another port than our own, its deletion by `nft
+/// flush ruleset` included. A report says that something may differ, never what. Lost notifications cause one
+/// on suspicion.
 pub struct RulesWatcher {
     subscription: Subscription,
-    /// Set by a [`Silencer`]: others may have changed something while nothing was heard.
+    /// Set by a [`Silencer`]: others may have changed something while the watcher heard nothing.
     missed: Arc<AtomicBool>,
 }
 
-/// Keeps the kernel from telling a watcher of large transactions of our own.
+/// Keeps the kernel from notifying a watcher of our own large transactions.
 ///
-/// The kernel builds a notification for every element, if anybody listens, only for the watcher's filter to drop it:
-/// several times the work of adding the element.
+/// If anybody listens, the kernel builds a notification for every element, only for the watcher's filter to
+/// drop it: several times the work of adding the element.
 #[derive(Clone)]
 pub(crate) struct Silencer {
     membership: Membership,
@@ -44,24 +44,25 @@ pub(crate) struct Silencer {
 }
 
 impl Silencer {
-    /// Nothing is heard from now on.
+    /// Makes the watcher hear nothing from now on.
     pub(crate) fn begin(&self) -> Result<(), RulesError> {
         Ok(self.membership.leave()?)
     }
 
-    /// Everything is heard from now on.
+    /// Makes the watcher hear everything again.
     pub(crate) fn end(&self) -> Result<(), RulesError> {
         Ok(self.membership.join()?)
     }
 
-    /// Something has not been heard: the watcher tells of it, at the latest when it is asked the next time.
+    /// Notes that the watcher missed something; it reports that at the latest when it is asked the next time.
     pub(crate) fn missed(&self) {
         self.missed.store(true, Ordering::Release);
     }
 }
 
 impl RulesWatcher {
-    /// Listens from now on; `own_port` is [`crate::RulesClient::port_id`], whose changes are not told.
+    /// Opens a watcher that listens from now on. `own_port` is [`crate::RulesClient::port_id`], whose changes
+    /// it leaves out.
     pub fn open(own_port: u32) -> Result<Self, RulesError> {
         let mut subscription = Subscription::open(Protocol::NETFILTER, &[nft::GROUP])?;
         subscription.ignore_port(own_port);
@@ -89,7 +90,7 @@ impl RulesWatcher {
         Ok(Some(Touched::Rules))
     }
 
-    /// Reads what is waiting, in a storm only some of it; whether any of it counts.
+    /// Reads the waiting notifications, in a storm only some of them; tells whether any of them counts.
     fn drain(&mut self) -> Result<bool, RulesError> {
         let mut touched = false;
         let drained = self.subscription.drain(|message| touched |= observed::is_ours(message))?;

@@ -1,4 +1,4 @@
-//! The table of links, addresses and routes, on the kernel.
+//! Client of the kernel's tables of links, addresses and routes.
 
 mod routes;
 
@@ -25,15 +25,16 @@ const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6]
 
 /// Links, addresses and routes of the network namespace of the thread that opened it.
 ///
-/// Synchronous: the kernel does the work inside the calls, so they belong on a thread of their own. A batch of routes
-/// costs one request for the link, one system call per some hundreds of routes, and nothing else unless the kernel
-/// refuses something. To bind VIPs that are addresses of `kube-ipvs0` already, put all [`VipOp::EnsureRoute`] before
-/// all [`VipOp::DeleteAddress`].
+/// It is synchronous: the kernel does the work inside the calls, so they belong on a thread of their own. A
+/// batch of routes costs one request for the link, one system call per some hundreds of routes, and nothing
+/// else unless the kernel refuses something. To bind VIPs that are addresses of `kube-ipvs0` already, put all
+/// [`VipOp::EnsureRoute`] before all [`VipOp::DeleteAddress`].
 pub struct VipClient {
     socket: RequestSocket,
-    /// Opened when it is needed: hardly any node has VIPs among its addresses.
+    /// Socket for questions about listening sockets; opened at the first one, because hardly any node has
+    /// VIPs among its addresses.
     sockets: Option<Sockets>,
-    /// What the link must be (`IFLA_INFO_KIND`); dummy, except in tests on kernels that have none.
+    /// Required type of the link (`IFLA_INFO_KIND`): dummy, except in tests on kernels that have none.
     kind: String,
 }
 
@@ -45,25 +46,26 @@ struct OurLink {
 }
 
 impl VipClient {
-    /// Opens the sockets. Fails without CAP_NET_ADMIN only when something is written.
+    /// Opens the sockets. Without CAP_NET_ADMIN this succeeds, and writes fail.
     pub fn open() -> Result<Self, VipError> {
         VipClient::open_with_kind("dummy")
     }
 
-    /// The same with another type of link in place of dummy, for tests on kernels without it (`ifb` behaves alike).
+    /// Does the same with another type of link in place of dummy, for tests on kernels without it (`ifb`
+    /// behaves alike).
     pub fn open_with_kind(kind: &str) -> Result<Self, VipError> {
         let socket = RequestSocket::open(Protocol::ROUTE, &Buffers::default())?;
-        // Filters dumps in the kernel; before Linux 4.20 we do so ourselves.
+        // The kernel then filters dumps; before Linux 4.20 it sends everything, and the parsers filter.
         let _ = socket.set_strict_check();
         Ok(VipClient { socket, sockets: None, kind: kind.to_owned() })
     }
 
-    /// Port under which notifications of our own routes are sent, for [`crate::VipWatcher::open`].
+    /// Port that notifications of our own routes carry, for [`crate::VipWatcher::open`].
     pub fn port_id(&self) -> u32 {
         self.socket.port_id()
     }
 
-    /// What went through the socket so far; links are made through another one.
+    /// Numbers of system calls, messages and bytes of the socket so far; links are made through another one.
     pub fn counters(&self) -> Counters {
         self.socket.counters()
     }
@@ -112,7 +114,8 @@ impl VipClient {
                 if ours.is_some_and(|ours| ours.index == link) {
                     observed.addresses.insert(addr);
                 } else {
-                    // A link made since the first dump has no name here; the address matters all the same.
+                    // A link made since the first dump has no name here, but its address matters all the
+                    // same.
                     let name = names.get(&link).cloned().unwrap_or_default();
                     observed.node_addresses.insert(addr, name);
                 }
@@ -180,7 +183,7 @@ impl VipClient {
         Ok(report)
     }
 
-    /// Creates the link if it is missing and sets it up if it is down; sends only a question if there is nothing to do.
+    /// Creates the link if it is missing and sets it up if it is down; if neither, it only asks.
     fn ensure_link(&mut self) -> Result<(), Refusal> {
         if self.our_link()?.is_none() {
             match link::create(&self.kind) {
@@ -228,9 +231,9 @@ impl VipTable for VipClient {
     }
 }
 
-/// Why an operation on the link did not succeed.
+/// Reason why an operation on the link did not succeed.
 enum Refusal {
-    /// The kernel, or we, refused it.
+    /// The kernel, or this crate, refused it.
     Errno(i32),
     /// The call as a whole failed.
     Failed(VipError),
@@ -243,7 +246,7 @@ impl<E: Into<VipError>> From<E> for Refusal {
     }
 }
 
-/// Puts a refusal into the report and lets a failure pass.
+/// Puts a refusal into the report, and returns a failure of the whole call.
 fn refused(
     result: Result<(), Refusal>,
     op: &VipOp,
@@ -260,8 +263,8 @@ fn refused(
     }
 }
 
-/// Cuts operations into runs that may be executed in any order: each operation on the link by itself, and between
-/// those as many others as concern different addresses.
+/// Cuts operations into runs that may be executed in any order: each operation on the link by itself, and
+/// between those as many others as concern different addresses.
 fn groups(ops: &[VipOp]) -> Vec<Range<usize>> {
     let (mut groups, mut seen) = (Vec::<Range<usize>>::new(), HashSet::new());
     for (index, op) in ops.iter().enumerate() {
@@ -279,7 +282,7 @@ fn groups(ops: &[VipOp]) -> Vec<Range<usize>> {
     groups
 }
 
-/// The address that an operation concerns; none for those on the link.
+/// Address that an operation concerns; none for those on the link.
 fn address(op: &VipOp) -> Option<IpAddr> {
     match op {
         VipOp::EnsureRoute { vip, .. } | VipOp::DeleteRoute { vip } => Some(*vip),

@@ -1,20 +1,20 @@
-//! What to do when the kernel says that a route of the same key exists.
+//! Writes that resolve a conflict: the kernel says that a route of the same key exists.
 
 use std::net::IpAddr;
 
 use crate::{ROUTE_PROTOCOL, dump::LocalRoute, encode::RouteWrite};
 
-/// RTPROT_KERNEL: the route comes with an address of the link.
+/// Protocol RTPROT_KERNEL, of routes that come with an address of the link.
 const PROTOCOL_KERNEL: u8 = 2;
 
-/// Somebody else's route is in the way.
+/// A route of somebody else that is in the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Foreign(pub(crate) LocalRoute);
 
 /// Writes that leave exactly one route of ours for `vip`, with this source, and change nobody else's.
 ///
-/// `rivals` are the routes with the key of ours, in the kernel's order. Where the family allows it the new route comes
-/// before the old one goes, so that the VIP is never without.
+/// `rivals` are the routes with the key of ours, in the kernel's order. Where the family allows it, the new
+/// route comes before the old one goes, so that the VIP always has one.
 pub(crate) fn resolve(
     vip: IpAddr,
     source: Option<IpAddr>,
@@ -36,7 +36,7 @@ pub(crate) fn resolve(
     }
 }
 
-/// Not even a route of ours: an address of our own link may have one of the same key, and it yields to ours.
+/// Adds where none of the rivals is ours; a route that an address of our own link brought yields to ours.
 fn add_ipv4(source: Option<IpAddr>, link: u32, rivals: &[LocalRoute]) -> Result<RouteWrite, Foreign> {
     let yields = |rival: &&LocalRoute| rival.protocol == PROTOCOL_KERNEL && rival.link == Some(link);
     match rivals.iter().find(|rival| !yields(rival)) {
@@ -46,18 +46,19 @@ fn add_ipv4(source: Option<IpAddr>, link: u32, rivals: &[LocalRoute]) -> Result<
     }
 }
 
-/// Never `NLM_F_REPLACE`: it would take whatever route is first by then, ours or not.
+/// Replaces our routes without `NLM_F_REPLACE`, which would take whatever route is first by then, ours or
+/// not.
 fn replace_ipv4(source: Option<IpAddr>, ours: &[Option<IpAddr>]) -> Vec<RouteWrite> {
-    // The kernel cannot be told to delete the route without a source and to spare those with one
-    // (`fib_table_delete`), so all have to go before one is made.
+    // The kernel offers no way to delete the route without a source and to spare those with one
+    // (`fib_table_delete`), so all of them go before the new one comes.
     let ambiguous = ours.contains(&None) && (ours.len() > 1 || source.is_some());
     if ambiguous {
         let deletes = ours.iter().map(|_| RouteWrite::Delete(None));
         return deletes.chain([RouteWrite::AddBefore(source)]).collect();
     }
     let add = (!ours.contains(&source)).then_some(RouteWrite::AddBefore(source));
-    let stale = ours.iter().filter(|old| **old != source).map(|old| RouteWrite::Delete(*old));
-    add.into_iter().chain(stale).collect()
+    let outdated = ours.iter().filter(|old| **old != source).map(|old| RouteWrite::Delete(*old));
+    add.into_iter().chain(outdated).collect()
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
-//! What the kernel tells about links, addresses and routes: of each message the few fields that matter here.
+//! Parsers of what the kernel says about links, addresses and routes: of each message the few fields that
+//! matter here.
 //!
-//! Total: what cannot be read is skipped, because other people's links and routes come in forms that no library
-//! foresees, and must not stop us from seeing our own.
+//! They are total and skip what they cannot read: other people's links and routes come in forms that no
+//! library foresees, and must not stop us from seeing our own.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -31,7 +32,7 @@ const AF_INET6: u8 = 10;
 pub(crate) struct Link {
     pub(crate) index: u32,
     pub(crate) name: String,
-    /// `IFLA_INFO_KIND`; physical links have none.
+    /// Type (`IFLA_INFO_KIND`); physical links have none.
     pub(crate) kind: Option<String>,
     pub(crate) up: bool,
     /// Settings of a bridge.
@@ -68,7 +69,7 @@ pub(crate) fn parse_link(message: &Message<'_>) -> Option<Link> {
     Some(Link { index, name: name?, kind, up: flags & IFF_UP != 0, bridge })
 }
 
-/// `IFLA_INFO_KIND` of a bridge.
+/// Type (`IFLA_INFO_KIND`) of a bridge.
 pub(crate) const BRIDGE: &str = "bridge";
 
 fn parse_bridge(data: &Attribute<'_>) -> BridgeFilters {
@@ -86,7 +87,8 @@ pub(crate) struct Address {
 }
 
 impl Address {
-    /// Whether it is of the loopback net or IPv6 link-local: no VIP and no address of the node.
+    /// Tells whether it is a loopback or IPv6 link-local address, which is neither a VIP nor an address of
+    /// the node.
     pub(crate) fn is_internal(&self) -> bool {
         match self.addr {
             IpAddr::V4(addr) => addr.is_loopback(),
@@ -128,9 +130,9 @@ pub(crate) struct LocalRoute {
 }
 
 impl LocalRoute {
-    /// Whether the kernel takes it and one of ours for the same address as rivals for one place.
+    /// Tells whether the kernel takes it and our route for the same address as rivals for one place.
     pub(crate) fn has_our_key(&self) -> bool {
-        /// IP6_RT_PRIO_USER, the metric of IPv6 routes made without one.
+        /// Metric of IPv6 routes made without one (`IP6_RT_PRIO_USER`).
         const IPV6_DEFAULT: u32 = 1024;
         let ours = if self.addr.is_ipv4() { 0 } else { IPV6_DEFAULT };
         self.tos == 0 && self.metric == ours
@@ -168,7 +170,7 @@ pub(crate) fn parse_local_route(message: &Message<'_>) -> Option<LocalRoute> {
     Some(LocalRoute { addr: addr?, protocol, tos, metric, link: route_link, source })
 }
 
-/// Interface of an IPv6 default route that came by router advertisement.
+/// Reads the interface of an IPv6 default route that came by router advertisement.
 pub(crate) fn parse_advertised_default(message: &Message<'_>) -> Option<u32> {
     const HEADER: usize = 12;
     const RTA_OIF: u16 = 4;

@@ -1,4 +1,4 @@
-//! Requests, written with the types of netlink-packet-route.
+//! Requests, encoded with the types of netlink-packet-route.
 
 use std::net::IpAddr;
 
@@ -35,13 +35,13 @@ pub(crate) const TABLE_LOCAL: u8 = 255;
 /// net/ipv4/fib_trie.c, `fib6_add_rt2node` in net/ipv6/ip6_fib.c).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RouteWrite {
-    /// Fails if there is a route of the same key, whosever.
+    /// Adds a route; fails if any route has the same key, whoever owns it.
     Add(Option<IpAddr>),
-    /// IPv4 only: goes before whatever has the same key.
+    /// Adds a route before whatever has the same key; IPv4 only.
     AddBefore(Option<IpAddr>),
-    /// IPv6 only: takes the place of the first route of the same key, whosever.
+    /// Takes the place of the first route of the same key, whoever owns it; IPv6 only.
     Replace(Option<IpAddr>),
-    /// The first one of ours; with this source only, if one is given and the family is IPv4.
+    /// Deletes the first one of ours; for IPv4 with a source, the first one with that source.
     Delete(Option<IpAddr>),
 }
 
@@ -59,7 +59,7 @@ impl RouteWrite {
     }
 }
 
-/// `local VIP dev LINK table local proto 177 scope host src SOURCE`
+/// Our route: `local VIP dev LINK table local proto 177 scope host src SOURCE`.
 fn our_route(vip: IpAddr, source: Option<IpAddr>, link: u32) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header = RouteHeader {
@@ -76,14 +76,14 @@ fn our_route(vip: IpAddr, source: Option<IpAddr>, link: u32) -> RouteMessage {
     message
 }
 
-/// A new host address, of no meaning outside of this node.
+/// Appends the addition of a host address, of no meaning outside of this node.
 pub(crate) fn push_add_address(batch: &mut Batch, addr: IpAddr, link: u32) {
     let mut message = host_address(addr, link);
     message.header.scope = AddressScope::Host;
     batch.push(NEW_ADDRESS, flags::CREATE | flags::EXCL, |buffer| put(buffer, &message));
 }
 
-/// Removal of a host address from a link.
+/// Appends the removal of a host address from a link.
 pub(crate) fn push_delete_address(batch: &mut Batch, addr: IpAddr, link: u32) {
     let message = host_address(addr, link);
     batch.push(DELETE_ADDRESS, 0, |buffer| put(buffer, &message));
@@ -101,7 +101,7 @@ fn host_address(addr: IpAddr, link: u32) -> AddressMessage {
     message
 }
 
-/// One link by name, or all of them, without their statistics.
+/// Asks for one link by name, or for all of them, without their statistics.
 pub(crate) fn get_links(name: Option<&str>) -> Request {
     let mut message = LinkMessage::default();
     message.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
@@ -109,14 +109,15 @@ pub(crate) fn get_links(name: Option<&str>) -> Request {
     Request::new(GET_LINK, |buffer| put(buffer, &message))
 }
 
-/// All addresses of a family.
+/// Asks for all addresses of a family.
 pub(crate) fn get_addresses(family: AddressFamily) -> Request {
     let mut message = AddressMessage::default();
     message.header.family = family;
     Request::new(GET_ADDRESS, |buffer| put(buffer, &message))
 }
 
-/// Local routes of a family; with a link, only ours on it. Kernels before 4.20 ignore all of that but the family.
+/// Asks for local routes of a family; with a link, only for ours on it. Kernels before 4.20 ignore all of
+/// that but the family.
 pub(crate) fn get_local_routes(family: AddressFamily, ours_on: Option<u32>) -> Request {
     let mut message = RouteMessage::default();
     message.header.address_family = family;
@@ -129,7 +130,7 @@ pub(crate) fn get_local_routes(family: AddressFamily, ours_on: Option<u32>) -> R
     Request::new(GET_ROUTE, |buffer| put(buffer, &message))
 }
 
-/// IPv6 routes that came by router advertisement. Kernels before 4.20 ignore that and send all.
+/// Asks for IPv6 routes that came by router advertisement. Kernels before 4.20 ignore that and send all.
 pub(crate) fn get_advertised_routes() -> Request {
     let mut message = RouteMessage::default();
     message.header.address_family = AddressFamily::Inet6;

@@ -1,25 +1,25 @@
-//! The one error type of this crate.
+//! The error type of this crate.
 
 use std::io;
 
 use dataplane::{ErrorKind, TableError};
 
-/// Failure of a whole call; refused operations are told in the report instead.
+/// Failure of a whole call; the report holds refused operations instead.
 #[derive(Debug, thiserror::Error)]
 pub enum VipError {
     /// A netlink exchange failed.
     #[error(transparent)]
     Netlink(#[from] netlink::Error),
-    /// An rtnetlink request got no answer that makes sense.
+    /// An rtnetlink request failed, or got no answer that makes sense.
     #[error("rtnetlink: {0}")]
     Rtnetlink(rtnetlink::Error),
-    /// The runtime that rtnetlink needs could not be made, or the kernel could not be waited for.
+    /// The runtime that rtnetlink needs could not start, or waiting for the kernel failed.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
 impl VipError {
-    /// What a caller can do about it.
+    /// Classifies the error by what a caller can do about it.
     pub fn kind(&self) -> ErrorKind {
         match self {
             VipError::Netlink(e) if e.is_not_supported() => ErrorKind::NotSupported,
@@ -30,7 +30,7 @@ impl VipError {
         }
     }
 
-    /// With the operation that failed.
+    /// Adds the operation that failed.
     pub(crate) fn during(self, operation: &str) -> TableError {
         TableError::new(operation, self.kind(), self)
     }

@@ -1,8 +1,8 @@
 //! A packet filter that spares us the route notifications of others.
 //!
-//! A router daemon may change 100,000 routes a second, and we may write 20,000 ourselves: none of that shall fill our
-//! buffer or wake us. The filter runs when the kernel puts a notification into the buffer (`do_one_broadcast` in
-//! net/netlink/af_netlink.c); [`crate::interest`] looks at what passes.
+//! A router daemon may change 100,000 routes a second, and we may write 20,000 ourselves; none of that may
+//! fill our buffer or wake us. The filter runs when the kernel puts a notification into the buffer
+//! (`do_one_broadcast` in net/netlink/af_netlink.c); [`crate::interest`] looks at what passes.
 
 use netlink::Subscription;
 use socket2::{SockFilter, SockRef};
@@ -32,10 +32,10 @@ const REPLACE: u16 = netlink::flags::REPLACE;
 /// One instruction; jumps count from the next one.
 type Instruction = (u16, u8, u8, u32);
 
-/// Lets pass: everything but routes; routes with our protocol that another port has changed; and what was put in
-/// place of another route of table local, for that may have been ours.
+/// Program that passes everything but routes; routes with our protocol that another port has changed; and
+/// routes that replace another one of table local, which may have been ours.
 fn program(own_port: u32) -> Vec<Instruction> {
-    // Loads of more than a byte come in network order, netlink is in host order.
+    // The filter loads more than a byte in network order; netlink is in host order.
     let half = |value: u16| u32::from(u16::from_be_bytes(value.to_ne_bytes()));
     let word = |value: u32| u32::from_be_bytes(value.to_ne_bytes());
     vec![
@@ -68,7 +68,7 @@ mod tests {
 
     const OWN: u32 = 4711;
 
-    /// What the kernel's interpreter would return.
+    /// Result that the kernel's interpreter would return.
     fn run(program: &[Instruction], packet: &[u8]) -> u32 {
         let (mut at, mut accumulator) = (0usize, 0u32);
         let byte = |i: u32| u32::from(packet[i as usize]);

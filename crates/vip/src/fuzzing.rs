@@ -1,4 +1,4 @@
-//! Any bytes as what rtnetlink and the diagnosis of sockets say.
+//! Any bytes, read as answers of rtnetlink and of the diagnosis of sockets.
 
 use std::num::NonZeroU16;
 
@@ -14,7 +14,8 @@ use crate::{
     sockets::is_listener,
 };
 
-/// Reads a datagram as a dump, as notifications, and as what is said of a socket. Whether any of it was understood.
+/// Reads a datagram as a dump, as notifications, and as an answer about a socket; tells whether it made sense
+/// as any.
 pub fn messages(datagram: &[u8]) -> bool {
     let (mut interest, mut routes, mut understood) = (Interest::default(), Vec::new(), false);
     for message in Messages::new(datagram) {

@@ -1,4 +1,4 @@
-//! Which notifications mean that the kernel no longer holds what we saw or wrote.
+//! Judgement on notifications: the kernel may no longer hold what we saw or wrote.
 
 use std::{collections::HashSet, net::IpAddr};
 
@@ -12,30 +12,30 @@ use crate::{
     },
 };
 
-/// Judges notifications, one after another; those of our own socket are left out before.
+/// Judges notifications, one after another, without those of our own socket.
 #[derive(Debug, Default)]
 pub(crate) struct Interest {
-    /// Our link, if it is known to be up. Notifications about links do not tell who caused them, but what we do to
-    /// ours only brings it here.
+    /// Our link, if it is known to be up. Notifications about links do not tell who caused them, but our own
+    /// changes only bring it here.
     up_link: Option<u32>,
-    /// Addresses seen: the kernel tells of each again whenever its lifetime is renewed.
+    /// Addresses seen so far: the kernel repeats each whenever its lifetime is renewed.
     known: HashSet<Address>,
 }
 
 impl Interest {
-    /// Takes note of what is there at the start.
+    /// Notes a link that exists at the start.
     pub(crate) fn note_link(&mut self, link: &Link) {
         if link.name == LINK_NAME && link.up {
             self.up_link = Some(link.index);
         }
     }
 
-    /// Takes note of what is there at the start.
+    /// Notes an address that exists at the start.
     pub(crate) fn note_address(&mut self, address: Address) {
         self.known.insert(address);
     }
 
-    /// Whether somebody has changed our link, one of our routes, or an address of the node.
+    /// Tells whether somebody has changed our link, one of our routes, or an address of the node.
     pub(crate) fn judge(&mut self, message: &Message<'_>) -> bool {
         match message.kind {
             NEW_LINK | DELETE_LINK => {
@@ -58,7 +58,7 @@ impl Interest {
             self.up_link = Some(link.index);
             return false;
         }
-        // Deleted, down, or renamed.
+        // It was deleted, went down, or got another name.
         if was_up {
             self.up_link = None;
         }
@@ -70,12 +70,12 @@ impl Interest {
             return !address.is_internal() && self.known.insert(address);
         }
         self.known.remove(&address);
-        // The last address of our link takes its IPv4 routes along, whatever address that is.
+        // Whatever it is, the last IPv4 address of our link takes its IPv4 routes along.
         !address.is_internal() || self.up_link == Some(address.link)
     }
 }
 
-/// Our routes; and those put in place of another, which may have been ours.
+/// Counts our routes, and those that replace another one, which may have been ours.
 fn judge_route(message: &Message<'_>) -> bool {
     let is_vip = |addr: IpAddr| !addr.is_loopback();
     let replaces = message.kind == NEW_ROUTE && message.flags & flags::REPLACE != 0;

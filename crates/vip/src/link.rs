@@ -1,15 +1,15 @@
 //! Making and removing the link, through rtnetlink.
 //!
-//! rtnetlink is asynchronous and everything else here is not, so each operation gets a thread with a runtime of its
-//! own: links are made and removed a few times in the life of a node. The thread inherits the network namespace of
-//! its creator, and a caller inside another runtime is no problem.
+//! rtnetlink is asynchronous and everything else here is not, so each operation gets a thread with a runtime
+//! of its own: a node makes and removes links a few times in its life. The thread inherits the network
+//! namespace of its creator, and a caller inside another runtime is no problem.
 
 use netlink_packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute};
 use rtnetlink::{Error, Handle, LinkMessageBuilder, LinkUnspec};
 
 use crate::{LINK_NAME, VipError};
 
-/// Creates the link, down.
+/// Creates the link, which is down at first.
 pub(crate) fn create(kind: &str) -> Result<(), VipError> {
     let message = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(kind.into()).name(LINK_NAME).build();
     with_rtnetlink(async |handle| handle.link().add(message).execute().await)
@@ -17,14 +17,14 @@ pub(crate) fn create(kind: &str) -> Result<(), VipError> {
 
 /// Sets the link up, without an IPv6 link-local address.
 pub(crate) fn set_up(index: u32) -> Result<(), VipError> {
-    // A message of its own: the kernel sets flags before it looks at the families (do_setlink).
+    // This takes a message of its own: the kernel sets flags before it looks at the families (do_setlink).
     let no_link_local = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
     let quiet = LinkUnspec::new_with_index(index)
         .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![no_link_local]))
         .build();
     let up = LinkUnspec::new_with_index(index).up().build();
     with_rtnetlink(async |handle| {
-        // Fails where the kernel has no IPv6; then there is no such address either.
+        // This fails where the kernel has no IPv6; then the link has no such address either.
         let _ = handle.link().set(quiet).execute().await;
         handle.link().set(up).execute().await
     })

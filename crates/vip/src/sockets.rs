@@ -1,4 +1,4 @@
-//! Sockets that listen on one address and port, asked for one by one (include/uapi/linux/inet_diag.h).
+//! Questions for sockets that listen on one address and port, one by one (include/uapi/linux/inet_diag.h).
 
 use std::{
     collections::BTreeSet,
@@ -10,17 +10,18 @@ use netlink::{Buffers, Message, Request, RequestSocket};
 
 use crate::VipError;
 
-/// SOCK_DIAG_BY_FAMILY
+/// Message type SOCK_DIAG_BY_FAMILY.
 const BY_FAMILY: u16 = 20;
-/// TCP_LISTEN
+/// State TCP_LISTEN.
 const LISTEN: u8 = 10;
-/// Where the addresses of `struct inet_diag_msg` begin: the socket's own is the first.
+/// Offset of the addresses in `struct inet_diag_msg`; the socket's own is the first.
 const SOURCE: usize = 8;
 
-/// The kernel's knowledge of sockets, in the network namespace of the thread that opened it.
+/// Access to the kernel's sockets, in the network namespace of the thread that opened it.
 pub(crate) struct Sockets {
     socket: RequestSocket,
-    /// Protocols of which the kernel tells: without `tcp_diag` or `udp_diag` it answers that there is no such socket.
+    /// Protocols that the kernel can answer for: without `tcp_diag` or `udp_diag` it answers that there is no
+    /// such socket.
     known: BTreeSet<Protocol>,
 }
 
@@ -30,13 +31,13 @@ impl Sockets {
         Ok(Sockets { socket, known: BTreeSet::new() })
     }
 
-    /// Whether a socket listens on the very address of a port.
+    /// Tells whether a socket listens on exactly the address of a port.
     pub(crate) fn listens(&mut self, port: VipPort) -> Result<bool, VipError> {
         if port.protocol == Protocol::Sctp {
             return Ok(true);
         }
         if !self.known.contains(&port.protocol) {
-            // A dump of no state at all fails where the kernel cannot tell.
+            // A dump of no state at all fails where the kernel cannot answer for the protocol.
             self.socket.dump(&request(port, 0), |_| None::<()>)?;
             self.known.insert(port.protocol);
         }
@@ -48,8 +49,8 @@ impl Sockets {
     }
 }
 
-/// `struct inet_diag_req_v2`. The local address stands on both sides, because UDP looks for it on the other one
-/// (`udp_dump_one` in net/ipv4/udp_diag.c); no connection is between an address and itself.
+/// Question as `struct inet_diag_req_v2`. The local address stands on both sides, because UDP looks for it on
+/// the other one (`udp_dump_one` in net/ipv4/udp_diag.c); no connection is between an address and itself.
 fn request(port: VipPort, states: u32) -> Request {
     let mut addr = [0; 16];
     let family = match port.addr {
@@ -69,13 +70,14 @@ fn request(port: VipPort, states: u32) -> Request {
         buffer.put(&[high, low, high, low]);
         buffer.put(&addr);
         buffer.put(&addr);
-        // Any interface; any socket (INET_DIAG_NOCOOKIE).
+        // Zeroes stand for any interface, ones for any socket (INET_DIAG_NOCOOKIE).
         buffer.put(&[0; 4]);
         buffer.put(&[u8::MAX; 8]);
     })
 }
 
-/// Whether the socket of an answer is bound to the address; the kernel may have found one that is bound to none.
+/// Tells whether the socket of an answer is bound to the address; the kernel may have found one that is bound
+/// to none.
 pub(crate) fn is_listener(message: &Message<'_>, port: VipPort) -> Option<bool> {
     let (family, state) = (*message.payload.first()?, *message.payload.get(1)?);
     let addr: &[u8; 16] = message.payload.get(SOURCE..)?.first_chunk()?;

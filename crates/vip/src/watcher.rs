@@ -1,4 +1,4 @@
-//! Tells when somebody else has touched our link or routes, or when addresses of the node have changed.
+//! Reports of changes by others to our link or routes, and of changes to addresses of the node.
 
 use std::{
     os::fd::{AsFd, BorrowedFd},
@@ -18,38 +18,42 @@ use crate::{
     interest::Interest,
 };
 
-/// RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV6_ROUTE
+/// Multicast groups RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_IFADDR,
+/// RTNLGRP_IPV6_ROUTE.
 const GROUPS: [u32; 5] = [1, 5, 7, 9, 11];
 
-/// Changes seldom come alone: a deleted link takes its routes along, a new one brings addresses. One report for all
-/// that follow each other within [`QUIET`], but none later than [`AT_LATEST`] after the first.
+/// Silence that ends a report. Changes seldom come alone: a deleted link takes its routes along, a new one
+/// brings addresses. One report covers all that follow each other within [`QUIET`].
 const QUIET: Duration = Duration::from_millis(10);
 const AT_LATEST: Duration = Duration::from_millis(200);
 
-/// Pauses between attempts to look at links and addresses while others change them too fast; doubled each time.
+/// Pause before the second look at links and addresses, if others change them too fast for the first; doubled
+/// each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Listens in the network namespace of the thread that opened it. Blocking: made for a thread of its own that forwards
-/// what [`VipWatcher::wait`] returns.
+/// Watcher of the network namespace of the thread that opened it. It blocks: give it a thread of its own that
+/// forwards what [`VipWatcher::wait`] returns.
 ///
-/// Told are: our link deleted, renamed or down; one of our routes made, deleted or replaced by another port than our
-/// own, the kernel included; any address but loopback and IPv6 link-local ones that comes or goes on any link. The last
-/// count not only as facts about the node: an IPv4 route vanishes with its link, or with the last address of that,
-/// without a notification of its own (`fib_flush` in net/ipv4/fib_frontend.c), and a route whose source goes keeps it
-/// or loses it, equally silently. A report says that something may differ, never what: the reader observes and compares. Where notifications
-/// were lost it is made on suspicion.
+/// It reports that our link is deleted, renamed or down; that another port than our own, the kernel included,
+/// has made, deleted or replaced one of our routes; and that any address but a loopback or IPv6 link-local
+/// one comes or goes on any link. Addresses count not only as facts about the node: an IPv4 route vanishes
+/// with its link, or with the last address of that, without a notification of its own (`fib_flush` in
+/// net/ipv4/fib_frontend.c), and a route whose source goes keeps it or loses it, equally silently.
+///
+/// A report says that something may differ, never what: the reader observes and compares. Lost notifications
+/// cause one on suspicion.
 pub struct VipWatcher {
     subscription: Subscription,
-    /// For looking at links and addresses: at the start, and when notifications were lost.
+    /// Socket for looking at links and addresses: at the start, and after lost notifications.
     socket: RequestSocket,
     interest: Interest,
-    /// Set while `interest` is out of date, because the kernel interrupted every attempt to look: until a later one
-    /// succeeds, every notification counts.
+    /// Set while `interest` is out of date, because the kernel interrupted every attempt to look: until a
+    /// later one succeeds, every notification counts.
     blind: Option<Blind>,
 }
 
-/// When to look again.
+/// Wait until the next attempt to look.
 #[derive(Clone, Copy, Debug)]
 struct Blind {
     next: Instant,
@@ -61,14 +65,15 @@ impl Blind {
         Blind { next: Instant::now(), pause: FIRST_PAUSE }
     }
 
-    /// After an attempt that failed.
+    /// Pause after one more attempt that failed.
     fn later(self) -> Self {
         Blind { next: Instant::now() + self.pause, pause: (self.pause * 2).min(LONGEST_PAUSE) }
     }
 }
 
 impl VipWatcher {
-    /// Listens from now on; `own_port` is [`crate::VipClient::port_id`], whose changes are not told.
+    /// Opens a watcher that listens from now on. `own_port` is [`crate::VipClient::port_id`], whose changes
+    /// it leaves out.
     pub fn open(own_port: u32) -> Result<Self, VipError> {
         let mut subscription = Subscription::open(Protocol::ROUTE, &GROUPS)?;
         filter::attach(&subscription, own_port)?;
@@ -76,12 +81,12 @@ impl VipWatcher {
         let socket = RequestSocket::open(Protocol::ROUTE, &Buffers::default())?;
         let mut watcher =
             VipWatcher { subscription, socket, interest: Interest::default(), blind: Some(Blind::now()) };
-        // Only after the subscription, so that nothing falls in between.
+        // Looking after subscribing leaves no gap in which a change could go unnoticed.
         watcher.look_if_due()?;
         Ok(watcher)
     }
 
-    /// Waits until something was touched, at most for `timeout`.
+    /// Waits until somebody touches something, at most for `timeout`.
     pub fn wait(&mut self, timeout: Duration) -> Result<Option<Touched>, VipError> {
         let deadline = Instant::now() + timeout;
         while !self.drain()? {
@@ -98,7 +103,7 @@ impl VipWatcher {
         Ok(Some(Touched::Vips))
     }
 
-    /// Reads what is waiting, in a storm only some of it; whether any of it counts.
+    /// Reads the waiting notifications, in a storm only some of them; tells whether any of them counts.
     fn drain(&mut self) -> Result<bool, VipError> {
         let VipWatcher { subscription, interest, blind, .. } = self;
         let mut touched = false;
@@ -109,9 +114,10 @@ impl VipWatcher {
         Ok(self.look_if_due()? || touched || drained.lost)
     }
 
-    /// Looks at links and addresses if that is due; whether it did: something may have changed that was not heard.
+    /// Looks at links and addresses if that is due, and tells whether it did: a change may have gone unheard.
     ///
-    /// The kernel may interrupt every attempt while a node is busy. That is no failure: a later attempt follows.
+    /// The kernel may interrupt every attempt while a node is busy. That is no failure: a later attempt
+    /// follows.
     fn look_if_due(&mut self) -> Result<bool, VipError> {
         let Some(blind) = self.blind.filter(|blind| blind.next <= Instant::now()) else {
             return Ok(false);
@@ -139,13 +145,17 @@ impl VipWatcher {
     }
 }
 
-/// What later notifications are judged against.
+/// Reads the state against which later notifications are judged.
 fn look(socket: &mut RequestSocket) -> Result<Interest, VipError> {
     let mut interest = Interest::default();
-    socket.dump(&get_links(None), parse_link)?.iter().for_each(|link| interest.note_link(link));
+    for link in socket.dump(&get_links(None), parse_link)?.iter() {
+        interest.note_link(link);
+    }
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let addresses = socket.dump(&get_addresses(family), parse_address)?;
-        addresses.into_iter().for_each(|address| interest.note_address(address));
+        for address in addresses {
+            interest.note_address(address);
+        }
     }
     Ok(interest)
 }

@@ -1,8 +1,8 @@
-//! The kernel's tables with dummy links, in the guest.
+//! Tests of the kernel's tables with dummy links, in the guest.
 
 mod common;
 
-/// One test per demand.
+/// Defines one test for each demand.
 macro_rules! demands {
     ($($demand:ident),+ $(,)?) => {
         $(#[test] fn $demand() { common::$demand("dummy"); })+
@@ -17,8 +17,8 @@ demands!(
     foreign_routes_cost_nothing,
     connections_of_the_node_start_at_its_address,
     outside_clients_reach_a_vip,
-    own_changes_are_not_told,
-    others_changes_are_told,
+    own_changes_are_not_reported,
+    others_changes_are_reported,
     a_storm_is_survived,
     a_busy_node_ends_no_watcher,
 );

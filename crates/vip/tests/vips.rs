@@ -1,4 +1,5 @@
-//! The kernel's tables on this machine, whose kernel may have no dummy links: a link of type ifb stands in.
+//! Tests of the kernel's tables on this machine, whose kernel may have no dummy links: a link of type ifb
+//! stands in.
 
 mod common;
 
@@ -8,7 +9,7 @@ use vip::VipClient;
 
 const STAND_IN: &str = "ifb";
 
-/// Whether this machine lets us; says why not.
+/// Tells whether this machine lets the tests run, and prints the reason if not.
 fn possible() -> bool {
     if !rustix::process::geteuid().is_root() {
         eprintln!("skipped: network namespaces need root");
@@ -22,7 +23,7 @@ fn possible() -> bool {
     made
 }
 
-/// One test per demand.
+/// Defines one test for each demand.
 macro_rules! demands {
     ($($demand:ident),+ $(,)?) => {
         $(#[test] fn $demand() { if possible() { common::$demand(STAND_IN); } })+
@@ -57,8 +58,8 @@ demands!(
     foreign_routes_cost_nothing,
     connections_of_the_node_start_at_its_address,
     outside_clients_reach_a_vip,
-    own_changes_are_not_told,
-    others_changes_are_told,
+    own_changes_are_not_reported,
+    others_changes_are_reported,
     a_storm_is_survived,
     a_busy_node_ends_no_watcher,
 );

@@ -42,7 +42,9 @@ impl Cluster {
             }
         }
         objects.insert(random.below(objects.len() + 1), service);
-        objects.into_iter().for_each(|object| self.apply(change, object));
+        for object in objects {
+            self.apply(change, object);
+        }
     }
 
     fn new_service(&mut self, random: &mut Random, ips: &[String]) -> Value {
@@ -74,7 +76,9 @@ impl Cluster {
             objects.clear();
         }
         objects.insert(random.below(objects.len() + 1), service);
-        objects.iter().for_each(|object| self.delete(change, object));
+        for object in &objects {
+            self.delete(change, object);
+        }
         Some(())
     }
 
@@ -88,11 +92,15 @@ impl Cluster {
         self.delete(change, &old);
         let slices = self.slices(name(&old));
         if random.chance(50) {
-            slices.iter().for_each(|slice| self.delete(change, slice));
+            for slice in &slices {
+                self.delete(change, slice);
+            }
             self.create_with_slices(random, change, new);
         } else {
             self.create_with_slices(random, change, new);
-            slices.iter().for_each(|slice| self.delete(change, slice));
+            for slice in &slices {
+                self.delete(change, slice);
+            }
         }
         Some(())
     }
@@ -120,7 +128,9 @@ impl Cluster {
             slice["ports"] = slice_ports(&service);
         }
         objects.insert(random.below(objects.len() + 1), service);
-        objects.into_iter().for_each(|object| self.apply(change, object));
+        for object in objects {
+            self.apply(change, object);
+        }
         Some(())
     }
 
@@ -202,7 +212,9 @@ impl Cluster {
             objects.push(slice);
         }
         objects.insert(random.below(objects.len() + 1), service);
-        objects.into_iter().for_each(|object| self.apply(change, object));
+        for object in objects {
+            self.apply(change, object);
+        }
         Some(())
     }
 }

@@ -140,7 +140,9 @@ impl Cluster {
         if random.chance(50) {
             objects.reverse();
         }
-        objects.into_iter().for_each(|object| self.apply(change, object));
+        for object in objects {
+            self.apply(change, object);
+        }
     }
 }
 

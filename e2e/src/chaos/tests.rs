@@ -115,7 +115,9 @@ fn damage_is_done_to_what_is_there() {
 #[test]
 fn the_last_fifty_actions_are_kept() {
     let mut history = History::new();
-    (0..60).for_each(|number| history.add(&format!("action {number};")));
+    for number in 0..60 {
+        history.add(&format!("action {number};"));
+    }
     let text = history.to_string();
     assert!(text.contains("action 10;") && text.contains("action 59;") && !text.contains("action 9;"));
     assert!(text.starts_with("the last 50 of 60 actions"));

@@ -22,7 +22,9 @@ impl Screen {
     /// A part of the demo begins.
     pub fn chapter(&self, name: &str, flags: &[&str]) {
         println!("{}{name}", if self.start.elapsed().as_secs() == 0 { "" } else { "\n" });
-        flags.iter().for_each(|flag| println!("          {flag}"));
+        for flag in flags {
+            println!("          {flag}");
+        }
     }
 
     /// Something has been done.
@@ -34,7 +36,9 @@ impl Screen {
     pub fn block(&self, title: &str, text: &str) {
         println!("\n{title}\n{}", "-".repeat(title.chars().count()));
         // ipvsadm pads its lines.
-        text.trim_end().lines().for_each(|line| println!("{}", line.trim_end()));
+        for line in text.trim_end().lines() {
+            println!("{}", line.trim_end());
+        }
         println!();
     }
 

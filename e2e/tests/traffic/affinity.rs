@@ -6,7 +6,7 @@ use e2e::manifest::{Port, Service, render_slice};
 use e2e::net::{Client, PodNetwork, cluster_ip};
 use e2e::probe::Proto;
 
-use crate::world::World;
+use crate::testbed::Testbed;
 
 /// The pods that answer `count` connections in a row to both addresses, IPv4 and IPv6 apart.
 #[track_caller]
@@ -22,18 +22,18 @@ fn pods(client: &Client, ip: u8, port: u16, count: usize) -> [BTreeSet<String>; 
 
 #[test]
 fn one_client_stays_with_one_pod() {
-    let mut world = World::new(PodNetwork::Routed, 3);
+    let mut testbed = Testbed::new(PodNetwork::Routed, 3);
     let sticky = Service::new("sticky", cluster_ip(82), &[Proto::Tcp]).with_affinity(600);
     let plain = Service::new("plain", cluster_ip(83), &[Proto::Tcp]);
     for service in [&sticky, &plain] {
-        world.manifests.serve(service, &world.ready(1..=3));
+        testbed.manifests.serve(service, &testbed.ready(1..=3));
     }
-    world.start(&[]);
+    testbed.start(&[]);
     for service in [&sticky, &plain] {
-        world.wait_served(service, &world.ready(1..=3));
+        testbed.wait_served(service, &testbed.ready(1..=3));
     }
-    assert_eq!(world.ipvs().get(Proto::Tcp, cluster_ip(82).port(80)[0]).unwrap().persistence, Some(600));
-    for client in [world.net.outside_client(), world.pods[2].client(), world.net.node_client()] {
+    assert_eq!(testbed.ipvs().get(Proto::Tcp, cluster_ip(82).port(80)[0]).unwrap().persistence, Some(600));
+    for client in [testbed.net.outside_client(), testbed.pods[2].client(), testbed.net.node_client()] {
         for family in pods(&client, 82, 80, 12) {
             assert_eq!(family.len(), 1, "{} must stay with one pod: {family:?}", client.place);
         }
@@ -43,34 +43,34 @@ fn one_client_stays_with_one_pod() {
     }
     // Affinity is switched in place, with the real servers untouched.
     let unstuck = Service { spec: String::new(), ..sticky.clone() };
-    world.manifests.service(&unstuck);
-    testkit::wait_until(crate::world::SOON, "affinity to be switched off", || {
-        let ipvs = world.ipvs();
+    testbed.manifests.service(&unstuck);
+    testkit::wait_until(crate::testbed::SOON, "affinity to be switched off", || {
+        let ipvs = testbed.ipvs();
         cluster_ip(82)
             .port(80)
             .iter()
             .all(|vip| ipvs.get(Proto::Tcp, *vip).is_some_and(|vs| vs.persistence.is_none()))
     });
-    world.wait_served(&unstuck, &world.ready(1..=3));
+    testbed.wait_served(&unstuck, &testbed.ready(1..=3));
 }
 
 #[test]
 fn several_ports_and_slices_are_one_service() {
-    let mut world = World::new(PodNetwork::Routed, 3);
+    let mut testbed = Testbed::new(PodNetwork::Routed, 3);
     let port = |name: &str, port, target| Port { name: name.to_owned(), proto: Proto::Tcp, port, target };
     let service = Service::new("many", cluster_ip(84), &[])
         .with_ports(&[port("http", 80, 8080), port("alt", 81, 8081)]);
-    world.manifests.service(&service);
+    testbed.manifests.service(&service);
     // Three slices a family; the second pod stands in two of them, as it does while slices are rebalanced.
     for (suffix, v4) in [("v4", true), ("v6", false)] {
         for (number, range) in [(1, 1..=1), (2, 2..=2), (3, 2..=3)] {
-            let slice = render_slice(&service, &format!("{suffix}-{number}"), v4, &world.ready(range));
-            world.manifests.write(&format!("many-{suffix}-{number}.yaml"), &slice);
+            let slice = render_slice(&service, &format!("{suffix}-{number}"), v4, &testbed.ready(range));
+            testbed.manifests.write(&format!("many-{suffix}-{number}.yaml"), &slice);
         }
     }
-    world.start(&[]);
-    world.wait_served(&service, &world.ready(1..=3));
-    let outside = world.net.outside_client();
+    testbed.start(&[]);
+    testbed.wait_served(&service, &testbed.ready(1..=3));
+    let outside = testbed.net.outside_client();
     for port in [80, 81] {
         for family in pods(&outside, 84, port, 9) {
             assert_eq!(family.len(), 3, "port {port}: {family:?}");
@@ -78,7 +78,7 @@ fn several_ports_and_slices_are_one_service() {
     }
     // One slice goes, its endpoints go with it except those that another slice still has.
     for suffix in ["v4", "v6"] {
-        world.manifests.remove(&format!("many-{suffix}-3.yaml"));
+        testbed.manifests.remove(&format!("many-{suffix}-3.yaml"));
     }
-    world.wait_served(&service, &world.ready(1..=2));
+    testbed.wait_served(&service, &testbed.ready(1..=2));
 }

@@ -13,34 +13,34 @@ use test_apiserver::{Hangup, Resource, TestApiServer};
 use testkit::{wait_for, wait_until};
 
 use crate::drain;
-use crate::world::{SOON, WEB, World, assert_uncut, web};
+use crate::testbed::{SOON, Testbed, WEB, assert_uncut, web};
 
 /// A dead peer is noticed after 15 s; a guest on a busy machine needs longer.
 const NOTICED: Duration = Duration::from_secs(90);
 
 struct Cluster {
-    world: World,
+    testbed: Testbed,
     server: TestApiServer,
 }
 
 impl Cluster {
     /// `web` with two of three pods, followed and served.
     fn new() -> Cluster {
-        let mut world = World::new(PodNetwork::Routed, 3);
-        let server = world.net.node.enter(|| TestApiServer::builder().tls().token("t").start());
+        let mut testbed = Testbed::new(PodNetwork::Routed, 3);
+        let server = testbed.net.node.enter(|| TestApiServer::builder().tls().token("t").start());
         let server = server.expect("start the API server");
-        let kubeconfig = world.settings.state.with_file_name("kubeconfig");
+        let kubeconfig = testbed.settings.state.with_file_name("kubeconfig");
         std::fs::write(&kubeconfig, server.kubeconfig()).expect("write the kubeconfig");
-        world.settings.source = Source::Kubeconfig(kubeconfig);
+        testbed.settings.source = Source::Kubeconfig(kubeconfig);
         server.objects().apply(to_json(&render_node())).expect("write the Node");
-        let cluster = Cluster { world, server };
-        cluster.serve(&web(), &cluster.world.ready(1..=2));
+        let cluster = Cluster { testbed, server };
+        cluster.serve(&web(), &cluster.testbed.ready(1..=2));
         cluster
     }
 
     fn start(&mut self) {
-        self.world.start(&["--ipvs-sync-period=1s"]);
-        self.world.wait_served(&web(), &self.world.ready(1..=2));
+        self.testbed.start(&["--ipvs-sync-period=1s"]);
+        self.testbed.wait_served(&web(), &self.testbed.ready(1..=2));
         self.wait_ready(200);
     }
 
@@ -61,7 +61,7 @@ impl Cluster {
             let mut text = String::new();
             stream.read_to_string(&mut text).map(|_| text)
         };
-        let text = self.world.net.node.enter(request).map_err(|error| error.to_string())?;
+        let text = self.testbed.net.node.enter(request).map_err(|error| error.to_string())?;
         let status = text.split(' ').nth(1).and_then(|status| status.parse().ok());
         Ok((status.ok_or_else(|| text.clone())?, text))
     }
@@ -90,19 +90,19 @@ fn established(proc_net_tcp: &str, port: u16) -> Vec<String> {
 fn an_outage_of_the_api_server_under_load_slow() {
     let mut cluster = Cluster::new();
     cluster.start();
-    let load = cluster.world.load(&WEB.port(80));
-    let talk = cluster.world.talk(&WEB.port(80), 10);
+    let load = cluster.testbed.load(&WEB.port(80));
+    let talk = cluster.testbed.talk(&WEB.port(80), 10);
     load.let_pass(50);
-    let before = Snapshot::take(&cluster.world.net.node);
+    let before = Snapshot::take(&cluster.testbed.net.node);
     cluster.server.stop().expect("stop");
     let text = cluster.wait_ready(503);
     assert!(text.contains(r#""endpointslices":"unreachable""#), "{text}");
     assert_eq!(cluster.get("/healthz").map(|(status, _)| status), Ok(200), "load balancers need not care");
     load.let_pass(100);
-    before.assert_same(&Snapshot::take(&cluster.world.net.node), "by an outage of the API server");
-    cluster.serve(&web(), &cluster.world.ready(1..=3));
+    before.assert_same(&Snapshot::take(&cluster.testbed.net.node), "by an outage of the API server");
+    cluster.serve(&web(), &cluster.testbed.ready(1..=3));
     cluster.server.restart().expect("restart");
-    cluster.world.wait_served(&web(), &cluster.world.ready(1..=3));
+    cluster.testbed.wait_served(&web(), &cluster.testbed.ready(1..=3));
     cluster.wait_ready(200);
     load.let_pass(50);
     load.assert_clean();
@@ -114,19 +114,19 @@ fn an_outage_of_the_api_server_under_load_slow() {
 fn a_restart_without_an_api_server_under_load_slow() {
     let mut cluster = Cluster::new();
     cluster.start();
-    let load = cluster.world.load(&WEB.port(80));
+    let load = cluster.testbed.load(&WEB.port(80));
     load.let_pass(50);
-    let before = Snapshot::take(&cluster.world.net.node);
-    cluster.world.proxy().kill();
+    let before = Snapshot::take(&cluster.testbed.net.node);
+    cluster.testbed.proxy().kill();
     cluster.server.stop().expect("stop");
-    cluster.world.proxy().start_again();
+    cluster.testbed.proxy().start_again();
     let text = cluster.wait_ready(503);
     assert!(text.contains(r#""programmed":false"#), "{text}");
     load.let_pass(100);
-    before.assert_same(&Snapshot::take(&cluster.world.net.node), "by a start without objects");
-    cluster.serve(&web(), &cluster.world.ready(1..=3));
+    before.assert_same(&Snapshot::take(&cluster.testbed.net.node), "by a start without objects");
+    cluster.serve(&web(), &cluster.testbed.ready(1..=3));
     cluster.server.restart().expect("restart");
-    cluster.world.wait_served(&web(), &cluster.world.ready(1..=3));
+    cluster.testbed.wait_served(&web(), &cluster.testbed.ready(1..=3));
     load.let_pass(50);
     load.assert_clean();
 }
@@ -137,7 +137,7 @@ fn connections_to_the_api_server_that_die_silently_slow() {
     let mut cluster = Cluster::new();
     cluster.start();
     let port = cluster.server.address().port();
-    let node = &cluster.world.net.node;
+    let node = &cluster.testbed.net.node;
     let sockets = node.sh("cat /proc/net/tcp");
     let ports = established(&sockets, port);
     assert!(ports.len() >= 4, "connections of kube-ipvs to port {port}:\n{sockets}");
@@ -148,12 +148,12 @@ fn connections_to_the_api_server_that_die_silently_slow() {
          add rule inet lossy input tcp dport {port} tcp sport {{ {ports} }} drop"
     );
     node.run(&["nft", &lossy]);
-    cluster.serve(&web(), &cluster.world.ready(2..=3));
+    cluster.serve(&web(), &cluster.testbed.ready(2..=3));
     let took = wait_until(NOTICED, "the change to arrive over new connections", || {
-        cluster.world.served(&web(), &cluster.world.ready(2..=3)).is_ok()
+        cluster.testbed.served(&web(), &cluster.testbed.ready(2..=3)).is_ok()
     });
     println!("the change arrived after {took:?}");
-    cluster.world.wait_served(&web(), &cluster.world.ready(2..=3));
+    cluster.testbed.wait_served(&web(), &cluster.testbed.ready(2..=3));
     wait_for(SOON, "nothing fails", || cluster.get("/readyz").map(drop));
 }
 
@@ -163,13 +163,13 @@ fn connections_to_the_api_server_that_die_silently_slow() {
 fn an_api_server_that_lost_its_data_cuts_nothing_slow() {
     let mut cluster = Cluster::new();
     let service = Service::new("talked-to", cluster_ip(81), &[Proto::Tcp]);
-    let (targets, ready) = (cluster_ip(81).port(80), cluster.world.ready(1..=2));
+    let (targets, ready) = (cluster_ip(81).port(80), cluster.testbed.ready(1..=2));
     cluster.serve(&service, &ready);
     cluster.start();
-    cluster.world.wait_served(&service, &ready);
-    let timeline = Timeline::record(&cluster.world.net.node);
-    let reals: Vec<_> = cluster.world.pods[..2].iter().flat_map(|pod| pod.address.port(8080)).collect();
-    let talk = cluster.world.talk(&targets, 20);
+    cluster.testbed.wait_served(&service, &ready);
+    let timeline = Timeline::record(&cluster.testbed.net.node);
+    let reals: Vec<_> = cluster.testbed.pods[..2].iter().flat_map(|pod| pod.address.port(8080)).collect();
+    let talk = cluster.testbed.talk(&targets, 20);
     cluster.server.stop().expect("stop");
     for resource in [Resource::Services, Resource::EndpointSlices] {
         for object in cluster.server.objects().list(resource) {
@@ -183,9 +183,11 @@ fn an_api_server_that_lost_its_data_cuts_nothing_slow() {
     cluster.server.restart().expect("restart");
     wait_until(NOTICED, "the loss to be noticed", || timeline.quiesced(&reals, lost).is_some());
     drain::go_on(&[&talk], Instant::now());
-    targets.iter().for_each(|to| drain::wait_refused(&cluster.world, *to));
+    for to in &targets {
+        drain::wait_refused(&cluster.testbed, *to);
+    }
     cluster.serve(&service, &ready);
-    cluster.world.wait_served(&service, &ready);
+    cluster.testbed.wait_served(&service, &ready);
     assert_uncut(&talk.stop());
 }
 
@@ -203,8 +205,9 @@ fn the_service_account_of_a_pod() {
     write("namespace", "kube-system");
     write("ca.crt", cluster.server.ca_pem().expect("TLS"));
     write("token", "t");
-    cluster.world.settings.source = Source::ServiceAccount(cluster.server.address());
-    let plan = cluster.world.settings.plan(&cluster.world.net.node).unwrap_or_else(|error| panic!("{error}"));
+    cluster.testbed.settings.source = Source::ServiceAccount(cluster.server.address());
+    let plan =
+        cluster.testbed.settings.plan(&cluster.testbed.net.node).unwrap_or_else(|error| panic!("{error}"));
     assert!(plan.contains("10.244.0.11:8080"), "{plan}");
     cluster.start();
     cluster.server.add_token("u");
@@ -213,9 +216,9 @@ fn the_service_account_of_a_pod() {
     for resource in [Resource::Services, Resource::EndpointSlices] {
         cluster.server.drop_watches(resource, Hangup::End);
     }
-    cluster.serve(&web(), &cluster.world.ready(2..=3));
+    cluster.serve(&web(), &cluster.testbed.ready(2..=3));
     wait_until(NOTICED, "the change to arrive with the new token", || {
-        cluster.world.served(&web(), &cluster.world.ready(2..=3)).is_ok()
+        cluster.testbed.served(&web(), &cluster.testbed.ready(2..=3)).is_ok()
     });
     cluster.wait_ready(200);
 }

@@ -6,7 +6,7 @@ use e2e::probe::Proto;
 use e2e::probe::load::Settings;
 use testkit::wait_for;
 
-use crate::world::{Measured, SOON, World, assert_uncut};
+use crate::testbed::{Measured, SOON, Testbed, assert_uncut};
 
 /// Connections between two changes: enough for every source port of the load to come round.
 const BETWEEN: u64 = 180;
@@ -16,9 +16,9 @@ fn service() -> Service {
 }
 
 /// Wait until the real server is in no virtual server any more, drained or not.
-fn wait_removed(world: &World, pods: &[Pod]) {
+fn wait_removed(testbed: &Testbed, pods: &[Pod]) {
     wait_for(SOON, "drained real servers to be removed", || {
-        let ipvs = world.ipvs();
+        let ipvs = testbed.ipvs();
         let mut real = ipvs.servers.values().flat_map(|server| server.real.keys());
         if real.any(|real| pods.iter().any(|pod| pod.address.contains(real.ip()))) {
             Err(ipvs.render())
@@ -29,38 +29,38 @@ fn wait_removed(world: &World, pods: &[Pod]) {
 }
 
 /// Load from outside and from a pod, each to both families.
-fn loads(world: &World) -> [Measured; 2] {
+fn loads(testbed: &Testbed) -> [Measured; 2] {
     let targets = cluster_ip(80).port(80);
-    let pod = world.pods[0].client();
+    let pod = testbed.pods[0].client();
     let mut settings = Settings::new(&targets, &pod.own.each());
     (settings.rate, settings.workers) = (10, 4);
-    [world.load(&targets), world.load_from(&pod, &settings)]
+    [testbed.load(&targets), testbed.load_from(&pod, &settings)]
 }
 
 #[test]
 fn scaling_from_1_to_5_to_2_under_load_slow() {
-    let mut world = World::new(PodNetwork::Routed, 5);
+    let mut testbed = Testbed::new(PodNetwork::Routed, 5);
     let service = service();
-    world.manifests.serve(&service, &world.ready(1..=1));
-    world.start(&[]);
-    world.wait_served(&service, &world.ready(1..=1));
-    let loads = loads(&world);
-    let talk = world.talk(&cluster_ip(80).port(80), 10);
+    testbed.manifests.serve(&service, &testbed.ready(1..=1));
+    testbed.start(&[]);
+    testbed.wait_served(&service, &testbed.ready(1..=1));
+    let loads = loads(&testbed);
+    let talk = testbed.talk(&cluster_ip(80).port(80), 10);
     loads[0].let_pass(BETWEEN);
     for last in 2..=5 {
-        world.manifests.endpoints(&service, &world.ready(1..=last));
-        world.wait_served(&service, &world.ready(1..=last));
+        testbed.manifests.endpoints(&service, &testbed.ready(1..=last));
+        testbed.wait_served(&service, &testbed.ready(1..=last));
         loads[0].let_pass(40);
     }
     loads[0].let_pass(BETWEEN);
     // Three at once begin to terminate; they go on serving what they have until they are drained.
-    let mut endpoints = world.ready(1..=2);
-    endpoints.extend(world.pods[2..].iter().map(Endpoint::terminating));
-    world.manifests.endpoints(&service, &endpoints);
-    world.wait_served(&service, &world.ready(1..=2));
-    wait_removed(&world, &world.pods[2..]);
-    world.manifests.endpoints(&service, &world.ready(1..=2));
-    world.pods.truncate(2);
+    let mut endpoints = testbed.ready(1..=2);
+    endpoints.extend(testbed.pods[2..].iter().map(Endpoint::terminating));
+    testbed.manifests.endpoints(&service, &endpoints);
+    testbed.wait_served(&service, &testbed.ready(1..=2));
+    wait_removed(&testbed, &testbed.pods[2..]);
+    testbed.manifests.endpoints(&service, &testbed.ready(1..=2));
+    testbed.pods.truncate(2);
     loads[0].let_pass(BETWEEN);
     for load in loads {
         load.assert_clean();

@@ -24,7 +24,7 @@ use e2e::probe::load::{Incident, Load, Settings};
 use e2e::proxy::Source;
 use testkit::{try_wait_for, wait_until};
 
-use crate::world::{SOON, World};
+use crate::testbed::{SOON, Testbed};
 
 /// Services that change in a run whose length was asked for.
 const SERVICES: usize = 200;
@@ -89,13 +89,13 @@ fn number(variable: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")))
 }
 
-fn source(world: &mut World) -> Box<dyn Objects> {
+fn source(testbed: &mut Testbed) -> Box<dyn Objects> {
     if std::env::var("CHAOS_SOURCE").is_ok_and(|source| source == "manifests") {
-        return Box::new(Directory::new(world.manifests.clone()));
+        return Box::new(Directory::new(testbed.manifests.clone()));
     }
-    let kubeconfig = world.settings.state.join("kubeconfig");
-    let api = Api::start(&world.net.node, &kubeconfig);
-    world.settings.source = Source::Kubeconfig(kubeconfig);
+    let kubeconfig = testbed.settings.state.join("kubeconfig");
+    let api = Api::start(&testbed.net.node, &kubeconfig);
+    testbed.settings.source = Source::Kubeconfig(kubeconfig);
     Box::new(api)
 }
 
@@ -110,7 +110,7 @@ fn bystander() -> Service {
 
 struct Chaos {
     random: Random,
-    world: World,
+    testbed: Testbed,
     objects: Box<dyn Objects>,
     cluster: Cluster,
     /// The chains and rules of our table at the first quiet point: they must not depend on what happens.
@@ -147,9 +147,9 @@ impl Drop for Aftermath {
 impl Chaos {
     fn new(seed: u64, services: usize) -> Chaos {
         println!("chaos: CHAOS_SEED={seed} repeats it");
-        let mut world = World::new(PodNetwork::Routed, 3);
-        let mut objects = source(&mut world);
-        let (service, pods) = (bystander(), world.ready(1..=3));
+        let mut testbed = Testbed::new(PodNetwork::Routed, 3);
+        let mut objects = source(&mut testbed);
+        let (service, pods) = (bystander(), testbed.ready(1..=3));
         let fixed = [render_node(), service.render()].into_iter();
         let slices = [true, false].map(|v4| render_slice(&service, if v4 { "v4" } else { "v6" }, v4, &pods));
         for object in fixed.chain(slices) {
@@ -159,15 +159,17 @@ impl Chaos {
         cluster.adopt(objects.list());
         for _ in 0..services {
             let change = cluster.create(&mut random).expect("a free address");
-            change.steps.iter().for_each(|step| objects.write(step));
+            for step in &change.steps {
+                objects.write(step);
+            }
         }
         let sync = format!("--ipvs-sync-period={}s", SYNC_PERIOD.as_secs());
-        world.start(&[&sync, "--graceful-linger=2s"]);
+        testbed.start(&[&sync, "--graceful-linger=2s"]);
         let verbose = std::env::var_os("CHAOS_VERBOSE").is_some();
         let aftermath = Aftermath { seed, verbose, history: History::new(), differences: String::new() };
         let mut chaos = Chaos {
             random,
-            world,
+            testbed,
             objects,
             cluster,
             rules: String::new(),
@@ -183,13 +185,13 @@ impl Chaos {
     }
 
     fn learn_rules(&mut self) -> Result<(), String> {
-        self.rules = Kernel::read(&self.world.net.node)?.rules;
+        self.rules = Kernel::read(&self.testbed.net.node)?.rules;
         if self.rules.is_empty() { Err("no rules yet".to_owned()) } else { Ok(()) }
     }
 
     fn round(&mut self, round: Round) {
         self.note(&format!("round: {round:?}"));
-        let mut bystander = Bystander::start(&self.world);
+        let mut bystander = Bystander::start(&self.testbed);
         let begin = Instant::now();
         let mut burst = (round == Round::Outsider)
             .then(|| begin + BURST * u32::try_from(self.random.below(100)).unwrap_or_default() / 100);
@@ -245,7 +247,7 @@ impl Chaos {
         self.meddled |=
             ["ipvsadm -a", "ipvsadm -d", "ipvsadm -e"].iter().any(|start| command.starts_with(start));
         let begin = Instant::now();
-        let result = self.world.net.node.try_run(&command.split(' ').collect::<Vec<_>>());
+        let result = self.testbed.net.node.try_run(&command.split(' ').collect::<Vec<_>>());
         bystander.excuse(begin, recovery.map(|recovery| Instant::now() + recovery));
         let outcome = if result.is_ok() { "" } else { " (failed)" };
         self.note(&format!("damage: {command}{outcome}"));
@@ -255,8 +257,8 @@ impl Chaos {
         if self.restart.is_none() {
             let pause = Duration::from_millis(self.random.below(1_500) as u64);
             self.note(&format!("kill -9, start again after {} ms", pause.as_millis()));
-            self.world.proxy().assert_running();
-            self.world.proxy().kill();
+            self.testbed.proxy().assert_running();
+            self.testbed.proxy().kill();
             self.restart = Some(Instant::now() + pause);
         }
     }
@@ -265,17 +267,17 @@ impl Chaos {
         match self.restart {
             Some(at) if Instant::now() >= at => {
                 self.restart = None;
-                self.world.proxy().start_again();
+                self.testbed.proxy().start_again();
             }
             Some(_) => {}
-            None => self.world.proxy().assert_running(),
+            None => self.testbed.proxy().assert_running(),
         }
     }
 
     /// Nothing happens any more: soon the kernel is what the objects say, and soon after all drains are over.
     fn quiet(&mut self) {
         if self.restart.take().is_some() {
-            self.world.proxy().start_again();
+            self.testbed.proxy().start_again();
         }
         let may_be_deaf = self.objects.heal();
         self.note("quiet");
@@ -287,8 +289,8 @@ impl Chaos {
         ];
         if let Some((_, reason)) = reasons.iter().find(|(is_so, _)| *is_so) {
             self.note(&format!("kill -9, because {reason}"));
-            self.world.proxy().kill();
-            self.world.proxy().start_again();
+            self.testbed.proxy().kill();
+            self.testbed.proxy().start_again();
         }
         self.cluster.adopt(self.objects.list());
         let objects: Vec<_> = self.cluster.objects().cloned().collect();
@@ -303,7 +305,7 @@ impl Chaos {
             result.unwrap_or_else(|error| panic!("{error}"));
             begin.elapsed().as_secs_f64()
         });
-        self.world.proxy().assert_running();
+        self.testbed.proxy().assert_running();
         println!(
             "quiet after {} actions: {} Services, {} virtual servers right after {:.1} s, drains over after {:.1} s, {looks} looks",
             self.aftermath.history.count(),
@@ -315,7 +317,7 @@ impl Chaos {
     }
 
     fn compare(&mut self, wanted: &Wanted, draining: Draining) -> Result<(), String> {
-        let kernel = Kernel::read(&self.world.net.node)?;
+        let kernel = Kernel::read(&self.testbed.net.node)?;
         let found = differences(wanted, &kernel, &self.rules, draining);
         self.seen = kernel.ipvs;
         self.aftermath.differences.clear();
@@ -330,9 +332,9 @@ impl Chaos {
 
     /// The judge can tell: without kube-ipvs, damage is seen.
     fn control(&mut self) {
-        self.world.proxy().terminate();
+        self.testbed.proxy().terminate();
         let vip = std::net::SocketAddr::new(bystander().ips[0], 80);
-        self.world.net.node.sh(&format!("ipvsadm -D -t {vip}"));
+        self.testbed.net.node.sh(&format!("ipvsadm -D -t {vip}"));
         let objects: Vec<_> = self.cluster.objects().cloned().collect();
         let wanted = Wanted::of(&objects, NODE_NAME).unwrap_or_else(|error| panic!("{error}"));
         let found =
@@ -372,11 +374,11 @@ struct Bystander {
 }
 
 impl Bystander {
-    fn start(world: &World) -> Bystander {
+    fn start(testbed: &Testbed) -> Bystander {
         let mut settings = Settings::new(&cluster_ip(80).port(80), &OUTSIDE.each());
         settings.kept = usize::MAX;
         let begin = Instant::now();
-        let load = world.net.outside.enter(|| Load::start(&settings));
+        let load = testbed.net.outside.enter(|| Load::start(&settings));
         Bystander { load, begin, excuses: Vec::new() }
     }
 
@@ -389,7 +391,9 @@ impl Bystander {
     /// All is quiet again: connections from now on must succeed.
     fn no_more_excuses(&mut self) {
         let now = self.begin.elapsed();
-        self.excuses.iter_mut().for_each(|(_, to)| *to = Some(to.unwrap_or(now)));
+        for (_, to) in &mut self.excuses {
+            *to = Some(to.unwrap_or(now));
+        }
     }
 
     /// No connection failed that was not excused. Returns how many there were and how many were excused.

@@ -4,61 +4,61 @@ use e2e::manifest::{Endpoint, Service};
 use e2e::net::{PodNetwork, cluster_ip};
 use e2e::probe::Proto;
 
-use crate::world::{World, ask_all};
+use crate::testbed::{Testbed, ask_all};
 
 #[test]
 fn single_stack_services_are_served_in_their_family_only() {
-    let mut world = World::new(PodNetwork::Routed, 2);
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
     let [v4, v6] = [85, 86].map(cluster_ip);
     let four = Service::new("four", v4, &Proto::ALL).with_ips(&v4.each()[..1]);
     let six = Service::new("six", v6, &Proto::ALL).with_ips(&v6.each()[1..]);
     for service in [&four, &six] {
-        world.manifests.serve(service, &world.ready(1..=2));
+        testbed.manifests.serve(service, &testbed.ready(1..=2));
     }
-    world.start(&[]);
+    testbed.start(&[]);
     for service in [&four, &six] {
-        world.wait_served(service, &world.ready(1..=2));
-        for client in world.clients() {
+        testbed.wait_served(service, &testbed.ready(1..=2));
+        for client in testbed.clients() {
             ask_all(&client, service);
         }
     }
-    let ipvs = world.ipvs();
+    let ipvs = testbed.ipvs();
     assert_eq!(ipvs.servers.len(), 6, "three transports of two addresses:\n{}", ipvs.render());
     // A second family is added to a living service.
     let both = Service::new("four", v4, &Proto::ALL);
-    world.manifests.serve(&both, &world.ready(1..=2));
-    world.wait_served(&both, &world.ready(1..=2));
-    for client in world.clients() {
+    testbed.manifests.serve(&both, &testbed.ready(1..=2));
+    testbed.wait_served(&both, &testbed.ready(1..=2));
+    for client in testbed.clients() {
         ask_all(&client, &both);
     }
     // And a whole service goes.
-    world.manifests.forget(&six);
-    world.wait_gone(&six);
-    for client in world.clients() {
+    testbed.manifests.forget(&six);
+    testbed.wait_gone(&six);
+    for client in testbed.clients() {
         ask_all(&client, &both);
     }
 }
 
 #[test]
 fn terminating_endpoints_serve_while_nobody_else_does() {
-    let mut world = World::new(PodNetwork::Routed, 3);
+    let mut testbed = Testbed::new(PodNetwork::Routed, 3);
     let service = Service::new("web", cluster_ip(80), &[Proto::Tcp]);
-    let [one, two, three] = [0, 1, 2].map(|index| &world.pods[index]);
+    let [one, two, three] = [0, 1, 2].map(|index| &testbed.pods[index]);
     // Ready ones exist: the terminating one gets nothing new.
     let mixed = [Endpoint::ready(one), Endpoint::terminating(two)];
     // None is ready: the one that still serves is better than none; the one that does not serve is not.
     let fallback = [Endpoint::terminating(one), Endpoint::terminating(two), Endpoint::unready(three)];
     // A ready one comes back.
     let recovered = [Endpoint::terminating(one), Endpoint::terminating(two), Endpoint::ready(three)];
-    world.manifests.serve(&service, &mixed);
-    world.start(&[]);
-    world.wait_served(&service, &world.ready(1..=1));
-    world.manifests.endpoints(&service, &fallback);
-    world.wait_served(&service, &world.ready(1..=2));
-    let outside = world.net.outside_client();
+    testbed.manifests.serve(&service, &mixed);
+    testbed.start(&[]);
+    testbed.wait_served(&service, &testbed.ready(1..=1));
+    testbed.manifests.endpoints(&service, &fallback);
+    testbed.wait_served(&service, &testbed.ready(1..=2));
+    let outside = testbed.net.outside_client();
     ask_all(&outside, &service);
-    world.manifests.endpoints(&service, &recovered);
-    world.wait_served(&service, &world.ready(3..=3));
+    testbed.manifests.endpoints(&service, &recovered);
+    testbed.wait_served(&service, &testbed.ready(3..=3));
     let answers = ask_all(&outside, &service);
     assert!(answers.iter().all(|answer| answer.pod == "pod-3"), "{answers:?}");
 }

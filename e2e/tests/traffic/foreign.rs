@@ -6,7 +6,7 @@ use e2e::observe::Snapshot;
 use e2e::probe::Proto;
 use testkit::wait_until;
 
-use crate::world::{SOON, WEB, World, ask_all, web};
+use crate::testbed::{SOON, Testbed, WEB, ask_all, web};
 
 /// Things of somebody else, chosen to look as much like ours as possible.
 const FOREIGN: &[&str] = &[
@@ -31,23 +31,23 @@ const FOREIGN: &[&str] = &[
 
 #[test]
 fn foreign_objects_survive_and_cleanup_leaves_no_trace_of_ours() {
-    let mut world = World::new(PodNetwork::Routed, 2);
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
     for line in FOREIGN {
-        world.net.node.sh(line);
+        testbed.net.node.sh(line);
     }
-    let before = Snapshot::take(&world.net.node);
+    let before = Snapshot::take(&testbed.net.node);
     let service = web();
-    world.manifests.serve(&service, &world.ready(1..=2));
-    world.start(&["--ipvs-sync-period=1s"]);
-    world.wait_served(&service, &world.ready(1..=2));
+    testbed.manifests.serve(&service, &testbed.ready(1..=2));
+    testbed.start(&["--ipvs-sync-period=1s"]);
+    testbed.wait_served(&service, &testbed.ready(1..=2));
     // Some life: a second service comes and goes, so that removals have happened too.
     let second = Service::new("second", cluster_ip(81), &[Proto::Tcp]);
-    world.manifests.serve(&second, &world.ready(1..=1));
-    world.wait_served(&second, &world.ready(1..=1));
-    world.manifests.forget(&second);
-    world.wait_gone(&second);
-    ask_all(&world.net.outside_client(), &service);
-    let running = Snapshot::take(&world.net.node);
+    testbed.manifests.serve(&second, &testbed.ready(1..=1));
+    testbed.wait_served(&second, &testbed.ready(1..=1));
+    testbed.manifests.forget(&second);
+    testbed.wait_gone(&second);
+    ask_all(&testbed.net.outside_client(), &service);
+    let running = Snapshot::take(&testbed.net.node);
     let lost: Vec<_> = before
         .render_changes(&running)
         .lines()
@@ -56,32 +56,32 @@ fn foreign_objects_survive_and_cleanup_leaves_no_trace_of_ours() {
         .collect();
     assert!(lost.is_empty(), "lost while running: {lost:#?}");
     // Leaving keeps the service alive.
-    world.proxy().terminate();
-    running.assert_same(&Snapshot::take(&world.net.node), "by SIGTERM");
-    ask_all(&world.net.outside_client(), &service);
+    testbed.proxy().terminate();
+    running.assert_same(&Snapshot::take(&testbed.net.node), "by SIGTERM");
+    ask_all(&testbed.net.outside_client(), &service);
     // Cleaning up takes ours away and nothing else.
-    world.settings.cleanup(&world.net.node).unwrap_or_else(|error| panic!("{error}"));
-    before.assert_same(&Snapshot::take(&world.net.node), "by a life of kube-ipvs and its cleanup");
+    testbed.settings.cleanup(&testbed.net.node).unwrap_or_else(|error| panic!("{error}"));
+    before.assert_same(&Snapshot::take(&testbed.net.node), "by a life of kube-ipvs and its cleanup");
     // Twice is as good as once.
-    world.settings.cleanup(&world.net.node).unwrap_or_else(|error| panic!("{error}"));
-    before.assert_same(&Snapshot::take(&world.net.node), "by a second cleanup");
+    testbed.settings.cleanup(&testbed.net.node).unwrap_or_else(|error| panic!("{error}"));
+    before.assert_same(&Snapshot::take(&testbed.net.node), "by a second cleanup");
 }
 
 #[test]
 fn leftovers_in_the_service_range_go() {
-    let mut world = World::new(PodNetwork::Routed, 1);
+    let mut testbed = Testbed::new(PodNetwork::Routed, 1);
     for line in [
         "ipvsadm -A -t 10.96.0.200:80 -s rr",
         "ipvsadm -a -t 10.96.0.200:80 -r 10.244.0.11:8080 -m",
         "ipvsadm -A -u [fd00:96::200]:53 -s rr",
     ] {
-        world.net.node.sh(line);
+        testbed.net.node.sh(line);
     }
     let service = web();
-    world.manifests.serve(&service, &world.ready(1..=1));
-    world.start(&[]);
-    world.wait_served(&service, &world.ready(1..=1));
+    testbed.manifests.serve(&service, &testbed.ready(1..=1));
+    testbed.start(&[]);
+    testbed.wait_served(&service, &testbed.ready(1..=1));
     wait_until(SOON, "virtual servers without a Service to go", || {
-        world.ipvs().servers.keys().all(|(_, vip)| WEB.contains(vip.ip()))
+        testbed.ipvs().servers.keys().all(|(_, vip)| WEB.contains(vip.ip()))
     });
 }

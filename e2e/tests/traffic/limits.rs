@@ -11,7 +11,7 @@ use e2e::net::{Client, PodNetwork, cluster_ip};
 use e2e::probe::once::{Outcome, Question, ask};
 use e2e::probe::{Answer, Proto, Stage, socket};
 
-use crate::world::World;
+use crate::testbed::Testbed;
 
 /// For an answer that comes, and for one that does not.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -47,14 +47,18 @@ fn ask_from(client: &Client, port: u16, to: SocketAddr) -> Outcome {
 }
 
 /// A node where pod 1 is the only endpoint of two Services, pod 2 the client; addresses and the endpoint's own.
-fn two_services() -> (World, Client, [SocketAddr; 2], SocketAddr) {
-    let mut world = World::new(PodNetwork::Routed, 2);
+fn two_services() -> (Testbed, Client, [SocketAddr; 2], SocketAddr) {
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
     let services = [70, 71].map(|ip| Service::new(&format!("web-{ip}"), cluster_ip(ip), &[Proto::Tcp]));
-    services.iter().for_each(|service| world.manifests.serve(service, &world.ready(1..=1)));
-    world.start(&[]);
-    services.iter().for_each(|service| world.wait_served(service, &world.ready(1..=1)));
-    let (client, endpoint) = (world.pods[1].client(), world.pods[0].address.port(8080)[0]);
-    (world, client, [70, 71].map(|ip| cluster_ip(ip).port(80)[0]), endpoint)
+    for service in &services {
+        testbed.manifests.serve(service, &testbed.ready(1..=1));
+    }
+    testbed.start(&[]);
+    for service in &services {
+        testbed.wait_served(service, &testbed.ready(1..=1));
+    }
+    let (client, endpoint) = (testbed.pods[1].client(), testbed.pods[0].address.port(8080)[0]);
+    (testbed, client, [70, 71].map(|ip| cluster_ip(ip).port(80)[0]), endpoint)
 }
 
 #[test]
@@ -88,12 +92,12 @@ fn two_cluster_ips_with_one_endpoint_from_one_source_port() {
 #[test]
 fn an_affinity_shorter_than_time_wait_lasts_as_long() {
     const AFFINITY: u32 = 1;
-    let mut world = World::new(PodNetwork::Routed, 2);
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
     let service = Service::new("sticky", cluster_ip(72), &[Proto::Tcp]).with_affinity(AFFINITY);
-    world.manifests.serve(&service, &world.ready(1..=2));
-    world.start(&[]);
-    world.wait_served(&service, &world.ready(1..=2));
-    let (client, vip) = (world.net.outside_client(), cluster_ip(72).port(80)[0]);
+    testbed.manifests.serve(&service, &testbed.ready(1..=2));
+    testbed.start(&[]);
+    testbed.wait_served(&service, &testbed.ready(1..=2));
+    let (client, vip) = (testbed.net.outside_client(), cluster_ip(72).port(80)[0]);
     let ask = || client.ask(Proto::Tcp, vip).result.expect("the ClusterIP answers").pod;
     let first = ask();
     for _ in 0..4 {
@@ -105,13 +109,13 @@ fn an_affinity_shorter_than_time_wait_lasts_as_long() {
 
 #[test]
 fn a_multi_homed_sctp_client_has_one_path() {
-    let mut world = World::new(PodNetwork::Routed, 1);
-    world.net.outside.run(&["ip", "address", "add", "192.168.50.3/24", "dev", "eth0"]);
+    let mut testbed = Testbed::new(PodNetwork::Routed, 1);
+    testbed.net.outside.run(&["ip", "address", "add", "192.168.50.3/24", "dev", "eth0"]);
     let service = Service::new("signalling", cluster_ip(73), &[Proto::Sctp]);
-    world.manifests.serve(&service, &world.ready(1..=1));
-    world.start(&[]);
-    world.wait_served(&service, &world.ready(1..=1));
-    let (client, vip) = (world.net.outside_client(), cluster_ip(73).port(80)[0]);
+    testbed.manifests.serve(&service, &testbed.ready(1..=1));
+    testbed.start(&[]);
+    testbed.wait_served(&service, &testbed.ready(1..=1));
+    let (client, vip) = (testbed.net.outside_client(), cluster_ip(73).port(80)[0]);
     // Not bound, so that it announces both addresses.
     let mut held = Held::open(&client, Proto::Sctp, socket::any(vip), vip);
     for _ in 0..5 {
@@ -121,7 +125,7 @@ fn a_multi_homed_sctp_client_has_one_path() {
     }
     let deaf = "add table inet deaf; add chain inet deaf input { type filter hook input priority 0; }; \
         add rule inet deaf input ip daddr 192.168.50.2 meta l4proto sctp drop";
-    world.net.outside.run(&["nft", deaf]);
+    testbed.net.outside.run(&["nft", deaf]);
     let after = held.say();
     println!("with a deaf first path: {after:?}");
     after.expect_err("nothing of the association goes through the second path");

@@ -20,6 +20,6 @@ mod restart;
 mod schedulers;
 mod shared;
 mod sources;
+mod testbed;
 mod udp;
 mod visible;
-mod world;

@@ -8,7 +8,7 @@ use e2e::net::{Client, NODE, PodNetwork, cluster_ip};
 use e2e::probe::{Proto, Stage};
 use testkit::wait_for;
 
-use crate::world::{SOON, WEB, World, ask_all, web};
+use crate::testbed::{SOON, Testbed, WEB, ask_all, web};
 
 /// Well below the second after which a lost SYN is sent again.
 const AT_ONCE: Duration = Duration::from_millis(900);
@@ -28,67 +28,70 @@ const REFUSABLE: [Proto; 2] = [Proto::Tcp, Proto::Udp];
 
 #[test]
 fn a_service_without_endpoints_is_refused_until_it_has_some() {
-    let mut world = World::new(PodNetwork::Routed, 2);
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
     let service = web();
-    world.manifests.serve(&service, &[]);
-    world.start(&[]);
-    world.wait_served(&service, &[]);
-    let refused_everywhere = |world: &World| {
-        for client in world.clients() {
+    testbed.manifests.serve(&service, &[]);
+    testbed.start(&[]);
+    testbed.wait_served(&service, &[]);
+    let refused_everywhere = |testbed: &Testbed| {
+        for client in testbed.clients() {
             for to in WEB.port(80) {
-                REFUSABLE.into_iter().for_each(|proto| assert_refused(&client, proto, to));
+                for proto in REFUSABLE {
+                    assert_refused(&client, proto, to);
+                }
             }
         }
     };
-    refused_everywhere(&world);
+    refused_everywhere(&testbed);
     // Often in a row: an ICMP error is limited per client, a refusal must not be.
-    let outside = world.net.outside_client();
+    let outside = testbed.net.outside_client();
     for _ in 0..50 {
         assert_refused(&outside, Proto::Tcp, WEB.port(80)[0]);
     }
-    world.manifests.endpoints(&service, &world.ready(1..=2));
-    world.wait_served(&service, &world.ready(1..=2));
-    for (client, proto) in world.clients().iter().flat_map(|client| Proto::ALL.map(|proto| (client, proto))) {
+    testbed.manifests.endpoints(&service, &testbed.ready(1..=2));
+    testbed.wait_served(&service, &testbed.ready(1..=2));
+    for (client, proto) in testbed.clients().iter().flat_map(|client| Proto::ALL.map(|proto| (client, proto)))
+    {
         for to in WEB.port(80) {
             let outcome = client.ask(proto, to);
             assert!(outcome.result.is_ok(), "{} -> {proto} {to}: {outcome}", client.place);
         }
     }
-    world.manifests.endpoints(&service, &[]);
+    testbed.manifests.endpoints(&service, &[]);
     wait_for(SOON, "both real servers to be drained", || {
-        let ipvs = world.ipvs();
+        let ipvs = testbed.ipvs();
         let left = WEB
             .port(80)
             .iter()
             .any(|vip| ipvs.get(Proto::Tcp, *vip).is_none_or(|server| !server.real.is_empty()));
         if left { Err(ipvs.render()) } else { Ok(()) }
     });
-    refused_everywhere(&world);
+    refused_everywhere(&testbed);
 }
 
 #[test]
 fn an_unserved_port_is_refused_and_reaches_no_daemon_of_the_node() {
-    let mut world = World::new(PodNetwork::Routed, 2);
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
     let service = web();
-    world.manifests.serve(&service, &world.ready(1..=1));
-    let _daemon = world.net.node_daemon("daemon", 9999);
-    world.start(&[]);
-    world.wait_served(&service, &world.ready(1..=1));
-    let outside = world.net.outside_client();
+    testbed.manifests.serve(&service, &testbed.ready(1..=1));
+    let _daemon = testbed.net.node_daemon("daemon", 9999);
+    testbed.start(&[]);
+    testbed.wait_served(&service, &testbed.ready(1..=1));
+    let outside = testbed.net.outside_client();
     // The daemon is there and reachable at the node's own addresses ...
     for (proto, to) in REFUSABLE.into_iter().flat_map(|proto| NODE.port(9999).map(|to| (proto, to))) {
         assert_eq!(outside.ask(proto, to).result.unwrap().pod, "daemon", "{proto} {to}");
     }
     // ... but not through a service address.
-    for client in world.clients() {
+    for client in testbed.clients() {
         for (proto, to) in REFUSABLE.into_iter().flat_map(|proto| WEB.port(9999).map(|to| (proto, to))) {
             assert_refused(&client, proto, to);
         }
     }
     // A port that is served over one transport only is unserved over the others.
     let tcp_only = Service::new("tcp-only", cluster_ip(81), &[Proto::Tcp]);
-    world.manifests.serve(&tcp_only, &world.ready(1..=1));
-    world.wait_served(&tcp_only, &world.ready(1..=1));
+    testbed.manifests.serve(&tcp_only, &testbed.ready(1..=1));
+    testbed.wait_served(&tcp_only, &testbed.ready(1..=1));
     ask_all(&outside, &tcp_only);
     for to in cluster_ip(81).port(80) {
         assert_refused(&outside, Proto::Udp, to);
@@ -97,14 +100,14 @@ fn an_unserved_port_is_refused_and_reaches_no_daemon_of_the_node() {
 
 #[test]
 fn service_addresses_answer_ping() {
-    let mut world = World::new(PodNetwork::Routed, 2);
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
     let (served, empty) = (web(), Service::new("empty", cluster_ip(81), &[Proto::Tcp]));
-    world.manifests.serve(&served, &world.ready(1..=1));
-    world.manifests.serve(&empty, &[]);
-    world.start(&[]);
-    world.wait_served(&served, &world.ready(1..=1));
-    world.wait_served(&empty, &[]);
-    for client in world.clients() {
+    testbed.manifests.serve(&served, &testbed.ready(1..=1));
+    testbed.manifests.serve(&empty, &[]);
+    testbed.start(&[]);
+    testbed.wait_served(&served, &testbed.ready(1..=1));
+    testbed.wait_served(&empty, &[]);
+    for client in testbed.clients() {
         for ip in [WEB, cluster_ip(81)].into_iter().flat_map(e2e::net::Both::each) {
             client.ping(ip).unwrap_or_else(|failure| panic!("{} pings {ip}: {failure}", client.place));
         }

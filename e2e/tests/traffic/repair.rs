@@ -6,7 +6,7 @@ use e2e::net::PodNetwork;
 use e2e::observe::Snapshot;
 use testkit::wait_for;
 
-use crate::world::{SOON, World, ask_all, web};
+use crate::testbed::{SOON, Testbed, ask_all, web};
 
 /// Time for the repair itself, and for our looking, in a slow guest.
 const SLACK: Duration = Duration::from_secs(6);
@@ -22,8 +22,8 @@ struct Damage {
 }
 
 /// Do the damage, wait for what it broke, then for everything to be as before.
-fn damage(world: &World, damage: &Damage, within: Duration) {
-    let node = &world.net.node;
+fn damage(testbed: &Testbed, damage: &Damage, within: Duration) {
+    let node = &testbed.net.node;
     let intact = Snapshot::take(node);
     for line in damage.lines {
         node.sh(line);
@@ -41,7 +41,7 @@ fn damage(world: &World, damage: &Damage, within: Duration) {
         let missing = intact.render_changes(&Snapshot::take(node));
         if relevant(&missing) { Err(missing) } else { Ok(()) }
     });
-    for client in world.clients() {
+    for client in testbed.clients() {
         ask_all(&client, &web());
     }
 }
@@ -69,21 +69,21 @@ fn relevant(changes: &str) -> bool {
     side("- ") != side("+ ")
 }
 
-fn world(flags: &[&str]) -> World {
-    let mut world = World::new(PodNetwork::Routed, 2);
+fn testbed(flags: &[&str]) -> Testbed {
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
     let service = web();
-    world.manifests.serve(&service, &world.ready(1..=2));
-    world.start(flags);
-    world.wait_served(&service, &world.ready(1..=2));
-    for client in world.clients() {
+    testbed.manifests.serve(&service, &testbed.ready(1..=2));
+    testbed.start(flags);
+    testbed.wait_served(&service, &testbed.ready(1..=2));
+    for client in testbed.clients() {
         ask_all(&client, &service);
     }
-    world
+    testbed
 }
 
 #[test]
 fn virtual_and_real_servers_are_repaired_within_the_sync_period() {
-    let world = world(&["--ipvs-sync-period=1s"]);
+    let testbed = testbed(&["--ipvs-sync-period=1s"]);
     let within = Duration::from_secs(1) + SLACK;
     let server = |lines, repaired| Damage { lines, look: "ipvsadm -Sn", repaired };
     for case in [
@@ -106,14 +106,14 @@ fn virtual_and_real_servers_are_repaired_within_the_sync_period() {
         // A foreign real server in our virtual server: only the comparison of everything shows that it goes.
         server(&["ipvsadm -a -t 10.96.0.80:80 -r 10.244.0.99:8080 -m"], "-A -t 10.96.0.80:80"),
     ] {
-        damage(&world, &case, within);
+        damage(&testbed, &case, within);
     }
 }
 
 #[test]
 fn what_the_kernel_announces_is_repaired_at_once() {
     // The audit never comes: only notifications can repair.
-    let world = world(&["--ipvs-sync-period=1h"]);
+    let testbed = testbed(&["--ipvs-sync-period=1h"]);
     let v4 = "ip -4 route show table local";
     let table = "nft list table inet kube-ipvs";
     for case in [
@@ -137,6 +137,6 @@ fn what_the_kernel_announces_is_repaired_at_once() {
             repaired: "masquerade",
         },
     ] {
-        damage(&world, &case, AT_ONCE);
+        damage(&testbed, &case, AT_ONCE);
     }
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use test_apiserver::{ApiServer, RealApiServer, TestApiServer};
 use testkit::NetNs;
 
-use crate::world::{WEB, World, ask_all, web};
+use crate::testbed::{Testbed, WEB, ask_all, web};
 
 const CIDRS: &str = "10.96.0.0/16,fd00:96::/112";
 
@@ -73,8 +73,8 @@ fn slices(service: &Service, endpoints: &[Endpoint]) -> [Value; 2] {
 
 #[test]
 fn objects_over_rest() {
-    let mut world = World::new(PodNetwork::Routed, 3);
-    let server = world.net.node.enter(|| match RealApiServer::from_env() {
+    let mut testbed = Testbed::new(PodNetwork::Routed, 3);
+    let server = testbed.net.node.enter(|| match RealApiServer::from_env() {
         Some(real) => {
             ApiServer::Real(Box::new(real.service_cidrs(CIDRS).start().expect("the real API server")))
         }
@@ -84,23 +84,25 @@ fn objects_over_rest() {
         "the server: {}",
         if matches!(server, ApiServer::Real(_)) { "the real one" } else { "the double" }
     );
-    let kubeconfig = world.settings.state.with_file_name("kubeconfig");
+    let kubeconfig = testbed.settings.state.with_file_name("kubeconfig");
     std::fs::write(&kubeconfig, server.kubeconfig()).expect("write the kubeconfig");
-    world.settings.source = Source::Kubeconfig(kubeconfig);
-    world.start(&["--ipvs-sync-period=1s"]);
-    let rest = Rest { node: world.net.node.clone(), kubeconfig: server.kubeconfig() };
-    let (service, ready) = (web(), |numbers| world.ready(numbers));
+    testbed.settings.source = Source::Kubeconfig(kubeconfig);
+    testbed.start(&["--ipvs-sync-period=1s"]);
+    let rest = Rest { node: testbed.net.node.clone(), kubeconfig: server.kubeconfig() };
+    let (service, ready) = (web(), |numbers| testbed.ready(numbers));
     rest.create(&to_json(&render_node()));
     rest.create(&to_json(&service.render()));
-    slices(&service, &ready(1..=2)).iter().for_each(|slice| rest.create(slice));
-    world.wait_served(&service, &ready(1..=2));
-    ask_all(&world.net.outside_client(), &service);
+    for slice in slices(&service, &ready(1..=2)).iter() {
+        rest.create(slice);
+    }
+    testbed.wait_served(&service, &ready(1..=2));
+    ask_all(&testbed.net.outside_client(), &service);
     for slice in slices(&service, &ready(2..=3)) {
         rest.patch(&slice, &json!({"endpoints": slice["endpoints"]}));
     }
-    world.wait_served(&service, &ready(2..=3));
-    ask_all(&world.net.node_client(), &service);
+    testbed.wait_served(&service, &ready(2..=3));
+    ask_all(&testbed.net.node_client(), &service);
     rest.delete(&to_json(&service.render()));
-    world.wait_gone(&service);
-    assert!(world.ipvs().get(service.ports[0].proto, WEB.port(80)[0]).is_none());
+    testbed.wait_gone(&service);
+    assert!(testbed.ipvs().get(service.ports[0].proto, WEB.port(80)[0]).is_none());
 }

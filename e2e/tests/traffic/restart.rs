@@ -6,41 +6,41 @@ use e2e::observe::{Events, Snapshot, Writes};
 use e2e::probe::Proto;
 use testkit::wait_until;
 
-use crate::world::{SOON, WEB, World, assert_uncut, web};
+use crate::testbed::{SOON, Testbed, WEB, assert_uncut, web};
 
 /// Calls of the dump function after a start: the adoption and some audits, each of two calls or more.
 const READS: usize = 6;
 
-fn restart_unnoticed(world: &mut World, end: fn(&mut e2e::proxy::Proxy)) {
-    let load = world.load(&WEB.port(80));
-    let talk = world.talk(&WEB.port(80), 20);
+fn restart_unnoticed(testbed: &mut Testbed, end: fn(&mut e2e::proxy::Proxy)) {
+    let load = testbed.load(&WEB.port(80));
+    let talk = testbed.talk(&WEB.port(80), 20);
     load.let_pass(100);
-    let before = Snapshot::take(&world.net.node);
-    let events = Events::record(&world.net.node);
+    let before = Snapshot::take(&testbed.net.node);
+    let events = Events::record(&testbed.net.node);
     let writes = Writes::record().unwrap_or_else(|why| panic!("cannot prove that nothing is written: {why}"));
-    end(world.proxy());
+    end(testbed.proxy());
     load.let_pass(100);
     // From here on only kube-ipvs itself can read or write.
     let idle = writes.reads();
-    world.proxy().start_again();
+    testbed.proxy().start_again();
     wait_until(SOON, "the adoption and two audits", || writes.reads() >= idle + READS);
     let written = writes.writes();
     assert!(written.is_empty(), "a restart with unchanged input wrote: {written:#?}");
     drop(writes);
     let announced = events.stop();
     assert!(announced.is_empty(), "a restart with unchanged input changed: {announced:#?}");
-    before.assert_same(&Snapshot::take(&world.net.node), "by a restart");
+    before.assert_same(&Snapshot::take(&testbed.net.node), "by a restart");
     load.let_pass(100);
     load.assert_clean();
     assert_uncut(&talk.stop());
 }
 
 /// The witness must be able to see: a change is written, and seen.
-fn control(world: &mut World) {
+fn control(testbed: &mut Testbed) {
     let writes = Writes::record().expect("as before");
     let second = Service::new("second", cluster_ip(81), &[Proto::Tcp]);
-    world.manifests.serve(&second, &world.ready(1..=1));
-    world.wait_served(&second, &world.ready(1..=1));
+    testbed.manifests.serve(&second, &testbed.ready(1..=1));
+    testbed.wait_served(&second, &testbed.ready(1..=1));
     let written = writes.writes();
     for function in ["ip_vs_genl_set_cmd", "nfnetlink_rcv_batch", "inet_rtm_newroute", "inet6_rtm_newroute"] {
         let watched = writes.traced().contains(&function);
@@ -49,47 +49,47 @@ fn control(world: &mut World) {
     }
 }
 
-fn world() -> World {
-    let mut world = World::new(PodNetwork::Routed, 3);
+fn testbed() -> Testbed {
+    let mut testbed = Testbed::new(PodNetwork::Routed, 3);
     let service = web();
-    world.manifests.serve(&service, &world.ready(1..=3));
-    world.start(&["--ipvs-sync-period=1s"]);
-    world.wait_served(&service, &world.ready(1..=3));
-    world
+    testbed.manifests.serve(&service, &testbed.ready(1..=3));
+    testbed.start(&["--ipvs-sync-period=1s"]);
+    testbed.wait_served(&service, &testbed.ready(1..=3));
+    testbed
 }
 
 #[test]
 fn kill_and_restart_under_load_loses_and_writes_nothing_slow() {
-    let mut world = world();
-    restart_unnoticed(&mut world, e2e::proxy::Proxy::kill);
-    control(&mut world);
+    let mut testbed = testbed();
+    restart_unnoticed(&mut testbed, e2e::proxy::Proxy::kill);
+    control(&mut testbed);
 }
 
 #[test]
 fn stop_and_restart_under_load_loses_and_writes_nothing_slow() {
-    let mut world = world();
-    restart_unnoticed(&mut world, |proxy| _ = proxy.terminate());
+    let mut testbed = testbed();
+    restart_unnoticed(&mut testbed, |proxy| _ = proxy.terminate());
 }
 
 /// What changed while nobody was looking is caught up with by the next start, and nothing else is touched.
 #[test]
 fn changes_during_an_absence_are_caught_up_with_slow() {
-    let mut world = world();
+    let mut testbed = testbed();
     let service = web();
     let second = Service::new("second", cluster_ip(81), &[Proto::Tcp]);
-    world.manifests.serve(&second, &world.ready(1..=2));
-    world.wait_served(&second, &world.ready(1..=2));
-    let load = world.load(&WEB.port(80));
+    testbed.manifests.serve(&second, &testbed.ready(1..=2));
+    testbed.wait_served(&second, &testbed.ready(1..=2));
+    let load = testbed.load(&WEB.port(80));
     load.let_pass(50);
-    world.proxy().kill();
-    world.manifests.forget(&second);
+    testbed.proxy().kill();
+    testbed.manifests.forget(&second);
     let third = Service::new("third", cluster_ip(82), &[Proto::Tcp]);
-    world.manifests.serve(&third, &world.ready(2..=3));
-    world.manifests.endpoints(&service, &world.ready(1..=2));
-    world.proxy().start_again();
-    world.wait_served(&third, &world.ready(2..=3));
-    world.wait_served(&service, &world.ready(1..=2));
-    world.wait_gone(&second);
+    testbed.manifests.serve(&third, &testbed.ready(2..=3));
+    testbed.manifests.endpoints(&service, &testbed.ready(1..=2));
+    testbed.proxy().start_again();
+    testbed.wait_served(&third, &testbed.ready(2..=3));
+    testbed.wait_served(&service, &testbed.ready(1..=2));
+    testbed.wait_gone(&second);
     load.let_pass(100);
     load.assert_clean();
 }

@@ -11,7 +11,7 @@ use e2e::net::{PodNetwork, cluster_ip};
 use e2e::probe::Proto;
 use testkit::{try_run, wait_for, wait_until};
 
-use crate::world::{SOON, World, ask_all};
+use crate::testbed::{SOON, Testbed, ask_all};
 
 /// The module of a scheduler, moved away until this is dropped.
 struct Hidden {
@@ -42,7 +42,7 @@ impl Drop for Hidden {
     }
 }
 
-fn get(world: &World, port: u16, path: &str) -> Result<String, String> {
+fn get(testbed: &Testbed, port: u16, path: &str) -> Result<String, String> {
     let request = || {
         let mut stream = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port)))?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
@@ -50,12 +50,12 @@ fn get(world: &World, port: u16, path: &str) -> Result<String, String> {
         let mut text = String::new();
         stream.read_to_string(&mut text).map(|_| text)
     };
-    world.net.node.enter(request).map_err(|error| error.to_string())
+    testbed.net.node.enter(request).map_err(|error| error.to_string())
 }
 
 #[track_caller]
-fn wait_says(world: &World, (port, path): (u16, &str), part: &str, says: bool) {
-    wait_for(SOON, &format!("{path} to say {part}: {says}"), || match get(world, port, path)? {
+fn wait_says(testbed: &Testbed, (port, path): (u16, &str), part: &str, says: bool) {
+    wait_for(SOON, &format!("{path} to say {part}: {says}"), || match get(testbed, port, path)? {
         text if text.contains(part) == says => Ok(()),
         text => Err(text),
     });
@@ -67,28 +67,28 @@ const METRICS: (u16, &str) = (10_249, "/metrics");
 #[test]
 fn without_the_module_of_the_default_scheduler_services_work_and_the_node_says_so_slow() {
     let hidden = Hidden::new("ovf");
-    let mut world = World::new(PodNetwork::Routed, 2);
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
     let service = Service::new("web", cluster_ip(80), &[Proto::Tcp]);
-    let all = world.ready(1..=2);
-    world.manifests.serve(&service, &all);
-    world.start(&["--ipvs-scheduler=ovf"]);
-    world.wait_served(&service, &all);
-    ask_all(&world.net.outside_client(), &service);
-    let scheduler = |world: &World| {
-        let ipvs = world.ipvs();
+    let all = testbed.ready(1..=2);
+    testbed.manifests.serve(&service, &all);
+    testbed.start(&["--ipvs-scheduler=ovf"]);
+    testbed.wait_served(&service, &all);
+    ask_all(&testbed.net.outside_client(), &service);
+    let scheduler = |testbed: &Testbed| {
+        let ipvs = testbed.ipvs();
         ipvs.get(Proto::Tcp, cluster_ip(80).port(80)[0]).map(|vs| vs.scheduler.clone()).unwrap_or_default()
     };
-    assert_eq!(scheduler(&world), "rr");
-    wait_says(&world, READYZ, r#"{"code":"scheduler-unavailable","word":"ovf","blocks":false}"#, true);
-    wait_says(&world, READYZ, r#""ready":true"#, true);
-    wait_says(&world, METRICS, r#"kube_ipvs_scheduler_unavailable{scheduler="ovf"} 1"#, true);
+    assert_eq!(scheduler(&testbed), "rr");
+    wait_says(&testbed, READYZ, r#"{"code":"scheduler-unavailable","word":"ovf","blocks":false}"#, true);
+    wait_says(&testbed, READYZ, r#""ready":true"#, true);
+    wait_says(&testbed, METRICS, r#"kube_ipvs_scheduler_unavailable{scheduler="ovf"} 1"#, true);
     let lines =
-        world.proxy().log_lines(&["WARN", "no scheduler ovf (--ipvs-scheduler)", "modprobe ip_vs_ovf"]);
+        testbed.proxy().log_lines(&["WARN", "no scheduler ovf (--ipvs-scheduler)", "modprobe ip_vs_ovf"]);
     assert_eq!(lines.len(), 1, "{lines:#?}");
     drop(hidden);
     // The kernel is asked again after half a minute.
-    wait_until(2 * SOON, "the scheduler to be used", || scheduler(&world) == "ovf");
-    wait_says(&world, READYZ, "scheduler-unavailable", false);
-    wait_says(&world, METRICS, "kube_ipvs_scheduler_unavailable{", false);
-    ask_all(&world.net.outside_client(), &service);
+    wait_until(2 * SOON, "the scheduler to be used", || scheduler(&testbed) == "ovf");
+    wait_says(&testbed, READYZ, "scheduler-unavailable", false);
+    wait_says(&testbed, METRICS, "kube_ipvs_scheduler_unavailable{", false);
+    ask_all(&testbed.net.outside_client(), &service);
 }

@@ -5,7 +5,7 @@ use e2e::net::PodNetwork;
 use e2e::probe::Proto;
 use testkit::wait_for;
 
-use crate::world::{SOON, WEB, World};
+use crate::testbed::{SOON, Testbed, WEB};
 
 const DNS: u16 = 53;
 const METRICS: u16 = 9153;
@@ -21,9 +21,9 @@ fn dns() -> Service {
 }
 
 /// Whether everybody has answers on a port from this one.
-fn answered_by(world: &World, name: &str, port: u16) -> Result<(), String> {
+fn answered_by(testbed: &Testbed, name: &str, port: u16) -> Result<(), String> {
     let protos: &[Proto] = if port == DNS { &[Proto::Udp, Proto::Tcp] } else { &[Proto::Tcp] };
-    for client in world.clients() {
+    for client in testbed.clients() {
         for (proto, to) in protos.iter().flat_map(|proto| WEB.port(port).map(|to| (*proto, to))) {
             let outcome = client.ask(proto, to);
             if !outcome.result.as_ref().is_ok_and(|answer| answer.pod == name) {
@@ -36,24 +36,24 @@ fn answered_by(world: &World, name: &str, port: u16) -> Result<(), String> {
 
 #[test]
 fn a_node_local_cache_keeps_its_port_and_the_others_are_served() {
-    let mut world = World::new(PodNetwork::Routed, 2);
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
     let service = dns();
-    world.manifests.serve(&service, &world.ready(1..=1));
-    world.start(&[]);
-    world.wait_served(&service, &world.ready(1..=1));
-    let node = &world.net.node;
+    testbed.manifests.serve(&service, &testbed.ready(1..=1));
+    testbed.start(&[]);
+    testbed.wait_served(&service, &testbed.ready(1..=1));
+    let node = &testbed.net.node;
     node.sh("ip link add nodelocaldns type dummy");
     node.sh("ip link set nodelocaldns up");
     node.sh(&format!("ip address add {}/32 dev nodelocaldns", WEB.v4));
     node.sh(&format!("ip address add {}/128 dev nodelocaldns nodad", WEB.v6));
-    let cache = world.net.node_daemon_at("cache", WEB.port(DNS).map(|at| at.to_string()));
-    wait_for(SOON, "the cache to answer", || answered_by(&world, "cache", DNS));
-    answered_by(&world, "pod-1", METRICS).expect("the other port is served");
+    let cache = testbed.net.node_daemon_at("cache", WEB.port(DNS).map(|at| at.to_string()));
+    wait_for(SOON, "the cache to answer", || answered_by(&testbed, "cache", DNS));
+    answered_by(&testbed, "pod-1", METRICS).expect("the other port is served");
     // It dies, and leaves its interface behind.
     drop(cache);
-    wait_for(SOON, "IPVS to serve", || answered_by(&world, "pod-1", DNS));
-    answered_by(&world, "pod-1", METRICS).expect("the other port is served");
-    world.net.node.sh("ip link delete nodelocaldns");
-    world.wait_served(&service, &world.ready(1..=1));
-    answered_by(&world, "pod-1", DNS).expect("served as before");
+    wait_for(SOON, "IPVS to serve", || answered_by(&testbed, "pod-1", DNS));
+    answered_by(&testbed, "pod-1", METRICS).expect("the other port is served");
+    testbed.net.node.sh("ip link delete nodelocaldns");
+    testbed.wait_served(&service, &testbed.ready(1..=1));
+    answered_by(&testbed, "pod-1", DNS).expect("served as before");
 }

@@ -5,7 +5,7 @@ use e2e::net::{BRIDGE, Both, Client, NODE, PodNetwork};
 use e2e::probe::Proto;
 use testkit::wait_for;
 
-use crate::world::{SOON, WEB, World, web};
+use crate::testbed::{SOON, Testbed, WEB, web};
 
 /// Which source the pod sees.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -27,7 +27,12 @@ struct Case {
 
 const CLUSTER: &str = "--cluster-cidr=10.244.0.0/16,fd00:244::/56";
 
-fn check(world: &World, client: &Client, expected: Seen, (proto, ip): (Proto, usize)) -> Result<(), String> {
+fn check(
+    testbed: &Testbed,
+    client: &Client,
+    expected: Seen,
+    (proto, ip): (Proto, usize),
+) -> Result<(), String> {
     let to = WEB.port(80)[ip];
     let outcome = client.ask(proto, to);
     let wrong = |why: &str| Err(format!("{} -> {proto} {to}: {why}: {outcome}", client.place));
@@ -40,35 +45,35 @@ fn check(world: &World, client: &Client, expected: Seen, (proto, ip): (Proto, us
     } else {
         return wrong("a foreign source address");
     };
-    if answer.pod != world.pods[0].name {
+    if answer.pod != testbed.pods[0].name {
         return wrong("another pod");
     }
     if seen == expected { Ok(()) } else { wrong(&format!("the source should be {expected:?}")) }
 }
 
-fn expectations(world: &World, case: &Case) -> [(Client, Seen); 4] {
-    let [node, pod, itself, outside] = world.clients();
+fn expectations(testbed: &Testbed, case: &Case) -> [(Client, Seen); 4] {
+    let [node, pod, itself, outside] = testbed.clients();
     [(node, Node), (pod, case.pod), (itself, Node), (outside, case.outside)]
 }
 
 fn run(network: PodNetwork, cases: &[Case]) {
-    let mut world = World::new(network, 2);
+    let mut testbed = Testbed::new(network, 2);
     let service = web();
-    world.manifests.serve(&service, &world.ready(1..=1));
+    testbed.manifests.serve(&service, &testbed.ready(1..=1));
     for case in cases {
-        world.start_with(case.flags);
-        world.wait_served(&service, &world.ready(1..=1));
-        let expectations = expectations(&world, case);
+        testbed.start_with(case.flags);
+        testbed.wait_served(&service, &testbed.ready(1..=1));
+        let expectations = expectations(&testbed, case);
         // A restart with other flags changes the rules at some moment: wait for it with one transport ...
         wait_for(SOON, &format!("the rules of {:?}", case.flags), || {
             let mut each =
                 expectations.iter().flat_map(|(client, seen)| [(client, seen, 0), (client, seen, 1)]);
-            each.try_for_each(|(client, seen, ip)| check(&world, client, *seen, (Proto::Tcp, ip)))
+            each.try_for_each(|(client, seen, ip)| check(&testbed, client, *seen, (Proto::Tcp, ip)))
         });
         // ... and from then on everything has to be right.
         for (client, seen) in &expectations {
             for (proto, ip) in Proto::ALL.into_iter().flat_map(|proto| [(proto, 0), (proto, 1)]) {
-                if let Err(why) = check(&world, client, *seen, (proto, ip)) {
+                if let Err(why) = check(&testbed, client, *seen, (proto, ip)) {
                     panic!("{:?}: {why}", case.flags);
                 }
             }
@@ -112,25 +117,25 @@ fn sources_with_bridged_pods() {
 /// A pod whose address is in the cluster's range but not in this node's is not local to the node.
 #[test]
 fn node_cidr_tells_this_node_s_pods_from_others() {
-    let mut world = World::new(PodNetwork::Routed, 1);
+    let mut testbed = Testbed::new(PodNetwork::Routed, 1);
     let service = web();
-    world.manifests.serve(&service, &world.ready(1..=1));
-    world.start_with(&["--detect-local-mode=NodeCIDR"]);
-    world.wait_served(&service, &world.ready(1..=1));
+    testbed.manifests.serve(&service, &testbed.ready(1..=1));
+    testbed.start_with(&["--detect-local-mode=NodeCIDR"]);
+    testbed.wait_served(&service, &testbed.ready(1..=1));
     // The outside client plays a pod of another node: 10.244.9.9 is routed to it.
     let remote = Both { v4: [10, 244, 9, 9].into(), v6: "fd00:244:0:9::9".parse().unwrap() };
     for (ip, prefix) in remote.each().into_iter().zip([32, 128]) {
-        world.net.outside.sh(&format!("ip address add {ip}/{prefix} dev lo"));
+        testbed.net.outside.sh(&format!("ip address add {ip}/{prefix} dev lo"));
     }
-    world.net.node.sh(&format!("ip route add {}/32 via 192.168.50.2", remote.v4));
-    world.net.node.sh(&format!("ip route add {}/128 via fd00:50::2", remote.v6));
+    testbed.net.node.sh(&format!("ip route add {}/32 via 192.168.50.2", remote.v4));
+    testbed.net.node.sh(&format!("ip route add {}/128 via fd00:50::2", remote.v6));
     let client =
-        Client { place: "pod of another node".to_owned(), own: remote, ..world.net.outside_client() };
+        Client { place: "pod of another node".to_owned(), own: remote, ..testbed.net.outside_client() };
     for ip in [0, 1] {
         // SCTP clients bind their own address, so the source is the remote pod's.
-        check(&world, &client, Node, (Proto::Sctp, ip)).unwrap();
+        check(&testbed, &client, Node, (Proto::Sctp, ip)).unwrap();
     }
-    world.start_with(&[CLUSTER]);
-    wait_for(SOON, "the cluster's range to decide", || check(&world, &client, Own, (Proto::Sctp, 0)));
-    check(&world, &client, Own, (Proto::Sctp, 1)).unwrap();
+    testbed.start_with(&[CLUSTER]);
+    wait_for(SOON, "the cluster's range to decide", || check(&testbed, &client, Own, (Proto::Sctp, 0)));
+    check(&testbed, &client, Own, (Proto::Sctp, 1)).unwrap();
 }

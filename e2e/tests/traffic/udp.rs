@@ -16,7 +16,7 @@ use e2e::net::{Client, NODE, OUTSIDE, Pod, PodNetwork, cluster_ip};
 use e2e::probe::{Answer, Proto, socket};
 use testkit::{NetNs, wait_for, wait_until};
 
-use crate::world::{POD_PORTS, SOON, World};
+use crate::testbed::{POD_PORTS, SOON, Testbed};
 
 /// Within this time a client has to have answers, from the moment at which the API has the endpoint.
 const RECOVERY: Duration = Duration::from_secs(2);
@@ -196,8 +196,8 @@ fn service(name: &str, number: u8) -> Service {
 }
 
 /// Clients outside, in a pod and on the node, each with a port of its own, to both families.
-fn talkers(world: &World, service: &Service, port: u16, pace: Pace) -> Vec<Talker> {
-    let [node, pod, _, outside] = world.clients();
+fn talkers(testbed: &Testbed, service: &Service, port: u16, pace: Pace) -> Vec<Talker> {
+    let [node, pod, _, outside] = testbed.clients();
     let clients = [outside, pod, node];
     let to = service.ips.iter().map(|ip| SocketAddr::new(*ip, 53)).collect::<Vec<_>>();
     clients.iter().flat_map(|client| to.iter().map(|to| Talker::start(client, port, *to, pace))).collect()
@@ -210,10 +210,10 @@ impl Control {
     /// From here on the guest itself is too slow to judge how long something took.
     const STARVED: Duration = Duration::from_millis(350);
 
-    fn start(world: &World) -> Control {
-        let last = world.pods.last().expect("a pod that stays");
+    fn start(testbed: &Testbed) -> Control {
+        let last = testbed.pods.last().expect("a pod that stays");
         let to = SocketAddr::new(last.address.v4.into(), POD_PORTS[0]);
-        Control(Talker::start(&world.net.node_client(), 7001, to, Pace::STEADY))
+        Control(Talker::start(&testbed.net.node_client(), 7001, to, Pace::STEADY))
     }
 
     fn is_starved(&self) -> bool {
@@ -241,16 +241,16 @@ fn assert_recovered(talkers: &[Talker], since: Instant, what: &str, control: &Co
 
 #[test]
 fn clients_that_send_before_there_is_an_endpoint_have_answers_within_2_s() {
-    let mut world = World::new(PodNetwork::Routed, 2);
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
     let (absent, empty) = (service("absent", 81), service("empty", 82));
-    world.manifests.serve(&empty, &[]);
-    world.start(&[]);
-    world.wait_served(&empty, &[]);
-    let control = Control::start(&world);
+    testbed.manifests.serve(&empty, &[]);
+    testbed.start(&[]);
+    testbed.wait_served(&empty, &[]);
+    let control = Control::start(&testbed);
     let (to_absent, to_empty) =
-        (talkers(&world, &absent, 5001, Pace::STUBBORN), talkers(&world, &empty, 5002, Pace::STUBBORN));
+        (talkers(&testbed, &absent, 5001, Pace::STUBBORN), talkers(&testbed, &empty, 5002, Pace::STUBBORN));
     let of = |service: &Service| {
-        let all = entries(&world.net.node);
+        let all = entries(&testbed.net.node);
         all.into_iter().filter(|(_, to, ..)| service.ips.contains(&to.ip())).collect::<Vec<_>>()
     };
     // Without these entries the test would prove nothing.
@@ -262,10 +262,10 @@ fn clients_that_send_before_there_is_an_endpoint_have_answers_within_2_s() {
     println!("tracked before: {} to no Service, {} to no endpoint", of(&absent).len(), of(&empty).len());
 
     let since = Instant::now();
-    world.manifests.serve(&absent, &world.ready(1..=1));
+    testbed.manifests.serve(&absent, &testbed.ready(1..=1));
     assert_recovered(&to_absent, since, "no Service before", &control);
     let since = Instant::now();
-    world.manifests.endpoints(&empty, &world.ready(1..=1));
+    testbed.manifests.endpoints(&empty, &testbed.ready(1..=1));
     assert_recovered(&to_empty, since, "no endpoint before", &control);
     let left: Vec<_> = of(&absent).into_iter().filter(|(_, to, server, _)| to == server).collect();
     assert!(left.is_empty(), "{left:#?}");
@@ -274,15 +274,15 @@ fn clients_that_send_before_there_is_an_endpoint_have_answers_within_2_s() {
 /// As a process leaves it that dies between the first endpoint and the deletion.
 #[test]
 fn a_start_frees_clients_that_nobody_translates() {
-    let mut world = World::new(PodNetwork::Routed, 2);
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
     let service = service("dns", 10);
-    world.manifests.serve(&service, &world.ready(1..=1));
-    world.start(&[]);
-    world.wait_served(&service, &world.ready(1..=1));
-    let remote = world.net.outside_client();
+    testbed.manifests.serve(&service, &testbed.ready(1..=1));
+    testbed.start(&[]);
+    testbed.wait_served(&service, &testbed.ready(1..=1));
+    let remote = testbed.net.outside_client();
     for (from, to) in OUTSIDE.port(5001).into_iter().zip(cluster_ip(10).port(53)) {
         let ends = format!("-s {} -d {} --sport 5001 --dport 53", from.ip(), to.ip());
-        world.net.node.sh(&format!("conntrack -I -p udp {ends} --timeout 120"));
+        testbed.net.node.sh(&format!("conntrack -I -p udp {ends} --timeout 120"));
     }
     let stuck = cluster_ip(10).port(53).map(|to| Talker::start(&remote, 5001, to, Pace::STUBBORN));
     wait_until(SOON, "ten questions each", || stuck.iter().all(|talker| talker.seen().asked >= 10));
@@ -290,14 +290,14 @@ fn a_start_frees_clients_that_nobody_translates() {
         println!("before: {talker}");
         assert_eq!(talker.seen().answered, 0, "this kernel needs no help: {talker}");
     }
-    world.proxy().kill();
+    testbed.proxy().kill();
     let since = Instant::now();
-    world.proxy().start_again();
+    testbed.proxy().start_again();
     for talker in &stuck {
         wait_until(SOON, &format!("answers for {talker}"), || talker.seen().answered > 3);
         println!("after: {talker}, {} ms after the start", since.elapsed().as_millis());
     }
-    let node = &world.net.node;
+    let node = &testbed.net.node;
     let translated = |(_, to, server, _): &Entry| to.port() != 53 || to != server;
     assert!(entries(node).iter().all(translated), "{:#?}", entries(node));
 }
@@ -312,47 +312,49 @@ struct Others {
 impl Others {
     /// Another Service's port on the same VIP; the number of the Service's port and of its target elsewhere; a pod of
     /// the Service by its own address. `client` and `server` are pods that stay.
-    fn start(world: &World, client: &Pod, server: &Service, direct: &Pod) -> Others {
+    fn start(testbed: &Testbed, client: &Pod, server: &Service, direct: &Pod) -> Others {
         let numbers = [(NODE, 53), (NODE, POD_PORTS[0]), (direct.address, POD_PORTS[0])];
         let other = server.ips.iter().map(|ip| SocketAddr::new(*ip, server.ports[0].port));
         let to = other.chain(numbers.into_iter().flat_map(|(both, port)| both.port(port)));
         let client = client.client();
         let talkers: Vec<_> =
             (0..).zip(to).map(|(nth, to)| Talker::start(&client, 6000 + nth, to, Pace::QUIET)).collect();
-        talkers.iter().for_each(|talker| talker.let_pass(2));
-        let before = Others::entries(world);
+        for talker in &talkers {
+            talker.let_pass(2);
+        }
+        let before = Others::entries(testbed);
         assert_eq!(before.len(), talkers.len(), "{before:#?}");
         Others { talkers, before }
     }
 
-    fn entries(world: &World) -> BTreeSet<Entry> {
-        let all = entries(&world.net.node).into_iter();
+    fn entries(testbed: &Testbed) -> BTreeSet<Entry> {
+        let all = entries(&testbed.net.node).into_iter();
         all.filter(|(client, ..)| (6000..6100).contains(&client.port())).collect()
     }
 
     #[track_caller]
-    fn assert_kept(&self, world: &World) {
-        assert_eq!(Others::entries(world), self.before, "flows of others were touched");
+    fn assert_kept(&self, testbed: &Testbed) {
+        assert_eq!(Others::entries(testbed), self.before, "flows of others were touched");
     }
 }
 
 /// Replaces pods one by one, as a Deployment does; the old one lives for half a second after it has left.
-fn roll(world: &mut World, service: &Service, kept: usize, mut after_each: impl FnMut(&World, &Pod)) {
-    for number in 1..=world.pods.len() - kept {
+fn roll(testbed: &mut Testbed, service: &Service, kept: usize, mut after_each: impl FnMut(&Testbed, &Pod)) {
+    for number in 1..=testbed.pods.len() - kept {
         let number = u8::try_from(number).expect("few pods");
-        let new = world.net.pod(&format!("new-{number}"), 20 + number, &POD_PORTS);
-        let mut old = world.pods.remove(0);
-        world.pods.insert(world.pods.len() - kept, new);
-        let ready = world.ready(1..=world.pods.len() - kept);
+        let new = testbed.net.pod(&format!("new-{number}"), 20 + number, &POD_PORTS);
+        let mut old = testbed.pods.remove(0);
+        testbed.pods.insert(testbed.pods.len() - kept, new);
+        let ready = testbed.ready(1..=testbed.pods.len() - kept);
         let mut endpoints = ready.clone();
         endpoints.push(Endpoint::terminating(&old));
-        world.manifests.endpoints(service, &endpoints);
-        world.wait_served(service, &ready);
+        testbed.manifests.endpoints(service, &endpoints);
+        testbed.wait_served(service, &ready);
         thread::sleep(Duration::from_millis(500));
-        after_each(world, &old);
+        after_each(testbed, &old);
         old.kill();
         old.disconnect();
-        world.manifests.endpoints(service, &ready);
+        testbed.manifests.endpoints(service, &ready);
     }
 }
 
@@ -370,7 +372,9 @@ fn assert_moved(seen: &Seen, pace: Pace, control: &Control) {
 /// What both kinds of clients have met during a rollout, printed.
 fn total(talkers: &mut [Talker], what: &str) -> Vec<Seen> {
     let seen: Vec<_> = talkers.iter_mut().map(Talker::stop).collect();
-    talkers.iter().for_each(|talker| println!("{what}: {talker}"));
+    for talker in &talkers {
+        println!("{what}: {talker}");
+    }
     let sum = |count: fn(&Seen) -> usize| seen.iter().map(count).sum::<usize>();
     let (asked, lost, moves) = (sum(|seen| seen.asked), sum(Seen::lost), sum(|seen| seen.pods.len() - 1));
     println!("{what}: {} clients, {asked} asked, {lost} lost, {moves} moves", seen.len());
@@ -379,33 +383,37 @@ fn total(talkers: &mut [Talker], what: &str) -> Vec<Seen> {
 
 #[test]
 fn a_rolling_update_costs_clients_what_is_in_flight_and_others_nothing() {
-    let mut world = World::new(PodNetwork::Routed, 3);
+    let mut testbed = Testbed::new(PodNetwork::Routed, 3);
     let service = service("dns", 10);
     let other = Port { name: "other".to_owned(), port: 54, target: POD_PORTS[1], proto: Proto::Udp };
     let neighbour = Service::new("neighbour", cluster_ip(10), &[Proto::Udp]).with_ports(&[other]);
-    world.manifests.serve(&service, &world.ready(1..=2));
-    world.manifests.serve(&neighbour, &world.ready(3..=3));
-    world.start(&[]);
-    world.wait_served(&service, &world.ready(1..=2));
-    world.wait_served(&neighbour, &world.ready(3..=3));
-    let _daemons = [53, POD_PORTS[0]].map(|port| world.net.node_daemon("daemon", port));
-    let control = Control::start(&world);
-    let others = Others::start(&world, &world.pods[2], &neighbour, &world.pods[0]);
-    let clients = [world.net.outside_client(), world.pods[2].client(), world.net.node_client()];
+    testbed.manifests.serve(&service, &testbed.ready(1..=2));
+    testbed.manifests.serve(&neighbour, &testbed.ready(3..=3));
+    testbed.start(&[]);
+    testbed.wait_served(&service, &testbed.ready(1..=2));
+    testbed.wait_served(&neighbour, &testbed.ready(3..=3));
+    let _daemons = [53, POD_PORTS[0]].map(|port| testbed.net.node_daemon("daemon", port));
+    let control = Control::start(&testbed);
+    let others = Others::start(&testbed, &testbed.pods[2], &neighbour, &testbed.pods[0]);
+    let clients = [testbed.net.outside_client(), testbed.pods[2].client(), testbed.net.node_client()];
     let start =
         |client: &Client, port, pace| cluster_ip(10).port(53).map(|to| Talker::start(client, port, to, pace));
     let mut load: Vec<_> = clients.iter().flat_map(|client| start(client, 5001, Pace::STEADY)).collect();
     let mut resolvers = start(&clients[1], 5002, Pace::RESOLVER);
-    load.iter().chain(&resolvers).for_each(|talker| talker.let_pass(2));
+    for talker in load.iter().chain(&resolvers) {
+        talker.let_pass(2);
+    }
 
     let vips: BTreeSet<SocketAddr> = cluster_ip(10).port(53).into();
-    roll(&mut world, &service, 1, |world, old| {
-        others.assert_kept(world);
+    roll(&mut testbed, &service, 1, |testbed, old| {
+        others.assert_kept(testbed);
         let stale = |(_, to, server, _): &Entry| vips.contains(to) && old.address.contains(server.ip());
-        let stale: Vec<_> = entries(&world.net.node).into_iter().filter(stale).collect();
+        let stale: Vec<_> = entries(&testbed.net.node).into_iter().filter(stale).collect();
         assert!(stale.is_empty(), "{} is gone: {stale:#?}", old.name);
     });
-    load.iter().chain(&resolvers).for_each(|talker| talker.let_pass(3));
+    for talker in load.iter().chain(&resolvers) {
+        talker.let_pass(3);
+    }
     for seen in total(&mut load, "load") {
         assert_moved(&seen, Pace::STEADY, &control);
         assert!(seen.pods.last().is_some_and(|pod| pod.starts_with("new-")), "{seen:?}");

@@ -10,7 +10,7 @@ use e2e::probe::Proto;
 use serde_json::Value;
 use testkit::wait_for;
 
-use crate::world::{SOON, WEB, World, assert_uncut};
+use crate::testbed::{SOON, Testbed, WEB, assert_uncut};
 
 /// One port, so that there is one virtual server in each family.
 fn web() -> Service {
@@ -18,26 +18,26 @@ fn web() -> Service {
 }
 
 /// What `kube-ipvs drains -o json` lists.
-fn drains(world: &World) -> Result<Vec<Value>, String> {
+fn drains(testbed: &Testbed) -> Result<Vec<Value>, String> {
     let text =
-        world.settings.drains(&world.net.node, &["--output=json"]).map_err(|error| error.to_string())?;
+        testbed.settings.drains(&testbed.net.node, &["--output=json"]).map_err(|error| error.to_string())?;
     serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))
 }
 
-fn table(world: &World) -> String {
-    world.settings.drains(&world.net.node, &[]).unwrap_or_else(|error| panic!("{error}"))
+fn table(testbed: &Testbed) -> String {
+    testbed.settings.drains(&testbed.net.node, &[]).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// One row for each family, told by a condition on them.
 #[track_caller]
-fn wait_drains(world: &World, what: &str, is_right: impl Fn(&Value) -> bool) -> Vec<Value> {
+fn wait_drains(testbed: &Testbed, what: &str, is_right: impl Fn(&Value) -> bool) -> Vec<Value> {
     wait_for(SOON, what, || {
-        let rows = drains(world)?;
+        let rows = drains(testbed)?;
         if rows.len() == 2 && rows.iter().all(&is_right) { Ok(rows) } else { Err(format!("{rows:#?}")) }
     })
 }
 
-fn metrics(world: &World) -> Result<String, String> {
+fn metrics(testbed: &Testbed) -> Result<String, String> {
     let request = || {
         let addr = SocketAddr::from(([127, 0, 0, 1], 10_249));
         let mut stream = TcpStream::connect_timeout(&addr, Duration::from_secs(5))?;
@@ -46,12 +46,12 @@ fn metrics(world: &World) -> Result<String, String> {
         let mut text = String::new();
         stream.read_to_string(&mut text).map(|_| text)
     };
-    world.net.node.enter(request).map_err(|error| error.to_string())
+    testbed.net.node.enter(request).map_err(|error| error.to_string())
 }
 
 #[track_caller]
-fn wait_metric(world: &World, line: &str) {
-    wait_for(SOON, &format!("the metric {line}"), || match metrics(world)? {
+fn wait_metric(testbed: &Testbed, line: &str) {
+    wait_for(SOON, &format!("the metric {line}"), || match metrics(testbed)? {
         text if text.lines().any(|l| l == line) => Ok(()),
         text => Err(text),
     });
@@ -60,59 +60,63 @@ fn wait_metric(world: &World, line: &str) {
 /// kill -9 in the middle of a drain, a damaged record, and the end of it all.
 #[test]
 fn a_drain_is_visible_and_survives_its_process_slow() {
-    let mut world = World::new(PodNetwork::Routed, 2);
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
     let service = web();
-    world.manifests.serve(&service, &world.ready(1..=2));
-    world.start(&["--graceful-linger=2s"]);
-    world.wait_served(&service, &world.ready(1..=2));
-    assert_eq!(table(&world), "nothing drains\n");
-    wait_metric(&world, "kube_ipvs_draining_real_servers 0");
-    let talk = world.talk(&WEB.port(80), 12);
+    testbed.manifests.serve(&service, &testbed.ready(1..=2));
+    testbed.start(&["--graceful-linger=2s"]);
+    testbed.wait_served(&service, &testbed.ready(1..=2));
+    assert_eq!(table(&testbed), "nothing drains\n");
+    wait_metric(&testbed, "kube_ipvs_draining_real_servers 0");
+    let talk = testbed.talk(&WEB.port(80), 12);
 
-    let pods = [Endpoint::terminating(&world.pods[0]), Endpoint::ready(&world.pods[1])];
-    world.manifests.endpoints(&service, &pods);
+    let pods = [Endpoint::terminating(&testbed.pods[0]), Endpoint::ready(&testbed.pods[1])];
+    testbed.manifests.endpoints(&service, &pods);
     let is_right = |row: &Value| {
         row["reason"] == "terminating" && row["policy"] == "active-only" && row["pod"] == "default/pod-1"
     };
-    let rows = wait_drains(&world, "both drains to be listed", is_right);
-    print!("{}", table(&world));
+    let rows = wait_drains(&testbed, "both drains to be listed", is_right);
+    print!("{}", table(&testbed));
     let sum = |rows: &[Value], field: &str| rows.iter().filter_map(|row| row[field].as_u64()).sum::<u64>();
     let on_pod_1 = talk.progress().pods["pod-1"] as u64;
     assert_eq!(sum(&rows, "activeConnections"), on_pod_1, "{rows:#?}");
     assert!(sum(&rows, "deadlineSeconds") > 2 * 800, "{rows:#?}");
-    wait_metric(&world, "kube_ipvs_draining_real_servers 2");
-    wait_metric(&world, "kube_ipvs_drains_begun_total 2");
+    wait_metric(&testbed, "kube_ipvs_draining_real_servers 2");
+    wait_metric(&testbed, "kube_ipvs_drains_begun_total 2");
 
     // A second between two looks, so that a drain that began anew would be younger.
     let old = |row: &Value| is_right(row) && row["sinceSeconds"].as_u64() >= Some(3);
-    wait_drains(&world, "the drains to be 3 s old", old);
-    world.proxy().kill();
-    world.proxy().start_again();
+    wait_drains(&testbed, "the drains to be 3 s old", old);
+    testbed.proxy().kill();
+    testbed.proxy().start_again();
     let resumed = wait_for(SOON, "the drains to be taken over", || {
-        let lines = world.proxy().log_lines(&["goes on with 2 of 2 drains"]);
-        if lines.is_empty() { Err(world.proxy().log()) } else { Ok(lines) }
+        let lines = testbed.proxy().log_lines(&["goes on with 2 of 2 drains"]);
+        if lines.is_empty() { Err(testbed.proxy().log()) } else { Ok(lines) }
     });
     println!("{}", resumed[0]);
-    wait_drains(&world, "reason and age to be as before", old);
-    wait_metric(&world, "kube_ipvs_draining_real_servers 2");
-    assert_eq!(world.proxy().log_lines(&["drain of real server", "begins"]).len(), 2, "no drain began anew");
+    wait_drains(&testbed, "reason and age to be as before", old);
+    wait_metric(&testbed, "kube_ipvs_draining_real_servers 2");
+    assert_eq!(
+        testbed.proxy().log_lines(&["drain of real server", "begins"]).len(),
+        2,
+        "no drain began anew"
+    );
 
-    world.proxy().kill();
-    std::fs::write(world.settings.state.join("drain.json"), "{\"version\":1,\"dra")
+    testbed.proxy().kill();
+    std::fs::write(testbed.settings.state.join("drain.json"), "{\"version\":1,\"dra")
         .expect("damage the record");
-    world.proxy().start_again();
-    wait_drains(&world, "the drains to begin anew", is_right);
-    assert_eq!(world.proxy().log_lines(&["drain.json", "damaged"]).len(), 1);
+    testbed.proxy().start_again();
+    wait_drains(&testbed, "the drains to begin anew", is_right);
+    assert_eq!(testbed.proxy().log_lines(&["drain.json", "damaged"]).len(), 1);
 
     // The conversations of the draining pod end by themselves, nobody cut them.
     assert_uncut(&talk.stop());
-    wait_for(SOON, "the drains to end", || match table(&world) {
+    wait_for(SOON, "the drains to end", || match table(&testbed) {
         text if text == "nothing drains\n" => Ok(()),
         text => Err(text),
     });
-    wait_metric(&world, "kube_ipvs_drains_ended_total{outcome=\"drained\"} 2");
-    wait_metric(&world, "kube_ipvs_drain_connections_cut_total 0");
-    let ended = world.proxy().log_lines(&["drain of real server", "ended: drained"]);
+    wait_metric(&testbed, "kube_ipvs_drains_ended_total{outcome=\"drained\"} 2");
+    wait_metric(&testbed, "kube_ipvs_drain_connections_cut_total 0");
+    let ended = testbed.proxy().log_lines(&["drain of real server", "ended: drained"]);
     assert_eq!(ended.len(), 2, "{ended:#?}");
 }
 
@@ -120,14 +124,14 @@ fn a_drain_is_visible_and_survives_its_process_slow() {
 /// revived by the kernel together with them.
 #[test]
 fn an_address_under_another_pod_starts_afresh_slow() {
-    let mut world = World::new(PodNetwork::Routed, 2);
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
     let service = web();
-    world.manifests.serve(&service, &world.ready(1..=1));
-    world.start(&[]);
-    world.wait_served(&service, &world.ready(1..=1));
-    let talk = world.talk(&WEB.port(80), 20);
-    let successor = Endpoint { pod: "successor".to_owned(), ..Endpoint::ready(&world.pods[0]) };
-    world.manifests.endpoints(&service, &[successor]);
+    testbed.manifests.serve(&service, &testbed.ready(1..=1));
+    testbed.start(&[]);
+    testbed.wait_served(&service, &testbed.ready(1..=1));
+    let talk = testbed.talk(&WEB.port(80), 20);
+    let successor = Endpoint { pod: "successor".to_owned(), ..Endpoint::ready(&testbed.pods[0]) };
+    testbed.manifests.endpoints(&service, &[successor]);
     wait_for(SOON, "all old connections to be reset", || {
         let progress = talk.progress();
         if progress.cut.len() == 20 { Ok(()) } else { Err(format!("{progress:#?}")) }
@@ -135,11 +139,11 @@ fn an_address_under_another_pod_starts_afresh_slow() {
     // The server is still there and knows them: only IPVS has forgotten them.
     let cut = talk.stop().cut;
     assert!(cut.iter().all(|cut| cut.failure.error == "ECONNRESET"), "{cut:#?}");
-    world.wait_served(&service, &world.ready(1..=1));
-    let load = world.load(&WEB.port(80));
+    testbed.wait_served(&service, &testbed.ready(1..=1));
+    let load = testbed.load(&WEB.port(80));
     load.let_pass(50);
     load.assert_clean();
-    let evicted = world.proxy().log_lines(&["drain of real server", "ended: address-reused"]);
+    let evicted = testbed.proxy().log_lines(&["drain of real server", "ended: address-reused"]);
     println!("{} connections reset, {} real servers evicted", cut.len(), evicted.len());
-    assert_eq!(evicted.len(), 2, "{}", world.proxy().log());
+    assert_eq!(evicted.len(), 2, "{}", testbed.proxy().log());
 }

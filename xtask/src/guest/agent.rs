@@ -2,7 +2,6 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, PipeReader, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -194,10 +193,4 @@ fn collect(path: &Path, relative: String, files: &mut Vec<(PathBuf, String)>) ->
         collect(&entry.path(), below, files)?;
     }
     Ok(())
-}
-
-/// Opens without ever waiting for data.
-pub fn open_nonblocking(path: &str) -> io::Result<File> {
-    const O_NONBLOCK: i32 = 0o4000;
-    OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path)
 }

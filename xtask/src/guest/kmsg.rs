@@ -1,9 +1,8 @@
 //! Reading the kernel's log inside a guest, and telling bugs from chatter (the latter is pure).
 
-use std::fs::File;
-use std::io::{ErrorKind, Read, Seek, SeekFrom};
-
-use super::agent::open_nonblocking;
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
 
 /// The syslog level of warnings; smaller is worse.
 const WARNING: u8 = 4;
@@ -77,6 +76,12 @@ fn parse_warning(record: &str) -> Option<String> {
     let line = text.lines().next()?;
     let stamp = format!("[{:5}.{:06}]", micros / 1_000_000, micros % 1_000_000);
     (level <= WARNING).then(|| format!("{stamp} {line}"))
+}
+
+/// Opens without ever waiting for data.
+fn open_nonblocking(path: &str) -> io::Result<File> {
+    const O_NONBLOCK: i32 = 0o4000;
+    OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path)
 }
 
 #[cfg(test)]

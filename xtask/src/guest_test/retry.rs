@@ -3,7 +3,7 @@
 //! Guests are emulated and share their host. A neighbour that takes a processor for a few seconds makes a test that
 //! waits for packets fail, about one run of the suite in three. Such a test is run once more, and named.
 
-use super::run::Verdict;
+use super::verdict::Verdict;
 
 /// Tests of one kernel that get a second run; the next one that fails, fails.
 /// What is broken fails twice. What is broken now and then can hide here only as long as hardly anything else fails, and

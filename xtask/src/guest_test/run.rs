@@ -9,6 +9,7 @@ use anyhow::Result;
 
 use super::plan::{Case, environment};
 use super::retry::{self, Retries};
+use super::verdict::Verdict;
 use crate::guest::image::Image;
 use crate::guest::protocol::{Outcome, Task};
 use crate::guest::session::Session;
@@ -38,19 +39,6 @@ pub struct Runner {
     session: Option<Session>,
     retries: Retries,
     tally: Tally,
-}
-
-/// The verdict on one test.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// It ran and passed.
-    Passed,
-    /// Why it did not.
-    Failed(String),
-    /// It passed in a fresh guest after it had failed for this reason.
-    Unsteady(String),
-    /// Why it was not run.
-    Skipped(String),
 }
 
 /// What is known of one test afterwards.

@@ -7,7 +7,8 @@ use anyhow::Result;
 
 use super::plan::Case;
 use super::retry::Retries;
-use super::run::{Report, Runner, Verdict};
+use super::run::{Report, Runner};
+use super::verdict::Verdict;
 use crate::guest::{MEMORY, image::Image};
 use crate::kernels::{self, Kernel, Series};
 use crate::setup;

@@ -1,10 +1,10 @@
-//! Any bytes as a dump of conntrack.
+//! Any bytes, read as a dump of conntrack.
 
 use netlink::Messages;
 
 use super::{Batch, HEADER, IpFamily, Key, Protocol, attr, ip, parse_end, parse_entry, proto, push_delete};
 
-/// Reads a datagram, and names each entry in it for deletion. Whether any of it was understood.
+/// Reads a datagram, and names each entry in it for deletion; tells whether it made sense.
 pub fn entries(datagram: &[u8]) -> bool {
     let mut understood = false;
     for message in Messages::new(datagram) {

@@ -31,7 +31,7 @@ fn narrow(filters: &[FlowFilter]) -> Narrowing {
     Narrowing::to(Protocol::Udp, &keys(filters))
 }
 
-/// Numbers in host order have their low byte first here.
+/// Exact bytes on little-endian machines, where numbers in host order have their low byte first.
 #[cfg(target_endian = "little")]
 mod exact {
     use super::*;
@@ -103,7 +103,7 @@ fn ipv6_addresses_are_never_left_to_the_kernel() {
     assert_eq!(narrowing.answers_from, End { addr: None, port: Some(5353) });
 }
 
-/// A tracked connection as the kernel lists it, in all that matters here.
+/// A tracked connection as the kernel lists it, with all fields that matter here.
 fn listed(from: &str, to: &str, server: &str, number: u8, id: u32) -> Batch {
     let (from, to, server): (SocketAddr, SocketAddr, SocketAddr) =
         (from.parse().unwrap(), to.parse().unwrap(), server.parse().unwrap());
@@ -162,7 +162,7 @@ fn wanted_entries_are_told_from_others() {
     assert!(parse(&listed(client, vip, server, 17, 9), &[untranslated]).is_none());
 }
 
-/// What a deletion says is what the listing said, so the kernel finds the same entry.
+/// A deletion repeats the words of the listing, so the kernel finds the same entry.
 #[test]
 fn deletions_repeat_the_kernels_bytes() {
     let filter = of(service("fd00:96::10", 53), "fd00:244::5", 5353);

@@ -13,9 +13,9 @@ use dataplane::{
 
 use crate::tool;
 
-struct World(ConntrackClient);
+struct ConntrackWorld(ConntrackClient);
 
-impl FlowsWorld for World {
+impl FlowsWorld for ConntrackWorld {
     fn table(&mut self) -> &mut dyn FlowTable {
         &mut self.0
     }
@@ -35,7 +35,9 @@ fn the_kernel_meets_every_demand() {
     let mut failed = Vec::new();
     for case in CASES {
         eprintln!("{}", case.name);
-        let run = || testkit::in_new_netns(|| (case.run)(&mut World(ConntrackClient::open().expect("open"))));
+        let run = || {
+            testkit::in_new_netns(|| (case.run)(&mut ConntrackWorld(ConntrackClient::open().expect("open"))))
+        };
         if catch_unwind(AssertUnwindSafe(run)).is_err() {
             failed.push(case.name);
         }

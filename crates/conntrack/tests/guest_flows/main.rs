@@ -1,4 +1,5 @@
-//! The connection tracking of real kernels. Needs root and ip_vs: `cargo xtask guest test -p conntrack`.
+//! Tests with the connection tracking of real kernels. Needs root and ip_vs: `cargo xtask guest test -p
+//! conntrack`.
 
 mod contract;
 mod scale;

@@ -1,4 +1,4 @@
-//! What a deletion costs beside ten thousand connections of others, in messages.
+//! Cost of a deletion beside ten thousand tracked connections of others, in messages.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -26,7 +26,7 @@ fn flows(family: IpFamily, n: u16, to: SocketAddr, server: SocketAddr) -> Vec<Fl
     (0..n).map(|n| Flow { protocol: Protocol::Udp, client: client(n), to, server }).collect()
 }
 
-/// Messages received for the deletion of 50 among 10,000 and more.
+/// Number of messages that the client receives for the deletion of 50 among 10,000 and more.
 fn cost(family: IpFamily) -> u64 {
     run(&["modprobe", "nf_conntrack_netlink"]);
     in_new_netns(|| {
@@ -49,16 +49,16 @@ fn cost(family: IpFamily) -> u64 {
     })
 }
 
-/// The entries, the end of the dump, and the acknowledgement of the deletions.
-const LEAST: u64 = MINE as u64 + 2;
+/// Fewest messages possible: the entries, the end of the dump, and the acknowledgement of the deletions.
+const FEWEST_MESSAGES: u64 = MINE as u64 + 2;
 
 #[test]
 fn ten_thousand_foreign_flows_are_not_even_read_v4() {
-    assert_eq!(cost(IpFamily::V4), LEAST);
+    assert_eq!(cost(IpFamily::V4), FEWEST_MESSAGES);
 }
 
-/// The ports differ here, and by those the kernel can be trusted.
+/// The ports differ here, and their comparison in the kernel is right.
 #[test]
 fn ten_thousand_foreign_flows_are_not_even_read_v6() {
-    assert_eq!(cost(IpFamily::V6), LEAST);
+    assert_eq!(cost(IpFamily::V6), FEWEST_MESSAGES);
 }

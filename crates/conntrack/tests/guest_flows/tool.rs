@@ -1,4 +1,4 @@
-//! The table as conntrack(8) sees it, which is not ours, and connections put into it by hand.
+//! The table in the eyes of conntrack(8), which is not ours, and tracked connections put into it by hand.
 
 use std::{
     collections::BTreeSet,
@@ -10,7 +10,7 @@ use lb_types::Protocol;
 use netlink::{Batch, Buffers, MessageBuffer, Protocol as Netlink, RequestSocket, flags};
 use testkit::run;
 
-/// All connections of TCP and UDP in the thread's network namespace.
+/// All tracked connections of TCP and UDP in the thread's network namespace.
 pub fn flows() -> BTreeSet<Flow> {
     let listed = ["ipv4", "ipv6"].map(|family| run(&["conntrack", "-L", "-f", family]));
     listed.iter().flat_map(|text| text.lines()).filter_map(parse).collect()
@@ -37,9 +37,9 @@ fn parse(line: &str) -> Option<Flow> {
     })
 }
 
-/// Puts connections into the table that nobody has made, thousands at a time.
+/// Puts tracked connections into the table that nobody has made, thousands at a time.
 pub fn insert<'a>(flows: impl IntoIterator<Item = &'a Flow>) {
-    /// IPCTNL_MSG_CT_NEW of NFNL_SUBSYS_CTNETLINK
+    /// Message IPCTNL_MSG_CT_NEW of NFNL_SUBSYS_CTNETLINK.
     const NEW: u16 = 1 << 8;
     let mut batch = Batch::new();
     for flow in flows {

@@ -1,4 +1,4 @@
-//! Connections that clients have really made through IPVS, in one network namespace on loopback.
+//! Tracked connections that clients have really made through IPVS, in one network namespace on loopback.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,8 +17,8 @@ use crate::tool;
 const PORT: u16 = 53;
 const TARGET: u16 = 5353;
 const NODE_PORT: u16 = 30_053;
-/// For an answer, on an emulated processor.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// Time for an answer, on an emulated processor.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Addresses on loopback.
 struct Net {
@@ -26,7 +26,7 @@ struct Net {
     vip: IpAddr,
     node: IpAddr,
     servers: [IpAddr; 2],
-    /// Where somebody serves who has nothing to do with IPVS, on the numbers of the others.
+    /// Address of a server that has nothing to do with IPVS, on the port numbers of the others.
     foreign: IpAddr,
 }
 
@@ -48,7 +48,7 @@ impl Net {
         }
     }
 
-    /// Addresses, servers and virtual servers.
+    /// Adds addresses, servers and virtual servers.
     fn build(&self) {
         let prefix = if self.vip.is_ipv4() { 32 } else { 128 };
         for addr in [self.client, self.vip, self.node, self.servers[0], self.servers[1], self.foreign] {
@@ -101,7 +101,7 @@ impl Client {
     fn new(net: &Net, to: SocketAddr) -> Client {
         let socket = UdpSocket::bind(SocketAddr::new(net.client, 0)).expect("bind");
         socket.connect(to).expect("connect");
-        socket.set_read_timeout(Some(PATIENCE)).expect("set a timeout");
+        socket.set_read_timeout(Some(ANSWER_TIMEOUT)).expect("set a timeout");
         Client(socket)
     }
 
@@ -109,12 +109,12 @@ impl Client {
         self.0.local_addr().expect("bound")
     }
 
-    /// Who answers.
+    /// Asks, and returns the address that answers.
     fn ask(&self) -> SocketAddr {
         self.try_ask().unwrap_or_else(|error| panic!("no answer to {}: {error}", self.at()))
     }
 
-    /// Who answers, if somebody does; errors of earlier datagrams are passed over.
+    /// Asks, and returns the address that answers, if one does; skips errors of earlier datagrams.
     fn try_ask(&self) -> std::io::Result<SocketAddr> {
         let mut buffer = [0; 64];
         let _earlier_error = self.0.take_error()?;
@@ -124,7 +124,7 @@ impl Client {
     }
 }
 
-/// A namespace in which connections are tracked, also those of IPVS.
+/// Runs a test in a namespace that tracks connections, also those of IPVS.
 fn with_tracking(test: impl FnOnce() + Send) {
     run(&["modprobe", "-a", "ip_vs", "ip_vs_rr", "nf_conntrack_netlink"]);
     in_new_netns(|| {
@@ -136,7 +136,7 @@ fn with_tracking(test: impl FnOnce() + Send) {
     });
 }
 
-/// Those of all connections that a client has.
+/// Tracked connections of all these clients.
 fn of_clients(clients: &BTreeMap<SocketAddr, Client>) -> BTreeMap<SocketAddr, Flow> {
     let known = tool::flows().into_iter().filter(|flow| clients.contains_key(&flow.client));
     known.map(|flow| (flow.client, flow)).collect()
@@ -198,14 +198,15 @@ fn only_the_real_servers_flows_go_v6() {
     with_tracking(|| only_the_real_servers_flows_go(IpFamily::V6));
 }
 
-/// Clients that send to a VIP before it has a virtual server are tracked with the VIP as the one who answers, and
-/// this stays so as long as they send: also when IPVS has taken over. Deleted, they are tracked anew and right.
+/// Clients that send to a VIP before it has a virtual server are tracked with the VIP as their server, and
+/// this stays so as long as they send, also when IPVS has taken over. After a deletion the kernel tracks them
+/// anew and right.
 fn early_clients_are_found(family: IpFamily) {
     let net = Net::of(family);
     let vip = SocketAddr::new(net.vip, PORT);
     net.build();
     run(&["ipvsadm", "-D", "-u", &vip.to_string()]);
-    // Nobody listens there: the client has an error, and its connection an entry.
+    // Nobody listens there: the client gets an error, and the kernel a tracked connection.
     let early = clients_of(&net, vip, 2);
     for client in early.values() {
         let refused = client.try_ask().expect_err("nobody is there");
@@ -219,7 +220,7 @@ fn early_clients_are_found(family: IpFamily) {
     let server = SocketAddr::new(net.servers[0], TARGET);
     run(&["ipvsadm", "-a", "-u", &vip.to_string(), "-r", &server.to_string(), "-m"]);
     for client in early.values() {
-        // Whether the answer finds its way depends on the kernel's version; the entry does not.
+        // The kernel's version decides whether the answer finds its way; the entry exists in any case.
         println!("with the old entry: {:?}", client.try_ask());
     }
     let entries = of_clients(&early);

@@ -1,4 +1,4 @@
-//! What every table of tracked connections must do.
+//! Demands on every table of tracked connections.
 
 use std::{
     collections::BTreeSet,
@@ -10,42 +10,43 @@ use lb_types::{FlowFilter, Protocol, RealServerId, VipPort};
 
 use crate::FlowTable;
 
-/// A tracked connection, as far as it matters here. Neither of its two directions is one of another connection.
+/// A tracked connection, as far as it matters here. No other tracked connection shares one of its two
+/// directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Flow {
-    /// Its protocol.
+    /// Transport protocol.
     pub protocol: Protocol,
-    /// Who sent the first packet.
+    /// Sender of the first packet.
     pub client: SocketAddr,
-    /// Where to.
+    /// Destination of the first packet.
     pub to: SocketAddr,
-    /// Who answers; the destination itself unless that is translated.
+    /// Sender of the answers: the destination itself unless that is translated.
     pub server: SocketAddr,
 }
 
-/// A network namespace with a table under test, and clients in it. At the start there is no connection.
+/// A network namespace with a table under test, and clients in it. At the start it tracks no connection.
 pub trait FlowsWorld {
     /// The table under test.
     fn table(&mut self) -> &mut dyn FlowTable;
-    /// Clients make connections.
+    /// Makes clients connect.
     fn add(&mut self, flows: &[Flow]);
-    /// All connections of TCP and UDP, as others see them.
+    /// All tracked connections of TCP and UDP, as others see them.
     fn flows(&mut self) -> BTreeSet<Flow>;
 }
 
 /// One demand on a table.
 pub struct Case {
-    /// What is demanded.
+    /// The demand in words.
     pub name: &'static str,
-    /// Panics if it is not met; the world is fresh.
+    /// Panics if the table does not meet the demand; the world is fresh.
     pub run: fn(&mut dyn FlowsWorld),
 }
 
 /// All demands.
 pub const CASES: &[Case] = &[
-    Case { name: "without connections there is nothing to delete", run: nothing },
-    Case { name: "only the real server's connections of that service port", run: of_one_real_server },
-    Case { name: "only connections that no real server has", run: untranslated },
+    Case { name: "without tracked connections there is nothing to delete", run: nothing },
+    Case { name: "only the real server's tracked connections of that service port", run: of_one_real_server },
+    Case { name: "only tracked connections that no real server has", run: untranslated },
     Case { name: "a number is not a service port", run: numbers },
     Case { name: "several filters at once", run: several },
     Case { name: "hundreds of connections", run: many },
@@ -109,7 +110,7 @@ fn real_server(addr: IpAddr) -> RealServerId {
     RealServerId { addr, port: port_of(TARGET) }
 }
 
-/// Deletes, and checks from outside that exactly these connections went.
+/// Deletes, and checks from outside that exactly these tracked connections went.
 #[track_caller]
 fn expect_gone(world: &mut dyn FlowsWorld, filters: &[FlowFilter], gone: &[Flow]) {
     let mut left = world.flows();
@@ -166,8 +167,8 @@ fn untranslated(world: &mut dyn FlowsWorld) {
     }
 }
 
-/// The number of a node port is an ordinary port elsewhere, a service's port may be a client's, and what is a real
-/// server in one connection is a client in another.
+/// The number of a node port is an ordinary port elsewhere, a service's port may be a client's, and the real
+/// server of one tracked connection is the client of another.
 fn numbers(world: &mut dyn FlowsWorld) {
     for net in [V4, V6] {
         let [server, elsewhere] = net.servers;

@@ -1,4 +1,4 @@
-//! What every IPVS table must do.
+//! Demands on every IPVS table.
 
 mod refusals;
 mod scale;
@@ -17,9 +17,10 @@ use crate::{BatchReport, IpvsTable, fake::IpvsSnapshot};
 
 /// One demand on a table.
 pub struct Case {
-    /// What is demanded.
+    /// The demand in words.
     pub name: &'static str,
-    /// Panics if it is not met. At the start the table is empty, and the node has no address but loopback's.
+    /// Panics if the table does not meet the demand. At the start the table is empty, and the node has no
+    /// address but loopback's.
     pub run: fn(&mut dyn IpvsTable),
 }
 
@@ -61,7 +62,7 @@ pub const CASES: &[Case] = &[
     case("2,000 real servers are dumped once each", scale::many_real_servers),
 ];
 
-// What the cases are written with.
+// The functions that follow make the values of the cases.
 
 fn vip(addr: &str, protocol: Protocol, port: u16) -> VirtualServerId {
     let addr = addr.parse().expect("an address");
@@ -126,10 +127,10 @@ const fn del_rs(vs: VirtualServerId, rs: RealServerId) -> IpvsOp {
     IpvsOp::DeleteRealServer { vs, rs }
 }
 
-/// Everything in a table, as its dumps tell; fails if a dump repeats an entry or contains foreign ones.
+/// Everything in a table according to its dumps; fails if a dump repeats an entry or contains foreign ones.
 ///
 /// # Panics
-/// If a dump fails.
+/// Panics if a dump fails.
 pub fn snapshot(table: &mut dyn IpvsTable) -> IpvsSnapshot {
     let dump = table.dump_virtual_servers().expect("dump virtual servers");
     assert_eq!(dump.unsupported, 0);

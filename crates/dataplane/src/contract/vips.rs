@@ -1,4 +1,4 @@
-//! What every table of links, addresses and routes must do.
+//! Demands on every table of links, addresses and routes.
 //!
 //! A case gets a [`VipsWorld`]: the table, the hands of somebody else, and eyes that are not the table's own.
 
@@ -27,7 +27,7 @@ pub trait VipsWorld {
     fn delete_link(&mut self);
     /// Somebody sets `kube-ipvs0` down.
     fn set_link_down(&mut self);
-    /// Somebody has created `kube-ipvs0` as a link of another type.
+    /// Somebody creates `kube-ipvs0` as a link of another type.
     fn add_foreign_link(&mut self);
     /// Somebody adds an address to `kube-ipvs0`, as kube-proxy does.
     fn add_address(&mut self, addr: IpAddr);
@@ -35,13 +35,13 @@ pub trait VipsWorld {
     fn delete_address(&mut self, addr: IpAddr);
     /// Somebody deletes our route of a VIP.
     fn delete_route(&mut self, vip: IpAddr);
-    /// Somebody adds a local route of his own on another link.
+    /// Somebody adds a local route on another link.
     fn add_foreign_route(&mut self, addr: IpAddr);
-    /// A program of the node listens from now on, at an address or at all of them.
+    /// A program of the node starts to listen, at an address or at all of them.
     fn listen(&mut self, protocol: Protocol, addr: Option<IpAddr>, port: u16);
-    /// One of them connects to a port of TCP, from the same address; returns its own port.
+    /// A program of the node connects to a port of TCP, from the same address; returns its own port.
     fn connect(&mut self, addr: IpAddr, port: u16) -> u16;
-    /// All programs of the node are gone.
+    /// All programs of the node end.
     fn stop_listening(&mut self);
 
     /// `kube-ipvs0` as others see it.
@@ -54,9 +54,9 @@ pub trait VipsWorld {
 
 /// One demand on a table.
 pub struct Case {
-    /// What is demanded.
+    /// The demand in words.
     pub name: &'static str,
-    /// Panics if it is not met; the world is fresh.
+    /// Panics if the table does not meet the demand; the world is fresh.
     pub run: fn(&mut dyn VipsWorld),
 }
 
@@ -71,8 +71,8 @@ pub const CASES: &[Case] = &[
     Case { name: "deleting what is absent succeeds", run: routes::delete_absent },
     Case { name: "a batch is executed in order", run: routes::in_order },
     Case { name: "two thousand routes of each family", run: routes::many },
-    Case { name: "a foreign route is told, not touched", run: interference::foreign_route },
-    Case { name: "a foreign link is told, not touched", run: interference::foreign_link },
+    Case { name: "a foreign route is reported, not touched", run: interference::foreign_route },
+    Case { name: "a foreign link is reported, not touched", run: interference::foreign_link },
     Case { name: "routes go with the link", run: interference::link_deleted },
     Case { name: "a link that is down is set up again", run: interference::link_down },
     Case { name: "a deleted route is made again", run: interference::route_deleted },
@@ -129,7 +129,7 @@ fn observe(world: &mut dyn VipsWorld) -> ObservedVips {
     world.table().observe().expect("observable")
 }
 
-/// The table and the outside view agree that our routes are exactly these.
+/// Checks that the table and the outside view agree on our routes, which are exactly these.
 #[track_caller]
 fn assert_routes(world: &mut dyn VipsWorld, expect: &[(IpAddr, Option<IpAddr>)]) {
     let mut seen: Vec<_> = observe(world).routes.into_iter().collect();
@@ -138,12 +138,12 @@ fn assert_routes(world: &mut dyn VipsWorld, expect: &[(IpAddr, Option<IpAddr>)])
     assert_eq!(world.routes(), expect, "as others see it");
 }
 
-/// The link and a route of each family.
+/// Creates the link and a route of each family.
 fn link_and_routes(world: &mut dyn VipsWorld) {
     apply(world, &[VipOp::EnsureLink, ensure(VIP_V4, NODE_V4), ensure(VIP_V6, NODE_V6)]);
 }
 
-/// What [`link_and_routes`] makes.
+/// Routes that [`link_and_routes`] creates.
 const BOTH_ROUTES: [(IpAddr, Option<IpAddr>); 2] = [(VIP_V4, Some(NODE_V4)), (VIP_V6, Some(NODE_V6))];
 
 const UP: ObservedLink = ObservedLink { dummy: true, up: true };

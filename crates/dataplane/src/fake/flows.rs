@@ -4,6 +4,7 @@ use std::{cell::RefCell, collections::BTreeSet, net::SocketAddr, rc::Rc};
 
 use lb_types::{FlowFilter, FlowTarget, Protocol};
 
+use super::faults::Faults;
 use crate::{ErrorKind, FlowTable, TableError, contract::flows::Flow};
 
 /// The connection tracking in memory.
@@ -18,25 +19,25 @@ struct State {
     calls: usize,
     /// Filters of all calls.
     log: Vec<FlowFilter>,
-    failures: Vec<ErrorKind>,
+    faults: Faults<FlowFilter>,
 }
 
 impl FakeFlows {
-    /// A client makes a connection.
+    /// Makes a client connect.
     ///
     /// # Panics
-    /// If one of its directions is tracked already, which no kernel allows.
+    /// Panics if one of its directions is tracked already, which no kernel allows.
     pub fn add(&self, flow: Flow) {
         let flows = &mut self.0.borrow_mut().flows;
         let taken = |direction| flows.iter().flat_map(directions).any(|other| other == direction);
         assert!(
             !directions(&flow).into_iter().any(taken),
-            "there is a connection like {flow:?} in {flows:?}"
+            "there is a tracked connection like {flow:?} in {flows:?}"
         );
         flows.insert(flow);
     }
 
-    /// All connections.
+    /// All tracked connections.
     pub fn flows(&self) -> BTreeSet<Flow> {
         self.0.borrow().flows.clone()
     }
@@ -53,7 +54,7 @@ impl FakeFlows {
 
     /// The next call fails as a whole, before anything is deleted.
     pub fn fail_next_call(&self, kind: ErrorKind) {
-        self.0.borrow_mut().failures.push(kind);
+        self.0.borrow_mut().faults.fail_next_call(kind);
     }
 }
 
@@ -61,10 +62,7 @@ impl FlowTable for FakeFlows {
     fn delete_flows(&mut self, filters: &[FlowFilter]) -> Result<usize, TableError> {
         let state = &mut *self.0.borrow_mut();
         state.calls += 1;
-        if !state.failures.is_empty() {
-            let kind = state.failures.remove(0);
-            return Err(TableError::new("delete flows", kind, format!("injected failure: {kind:?}")));
-        }
+        state.faults.next_call("delete flows")?;
         state.log.extend_from_slice(filters);
         let before = state.flows.len();
         state.flows.retain(|flow| !filters.iter().any(|filter| is_meant(filter, flow)));
@@ -72,7 +70,7 @@ impl FlowTable for FakeFlows {
     }
 }
 
-/// What the kernel's table is keyed by.
+/// Keys under which the kernel's table holds a tracked connection.
 fn directions(flow: &Flow) -> [(Protocol, SocketAddr, SocketAddr); 2] {
     let Flow { protocol, client, to, server } = *flow;
     [(protocol, client, to), (protocol, server, client)]
@@ -92,18 +90,20 @@ mod tests {
     use super::*;
     use crate::contract::flows::{CASES, FlowsWorld};
 
-    struct World {
+    struct FakeFlowsWorld {
         table: FakeFlows,
         hands: FakeFlows,
     }
 
-    impl FlowsWorld for World {
+    impl FlowsWorld for FakeFlowsWorld {
         fn table(&mut self) -> &mut dyn FlowTable {
             &mut self.table
         }
 
         fn add(&mut self, flows: &[Flow]) {
-            flows.iter().for_each(|flow| self.hands.add(*flow));
+            for flow in flows {
+                self.hands.add(*flow);
+            }
         }
 
         fn flows(&mut self) -> BTreeSet<Flow> {
@@ -116,7 +116,7 @@ mod tests {
         for case in CASES {
             eprintln!("{}", case.name);
             let hands = FakeFlows::default();
-            (case.run)(&mut World { table: hands.clone(), hands });
+            (case.run)(&mut FakeFlowsWorld { table: hands.clone(), hands });
         }
     }
 

@@ -18,19 +18,18 @@ use lb_types::{
     VirtualServerId,
 };
 
-use super::faults::Faults;
+use super::faults::{Faults, fault_injection};
 use crate::{
-    BatchReport, ErrorKind, FailedOp, IpvsTable, ObservedRealServer, TableError, VirtualServerDump,
-    explain_ipvs,
+    BatchReport, FailedOp, IpvsTable, ObservedRealServer, TableError, VirtualServerDump, explain_ipvs,
 };
 
 /// Everything in the tables, without counters.
 pub type IpvsSnapshot = BTreeMap<VirtualServerId, (VirtualServer, BTreeMap<RealServerId, RealServer>)>;
 
-/// The IPVS tables in memory, refusing what the kernel refuses.
+/// The IPVS tables in memory, which refuse whatever the kernel refuses.
 ///
-/// A clone is another handle to the same tables. All counting and fault injection concerns calls through
-/// [`IpvsTable`] only; the methods of this type are the test's own hands.
+/// A clone is another handle to the same tables. Counts and faults concern calls through [`IpvsTable`] only;
+/// the methods of this type are the test's own hands.
 #[derive(Clone, Default)]
 pub struct FakeIpvs(Rc<RefCell<State>>);
 
@@ -44,19 +43,19 @@ struct State {
     faults: Faults<IpvsOp>,
 }
 
-/// What the test can see.
+/// View of the test.
 impl FakeIpvs {
     /// Requests so far: one for every operation, refused ones included, and one for every dump.
     pub fn requests(&self) -> usize {
         self.0.borrow().requests
     }
 
-    /// Operations that were refused so far.
+    /// Number of refused operations so far.
     pub fn refused(&self) -> usize {
         self.0.borrow().refused
     }
 
-    /// Schedulers that were asked about since the last call, in order.
+    /// Schedulers that the code under test asked about since the last call, in order.
     pub fn take_questions(&self) -> Vec<Scheduler> {
         std::mem::take(&mut self.0.borrow_mut().questions)
     }
@@ -82,97 +81,66 @@ impl FakeIpvs {
     }
 }
 
-/// What the test can make happen in the kernel or by somebody else's hand.
+/// Events in the kernel and actions of somebody else.
 impl FakeIpvs {
-    /// Somebody else executes an operation: neither counted nor logged.
+    /// Executes an operation of somebody else, which is neither counted nor logged.
     ///
     /// # Panics
-    /// If the kernel would refuse it.
+    /// Panics if the kernel would refuse it.
     pub fn by_another(&self, op: IpvsOp) {
         if let Err(errno) = self.0.borrow_mut().tables.execute(&op) {
             panic!("{}", explain_ipvs(&op, errno));
         }
     }
 
-    /// Somebody else flushes the tables.
+    /// Flushes the tables, as somebody else.
     pub fn flush(&self) {
         self.0.borrow_mut().tables.flush();
     }
 
-    /// Number of virtual servers that our vocabulary cannot express.
+    /// Sets the number of virtual servers that our vocabulary cannot express.
     pub fn set_unsupported(&self, count: usize) {
         self.0.borrow_mut().tables.unsupported = count;
     }
 
-    /// The only schedulers whose modules the kernel can load; all, until this is called.
+    /// Sets the only schedulers whose modules the kernel can load; without this call it can load all.
     pub fn set_schedulers(&self, available: impl IntoIterator<Item = Scheduler>) {
         self.0.borrow_mut().tables.schedulers = Some(available.into_iter().collect());
     }
 
-    /// Broadcast addresses of the node's interfaces, but for loopback's, which is always one.
+    /// Sets the broadcast addresses of the node's interfaces, but for loopback's, which is always one.
     pub fn set_broadcasts(&self, addrs: impl IntoIterator<Item = Ipv4Addr>) {
         self.0.borrow_mut().tables.broadcasts = addrs.into_iter().collect();
     }
 
-    /// Connection counters of a real server from now on.
+    /// Sets the connection counters of a real server.
     ///
     /// # Panics
-    /// If there is no such real server.
+    /// Panics if there is no such real server.
     pub fn set_connections(&self, vs: VirtualServerId, rs: RealServerId, counters: ConnectionCounters) {
-        self.0.borrow_mut().tables.counters(vs, rs).0 = counters;
+        self.0.borrow_mut().tables.counters(vs, rs).connections = counters;
     }
 
-    /// Every connection ends and is forgotten.
+    /// Ends and forgets every connection.
     pub fn end_connections(&self) {
         self.0.borrow_mut().tables.end_connections();
     }
 
-    /// Traffic counters of a real server from now on.
+    /// Sets the traffic counters of a real server.
     ///
     /// # Panics
-    /// If there is no such real server.
+    /// Panics if there is no such real server.
     pub fn set_traffic(&self, vs: VirtualServerId, rs: RealServerId, counters: TrafficCounters) {
-        self.0.borrow_mut().tables.counters(vs, rs).1 = counters;
+        self.0.borrow_mut().tables.counters(vs, rs).traffic = counters;
     }
 
-    /// Two to three minutes pass: re-added real servers no longer get their old counters back.
+    /// Lets two to three minutes pass: re-added real servers no longer get their old counters back.
     pub fn expire_trash(&self) {
         self.0.borrow_mut().tables.expire_trash();
     }
 }
 
-/// What the test can make fail.
-impl FakeIpvs {
-    /// The next operation fails with `errno`, whatever it is.
-    pub fn fail_next(&self, errno: i32) {
-        self.fail_nth(1, errno);
-    }
-
-    /// The `n`-th operation from now (1 is the next) fails with `errno`, whatever it is.
-    pub fn fail_nth(&self, n: usize, errno: i32) {
-        self.0.borrow_mut().faults.ops.push((n.saturating_sub(1), errno));
-    }
-
-    /// Every operation for which `refuse` returns an error number fails with it, until set anew.
-    pub fn refuse(&self, refuse: impl Fn(&IpvsOp) -> Option<i32> + 'static) {
-        self.0.borrow_mut().faults.refuse = Some(Box::new(refuse));
-    }
-
-    /// Ends what [`FakeIpvs::refuse`] began.
-    pub fn refuse_nothing(&self) {
-        self.0.borrow_mut().faults.refuse = None;
-    }
-
-    /// The next call (dump or batch) fails as a whole, before anything is executed.
-    pub fn fail_next_call(&self, kind: ErrorKind) {
-        self.0.borrow_mut().faults.calls.push(kind);
-    }
-
-    /// The next batch is executed, but no failure in it is reported, only that replies were lost.
-    pub fn lose_replies_next(&self) {
-        self.0.borrow_mut().faults.lose_replies = true;
-    }
-}
+fault_injection!(FakeIpvs, IpvsOp);
 
 impl State {
     fn execute(&mut self, index: usize, op: &IpvsOp) -> Result<(), FailedOp> {
@@ -221,9 +189,6 @@ impl IpvsTable for FakeIpvs {
         let state = &mut *self.0.borrow_mut();
         state.faults.next_call("change IPVS tables")?;
         let failed = ops.iter().enumerate().filter_map(|(i, op)| state.execute(i, op).err()).collect();
-        Ok(match std::mem::take(&mut state.faults.lose_replies) {
-            true => BatchReport { failed: Vec::new(), replies_lost: true },
-            false => BatchReport { failed, replies_lost: false },
-        })
+        Ok(state.faults.report(failed))
     }
 }

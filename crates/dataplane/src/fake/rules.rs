@@ -9,10 +9,8 @@ use std::{cell::RefCell, collections::BTreeSet, rc::Rc};
 use kernel::Table;
 use lb_types::{RuleElement, RulesLayout, RulesOp};
 
-use super::faults::Faults;
-use crate::{
-    BatchReport, ErrorKind, FailedOp, ForwardDrop, ObservedRules, RulesTable, TableError, explain_rules,
-};
+use super::faults::{Faults, fault_injection};
+use crate::{BatchReport, FailedOp, ForwardDrop, ObservedRules, RulesTable, TableError, explain_rules};
 
 /// The nftables table in memory, refusing what the kernel refuses: all of a transaction or nothing.
 ///
@@ -112,38 +110,8 @@ impl FakeRules {
     }
 }
 
-/// What the test can make fail.
-impl FakeRules {
-    /// The next operation fails with `errno`, whatever it is, and its transaction with it.
-    pub fn fail_next(&self, errno: i32) {
-        self.fail_nth(1, errno);
-    }
-
-    /// The `n`-th operation from now (1 is the next) fails with `errno`, and its transaction with it.
-    pub fn fail_nth(&self, n: usize, errno: i32) {
-        self.0.borrow_mut().faults.ops.push((n.saturating_sub(1), errno));
-    }
-
-    /// Every operation for which `refuse` returns an error number fails with it, until set anew.
-    pub fn refuse(&self, refuse: impl Fn(&RulesOp) -> Option<i32> + 'static) {
-        self.0.borrow_mut().faults.refuse = Some(Box::new(refuse));
-    }
-
-    /// Ends what [`FakeRules::refuse`] began.
-    pub fn refuse_nothing(&self) {
-        self.0.borrow_mut().faults.refuse = None;
-    }
-
-    /// The next call (observation or transaction) fails as a whole, before anything is executed.
-    pub fn fail_next_call(&self, kind: ErrorKind) {
-        self.0.borrow_mut().faults.calls.push(kind);
-    }
-
-    /// The next transaction is executed, but no failure in it is reported, only that replies were lost.
-    pub fn lose_replies_next(&self) {
-        self.0.borrow_mut().faults.lose_replies = true;
-    }
-}
+// A refused operation takes its transaction along.
+fault_injection!(FakeRules, RulesOp);
 
 impl State {
     /// Tries every operation, as the kernel does; the caller commits the table or drops it.
@@ -192,9 +160,6 @@ impl RulesTable for FakeRules {
             state.table = table;
             state.log.extend_from_slice(ops);
         }
-        Ok(match std::mem::take(&mut state.faults.lose_replies) {
-            true => BatchReport { failed: Vec::new(), replies_lost: true },
-            false => BatchReport { failed, replies_lost: false },
-        })
+        Ok(state.faults.report(failed))
     }
 }

@@ -10,7 +10,7 @@ use lb_types::SysctlOp;
 
 use crate::{ErrorKind, Sysctls, TableError};
 
-/// Kernel parameters in memory; absent until set.
+/// Kernel parameters in memory; each is absent until it is set.
 #[derive(Clone, Default)]
 pub struct FakeSysctls(Rc<RefCell<State>>);
 
@@ -19,7 +19,7 @@ struct State {
     values: BTreeMap<String, u32>,
     writes: usize,
     log: Vec<SysctlOp>,
-    refused: BTreeSet<String>,
+    read_only: BTreeSet<String>,
 }
 
 impl FakeSysctls {
@@ -38,15 +38,19 @@ impl FakeSysctls {
         self.0.borrow().writes
     }
 
-    /// Writes that were executed, in order.
+    /// Executed writes, in order.
     pub fn log(&self) -> Vec<SysctlOp> {
         self.0.borrow().log.clone()
     }
 
-    /// Whether writes to a parameter are refused, as where `/proc/sys` is read-only.
+    /// Makes a parameter read-only, as where `/proc/sys` is, or writable again.
     pub fn refuse(&self, name: &str, refused: bool) {
-        let names = &mut self.0.borrow_mut().refused;
-        let _changed = if refused { names.insert(name.to_owned()) } else { names.remove(name) };
+        let names = &mut self.0.borrow_mut().read_only;
+        if refused {
+            names.insert(name.to_owned());
+        } else {
+            names.remove(name);
+        }
     }
 }
 
@@ -58,7 +62,7 @@ impl Sysctls for FakeSysctls {
     fn write(&mut self, op: &SysctlOp) -> Result<(), TableError> {
         let mut state = self.0.borrow_mut();
         state.writes += 1;
-        if state.refused.contains(&*op.name) {
+        if state.read_only.contains(&*op.name) {
             return Err(TableError::new(op.to_string(), ErrorKind::PermissionDenied, "read-only"));
         }
         match state.values.get_mut(&*op.name) {

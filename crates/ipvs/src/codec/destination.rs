@@ -11,7 +11,7 @@ use super::{
     uapi::{dest, fwd},
 };
 
-/// What a destination is found by within its service (`ip_vs_lookup_dest`).
+/// Key of a destination within its service (`ip_vs_lookup_dest`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DestinationKey {
     /// Address; the family may differ from the service's if the forwarding method is a tunnel.
@@ -28,10 +28,10 @@ impl DestinationKey {
     }
 }
 
-/// How a tunnel to a destination is made; meaningless for other forwarding methods.
+/// Encapsulation of a tunnel to a destination; meaningless for other forwarding methods.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tunnel {
-    /// 0 IPIP, 1 GUE, 2 GRE (`IP_VS_CONN_F_TUNNEL_TYPE_*`).
+    /// Type: 0 IPIP, 1 GUE, 2 GRE (`IP_VS_CONN_F_TUNNEL_TYPE_*`).
     pub kind: u8,
     /// UDP port of GUE.
     pub port: u16,
@@ -42,30 +42,30 @@ pub struct Tunnel {
 /// A destination: key, settings and, when received, counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Destination {
-    /// What it is found by.
+    /// Key within the service.
     pub key: DestinationKey,
-    /// IP_VS_CONN_F_*, the bits of the forwarding method.
+    /// Bits of the forwarding method (`IP_VS_CONN_F_*`).
     pub forwarding: u32,
     /// Share of new connections, an `int` in the kernel.
     pub weight: u32,
-    /// No new connections at this many; 0 for no limit.
+    /// Number of connections from which on it gets no new ones; 0 for no limit.
     pub upper_threshold: u32,
-    /// New connections again below this many.
+    /// Number of connections below which it gets new ones again.
     pub lower_threshold: u32,
-    /// Sent only if it is not the default.
+    /// Tunnel; sent only if it is not the default.
     pub tunnel: Tunnel,
-    /// Connections until their first FIN or RST. Only received.
+    /// Connections until their first FIN or RST; only received.
     pub active_connections: u32,
-    /// All other connections. Only received.
+    /// All other connections; only received.
     pub inactive_connections: u32,
-    /// Persistence templates. Only received.
+    /// Persistence templates; only received.
     pub persistent_connections: u32,
-    /// Only received.
+    /// Statistics; only received.
     pub stats: Stats,
 }
 
 impl Destination {
-    /// Masqueraded, weight 1, without thresholds.
+    /// A masqueraded destination of weight 1, without thresholds.
     pub const fn new(key: DestinationKey) -> Self {
         Destination {
             key,
@@ -81,7 +81,7 @@ impl Destination {
         }
     }
 
-    /// The part of it that is sent.
+    /// The destination as it is sent, without counters.
     pub const fn without_counters(self) -> Self {
         Destination {
             active_connections: 0,
@@ -105,7 +105,7 @@ impl Destination {
         }
     }
 
-    /// From the attributes of a nest; `None` if one without which the destination has no meaning is missing.
+    /// Reads the attributes of a nest; `None` if one is missing without which the destination has no meaning.
     ///
     /// `service_family` stands in for the family attribute, which kernels before 3.18 do not send.
     pub fn parse(nest: Attributes<'_>, service_family: IpFamily) -> Option<Destination> {
@@ -139,7 +139,7 @@ struct Found<'a> {
     upper_threshold: Option<u32>,
     lower_threshold: Option<u32>,
     tunnel: Tunnel,
-    /// Active, inactive, persistent.
+    /// Numbers of active, inactive and persistent connections.
     connections: [u32; 3],
     stats: Option<Stats>,
     stats64: Option<Stats>,

@@ -11,10 +11,10 @@ use super::{
     uapi::{svc, svc_flag},
 };
 
-/// What a service is found by (`ip_vs_genl_parse_service`, first half).
+/// Key of a service (`ip_vs_genl_parse_service`, first half).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServiceKey {
-    /// By destination of the packet.
+    /// Packets to an address.
     Address {
         /// Virtual address; its family is the service's.
         addr: IpAddr,
@@ -23,7 +23,7 @@ pub enum ServiceKey {
         /// Virtual port; 0 for every port, with persistence.
         port: u16,
     },
-    /// By mark of the packet.
+    /// Packets with a mark.
     FwMark {
         /// Family of the packets.
         family: IpFamily,
@@ -57,19 +57,19 @@ impl ServiceKey {
 /// A service: key, settings and, when received, statistics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Service {
-    /// What it is found by.
+    /// Key of the service.
     pub key: ServiceKey,
     /// Its scheduler; the kernel says `none` when there is none.
     pub scheduler: Scheduler,
-    /// IP_VS_SVC_F_*; the kernel sets HASHED (2) in all of its own.
+    /// Flags `IP_VS_SVC_F_*`; the kernel sets HASHED (2) in every service that it holds.
     pub flags: u32,
     /// Persistence timeout in seconds.
     pub timeout: u32,
     /// Persistence netmask. IPv4: the mask, so that 0xffffff00 is /24. IPv6: the prefix length, 1 to 128.
     pub netmask: u32,
-    /// Persistence engine (`sip`); empty for none.
+    /// Persistence engine (`sip`); `None` for none.
     pub persistence_engine: PersistenceEngine,
-    /// Only received, never sent.
+    /// Statistics; only received, never sent.
     pub stats: Stats,
 }
 
@@ -77,7 +77,7 @@ pub struct Service {
 pub type PersistenceEngine = Option<[u8; 16]>;
 
 impl Service {
-    /// Without flags, not persistent.
+    /// A service without flags and persistence.
     pub const fn new(key: ServiceKey, scheduler: Scheduler) -> Self {
         Service {
             key,
@@ -108,7 +108,7 @@ impl Service {
         }
     }
 
-    /// From the attributes of a nest; `None` if one without which the service has no meaning is missing.
+    /// Reads the attributes of a nest; `None` if one is missing without which the service has no meaning.
     pub fn parse(nest: Attributes<'_>) -> Option<Service> {
         let mut found = Found::default();
         for attribute in nest {
@@ -139,7 +139,7 @@ impl Service {
     }
 }
 
-/// `struct ip_vs_flags`: only the settable flags are touched.
+/// Flags as `struct ip_vs_flags`, whose mask covers only the settable ones.
 fn encode_flags(flags: u32) -> [u8; 8] {
     let mut bytes = [0; 8];
     bytes[..4].copy_from_slice(&(flags & svc_flag::SETTABLE).to_ne_bytes());
@@ -147,7 +147,7 @@ fn encode_flags(flags: u32) -> [u8; 8] {
     bytes
 }
 
-/// Attributes as they come; the family, on which others depend, need not be the first.
+/// Attributes in the order of their arrival; the family, on which others depend, need not be the first.
 #[derive(Default)]
 struct Found<'a> {
     family: Option<u16>,

@@ -1,4 +1,4 @@
-//! What is not a service or destination: timeouts, information, sync daemons.
+//! Timeouts, information and sync daemons: all that is neither a service nor a destination.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -24,7 +24,7 @@ impl Timeouts {
         message.attribute_u32(top::TIMEOUT_UDP, self.udp);
     }
 
-    /// From top-level attributes; a kernel without TCP or UDP support leaves some out, which are then 0.
+    /// Reads top-level attributes; a kernel without TCP or UDP support leaves some out, which are then 0.
     pub fn parse(attributes: Attributes<'_>) -> Option<Timeouts> {
         let (mut timeouts, mut any) = (Timeouts::default(), false);
         for attribute in attributes {
@@ -44,14 +44,14 @@ impl Timeouts {
 /// Reply to GET_INFO.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Info {
-    /// IP_VS_VERSION_CODE: 0x010201 is 1.2.1, the only one since Linux 2.6.
+    /// Version (`IP_VS_VERSION_CODE`): 0x010201 is 1.2.1, the only one since Linux 2.6.
     pub version: u32,
     /// Buckets of the connection table; 0 on 7.x before the first service.
     pub connection_table_size: u32,
 }
 
 impl Info {
-    /// From top-level attributes.
+    /// Reads top-level attributes.
     pub fn parse(attributes: Attributes<'_>) -> Option<Info> {
         let (mut version, mut size) = (None, None);
         for attribute in attributes {
@@ -65,7 +65,7 @@ impl Info {
     }
 }
 
-/// Which of the two sync daemons (`IP_VS_STATE_*`).
+/// Role of a sync daemon (`IP_VS_STATE_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DaemonState {
     /// Sends connections.
@@ -90,11 +90,11 @@ impl DaemonState {
 /// A connection synchronisation daemon (`ip_vs_genl_fill_daemon`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Daemon {
-    /// Which.
+    /// Role; a network namespace has at most one daemon of each.
     pub state: DaemonState,
     /// Interface of the multicast traffic, up to 15 bytes.
     pub interface: String,
-    /// Only messages of the same number are taken.
+    /// Number of the group of daemons; a backup takes only messages with its own.
     pub sync_id: u32,
     /// Largest UDP payload; 0 lets the kernel choose.
     pub max_length: u16,
@@ -127,7 +127,7 @@ impl Daemon {
         }
     }
 
-    /// From the attributes of a nest; `None` if the state is missing or unknown.
+    /// Reads the attributes of a nest; `None` if the state is missing or unknown.
     pub fn parse(nest: Attributes<'_>) -> Option<Daemon> {
         let (mut state, mut interface) = (None, String::new());
         let (mut sync_id, mut max_length, mut group, mut port, mut ttl) = (0, 0, None, 0, 0);

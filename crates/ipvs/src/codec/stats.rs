@@ -6,8 +6,8 @@ use super::uapi::stats;
 
 /// Counters and rates of a service or destination, refreshed by the kernel every 2 s.
 ///
-/// From STATS64 where the kernel sends it (4.1 and later), else from STATS, whose numbers wrap at 32 bits except
-/// the bytes.
+/// They come from STATS64 where the kernel sends it (4.1 and later), else from STATS, whose numbers wrap at
+/// 32 bits except the bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Connections scheduled.
@@ -33,7 +33,7 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Of something that has just been created.
+    /// Statistics of a service or destination that has just been created.
     pub const ZERO: Stats = Stats {
         connections: 0,
         packets_in: 0,
@@ -47,7 +47,7 @@ impl Stats {
         byte_rate_out: 0,
     };
 
-    /// From either nest: each number says by its length which it is. Missing ones are 0.
+    /// Reads either nest: the length of each number says which of the two it is. Missing numbers are 0.
     pub fn parse(nest: Attributes<'_>) -> Stats {
         let mut parsed = Stats::default();
         for attribute in nest {

@@ -108,11 +108,11 @@ pub mod svc_flag {
     pub const ONEPACKET: u32 = 0x4;
     pub const SCHED_SHIFT: u32 = 3;
     pub const SCHED_MASK: u32 = 0x38;
-    /// The flags that are the administrator's; HASHED (2) is the kernel's own.
+    /// Flags that the administrator sets; HASHED (2) is the kernel's own.
     pub const SETTABLE: u32 = PERSISTENT | ONEPACKET | SCHED_MASK;
 }
 
-/// IP_VS_CONN_F_*, the part that is a forwarding method.
+/// Forwarding methods among IP_VS_CONN_F_*.
 pub mod fwd {
     pub const MASQ: u32 = 0;
     pub const LOCALNODE: u32 = 1;

@@ -16,7 +16,7 @@ fn persistent(seconds: u32, prefix_length: u8) -> VirtualServer {
     VirtualServer { persistence: Some(persistence), ..VirtualServer::new(Scheduler::RR) }
 }
 
-/// Wanted settings, flags and netmask in the kernel's words, and back.
+/// Desired settings, their flags and netmask in the kernel's words, and back.
 #[test]
 fn virtual_servers_there_and_back() {
     let plain = VirtualServer::new(Scheduler::RR);

@@ -1,4 +1,4 @@
-//! What a table looks like in the output of ipvsadm, which is not ours.
+//! Tables in the output of ipvsadm, which is not ours.
 
 use std::{collections::BTreeSet, net::SocketAddr};
 
@@ -11,7 +11,7 @@ use lb_types::{
 /// Compares a table with what ipvsadm says about the network namespace of the calling thread.
 ///
 /// # Panics
-/// If they differ.
+/// Panics if they differ.
 pub fn check(table: &IpvsSnapshot) {
     let printed = testkit::run(&["ipvsadm", "-S", "-n"]);
     let printed: BTreeSet<String> = printed.lines().map(|line| line.trim_end().to_owned()).collect();
@@ -24,13 +24,13 @@ pub fn check(table: &IpvsSnapshot) {
         .collect();
     let difference: Vec<_> = printed.symmetric_difference(&expected).take(10).collect();
     assert!(difference.is_empty(), "ipvsadm -S -n differs: {difference:#?}");
-    // For large tables one look is enough: each takes seconds in a guest.
+    // One look at a large table is enough: each takes seconds in a guest.
     if table.values().map(|(_, reals)| reals.len()).sum::<usize>() < 1000 {
         check_thresholds(table);
     }
 }
 
-/// `ipvsadm -S` does not print thresholds, `-L --thresholds` does: real server, upper, lower.
+/// Compares thresholds, which `ipvsadm -L --thresholds` prints and `-S` does not: real server, upper, lower.
 fn check_thresholds(table: &IpvsSnapshot) {
     let printed = testkit::run(&["ipvsadm", "-L", "-n", "--thresholds"]);
     let mut printed: Vec<String> = printed
@@ -59,7 +59,7 @@ fn render_key(vs: VirtualServerId) -> String {
             };
             format!("{option} {}", SocketAddr::new(vip.addr, vip.port.get()))
         }
-        // ipvsadm prints marks as int.
+        // The tool prints marks as int.
         VirtualServerId::FwMark { family: IpFamily::V4, mark } => format!("-f {}", mark.get() as i32),
         VirtualServerId::FwMark { family: IpFamily::V6, mark } => format!("-f {} -6", mark.get() as i32),
     }
@@ -88,13 +88,14 @@ fn render_virtual_server(vs: VirtualServerId, settings: &VirtualServer) -> Strin
     line
 }
 
-/// sh and mh have names for two of the three flags.
+/// Flags as text: sh and mh have names for two of the three.
 fn render_flags(settings: &VirtualServer) -> String {
     let scheduler = settings.scheduler.as_str();
     let named = matches!(scheduler, "sh" | "mh");
-    let names = match named {
-        true => [format!("{scheduler}-fallback"), format!("{scheduler}-port"), "flag-3".to_owned()],
-        false => ["flag-1", "flag-2", "flag-3"].map(str::to_owned),
+    let names = if named {
+        [format!("{scheduler}-fallback"), format!("{scheduler}-port"), "flag-3".to_owned()]
+    } else {
+        ["flag-1", "flag-2", "flag-3"].map(str::to_owned)
     };
     let bits = settings.scheduler_flags.bits();
     let set: Vec<_> = (0..3).filter(|bit| bits & (1 << bit) != 0).map(|bit| names[bit].clone()).collect();

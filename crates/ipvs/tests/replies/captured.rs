@@ -1,4 +1,4 @@
-//! What the parsers make of replies captured from four kernels.
+//! Results of the parsers on replies captured from four kernels.
 
 use std::net::IpAddr;
 
@@ -26,7 +26,7 @@ fn addr(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-/// As the kernel shows it, with its own flag HASHED.
+/// A service as the kernel shows it, with its own flag HASHED.
 fn service(key: ServiceKey, scheduler: Scheduler) -> Service {
     Service { flags: 2, ..Service::new(key, scheduler) }
 }

@@ -1,9 +1,10 @@
-//! Replies captured from kernels with examples/capture_replies.rs (little endian): one message a line, `name hexadecimal`.
+//! Replies captured from kernels with examples/capture_replies.rs (little endian): one message a line, `name
+//! hexadecimal`.
 
 /// Kernel series.
 pub const KERNELS: [&str; 4] = ["5.10", "6.1", "6.12", "7.2"];
 
-/// What they replied.
+/// Replies of each kernel.
 const TEXTS: [(&str, &str); 4] = [
     (KERNELS[0], include_str!("captures/5.10.txt")),
     (KERNELS[1], include_str!("captures/6.1.txt")),
@@ -11,7 +12,7 @@ const TEXTS: [(&str, &str); 4] = [
     (KERNELS[3], include_str!("captures/7.2.txt")),
 ];
 
-/// `kernel/name` and the message, in the order of capture.
+/// All messages, each with `kernel/name`, in the order of capture.
 pub fn all() -> Vec<(String, Vec<u8>)> {
     let line = |kernel: &str, line: &str| {
         let (name, hexadecimal) = line.split_once(' ').expect("name and hexadecimal");

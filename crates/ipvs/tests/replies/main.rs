@@ -1,4 +1,4 @@
-//! What the parsers make of the kernel's replies: those captured, those encoded here, and rubbish.
+//! Results of the parsers on the kernel's replies: on captured ones, on those encoded here, and on rubbish.
 #![cfg(target_endian = "little")]
 
 mod captured;

@@ -1,4 +1,4 @@
-//! Properties, on what was encoded, on damaged captures, and on rubbish.
+//! Properties of the parsers on encoded messages, on damaged captures, and on rubbish.
 
 use std::net::IpAddr;
 
@@ -32,7 +32,7 @@ fn parse_everything(datagram: &[u8]) {
     }
 }
 
-/// What was parsed can be encoded and parsed again.
+/// Checks that a parsed service can be encoded and parsed again.
 fn check_service(service: &Service) {
     let request = Command::SetService(service).request(30);
     let expected = Service { flags: service.flags & svc_flag::SETTABLE, stats: Stats::default(), ..*service };
@@ -143,7 +143,11 @@ proptest! {
         let request = Request::new(30, |message| {
             message.put(&[1, 1, 0, 0]);
             for (kind, inner) in &attributes {
-                message.nested(*kind, |nest| inner.iter().for_each(|(kind, value)| nest.attribute(*kind, value)));
+                message.nested(*kind, |nest| {
+                    for (kind, value) in inner {
+                        nest.attribute(*kind, value);
+                    }
+                });
             }
         });
         parse_everything(request.as_bytes());

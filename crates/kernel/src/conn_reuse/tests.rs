@@ -24,7 +24,8 @@ fn check(
     );
 }
 
-/// What `auto` does with a release: nothing known, the probe's two outcomes, the vendor file's two values.
+/// Checks the decision of `auto` for a release: with nothing known, the probe's two outcomes, and the vendor
+/// file's two values.
 fn check_auto(release: &str, expect: [(Option<u32>, &str); 5]) {
     let facts =
         [(None, None), (None, Some(SynSurvived)), (None, Some(SynDropped)), (ONE, None), (ZERO, None)];

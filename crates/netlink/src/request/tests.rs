@@ -1,4 +1,4 @@
-//! Against the generic netlink controller and loopback's network namespace, which every kernel has.
+//! Exchanges with the generic netlink controller, which every kernel has.
 
 use super::*;
 use crate::genl;
@@ -12,7 +12,7 @@ fn socket(receive: usize) -> RequestSocket {
     RequestSocket::open(Protocol::GENERIC, &Buffers { send: 1 << 20, receive }).unwrap()
 }
 
-/// Queries for a family; an unknown command, hence EOPNOTSUPP, where `bad` says so.
+/// Queries for a family; where `bad` says so, an unknown command, which gives EOPNOTSUPP.
 fn queries(count: usize, bad: impl Fn(usize) -> bool) -> Batch {
     let mut batch = Batch::new();
     for index in 0..count {
@@ -116,7 +116,7 @@ fn an_unfinished_dump_does_not_disturb_the_next_exchange() {
 }
 
 #[test]
-fn unknown_families_are_told_by_name() {
+fn the_error_names_an_unknown_family() {
     let error = genl::resolve(&mut socket(1 << 20), "no-such").unwrap_err();
     assert!(error.is_not_found() && error.is_not_supported() && !error.is_retryable());
     assert_eq!(error.to_string(), "the kernel has no generic netlink family \"no-such\"");
@@ -141,7 +141,7 @@ fn malformed_messages_are_not_sent() {
     assert!(matches!(socket(1 << 20).execute(&mut batch), Err(Error::Malformed { index: 0 })));
 }
 
-/// A message without attributes, as if it came from the kernel.
+/// A message without attributes, as the kernel would send it.
 fn received(kind: u16, extra_flags: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Request::new(kind, |message| message.put(payload)).bytes;
     add_flags(&mut bytes, extra_flags);

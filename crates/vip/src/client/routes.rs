@@ -19,10 +19,10 @@ use crate::{
     encode::{RouteWrite, family, get_links, get_local_routes, push_add_address, push_delete_address},
 };
 
-/// An address that no tool takes for one of the node, on a link that had others before.
+/// An address that no tool takes for one of the node; it stays on a link that has lost all its others.
 const PLACEHOLDER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 177, 177, 177));
 
-/// An [`VipOp::EnsureRoute`] that met a route of the same key.
+/// An [`VipOp::EnsureRoute`] that met a route with the key of ours.
 #[derive(Clone, Copy)]
 struct Contested {
     index: usize,
@@ -39,14 +39,16 @@ impl VipClient {
         report: &mut BatchReport,
     ) -> Result<(), VipError> {
         let Some(link) = self.our_link()?.filter(|link| link.observed.dummy) else {
-            // What is to be deleted went with the link, or never was ours.
+            // Without a link there is nothing to delete: it went with the link, or never was ours.
             let routes = group.filter(|index| matches!(ops[*index], VipOp::EnsureRoute { .. }));
             report.failed.extend(routes.map(|index| failed(ops, index, libc::ENODEV, None)));
             return Ok(());
         };
         self.keep_ipv4_enabled(&ops[group.clone()], link.index)?;
         let mut batch = Batch::new();
-        ops[group.clone()].iter().for_each(|op| push(&mut batch, op, link.index));
+        for op in &ops[group.clone()] {
+            push(&mut batch, op, link.index);
+        }
         let outcome = self.socket.execute(&mut batch)?;
         report.replies_lost |= outcome.replies_lost;
         let contested = sort_out(ops, group.start, outcome, report);
@@ -57,19 +59,21 @@ impl VipClient {
         Ok(())
     }
 
-    /// When the last IPv4 address of a link goes, the kernel removes all IPv4 routes of the link without a word
-    /// (`fib_inetaddr_event` in net/ipv4/fib_frontend.c). So before any goes, [`PLACEHOLDER`] comes, and stays.
+    /// Adds [`PLACEHOLDER`] to the link before any IPv4 address goes, because with the last one the kernel
+    /// silently removes all IPv4 routes of the link (`fib_inetaddr_event` in net/ipv4/fib_frontend.c). It
+    /// stays.
     fn keep_ipv4_enabled(&mut self, ops: &[VipOp], link: u32) -> Result<(), VipError> {
         if ops.iter().any(|op| matches!(op, VipOp::DeleteAddress { addr: IpAddr::V4(_) })) {
             let mut batch = Batch::new();
             push_add_address(&mut batch, PLACEHOLDER, link);
-            // Refused where it is already; where it is refused otherwise, the addresses go all the same.
+            // The kernel refuses the address if the link has it already. Refused for another reason, the
+            // addresses go all the same.
             self.socket.execute(&mut batch)?;
         }
         Ok(())
     }
 
-    /// Looks at the routes that were in the way and does what can be done about them.
+    /// Looks at the routes that were in the way and resolves each conflict.
     fn settle(
         &mut self,
         ops: &[VipOp],
@@ -94,11 +98,11 @@ impl VipClient {
         self.report_foreign(ops, &foreign, report)?;
         let outcome = self.socket.execute(&mut batch)?;
         report.replies_lost |= outcome.replies_lost;
-        let mut told = HashSet::new();
+        let mut reported = HashSet::new();
         for Failure { index, errno, text } in outcome.failures {
             let Some((op, write)) = owners.get(index) else { continue };
             let gone = matches!(write, RouteWrite::Delete(_)) && is_absent(errno);
-            if !gone && told.insert(*op) {
+            if !gone && reported.insert(*op) {
                 report.failed.push(failed(ops, *op, errno, text));
             }
         }
@@ -111,10 +115,8 @@ impl VipClient {
         foreign: &[(usize, LocalRoute)],
         report: &mut BatchReport,
     ) -> Result<(), VipError> {
-        let links = match foreign.is_empty() {
-            true => Vec::new(),
-            false => self.socket.dump(&get_links(None), parse_link)?,
-        };
+        let links =
+            if foreign.is_empty() { Vec::new() } else { self.socket.dump(&get_links(None), parse_link)? };
         for (index, route) in foreign {
             let detail = Some(describe(route, &links));
             report.failed.push(failed(ops, *index, libc::EEXIST, detail));
@@ -122,7 +124,7 @@ impl VipClient {
         Ok(())
     }
 
-    /// The routes with the key of ours, for the contested VIPs, in the kernel's order.
+    /// Routes with the key of ours, for the contested VIPs, in the kernel's order.
     fn dump_rivals(&mut self, contested: &[Contested]) -> Result<HashMap<IpAddr, Vec<LocalRoute>>, VipError> {
         let mut rivals: HashMap<IpAddr, Vec<LocalRoute>> =
             contested.iter().map(|contested| (contested.vip, Vec::new())).collect();
@@ -155,7 +157,7 @@ fn push(batch: &mut Batch, op: &VipOp, link: u32) {
     }
 }
 
-/// Reports what is a failure, drops what is none, and returns what has to be looked at.
+/// Reports real failures, drops harmless ones, and returns the conflicts that need a look.
 fn sort_out(ops: &[VipOp], start: usize, outcome: BatchOutcome, report: &mut BatchReport) -> Vec<Contested> {
     let mut contested = Vec::new();
     for Failure { index, errno, text } in outcome.failures {
@@ -171,7 +173,8 @@ fn sort_out(ops: &[VipOp], start: usize, outcome: BatchOutcome, report: &mut Bat
     contested
 }
 
-/// What deleting an absent route (ESRCH, ENOENT), address (EADDRNOTAVAIL), or anything on an absent link gives.
+/// Tells whether an error number means that the object was absent: a route (ESRCH, ENOENT), an address
+/// (EADDRNOTAVAIL), or anything on an absent link.
 const fn is_absent(errno: i32) -> bool {
     matches!(errno, libc::ESRCH | libc::ENOENT | libc::EADDRNOTAVAIL | libc::ENODEV)
 }
@@ -186,7 +189,7 @@ fn failed(ops: &[VipOp], index: usize, errno: i32, detail: Option<String>) -> Fa
     FailedOp { index, errno, reason }
 }
 
-/// The route in the way, in terms of ip-route.
+/// Describes the route in the way in terms of ip-route.
 fn describe(route: &LocalRoute, links: &[Link]) -> String {
     let name = |index| links.iter().find(|link| link.index == index).map(|link| link.name.as_str());
     let link = route.link.map(|index| format!(" dev {}", name(index).unwrap_or("?"))).unwrap_or_default();

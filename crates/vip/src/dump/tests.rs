@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A message as the kernel would send it, from a header and attributes.
+/// A message as the kernel would send it, made of a header and attributes.
 fn message(kind: u16, header: &[u8], attributes: &[(u16, &[u8])]) -> Vec<u8> {
     let request = Request::new(kind, |buffer| {
         buffer.put(header);

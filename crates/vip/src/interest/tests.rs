@@ -3,7 +3,7 @@ use netlink::{Messages, Request};
 
 use super::*;
 
-/// What somebody, or the kernel, has done.
+/// Change by somebody, or by the kernel.
 enum Event {
     /// Link index, name, up
     NewLink(u32, &'static str, bool),
@@ -59,7 +59,7 @@ fn build(kind: u16, header: &[u8], attributes: impl FnOnce(&mut netlink::Message
     request.as_bytes().to_vec()
 }
 
-/// Which of the events count.
+/// Checks which of the events count.
 fn check(mut interest: Interest, events: &[(Event, bool)]) {
     for (number, (event, expect)) in events.iter().enumerate() {
         let bytes = event.bytes();

@@ -1,4 +1,5 @@
-//! VIPs that are addresses of the link, as kube-proxy leaves them, become routes under the eyes of a client.
+//! VIPs that are addresses of the link, as kube-proxy leaves them, become routes while a client connects to
+//! them.
 
 use std::{
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
@@ -14,8 +15,9 @@ use lb_types::{IpFamily, VipOp};
 use testkit::{in_new_netns, wait_until};
 
 use super::{
-    ensure, vip,
-    world::{World, ip},
+    ensure,
+    namespace::{NodeNamespace, ip},
+    vip,
 };
 
 const COUNT: u8 = 200;
@@ -25,7 +27,7 @@ fn vips() -> Vec<IpAddr> {
     (1..=COUNT).flat_map(|n| [vip(&format!("10.96.0.{n}")), vip(&format!("fd00:1111::{n}"))]).collect()
 }
 
-/// Connections that a client made, and those that failed.
+/// Numbers of connections that a client made, and of those that failed.
 #[derive(Default)]
 struct Tally {
     made: AtomicUsize,
@@ -34,7 +36,7 @@ struct Tally {
 }
 
 impl Tally {
-    /// Connects to one VIP after the other until told to stop.
+    /// Connects to one VIP after the other until the test stops it.
     fn connect(&self, listeners: &[TcpListener; 2]) {
         for vip in vips().into_iter().cycle().take_while(|_| !self.stop.load(Ordering::Relaxed)) {
             let listener = &listeners[usize::from(vip.is_ipv6())];
@@ -56,23 +58,25 @@ impl Tally {
 
 pub fn addresses_become_routes_without_a_gap(kind: &str) {
     in_new_netns(|| {
-        let mut world = World::new(kind);
+        let mut namespace = NodeNamespace::new(kind);
         ip(&format!("link add kube-ipvs0 type {kind}"));
         ip("link set kube-ipvs0 up");
-        vips().into_iter().for_each(|vip| world.add_address(vip));
+        for vip in vips() {
+            namespace.add_address(vip);
+        }
         let listeners = IpFamily::ALL
             .map(|family| TcpListener::bind(SocketAddr::new(family.unspecified(), 0)).expect("a free port"));
         let tally = Tally::default();
         std::thread::scope(|scope| {
             scope.spawn(|| tally.connect(&listeners));
             tally.wait_for_more();
-            world.apply(&vips().into_iter().map(ensure).collect::<Vec<_>>());
+            namespace.apply(&vips().into_iter().map(ensure).collect::<Vec<_>>());
             let unbind: Vec<_> = vips().into_iter().map(|addr| VipOp::DeleteAddress { addr }).collect();
-            world.apply(&unbind);
+            namespace.apply(&unbind);
             tally.wait_for_more();
             tally.stop.store(true, Ordering::Relaxed);
         });
-        let seen = world.client.observe().expect("observable");
+        let seen = namespace.client.observe().expect("observable");
         assert!(seen.addresses.is_empty());
         assert_eq!(seen.routes.len(), vips().len());
         assert!(seen.routes.values().all(|source| [Some(NODE_V4), Some(NODE_V6)].contains(source)));

@@ -1,4 +1,4 @@
-//! What clients of a VIP see. Nothing listens but ordinary sockets: IPVS is not needed to show where packets go.
+//! The view of clients of a VIP. Only ordinary sockets listen: it takes no IPVS to show where packets go.
 
 use std::{
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
@@ -10,7 +10,7 @@ use dataplane::contract::vips::{NODE_LINK, NODE_V4, NODE_V6};
 use lb_types::{IpFamily, VipOp};
 use testkit::{NetNs, in_new_netns, wait_for};
 
-use super::{ensure, vip, world::World};
+use super::{ensure, namespace::NodeNamespace, vip};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -19,7 +19,7 @@ fn listen(family: IpFamily) -> TcpListener {
     TcpListener::bind(SocketAddr::new(family.unspecified(), 0)).expect("a free port")
 }
 
-/// Connects to a VIP; the address at which the server saw the client.
+/// Connects to a VIP and returns the address at which the server saw the client.
 fn client_seen_by_server(listener: &TcpListener, to: IpAddr) -> IpAddr {
     let address = SocketAddr::new(to, listener.local_addr().expect("bound").port());
     let _client = TcpStream::connect_timeout(&address, PATIENCE).expect("connect to the VIP");
@@ -28,11 +28,11 @@ fn client_seen_by_server(listener: &TcpListener, to: IpAddr) -> IpAddr {
 
 pub fn connections_of_the_node_start_at_its_address(kind: &str) {
     in_new_netns(|| {
-        let mut world = World::new(kind);
+        let mut namespace = NodeNamespace::new(kind);
         let vips = [(vip("10.96.0.1"), NODE_V4), (vip("fd00:1111::1"), NODE_V6)];
         let bare = vip("10.96.0.2");
-        world.apply(&[VipOp::EnsureLink, VipOp::EnsureRoute { vip: bare, source: None }]);
-        world.apply(&vips.map(|(vip, _)| ensure(vip)));
+        namespace.apply(&[VipOp::EnsureLink, VipOp::EnsureRoute { vip: bare, source: None }]);
+        namespace.apply(&vips.map(|(vip, _)| ensure(vip)));
         for (vip, node) in vips {
             let listener = listen(IpFamily::of(vip));
             assert_eq!(client_seen_by_server(&listener, vip), node);
@@ -45,10 +45,10 @@ pub fn connections_of_the_node_start_at_its_address(kind: &str) {
 
 pub fn outside_clients_reach_a_vip(kind: &str) {
     in_new_netns(|| {
-        let mut world = World::new(kind);
+        let mut namespace = NodeNamespace::new(kind);
         let vips = [(vip("10.96.0.1"), "192.0.2.100"), (vip("fd00:1111::1"), "fd00:ff::100")];
         let ops: Vec<_> = [VipOp::EnsureLink].into_iter().chain(vips.map(|(vip, _)| ensure(vip))).collect();
-        world.apply(&ops);
+        namespace.apply(&ops);
         let outside = outside_network();
         for (vip, client) in vips {
             let listener = listen(IpFamily::of(vip));

@@ -1,4 +1,4 @@
-//! What the watcher tells, and what it does not.
+//! Reports of the watcher, and its silence.
 
 use std::{
     fmt::Write as _,
@@ -12,51 +12,52 @@ use testkit::in_new_netns;
 use vip::VipWatcher;
 
 use super::{
-    ensure, vip,
-    world::{World, ip},
+    ensure,
+    namespace::{NodeNamespace, ip},
+    vip,
 };
 
 const SOON: Duration = Duration::from_secs(5);
-/// Long enough for a notification that is queued already.
+/// Time that is long enough for a notification that waits already.
 const SILENCE: Duration = Duration::from_millis(300);
 
 #[track_caller]
 fn assert_silent(watcher: &mut VipWatcher, what: &str) {
-    assert_eq!(watcher.wait(SILENCE).expect("readable"), None, "told without need: {what}");
+    assert_eq!(watcher.wait(SILENCE).expect("readable"), None, "reported without need: {what}");
 }
 
 #[track_caller]
-fn assert_told(watcher: &mut VipWatcher, what: &str) {
-    assert_eq!(watcher.wait(SOON).expect("readable"), Some(Touched::Vips), "not told: {what}");
-    // On a slow machine the rest of what belongs together may come late.
+fn assert_reported(watcher: &mut VipWatcher, what: &str) {
+    assert_eq!(watcher.wait(SOON).expect("readable"), Some(Touched::Vips), "not reported: {what}");
+    // On a slow machine the rest of a change may come late.
     for _ in 0..3 {
         if watcher.wait(SILENCE).expect("readable").is_none() {
             return;
         }
     }
-    panic!("told without end: {what}");
+    panic!("reported without end: {what}");
 }
 
 fn vips() -> [std::net::IpAddr; 2] {
     [vip("10.96.0.1"), vip("fd00:1111::1")]
 }
 
-pub fn own_changes_are_not_told(kind: &str) {
+pub fn own_changes_are_not_reported(kind: &str) {
     in_new_netns(|| {
-        let mut world = World::new(kind);
-        let mut watcher = VipWatcher::open(world.client.port_id()).expect("a subscription");
-        world.apply(&[VipOp::EnsureLink]);
+        let mut namespace = NodeNamespace::new(kind);
+        let mut watcher = VipWatcher::open(namespace.client.port_id()).expect("a subscription");
+        namespace.apply(&[VipOp::EnsureLink]);
         assert_silent(&mut watcher, "our link made");
-        world.apply(&vips().map(ensure));
-        world.add_node_address(vip("192.0.2.2"));
-        assert_told(&mut watcher, "a node address");
-        world.apply(&[VipOp::EnsureRoute { vip: vips()[0], source: Some(vip("192.0.2.2")) }]);
-        world.apply(&[VipOp::EnsureRoute { vip: vips()[1], source: None }]);
-        world.apply(&vips().map(|vip| VipOp::DeleteRoute { vip }));
+        namespace.apply(&vips().map(ensure));
+        namespace.add_node_address(vip("192.0.2.2"));
+        assert_reported(&mut watcher, "a node address");
+        namespace.apply(&[VipOp::EnsureRoute { vip: vips()[0], source: Some(vip("192.0.2.2")) }]);
+        namespace.apply(&[VipOp::EnsureRoute { vip: vips()[1], source: None }]);
+        namespace.apply(&vips().map(|vip| VipOp::DeleteRoute { vip }));
         assert_silent(&mut watcher, "our routes made, replaced and deleted");
         let many: Vec<_> =
             (0..=255).flat_map(|a| (0..20).map(move |b| ensure([10, 97, b, a].into()))).collect();
-        world.apply(&many);
+        namespace.apply(&many);
         assert_silent(&mut watcher, "thousands of routes made");
         ip("route add local 10.98.0.1 dev lo table local proto 211");
         ip("route replace 10.98.0.0/16 dev lo proto 211");
@@ -67,72 +68,72 @@ pub fn own_changes_are_not_told(kind: &str) {
     });
 }
 
-pub fn others_changes_are_told(kind: &str) {
+pub fn others_changes_are_reported(kind: &str) {
     in_new_netns(|| {
-        let mut world = World::new(kind);
-        world.apply(&[VipOp::EnsureLink]);
-        let mut watcher = VipWatcher::open(world.client.port_id()).expect("a subscription");
-        world.apply(&vips().map(ensure));
+        let mut namespace = NodeNamespace::new(kind);
+        namespace.apply(&[VipOp::EnsureLink]);
+        let mut watcher = VipWatcher::open(namespace.client.port_id()).expect("a subscription");
+        namespace.apply(&vips().map(ensure));
         assert_silent(&mut watcher, "our routes made");
         for vip in vips() {
-            world.delete_route(vip);
-            assert_told(&mut watcher, "a route deleted");
+            namespace.delete_route(vip);
+            assert_reported(&mut watcher, "a route deleted");
         }
-        world.apply(&vips().map(ensure));
+        namespace.apply(&vips().map(ensure));
         ip("route replace local 10.96.0.1 dev lo table local proto 211");
-        assert!(!world.client.observe().expect("observable").routes.contains_key(&vips()[0]));
-        assert_told(&mut watcher, "a route replaced");
+        assert!(!namespace.client.observe().expect("observable").routes.contains_key(&vips()[0]));
+        assert_reported(&mut watcher, "a route replaced");
         ip("route del local 10.96.0.1 dev lo table local");
-        world.add_address(vip("10.96.0.9"));
-        assert_told(&mut watcher, "an address on our link");
-        world.apply(&[VipOp::DeleteAddress { addr: vip("10.96.0.9") }]);
+        namespace.add_address(vip("10.96.0.9"));
+        assert_reported(&mut watcher, "an address on our link");
+        namespace.apply(&[VipOp::DeleteAddress { addr: vip("10.96.0.9") }]);
         assert_silent(&mut watcher, "an address deleted by us");
         for addr in [vip("192.0.2.2"), vip("fd00:ff::2")] {
-            world.add_node_address(addr);
-            assert_told(&mut watcher, "a node address made");
-            world.remove_node_address(addr);
-            assert_told(&mut watcher, "a node address removed");
+            namespace.add_node_address(addr);
+            assert_reported(&mut watcher, "a node address made");
+            namespace.remove_node_address(addr);
+            assert_reported(&mut watcher, "a node address removed");
         }
-        world.set_link_down();
-        assert_told(&mut watcher, "our link down");
-        world.apply(&[VipOp::EnsureLink]);
+        namespace.set_link_down();
+        assert_reported(&mut watcher, "our link down");
+        namespace.apply(&[VipOp::EnsureLink]);
         assert_silent(&mut watcher, "our link up again");
-        world.delete_link();
-        assert_told(&mut watcher, "our link deleted");
+        namespace.delete_link();
+        assert_reported(&mut watcher, "our link deleted");
     });
 }
 
 pub fn a_storm_is_survived(kind: &str) {
     in_new_netns(|| {
-        let mut world = World::new(kind);
-        world.apply(&[VipOp::EnsureLink]);
-        let mut watcher = VipWatcher::open(world.client.port_id()).expect("a subscription");
+        let mut namespace = NodeNamespace::new(kind);
+        namespace.apply(&[VipOp::EnsureLink]);
+        let mut watcher = VipWatcher::open(namespace.client.port_id()).expect("a subscription");
         let many: Vec<_> =
             (1..=20_000u128).map(|n| ensure((0xfd00_1111_u128 << 96 | n).to_be_bytes().into())).collect();
-        world.apply(&many);
+        namespace.apply(&many);
         assert_silent(&mut watcher, "our routes made");
-        // One notification for each, more than any buffer holds.
-        world.set_link_down();
+        // The kernel sends one notification for each, more than any buffer holds.
+        namespace.set_link_down();
         while watcher.wait(SILENCE).expect("readable").is_some() {}
-        world.apply(&[VipOp::EnsureLink, ensure(vips()[1])]);
+        namespace.apply(&[VipOp::EnsureLink, ensure(vips()[1])]);
         assert_silent(&mut watcher, "our link up, a route made");
-        world.delete_route(vips()[1]);
-        assert_told(&mut watcher, "a route deleted");
-        world.delete_link();
-        assert_told(&mut watcher, "our link deleted");
+        namespace.delete_route(vips()[1]);
+        assert_reported(&mut watcher, "a route deleted");
+        namespace.delete_link();
+        assert_reported(&mut watcher, "our link deleted");
     });
 }
 
-/// So many addresses that a dump of them takes several datagrams, which is what can be interrupted.
+/// Number of addresses whose dump takes several datagrams: only such a dump can be interrupted.
 const MANY_ADDRESSES: u32 = 3000;
-/// How long others change addresses as fast as they can.
-const BUSY: Duration = Duration::from_secs(2);
+/// Time for which others change addresses as fast as they can.
+const BUSY_TIME: Duration = Duration::from_secs(2);
 
 pub fn a_busy_node_ends_no_watcher(kind: &str) {
     in_new_netns(|| {
-        let mut world = World::new(kind);
-        world.apply(&[VipOp::EnsureLink]);
-        world.apply(&vips().map(ensure));
+        let mut namespace = NodeNamespace::new(kind);
+        namespace.apply(&[VipOp::EnsureLink]);
+        namespace.apply(&vips().map(ensure));
         let directory = testkit::TempDir::new("busy-node");
         let addresses = |from: u32| (from..).map(|n| std::net::Ipv4Addr::from(0x0a64_0000 + n));
         let mut lines = String::new();
@@ -145,25 +146,25 @@ pub fn a_busy_node_ends_no_watcher(kind: &str) {
             writeln!(lines, "addr add {addr}/32 dev lo\naddr del {addr}/32 dev lo").expect("text");
         }
         let mut churn = ip_batch(&directory, &lines);
-        let open = || VipWatcher::open(world.client.port_id()).expect("a watcher on a busy node");
+        let open = || VipWatcher::open(namespace.client.port_id()).expect("a watcher on a busy node");
         let mut watchers: Vec<_> = (0..20).map(|_| open()).collect();
         let mut watcher = watchers.pop().expect("twenty");
-        let end = Instant::now() + BUSY;
+        let end = Instant::now() + BUSY_TIME;
         while Instant::now() < end && churn.try_wait().expect("a child").is_none() {
             watcher.wait(SILENCE).expect("a watcher that goes on");
         }
         let _ended = churn.kill();
         churn.wait().expect("an end");
-        // It sees as well as one that was opened now.
+        // It sees as well as a watcher that was opened now.
         while watcher.wait(SOON).expect("readable").is_some() {}
-        world.apply(&[VipOp::EnsureLink]);
+        namespace.apply(&[VipOp::EnsureLink]);
         assert_silent(&mut watcher, "nothing");
-        world.set_link_down();
-        assert_told(&mut watcher, "our link down");
+        namespace.set_link_down();
+        assert_reported(&mut watcher, "our link down");
     });
 }
 
-/// `ip` with one command a line.
+/// Runs `ip` with one command a line.
 fn ip_batch(directory: &testkit::TempDir, lines: &str) -> Child {
     let path = directory.path().join("batch");
     std::fs::write(&path, lines).expect("a file");

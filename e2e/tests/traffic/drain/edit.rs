@@ -10,7 +10,7 @@ use e2e::probe::Proto;
 use e2e::probe::talk::Talk;
 
 use super::{conversations, cut, go_on, real, removed, seen, wait_refused, within};
-use crate::world::{World, ask_all, assert_uncut};
+use crate::testbed::{Testbed, ask_all, assert_uncut};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -20,24 +20,24 @@ const TALKATIVE: Duration = Duration::from_millis(200);
 /// The annotation counts for what drains already.
 #[test]
 fn a_policy_that_changes_during_a_drain_counts_at_once_slow() {
-    let mut world = World::new(PodNetwork::Routed, 2);
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
     let service = Service::new("web", cluster_ip(80), &[Proto::Tcp]);
-    let ready = world.ready(1..=2);
-    world.manifests.serve(&service, &ready);
-    world.start(&[]);
-    world.wait_served(&service, &ready);
-    let timeline = Timeline::record(&world.net.node);
-    let reals = real(&world.pods[1], &service);
-    let talk = world.talk_with(&conversations(&cluster_ip(80).port(80), 20, TALKATIVE));
-    let cuttable = talk.progress().pods[&world.pods[1].name];
+    let ready = testbed.ready(1..=2);
+    testbed.manifests.serve(&service, &ready);
+    testbed.start(&[]);
+    testbed.wait_served(&service, &ready);
+    let timeline = Timeline::record(&testbed.net.node);
+    let reals = real(&testbed.pods[1], &service);
+    let talk = testbed.talk_with(&conversations(&cluster_ip(80).port(80), 20, TALKATIVE));
+    let cuttable = talk.progress().pods[&testbed.pods[1].name];
     let unready = Instant::now();
-    world.manifests.endpoints(&service, &[ready[0].clone(), Endpoint::unready(&world.pods[1])]);
+    testbed.manifests.endpoints(&service, &[ready[0].clone(), Endpoint::unready(&testbed.pods[1])]);
     seen(unready, "weight 0", || timeline.quiesced(&reals, unready));
     go_on(&[&talk], unready);
     assert!(timeline.removed(&reals, unready).is_none(), "removed under its connections");
     assert!(talk.progress().cut.is_empty(), "cut before the policy changed");
     let edited = Instant::now();
-    world.manifests.service(&service.with_annotation("kube-ipvs.io/graceful-policy", "immediate"));
+    testbed.manifests.service(&service.with_annotation("kube-ipvs.io/graceful-policy", "immediate"));
     let gone = removed(&timeline, &reals, edited);
     let (_, last) = cut(&talk, cuttable, edited);
     println!(
@@ -53,42 +53,50 @@ fn a_policy_that_changes_during_a_drain_counts_at_once_slow() {
 /// established ones go on until their clients are done.
 #[test]
 fn what_a_service_no_longer_has_drains_slow() {
-    let mut world = World::new(PodNetwork::Routed, 2);
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
     let ports = [
         Port::web(Proto::Tcp),
         Port { name: "more".to_owned(), port: 81, target: 8081, ..Port::web(Proto::Tcp) },
     ];
     let fewer = Service::new("fewer", cluster_ip(81), &[]).with_ports(&ports);
     let moved = Service::new("moved", cluster_ip(82), &[Proto::Tcp]);
-    let pods = [world.ready(1..=1), world.ready(2..=2)];
-    let both = |world: &World, services: [&Service; 2]| {
-        services.into_iter().zip(&pods).for_each(|(service, pods)| world.manifests.serve(service, pods));
+    let pods = [testbed.ready(1..=1), testbed.ready(2..=2)];
+    let both = |testbed: &Testbed, services: [&Service; 2]| {
+        for (service, pods) in services.into_iter().zip(&pods) {
+            testbed.manifests.serve(service, pods);
+        }
     };
-    both(&world, [&fewer, &moved]);
-    world.start(&[]);
-    world.wait_served(&fewer, &pods[0]);
-    world.wait_served(&moved, &pods[1]);
+    both(&testbed, [&fewer, &moved]);
+    testbed.start(&[]);
+    testbed.wait_served(&fewer, &pods[0]);
+    testbed.wait_served(&moved, &pods[1]);
     let old = [cluster_ip(81).port(81), cluster_ip(82).port(80)];
-    let talks = old.map(|targets| world.talk_with(&conversations(&targets, 20, TALKATIVE)));
+    let talks = old.map(|targets| testbed.talk_with(&conversations(&targets, 20, TALKATIVE)));
     let edited = Instant::now();
     let after = [fewer.with_ports(&ports[..1]), moved.clone().with_ips(&cluster_ip(83).each())];
-    both(&world, [&after[0], &after[1]]);
-    old.iter().flatten().for_each(|to| wait_refused(&world, *to));
+    both(&testbed, [&after[0], &after[1]]);
+    for to in old.iter().flatten() {
+        wait_refused(&testbed, *to);
+    }
     println!("new connections refused {} ms after the edit", edited.elapsed().as_millis());
     for (service, pods) in after.iter().zip(&pods) {
-        world.wait_served(service, pods);
-        ask_all(&world.net.outside_client(), service);
+        testbed.wait_served(service, pods);
+        ask_all(&testbed.net.outside_client(), service);
     }
     go_on(&talks.each_ref(), edited);
-    let quiet = |to: &SocketAddr| world.ipvs().get(Proto::Tcp, *to).is_some_and(|vs| vs.serving().is_empty());
+    let quiet =
+        |to: &SocketAddr| testbed.ipvs().get(Proto::Tcp, *to).is_some_and(|vs| vs.serving().is_empty());
     assert!(old.iter().flatten().all(quiet), "virtual servers that drain stay, and take nothing new");
-    talks.map(Talk::stop).iter().for_each(assert_uncut);
+    for report in &talks.map(Talk::stop) {
+        assert_uncut(report);
+    }
     // With the last connection they go.
-    world.wait_gone(&moved);
+    testbed.wait_gone(&moved);
     let old_port = [IpAddr::from(cluster_ip(81).v4), cluster_ip(81).v6.into()];
-    let gone = || old_port.iter().all(|ip| world.ipvs().get(Proto::Tcp, SocketAddr::new(*ip, 81)).is_none());
-    testkit::wait_until(crate::world::SOON, "the virtual servers of the port to be gone", gone);
-    after.iter().for_each(|service| {
-        ask_all(&world.net.outside_client(), service);
-    });
+    let gone =
+        || old_port.iter().all(|ip| testbed.ipvs().get(Proto::Tcp, SocketAddr::new(*ip, 81)).is_none());
+    testkit::wait_until(crate::testbed::SOON, "the virtual servers of the port to be gone", gone);
+    for service in &after {
+        ask_all(&testbed.net.outside_client(), service);
+    }
 }

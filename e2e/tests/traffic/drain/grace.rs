@@ -14,7 +14,7 @@ use e2e::probe::talk::{self, Talk};
 use testkit::wait_for;
 
 use super::{conversations, real, removed};
-use crate::world::{World, assert_uncut};
+use crate::testbed::{Testbed, assert_uncut};
 
 /// Of the pods.
 const GRACE: Duration = Duration::from_secs(30);
@@ -50,7 +50,7 @@ fn last_end(talk: &Talk, report: &talk::Report, pod: &Pod) -> Option<Instant> {
 
 /// The Services, and the pods that are in all of them.
 struct Rollout {
-    world: World,
+    testbed: Testbed,
     web: Service,
     files: Service,
     sticky: Service,
@@ -59,27 +59,31 @@ struct Rollout {
 impl Rollout {
     /// Pods 1 to 3 serve, pods 4 to 6 stand by.
     fn prepare() -> Rollout {
-        let mut world = World::new(PodNetwork::Routed, 0);
-        let pod = |number: u8| world.net.pod(&format!("pod-{number}"), 10 + number, &PORTS);
-        world.pods = (1..=6).map(pod).collect();
+        let mut testbed = Testbed::new(PodNetwork::Routed, 0);
+        let pod = |number: u8| testbed.net.pod(&format!("pod-{number}"), 10 + number, &PORTS);
+        testbed.pods = (1..=6).map(pod).collect();
         let web = service("web", 80, true, 8080);
         let files = service("files", 81, false, 8081);
         let sticky = service("sticky", 82, true, 8082).with_affinity(600);
-        let before = world.ready(1..=3);
-        [&web, &files, &sticky].into_iter().for_each(|service| world.manifests.serve(service, &before));
-        world.start(&[]);
-        [&web, &files, &sticky].into_iter().for_each(|service| world.wait_served(service, &before));
-        Rollout { world, web, files, sticky }
+        let before = testbed.ready(1..=3);
+        for service in [&web, &files, &sticky] {
+            testbed.manifests.serve(service, &before);
+        }
+        testbed.start(&[]);
+        for service in [&web, &files, &sticky] {
+            testbed.wait_served(service, &before);
+        }
+        Rollout { testbed, web, files, sticky }
     }
 
     fn old(&self) -> &[Pod] {
-        &self.world.pods[..3]
+        &self.testbed.pods[..3]
     }
 
     /// Conversations that end after 8 to 18 messages, one each second.
     fn work(&self, service: &Service, connections: usize) -> Talk {
         let settings = conversations(&[address(service)], connections, Duration::from_secs(1));
-        self.world.talk_with(&talk::Settings { work: Some((8, 18)), ..settings })
+        self.testbed.talk_with(&talk::Settings { work: Some((8, 18)), ..settings })
     }
 
     /// A slow answer of 20 s to a client that has half-closed; returns when it ended.
@@ -90,12 +94,12 @@ impl Rollout {
             pause: Duration::from_secs(1),
             timeout: Duration::from_secs(10),
         };
-        (self.world.net.outside.enter(|| half_close(&settings)), Instant::now())
+        (self.testbed.net.outside.enter(|| half_close(&settings)), Instant::now())
     }
 
     fn wait_downloads(&self, count: usize) {
         wait_for(GRACE, "the downloads to reach the pods", || {
-            let listing = self.world.net.node.sh("ipvsadm -Lnc");
+            let listing = self.testbed.net.node.sh("ipvsadm -Lnc");
             let found = listing.lines().filter(|line| line.contains("]:8081")).count();
             if found >= count { Ok(()) } else { Err(listing) }
         });
@@ -104,11 +108,15 @@ impl Rollout {
     /// All old pods turn terminating, all new ones are ready; returns when.
     fn roll(&self) -> Instant {
         let terminating = Instant::now();
-        let mut after = self.world.ready(4..=6);
+        let mut after = self.testbed.ready(4..=6);
         after.extend(self.old().iter().map(Endpoint::terminating));
         let services = [&self.web, &self.files, &self.sticky];
-        services.into_iter().for_each(|service| self.world.manifests.endpoints(service, &after));
-        services.into_iter().for_each(|service| self.world.wait_served(service, &self.world.ready(4..=6)));
+        for service in services {
+            self.testbed.manifests.endpoints(service, &after);
+        }
+        for service in services {
+            self.testbed.wait_served(service, &self.testbed.ready(4..=6));
+        }
         terminating
     }
 }
@@ -118,7 +126,7 @@ impl Rollout {
 #[test]
 fn work_is_finished_within_the_grace_period_slow() {
     let rollout = Rollout::prepare();
-    let timeline = Timeline::record(&rollout.world.net.node);
+    let timeline = Timeline::record(&rollout.testbed.net.node);
     let works = [
         (rollout.work(&rollout.web, 100), &rollout.web),
         (rollout.work(&rollout.sticky, 5), &rollout.sticky),
@@ -127,7 +135,7 @@ fn work_is_finished_within_the_grace_period_slow() {
         let downloads: Vec<_> = (0..3).map(|_| scope.spawn(|| rollout.download())).collect();
         rollout.wait_downloads(downloads.len());
         let terminating = rollout.roll();
-        assert_affinity_moves(&rollout.world, &rollout.sticky);
+        assert_affinity_moves(&rollout.testbed, &rollout.sticky);
         for (talk, service) in &works {
             assert_finished(talk, service, rollout.old(), (&timeline, terminating));
         }
@@ -200,11 +208,11 @@ fn assert_gone_in_time(
 }
 
 /// New connections of a client with affinity go to one new pod while its old ones run.
-fn assert_affinity_moves(world: &World, sticky: &Service) {
-    let client = world.net.outside_client();
+fn assert_affinity_moves(testbed: &Testbed, sticky: &Service) {
+    let client = testbed.net.outside_client();
     let ask = |_| client.ask(Proto::Tcp, address(sticky)).result.expect("an answer").pod;
     let pods: BTreeSet<_> = (0..5).map(ask).collect();
     println!("a known client's new connections go to {pods:?}");
-    let new: BTreeSet<_> = world.pods[3..].iter().map(|pod| pod.name.clone()).collect();
+    let new: BTreeSet<_> = testbed.pods[3..].iter().map(|pod| pod.name.clone()).collect();
     assert!(pods.len() == 1 && pods.is_subset(&new), "{pods:?} of {new:?}");
 }

@@ -11,42 +11,42 @@ use e2e::proxy::CLUSTER_CIDRS;
 use testkit::wait_until;
 
 use super::{ROUND, from_300_ports, real, seen};
-use crate::world::{SOON, World};
+use crate::testbed::{SOON, Testbed};
 
 /// Source ports are reused into a dead pod, "No route to host", until a restart with the defaults.
 #[test]
 fn the_historical_failure_and_its_cure_slow() {
-    let mut world = World::new(PodNetwork::Routed, 2);
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
     let service = Service::new("web", cluster_ip(80), &[Proto::Tcp]);
-    world.manifests.serve(&service, &world.ready(1..=2));
+    testbed.manifests.serve(&service, &testbed.ready(1..=2));
     // kube-proxy's rule: it knows no end of an endpoint but that of its connections.
-    world.start(&[
+    testbed.start(&[
         "--graceful-policy=all-connections",
         "--graceful-endpoint-gone=drain",
         "--graceful-silence=0s",
         "--conn-reuse-mode=0",
         "--ipvs-sync-period=1h",
     ]);
-    world.wait_served(&service, &world.ready(1..=2));
+    testbed.wait_served(&service, &testbed.ready(1..=2));
     // As kube-proxy once left it: connections of a vanished real server stay.
-    world.net.node.sh("sysctl -w net.ipv4.vs.expire_nodest_conn=0");
-    let timeline = Timeline::record(&world.net.node);
+    testbed.net.node.sh("sysctl -w net.ipv4.vs.expire_nodest_conn=0");
+    let timeline = Timeline::record(&testbed.net.node);
     let targets = cluster_ip(80).port(80);
     // A worker that waits long for a dead pod opens fewer connections.
     let impatient = Settings { timeout: Duration::from_secs(3), ..from_300_ports(&targets) };
-    let load = world.load_from(&world.net.outside_client(), &impatient);
+    let load = testbed.load_from(&testbed.net.outside_client(), &impatient);
     load.let_pass(ROUND);
-    let mut endpoints = world.ready(1..=1);
-    endpoints.push(Endpoint::terminating(&world.pods[1]));
+    let mut endpoints = testbed.ready(1..=1);
+    endpoints.push(Endpoint::terminating(&testbed.pods[1]));
     let terminating = Instant::now();
-    world.manifests.endpoints(&service, &endpoints);
-    let reals = real(&world.pods[1], &service);
+    testbed.manifests.endpoints(&service, &endpoints);
+    let reals = real(&testbed.pods[1], &service);
     seen(terminating, "weight 0", || timeline.quiesced(&reals, terminating));
     std::thread::sleep(Duration::from_secs(1).saturating_sub(terminating.elapsed()));
-    let mut old = world.pods.remove(1);
+    let mut old = testbed.pods.remove(1);
     old.kill();
     old.disconnect();
-    world.manifests.endpoints(&service, &world.ready(1..=1));
+    testbed.manifests.endpoints(&service, &testbed.ready(1..=1));
     load.let_pass(ROUND / 2);
     let report = load.stop();
     println!("kube-proxy's rule: {report}");
@@ -55,13 +55,13 @@ fn the_historical_failure_and_its_cure_slow() {
     assert!(unreachable > 0, "source ports were not reused into the dead pod: this load proves nothing");
     assert!(timeline.removed(&reals, terminating).is_none(), "they should stay as long as connections do");
     // The defaults, by a restart: the dead real server may still count half-open connections, but gets no new ones.
-    world.start_with(&[CLUSTER_CIDRS]);
+    testbed.start_with(&[CLUSTER_CIDRS]);
     wait_until(SOON, "the parameters to be back", || {
         let parameters = ["conn_reuse_mode", "expire_nodest_conn"];
-        let read = |name| world.net.node.sh(&format!("sysctl -n net.ipv4.vs.{name}"));
+        let read = |name| testbed.net.node.sh(&format!("sysctl -n net.ipv4.vs.{name}"));
         parameters.map(read).iter().all(|value| value.trim() == "1")
     });
-    let load = world.load_from(&world.net.outside_client(), &from_300_ports(&targets));
+    let load = testbed.load_from(&testbed.net.outside_client(), &from_300_ports(&targets));
     load.let_pass(ROUND);
     let report = load.stop();
     println!("the defaults: {report}");

@@ -8,25 +8,26 @@ use e2e::observe::Timeline;
 use e2e::probe::Proto;
 
 use super::{conversations, cut, real, removed, seen, within};
-use crate::world::World;
+use crate::testbed::Testbed;
 
 /// Whatever connections it has, the real server is gone within a second of turning unready, and its clients know.
 #[test]
 fn an_unready_real_server_is_gone_within_a_second() {
-    let mut world = World::new(PodNetwork::Routed, 2);
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
     let service = Service::new("web", cluster_ip(80), &[Proto::Tcp]);
-    let ready = world.ready(1..=2);
-    world.manifests.serve(&service, &ready);
-    world.start(&["--graceful-policy=immediate"]);
-    world.wait_served(&service, &ready);
-    let timeline = Timeline::record(&world.net.node);
-    let reals = real(&world.pods[1], &service);
+    let ready = testbed.ready(1..=2);
+    testbed.manifests.serve(&service, &ready);
+    testbed.start(&["--graceful-policy=immediate"]);
+    testbed.wait_served(&service, &ready);
+    let timeline = Timeline::record(&testbed.net.node);
+    let reals = real(&testbed.pods[1], &service);
     let mut judged = 0;
     for round in 1..=6 {
-        let talk = world.talk_with(&conversations(&cluster_ip(80).port(80), 20, Duration::from_millis(200)));
-        let cuttable = talk.progress().pods[&world.pods[1].name];
+        let talk =
+            testbed.talk_with(&conversations(&cluster_ip(80).port(80), 20, Duration::from_millis(200)));
+        let cuttable = talk.progress().pods[&testbed.pods[1].name];
         let unready = Instant::now();
-        world.manifests.endpoints(&service, &[ready[0].clone(), Endpoint::unready(&world.pods[1])]);
+        testbed.manifests.endpoints(&service, &[ready[0].clone(), Endpoint::unready(&testbed.pods[1])]);
         let gone = removed(&timeline, &reals, unready);
         let (_, last) = cut(&talk, cuttable, unready);
         println!(
@@ -36,7 +37,7 @@ fn an_unready_real_server_is_gone_within_a_second() {
         );
         judged += u32::from(within(Duration::from_secs(1), gone, "it stayed", (&timeline, unready)));
         let back = Instant::now();
-        world.manifests.endpoints(&service, &ready);
+        testbed.manifests.endpoints(&service, &ready);
         seen(back, "the real servers to be back", || timeline.serving(&reals, back));
         assert_eq!(talk.stop().cut.len(), cuttable, "the other pod's conversations are not concerned");
         if judged == 2 {

@@ -10,7 +10,7 @@ use e2e::probe::Proto;
 use e2e::probe::talk::Talk;
 
 use super::{conversations, cut, go_on, real, removed, seen, wait_refused, within};
-use crate::world::{World, assert_uncut};
+use crate::testbed::{Testbed, assert_uncut};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -31,37 +31,37 @@ struct Case {
 }
 
 impl Case {
-    fn begin(world: &World, service: Service, pod: usize, connections: usize) -> Case {
+    fn begin(testbed: &Testbed, service: Service, pod: usize, connections: usize) -> Case {
         let settings = conversations(&addresses(&service), connections, SECOND);
-        Case { talk: world.talk_with(&settings), service, pod }
+        Case { talk: testbed.talk_with(&settings), service, pod }
     }
 
-    fn real(&self, world: &World) -> [SocketAddr; 2] {
-        real(&world.pods[self.pod], &self.service)
+    fn real(&self, testbed: &Testbed) -> [SocketAddr; 2] {
+        real(&testbed.pods[self.pod], &self.service)
     }
 }
 
 /// Nobody but the node tells the clients of a pod that is deleted with its network.
 #[test]
 fn a_deleted_pod_s_clients_are_reset_at_once_slow() {
-    let mut world = World::new(PodNetwork::Routed, 2);
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
     let service = service("web", 80);
-    let alone = world.ready(1..=1);
-    world.manifests.serve(&service, &alone);
-    world.start(&[]);
-    world.wait_served(&service, &alone);
-    let timeline = Timeline::record(&world.net.node);
-    let talk = world.talk_with(&conversations(&addresses(&service), 100, Duration::from_millis(500)));
+    let alone = testbed.ready(1..=1);
+    testbed.manifests.serve(&service, &alone);
+    testbed.start(&[]);
+    testbed.wait_served(&service, &alone);
+    let timeline = Timeline::record(&testbed.net.node);
+    let talk = testbed.talk_with(&conversations(&addresses(&service), 100, Duration::from_millis(500)));
     // As in a rollout; then the process dies with its sandbox, so that nobody tells the clients.
     let terminating = Instant::now();
-    let replaced = [Endpoint::terminating(&world.pods[0]), Endpoint::ready(&world.pods[1])];
-    world.manifests.endpoints(&service, &replaced);
-    let reals = real(&world.pods[0], &service);
+    let replaced = [Endpoint::terminating(&testbed.pods[0]), Endpoint::ready(&testbed.pods[1])];
+    testbed.manifests.endpoints(&service, &replaced);
+    let reals = real(&testbed.pods[0], &service);
     seen(terminating, "weight 0", || timeline.quiesced(&reals, terminating));
     assert!(talk.progress().cut.is_empty(), "a terminating pod goes on serving its connections");
-    world.pods[0].disconnect();
+    testbed.pods[0].disconnect();
     let left = Instant::now();
-    world.manifests.endpoints(&service, &world.ready(2..=2));
+    testbed.manifests.endpoints(&service, &testbed.ready(2..=2));
     let gone = removed(&timeline, &reals, left);
     let (first, last) = cut(&talk, 100, left);
     println!(
@@ -77,26 +77,26 @@ fn a_deleted_pod_s_clients_are_reset_at_once_slow() {
 /// Labels, selectors, slices and Services change; pods live on, and so do their connections.
 #[test]
 fn a_living_pod_keeps_its_connections_however_it_leaves_slow() {
-    let mut world = World::new(PodNetwork::Routed, 5);
+    let mut testbed = Testbed::new(PodNetwork::Routed, 5);
     let services =
         [service("label", 81), service("selector", 82), service("slices", 83), service("whole", 84)];
-    for (service, pod) in services.iter().zip(&world.pods) {
-        world.manifests.serve(service, &[Endpoint::ready(pod)]);
+    for (service, pod) in services.iter().zip(&testbed.pods) {
+        testbed.manifests.serve(service, &[Endpoint::ready(pod)]);
     }
-    world.start(&[]);
-    for (service, pod) in services.iter().zip(&world.pods) {
-        world.wait_served(service, &[Endpoint::ready(pod)]);
+    testbed.start(&[]);
+    for (service, pod) in services.iter().zip(&testbed.pods) {
+        testbed.wait_served(service, &[Endpoint::ready(pod)]);
     }
-    let timeline = Timeline::record(&world.net.node);
+    let timeline = Timeline::record(&testbed.net.node);
     let [label, selector, slices, whole] = services;
     let cases = [(label, 100), (selector, 10), (slices, 10), (whole, 10)];
     let mut pod = 0..;
     let cases =
-        cases.map(|(service, count)| Case::begin(&world, service, pod.next().expect("endless"), count));
-    let left = leave(&world, &timeline, &cases);
+        cases.map(|(service, count)| Case::begin(&testbed, service, pod.next().expect("endless"), count));
+    let left = leave(&testbed, &timeline, &cases);
     go_on(&cases.each_ref().map(|case| &case.talk), left);
-    assert_eq!(timeline.missed(&cases[2].real(&world)), 0, "the same endpoint was removed meanwhile");
-    let ended = cases.map(|case| assert_kept(&world, &timeline, case, left));
+    assert_eq!(timeline.missed(&cases[2].real(&testbed)), 0, "the same endpoint was removed meanwhile");
+    let ended = cases.map(|case| assert_kept(&testbed, &timeline, case, left));
     for (service, reals, closed) in &ended {
         if service.name != "slices" {
             let gone = removed(&timeline, reals, *closed);
@@ -104,36 +104,38 @@ fn a_living_pod_keeps_its_connections_however_it_leaves_slow() {
         }
     }
     let [.., (whole, _, _)] = &ended;
-    world.wait_gone(whole);
+    testbed.wait_gone(whole);
 }
 
 /// All at once; returns when.
-fn leave(world: &World, timeline: &Timeline, [label, selector, slices, whole]: &[Case; 4]) -> Instant {
+fn leave(testbed: &Testbed, timeline: &Timeline, [label, selector, slices, whole]: &[Case; 4]) -> Instant {
     let left = Instant::now();
     // The label is taken off the pod: it leaves the slice, no other comes.
-    world.manifests.endpoints(&label.service, &[]);
+    testbed.manifests.endpoints(&label.service, &[]);
     // Another selector: another pod.
-    world.manifests.endpoints(&selector.service, &world.ready(5..=5));
-    replace_slices(world, &slices.service, &world.pods[slices.pod]);
-    world.manifests.forget(&whole.service);
+    testbed.manifests.endpoints(&selector.service, &testbed.ready(5..=5));
+    replace_slices(testbed, &slices.service, &testbed.pods[slices.pod]);
+    testbed.manifests.forget(&whole.service);
     for case in [label, selector, whole] {
-        seen(left, "weight 0", || timeline.quiesced(&case.real(world), left));
+        seen(left, "weight 0", || timeline.quiesced(&case.real(testbed), left));
     }
-    let serving = slices.real(world);
+    let serving = slices.real(testbed);
     seen(left, "the same endpoint to serve again", || timeline.serving(&serving, Instant::now()));
-    addresses(&whole.service).into_iter().for_each(|to| wait_refused(world, to));
+    for to in addresses(&whole.service) {
+        wait_refused(testbed, to);
+    }
     left
 }
 
 /// No conversation was cut; ends them and returns when.
 #[track_caller]
 fn assert_kept(
-    world: &World,
+    testbed: &Testbed,
     timeline: &Timeline,
     case: Case,
     left: Instant,
 ) -> (Service, [SocketAddr; 2], Instant) {
-    let (name, reals) = (&case.service.name, case.real(world));
+    let (name, reals) = (&case.service.name, case.real(testbed));
     let stays = name == "slices" || timeline.removed(&reals, left).is_none();
     assert!(stays, "{name}: removed under its connections");
     let report = case.talk.stop();
@@ -143,10 +145,10 @@ fn assert_kept(
 }
 
 /// The slices are replaced by others with the same endpoint, the new ones written after the old ones are deleted.
-fn replace_slices(world: &World, service: &Service, pod: &Pod) {
+fn replace_slices(testbed: &Testbed, service: &Service, pod: &Pod) {
     let endpoints = [Endpoint::ready(pod)];
     let slices = [("v4", true), ("v6", false)]
         .map(|(suffix, v4)| render_slice(service, &format!("other-{suffix}"), v4, &endpoints));
-    world.manifests.remove(&format!("{}-endpoints.yaml", service.name));
-    world.manifests.write(&format!("{}-other.yaml", service.name), &slices.join("---\n"));
+    testbed.manifests.remove(&format!("{}-endpoints.yaml", service.name));
+    testbed.manifests.write(&format!("{}-other.yaml", service.name), &slices.join("---\n"));
 }

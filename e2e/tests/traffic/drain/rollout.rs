@@ -9,7 +9,7 @@ use e2e::observe::Timeline;
 use e2e::probe::Proto;
 
 use super::{ROUND, from_300_ports, real, removed, seen, within};
-use crate::world::{World, assert_uncut};
+use crate::testbed::{Testbed, assert_uncut};
 
 /// From turning terminating to the end of the process.
 const LAST_SECOND: Duration = Duration::from_secs(1);
@@ -30,9 +30,9 @@ fn targets(services: &[Service]) -> Vec<SocketAddr> {
 }
 
 /// The same endpoints for all Services.
-fn publish(world: &World, services: &[Service], endpoints: &[Endpoint]) {
+fn publish(testbed: &Testbed, services: &[Service], endpoints: &[Endpoint]) {
     for service in services {
-        world.manifests.endpoints(service, endpoints);
+        testbed.manifests.endpoints(service, endpoints);
     }
 }
 
@@ -41,37 +41,42 @@ fn publish(world: &World, services: &[Service], endpoints: &[Endpoint]) {
 fn roll(count: u8) {
     let services: Vec<_> = (0..count).map(service).collect();
     let ports: Vec<_> = services.iter().map(|service| service.ports[0].target).collect();
-    let mut world = World::new(PodNetwork::Routed, 0);
-    world.pods = (1..=3).map(|number| world.net.pod(&format!("old-{number}"), 10 + number, &ports)).collect();
-    let ready = world.ready(1..=3);
-    services.iter().for_each(|service| world.manifests.serve(service, &ready));
-    world.start(&[]);
-    services.iter().for_each(|service| world.wait_served(service, &ready));
-    let load = world.load_from(&world.net.outside_client(), &from_300_ports(&targets(&services)));
-    let timeline = Timeline::record(&world.net.node);
+    let mut testbed = Testbed::new(PodNetwork::Routed, 0);
+    testbed.pods =
+        (1..=3).map(|number| testbed.net.pod(&format!("old-{number}"), 10 + number, &ports)).collect();
+    let ready = testbed.ready(1..=3);
+    for service in &services {
+        testbed.manifests.serve(service, &ready);
+    }
+    testbed.start(&[]);
+    for service in &services {
+        testbed.wait_served(service, &ready);
+    }
+    let load = testbed.load_from(&testbed.net.outside_client(), &from_300_ports(&targets(&services)));
+    let timeline = Timeline::record(&testbed.net.node);
     load.let_pass(ROUND);
     for number in 1..=3 {
-        let new = world.net.pod(&format!("new-{number}"), 20 + number, &ports);
-        let old = world.pods.remove(0);
-        replace(&mut world, &timeline, &services, old, new);
+        let new = testbed.net.pod(&format!("new-{number}"), 20 + number, &ports);
+        let old = testbed.pods.remove(0);
+        replace(&mut testbed, &timeline, &services, old, new);
     }
     load.let_pass(ROUND);
     load.assert_clean();
 }
 
-fn replace(world: &mut World, timeline: &Timeline, services: &[Service], mut old: Pod, new: Pod) {
+fn replace(testbed: &mut Testbed, timeline: &Timeline, services: &[Service], mut old: Pod, new: Pod) {
     let all = |pod: &Pod| services.iter().flat_map(|service| real(pod, service)).collect::<Vec<_>>();
     let (reals, coming) = (all(&old), all(&new));
-    world.pods.push(new);
-    let ready: Vec<_> = world.pods.iter().map(Endpoint::ready).collect();
+    testbed.pods.push(new);
+    let ready: Vec<_> = testbed.pods.iter().map(Endpoint::ready).collect();
     let with = |endpoint| ready.iter().cloned().chain([endpoint]).collect::<Vec<_>>();
-    publish(world, services, &with(Endpoint::ready(&old)));
+    publish(testbed, services, &with(Endpoint::ready(&old)));
     let begin = Instant::now();
     for real in coming {
         seen(begin, &format!("{real} to serve"), || timeline.serving(&[real], begin));
     }
     let terminating = Instant::now();
-    publish(world, services, &with(Endpoint::terminating(&old)));
+    publish(testbed, services, &with(Endpoint::terminating(&old)));
     // A guest that needs longer than the last second of a pod to run a process at all proves nothing.
     let quiet = seen(terminating, "weight 0", || timeline.quiesced(&reals, terminating));
     within(LAST_SECOND, quiet, "new connections went there", (timeline, terminating));
@@ -79,7 +84,7 @@ fn replace(world: &mut World, timeline: &Timeline, services: &[Service], mut old
     let killed = terminating.elapsed();
     old.kill();
     old.disconnect();
-    publish(world, services, &ready);
+    publish(testbed, services, &ready);
     let gone = removed(timeline, &reals, terminating);
     println!(
         "{}: weight 0 {} ms after it turned terminating, killed after {} ms, its {} real servers gone after {} ms; \
@@ -106,23 +111,23 @@ fn rolling_updates_of_10_services_at_once_slow() {
 /// An endpoint that flaps keeps its real servers and its connections.
 #[test]
 fn an_endpoint_that_flaps_50_times_under_load_slow() {
-    let mut world = World::new(PodNetwork::Routed, 2);
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
     let service = service(0);
-    let ready = world.ready(1..=2);
-    world.manifests.serve(&service, &ready);
-    world.start(&[]);
-    world.wait_served(&service, &ready);
+    let ready = testbed.ready(1..=2);
+    testbed.manifests.serve(&service, &ready);
+    testbed.start(&[]);
+    testbed.wait_served(&service, &ready);
     let targets = cluster_ip(100).port(80);
-    let load = world.load_from(&world.net.outside_client(), &from_300_ports(&targets));
-    let talk = world.talk(&targets, 20);
-    let timeline = Timeline::record(&world.net.node);
-    let flapping = real(&world.pods[1], &service);
+    let load = testbed.load_from(&testbed.net.outside_client(), &from_300_ports(&targets));
+    let talk = testbed.talk(&targets, 20);
+    let timeline = Timeline::record(&testbed.net.node);
+    let flapping = real(&testbed.pods[1], &service);
     for _ in 0..50 {
         let begin = Instant::now();
-        world.manifests.endpoints(&service, &[ready[0].clone(), Endpoint::unready(&world.pods[1])]);
+        testbed.manifests.endpoints(&service, &[ready[0].clone(), Endpoint::unready(&testbed.pods[1])]);
         seen(begin, "weight 0", || timeline.quiesced(&flapping, begin));
         let begin = Instant::now();
-        world.manifests.endpoints(&service, &ready);
+        testbed.manifests.endpoints(&service, &ready);
         seen(begin, "the weight back", || timeline.serving(&flapping, begin));
     }
     load.let_pass(20);

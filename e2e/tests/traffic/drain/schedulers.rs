@@ -13,7 +13,7 @@ use e2e::net::{Pod, PodNetwork, cluster_ip};
 use e2e::probe::{Proto, socket};
 use testkit::{try_output_with_input, wait_for, wait_until};
 
-use crate::world::{SOON, World};
+use crate::testbed::{SOON, Testbed};
 
 const ALL: [&str; 14] =
     ["rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos"];
@@ -36,12 +36,12 @@ fn clients() -> Vec<Ipv4Addr> {
 }
 
 /// The clients' addresses outside, and the node's way back to them.
-fn add_clients(world: &World) {
+fn add_clients(testbed: &Testbed) {
     let lines: String =
         clients().iter().map(|client| format!("address add {client}/32 dev eth0\n")).collect();
-    let mut ip = world.net.outside.command("ip");
+    let mut ip = testbed.net.outside.command("ip");
     try_output_with_input(ip.args(["-batch", "-"]), &lines).expect("add the clients' addresses");
-    world.net.node.sh("ip route add 192.168.77.0/24 via 192.168.50.2");
+    testbed.net.node.sh("ip route add 192.168.77.0/24 via 192.168.50.2");
 }
 
 /// Schedulers with a module for the running kernel.
@@ -95,7 +95,7 @@ fn connect(client: Ipv4Addr, to: SocketAddr, timeout: Duration) -> std::io::Resu
 }
 
 /// 1,000 connections to each Service, spread over the time of the drain, from all clients in turn; returns failures.
-fn load(world: &World, services: &[Service]) -> BTreeMap<String, Vec<String>> {
+fn load(testbed: &Testbed, services: &[Service]) -> BTreeMap<String, Vec<String>> {
     let (begin, clients) = (Instant::now(), clients());
     let failed: Mutex<BTreeMap<String, Vec<String>>> = Mutex::default();
     let work = |worker: u32| {
@@ -112,16 +112,18 @@ fn load(world: &World, services: &[Service]) -> BTreeMap<String, Vec<String>> {
     };
     thread::scope(|scope| {
         let workers = 0..WORKERS;
-        workers.for_each(|worker| _ = scope.spawn(move || world.net.outside.enter(|| work(worker))));
+        for worker in workers {
+            _ = scope.spawn(move || testbed.net.outside.enter(|| work(worker)));
+        }
     });
     println!("{CONNECTIONS} connections to each Service took {} s", begin.elapsed().as_secs());
     failed.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The pod to which `dh` gives everything, by one connection.
-fn chosen_by_dh(world: &World, dh: &Service, accepted: &[Arc<AtomicU32>]) -> usize {
+fn chosen_by_dh(testbed: &Testbed, dh: &Service, accepted: &[Arc<AtomicU32>]) -> usize {
     let first = || connect(clients()[0], vip(dh), SOON);
-    world.net.outside.enter(first).expect("a connection through dh");
+    testbed.net.outside.enter(first).expect("a connection through dh");
     wait_for(SOON, "the connection to be accepted", || {
         accepted.iter().position(|count| count.load(Ordering::Relaxed) > 0).ok_or("nobody has it")
     })
@@ -130,15 +132,19 @@ fn chosen_by_dh(world: &World, dh: &Service, accepted: &[Arc<AtomicU32>]) -> usi
 /// `dh` is the exception: it gives all connections to a VIP to one endpoint, and refuses them while that one drains.
 #[test]
 fn no_scheduler_but_dh_refuses_anybody_while_one_of_four_endpoints_drains_slow() {
-    let mut world = World::new(PodNetwork::Routed, 4);
-    add_clients(&world);
-    let accepted: Vec<_> = world.pods.iter().map(accept).collect();
+    let mut testbed = Testbed::new(PodNetwork::Routed, 4);
+    add_clients(&testbed);
+    let accepted: Vec<_> = testbed.pods.iter().map(accept).collect();
     let mut services = services(&available());
-    let all = world.ready(1..=4);
-    services.iter().for_each(|service| world.manifests.serve(service, &all));
-    world.start(&[&format!("--allowed-schedulers={}", ALL.join(","))]);
-    services.iter().for_each(|service| world.wait_served(service, &all));
-    let ipvs = world.ipvs();
+    let all = testbed.ready(1..=4);
+    for service in &services {
+        testbed.manifests.serve(service, &all);
+    }
+    testbed.start(&[&format!("--allowed-schedulers={}", ALL.join(","))]);
+    for service in &services {
+        testbed.wait_served(service, &all);
+    }
+    let ipvs = testbed.ipvs();
     for service in &services {
         let has = ipvs.get(Proto::Tcp, vip(service)).map(|vs| vs.scheduler.as_str());
         assert_eq!(has, Some(service.name.as_str()), "the kernel has its module");
@@ -146,23 +152,25 @@ fn no_scheduler_but_dh_refuses_anybody_while_one_of_four_endpoints_drains_slow()
     // The endpoint of `dh` leaves, so that this shows what it does.
     let dh =
         services.remove(services.iter().position(|service| service.name == "dh").expect("kernels have dh"));
-    let leaves = chosen_by_dh(&world, &dh, &accepted);
+    let leaves = chosen_by_dh(&testbed, &dh, &accepted);
     let mut endpoints = all;
-    endpoints[leaves] = Endpoint::terminating(&world.pods[leaves]);
-    let [real, _] = world.pods[leaves].address.port(ACCEPTS);
+    endpoints[leaves] = Endpoint::terminating(&testbed.pods[leaves]);
+    let [real, _] = testbed.pods[leaves].address.port(ACCEPTS);
     let drains = |service: &Service| {
-        world.ipvs().get(Proto::Tcp, vip(service)).and_then(|vs| vs.real.get(&real).copied()) == Some(0)
+        testbed.ipvs().get(Proto::Tcp, vip(service)).and_then(|vs| vs.real.get(&real).copied()) == Some(0)
     };
-    services.iter().chain([&dh]).for_each(|service| world.manifests.endpoints(service, &endpoints));
+    for service in services.iter().chain([&dh]) {
+        testbed.manifests.endpoints(service, &endpoints);
+    }
     for service in services.iter().chain([&dh]) {
         wait_until(SOON, "the endpoint to drain", || drains(service));
     }
-    assert_eq!(load(&world, &services), BTreeMap::new(), "refused while one endpoint drains");
+    assert_eq!(load(&testbed, &services), BTreeMap::new(), "refused while one endpoint drains");
     assert!(services.iter().all(drains), "a drain was over before the last connection");
     assert_eq!(accepted[leaves].load(Ordering::Relaxed), 1, "new connections at weight 0");
     let ask = |client: &Ipv4Addr| connect(*client, vip(&dh), Duration::from_secs(2));
     let refused =
-        clients().iter().take(10).filter(|client| world.net.outside.enter(|| ask(client)).is_err()).count();
+        clients().iter().take(10).filter(|client| testbed.net.outside.enter(|| ask(client)).is_err()).count();
     assert_eq!(refused, 10, "dh gives its clients to another endpoint: nobody need be warned");
-    assert_eq!(world.proxy().log_lines(&["default/dh", "refuses them while"]).len(), 1, "warned once");
+    assert_eq!(testbed.proxy().log_lines(&["default/dh", "refuses them while"]).len(), 1, "warned once");
 }

@@ -10,7 +10,7 @@ use e2e::probe::Proto;
 use e2e::probe::talk::{self, Talk};
 
 use super::{conversations, cut, real, removed, within};
-use crate::world::World;
+use crate::testbed::Testbed;
 
 /// From the moment at which the address leaves the slice to the reset of the last client.
 const LIMIT: Duration = Duration::from_secs(12);
@@ -37,29 +37,29 @@ const WAYS: [Way; 3] = [
 /// The endpoints leave without ever having been terminating.
 #[test]
 fn the_clients_of_a_vanished_pod_are_reset_within_12_seconds_slow() {
-    let mut world = World::new(PodNetwork::Routed, 4);
+    let mut testbed = Testbed::new(PodNetwork::Routed, 4);
     let services = [80, 81, 82].map(|n| Service::new(&format!("web-{n}"), cluster_ip(n), &[Proto::Tcp]));
-    for (service, pod) in services.iter().zip(&world.pods) {
-        world.manifests.serve(service, &[Endpoint::ready(pod)]);
+    for (service, pod) in services.iter().zip(&testbed.pods) {
+        testbed.manifests.serve(service, &[Endpoint::ready(pod)]);
     }
     // The reset answers a retransmission, and TCP doubles the time between two of them: the one after 6.2 s must find the
     // real server gone, because the next one comes at 12.6 s.
-    world.start(&[]);
-    for (service, pod) in services.iter().zip(&world.pods) {
-        world.wait_served(service, &[Endpoint::ready(pod)]);
+    testbed.start(&[]);
+    for (service, pod) in services.iter().zip(&testbed.pods) {
+        testbed.wait_served(service, &[Endpoint::ready(pod)]);
     }
-    let timeline = Timeline::record(&world.net.node);
+    let timeline = Timeline::record(&testbed.net.node);
     let talks: Vec<_> =
-        services.iter().zip(&WAYS).map(|(service, way)| talk(&world, service, way.clients)).collect();
+        services.iter().zip(&WAYS).map(|(service, way)| talk(&testbed, service, way.clients)).collect();
     assert!(talks.iter().all(|talk| talk.progress().cut.is_empty()), "nothing has happened yet");
-    for (pod, way) in world.pods.iter_mut().zip(&WAYS) {
+    for (pod, way) in testbed.pods.iter_mut().zip(&WAYS) {
         (way.vanish)(pod);
     }
     let left = Instant::now();
     for service in &services {
-        world.manifests.endpoints(service, &world.ready(4..=4));
+        testbed.manifests.endpoints(service, &testbed.ready(4..=4));
     }
-    for (((way, service), pod), talk) in WAYS.iter().zip(&services).zip(&world.pods).zip(&talks) {
+    for (((way, service), pod), talk) in WAYS.iter().zip(&services).zip(&testbed.pods).zip(&talks) {
         let gone = removed(&timeline, &real(pod, service), left);
         let (first, last) = cut(talk, way.clients, left);
         println!(
@@ -74,9 +74,9 @@ fn the_clients_of_a_vanished_pod_are_reset_within_12_seconds_slow() {
     }
 }
 
-fn talk(world: &World, service: &Service, clients: usize) -> Talk {
+fn talk(testbed: &Testbed, service: &Service, clients: usize) -> Talk {
     let settings = conversations(&addresses(service), clients, SECOND);
-    world.talk_with(&talk::Settings { timeout: Duration::from_secs(60), ..settings })
+    testbed.talk_with(&talk::Settings { timeout: Duration::from_secs(60), ..settings })
 }
 
 fn addresses(service: &Service) -> Vec<SocketAddr> {

@@ -1,4 +1,4 @@
-//! The error numbers of `ip_vs_genl_set_cmd` and what it calls (net/netfilter/ipvs/ip_vs_ctl.c).
+//! Error numbers of `ip_vs_genl_set_cmd` and of the functions that it calls (net/netfilter/ipvs/ip_vs_ctl.c).
 
 use super::{
     ForwardingMethod, IpFamily, IpvsSnapshot, IpvsTable, RR, RealServer, Scheduler, VirtualServer, Weight,
@@ -110,7 +110,7 @@ pub(super) fn bad_prefix(table: &mut dyn IpvsTable) {
     refuse_all(table, &[bad(v4(), 33)[0], bad(v6(), 0)[0], bad(v6(), 129)[0]], libc::EINVAL);
     succeed(table, &[add_vs(v4(), RR), add_vs(v6(), RR)]);
     refuse_all(table, &[bad(v4(), 33)[1], bad(v6(), 0)[1], bad(v6(), 129)[1]], libc::EINVAL);
-    // Refused before the kernel sees it or by the kernel: its neighbours are executed all the same.
+    // The client or the kernel refuses it; its neighbours are executed all the same.
     let heavy = persistent(60, 24);
     refuse(
         table,

@@ -1,4 +1,4 @@
-//! Sizes far beyond a socket buffer.
+//! Batches and dumps far larger than a socket buffer.
 
 use std::net::Ipv4Addr;
 

@@ -1,4 +1,4 @@
-//! What is written is what is read.
+//! Settings that a dump returns as they were written.
 
 use lb_types::SchedulerFlags;
 

@@ -1,4 +1,4 @@
-//! What a table does when others work in the same namespace.
+//! Behaviour of a table when others work in the same namespace.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -14,7 +14,9 @@ const FOREIGN: [IpAddr; 2] = [v4(10, 96, 0, 77), v6(0x1111, 77)];
 
 pub(super) fn foreign_route(world: &mut dyn VipsWorld) {
     let foreign = BTreeSet::from(FOREIGN);
-    FOREIGN.into_iter().for_each(|addr| world.add_foreign_route(addr));
+    for addr in FOREIGN {
+        world.add_foreign_route(addr);
+    }
     link_and_routes(world);
     let report = try_apply(world, &[ensure(FOREIGN[0], NODE_V4), ensure(FOREIGN[1], NODE_V6)]);
     assert_eq!(errnos(&report), [(0, libc::EEXIST), (1, libc::EEXIST)], "{report:?}");
@@ -78,8 +80,8 @@ pub(super) fn node_address_removed(world: &mut dyn VipsWorld) {
     world.remove_node_address(OTHER_V4);
     world.remove_node_address(OTHER_V6);
     assert_eq!(observe(world).node_addresses.len(), 2);
-    // Some kernels take the source from the IPv6 route, others let it keep one that is gone, as IPv4 routes do. Either
-    // way the route is there, and what is seen differs from what is wanted.
+    // Some kernels take the source from the IPv6 route, others let it keep one that is gone, as IPv4 routes
+    // do. Either way the route exists, and what a dump shows differs from what is desired.
     let source_v6 = observe(world).routes.get(&VIP_V6).copied().flatten();
     assert!(source_v6.is_none_or(|source| source == OTHER_V6), "{source_v6:?}");
     assert_routes(world, &[(VIP_V4, Some(OTHER_V4)), (VIP_V6, source_v6)]);
@@ -95,14 +97,14 @@ pub(super) fn addresses(world: &mut dyn VipsWorld) {
     assert_eq!(seen.addresses, BTreeSet::from([VIP_V4, VIP_V6]));
     assert_eq!(seen.node_addresses.len(), 2, "they are not the node's");
     assert_routes(world, &[]);
-    // Make before break: the routes first, then the addresses go, and take no route along.
+    // Make before break: the routes come first, then the addresses go, and take no route along.
     link_and_routes(world);
     assert_eq!(observe(world).addresses.len(), 2);
     assert_routes(world, &BOTH_ROUTES);
     apply(world, &[VipOp::DeleteAddress { addr: VIP_V4 }, VipOp::DeleteAddress { addr: VIP_V6 }]);
     assert!(observe(world).addresses.is_empty());
     assert_routes(world, &BOTH_ROUTES);
-    // Nor does one that somebody adds and we remove.
+    // An address that somebody adds and we remove takes none along either.
     world.add_address(v4(10, 96, 0, 99));
     assert_eq!(observe(world).addresses, BTreeSet::from([v4(10, 96, 0, 99)]));
     apply(world, &[VipOp::DeleteAddress { addr: v4(10, 96, 0, 99) }]);
@@ -122,7 +124,9 @@ pub(super) fn last_address(world: &mut dyn VipsWorld) {
 }
 
 pub(super) fn cleanup(world: &mut dyn VipsWorld) {
-    FOREIGN.into_iter().for_each(|addr| world.add_foreign_route(addr));
+    for addr in FOREIGN {
+        world.add_foreign_route(addr);
+    }
     link_and_routes(world);
     apply(world, &[VipOp::DeleteLink]);
     assert_eq!(world.link(), None);

@@ -1,4 +1,4 @@
-//! What a table does with its own link and routes.
+//! Behaviour of a table towards its own link and routes.
 
 use std::net::IpAddr;
 

@@ -33,7 +33,7 @@ pub(super) fn bound(world: &mut dyn VipsWorld) {
     expected.sort_unstable();
     assert_eq!(listeners(world, &all(PORT)), expected);
     assert_eq!(listeners(world, &all(PORT + 1)), [], "another port");
-    // At all addresses: so do the daemons of the host, which have nothing to do with a VIP.
+    // These listen at all addresses, as the daemons of the host do, which have nothing to do with a VIP.
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         world.listen(protocol, None, PORT + 1);
     }
@@ -44,7 +44,7 @@ pub(super) fn bound(world: &mut dyn VipsWorld) {
     assert_eq!(listeners(world, &[sctp]), [sctp], "the kernel does not tell");
 }
 
-/// A client's own end has the address and a port, too.
+/// The client's own end of a connection has the address and a port, too.
 pub(super) fn connected(world: &mut dyn VipsWorld) {
     for (protocol, addr) in [(Protocol::Tcp, NODE_V4), (Protocol::Tcp, NODE_V6)] {
         world.listen(protocol, Some(addr), PORT);

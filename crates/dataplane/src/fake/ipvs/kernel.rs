@@ -13,7 +13,12 @@ use lb_types::{
 use super::{IpvsSnapshot, schedule::schedule};
 use crate::{ObservedRealServer, VirtualServerDump};
 
-type Counters = (ConnectionCounters, TrafficCounters);
+/// Counters of a real server.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Counters {
+    pub(super) connections: ConnectionCounters,
+    pub(super) traffic: TrafficCounters,
+}
 
 /// The tables of one network namespace.
 #[derive(Default)]
@@ -21,7 +26,7 @@ pub(super) struct Tables {
     entries: BTreeMap<VirtualServerId, Entry>,
     /// Counters of removed real servers: adding one again gives them back (`ip_vs_trash_get_dest`).
     trash: BTreeMap<(VirtualServerId, RealServerId), Counters>,
-    /// Counts additions: dumps list the latest real server first.
+    /// Number of additions: dumps list the latest real server first.
     additions: u64,
     pub(super) schedulers: Option<BTreeSet<Scheduler>>,
     pub(super) unsupported: usize,
@@ -121,7 +126,8 @@ impl Tables {
         self.entries.get_mut(&vs).ok_or(libc::ESRCH)
     }
 
-    /// `ip_vs_add_service`, `ip_vs_edit_service`; a prefix length that IPv4 cannot have never gets that far.
+    /// Checks as `ip_vs_add_service` and `ip_vs_edit_service` do; a prefix length that IPv4 cannot have never
+    /// gets that far.
     fn check_virtual_server(&self, vs: VirtualServerId, settings: &VirtualServer) -> Result<(), i32> {
         if !self.has_scheduler(settings.scheduler) {
             return Err(libc::ENOENT);
@@ -141,7 +147,7 @@ impl Tables {
         )
     }
 
-    /// `ip_vs_new_dest`: `inet_addr_type` must call it local or unicast.
+    /// Checks as `ip_vs_new_dest` does: `inet_addr_type` must call the address local or unicast.
     fn is_valid_real_server(&self, addr: IpAddr) -> bool {
         match addr {
             IpAddr::V4(addr) => {
@@ -166,7 +172,7 @@ impl Tables {
     }
 
     /// # Panics
-    /// If there is no such real server.
+    /// Panics if there is no such real server.
     pub(super) fn counters(&mut self, vs: VirtualServerId, rs: RealServerId) -> &mut Counters {
         match self.entries.get_mut(&vs).and_then(|entry| entry.real_servers.get_mut(&rs)) {
             Some(real) => &mut real.counters,
@@ -176,17 +182,17 @@ impl Tables {
 
     pub(super) fn end_connections(&mut self) {
         for real in self.entries.values_mut().flat_map(|entry| entry.real_servers.values_mut()) {
-            real.counters.0 = ConnectionCounters::default();
+            real.counters.connections = ConnectionCounters::default();
         }
     }
 
-    /// Not in key order: nobody may rely on one.
+    /// Dumps in another order than that of keys: nobody may rely on it.
     pub(super) fn dump_virtual_servers(&self) -> VirtualServerDump {
         let virtual_servers = self.entries.iter().rev().map(|(vs, entry)| (*vs, entry.settings)).collect();
         VirtualServerDump { virtual_servers, unsupported: self.unsupported }
     }
 
-    /// The latest addition first, as in the kernel.
+    /// Dumps the latest addition first, as the kernel does.
     pub(super) fn dump_real_servers(&self, vs: VirtualServerId) -> Vec<ObservedRealServer> {
         let Some(entry) = self.entries.get(&vs) else { return Vec::new() };
         let mut reals: Vec<_> = entry.real_servers.iter().collect();
@@ -196,8 +202,8 @@ impl Tables {
             .map(|(id, real)| ObservedRealServer {
                 id: *id,
                 settings: real.settings,
-                connections: real.counters.0,
-                traffic: real.counters.1,
+                connections: real.counters.connections,
+                traffic: real.counters.traffic,
             })
             .collect()
     }
@@ -222,19 +228,15 @@ impl Tables {
     }
 }
 
-/// `ip_vs_genl_set_cmd`: only tunnels lead to real servers of the other family.
+/// Checks as `ip_vs_genl_set_cmd` does: only tunnels lead to real servers of the other family.
 fn check_family(vs: VirtualServerId, rs: RealServerId, settings: &RealServer) -> Result<(), i32> {
-    match vs.family() == IpFamily::of(rs.addr) || settings.forwarding == ForwardingMethod::Tunnel {
-        true => Ok(()),
-        false => Err(libc::EINVAL),
-    }
+    let fits = vs.family() == IpFamily::of(rs.addr) || settings.forwarding == ForwardingMethod::Tunnel;
+    if fits { Ok(()) } else { Err(libc::EINVAL) }
 }
 
-/// `ip_vs_add_dest`, `ip_vs_edit_dest`: the weight is an int.
+/// Checks as `ip_vs_add_dest` and `ip_vs_edit_dest` do: the weight is an int.
 fn check_ranges(settings: &RealServer) -> Result<(), i32> {
     let weight_fits = i32::try_from(settings.weight.0).is_ok();
-    match weight_fits && settings.lower_threshold <= settings.upper_threshold {
-        true => Ok(()),
-        false => Err(libc::ERANGE),
-    }
+    let fits = weight_fits && settings.lower_threshold <= settings.upper_threshold;
+    if fits { Ok(()) } else { Err(libc::ERANGE) }
 }

@@ -17,17 +17,18 @@ pub(super) fn schedule(
     let takes = |(_, weight): &&(RealServerId, Weight)| !weight.is_quiesced();
     let flags = settings.scheduler_flags;
     match settings.scheduler {
-        // `ip_vs_mh_get` and `ip_vs_sh_get`: a quiesced server keeps its share of the table, and who hashes to it is
-        // refused, unless the fallback variants of both look on from there.
+        // `ip_vs_mh_get` and `ip_vs_sh_get`: a quiesced server keeps its share of the table, and clients that
+        // hash to it are refused, unless the fallback variants look on from there.
         Scheduler::MH | Scheduler::SH => {
-            let first = match flags.contains(SchedulerFlags::PORT) {
-                true => index(client, reals.len())?,
-                false => index(client.ip(), reals.len())?,
+            let first = if flags.contains(SchedulerFlags::PORT) {
+                index(client, reals.len())?
+            } else {
+                index(client.ip(), reals.len())?
             };
             let tried = if flags.contains(SchedulerFlags::FALLBACK) { reals.len() } else { 1 };
             reals.iter().cycle().skip(first).take(tried).find(takes).map(|(rs, _)| *rs)
         }
-        // `ip_vs_dh_schedule`: the destination is the VIP, so one server has all clients, or refuses them.
+        // `ip_vs_dh_schedule`: the destination is the VIP, so one server gets all clients, or refuses them.
         Scheduler::DH => reals.get(index(vs, reals.len())?).filter(takes).map(|(rs, _)| *rs),
         // All others skip weight 0 while they choose.
         _ => {

@@ -1,6 +1,7 @@
 use lb_types::{Protocol, SchedulerFlags, VipPort, Weight};
 
 use super::*;
+use crate::ErrorKind;
 
 fn vs() -> VirtualServerId {
     let port = 80.try_into().unwrap();
@@ -100,7 +101,7 @@ fn others_can_interfere() {
     assert!(table.dump_virtual_servers().unwrap().virtual_servers.is_empty());
 }
 
-/// New connections of 200 clients that are refused while one of four real servers has weight 0.
+/// Number of new connections out of 200 clients that are refused while one of four real servers has weight 0.
 fn refused_of_200(scheduler: Scheduler, scheduler_flags: SchedulerFlags) -> usize {
     let mut fake = FakeIpvs::default();
     let settings = VirtualServer { scheduler_flags, ..VirtualServer::new(scheduler) };
@@ -110,7 +111,7 @@ fn refused_of_200(scheduler: Scheduler, scheduler_flags: SchedulerFlags) -> usiz
     let clients = || (1..=200).map(|last| SocketAddr::from(([192, 168, 0, last], 40_000)));
     assert!(clients().all(|client| fake.connect(vs(), client).is_some()), "{scheduler}: all have weight 1");
     let serves_all = fake.connect(vs(), clients().next().unwrap()).unwrap();
-    // With `dh` the one that serves, with the others any.
+    // With `dh` only the one that serves matters, with the others any.
     let settings = RealServer::SERVING.with_weight(Weight::QUIESCED);
     fake.by_another(IpvsOp::SetRealServer { vs: vs(), rs: serves_all, settings });
     let chosen: Vec<_> = clients().map(|client| fake.connect(vs(), client)).collect();

@@ -1,10 +1,10 @@
 //! The kernel's rules, in the kernel's order of checks.
 //!
-//! Where the families differ: an IPv4 local route is happy on a link that is down and keeps a preferred source that has
-//! gone (`fib_sync_down_dev`, `fib_sync_down_addr` in net/ipv4/fib_semantics.c; the latter looks at table main only); an
-//! IPv6 route needs the link up and vanishes when it goes down (`ip6_route_info_create`, `fib6_ifdown` in
-//! net/ipv6/route.c). With its preferred source an IPv6 route does what late kernels do, it loses it; 6.1 lets it keep
-//! one that was on another link (`rt6_remove_prefsrc`).
+//! The families differ: an IPv4 local route stays on a link that is down and keeps a preferred source that
+//! has gone (`fib_sync_down_dev`, `fib_sync_down_addr` in net/ipv4/fib_semantics.c; the latter looks at table
+//! main only); an IPv6 route needs the link up and vanishes when it goes down (`ip6_route_info_create`,
+//! `fib6_ifdown` in net/ipv6/route.c). An IPv6 route loses a preferred source that has gone, as on late
+//! kernels; on 6.1 it keeps one that was on another link (`rt6_remove_prefsrc`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,19 +18,19 @@ use crate::{ObservedLink, ObservedVips};
 /// Links, addresses and routes of one network namespace, as far as they concern VIPs.
 #[derive(Default)]
 pub(super) struct Namespace {
-    /// What `observe` tells.
+    /// Result of `observe`.
     pub(super) observed: ObservedVips,
     /// Local routes of somebody else on other links: never observed, but in the way.
     pub(super) foreign_routes: BTreeSet<IpAddr>,
-    /// Whether the kernel can create dummy links.
+    /// True if the kernel cannot create dummy links.
     pub(super) no_dummy: bool,
-    /// The link has an IPv4 address that the table does not tell of: whoever removes addresses through the table
-    /// leaves one, so that the last of the others does not take the routes along.
+    /// True if the link has an IPv4 address that the table does not report: removing addresses through the
+    /// table leaves one, so that the last of the others does not take the routes along.
     placeholder: bool,
 }
 
 impl Namespace {
-    /// Executes an operation or returns the error number with which it is refused.
+    /// Executes an operation or returns the error number with which the kernel refuses it.
     pub(super) fn execute(&mut self, op: &VipOp) -> Result<(), i32> {
         match *op {
             VipOp::EnsureLink => self.ensure_link(),
@@ -82,20 +82,20 @@ impl Namespace {
         self.observed.node_addresses.contains_key(&source) || self.observed.addresses.contains(&source)
     }
 
-    /// An address of the link goes; the last IPv4 one takes the IPv4 routes along (`fib_inetaddr_event` in
+    /// Removes an address of the link; the last IPv4 one takes the IPv4 routes along (`fib_inetaddr_event` in
     /// net/ipv4/fib_frontend.c).
     pub(super) fn delete_address(&mut self, addr: IpAddr) {
         if !self.observed.addresses.remove(&addr) {
             return;
         }
-        self.source_vanished(addr);
+        self.drop_source(addr);
         let last = !self.placeholder && !self.observed.addresses.iter().any(IpAddr::is_ipv4);
         if addr.is_ipv4() && last {
             self.observed.routes.retain(|vip, _| vip.is_ipv6());
         }
     }
 
-    /// The link goes, and with it what is on it.
+    /// Removes the link with everything on it.
     pub(super) fn delete_link(&mut self) {
         self.observed.link = None;
         self.placeholder = false;
@@ -103,8 +103,8 @@ impl Namespace {
         self.observed.addresses.clear();
     }
 
-    /// The link goes down: IPv6 loses what is on it.
-    pub(super) fn link_down(&mut self) {
+    /// Sets the link down: IPv6 loses everything on it.
+    pub(super) fn set_link_down(&mut self) {
         if let Some(link) = &mut self.observed.link {
             link.up = false;
             self.observed.routes.retain(|vip, _| vip.is_ipv4());
@@ -112,18 +112,20 @@ impl Namespace {
         }
     }
 
-    /// The node's addresses are these from now on.
+    /// Replaces the node's addresses.
     pub(super) fn set_node_addresses(&mut self, addresses: BTreeMap<IpAddr, String>) {
         let old = std::mem::replace(&mut self.observed.node_addresses, addresses);
         for addr in old.into_keys() {
-            self.source_vanished(addr);
+            self.drop_source(addr);
         }
     }
 
-    /// An address was removed: IPv6 routes lose it as their source, unless it is still local.
-    fn source_vanished(&mut self, addr: IpAddr) {
+    /// Takes a removed address from the IPv6 routes that have it as their source, unless it is still local.
+    fn drop_source(&mut self, addr: IpAddr) {
         if addr.is_ipv6() && !self.is_local(addr) {
-            self.observed.routes.values_mut().filter(|source| **source == Some(addr)).for_each(|s| *s = None);
+            for source in self.observed.routes.values_mut().filter(|source| **source == Some(addr)) {
+                *source = None;
+            }
         }
     }
 }

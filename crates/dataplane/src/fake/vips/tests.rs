@@ -1,4 +1,5 @@
 use super::*;
+use crate::ErrorKind;
 use crate::contract::vips::{CASES, NODE_LINK, NODE_V4, NODE_V6, VipsWorld};
 
 const VIP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 96, 0, 1));
@@ -61,18 +62,18 @@ fn a_kernel_without_dummy_links_says_so() {
 }
 
 /// The fake as a world of the contract suite.
-struct FakeWorld {
+struct FakeVipsWorld {
     fake: FakeVips,
     table: FakeVips,
     node_addresses: BTreeSet<IpAddr>,
     listeners: BTreeSet<VipPort>,
 }
 
-impl FakeWorld {
+impl FakeVipsWorld {
     fn new() -> Self {
         let fake = FakeVips::default();
         let node_addresses = BTreeSet::from([NODE_V4, NODE_V6]);
-        let world = FakeWorld { table: fake.clone(), fake, node_addresses, listeners: BTreeSet::new() };
+        let world = FakeVipsWorld { table: fake.clone(), fake, node_addresses, listeners: BTreeSet::new() };
         world.publish();
         world
     }
@@ -82,7 +83,7 @@ impl FakeWorld {
     }
 }
 
-impl VipsWorld for FakeWorld {
+impl VipsWorld for FakeVipsWorld {
     fn table(&mut self) -> &mut dyn VipTable {
         &mut self.table
     }
@@ -142,6 +143,6 @@ impl VipsWorld for FakeWorld {
 fn the_fake_keeps_the_contract() {
     for case in CASES {
         eprintln!("{}", case.name);
-        (case.run)(&mut FakeWorld::new());
+        (case.run)(&mut FakeVipsWorld::new());
     }
 }

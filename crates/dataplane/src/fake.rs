@@ -1,7 +1,7 @@
 //! In-memory tables with the kernel's rules, for tests of everything above them.
 //!
-//! Each fake is a cheap handle: clone it, give one to the code under test and keep the other to look inside, count
-//! requests, or make the n-th operation fail.
+//! Each fake is a cheap handle: clone it, give one clone to the code under test and keep the other to look
+//! inside, count requests, or make the n-th operation fail.
 
 mod faults;
 mod flows;

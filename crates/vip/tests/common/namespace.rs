@@ -15,27 +15,27 @@ use serde_json::Value;
 use testkit::{run, try_run};
 use vip::{LINK_NAME, ROUTE_PROTOCOL, VipClient};
 
-/// Routes of "somebody else" carry this protocol number.
+/// Protocol number of routes of somebody else.
 const FOREIGN_PROTOCOL: &str = "211";
 
-/// The calling thread's network namespace.
-pub struct World {
+/// The calling thread's network namespace, set up as that of a node.
+pub struct NodeNamespace {
     pub client: VipClient,
     kind: String,
     sockets: Vec<OwnedFd>,
 }
 
-impl World {
-    /// Sets up what the contract wants to find; `kind` is the type of our link.
+impl NodeNamespace {
+    /// Sets up the links and addresses that the contract expects; `kind` is the type of our link.
     pub fn new(kind: &str) -> Self {
         ip(&format!("link add {NODE_LINK} type veth peer name peer0"));
         ip("link set peer0 up");
         ip(&format!("link set {NODE_LINK} up"));
         let client = VipClient::open_with_kind(kind).expect("a socket");
-        let mut world = World { client, kind: kind.to_owned(), sockets: Vec::new() };
-        world.add_node_address(NODE_V4);
-        world.add_node_address(NODE_V6);
-        world
+        let mut namespace = NodeNamespace { client, kind: kind.to_owned(), sockets: Vec::new() };
+        namespace.add_node_address(NODE_V4);
+        namespace.add_node_address(NODE_V6);
+        namespace
     }
 
     pub fn try_apply(&mut self, ops: &[VipOp]) -> BatchReport {
@@ -49,7 +49,7 @@ impl World {
     }
 }
 
-/// `ip` with these words.
+/// Runs `ip` with these words.
 #[track_caller]
 pub fn ip(words: &str) -> String {
     run(&["ip"].into_iter().chain(words.split_whitespace()).collect::<Vec<_>>())
@@ -58,7 +58,7 @@ pub fn ip(words: &str) -> String {
 #[track_caller]
 fn ip_json(words: &str) -> Vec<Value> {
     let text = ip(&format!("-j {words}"));
-    // Nothing at all is printed where there is nothing to list.
+    // The tool prints nothing at all where there is nothing to list.
     if text.trim().is_empty() { Vec::new() } else { serde_json::from_str(&text).expect("JSON") }
 }
 
@@ -75,7 +75,7 @@ fn address_of(value: &Value) -> Option<IpAddr> {
     value.as_str()?.parse().ok()
 }
 
-impl VipsWorld for World {
+impl VipsWorld for NodeNamespace {
     fn table(&mut self) -> &mut dyn VipTable {
         &mut self.client
     }
@@ -129,7 +129,7 @@ impl VipsWorld for World {
             };
             match socket {
                 Ok(socket) => self.sockets.push(socket),
-                // The socket of IPv6 would have the packets of IPv4 too.
+                // The socket of IPv6 gets the packets of IPv4 too.
                 Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && addr.is_unspecified() => {}
                 Err(error) => panic!("listen on {addr}:{port}: {error}"),
             }

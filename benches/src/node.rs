@@ -15,30 +15,30 @@ pub const TAP: &str = "tap0";
 
 /// A node without services.
 #[derive(Debug, Clone)]
-pub struct World {
+pub struct Node {
     /// Its network.
     pub ns: NetNs,
 }
 
-impl World {
+impl Node {
     /// A node whose every message to the kernel can be recorded.
-    pub fn with_tap() -> Result<World> {
-        World::create("nlmon")
+    pub fn with_tap() -> Result<Node> {
+        Node::create("nlmon")
     }
 
     /// A node without a tap. The link in its place keeps the numbers of later links the same.
-    pub fn new() -> Result<World> {
-        World::create("dummy")
+    pub fn new() -> Result<Node> {
+        Node::create("dummy")
     }
 
-    fn create(tap: &str) -> Result<World> {
+    fn create(tap: &str) -> Result<Node> {
         let ns = NetNs::create();
         ns.try_run(&["ip", "link", "add", "node0", "type", "dummy"])?;
         ns.try_run(&["ip", "address", "add", &format!("{NODE_ADDRESS}/24"), "dev", "node0"])?;
         ns.try_run(&["ip", "link", "set", "node0", "up"])?;
-        let world = World { ns };
-        world.add_link(tap)?;
-        Ok(world)
+        let node = Node { ns };
+        node.add_link(tap)?;
+        Ok(node)
     }
 
     /// Replaces the link in the tap's place by a tap.

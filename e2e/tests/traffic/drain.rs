@@ -22,7 +22,7 @@ use e2e::probe::load::Settings;
 use e2e::probe::talk::{self, Talk};
 use testkit::{wait_for, wait_until};
 
-use crate::world::{SOON, World};
+use crate::testbed::{SOON, Testbed};
 
 /// Short connections from 300 source ports; each comes round every 6 seconds, always to the same address as long as
 /// there are not more than 50 of those.
@@ -112,9 +112,9 @@ pub fn go_on(talks: &[&Talk], since: Instant) {
 
 /// Wait until clients outside are refused there.
 #[track_caller]
-pub fn wait_refused(world: &World, to: SocketAddr) {
+pub fn wait_refused(testbed: &Testbed, to: SocketAddr) {
     wait_until(SOON, &format!("new connections to {to} to be refused"), || {
-        let outcome = world.net.outside_client().ask(Proto::Tcp, to);
+        let outcome = testbed.net.outside_client().ask(Proto::Tcp, to);
         outcome.result.is_err_and(|failure| failure.is_refused())
     });
 }

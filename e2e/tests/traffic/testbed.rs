@@ -41,7 +41,7 @@ fn binary() -> PathBuf {
 }
 
 /// Everything of one test; fields in the order in which they must end.
-pub struct World {
+pub struct Testbed {
     proxy: Option<Proxy>,
     /// Started with the first load.
     control: OnceLock<Server>,
@@ -53,16 +53,24 @@ pub struct World {
     _directory: TempDir,
 }
 
-impl World {
+impl Testbed {
     /// The topology with `pods` pods, no Service and nothing started.
-    pub fn new(network: PodNetwork, pods: u8) -> World {
+    pub fn new(network: PodNetwork, pods: u8) -> Testbed {
         let directory = TempDir::new("traffic");
         let net = Net::new(network, probe(&directory));
         let settings = Settings::new(&binary(), directory.path());
         let manifests = Manifests::new(&settings.manifests);
         let pods =
             (1..=pods).map(|number| net.pod(&format!("pod-{number}"), 10 + number, &POD_PORTS)).collect();
-        World { proxy: None, control: OnceLock::new(), pods, net, manifests, settings, _directory: directory }
+        Testbed {
+            proxy: None,
+            control: OnceLock::new(),
+            pods,
+            net,
+            manifests,
+            settings,
+            _directory: directory,
+        }
     }
 
     /// Start kube-ipvs with the usual flags and these.

@@ -1,6 +1,6 @@
 //! The kernel's interface in the kernel's words: services, destinations, sync daemons, configuration.
 //!
-//! Encoding is exact; parsing is total: any bytes give a value or `None`, unknown attributes are skipped.
+//! Encoding is exact; parsing is total: any bytes give a value or `None`, and unknown attributes are skipped.
 
 mod address;
 mod destination;
@@ -20,42 +20,42 @@ use uapi::{cmd, top};
 /// A command with its arguments (`ip_vs_genl_ops` in net/netfilter/ipvs/ip_vs_ctl.c).
 #[derive(Clone, Copy, Debug)]
 pub enum Command<'a> {
-    /// Add a service; EEXIST if there is one of the key.
+    /// Adds a service; EEXIST if one has the key already.
     NewService(&'a Service),
-    /// Change everything about a service except its key.
+    /// Changes everything about a service except its key.
     SetService(&'a Service),
-    /// Delete a service with its destinations.
+    /// Deletes a service with its destinations.
     DelService(&'a ServiceKey),
-    /// One service, or with a dump request and no key, all.
+    /// Asks for one service, or for all, by a dump request without a key.
     GetService(Option<&'a ServiceKey>),
-    /// Add a destination to a service.
+    /// Adds a destination to a service.
     NewDest(&'a ServiceKey, &'a Destination),
-    /// Change everything about a destination except its key.
+    /// Changes everything about a destination except its key.
     SetDest(&'a ServiceKey, &'a Destination),
-    /// Delete a destination.
+    /// Deletes a destination.
     DelDest(&'a ServiceKey, &'a DestinationKey),
-    /// The destinations of a service; only as a dump, empty if there is no such service.
+    /// Asks for the destinations of a service; only as a dump, which is empty if there is no such service.
     GetDest(&'a ServiceKey),
-    /// Start a sync daemon.
+    /// Starts a sync daemon.
     NewDaemon(&'a Daemon),
-    /// Stop the sync daemon of that state.
+    /// Stops the sync daemon of that state.
     DelDaemon(DaemonState),
-    /// The sync daemons; only as a dump.
+    /// Asks for the sync daemons; only as a dump.
     GetDaemon,
-    /// Set connection timeouts; 0 leaves one as it is.
+    /// Sets connection timeouts; 0 leaves one as it is.
     SetConfig(&'a Timeouts),
-    /// The connection timeouts.
+    /// Asks for the connection timeouts.
     GetConfig,
-    /// Version and size of the connection table.
+    /// Asks for the version and the size of the connection table.
     GetInfo,
-    /// Zero the counters of one service or of all.
+    /// Zeroes the counters of one service or of all.
     Zero(Option<&'a ServiceKey>),
-    /// Delete all services of the network namespace.
+    /// Deletes all services of the network namespace.
     Flush,
 }
 
 impl Command<'_> {
-    /// IPVS_CMD_*
+    /// Number of the command (`IPVS_CMD_*`).
     pub const fn number(&self) -> u8 {
         match self {
             Command::NewService(_) => cmd::NEW_SERVICE,
@@ -77,12 +77,12 @@ impl Command<'_> {
         }
     }
 
-    /// As a single request to the family with that number.
+    /// Encodes the command as a single request to the family with that number.
     pub fn request(&self, family: u16) -> Request {
         Request::new(family, |message| self.encode(message))
     }
 
-    /// As one more message of a batch.
+    /// Appends the command to a batch.
     pub fn push(&self, batch: &mut Batch, family: u16) {
         batch.push(family, 0, |message| self.encode(message));
     }
@@ -119,28 +119,28 @@ impl Command<'_> {
     }
 }
 
-/// A service from a reply to GET_SERVICE.
+/// Reads a service from a reply to GET_SERVICE.
 pub fn parse_service(message: &Message<'_>) -> Option<Service> {
     Service::parse(message.attributes(genl::HEADER).find(|a| a.kind == top::SERVICE)?.nested())
 }
 
-/// A destination from a reply to GET_DEST for that service.
+/// Reads a destination of that service from a reply to GET_DEST.
 pub fn parse_destination(message: &Message<'_>, service: &ServiceKey) -> Option<Destination> {
     let nest = message.attributes(genl::HEADER).find(|a| a.kind == top::DEST)?.nested();
     Destination::parse(nest, service.family())
 }
 
-/// A sync daemon from a reply to GET_DAEMON.
+/// Reads a sync daemon from a reply to GET_DAEMON.
 pub fn parse_daemon(message: &Message<'_>) -> Option<Daemon> {
     Daemon::parse(message.attributes(genl::HEADER).find(|a| a.kind == top::DAEMON)?.nested())
 }
 
-/// The reply to GET_CONFIG.
+/// Reads the reply to GET_CONFIG.
 pub fn parse_timeouts(message: &Message<'_>) -> Option<Timeouts> {
     Timeouts::parse(message.attributes(genl::HEADER))
 }
 
-/// The reply to GET_INFO.
+/// Reads the reply to GET_INFO.
 pub fn parse_info(message: &Message<'_>) -> Option<Info> {
     Info::parse(message.attributes(genl::HEADER))
 }
