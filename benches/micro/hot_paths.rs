@@ -1,6 +1,6 @@
-//! The hot paths without a kernel, one by one: `cargo bench -p benches`.
+//! Benchmarks of the hot paths without a kernel, one by one: `cargo bench -p benches`.
 //!
-//! For finding out where time goes; what users get is measured by `cargo xtask bench`.
+//! They show where time goes; `cargo xtask bench` measures what users get.
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,7 +17,7 @@ use planner::{Context, NodeFacts, Ownership, PlannerConfig, desire_service};
 use reconcile::{Config, Event, Reconciler};
 use service_model::{EndpointSlice, ModelEvent, ServiceModel};
 
-/// A slice whose first endpoint is another one each time.
+/// A slice with another first endpoint each time.
 fn changed(size: Size, number: usize) -> EndpointSlice {
     let service = number % size.services;
     let mut pods = objects::pods(size, service);
@@ -52,7 +52,7 @@ fn model(c: &mut Criterion) {
     });
 }
 
-/// From event to writes, over tables that cost nothing.
+/// Measures a step from event to writes, over tables that cost nothing.
 fn step(c: &mut Criterion) {
     for size in [Size::of(100), Size::of(10_000)] {
         let mut reconciler = Reconciler::new(Config::default(), Absent::tables());
@@ -73,7 +73,7 @@ fn step(c: &mut Criterion) {
     }
 }
 
-/// From a complete model and an empty kernel to all writes.
+/// Measures a start from a complete model and an empty kernel to all writes.
 fn start(c: &mut Criterion) {
     for services in [100, 10_000] {
         let events = objects::events(Size::of(services));

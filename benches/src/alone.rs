@@ -1,5 +1,5 @@
-//! The product's loop with IPVS as its only real table: what `ipvsadm -R` can be compared with, because that knows
-//! nothing of routes and packet rules.
+//! The product's loop with IPVS as its only real table, for comparison with `ipvsadm -R`, which knows nothing
+//! of routes and packet rules.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -19,20 +19,20 @@ use reconcile::{Config, Event, Reconciler};
 use crate::node::Node;
 use crate::objects::{self, Size};
 
-/// How long the loop took.
+/// Durations of the loop.
 #[derive(Debug, Clone, Copy)]
 pub struct Alone {
-    /// From the first step to the last: planning, encoding, writing, taking note.
+    /// Time from the first step to the last: planning, encoding, writing, taking note.
     pub all: Duration,
-    /// The part inside the IPVS client: encoding and writing.
+    /// Time inside the IPVS client: encoding and writing.
     pub apply: Duration,
 }
 
 /// Programs IPVS of a fresh node; the events have arrived before the clock starts.
 pub fn program(node: &Node, size: Size) -> Result<Alone> {
     node.ns.enter(|| {
-        let spent = Rc::new(Cell::new(Duration::ZERO));
-        let ipvs = Timed { client: IpvsClient::open()?, spent: Rc::clone(&spent) };
+        let time_in_writes = Rc::new(Cell::new(Duration::ZERO));
+        let ipvs = Timed { client: IpvsClient::open()?, time_in_writes: Rc::clone(&time_in_writes) };
         let tables = Tables { ipvs: Box::new(ipvs), ..Absent::tables() };
         let mut reconciler = Reconciler::new(Config::default(), tables);
         for event in objects::events(size) {
@@ -45,14 +45,14 @@ pub fn program(node: &Node, size: Size) -> Result<Alone> {
         }
         let all = start.elapsed();
         ensure!(failed == 0, "the kernel refused {failed} writes");
-        Ok(Alone { all, apply: spent.get() })
+        Ok(Alone { all, apply: time_in_writes.get() })
     })
 }
 
-/// The IPVS client, with the time spent in its writes.
+/// The IPVS client, with the time time_in_writes in its writes.
 struct Timed {
     client: IpvsClient,
-    spent: Rc<Cell<Duration>>,
+    time_in_writes: Rc<Cell<Duration>>,
 }
 
 impl IpvsTable for Timed {
@@ -71,7 +71,7 @@ impl IpvsTable for Timed {
     fn apply(&mut self, ops: &[IpvsOp]) -> Result<BatchReport, TableError> {
         let start = Instant::now();
         let report = self.client.apply(ops);
-        self.spent.set(self.spent.get() + start.elapsed());
+        self.time_in_writes.set(self.time_in_writes.get() + start.elapsed());
         report
     }
 }
@@ -81,7 +81,7 @@ impl IpvsTable for Timed {
 pub struct Absent;
 
 impl Absent {
-    /// Instead of a kernel.
+    /// Tables in the place of a kernel's.
     pub fn tables() -> Tables {
         Tables {
             ipvs: Box::new(Absent),

@@ -25,18 +25,18 @@ pub struct Cluster {
 /// A change that the API server has taken.
 #[derive(Debug, Clone)]
 pub struct Change {
-    /// Of which Service.
+    /// Number of the Service.
     pub service: usize,
     /// Its endpoints from now on.
     pub pods: Vec<Ipv4Addr>,
     /// Version of the slice.
     revision: u64,
-    /// When the server had taken it (`CLOCK_MONOTONIC`).
+    /// Time at which the server had taken it (`CLOCK_MONOTONIC`).
     pub answered: Duration,
 }
 
 impl Cluster {
-    /// Starts a server in a node's network, with everything in it; it speaks TLS, as real ones do.
+    /// Starts a server in a node's network, with all objects in it; it speaks TLS, as real ones do.
     pub fn start(node: &Node, size: Size) -> Result<Cluster> {
         let server = node.ns.enter(|| TestApiServer::builder().tls().token("bench").start())?;
         server.objects().apply_all(objects::all_json(size))?;
@@ -62,13 +62,13 @@ impl Cluster {
         Ok(Change { service, pods: self.pods[service].clone(), revision, answered })
     }
 
-    /// Replaces so many endpoints of all Services before any client is told of the first; returns the Services concerned
-    /// and when the server had taken everything.
+    /// Replaces `changes` endpoints of all Services before any client hears of the first; returns the
+    /// Services concerned, and the time at which the server had taken everything.
     pub fn burst(&mut self, changes: usize) -> Result<(Vec<usize>, Duration)> {
         self.burst_among(self.pods.len(), changes)
     }
 
-    /// The same among so many Services.
+    /// Does the same among the first `services` Services.
     pub fn burst_among(&mut self, services: usize, changes: usize) -> Result<(Vec<usize>, Duration)> {
         let (mut services, slices): (Vec<usize>, Vec<Value>) =
             iter::repeat_with(|| self.replace_one(services)).take(changes).unzip();
@@ -79,14 +79,14 @@ impl Cluster {
         Ok((services, answered))
     }
 
-    /// When the watch event of a change was handed to the client's socket.
+    /// Time at which the watch event of a change was handed to the client's socket.
     pub fn handed_over(&self, change: &Change) -> Option<Duration> {
         let name = objects::slice_name(change.service);
         let deliveries = self.server.deliveries(Resource::EndpointSlices, NAMESPACE, &name);
         deliveries.iter().find(|delivery| delivery.revision == change.revision).map(|delivery| delivery.at)
     }
 
-    /// Services in an order that is spread over all of them; endpoints in turn.
+    /// Replaces one endpoint: Services come in an order that is spread over all of them, endpoints in turn.
     fn replace_one(&mut self, among: usize) -> (usize, Value) {
         const STRIDE: usize = 7_919;
         let service = self.changes * STRIDE % among;

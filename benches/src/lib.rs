@@ -1,13 +1,13 @@
 //! The benchmark: kube-ipvs on a real kernel against `ipvsadm` and against the bytes alone.
 //!
-//! Everything is measured in one run on one machine, so that figures can be compared with each other; those of an
-//! emulated guest cannot be compared with those of anything else. `cargo xtask bench` runs it.
+//! One run on one machine measures everything, so that its figures can be compared with each other; those of
+//! an emulated guest cannot be compared with those of anything else. `cargo xtask bench` runs it.
 //!
-//! In reading order: [`objects`] is the cluster; [`node`] a node for each measurement; [`product`] the process under
-//! test; [`programming`] fills an empty kernel in every way; [`running`] changes a full one, fed by [`cluster`]; [`report`]
-//! tells.
+//! In reading order: [`objects`] is the cluster; [`node`] a node for each measurement; [`product`] the
+//! process under test; [`programming`] fills an empty kernel in every way; [`running`] changes a full one,
+//! fed by [`cluster`]; [`report`] shows the results.
 //!
-//! Here are no tests with a clock: whether a target is met is printed, and decides nothing.
+//! No test here has a clock: the report prints whether a target is met, and that decides nothing.
 
 pub mod alone;
 pub mod cluster;

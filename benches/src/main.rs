@@ -34,7 +34,7 @@ impl Cli {
         services.iter().copied().map(Size::of).collect()
     }
 
-    /// The idle time holds one audit, or two.
+    /// Samples of a run; the idle time holds one audit, or two.
     fn samples(&self) -> Samples {
         if self.quick {
             Samples { changes: 30, idle: Duration::from_secs(32) }

@@ -1,7 +1,7 @@
 //! A node of its own for every measurement: a fresh network namespace.
 //!
-//! Never the same one twice: destinations that were deleted stay in a list of the kernel for minutes and slow down
-//! every later addition of their namespace.
+//! It is never the same one twice: destinations that were deleted stay in a list of the kernel for minutes
+//! and slow down every later addition of their namespace.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub const TAP: &str = "tap0";
 /// A node without services.
 #[derive(Debug, Clone)]
 pub struct Node {
-    /// Its network.
+    /// Network namespace of the node.
     pub ns: NetNs,
 }
 
@@ -55,8 +55,8 @@ impl Node {
         Ok(())
     }
 
-    /// Whether the kernel has exactly the virtual servers, real servers in service and, if asked, VIPs of a cluster, as
-    /// tools see it that are not ours.
+    /// Checks with tools that are not ours that the kernel has exactly the virtual servers, real servers in
+    /// service and, if asked, VIPs of a cluster.
     pub fn check(&self, size: Size, vips: bool) -> Result<()> {
         let found = self.count()?;
         let expected = Counts { vips: if vips { size.services } else { found.vips }, ..Counts::of(size) };
@@ -64,7 +64,7 @@ impl Node {
         Ok(())
     }
 
-    /// Counts what is in the kernel.
+    /// Counts the kernel's objects.
     pub fn count(&self) -> Result<Counts> {
         let rules = self.rules()?;
         let lines = |start: &str| rules.lines().filter(|line| line.starts_with(start)).count();
@@ -82,7 +82,7 @@ impl Node {
     }
 }
 
-/// What the kernel holds.
+/// Numbers of the kernel's objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counts {
     /// Virtual servers.
@@ -99,7 +99,7 @@ impl Counts {
     }
 }
 
-/// In milliseconds, for reports.
+/// Converts a duration to milliseconds, for reports.
 pub fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }

@@ -1,6 +1,6 @@
-//! How steady the machine was: the same piece of work, again and again during the run.
+//! Steadiness of the machine: the same piece of work, again and again during the run.
 //!
-//! In a guest whose host is busy, a process is interrupted without noticing; only this tells.
+//! In a guest whose host is busy, a process does not notice that it is interrupted; only this shows it.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -9,17 +9,17 @@ use serde::Serialize;
 
 use crate::node::millis;
 
-/// Pieces of work at a time.
-const PIECES: usize = 25;
+/// Number of pieces of work in one sample.
+const PIECES_PER_SAMPLE: usize = 25;
 
 /// Times of a piece of work that needs no kernel.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Noise {
-    /// The shortest: the machine undisturbed.
+    /// Shortest time: the machine undisturbed.
     pub fastest_ms: f64,
-    /// The median.
+    /// Median of the times.
     pub median_ms: f64,
-    /// The longest.
+    /// Longest time.
     pub slowest_ms: f64,
 }
 
@@ -30,10 +30,10 @@ pub struct Probe(Vec<Duration>);
 impl Probe {
     /// Takes some more samples.
     pub fn sample(&mut self) {
-        self.0.extend(std::iter::repeat_with(piece).take(PIECES));
+        self.0.extend(std::iter::repeat_with(piece).take(PIECES_PER_SAMPLE));
     }
 
-    /// What they say.
+    /// Sums up the samples.
     pub fn noise(mut self) -> Noise {
         self.0.sort_unstable();
         let at = |index: usize| self.0.get(index).map_or(0.0, |time| millis(*time));
@@ -46,7 +46,7 @@ impl Probe {
 }
 
 impl Noise {
-    /// How many times longer than undisturbed a piece of work took: in the middle, and at worst.
+    /// Ratios to the undisturbed time: of the median, and of the worst.
     pub fn ratios(&self) -> (f64, f64) {
         let fastest = self.fastest_ms.max(f64::MIN_POSITIVE);
         (self.median_ms / fastest, self.slowest_ms / fastest)

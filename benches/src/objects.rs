@@ -1,6 +1,6 @@
 //! The cluster that is measured: N Services with the same number of endpoints each, one port, IPv4.
 //!
-//! The same objects in each of the forms that somebody takes them in: manifests and model events.
+//! The same objects exist in each form that a consumer takes: manifests and model events.
 
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
@@ -14,37 +14,37 @@ use service_model::{
     TrafficPolicy,
 };
 
-/// The node's name, as given by `--hostname-override`.
+/// Name of the node, as given by `--hostname-override`.
 pub const NODE_NAME: &str = "node-0";
-/// The node's address, on an interface of every node.
+/// Address of the node, on an interface of every [`crate::node::Node`].
 pub const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 10);
-/// Ranges of the cluster.
+/// Range of ClusterIPs.
 pub const SERVICE_CIDR: &str = "10.96.0.0/12";
-/// Where the pods are.
+/// Range of the pods' addresses.
 pub const POD_CIDR: &str = "10.0.0.0/10";
 
-/// Namespace of everything.
+/// Namespace of all objects.
 pub const NAMESPACE: &str = "bench";
 
 const PORT: u16 = 80;
 const TARGET_PORT: u16 = 8080;
 
-/// How large the cluster is.
+/// Size of the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Size {
-    /// Services.
+    /// Number of Services.
     pub services: usize,
-    /// Endpoints of each.
+    /// Number of endpoints of each Service.
     pub endpoints: usize,
 }
 
 impl Size {
-    /// With the ten endpoints that everything here is measured with.
+    /// A size with ten endpoints for each Service, as everything here is measured.
     pub const fn of(services: usize) -> Size {
         Size { services, endpoints: 10 }
     }
 
-    /// Real servers of all virtual servers.
+    /// Number of real servers of all virtual servers.
     pub const fn real_servers(self) -> usize {
         self.services * self.endpoints
     }

@@ -1,4 +1,4 @@
-//! What `/proc` tells of a process: CPU time and memory.
+//! CPU time and memory of a process, from `/proc`.
 
 use std::fs;
 use std::time::Duration;
@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
-/// Clock ticks of `/proc/PID/stat` a second (USER_HZ, the same on all of Linux's common architectures).
-const TICKS: f64 = 100.0;
+/// Clock ticks of `/proc/PID/stat` per second (USER_HZ, the same on all of Linux's common architectures).
+const TICKS_PER_SECOND: f64 = 100.0;
 
 /// A process id as rustix takes it.
 pub fn pid_of(id: u32) -> Result<Pid> {
@@ -22,7 +22,7 @@ pub fn cpu_time(id: u32) -> Result<Duration> {
     let after = stat.rsplit_once(')').map(|(_, after)| after).context("/proc/PID/stat")?;
     let fields = after.split_whitespace().skip(11).take(2);
     let ticks: f64 = fields.filter_map(|field| field.parse::<f64>().ok()).sum();
-    Ok(Duration::from_secs_f64(ticks / TICKS))
+    Ok(Duration::from_secs_f64(ticks / TICKS_PER_SECOND))
 }
 
 /// Waits for the end of a process without making its statistics go away.
@@ -45,12 +45,12 @@ pub fn freeze(id: u32) -> Result<()> {
     kill_process(pid_of(id)?, Signal::STOP).context("SIGSTOP")
 }
 
-/// Lets it go on.
+/// Lets a frozen process go on.
 pub fn thaw(id: u32) -> Result<()> {
     kill_process(pid_of(id)?, Signal::CONT).context("SIGCONT")
 }
 
-/// Asks it to end.
+/// Asks a process to end.
 pub fn terminate(id: u32) -> Result<()> {
     kill_process(pid_of(id)?, Signal::TERM).context("SIGTERM")
 }

@@ -14,35 +14,35 @@ use crate::node::Node;
 use crate::objects::{NODE_NAME, POD_CIDR, SERVICE_CIDR};
 use crate::process;
 
-/// Longest that anything is waited for: 10,000 Services in the guest of a busy host.
-pub const PATIENCE: Duration = Duration::from_secs(600);
+/// Longest wait for anything: 10,000 Services in the guest of a busy host.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
-/// What the kernel calls its process.
-const NAME: &str = "kube-ipvs";
+/// Name of its process in the kernel.
+const PROCESS_NAME: &str = "kube-ipvs";
 
 /// Pause between two looks at the log.
-const LOOK: Duration = Duration::from_millis(1);
+const LOG_PAUSE: Duration = Duration::from_millis(1);
 
-/// The log line of the sync after which everything is programmed ends with this.
-const PROGRAMMED: &str = "everything is programmed";
+/// End of the log line of the sync after which everything is programmed.
+const PROGRAMMED_SUFFIX: &str = "everything is programmed";
 
-/// Where its objects come from.
+/// Source of its objects.
 #[derive(Debug, Clone)]
 pub enum Input {
-    /// A directory.
+    /// A directory of manifests.
     Manifests(PathBuf),
-    /// An API server.
+    /// An API server, by a kubeconfig file.
     Kubeconfig(PathBuf),
 }
 
-/// How to start it.
+/// Settings of a start.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The executable.
     pub binary: PathBuf,
-    /// Where its objects come from.
+    /// Source of its objects.
     pub input: Input,
-    /// Its state and its log.
+    /// Directory of its state and its log.
     pub directory: PathBuf,
     /// Flags besides those that it always has.
     pub flags: Vec<&'static str>,
@@ -65,10 +65,10 @@ impl Settings {
     }
 }
 
-/// One line about a sync, from the log.
+/// A sync, read from a line of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sync {
-    /// Writes that the kernel executed.
+    /// Number of writes that the kernel executed.
     pub writes: usize,
 }
 
@@ -76,9 +76,9 @@ pub struct Sync {
 #[derive(Debug)]
 pub struct Product {
     child: Child,
-    /// The process itself, where the child is a tool around it.
+    /// Process id of kube-ipvs itself, where the child is a tool around it.
     pid: u32,
-    /// When it was started.
+    /// Time of the start.
     pub started: Instant,
     log: LogReader,
 }
@@ -98,12 +98,12 @@ impl LogReader {
 }
 
 impl Product {
-    /// Starts it.
+    /// Starts kube-ipvs.
     pub fn start(node: &Node, settings: &Settings) -> Result<Product> {
         Product::spawn(node, settings, &[])
     }
 
-    /// Starts it under `strace`, which writes to `summary` how often which system call was made.
+    /// Starts it under `strace`, which writes to `summary` how often it made which system call.
     pub fn start_counted(node: &Node, settings: &Settings, summary: &Path) -> Result<Product> {
         let mut strace: Vec<OsString> = ["strace", "-f", "-qq", "-c", "-o"].map(OsString::from).into();
         strace.push(summary.into());
@@ -111,8 +111,8 @@ impl Product {
         let deadline = Instant::now() + Duration::from_secs(10);
         while product.pid == product.child.id() {
             ensure!(Instant::now() < deadline, "strace has started nothing: {}", product.log.follow()?);
-            product.pid = process::child_of(product.child.id(), NAME).unwrap_or(product.pid);
-            thread::sleep(LOOK);
+            product.pid = process::child_of(product.child.id(), PROCESS_NAME).unwrap_or(product.pid);
+            thread::sleep(LOG_PAUSE);
         }
         Ok(product)
     }
@@ -133,19 +133,19 @@ impl Product {
         Ok(Product { pid: child.id(), child, started, log: LogReader { path, file, text: String::new() } })
     }
 
-    /// Its process id.
+    /// Process id of kube-ipvs.
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Waits until it says that everything is programmed; returns when it was seen to say so.
+    /// Waits until the log says that everything is programmed; returns the time at which it was seen.
     pub fn wait_until_programmed(&mut self) -> Result<Instant> {
-        self.wait_for_log(|log| log.contains(PROGRAMMED), "everything to be programmed", LOOK)
+        self.wait_for_log(|log| log.contains(PROGRAMMED_SUFFIX), "everything to be programmed", LOG_PAUSE)
     }
 
-    /// Waits for something to stand in the log.
+    /// Waits until the log contains something.
     fn wait_for_log(&mut self, found: impl Fn(&str) -> bool, what: &str, pause: Duration) -> Result<Instant> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + LONGEST_WAIT;
         loop {
             if found(self.log.follow()?) {
                 return Ok(Instant::now());
@@ -160,30 +160,34 @@ impl Product {
         }
     }
 
-    /// Waits until it has said of so many drains that they begin.
+    /// Waits until the log says of `count` drains that they begin.
     pub fn wait_for_begun_drains(&mut self, count: usize) -> Result<()> {
-        self.wait_for_log(|log| of_drains(log, BEGINS) >= count, "drains to begin", LOOK * 100)?;
+        self.wait_for_log(
+            |log| count_drain_lines(log, DRAIN_BEGINS) >= count,
+            "drains to begin",
+            LOG_PAUSE * 100,
+        )?;
         Ok(())
     }
 
-    /// Waits until every drain that it said to have begun has ended.
+    /// Waits until every drain that began according to the log has ended.
     pub fn wait_for_drains(&mut self) -> Result<()> {
-        let done = |log: &str| of_drains(log, BEGINS) == of_drains(log, " ended: ");
-        self.wait_for_log(done, "drains to end", LOOK * 100)?;
+        let done = |log: &str| count_drain_lines(log, DRAIN_BEGINS) == count_drain_lines(log, " ended: ");
+        self.wait_for_log(done, "drains to end", LOG_PAUSE * 100)?;
         Ok(())
     }
 
-    /// Where its files are.
+    /// Directory of its files.
     pub fn directory(&self) -> &Path {
         self.log.path.parent().unwrap_or(&self.log.path)
     }
 
-    /// All syncs that changed something so far.
+    /// All syncs so far that changed something.
     pub fn syncs(&mut self) -> Result<Vec<Sync>> {
         Ok(self.log.follow()?.lines().filter_map(parse_sync).collect())
     }
 
-    /// The last lines of its log.
+    /// Last lines of its log.
     pub fn log_end(&mut self) -> Result<String> {
         let lines: Vec<_> = self.log.follow()?.lines().collect();
         Ok(lines[lines.len().saturating_sub(30)..].join("\n"))
@@ -201,7 +205,7 @@ impl Product {
 impl Drop for Product {
     fn drop(&mut self) {
         if self.pid != self.child.id() {
-            // Killing strace alone would let it go on.
+            // To kill strace alone would let kube-ipvs go on.
             let _ = process::terminate(self.pid);
         }
         let _ = self.child.kill();
@@ -209,11 +213,11 @@ impl Drop for Product {
     }
 }
 
-/// What the log says when a drain begins.
-const BEGINS: &str = " begins: ";
+/// Part of the log line about the beginning of a drain.
+const DRAIN_BEGINS: &str = " begins: ";
 
-/// Lines about drains that say something.
-fn of_drains(log: &str, what: &str) -> usize {
+/// Counts the lines about drains that contain `what`.
+fn count_drain_lines(log: &str, what: &str) -> usize {
     log.lines().filter(|line| line.contains("drain of real server") && line.contains(what)).count()
 }
 
@@ -224,7 +228,7 @@ fn parse_sync(line: &str) -> Option<Sync> {
     Some(Sync { writes })
 }
 
-/// What `kube-ipvs version` prints.
+/// Output of `kube-ipvs version`.
 pub fn version(binary: &Path) -> Result<String> {
     Ok(testkit::try_output(Command::new(binary).arg("version"))?.trim().to_owned())
 }

@@ -1,4 +1,5 @@
-//! Programming an empty kernel: kube-ipvs, its IPVS part alone, `ipvsadm -R`, and the same bytes sent again.
+//! Four ways to program an empty kernel: kube-ipvs, its IPVS part alone, `ipvsadm -R`, and the same bytes
+//! sent again.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,10 +19,10 @@ use crate::product::{self, Input, Product, Settings};
 use crate::replay::{Replayed, replay};
 use crate::tap::{Datagram, Recording, Tap, Traffic};
 
-/// The first thing that kube-ipvs writes, as it stands in the list of links.
+/// First object that kube-ipvs writes, as it stands in the list of links.
 const FIRST_WRITE: &str = "kube-ipvs0:";
 
-/// Programming one size in every way; times in milliseconds.
+/// Results of programming one size in every way; times in milliseconds.
 #[derive(Debug, Clone, Serialize)]
 pub struct Programming {
     /// The whole of kube-ipvs.
@@ -30,9 +31,10 @@ pub struct Programming {
     pub ipvs_alone: IpvsAlone,
     /// `ipvsadm -R` with the rules that kube-ipvs had programmed.
     pub ipvsadm: Timed,
-    /// All netlink writes of kube-ipvs, sent again in the same pieces by a loop that does nothing else.
+    /// Time for all netlink writes of kube-ipvs, sent again in the same pieces by a loop that does nothing
+    /// else.
     pub replay_ms: f64,
-    /// The part of them that goes to IPVS.
+    /// Part of that time for the writes to IPVS.
     pub replay_ipvs_ms: f64,
     /// Counts of a run of its own, so that counting slows nothing that is timed.
     pub counts: CallCounts,
@@ -41,56 +43,57 @@ pub struct Programming {
 /// kube-ipvs from its manifests to a programmed kernel.
 #[derive(Debug, Clone, Serialize)]
 pub struct Whole {
-    /// From the start of the process to the last write.
+    /// Time from the start of the process to the last write.
     pub start_to_last_write_ms: f64,
-    /// From the first write to the last, as seen from outside of the process.
+    /// Time from the first write to the last, as seen from outside of the process.
     pub first_to_last_write_ms: f64,
     /// CPU time of the process up to the last write.
     pub cpu_ms: f64,
-    /// Syncs that it took.
+    /// Number of syncs.
     pub syncs: usize,
-    /// Writes that it logged: to IPVS, routes and packet rules.
+    /// Number of writes in its log: to IPVS, routes and packet rules.
     pub writes: usize,
 }
 
 /// The loop with no table but IPVS.
 #[derive(Debug, Clone, Serialize)]
 pub struct IpvsAlone {
-    /// Planning, encoding, writing.
+    /// Time for planning, encoding and writing.
     pub all_ms: f64,
-    /// Encoding and writing.
+    /// Time for encoding and writing.
     pub apply_ms: f64,
 }
 
 /// A program that ran to its end.
 #[derive(Debug, Clone, Serialize)]
 pub struct Timed {
-    /// By the clock.
+    /// Elapsed time.
     pub wall_ms: f64,
     /// CPU time.
     pub cpu_ms: f64,
 }
 
-/// What programming costs in messages and system calls.
+/// Messages and system calls of programming.
 #[derive(Debug, Clone, Serialize)]
 pub struct CallCounts {
-    /// On netlink, by the kernel's own recording.
+    /// Netlink traffic, as the kernel itself record it.
     pub netlink: Traffic,
-    /// By name, of the whole process from its start until everything is programmed; empty without `strace`.
+    /// Numbers of system calls by name, of the whole process from its start until everything is programmed;
+    /// empty without `strace`.
     pub system_calls: BTreeMap<String, u64>,
 }
 
-/// Where files go, and the product.
+/// Executable of the product, and a place for files.
 #[derive(Debug, Clone)]
 pub struct Bench {
     /// The product's executable.
     pub binary: PathBuf,
-    /// A directory for files of the runs.
+    /// Directory for files of the runs.
     pub scratch: PathBuf,
 }
 
 impl Bench {
-    /// A fresh directory, also for the manifests if there are to be any.
+    /// Makes a fresh directory, also for the manifests if there are to be any.
     pub fn directory(&self, name: &str) -> Result<PathBuf> {
         let path = self.scratch.join(name);
         if path.exists() {
@@ -118,8 +121,8 @@ impl Bench {
 pub fn measure(bench: &Bench, size: Size) -> Result<Programming> {
     let settings = bench.manifests(size)?;
     let (product, rules) = whole(&settings, size).context("kube-ipvs")?;
-    let (writes, counts) = recorded(&settings, size).context("recording kube-ipvs")?;
-    let Replayed { all, ipvs } = replayed(&writes, size).context("sending the same bytes again")?;
+    let (writes, counts) = record(&settings, size).context("recording kube-ipvs")?;
+    let Replayed { all, ipvs } = replay_writes(&writes, size).context("sending the same bytes again")?;
     let node = Node::new()?;
     let alone = alone::program(&node, size).context("IPVS alone")?;
     node.check(size, false).context("IPVS alone")?;
@@ -135,8 +138,8 @@ pub fn measure(bench: &Bench, size: Size) -> Result<Programming> {
     })
 }
 
-/// Runs kube-ipvs, watched from outside. The moment it claims to be ready it is stopped in its tracks, and the kernel
-/// is read by tools that are not ours: what is there was written before the claim.
+/// Runs kube-ipvs, watched from outside. The moment it claims to be ready it is frozen, and tools that are
+/// not ours read the kernel: what they find was written before the claim.
 fn whole(settings: &Settings, size: Size) -> Result<(Whole, String)> {
     let node = Node::new()?;
     let mut product = Product::start(&node, settings)?;
@@ -159,10 +162,11 @@ fn whole(settings: &Settings, size: Size) -> Result<(Whole, String)> {
     Ok((whole, rules))
 }
 
-/// When the link was not there for the last time with which kube-ipvs begins. The first write came after that, so that
-/// an observer who is kept from looking makes the product slower, not faster.
+/// Last time at which the link was missing with which kube-ipvs begins. The first write came after that, so
+/// that an observer who is kept from looking makes the product slower, not faster.
 pub fn first_write(node: &Node) -> Result<Instant> {
-    // Not by the usual call (SIOCGIFINDEX): for a name that is not there, that starts modprobe each time.
+    // The usual call (SIOCGIFINDEX) starts modprobe each time for a name that does not exist, so this asks
+    // otherwise.
     node.ns.enter(|| {
         let start = Instant::now();
         let mut before = start;
@@ -171,15 +175,15 @@ pub fn first_write(node: &Node) -> Result<Instant> {
             if fs::read_to_string("/proc/thread-self/net/dev")?.contains(FIRST_WRITE) {
                 return Ok(before);
             }
-            ensure!(start.elapsed() < product::PATIENCE, "kube-ipvs has written nothing");
+            ensure!(start.elapsed() < product::LONGEST_WAIT, "kube-ipvs has written nothing");
             before = look;
             thread::sleep(Duration::from_micros(200));
         }
     })
 }
 
-/// Runs it again with every message recorded and every system call counted.
-fn recorded(settings: &Settings, size: Size) -> Result<(Vec<Datagram>, CallCounts)> {
+/// Runs it again, with every message record and every system call counted.
+fn record(settings: &Settings, size: Size) -> Result<(Vec<Datagram>, CallCounts)> {
     let node = Node::with_tap()?;
     let tap = Tap::start(&node)?;
     let summary = settings.directory.join("strace");
@@ -197,7 +201,7 @@ fn recorded(settings: &Settings, size: Size) -> Result<(Vec<Datagram>, CallCount
     Ok((recording.into_writes(), counts))
 }
 
-/// Whether system calls can be counted here.
+/// Tells whether system calls can be counted here.
 pub fn has_strace() -> bool {
     Command::new("strace").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
 }
@@ -212,7 +216,7 @@ pub fn parse_summary(text: &str) -> BTreeMap<String, u64> {
     text.lines().filter_map(line).collect()
 }
 
-fn replayed(writes: &[Datagram], size: Size) -> Result<Replayed> {
+fn replay_writes(writes: &[Datagram], size: Size) -> Result<Replayed> {
     let node = Node::new()?;
     let replayed = replay(&node, writes)?;
     node.check(size, true)?;

@@ -1,4 +1,4 @@
-//! Sending recorded writes again, with nothing around them: what the kernel itself needs for them.
+//! Recorded writes, sent again with nothing around them: the time that the kernel itself needs for them.
 
 use std::collections::{BTreeMap, btree_map::Entry};
 use std::io;
@@ -11,20 +11,20 @@ use rustix::net::sockopt;
 use crate::node::Node;
 use crate::tap::Datagram;
 
-/// As large as any sender's, so that the pieces fit.
-const BUFFER: usize = 8 << 20;
+/// Size of the buffers in bytes: as large as any sender's, so that the pieces fit.
+const BUFFER_BYTES: usize = 8 << 20;
 
-/// NLMSG_ERROR
-const ERROR: i32 = 2;
+/// Message type NLMSG_ERROR.
+const MESSAGE_ERROR: i32 = 2;
 /// Length of `struct nlmsghdr`.
 const HEADER: usize = 16;
 
-/// How long the writes took.
+/// Durations of the writes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Replayed {
-    /// Sending everything and reading the answers.
+    /// Time for sending everything and reading the answers.
     pub all: Duration,
-    /// The part that went to IPVS.
+    /// Part of it for the writes to IPVS.
     pub ipvs: Duration,
 }
 
@@ -59,14 +59,14 @@ fn open(protocol: i32) -> Result<Socket> {
         let mut socket = Socket::new(isize::try_from(protocol).map_err(io::Error::other)?)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
-        sockopt::set_socket_send_buffer_size_force(&socket, BUFFER)?;
-        sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER)?;
+        sockopt::set_socket_send_buffer_size_force(&socket, BUFFER_BYTES)?;
+        sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER_BYTES)?;
         Ok(socket)
     };
     open().with_context(|| format!("opening a socket of netlink protocol {protocol}"))
 }
 
-/// Reads what the kernel has answered; it executes requests inside `send`.
+/// Reads the kernel's answers, all of which are there: it executes requests inside `send`.
 fn drain(socket: &Socket, buffer: &mut Vec<u8>) -> Result<()> {
     loop {
         buffer.clear();
@@ -89,7 +89,7 @@ fn first_error(mut bytes: &[u8]) -> Option<i32> {
     };
     while let Some(length) = number(bytes, 0) {
         let kind = number(bytes, 4)? & 0xffff;
-        let errno = number(bytes, HEADER).filter(|errno| kind == ERROR && *errno != 0);
+        let errno = number(bytes, HEADER).filter(|errno| kind == MESSAGE_ERROR && *errno != 0);
         if let Some(errno) = errno {
             return Some(-errno);
         }

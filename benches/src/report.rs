@@ -1,4 +1,4 @@
-//! What was measured, as a table for the terminal, as JSON and as a picture.
+//! Results as a table for the terminal, as JSON and as a picture.
 
 mod plot;
 mod table;
@@ -20,45 +20,45 @@ pub use targets::Verdict;
 /// Everything about one run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Results {
-    /// Where and when.
+    /// Machine and time of the run.
     pub run: Run,
-    /// By size, the smallest first.
+    /// Results by size, the smallest first.
     pub sizes: Vec<SizeResults>,
-    /// What was hoped for.
+    /// Targets, and whether they are met.
     pub targets: Vec<Verdict>,
     /// kube-proxy 1.36 in ipvs mode, measured elsewhere.
     pub kube_proxy: KubeProxy,
 }
 
-/// Where and when it was measured.
+/// Machine and time of a run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Run {
-    /// The day, UTC.
+    /// Day, UTC.
     pub date: String,
     /// Release of the kernel.
     pub kernel: String,
-    /// What the kernel calls its processor.
+    /// Name of the processor according to the kernel.
     pub cpu: String,
-    /// Processors.
+    /// Number of processors.
     pub cpus: usize,
-    /// Whether that processor is emulated in software: then times are 10 to 20 times those of hardware.
+    /// True if that processor is emulated in software: then times are 10 to 20 times those of hardware.
     pub emulated: bool,
-    /// What `kube-ipvs version` says.
+    /// Output of `kube-ipvs version`.
     pub version: String,
-    /// The commit, if the caller told.
+    /// Commit, if the caller gave one.
     pub commit: Option<String>,
-    /// Fewer sizes and samples.
+    /// True for fewer sizes and samples.
     pub quick: bool,
     /// Length of the whole run.
     pub seconds: f64,
-    /// How steady the machine was.
+    /// Steadiness of the machine.
     pub noise: Noise,
 }
 
-/// What was measured at one size.
+/// Results for one size.
 #[derive(Debug, Clone, Serialize)]
 pub struct SizeResults {
-    /// How large.
+    /// Size of the cluster.
     #[serde(flatten)]
     pub size: Size,
     /// Filling an empty kernel.
@@ -70,15 +70,15 @@ pub struct SizeResults {
 /// kube-proxy 1.36 in ipvs mode in such a guest (6.12), 1,000 Services with 10 endpoints each.
 #[derive(Debug, Clone, Serialize)]
 pub struct KubeProxy {
-    /// Where the figures are from.
+    /// Origin of the figures.
     pub note: &'static str,
-    /// Until everything was programmed.
+    /// Time until everything was programmed.
     pub programmed_ms: f64,
-    /// From one endpoint change to the kernel, shortest and longest.
+    /// Shortest and longest time from one endpoint change to the kernel.
     pub change_ms: [f64; 2],
-    /// A full sync.
+    /// Time of a full sync.
     pub full_sync_ms: f64,
-    /// Of a core, when idle, in percent.
+    /// Share of a core when idle, in percent.
     pub idle_percent: f64,
     /// Resident memory.
     pub resident_mb: f64,
@@ -96,7 +96,7 @@ impl KubeProxy {
 }
 
 impl Run {
-    /// Asks the machine.
+    /// Asks the machine about itself.
     pub fn here(version: String, quick: bool) -> Result<Run> {
         let read = |path: &str| fs::read_to_string(path).with_context(|| path.to_owned());
         let cpuinfo = read("/proc/cpuinfo")?;
@@ -116,14 +116,14 @@ impl Run {
         })
     }
 
-    /// Where and when, in a line.
+    /// Machine and time in one line.
     pub fn line(&self) -> String {
         let commit = self.commit.as_ref().map_or_else(String::new, |commit| format!(" ({commit})"));
         let Run { date, kernel, cpu, cpus, version, .. } = self;
         format!("{date}, Linux {kernel}, {cpus} x {cpu}, {version}{commit}")
     }
 
-    /// What to think of the times.
+    /// Advice about the meaning of the times.
     pub fn caution(&self) -> &'static str {
         if self.emulated {
             "The processor is emulated in software: times are 10 to 20 times those of hardware; compare ratios only."
@@ -134,7 +134,7 @@ impl Run {
 }
 
 impl Run {
-    /// How much others used the machine.
+    /// Use of the machine by others, in words.
     pub fn disturbance(&self) -> String {
         let (median, worst) = self.noise.ratios();
         format!(
@@ -144,17 +144,17 @@ impl Run {
 }
 
 impl Results {
-    /// Judges what was measured.
+    /// Judges the measurements.
     pub fn new(run: Run, sizes: Vec<SizeResults>) -> Results {
         Results { run, targets: targets::judge(&sizes), sizes, kube_proxy: KubeProxy::MEASURED }
     }
 
-    /// For the terminal.
+    /// Renders the table for the terminal.
     pub fn table(&self) -> String {
         table::render(self)
     }
 
-    /// Writes JSON and picture; returns where they are.
+    /// Writes JSON and picture; returns their paths.
     pub fn store(&self, directory: &Path) -> Result<[PathBuf; 2]> {
         fs::create_dir_all(directory)?;
         let series: Vec<_> = self.run.kernel.split('.').take(2).collect();
@@ -169,7 +169,7 @@ impl Results {
     }
 }
 
-/// UTC, as `2026-11-21`; the civil calendar from days since 1970 (the usual era arithmetic).
+/// Today's day, UTC, as `2026-11-21`; the civil calendar from days since 1970 (the usual era arithmetic).
 fn today() -> String {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     date_of(i64::try_from(now.as_secs() / 86_400).unwrap_or(0))

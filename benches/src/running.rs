@@ -19,123 +19,126 @@ use crate::cluster::{Change, Cluster};
 use crate::node::{Node, millis};
 use crate::objects::{self, Size};
 use crate::process;
-use crate::product::{Input, PATIENCE, Product, Settings};
+use crate::product::{Input, LONGEST_WAIT, Product, Settings};
 use crate::programming::{Bench, first_write, has_strace, parse_summary};
 use crate::tap::Tap;
 
 /// Pause between two looks at a virtual server.
-const LOOK: Duration = Duration::from_micros(200);
+const LOOK_PAUSE: Duration = Duration::from_micros(200);
 
 /// Pause between two changes, so that none waits behind another.
-const APART: Duration = Duration::from_millis(25);
+const CHANGE_PAUSE: Duration = Duration::from_millis(25);
 
-/// Changes whose messages and system calls are counted.
-const COUNTED: usize = 20;
+/// Number of changes whose messages and system calls are counted.
+const COUNTED_CHANGES: usize = 20;
 
-/// Changes in a burst.
-const BURST: usize = 1_000;
+/// Number of changes in a burst.
+const BURST_CHANGES: usize = 1_000;
 
-/// Real servers that drain while nothing else happens, and their Services.
-const DRAINING: (usize, usize) = (1_000, 500);
+/// Number of real servers that drain while nothing else happens.
+const DRAINING_REAL_SERVERS: usize = 1_000;
 
-/// The size at which that is measured.
-const DRAINING_AT: usize = 1_000;
+/// Number of their Services.
+const DRAINING_SERVICES: usize = 500;
 
-/// How long and how often.
+/// Number of Services at which that is measured.
+const DRAINING_MEASURED_AT: usize = 1_000;
+
+/// Durations and numbers of samples.
 #[derive(Debug, Clone, Copy)]
 pub struct Samples {
-    /// Changes that are timed one by one.
+    /// Number of changes that are timed one by one.
     pub changes: usize,
     /// Length of the idle time.
     pub idle: Duration,
 }
 
-/// One size; times in milliseconds.
+/// Results for one size; times in milliseconds.
 #[derive(Debug, Clone, Serialize)]
 pub struct Running {
-    /// From the start of the process to a programmed kernel.
+    /// Time from the start of the process to a programmed kernel.
     pub start_ms: f64,
-    /// The part of it before the first write: connecting, listing, reading.
+    /// Part of it before the first write: connecting, listing, reading.
     pub start_to_first_write_ms: f64,
     /// CPU time of the process in all of it.
     pub start_cpu_ms: f64,
-    /// One change at a time.
+    /// Results of one change at a time.
     pub changes: Changes,
-    /// Many at once.
+    /// Results of many changes at once.
     pub burst: Burst,
-    /// Nothing happens.
+    /// Results of an idle time.
     pub idle: Idle,
-    /// After all of the above.
+    /// Memory after all of the above.
     pub memory: Memory,
-    /// What changes cost, counted in a run of their own.
+    /// Cost of changes, counted in a run of their own.
     pub change_counts: ChangeCounts,
-    /// With everything in place.
+    /// Results of a restart with everything in place.
     pub restart: Restart,
-    /// CPU time while a great many real servers drain; at [`DRAINING_AT`] Services only.
+    /// CPU time while a great many real servers drain; at [`DRAINING_MEASURED_AT`] Services only.
     pub draining: Option<Idle>,
 }
 
-/// One endpoint is replaced: its real server comes, the old one is quiesced.
+/// Results for a replaced endpoint: its real server comes, the old one is quiesced.
 #[derive(Debug, Clone, Serialize)]
 pub struct Changes {
-    /// From the API server's answer to the kernel.
+    /// Time from the API server's answer to the kernel.
     pub answer_to_kernel: Latency,
-    /// From the hand-over of the watch event to the kernel.
+    /// Time from the hand-over of the watch event to the kernel.
     pub event_to_kernel: Latency,
-    /// Median time between two looks at the kernel: what the latencies may be too long by.
+    /// Median time between two looks at the kernel, by which the latencies may be too long.
     pub resolution_ms: f64,
 }
 
-/// Times of many.
+/// Times of many samples.
 #[derive(Debug, Clone, Serialize)]
 pub struct Latency {
-    /// How many.
+    /// Number of samples.
     pub samples: usize,
-    /// The median.
+    /// Median.
     pub p50_ms: f64,
-    /// 99 of 100 are not longer.
+    /// Time that 99 of 100 samples do not exceed.
     pub p99_ms: f64,
-    /// The longest.
+    /// Longest time.
     pub longest_ms: f64,
 }
 
-/// Changes that arrive together.
+/// Results for changes that arrive together.
 #[derive(Debug, Clone, Serialize)]
 pub struct Burst {
-    /// How many.
+    /// Number of changes.
     pub changes: usize,
-    /// From the API server's answer until all are in the kernel.
+    /// Time from the API server's answer until all are in the kernel.
     pub all_ms: f64,
-    /// Syncs that it took.
+    /// Number of syncs.
     pub syncs: usize,
-    /// Writes that it took so far; real servers that drain go later.
+    /// Number of writes so far; real servers that drain go later.
     pub writes: usize,
 }
 
-/// Nothing happens but audits.
+/// Results of a time in which nothing happens but audits.
 #[derive(Debug, Clone, Serialize)]
 pub struct Idle {
-    /// For so long.
+    /// Length of that time.
     pub seconds: f64,
     /// User and system time.
     pub cpu_ms: f64,
-    /// The same as a share.
+    /// The same as a share of a core.
     pub percent_of_a_core: f64,
 }
 
 /// Resident memory.
 #[derive(Debug, Clone, Serialize)]
 pub struct Memory {
-    /// The most ever.
+    /// Peak.
     pub peak_kb: u64,
-    /// After the idle time.
+    /// Value after the idle time.
     pub settled_kb: u64,
 }
 
-/// What a change costs, the drain of the old real server to its end included.
+/// Cost of a change, the drain of the old real server to its end included.
 #[derive(Debug, Clone, Serialize)]
 pub struct ChangeCounts {
-    /// Changes that were counted.
+    /// Number of counted changes.
     pub changes: usize,
     /// Netlink datagrams sent to the kernel, per change.
     pub sends_per_change: f64,
@@ -145,16 +148,16 @@ pub struct ChangeCounts {
     pub write_messages_per_change: f64,
     /// System calls of the whole process, per change; unknown without `strace`.
     pub system_calls_per_change: Option<f64>,
-    /// By name, of all these changes together.
+    /// Numbers of system calls by name, of all these changes together.
     pub system_calls: BTreeMap<String, u64>,
 }
 
-/// Start with the state already in place.
+/// Results of a start with the state already in place.
 #[derive(Debug, Clone, Serialize)]
 pub struct Restart {
-    /// From the start of the process until it says that everything is programmed.
+    /// Time from the start of the process until it says that everything is programmed.
     pub ready_ms: f64,
-    /// Netlink messages that write, recorded by the kernel in another restart.
+    /// Number of netlink messages that write, recorded by the kernel in another restart.
     pub writes: usize,
 }
 
@@ -197,7 +200,9 @@ pub fn measure(bench: &Bench, size: Size, samples: Samples) -> Result<Running> {
     node.check(size, true).context("after everything")?;
     let restart = Restart { ready_ms, writes };
     let draining = match size.services {
-        DRAINING_AT => Some(draining(&node, &mut cluster, &settings, samples.idle).context("drains")?),
+        DRAINING_MEASURED_AT => {
+            Some(measure_draining(&node, &mut cluster, &settings, samples.idle).context("drains")?)
+        }
         _ => None,
     };
     Ok(Running {
@@ -214,20 +219,24 @@ pub fn measure(bench: &Bench, size: Size, samples: Samples) -> Result<Running> {
     })
 }
 
-/// Nothing happens but that real servers drain, none of which ends.
-fn draining(node: &Node, cluster: &mut Cluster, settings: &Settings, length: Duration) -> Result<Idle> {
+/// Measures a time in which nothing happens but that real servers drain, none of which ends.
+fn measure_draining(
+    node: &Node,
+    cluster: &mut Cluster,
+    settings: &Settings,
+    length: Duration,
+) -> Result<Idle> {
     let flags = vec!["--graceful-linger=1h", "--graceful-timeout=0"];
     let mut product = Product::start(node, &Settings { flags, ..settings.clone() })?;
     product.wait_until_programmed()?;
-    let (real_servers, services) = DRAINING;
-    cluster.burst_among(services, real_servers)?;
-    product.wait_for_begun_drains(real_servers)?;
+    cluster.burst_among(DRAINING_SERVICES, DRAINING_REAL_SERVERS)?;
+    product.wait_for_begun_drains(DRAINING_REAL_SERVERS)?;
     let idle = idle(&product, length)?;
     product.stop()?;
     Ok(idle)
 }
 
-/// Waits until kube-ipvs says that it is ready, stops it in its tracks, and looks whether that is true; returns the time
+/// Waits until kube-ipvs says that it is ready, freezes it, and checks that this is true; returns the time
 /// since its start in milliseconds.
 fn ready(node: &Node, product: &mut Product, size: Size) -> Result<f64> {
     let ready = product.wait_until_programmed()?;
@@ -241,11 +250,11 @@ fn ready(node: &Node, product: &mut Product, size: Size) -> Result<f64> {
 fn changes(cluster: &mut Cluster, kernel: &mut IpvsClient, samples: usize) -> Result<Changes> {
     let (mut answers, mut events, mut gaps) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..samples {
-        thread::sleep(APART);
+        thread::sleep(CHANGE_PAUSE);
         let change = cluster.change()?;
         let seen = wait_until_in_kernel(kernel, &change, &mut gaps)?;
         answers.push(seen.saturating_sub(change.answered));
-        let handed_over = cluster.handed_over(&change).context("a change that no watch was told of")?;
+        let handed_over = cluster.handed_over(&change).context("a change that no watch has reported")?;
         events.push(seen.saturating_sub(handed_over));
     }
     Ok(Changes {
@@ -255,7 +264,8 @@ fn changes(cluster: &mut Cluster, kernel: &mut IpvsClient, samples: usize) -> Re
     })
 }
 
-/// Looks at the virtual server until its real servers in service are the endpoints of the change; returns when that was.
+/// Looks at the virtual server until its real servers in service are the endpoints of the change; returns the
+/// time of that look.
 fn wait_until_in_kernel(
     kernel: &mut IpvsClient,
     change: &Change,
@@ -269,15 +279,15 @@ fn wait_until_in_kernel(
         if serving == wanted {
             return Ok(now);
         }
-        ensure!(now.saturating_sub(change.answered) < PATIENCE, "the kernel still has {serving:?}");
-        thread::sleep(LOOK);
+        ensure!(now.saturating_sub(change.answered) < LONGEST_WAIT, "the kernel still has {serving:?}");
+        thread::sleep(LOOK_PAUSE);
         let next = monotonic();
         gaps.push(next.saturating_sub(before));
         before = next;
     }
 }
 
-/// The real servers of a Service that take new connections.
+/// Real servers of a Service that take new connections.
 fn serving(kernel: &mut IpvsClient, service: usize) -> Result<BTreeSet<IpAddr>> {
     let servers = kernel.dump_real_servers(objects::virtual_server(service))?;
     let serving = servers.iter().filter(|server| !server.settings.weight.is_quiesced());
@@ -287,18 +297,21 @@ fn serving(kernel: &mut IpvsClient, service: usize) -> Result<BTreeSet<IpAddr>> 
 /// Replaces many endpoints at once.
 fn burst(cluster: &mut Cluster, kernel: &mut IpvsClient, product: &mut Product) -> Result<Burst> {
     let before = product.syncs()?.len();
-    let (services, answered) = cluster.burst(BURST)?;
+    let (services, answered) = cluster.burst(BURST_CHANGES)?;
     for service in services {
         let wanted: BTreeSet<IpAddr> = cluster.pods(service).iter().map(|pod| IpAddr::from(*pod)).collect();
         while serving(kernel, service)? != wanted {
-            ensure!(monotonic().saturating_sub(answered) < PATIENCE, "Service {service} is not up to date");
-            thread::sleep(LOOK);
+            ensure!(
+                monotonic().saturating_sub(answered) < LONGEST_WAIT,
+                "Service {service} is not up to date"
+            );
+            thread::sleep(LOOK_PAUSE);
         }
     }
     let all = monotonic().saturating_sub(answered);
     let syncs = product.syncs()?.split_off(before);
     let writes = syncs.iter().map(|sync| sync.writes).sum();
-    Ok(Burst { changes: BURST, all_ms: millis(all), syncs: syncs.len(), writes })
+    Ok(Burst { changes: BURST_CHANGES, all_ms: millis(all), syncs: syncs.len(), writes })
 }
 
 fn idle(product: &Product, length: Duration) -> Result<Idle> {
@@ -310,14 +323,14 @@ fn idle(product: &Product, length: Duration) -> Result<Idle> {
     Ok(Idle { seconds, cpu_ms: millis(cpu), percent_of_a_core })
 }
 
-/// Counts what some changes cost. Nobody else looks at the kernel meanwhile: that would be counted, too.
+/// Counts the cost of some changes. Nobody else looks at the kernel meanwhile, because that would count, too.
 fn count(node: &Node, cluster: &mut Cluster, product: &mut Product) -> Result<ChangeCounts> {
     let summary = product.directory().join("strace-changes");
     let strace = has_strace().then(|| Attached::to(product.pid(), &summary)).transpose()?;
     let tap = Tap::start(node)?;
-    for _ in 0..COUNTED {
+    for _ in 0..COUNTED_CHANGES {
         cluster.change()?;
-        thread::sleep(APART * 4);
+        thread::sleep(CHANGE_PAUSE * 4);
     }
     product.wait_for_drains()?;
     let traffic = tap.finish()?.traffic();
@@ -325,18 +338,20 @@ fn count(node: &Node, cluster: &mut Cluster, product: &mut Product) -> Result<Ch
         Some(strace) => strace.detach(&summary)?,
         None => BTreeMap::new(),
     };
-    let per_change = |count: usize| count as f64 / COUNTED as f64;
+    let per_change = |count: usize| count as f64 / COUNTED_CHANGES as f64;
     Ok(ChangeCounts {
-        changes: COUNTED,
+        changes: COUNTED_CHANGES,
         sends_per_change: per_change(traffic.sends),
         messages_per_change: per_change(traffic.messages),
         write_messages_per_change: per_change(traffic.write_messages),
-        system_calls_per_change: system_calls.get("total").map(|total| *total as f64 / COUNTED as f64),
+        system_calls_per_change: system_calls
+            .get("total")
+            .map(|total| *total as f64 / COUNTED_CHANGES as f64),
         system_calls,
     })
 }
 
-/// `strace`, counting the system calls of a process that runs already.
+/// An `strace` that counts the system calls of a process that runs already.
 struct Attached(std::process::Child);
 
 impl Attached {
@@ -367,7 +382,7 @@ impl Latency {
     }
 }
 
-/// Position of a percentile (nearest rank) among so many sorted values.
+/// Position of a percentile (nearest rank) among `count` sorted values.
 fn rank(percent: usize, count: usize) -> usize {
     (percent * count).div_ceil(100).saturating_sub(1)
 }

@@ -1,6 +1,6 @@
 //! A recording of everything that goes over netlink in a network namespace, made by the kernel (nlmon).
 //!
-//! It shows what was really sent, in which pieces, whoever sent it by which means.
+//! It shows what was really sent, in which pieces, by whomever and by whichever means.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -17,28 +17,28 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::node::{Node, TAP};
 
-/// Room for what the recording thread has not fetched yet.
-const BUFFER: usize = 512 << 20;
+/// Buffer in bytes for datagrams that the recording thread has not fetched yet.
+const BUFFER_BYTES: usize = 512 << 20;
 
-/// No datagram is larger (the product's are 128 KiB at most).
-const LARGEST: usize = 1 << 20;
+/// Size in bytes that no datagram reaches (the product's are 128 KiB at most).
+const LARGEST_DATAGRAM: usize = 1 << 20;
 
-/// How long nothing must come before a recording is taken to be complete.
-const QUIET: Duration = Duration::from_millis(200);
+/// Silence after which a recording counts as complete.
+const SILENCE: Duration = Duration::from_millis(200);
 
-/// NLM_F_REQUEST
+/// Flag NLM_F_REQUEST.
 const REQUEST: u16 = 1;
 /// Length of `struct nlmsghdr`.
 const HEADER: usize = 16;
 /// First message of an nftables transaction (NFNL_MSG_BATCH_BEGIN).
 const BATCH_BEGIN: u16 = 16;
-/// Family numbers below are those of the controller and the like.
+/// First family number after those of the controller and the like.
 const FIRST_GENERIC_FAMILY: u16 = 17;
 
 /// One datagram as somebody sent it to the kernel, or the kernel to somebody.
 #[derive(Debug, Clone)]
 pub struct Datagram {
-    /// NETLINK_ROUTE and so on.
+    /// Protocol: NETLINK_ROUTE and so on.
     pub protocol: i32,
     /// Messages, one behind the other.
     pub bytes: Vec<u8>,
@@ -59,12 +59,12 @@ impl Datagram {
         })
     }
 
-    /// Whether it went to the kernel.
+    /// Tells whether it went to the kernel.
     fn is_request(&self) -> bool {
         self.messages().next().is_some_and(|(_, flags, _)| flags & REQUEST != 0)
     }
 
-    /// Whether it asks the kernel to change something.
+    /// Tells whether it asks the kernel to change something.
     pub fn is_write(&self) -> bool {
         let Some((kind, _, command)) = self.messages().next() else { return false };
         self.is_request()
@@ -82,17 +82,17 @@ fn is_ipvs_write(command: u8) -> bool {
     !reads.contains(&command)
 }
 
-/// Everything that was seen.
+/// A finished recording.
 #[derive(Debug, Default)]
 pub struct Recording {
-    /// In order.
+    /// All datagrams, in order.
     pub datagrams: Vec<Datagram>,
 }
 
-/// What a recording amounts to.
+/// Counts of a recording.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Traffic {
-    /// Datagrams sent to the kernel: so many `send` calls on netlink sockets.
+    /// Datagrams sent to the kernel, one for each `send` call on a netlink socket.
     pub sends: usize,
     /// Messages in them.
     pub messages: usize,
@@ -100,14 +100,14 @@ pub struct Traffic {
     pub write_sends: usize,
     /// Messages in those.
     pub write_messages: usize,
-    /// Bytes of those.
+    /// Bytes in those.
     pub write_bytes: usize,
     /// Datagrams from the kernel.
     pub replies: usize,
 }
 
 impl Recording {
-    /// Counts.
+    /// Counts the datagrams and messages.
     pub fn traffic(&self) -> Traffic {
         let mut traffic = Traffic::default();
         for datagram in &self.datagrams {
@@ -127,7 +127,7 @@ impl Recording {
         traffic
     }
 
-    /// Only what changes something.
+    /// Keeps only datagrams that change something.
     pub fn into_writes(self) -> Vec<Datagram> {
         self.datagrams.into_iter().filter(Datagram::is_write).collect()
     }
@@ -141,7 +141,7 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// Begins to record in a node that has a tap.
+    /// Starts to record on a node that has a tap.
     pub fn start(node: &Node) -> Result<Tap> {
         let socket = node.ns.enter(open)?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -157,12 +157,12 @@ impl Tap {
     }
 }
 
-/// A socket that sees what passes the tap and nothing else.
+/// Opens a socket that sees what passes the tap and nothing else.
 fn open() -> Result<Socket> {
     const EVERYTHING: u16 = libc::ETH_P_ALL as u16;
     let socket = Socket::new(Domain::PACKET, Type::DGRAM, None).context("opening a packet socket")?;
-    sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER).context("SO_RCVBUFFORCE")?;
-    socket.set_read_timeout(Some(QUIET))?;
+    sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER_BYTES).context("SO_RCVBUFFORCE")?;
+    socket.set_read_timeout(Some(SILENCE))?;
     let index = netdevice::name_to_index(&socket, TAP).context("the tap's number")?;
     #[expect(unsafe_code, reason = "no safe wrapper knows addresses of packet sockets")]
     // SAFETY: the storage is zeroed and large enough for any address; exactly a `sockaddr_ll` is written into it.
@@ -181,12 +181,12 @@ fn open() -> Result<Socket> {
 }
 
 fn record(socket: &Socket, stop: &AtomicBool) -> Result<Recording> {
-    let mut buffer = vec![MaybeUninit::uninit(); LARGEST];
+    let mut buffer = vec![MaybeUninit::uninit(); LARGEST_DATAGRAM];
     let mut recording = Recording::default();
     loop {
         match socket.recv_from(&mut buffer) {
             Ok((length, from)) => {
-                ensure!(length < LARGEST, "a datagram of more than {LARGEST} bytes");
+                ensure!(length < LARGEST_DATAGRAM, "a datagram of more than {LARGEST_DATAGRAM} bytes");
                 recording
                     .datagrams
                     .push(Datagram { protocol: protocol_of(&from)?, bytes: initialised(&buffer[..length]) });
@@ -209,7 +209,7 @@ fn initialised(buffer: &[MaybeUninit<u8>]) -> Vec<u8> {
     buffer.iter().map(byte).collect()
 }
 
-/// nlmon puts the netlink protocol where network packets have their type.
+/// Reads the netlink protocol, which nlmon puts where network packets have their type.
 fn protocol_of(from: &SockAddr) -> Result<i32> {
     ensure!(from.len() as usize >= size_of::<libc::sockaddr_ll>(), "not an address of a packet socket");
     #[expect(unsafe_code, reason = "no safe wrapper knows addresses of packet sockets")]

@@ -1,10 +1,11 @@
 //! Random work for kube-ipvs, reproducible by a seed.
 //!
-//! In reading order: [`Random`] is where chance comes from; [`Cluster`] holds objects as JSON and changes them the way
-//! users and controllers do ([`Cluster::change`]); [`damage`] is what somebody does to the kernel behind our back;
-//! [`Objects`] is where objects are written for kube-ipvs to see: an [`Api`] server that breaks, or a [`Directory`]; [`History`] remembers what was done.
+//! In reading order: [`Random`] is the source of chance; [`Cluster`] holds objects as JSON and changes them
+//! the way users and controllers do ([`Cluster::change`]); [`damage`] is what others do to the kernel behind
+//! our back; [`Objects`] is a store that kube-ipvs follows: an [`Api`] server that breaks, or a
+//! [`Directory`]; [`History`] remembers the actions.
 //!
-//! Nothing here knows what the kernel must hold: that is `checker`'s.
+//! Nothing here knows what the kernel must hold: that is up to `checker`.
 
 mod api;
 mod cluster;

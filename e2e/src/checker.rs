@@ -1,11 +1,12 @@
-//! What the kernel must hold, computed a second time: from the objects as JSON and from what `ipvsadm`, `ip` and
-//! `nft` print, in the plainest way there is.
+//! Contents that the kernel must have, computed a second time: from the objects as JSON and from the output
+//! of `ipvsadm`, `ip` and `nft`, in the plainest way there is.
 //!
 //! [`Wanted`] reads the objects, [`Kernel`] the tools, [`differences`] compares the two; one line for each difference.
-//! Nothing here is incremental, fast or shared with kube-ipvs, which is the point: an error in its bookkeeping cannot
-//! be repeated by something that keeps no books.
+//! Nothing here is incremental, fast or shared with kube-ipvs, on purpose: a reader that keeps no books
+//! cannot repeat an error of bookkeeping.
 //!
-//! ClusterIPs only, without topology hints: [`Wanted::of`] refuses objects that ask for more than it understands.
+//! It covers ClusterIPs only, without topology hints: [`Wanted::of`] refuses objects that ask for more than
+//! it understands.
 
 mod compare;
 mod kernel;

@@ -1,7 +1,7 @@
-//! The main job end to end, narrated: three pods, a client with source-port reuse, a rolling update.
-//! First by kube-proxy's rule, then by the defaults, under the same traffic; the end is one table.
+//! The main job end to end, narrated: three pods, a client that reuses source ports, a rolling update. It
+//! runs first by kube-proxy's rule, then by the defaults, under the same traffic; a table of both is the end.
 //!
-//! It prints what was measured, whatever that is; it fails only if it could not run or if nothing was served.
+//! The demo prints whatever it measured; it fails only if it could not run or if nothing was served.
 
 mod examples;
 mod rollout;
@@ -23,29 +23,30 @@ use examples::Examples;
 use rollout::{Old, Rollout};
 use screen::Screen;
 
-/// First argument with which the demo's executable is the prober.
+/// First argument that turns the demo's executable into the prober.
 pub const PROBE_WORD: &str = "probe";
 
-/// The Service that gets the load.
+/// Service that gets the load.
 const SERVICE: &str = "web";
 
-/// How long the load runs before the first and after the last change: each source port comes round at least once.
-const QUIET: Duration = Duration::from_secs(10);
+/// Time for which the load runs before the first and after the last change: each source port comes round at
+/// least once.
+const LOAD_BEFORE_AND_AFTER: Duration = Duration::from_secs(10);
 
-/// How long the load runs after each replaced pod.
-const BETWEEN: Duration = Duration::from_secs(4);
+/// Time for which the load runs after each replaced pod.
+const LOAD_BETWEEN_PODS: Duration = Duration::from_secs(4);
 
-/// Bound on everything that has to happen before traffic can be measured.
-const START: Duration = Duration::from_secs(60);
+/// Time for everything that has to happen before traffic can be measured.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What the demo is given by its environment.
+/// Inputs of the demo, from its environment.
 struct Inputs {
     binary: PathBuf,
     examples: PathBuf,
 }
 
 impl Inputs {
-    /// Everything that can be missing, checked before anything is built.
+    /// Checks everything that can be missing, before anything is built.
     fn read() -> Result<Inputs> {
         let path = |name: &str| -> Result<PathBuf> {
             let path = PathBuf::from(std::env::var_os(name).with_context(|| format!("{name} is not set"))?);
@@ -56,7 +57,7 @@ impl Inputs {
         ensure!(rustix::process::geteuid().is_root(), "network namespaces need root");
         for tool in ["ip", "nft", "ipvsadm"] {
             let found = try_output(Command::new(tool).arg("-V"));
-            // Some print their version and fail; only a missing one cannot start.
+            // Some tools print their version and fail; only a missing one cannot start.
             ensure!(
                 found.is_ok() || found.is_err_and(|error| error.code.is_some()),
                 "{tool} is not installed"
@@ -68,15 +69,15 @@ impl Inputs {
     }
 }
 
-/// What decides when a drained real server goes, and what becomes of a reused port.
+/// Rule that decides when a drained real server goes, and what becomes of a reused port.
 struct Rule {
     name: &'static str,
     flags: &'static [&'static str],
-    /// As kube-proxy once left it: connections of a vanished real server stay.
+    /// True if connections of a vanished real server stay, as kube-proxy once left them.
     keeps_dead_connections: bool,
 }
 
-/// kube-proxy's rule: removed with the last connection, active or not, and by nothing else.
+/// kube-proxy's rule: a real server goes with its last connection, active or not, and by nothing else.
 const KUBE_PROXY: Rule = Rule {
     name: "kube-proxy's rule",
     flags: &[
@@ -84,7 +85,7 @@ const KUBE_PROXY: Rule = Rule {
         "--graceful-endpoint-gone=drain",
         "--graceful-silence=0s",
         "--conn-reuse-mode=0",
-        // Or the audit would put the next line right.
+        // Otherwise the audit would put the next setting right.
         "--ipvs-sync-period=1h",
     ],
     keeps_dead_connections: true,
@@ -92,14 +93,15 @@ const KUBE_PROXY: Rule = Rule {
 
 const DEFAULTS: Rule = Rule { name: "kube-ipvs, defaults", flags: &[], keeps_dead_connections: false };
 
-/// What was measured under one rule.
+/// Measurements under one rule.
 struct Measured {
     report: load::Report,
-    /// Old pods, and how long after turning terminating their last real server went; or how long it has stayed so far.
+    /// Old pods, each with the time from turning terminating until its last real server went; or its stay so
+    /// far.
     gone: Vec<(String, Result<Duration, Duration>)>,
 }
 
-/// Run the whole demo.
+/// Runs the whole demo.
 pub fn run() -> Result<()> {
     let inputs = Inputs::read()?;
     let screen = Screen::new();
@@ -112,7 +114,7 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-/// The whole rolling update under one rule, in a world of its own.
+/// Runs the whole rolling update under one rule, in a network of its own.
 fn act(screen: &Screen, inputs: &Inputs, rule: &Rule) -> Result<Measured> {
     screen.chapter(rule.name, rule.flags);
     let directory = TempDir::new("kube-ipvs-demo");
@@ -128,7 +130,7 @@ fn act(screen: &Screen, inputs: &Inputs, rule: &Rule) -> Result<Measured> {
     screen.step(&format!("a node, a client outside and {} pods, made of network namespaces", pods.len()));
     let vips = examples.addresses(SERVICE)?;
     let _proxy = Proxy::start(&net.node, &settings);
-    wait_for(START, &format!("{SERVICE} to be served"), || {
+    wait_for(START_TIMEOUT, &format!("{SERVICE} to be served"), || {
         let mut outcomes = vips.iter().map(|vip| net.outside_client().ask(crate::probe::Proto::Tcp, *vip));
         outcomes.find(|outcome| outcome.result.is_err()).map_or(Ok(()), Err)
     });
@@ -141,11 +143,11 @@ fn act(screen: &Screen, inputs: &Inputs, rule: &Rule) -> Result<Measured> {
     let load_settings = load_settings(&vips);
     let load = net.outside.enter(|| Load::start(&load_settings));
     screen.step(&render_load(&load_settings));
-    std::thread::sleep(QUIET);
+    std::thread::sleep(LOAD_BEFORE_AND_AFTER);
     screen.step(&render_progress(&load));
     let timeline = Timeline::record(&net.node);
     let old = roll(screen, &net, &mut examples, &mut pods, &load)?;
-    std::thread::sleep(QUIET);
+    std::thread::sleep(LOAD_BEFORE_AND_AFTER);
     screen.step(&render_progress(&load));
     let gone = old.iter().map(|old| (old.name.clone(), stayed(&timeline, old, &examples))).collect();
     show_virtual_servers(screen, &net, "Virtual servers after")?;
@@ -163,13 +165,13 @@ fn kernel_release() -> String {
     format!("Linux {}", release.trim())
 }
 
-/// 50 connections a second, so that a slow guest can keep up; each port comes round after 6 seconds.
+/// Makes 50 connections a second, so that a slow guest can keep up; each port comes round after 6 seconds.
 fn load_settings(vips: &[std::net::SocketAddr]) -> load::Settings {
     load::Settings {
         ports: (20_000, 300),
         rate: 50,
         workers: 6,
-        // Fewer would be under way at once if each waited long for a dead pod.
+        // If each connection waited longer for a dead pod, fewer would be under way at once.
         timeout: Duration::from_secs(3),
         ..load::Settings::new(vips, &OUTSIDE.each())
     }
@@ -187,7 +189,7 @@ fn render_progress(load: &Load) -> String {
     format!("so far {} connections, {} failed, {} slow", report.connections, report.failed(), report.slow)
 }
 
-/// Replace every pod, one after the other.
+/// Replaces every pod, one after the other.
 fn roll(
     screen: &Screen,
     net: &Net,
@@ -198,13 +200,13 @@ fn roll(
     let mut gone = Vec::new();
     for turn in 1..=pods.len() {
         let old = pods.remove(0);
-        // From 1 to 3 s, as it takes a process to end after it was told to.
+        // A process takes from 1 to 3 s to end after it was asked to.
         let grace = Duration::from_secs(1 + (turn as u64 - 1) % 3);
         let number = 20 + u8::try_from(turn)?;
         let new = net.pod(&format!("{}-new", old.name), number, &examples.target_ports());
         gone.push(Rollout { screen, net, examples }.replace(old, &new, grace)?);
         pods.push(new);
-        std::thread::sleep(BETWEEN);
+        std::thread::sleep(LOAD_BETWEEN_PODS);
         screen.step(&render_progress(load));
     }
     Ok(gone)
@@ -233,7 +235,7 @@ fn show_result(screen: &Screen, measured: &[Measured; 2]) {
             |measured: &Measured| measured.report.failures.get(kind).copied().unwrap_or(0).to_string();
         both(&format!("  {kind}"), &count)
     }));
-    let slow = format!("slow (> {:.1} s)", load::SLOW.as_secs_f64());
+    let slow = format!("slow (> {:.1} s)", load::SLOW_FROM.as_secs_f64());
     rows.push(both(&slow, &|measured| measured.report.slow.to_string()));
     rows.push(both("median / 99 % / longest", &|measured| {
         let load::Report { median, p99, longest, .. } = measured.report;

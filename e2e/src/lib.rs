@@ -5,8 +5,8 @@
 //! binary; [`observe`] reads the kernel with tools that are not ours (`ipvsadm`, `nft`, `ip`, ftrace); [`probe`] holds
 //! servers and clients; [`demo`] puts them together for a human, `tests/traffic` for a machine.
 //!
-//! Deliberately not here: any dependency on a crate of the product.
-//! What is used of it is its command line, its log and what it leaves in the kernel.
+//! Deliberately not here: any dependency on a crate of the product. The tests use its command line, its log
+//! and its effects in the kernel.
 
 pub mod chaos;
 pub mod checker;

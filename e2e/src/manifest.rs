@@ -7,22 +7,22 @@ use std::path::{Path, PathBuf};
 use crate::net::{Both, NODE, Pod};
 use crate::probe::Proto;
 
-/// The node's name, as given by `--hostname-override`.
+/// Name of the node, as given by `--hostname-override`.
 pub const NODE_NAME: &str = "demo-node";
 
-/// The Node's file.
+/// Name of the Node's file.
 pub const NODE_FILE: &str = "node.yaml";
 
 /// A port of a Service and of its slices.
 #[derive(Debug, Clone)]
 pub struct Port {
-    /// Its name.
+    /// Name of the port.
     pub name: String,
-    /// The transport.
+    /// Transport.
     pub proto: Proto,
-    /// The port of the Service.
+    /// Port of the Service.
     pub port: u16,
-    /// The port of the pods.
+    /// Port of the pods.
     pub target: u16,
 }
 
@@ -36,11 +36,11 @@ impl Port {
 /// A ClusterIP Service.
 #[derive(Debug, Clone)]
 pub struct Service {
-    /// Its name, in the namespace `default`.
+    /// Name, in the namespace `default`.
     pub name: String,
-    /// Its ClusterIPs, first the primary one.
+    /// ClusterIPs, first the primary one.
     pub ips: Vec<IpAddr>,
-    /// Its ports.
+    /// Ports of the Service.
     pub ports: Vec<Port>,
     /// Annotations.
     pub annotations: Vec<(String, String)>,
@@ -60,7 +60,7 @@ impl Service {
         }
     }
 
-    /// The same with `sessionAffinity: ClientIP`.
+    /// Adds `sessionAffinity: ClientIP`.
     pub fn with_affinity(mut self, seconds: u32) -> Service {
         let _ = writeln!(self.spec, "  sessionAffinity: ClientIP");
         let _ =
@@ -68,19 +68,19 @@ impl Service {
         self
     }
 
-    /// The same with only these addresses.
+    /// Leaves it only these addresses.
     pub fn with_ips(mut self, ips: &[IpAddr]) -> Service {
         self.ips = ips.to_vec();
         self
     }
 
-    /// The same with these ports.
+    /// Gives it these ports.
     pub fn with_ports(mut self, ports: &[Port]) -> Service {
         self.ports = ports.to_vec();
         self
     }
 
-    /// The same with an annotation.
+    /// Adds an annotation.
     pub fn with_annotation(mut self, key: &str, value: &str) -> Service {
         self.annotations.push((key.to_owned(), value.to_owned()));
         self
@@ -90,7 +90,7 @@ impl Service {
         self.ips.iter().map(|ip| family(*ip)).collect()
     }
 
-    /// As YAML.
+    /// Renders it as YAML.
     pub fn render(&self) -> String {
         let mut text = format!(
             "apiVersion: v1\nkind: Service\nmetadata:\n  namespace: default\n  name: {}\n  uid: uid-{}\n",
@@ -126,20 +126,20 @@ fn family(ip: IpAddr) -> &'static str {
 /// An endpoint and its conditions.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
-    /// The pod's name, as the slice's targetRef has it.
+    /// Name of the pod, as the slice's targetRef has it.
     pub pod: String,
-    /// The pod's addresses; a slice takes the one of its family.
+    /// Addresses of the pod; a slice takes the one of its family.
     pub address: Both,
-    /// Ready for new connections.
+    /// True if it is ready for new connections.
     pub ready: bool,
-    /// Answering, whether ready or not.
+    /// True if it answers, whether ready or not.
     pub serving: bool,
-    /// Being deleted.
+    /// True if it is being deleted.
     pub terminating: bool,
 }
 
 impl Endpoint {
-    /// Ready.
+    /// A ready endpoint.
     pub fn ready(pod: &Pod) -> Endpoint {
         Endpoint {
             pod: pod.name.clone(),
@@ -150,18 +150,18 @@ impl Endpoint {
         }
     }
 
-    /// Being deleted but still answering, as during a grace period.
+    /// An endpoint that is being deleted but still answers, as during a grace period.
     pub fn terminating(pod: &Pod) -> Endpoint {
         Endpoint { ready: false, terminating: true, ..Endpoint::ready(pod) }
     }
 
-    /// Alive but failing its readiness probe.
+    /// An endpoint that lives but fails its readiness probe.
     pub fn unready(pod: &Pod) -> Endpoint {
         Endpoint { ready: false, serving: false, ..Endpoint::ready(pod) }
     }
 }
 
-/// An EndpointSlice of one family.
+/// Renders an EndpointSlice of one family.
 pub fn render_slice(service: &Service, suffix: &str, v4: bool, endpoints: &[Endpoint]) -> String {
     let kind = if v4 { "IPv4" } else { "IPv6" };
     let mut text = format!(
@@ -190,7 +190,7 @@ pub fn render_slice(service: &Service, suffix: &str, v4: bool, endpoints: &[Endp
     text
 }
 
-/// The Node with the addresses of [`crate::net`].
+/// Renders the Node with the addresses of [`crate::net`].
 pub fn render_node() -> String {
     format!(
         "apiVersion: v1\nkind: Node\nmetadata:\n  name: {NODE_NAME}\nspec:\n  podCIDR: 10.244.0.0/24\n  \
@@ -201,47 +201,47 @@ pub fn render_node() -> String {
     )
 }
 
-/// A rendered object as a value, for those who do not speak YAML.
+/// Converts a rendered object to a value, for consumers that do not read YAML.
 pub fn to_json(yaml: &str) -> serde_json::Value {
     serde_saphyr::from_str(yaml).unwrap_or_else(|error| panic!("{error} in:\n{yaml}"))
 }
 
-/// The directory.
+/// Directory of manifests.
 #[derive(Debug, Clone)]
 pub struct Manifests {
     path: PathBuf,
 }
 
 impl Manifests {
-    /// Use `path`, which must exist, and put the Node there.
+    /// Uses `path`, which must exist, and puts the Node there.
     pub fn new(path: &Path) -> Manifests {
         let manifests = Manifests { path: path.to_owned() };
         manifests.write(NODE_FILE, &render_node());
         manifests
     }
 
-    /// Where it is.
+    /// Path of the directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Replace a file in one step.
+    /// Replaces a file in one step.
     pub fn write(&self, file: &str, text: &str) {
         testkit::write_atomic(&self.path.join(file), text)
             .unwrap_or_else(|error| panic!("write {file}: {error}"));
     }
 
-    /// Delete a file.
+    /// Deletes a file.
     pub fn remove(&self, file: &str) {
         std::fs::remove_file(self.path.join(file)).unwrap_or_else(|error| panic!("remove {file}: {error}"));
     }
 
-    /// Write the Service alone.
+    /// Writes the Service alone.
     pub fn service(&self, service: &Service) {
         self.write(&format!("{}.yaml", service.name), &service.render());
     }
 
-    /// Write the slices of both families that the Service has, in one file, so that they change together.
+    /// Writes the slices of both families that the Service has, in one file, so that they change together.
     pub fn endpoints(&self, service: &Service, endpoints: &[Endpoint]) {
         let mut families: Vec<bool> = service.ips.iter().map(IpAddr::is_ipv4).collect();
         families.dedup();
@@ -252,13 +252,13 @@ impl Manifests {
         self.write(&format!("{}-endpoints.yaml", service.name), &slices.join("---\n"));
     }
 
-    /// Write the Service and its slices.
+    /// Writes the Service and its slices.
     pub fn serve(&self, service: &Service, endpoints: &[Endpoint]) {
         self.service(service);
         self.endpoints(service, endpoints);
     }
 
-    /// Delete the Service and its slices.
+    /// Deletes the Service and its slices.
     pub fn forget(&self, service: &Service) {
         self.remove(&format!("{}.yaml", service.name));
         self.remove(&format!("{}-endpoints.yaml", service.name));

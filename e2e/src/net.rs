@@ -1,4 +1,4 @@
-//! A small world of network namespaces: one node, its pods, and a client outside.
+//! A small network of namespaces: one node, its pods, and a client outside.
 //!
 //! ```text
 //!   outside                    node                              pods
@@ -24,121 +24,123 @@ pub use pod::{Pod, Server};
 use crate::probe::once::{Outcome, Question, ask, ping};
 use crate::probe::{Failure, Proto};
 
-/// How long a client waits for anything that should come: generous, for a slow guest.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+/// Time for which a client waits for anything that should come: generous, for a slow guest.
+pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An address of each family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Both {
-    /// IPv4.
+    /// IPv4 address.
     pub v4: Ipv4Addr,
-    /// IPv6.
+    /// IPv6 address.
     pub v6: Ipv6Addr,
 }
 
 impl Both {
-    /// IPv4 first.
+    /// Both addresses, IPv4 first.
     pub fn each(self) -> [IpAddr; 2] {
         [self.v4.into(), self.v6.into()]
     }
 
-    /// The one of the same family as `other`.
+    /// Address of the same family as `other`.
     pub fn like(self, other: IpAddr) -> IpAddr {
         if other.is_ipv4() { self.v4.into() } else { self.v6.into() }
     }
 
-    /// With a port, IPv4 first.
+    /// Both addresses with a port, IPv4 first.
     pub fn port(self, port: u16) -> [SocketAddr; 2] {
         self.each().map(|ip| SocketAddr::new(ip, port))
     }
 
-    /// Whether `ip` is one of the two.
+    /// Tells whether `ip` is one of the two.
     pub fn contains(self, ip: IpAddr) -> bool {
         self.each().contains(&ip)
     }
 }
 
-/// The node's address towards the outside.
+/// Addresses of the node towards the outside.
 pub const NODE: Both =
     Both { v4: Ipv4Addr::new(192, 168, 50, 10), v6: Ipv6Addr::new(0xfd00, 0x50, 0, 0, 0, 0, 0, 0x10) };
-/// The outside client.
+/// Addresses of the outside client.
 pub const OUTSIDE: Both =
     Both { v4: Ipv4Addr::new(192, 168, 50, 2), v6: Ipv6Addr::new(0xfd00, 0x50, 0, 0, 0, 0, 0, 2) };
-/// The pod bridge's own address, where there is one.
+/// Addresses of the pod bridge, where there is one.
 pub const BRIDGE: Both =
     Both { v4: Ipv4Addr::new(10, 244, 0, 1), v6: Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, 1) };
 
-/// The address of pod number `number`.
+/// Addresses of pod number `number`.
 pub fn pod_address(number: u8) -> Both {
     let v4 = Ipv4Addr::new(10, 244, 0, number);
     Both { v4, v6: Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, decimal_group(number)) }
 }
 
-/// The ClusterIP number `number`: 10.96.0.80 and fd00:96::80 for 80.
+/// ClusterIPs number `number`: 10.96.0.80 and fd00:96::80 for 80.
 pub fn cluster_ip(number: u8) -> Both {
     let v4 = Ipv4Addr::new(10, 96, 0, number);
     Both { v4, v6: Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, decimal_group(number)) }
 }
 
-/// The number that *looks* like `number` in hexadecimal: 11 is 0x11, so that both families read alike.
+/// Number that *looks* like `number` in hexadecimal: 11 is 0x11, so that both families read alike.
 fn decimal_group(number: u8) -> u16 {
     let number = u16::from(number);
     (number / 100) * 0x100 + (number / 10 % 10) * 0x10 + number % 10
 }
 
-/// How pods are connected to the node.
+/// Way in which pods are connected to the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PodNetwork {
-    /// Every pod behind a port of the bridge `cni0`; needs the module br_netfilter, as such clusters do.
+    /// Every pod is behind a port of the bridge `cni0`; needs the module br_netfilter, as such clusters do.
     Bridge,
-    /// Every pod behind its own routed interface `caliN`.
+    /// Every pod is behind its own routed interface `caliN`.
     Routed,
 }
 
-/// The helper binary, and the words that turn it into the prober.
+/// The helper binary, with the words that turn it into the prober.
 #[derive(Debug, Clone)]
 pub struct ProbeProgram {
-    /// The executable.
+    /// Path of the executable.
     pub path: PathBuf,
     /// Words before the prober's own arguments.
     pub prefix: Vec<String>,
 }
 
 impl ProbeProgram {
-    /// An executable that is the prober itself.
+    /// A program that is the prober itself.
     pub fn at(path: &Path) -> ProbeProgram {
         ProbeProgram { path: path.to_owned(), prefix: Vec::new() }
     }
 }
 
-/// The world. Pods are separate values: they come and go.
+/// Node and outside client. Pods are separate values: they come and go.
 #[derive(Debug)]
 pub struct Net {
-    /// The node: kube-ipvs runs here.
+    /// Network of the node, where kube-ipvs runs.
     pub node: NetNs,
-    /// A machine in the node's network that routes service addresses to the node.
+    /// Network of a machine beside the node that routes service addresses to the node.
     pub outside: NetNs,
     network: PodNetwork,
     program: ProbeProgram,
 }
 
 impl Net {
-    /// Build the node and the outside client.
+    /// Builds the node and the outside client.
     pub fn new(network: PodNetwork, program: ProbeProgram) -> Net {
         let net = Net { node: NetNs::create(), outside: NetNs::create(), network, program };
         net.connect_outside();
         if network == PodNetwork::Bridge {
             net.make_bridge();
         } else {
-            // As routed CNI plug-ins do: addresses of the node's range that no pod has are nobody else's either.
+            // Routed CNI plug-ins do this: addresses of the node's range that no pod has are nobody else's
+            // either.
             let lines = "route add unreachable 10.244.0.0/24\nroute add unreachable fd00:244::/64\n";
             ip::batch(&net.node, lines);
         }
         net
     }
 
-    /// Every link has a link-local address, without which IPv6 cannot look for a neighbour on behalf of others;
-    /// given by hand, so that nothing has to wait for the detection of duplicates.
+    /// Connects the outside client. Every link has a link-local address, without which IPv6 cannot look for a
+    /// neighbour on behalf of others; given by hand, so that nothing has to wait for the detection of
+    /// duplicates.
     fn connect_outside(&self) {
         let lines = format!(
             "link add name eth0 type veth peer name eth0 netns {outside}\n\
@@ -170,7 +172,7 @@ impl Net {
         for namespace in [&self.node, &self.outside] {
             ip::sysctls(namespace, &[("net/ipv4/ping_group_range", "0 0")]);
         }
-        // IPv6 forwarding is the CNI plug-in's business; IPv4 forwarding is left to kube-ipvs.
+        // IPv6 forwarding is up to the CNI plug-in; IPv4 forwarding is left to kube-ipvs.
         ip::sysctls(&self.node, &[("net/ipv6/conf/all/forwarding", "1")]);
     }
 
@@ -185,25 +187,26 @@ impl Net {
             BRIDGE.v4, BRIDGE.v6
         );
         ip::batch(&self.node, &lines);
-        // Without it the answer of one pod to another crosses the bridge without passing IPVS.
+        // Without this module the answer of one pod to another crosses the bridge without passing IPVS.
         let _ = testkit::try_run(&["modprobe", "br_netfilter"]);
         let switches = ["iptables", "ip6tables"].map(|kind| format!("net/bridge/bridge-nf-call-{kind}"));
         ip::sysctls(&self.node, &switches.each_ref().map(|name| (name.as_str(), "1")));
     }
 
-    /// Start pod number `number` with servers for all transports of `ports` on both its addresses.
+    /// Starts pod number `number` with servers for all transports of `ports` on both its addresses.
     pub fn pod(&self, name: &str, number: u8, ports: &[u16]) -> Pod {
         let mut pod = Pod::connect(&self.node, self.network, name, number);
         pod.serve(&self.program, ports);
         pod
     }
 
-    /// A server on the node itself, as daemons listen there: TCP and UDP, on every address of both families.
+    /// Starts a server on the node itself, as daemons listen there: TCP and UDP, on every address of both
+    /// families.
     pub fn node_daemon(&self, name: &str, port: u16) -> Server {
         self.node_daemon_at(name, [format!("0.0.0.0:{port}"), format!("[::]:{port}")])
     }
 
-    /// The same at one address of each family.
+    /// Starts a server on the node at one address of each family.
     pub fn node_daemon_at(&self, name: &str, at: [String; 2]) -> Server {
         let listeners: Vec<_> =
             [Proto::Tcp, Proto::Udp].into_iter().flat_map(|proto| at.clone().map(|at| (proto, at))).collect();
@@ -221,32 +224,32 @@ impl Net {
     }
 }
 
-/// Somewhere to ask from.
+/// A place to ask from.
 #[derive(Debug, Clone)]
 pub struct Client {
-    /// For messages: `node process`, `pod web-1`, `outside client`.
+    /// Name of the place for messages: `node process`, `pod web-1`, `outside client`.
     pub place: String,
-    /// Where its sockets live.
+    /// Namespace of its sockets.
     pub namespace: NetNs,
     /// Its own addresses.
     pub own: Both,
 }
 
 impl Client {
-    /// Ask once; an SCTP client binds its own address, as an unbound one would announce all it has.
+    /// Asks once; an SCTP client binds its own address, as an unbound one would announce all that it has.
     pub fn ask(&self, proto: Proto, to: SocketAddr) -> Outcome {
-        self.ask_within(PATIENCE, proto, to)
+        self.ask_within(CLIENT_TIMEOUT, proto, to)
     }
 
-    /// [`Client::ask`] with another bound on connect and on the answer.
+    /// Asks like [`Client::ask`], with another bound on connect and on the answer.
     pub fn ask_within(&self, timeout: Duration, proto: Proto, to: SocketAddr) -> Outcome {
         let own = SocketAddr::new(self.own.like(to.ip()), 0);
         let from = (proto == Proto::Sctp).then_some(own);
         self.namespace.enter(|| ask(&Question { proto, to, from, timeout }))
     }
 
-    /// One ICMP echo.
+    /// Sends one ICMP echo.
     pub fn ping(&self, to: IpAddr) -> Result<Duration, Failure> {
-        self.namespace.enter(|| ping(to, PATIENCE))
+        self.namespace.enter(|| ping(to, CLIENT_TIMEOUT))
     }
 }

@@ -1,4 +1,4 @@
-//! What the kernel holds and what happens to it, seen through tools that are not ours.
+//! Contents of the kernel, and what happens to them, through tools that are not ours.
 
 mod events;
 mod ipvs;
@@ -23,7 +23,7 @@ pub struct Snapshot {
 /// Commands whose output together is the state.
 const SECTIONS: [(&str, &str); 7] = [
     ("ipvsadm -Sn", "virtual and real servers"),
-    // With handles: an object that was deleted and added again has another one.
+    // Handles are in it: an object that was deleted and added again has another one.
     ("nft -a list ruleset", "nftables"),
     ("ip -o link show", "links"),
     ("ip -o address show", "addresses"),
@@ -33,7 +33,7 @@ const SECTIONS: [(&str, &str); 7] = [
 ];
 
 impl Snapshot {
-    /// Read everything.
+    /// Reads everything.
     pub fn take(node: &NetNs) -> Snapshot {
         let sections = SECTIONS.map(|(command, name)| (name, normalize(&node.sh(command))));
         Snapshot { sections: sections.into_iter().collect() }
@@ -46,7 +46,7 @@ impl Snapshot {
         assert!(changes.is_empty(), "kernel state changed {when}:\n{changes}");
     }
 
-    /// Lines only in `self` (`-`) and only in `later` (`+`), by section; empty if the two are equal.
+    /// Renders lines only in `self` (`-`) and only in `later` (`+`), by section; empty if the two are equal.
     pub fn render_changes(&self, later: &Snapshot) -> String {
         let mut text = String::new();
         for ((name, before), (_, after)) in self.sections.iter().zip(&later.sections) {
@@ -64,7 +64,7 @@ impl Snapshot {
     }
 }
 
-/// Take out what counts packets or time, and the order of entries that has no meaning.
+/// Removes counters of packets and time, and the order of entries where it has no meaning.
 fn normalize(text: &str) -> String {
     let mut lines: Vec<String> = text
         .lines()

@@ -1,4 +1,4 @@
-//! Servers and clients that know nothing of kube-ipvs: they see addresses, answers and errno.
+//! Servers and clients that know nothing of kube-ipvs: they see addresses, answers and error numbers.
 //!
 //! Everything speaks one line protocol (see [`server`]), over TCP and SCTP as a stream and over UDP as datagrams,
 //! and every answer names the pod that gave it and the source address that pod saw.
@@ -19,7 +19,7 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
-/// The transport a client or server uses.
+/// Transport of a client or server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Proto {
     /// TCP.
@@ -58,12 +58,12 @@ impl FromStr for Proto {
     }
 }
 
-/// Who answered, and whom it believes to have answered.
+/// Answer of a server, which says who answers and whom.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Answer {
-    /// The name the server was started with.
+    /// Name with which the server was started.
     pub pod: String,
-    /// The source address as the server saw it, after every translation on the way.
+    /// Source address as the server saw it, after every translation on the way.
     pub peer: SocketAddr,
 }
 
@@ -83,7 +83,7 @@ impl FromStr for Answer {
     }
 }
 
-/// How far a client got before it failed.
+/// Stage that a client reached before it failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
@@ -97,10 +97,10 @@ pub enum Stage {
     Receive,
 }
 
-/// What a client met instead of an answer.
+/// Failure that a client met instead of an answer.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Failure {
-    /// How far it got.
+    /// Stage that it reached.
     pub stage: Stage,
     /// `ECONNREFUSED` and its like, `TIMEOUT`, `EOF` (closed without an answer) or `GARBAGE`.
     pub error: String,
@@ -111,12 +111,12 @@ impl Failure {
         Failure { stage, error: errno::name(error) }
     }
 
-    /// The connection was closed where an answer was due.
+    /// Failure of a connection that was closed where an answer was due.
     fn eof() -> Failure {
         Failure { stage: Stage::Receive, error: "EOF".to_owned() }
     }
 
-    /// Refused, by a reset or by an ICMP error.
+    /// Tells whether it was refused, by a reset or by an ICMP error.
     pub fn is_refused(&self) -> bool {
         self.error == "ECONNREFUSED"
     }

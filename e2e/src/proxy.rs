@@ -1,4 +1,5 @@
-//! kube-ipvs as a process: started in the node's namespace, killed, restarted, and asked through its command line.
+//! kube-ipvs as a process: started in the node's namespace, killed, restarted, and asked through its command
+//! line.
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
@@ -12,27 +13,27 @@ use testkit::{CommandError, NetNs, try_output, wait_until};
 
 use crate::manifest::NODE_NAME;
 
-/// Flags most clusters have.
+/// Flag for the pods' ranges, which most clusters set.
 pub const CLUSTER_CIDRS: &str = "--cluster-cidr=10.244.0.0/16,fd00:244::/56";
-/// The ranges of ClusterIPs used everywhere here.
+/// Flag for the ranges of ClusterIPs used everywhere here.
 pub const SERVICE_CIDRS: &str = "--service-cidrs=10.96.0.0/16,fd00:96::/112";
 
-/// Lines of the log shown when a test fails.
-const SHOWN: usize = 120;
+/// Lines of the log that are shown when a test fails.
+const LOG_LINES_SHOWN: usize = 120;
 
-/// Where objects come from.
+/// Source of objects.
 #[derive(Debug, Clone)]
 pub enum Source {
     /// The directory of manifests.
     Manifests,
-    /// An API server, as a kubeconfig file tells.
+    /// An API server, by a kubeconfig file.
     Kubeconfig(PathBuf),
     /// An API server at this address, with the service account that is mounted into every Pod.
     ServiceAccount(SocketAddr),
 }
 
 impl Source {
-    /// What a Pod finds in its environment.
+    /// Environment that a Pod finds.
     fn environment(&self) -> Vec<(&'static str, String)> {
         match self {
             Source::Manifests | Source::Kubeconfig(_) => Vec::new(),
@@ -44,25 +45,26 @@ impl Source {
     }
 }
 
-/// How to start it.
+/// Settings of a start.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The executable.
+    /// Path of the executable.
     pub binary: PathBuf,
-    /// The directory it follows, unless there is an API server.
+    /// Directory that it follows, unless there is an API server.
     pub manifests: PathBuf,
-    /// Where its objects come from.
+    /// Source of its objects.
     pub source: Source,
-    /// Where it keeps its state; private to a test.
+    /// Directory of its state; private to a test.
     pub state: PathBuf,
-    /// Where its standard error goes; later starts append.
+    /// File for its standard error; later starts append.
     pub log: PathBuf,
     /// Flags besides those that are always given.
     pub flags: Vec<String>,
 }
 
 impl Settings {
-    /// Everything below `directory`, manifests in `directory/manifests`; flags as most clusters have them.
+    /// Settings with everything below `directory`, manifests in `directory/manifests`; flags as most clusters
+    /// have them.
     pub fn new(binary: &Path, directory: &Path) -> Settings {
         let settings = Settings {
             binary: binary.to_owned(),
@@ -78,7 +80,7 @@ impl Settings {
         settings
     }
 
-    /// The same with other flags.
+    /// Copies the settings with other flags.
     pub fn with_flags<S: AsRef<str>>(&self, flags: &[S]) -> Settings {
         let flags = flags.iter().map(|flag| flag.as_ref().to_owned()).collect();
         Settings { flags, ..self.clone() }
@@ -97,25 +99,25 @@ impl Settings {
         arguments
     }
 
-    /// `kube-ipvs plan` with the same flags.
+    /// Runs `kube-ipvs plan` with the same flags.
     pub fn plan(&self, node: &NetNs) -> Result<String, CommandError> {
         try_output(
             node.command(&self.binary).arg("plan").args(self.arguments()).envs(self.source.environment()),
         )
     }
 
-    /// `kube-ipvs cleanup`.
+    /// Runs `kube-ipvs cleanup`.
     pub fn cleanup(&self, node: &NetNs) -> Result<String, CommandError> {
         try_output(node.command(&self.binary).args(["cleanup", "--state-dir"]).arg(&self.state))
     }
 
-    /// `kube-ipvs drains` with these arguments; what drains is asked of the node, not of flags.
+    /// Runs `kube-ipvs drains` with these arguments; the answer comes from the node, not from flags.
     pub fn drains(&self, node: &NetNs, arguments: &[&str]) -> Result<String, CommandError> {
         let mut command = node.command(&self.binary);
         try_output(command.args(["drains", "--state-dir"]).arg(&self.state).args(arguments))
     }
 
-    /// `kube-ipvs version`.
+    /// Runs `kube-ipvs version`.
     pub fn version(&self) -> Result<String, CommandError> {
         try_output(Command::new(&self.binary).arg("version"))
     }
@@ -130,17 +132,18 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Start it inside the node's namespace; ready when the kernel shows it, which the caller waits for.
+    /// Starts it inside the node's namespace; the kernel shows when it is ready, and the caller waits for
+    /// that.
     pub fn start(node: &NetNs, settings: &Settings) -> Proxy {
         Proxy { node: node.clone(), settings: settings.clone(), child: spawn(node, settings) }
     }
 
-    /// How it was started.
+    /// Settings of its start.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// Everything it has logged, earlier starts included.
+    /// Everything that it has logged, earlier starts included.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.settings.log).unwrap_or_default()
     }
@@ -160,13 +163,13 @@ impl Proxy {
         }
     }
 
-    /// `kill -9`, and gone when this returns.
+    /// Kills it with SIGKILL; it is gone when this returns.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
-    /// SIGTERM; returns how long it took to leave. Panics if it does not, or not with success.
+    /// Ends it with SIGTERM; returns the time that it took. Panics if it does not end, or not with success.
     #[track_caller]
     pub fn terminate(&mut self) -> Duration {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process id");
@@ -180,12 +183,12 @@ impl Proxy {
         took
     }
 
-    /// Start again after [`Proxy::kill`] or [`Proxy::terminate`].
+    /// Starts it again after [`Proxy::kill`] or [`Proxy::terminate`].
     pub fn start_again(&mut self) {
         self.child = spawn(&self.node, &self.settings);
     }
 
-    /// Stop it and start it with other flags.
+    /// Stops it and starts it with other flags.
     pub fn restart_with<S: AsRef<str>>(&mut self, flags: &[S]) {
         self.terminate();
         self.settings = self.settings.with_flags(flags);
@@ -200,7 +203,7 @@ impl Drop for Proxy {
         if std::thread::panicking() {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
-            let start = lines.len().saturating_sub(SHOWN);
+            let start = lines.len().saturating_sub(LOG_LINES_SHOWN);
             eprintln!("--- kube-ipvs {:?}, its log from line {} on", self.settings.flags, start + 1);
             if let Some(status) = ended {
                 eprintln!("--- it had ended by itself: {status}");
@@ -218,7 +221,7 @@ fn spawn(node: &NetNs, settings: &Settings) -> Child {
         .unwrap_or_else(|error| panic!("{}: {error}", settings.log.display()));
     let mut command = node.command(&settings.binary);
     command.args(settings.arguments()).envs(settings.source.environment());
-    // With RUST_LOG left alone it logs what an operator sees.
+    // RUST_LOG is removed: kube-ipvs logs what an operator sees.
     command.env_remove("RUST_LOG").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     testkit::die_with_thread(&mut command)
         .spawn()

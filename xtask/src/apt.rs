@@ -50,12 +50,12 @@ impl Mirror {
     }
 }
 
-/// Which installed packages an apt root knows of.
+/// Installed packages that an apt root knows of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Installed {
-    /// Those of the host: for installing.
+    /// Those of the host, for installing.
     Host,
-    /// None: for fetching packages that are never installed.
+    /// None, for fetching packages that are never installed.
     Nothing,
 }
 
@@ -84,7 +84,7 @@ impl AptRoot {
         command::run(self.command("apt-get").args(["-q", "-o", "APT::Update::Error-Mode=any", "update"]))
     }
 
-    /// The stanzas of the index for these packages; packages that do not exist are left out.
+    /// Reads the stanzas of the index for these packages; leaves out packages that do not exist.
     pub fn show(&self, packages: &[String]) -> Result<String> {
         let output = command::capture_any(self.command("apt-cache").arg("show").args(packages))?;
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -95,7 +95,7 @@ impl AptRoot {
         command::run(self.command("apt-get").args(["-q", "download"]).args(packages).current_dir(into))
     }
 
-    /// Installs packages; `release` prefers the packages of that suite.
+    /// Installs packages; prefers those of the suite `release`.
     pub fn install(&self, packages: &[&str], release: Option<&str>) -> Result<()> {
         let mut command = self.command("apt-get");
         command.env("DEBIAN_FRONTEND", "noninteractive");
@@ -118,7 +118,7 @@ impl AptRoot {
             "Acquire::Languages=none".to_owned(),
             "Acquire::Retries=3".to_owned(),
             "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".to_owned(),
-            // Suites that have reached their end are no longer re-signed.
+            // Suites that have reached their end are no longer signed anew.
             "Acquire::Check-Valid-Until=false".to_owned(),
         ];
         if self.installed == Installed::Nothing {

@@ -1,4 +1,4 @@
-//! Building programs and tests, and finding what came out.
+//! Builds of programs and tests, and their executables.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ pub struct Executable {
     pub package_id: String,
     /// Name of the target.
     pub target: String,
-    /// The file.
+    /// Path of the file.
     pub path: PathBuf,
 }
 
@@ -45,14 +45,15 @@ pub fn tests(profile: &str, selection: &[String]) -> Result<Vec<Executable>> {
     collect(cargo().args(["test", "--no-run", "--profile", profile]).args(selection))
 }
 
-/// Coverage that guides libFuzzer, without sanitizers: stable compilers can do that, and nearly all code is safe.
+/// Flags for the coverage that guides libFuzzer, without sanitizers: stable compilers can do that, and nearly
+/// all code is safe.
 const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares -Cllvm-args=-simplifycfg-branch-fold-threshold=0";
 
-/// Builds the fuzz targets and all that they run through with coverage, below a folder of its own.
+/// Builds the fuzz targets, and all code that they run through, with coverage, below a folder of its own.
 pub fn fuzzer(dir: &Path) -> Result<Vec<Executable>> {
-    // With a target, the flags do not concern build scripts and macros.
+    // With a target, the flags do not apply to build scripts and macros.
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let mut command = cargo();
     command.args(["build", "--package", "fuzz", "--features", "libfuzzer", "--target", &target]);
@@ -75,7 +76,7 @@ fn collect(command: &mut Command) -> Result<Vec<Executable>> {
     Ok(executables)
 }
 
-/// Parses one line of cargo's messages; `None` for those that tell of no executable.
+/// Parses one line of cargo's messages; `None` for those about no executable.
 fn parse(line: &str) -> Option<Executable> {
     let message: CargoMessage = serde_json::from_str(line).ok()?;
     (message.reason == "compiler-artifact").then_some(())?;

@@ -1,4 +1,4 @@
-//! Running other programs with errors that name them.
+//! Execution of other programs, with errors that name them.
 
 use std::ffi::OsStr;
 use std::process::{Command, Output, Stdio};
@@ -29,7 +29,7 @@ pub fn capture_any(command: &mut Command) -> Result<Output> {
     command.stdin(Stdio::null()).output().with_context(|| format!("starting {}", render(command)))
 }
 
-/// The command line as a person would type it.
+/// Renders the command line as a person would type it.
 pub fn render(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")

@@ -1,4 +1,4 @@
-//! Licenses, duplicates and sources of all crates, judged by cargo-deny after `deny.toml`.
+//! Licences, duplicates and sources of all crates, which cargo-deny judges after `deny.toml`.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,13 +11,13 @@ use crate::paths;
 use crate::tally::Tally;
 use crate::workspace::cargo;
 
-/// The version that is installed; a newer one may judge differently.
+/// Version that is installed; a newer one may judge differently.
 const VERSION: &str = "0.20.2";
 
-/// What needs no network. Advisories would: their database is a repository of its own.
+/// Checks that need no network. Advisories would: their database is a repository of its own.
 const CHECKS: [&str; 3] = ["licenses", "bans", "sources"];
 
-/// Counts each check; skips all where cargo-deny cannot be had.
+/// Counts each check; skips all where cargo-deny is not to be had.
 pub fn check(tally: &mut Tally) -> Result<()> {
     let program = match program() {
         Ok(program) => program,
@@ -39,7 +39,7 @@ pub fn check(tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
-/// The program in the cache; installed if it is not there.
+/// Path of the program in the cache; installs it if it is missing.
 fn program() -> Result<PathBuf> {
     let cache = paths::cache()?;
     let root = cache.join("tools").join(format!("cargo-deny-{VERSION}"));
@@ -51,15 +51,15 @@ fn program() -> Result<PathBuf> {
     let objects = paths::target().join("cargo-deny");
     let mut install = cargo();
     install
-        // Not in the repository, whose settings are not meant for it.
+        // The repository's settings are not meant for it, so it is built elsewhere.
         .current_dir(&cache)
-        // Unoptimised: it runs for a second, and building it takes minutes otherwise.
+        // It runs for a second, and an optimised build takes minutes.
         .args(["install", "cargo-deny", "--debug", "--locked", "--version", VERSION, "--root"])
         .arg(&root)
         .env("CARGO_TARGET_DIR", &objects)
         .env("CARGO_PROFILE_DEV_DEBUG", "0");
     let installed = command::run(&mut install);
-    // Its objects are of no use any more.
+    // The objects of the build are of no use any more.
     let _ = fs::remove_dir_all(&objects);
     installed.map(|()| program)
 }

@@ -14,17 +14,17 @@ use crate::command;
 use crate::paths;
 use crate::tally::Tally;
 
-/// For each target, in the tiers of `cargo xtask test`.
-pub const SECONDS: u32 = 60;
+/// Time for each target in the tiers of `cargo xtask test`, in seconds.
+pub const SECONDS_PER_TARGET: u32 = 60;
 
-/// An input that takes longer is a finding.
+/// Time in seconds from which on an input is a parse_finding.
 const SLOWEST_INPUT_SECONDS: u32 = 10;
 
-/// More memory than any input may cost.
+/// Memory in MiB that no input may cost.
 const MEMORY_MIB: u32 = 2048;
 
-/// Lines of a log that show a panic.
-const SHOWN: usize = 40;
+/// Number of lines of a log that show a panic.
+const PANIC_LINES_SHOWN: usize = 40;
 
 /// `cargo xtask fuzz`.
 #[derive(Debug, Args)]
@@ -32,7 +32,7 @@ pub struct Fuzz {
     /// Names of targets; all if none is given.
     targets: Vec<String>,
     /// How long each target runs, in seconds; 0 for ever.
-    #[arg(long, default_value_t = SECONDS)]
+    #[arg(long, default_value_t = SECONDS_PER_TARGET)]
     seconds: u32,
     /// Runs one target on this file only.
     #[arg(long, value_name = "FILE")]
@@ -56,13 +56,13 @@ impl Fuzz {
     }
 }
 
-/// All targets for [`SECONDS`] each.
+/// Runs all targets for [`SECONDS_PER_TARGET`] each.
 pub fn all(tally: &mut Tally) -> Result<()> {
     let fuzzer = Fuzzer::build()?;
-    fuzzer.run(&fuzzer.choose(&[])?, SECONDS, tally)
+    fuzzer.run(&fuzzer.choose(&[])?, SECONDS_PER_TARGET, tally)
 }
 
-/// The program with all targets, and where it writes.
+/// The program with all targets, and the folder for its files.
 struct Fuzzer {
     program: PathBuf,
     dir: PathBuf,
@@ -76,7 +76,7 @@ impl Fuzzer {
         Ok(Fuzzer { program: program.context("cargo has built no fuzz targets")?.path, dir })
     }
 
-    /// The wanted names, in the program's order.
+    /// Chooses the named targets, or all, in the program's order.
     fn choose(&self, wanted: &[String]) -> Result<Vec<String>> {
         let text = command::capture(Command::new(&self.program).env_remove("FUZZ_TARGET"))?;
         let known: Vec<_> = text.lines().map(str::to_owned).collect();
@@ -92,7 +92,7 @@ impl Fuzzer {
         Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
-    /// As many at a time as there are processors.
+    /// Runs as many at a time as there are processors.
     fn run(&self, names: &[String], seconds: u32, tally: &mut Tally) -> Result<()> {
         let (queue, results) = (Mutex::new(names.iter()), Mutex::new(Vec::new()));
         let next = || queue.lock().ok().and_then(|mut queue| queue.next());
@@ -117,7 +117,7 @@ impl Fuzzer {
         Ok(())
     }
 
-    /// Runs one; returns how much it has tried.
+    /// Runs one target; returns its numbers of inputs and edges.
     fn run_target(&self, name: &str, seconds: u32) -> Result<String> {
         let (corpus, logs) = (self.dir.join("corpus").join(name), self.dir.join("logs"));
         paths::create(&corpus)?;
@@ -141,10 +141,10 @@ impl Fuzzer {
             .with_context(|| format!("starting {}", self.program.display()))?;
         let text = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
         if status.success() {
-            return Ok(tried(&text));
+            return Ok(parse_coverage(&text));
         }
-        println!("{}", last_lines(&text, SHOWN));
-        match finding(&text) {
+        println!("{}", last_lines(&text, PANIC_LINES_SHOWN));
+        match parse_finding(&text) {
             Some(file) => bail!(
                 "see its output above; again: cargo xtask fuzz {name} --input {file}; \
                  smaller: FUZZ_TARGET={name} {} -minimize_crash=1 -max_total_time=60 {file}",
@@ -155,15 +155,15 @@ impl Fuzzer {
     }
 }
 
-/// Number of inputs and coverage, from libFuzzer's output.
-fn tried(log: &str) -> String {
+/// Reads the number of inputs and the coverage from libFuzzer's output.
+fn parse_coverage(log: &str) -> String {
     let inputs = log.lines().find_map(|line| line.strip_prefix("stat::number_of_executed_units:"));
     let coverage = log.lines().rev().find_map(|line| line.split_once(" cov: ")?.1.split(' ').next());
     format!("{} inputs, {} edges", inputs.unwrap_or("?").trim(), coverage.unwrap_or("?"))
 }
 
-/// The file with the input that broke the target.
-fn finding(log: &str) -> Option<&str> {
+/// Reads the name of the file with the input that broke the target.
+fn parse_finding(log: &str) -> Option<&str> {
     log.lines().find_map(|line| line.split_once("Test unit written to ")).map(|(_, file)| file.trim())
 }
 
@@ -182,9 +182,9 @@ mod tests {
 
     #[test]
     fn logs_tell_what_was_tried_and_found() {
-        assert_eq!(tried(LOG), "524 inputs, 37 edges");
-        assert_eq!(finding(LOG), Some("/r/x-crash-1a"));
-        assert_eq!((tried(""), finding("")), ("? inputs, ? edges".to_owned(), None));
+        assert_eq!(parse_coverage(LOG), "524 inputs, 37 edges");
+        assert_eq!(parse_finding(LOG), Some("/r/x-crash-1a"));
+        assert_eq!((parse_coverage(""), parse_finding("")), ("? inputs, ? edges".to_owned(), None));
         assert_eq!(last_lines("a\nb\nc", 2), "b\nc");
     }
 }

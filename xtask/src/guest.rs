@@ -1,7 +1,7 @@
 //! Guests: emulated machines with stock Debian kernels that run programs of the host.
 //!
-//! Reading order: [`image`] (what is inside), [`qemu`] (the machine), [`protocol`] (what the two sides say),
-//! [`agent`] (inside), [`session`] (outside), [`cli`].
+//! Reading order: [`image`] (the contents), [`qemu`] (the machine), [`protocol`] (the messages between the
+//! two sides), [`agent`] (the side inside), [`session`] (the side outside), [`cli`].
 
 pub mod agent;
 pub mod cli;
@@ -29,15 +29,15 @@ pub use kmsg::is_bug;
 /// Name of the virtio port between the two sides.
 const PORT: &str = "kube-ipvs.control";
 
-/// Memory of a guest in MiB unless told otherwise.
-pub const MEMORY: u32 = 3072;
+/// Memory of a guest in MiB, by default.
+pub const MEMORY_MIB: u32 = 3072;
 
 /// Writes the image and boots it. `what` names the run's files in the output folder.
 pub fn boot(kernel: &Kernel, image: &Image, memory: u32, what: &str) -> Result<Session> {
     let machine = machine(kernel, image, memory, what)?;
     let initramfs = machine.initramfs.clone();
     let session = Session::boot(machine);
-    // The emulator has read it by now, and it is large.
+    // The emulator has read the file by now, and it is large.
     let _ = fs::remove_file(initramfs);
     session
 }
@@ -49,7 +49,7 @@ fn machine(kernel: &Kernel, image: &Image, memory: u32, what: &str) -> Result<Ma
     Ok(Machine { kernel: kernel.clone(), initramfs, memory, console })
 }
 
-/// Where the console of a run is kept.
+/// File that holds the console of a run.
 pub fn console_log(kernel: &Kernel, what: &str) -> Result<PathBuf> {
     output(kernel, what, "log")
 }

@@ -1,7 +1,7 @@
 //! Tests that run on real kernels.
 //!
-//! Any package with a feature `guest` and test targets that require it takes part, so on the host these
-//! tests do not exist and cannot pass by skipping. Each test runs in a process of its own.
+//! Any package with a feature `guest` and test targets that require it takes part, so on the host these tests
+//! do not exist and cannot pass by skipping. Each test runs in a process of its own.
 
 mod plan;
 mod retry;
@@ -37,7 +37,7 @@ pub struct GuestTest {
     #[arg(long, default_value = PROFILE)]
     pub profile: String,
     /// Memory of the guest in MiB.
-    #[arg(long, default_value_t = crate::guest::MEMORY)]
+    #[arg(long, default_value_t = crate::guest::MEMORY_MIB)]
     pub memory: u32,
     #[command(flatten)]
     pub tolerance: Tolerance,
@@ -45,7 +45,7 @@ pub struct GuestTest {
     pub filter: Option<String>,
 }
 
-/// What is forgiven.
+/// Tolerance towards failures.
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub struct Tolerance {
     /// Fails a test at its first failure; for finding out which tests are unsteady.
@@ -53,11 +53,12 @@ pub struct Tolerance {
     no_retry: bool,
 }
 
-/// Cargo's profile for what runs in guests unless told otherwise.
+/// Cargo's profile for programs in guests, by default.
 pub const PROFILE: &str = "dev";
 
-/// So many kernels' contracts are tested at the same time, in a guest each: most of their time is one process's.
-const SIDE_BY_SIDE: usize = 2;
+/// Number of kernels whose contracts are tested at the same time, in a guest each: most of their time is one
+/// process's.
+const KERNELS_AT_A_TIME: usize = 2;
 
 impl GuestTest {
     /// Runs the tests and prints a summary.
@@ -84,7 +85,7 @@ impl GuestTest {
     }
 }
 
-/// A series and what runs tests on it, or why nothing can.
+/// A series and its runner of tests, or the reason why it has none.
 #[derive(Debug)]
 pub struct OnKernel {
     /// The series.
@@ -93,7 +94,8 @@ pub struct OnKernel {
 }
 
 impl OnKernel {
-    /// Makes images for all of these series; a kernel that cannot be had is an error only when its tests should run.
+    /// Makes images for all of these series; a kernel that is not to be had is an error only when its tests
+    /// run.
     pub fn all(
         series: &[&'static Series],
         plan: &Plan,
@@ -111,7 +113,7 @@ impl OnKernel {
         series.iter().map(on).collect()
     }
 
-    /// Runs these tests. Without the kernel they are skipped, or failed if it is required.
+    /// Runs these tests. Without the kernel it skips them, or fails them if the kernel is required.
     pub fn run(&mut self, cases: &[Case]) -> Tally {
         match &mut self.runner {
             Ok(runner) => {
@@ -126,10 +128,10 @@ impl OnKernel {
     }
 }
 
-/// The contracts on all kernels, some at the same time.
+/// Runs the contracts on all kernels, on some at the same time.
 pub fn contracts(kernels: &mut [OnKernel], plan: &Plan) -> Tally {
     let mut all = Tally::default();
-    for some in kernels.chunks_mut(SIDE_BY_SIDE) {
+    for some in kernels.chunks_mut(KERNELS_AT_A_TIME) {
         std::thread::scope(|scope| {
             let runs: Vec<_> =
                 some.iter_mut().map(|kernel| scope.spawn(|| kernel.run(&plan.contracts))).collect();

@@ -1,7 +1,7 @@
-//! Guest kernels: which series there are, and their cache outside the tree.
+//! Guest kernels: their series, and their cache outside the tree.
 //!
-//! A kernel is named by its series, never by an exact version: point releases vanish from the archive.
-//! Once fetched, a kernel stays until `guest kernels --update`.
+//! A series names a kernel, never an exact version: point releases vanish from the archive. Once fetched, a
+//! kernel stays until `guest kernels --update`.
 
 mod fetch;
 mod modules;
@@ -16,18 +16,18 @@ use serde::{Deserialize, Serialize};
 use crate::paths;
 
 /// Layout of a cached kernel; raising it makes every cache fetch again.
-const FORMAT: u32 = 1;
+const CACHE_FORMAT: u32 = 1;
 
-/// A kernel series and where Debian keeps it.
+/// A kernel series, and its place in Debian's archives.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Series {
-    /// What `--kernel` takes.
+    /// Name that `--kernel` takes.
     pub name: &'static str,
-    /// Versions of the series start with this.
+    /// Start of the versions of the series.
     pub prefix: &'static str,
-    /// Suites to look in, best first.
+    /// Suites that may have it, best first.
     pub suites: &'static [&'static str],
-    /// Whether `xtask test` runs it without being asked, and fails without it.
+    /// True if `xtask test` runs it without being asked, and fails without it.
     pub required: bool,
 }
 
@@ -44,17 +44,17 @@ pub const SERIES: &[Series] = &[
     Series { name: "newest", prefix: "", suites: &["sid", "forky"], required: false },
 ];
 
-/// The series that demo, bench and `guest run` use unless told otherwise.
-pub const DEFAULT: &str = "6.12";
+/// Series that demo, bench and `guest run` use by default.
+pub const DEFAULT_SERIES: &str = "6.12";
 
 /// A kernel that is ready to boot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kernel {
-    /// The series it was fetched for.
+    /// Series for which it was fetched.
     pub series: String,
-    /// What `uname -r` says in the guest.
+    /// Release as `uname -r` prints it in the guest.
     pub release: String,
-    /// The Debian version of its package.
+    /// Debian version of its package.
     pub version: String,
     format: u32,
     #[serde(skip)]
@@ -62,17 +62,17 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// The kernel image.
+    /// Path of the kernel image.
     pub fn vmlinuz(&self) -> PathBuf {
         self.dir.join("vmlinuz")
     }
 
-    /// The folder with the guest's modules: what the guest sees as `/lib/modules/RELEASE`.
+    /// Folder of the guest's modules, which is `/lib/modules/RELEASE` there.
     pub fn modules(&self) -> PathBuf {
         self.dir.join("lib/modules").join(&self.release)
     }
 
-    /// Whether the guest can load a module of this name.
+    /// Tells whether the guest can load a module of this name.
     pub fn has(&self, module: &str) -> Result<bool> {
         let path = self.modules().join("modules.dep");
         let dependencies = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
@@ -83,7 +83,7 @@ impl Kernel {
     fn load(dir: &Path) -> Option<Self> {
         let text = fs::read_to_string(dir.join("kernel.json")).ok()?;
         let kernel: Self = serde_json::from_str(&text).ok()?;
-        (kernel.format == FORMAT).then(|| Self { dir: dir.to_owned(), ..kernel })
+        (kernel.format == CACHE_FORMAT).then(|| Self { dir: dir.to_owned(), ..kernel })
     }
 
     fn store(&self, dir: &Path) -> Result<()> {
@@ -101,12 +101,12 @@ pub fn series(name: &str) -> Result<&'static Series> {
     })
 }
 
-/// The cached kernel of a series, if there is one.
+/// Reads the cached kernel of a series, if there is one.
 pub fn cached(series: &Series) -> Result<Option<Kernel>> {
     Ok(Kernel::load(&folder(series)?))
 }
 
-/// The kernel of a series, fetched on first use.
+/// Returns the kernel of a series; fetches it at the first use.
 pub fn ensure(series: &'static Series) -> Result<Kernel> {
     if let Some(kernel) = cached(series)? {
         return Ok(kernel);
@@ -114,7 +114,7 @@ pub fn ensure(series: &'static Series) -> Result<Kernel> {
     update(series)
 }
 
-/// Fetches the latest kernel of a series, replacing the cached one.
+/// Fetches the latest kernel of a series, which replaces the cached one.
 pub fn update(series: &'static Series) -> Result<Kernel> {
     let _lock = lock()?;
     let dir = folder(series)?;
@@ -133,7 +133,7 @@ fn install(series: &Series, fetched: fetch::Fetched, scratch: &Path, dir: &Path)
         series: series.name.to_owned(),
         release: fetched.release,
         version: fetched.version,
-        format: FORMAT,
+        format: CACHE_FORMAT,
         dir: dir.to_owned(),
     };
     kernel.store(scratch)?;
@@ -150,7 +150,7 @@ fn folder(series: &Series) -> Result<PathBuf> {
     Ok(parent.join(series.name))
 }
 
-/// Held while the cache changes, so that two runs do not disturb each other's apt.
+/// Lock for changes of the cache, so that two runs do not disturb each other's apt.
 fn lock() -> Result<File> {
     let file = File::create(paths::cache()?.join("lock")).context("creating the cache's lock")?;
     file.lock().context("waiting for the cache's lock")?;

@@ -1,4 +1,4 @@
-//! Reading what Rust's test harness prints (pure).
+//! Parser of the output of Rust's test harness (pure).
 
 /// The counts of one run of a test program, or of several.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -11,7 +11,7 @@ pub struct Counts {
     pub ignored: usize,
 }
 
-/// The names in the output of `--list`.
+/// Reads the names in the output of `--list`.
 pub fn parse_list(text: &str) -> Vec<String> {
     text.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect()
 }
@@ -43,24 +43,24 @@ pub fn parse_failed(line: &str) -> Option<&str> {
     line.trim().strip_prefix("test ")?.strip_suffix(" ... FAILED")
 }
 
-/// Parses `skipped: REASON`, which a test prints when it returns because it cannot run here. Where output is not
-/// captured, the first line of a test stands behind its name.
+/// Parses `skipped: REASON`, which a test prints when it returns because it cannot run here. Where output is
+/// not captured, the first line of a test stands behind its name.
 pub fn parse_skipped(line: &str) -> Option<&str> {
     let line = line.trim();
     let printed = line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... "));
     printed.map_or(line, |(_, printed)| printed).strip_prefix("skipped: ")
 }
 
-/// What a line of a test program's output says.
+/// Meaning of a line of a test program's output.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Line<'a> {
     /// The closing line.
     Result(Counts),
-    /// A test marked as ignored, and why.
+    /// A test marked as ignored, with the reason.
     Ignored(&'a str, &'a str),
     /// A test that failed.
     Failed(&'a str),
-    /// A test that passed but says that it could not run, and why.
+    /// A test that passed but says that it could not run, with the reason.
     Skipped(String, &'a str),
     /// Output of a test that passed: of no interest.
     Hidden,
@@ -106,7 +106,7 @@ impl Follower {
     }
 }
 
-/// The sum of all results in the output of a run.
+/// Adds up all results in the output of a run.
 pub fn sum(text: &str) -> Counts {
     text.lines().filter_map(parse_result).fold(Counts::default(), |sum, counts| Counts {
         passed: sum.passed + counts.passed,

@@ -1,4 +1,4 @@
-//! Where things live: the repository, its target folder, and the cache outside the tree.
+//! Places of the repository, its target folder, and the cache outside the tree.
 
 use std::env;
 use std::fs;
@@ -17,15 +17,14 @@ pub fn target() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository().join("target"), PathBuf::from)
 }
 
-/// Console logs, initramfs images and stripped binaries of guests; created on demand.
+/// Folder of console logs, initramfs images and stripped binaries of guests; created when it is needed.
 pub fn guest_output() -> Result<PathBuf> {
     let dir = target().join("guest");
     create(&dir)?;
     Ok(dir)
 }
 
-/// Downloads that outlive the tree: kernels and apt indexes.
-/// `KUBE_IPVS_CACHE` overrides the place.
+/// Folder of downloads that outlive the tree: kernels and apt indexes. `KUBE_IPVS_CACHE` overrides it.
 pub fn cache() -> Result<PathBuf> {
     let dir = if let Some(dir) = env::var_os("KUBE_IPVS_CACHE") {
         PathBuf::from(dir)

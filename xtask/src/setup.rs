@@ -1,4 +1,4 @@
-//! The Debian packages that building, testing and guests need.
+//! Debian packages that building, testing and guests need.
 
 use std::process::Command;
 
@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use crate::apt::{self, AptRoot, Installed};
 use crate::command;
 
-/// What must be installed, whatever its version.
+/// Packages that must be installed, whatever their version.
 const PACKAGES: &[&str] = &[
     "binutils",
     "busybox-static",
@@ -25,13 +25,13 @@ const PACKAGES: &[&str] = &[
     "xz-utils",
 ];
 
-/// Emulates the guests. Version 7.2 crashes their kernels (cmpxchg16b).
+/// Emulator of the guests. Version 7.2 crashes their kernels (cmpxchg16b).
 const EMULATOR: &str = "qemu-system-x86";
 
-/// The first major version that works.
+/// First major version that works.
 const EMULATOR_VERSION: u32 = 10;
 
-/// Installs what is missing when root; otherwise says what to do. Quick if nothing is missing.
+/// Installs missing packages if the user is root; otherwise says what to do. It is quick if none is missing.
 pub fn ensure() -> Result<()> {
     apt::check_host()?;
     let installed = installed()?;
@@ -74,7 +74,7 @@ fn install(missing: &[&str], emulator: bool, codename: &str, backports: Option<&
     Ok(())
 }
 
-/// What to type as root.
+/// Commands that root has to type.
 fn advice(missing: &[&str], emulator: bool, codename: &str) -> String {
     let mut lines = vec!["Debian packages are missing. Run `cargo xtask setup` as root, or:".to_owned()];
     if !missing.is_empty() {
@@ -88,7 +88,8 @@ fn advice(missing: &[&str], emulator: bool, codename: &str) -> String {
     lines.join("\n")
 }
 
-/// Debian 12 is the oldest host that we know; its own emulator is too old.
+/// Tells whether the emulator must come from backports: Debian 12 is the oldest host that we know, and its
+/// own emulator is too old.
 fn needs_backports(codename: &str) -> bool {
     ["bullseye", "bookworm"].contains(&codename)
 }
@@ -99,7 +100,7 @@ fn codename() -> Result<String> {
     Ok(codename.map_or_else(|| "sid".to_owned(), |codename| codename.trim_matches('"').to_owned()))
 }
 
-/// `package version` lines of everything that is installed of what we ask for.
+/// Lists `package version` of every needed package that is installed.
 fn installed() -> Result<String> {
     let format = "${db:Status-Status} ${Package} ${Version}\\n";
     let output = command::capture_any(
@@ -117,7 +118,7 @@ fn version_of<'a>(installed: &'a str, package: &str) -> Option<&'a str> {
     pairs.find(|(name, _)| *name == package).map(|(_, version)| version)
 }
 
-/// Whether a Debian version (`epoch:upstream-revision`) of the emulator works.
+/// Tells whether a Debian version (`epoch:upstream-revision`) of the emulator works.
 fn is_recent(version: &str) -> bool {
     let upstream = version.split_once(':').map_or(version, |(_, upstream)| upstream);
     let major = upstream.split(|c: char| !c.is_ascii_digit()).next();

@@ -15,22 +15,22 @@ use crate::guest_test::{add_programs, environment};
 use crate::kernels::{self, Kernel};
 use crate::{command, paths, setup};
 
-/// Nothing shown takes longer.
-const TIMEOUT: Duration = Duration::from_secs(3600);
+/// Time that no program takes.
+const PROGRAM_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// Where a program that measures writes its results; `KUBE_IPVS_RESULTS` tells it.
+/// Folder for the results of a program that measures, which finds it in `KUBE_IPVS_RESULTS`.
 const RESULTS: &str = "/results";
 
-/// Tells a program which commit it measures.
+/// Variable that holds the commit which a program measures.
 const COMMIT: &str = "KUBE_IPVS_COMMIT";
 
-/// A program that is shown.
+/// A program for people to watch.
 struct Program {
     package: &'static str,
     name: &'static str,
     /// Modules that it needs besides those that every kernel of ours has.
     modules: &'static [&'static str],
-    /// Where its results belong, below the repository.
+    /// Folder of its results, below the repository.
     results: Option<&'static str>,
 }
 
@@ -39,18 +39,18 @@ const DEMO: Program = Program { package: "e2e", name: "demo", modules: &[], resu
 const BENCH: Program =
     Program { package: "benches", name: "bench", modules: &["nlmon"], results: Some("benches/results") };
 
-/// Gives the program a network of its own: interfaces, sysfs and named namespaces.
+/// Commands that give the program a network of its own: interfaces, sysfs and named namespaces.
 const PRIVATE_NETWORK: &str = "mount -t sysfs sysfs /sys && mkdir -p /run/netns && \
     mount -t tmpfs tmpfs /run/netns && ip link set lo up && exec \"$@\"";
 
-/// What `demo` and `bench` take.
+/// Arguments of `demo` and `bench`.
 #[derive(Debug, Args)]
 pub struct Showcase {
     /// Runs in a guest with a kernel of this series, even if this host has IPVS.
     #[arg(long)]
     kernel: Option<String>,
     /// Memory of the guest in MiB.
-    #[arg(long, default_value_t = guest::MEMORY)]
+    #[arg(long, default_value_t = guest::MEMORY_MIB)]
     memory: u32,
     /// Passed on to the program.
     #[arg(last = true)]
@@ -58,7 +58,7 @@ pub struct Showcase {
 }
 
 impl Showcase {
-    /// Runs the rolling update; the exit code is that of the program.
+    /// Runs the rolling update; returns the exit code of the program.
     pub fn demo(&self) -> Result<ExitCode> {
         self.run(&DEMO)
     }
@@ -108,7 +108,7 @@ impl Showcase {
         env.extend(commit().map(|commit| (COMMIT.to_owned(), commit)));
         let mut argv = vec![format!("/bin/{}", program.name)];
         argv.extend_from_slice(&self.arguments);
-        let timeout_ms = u64::try_from(TIMEOUT.as_millis()).unwrap_or(u64::MAX);
+        let timeout_ms = u64::try_from(PROGRAM_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
         let outcome = session.run(&Task { argv, env, timeout_ms }, to_terminal)?;
         if let Some(results) = program.results {
             let results = paths::repository().join(results);
@@ -119,9 +119,9 @@ impl Showcase {
         Ok(report(&outcome, &kernel, &what))
     }
 
-    /// The kernel; one that was cached before such modules were wanted is fetched anew.
+    /// Returns the kernel; fetches it anew if it was cached before such modules were wanted.
     fn kernel_with(&self, modules: &[&str]) -> Result<Kernel> {
-        let series = kernels::series(self.kernel.as_deref().unwrap_or(kernels::DEFAULT))?;
+        let series = kernels::series(self.kernel.as_deref().unwrap_or(kernels::DEFAULT_SERIES))?;
         let kernel = kernels::ensure(series)?;
         let complete =
             modules.iter().try_fold(true, |all, module| Ok::<_, Error>(all && kernel.has(module)?))?;
@@ -129,14 +129,14 @@ impl Showcase {
     }
 }
 
-/// The commit that is measured, if git can tell.
+/// Commit that is measured, if git knows it.
 fn commit() -> Option<String> {
     let mut git = Command::new("git");
     git.args(["describe", "--always", "--dirty", "--abbrev=12"]).current_dir(paths::repository());
     command::capture(&mut git).ok().map(|text| text.trim().to_owned())
 }
 
-/// Builds the program and the product as users get it.
+/// Builds the program, and the product as users get it.
 fn build(program: &Program) -> Result<Vec<Executable>> {
     let Program { package, name, .. } = program;
     println!("Building kube-ipvs and {name}");
@@ -149,7 +149,7 @@ fn path_of<'a>(programs: &'a [Executable], name: &str) -> Result<&'a PathBuf> {
     found.map(|program| &program.path).with_context(|| format!("cargo built no {name}"))
 }
 
-/// Whether we are root on a kernel with IPVS, loading it if need be.
+/// Tells whether we are root on a kernel with IPVS, loading it if need be.
 fn host_has_ipvs() -> bool {
     if !rustix::process::geteuid().is_root() {
         return false;

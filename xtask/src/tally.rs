@@ -1,4 +1,4 @@
-//! Counting results, and naming what failed or was skipped.
+//! Counts of results, with the names of failed and skipped ones.
 
 use std::process::ExitCode;
 
@@ -7,11 +7,11 @@ use std::process::ExitCode;
 pub struct Tally {
     /// Checks and tests that passed.
     pub passed: usize,
-    /// How many failed.
+    /// Checks and tests that failed.
     pub failed: usize,
-    /// How many did not run.
+    /// Checks and tests that did not run.
     pub skipped: usize,
-    /// `what: why` of what passed only when it was run once more.
+    /// `what: why` of each test that passed only in its second run.
     unsteady: Vec<String>,
     /// `what: why` of each failure.
     failures: Vec<String>,
@@ -20,24 +20,24 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Counts one that passed.
+    /// Counts a success.
     pub fn pass(&mut self) {
         self.passed += 1;
     }
 
-    /// Counts one that passed when it was run once more; `why` it had failed.
+    /// Counts a success in the second run, after a failure for the reason `why`.
     pub fn pass_unsteadily(&mut self, what: &str, why: &str) {
         self.pass();
         self.unsteady.push(format!("{what}: {why}"));
     }
 
-    /// Counts one that failed.
+    /// Counts a failure.
     pub fn fail(&mut self, what: &str, why: &str) {
         self.failed += 1;
         self.failures.push(format!("{what}: {why}"));
     }
 
-    /// Counts one that did not run.
+    /// Counts a test that did not run.
     pub fn skip(&mut self, what: &str, why: &str) {
         self.skip_many(what, why, 1);
     }
@@ -58,19 +58,19 @@ impl Tally {
         self.skips.extend_from_slice(&other.skips);
     }
 
-    /// How many ran.
+    /// Number of checks and tests that ran.
     pub fn ran(&self) -> usize {
         self.passed + self.failed
     }
 
-    /// Prints what failed, was skipped or needed a second run, and why.
+    /// Prints everything that failed, was skipped or needed a second run, with the reasons.
     pub fn print_details(&self) {
         for line in self.details() {
             println!("{line}");
         }
     }
 
-    /// The worst last, next to the closing line.
+    /// Details, with the worst last, next to the closing line.
     fn details(&self) -> impl Iterator<Item = String> {
         let skips = self.skips.iter().map(|skip| format!("skipped  {skip}"));
         let unsteady = self
@@ -86,7 +86,7 @@ impl Tally {
         format!("{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
     }
 
-    /// Failure if anything failed.
+    /// Exit code: failure if anything failed.
     pub fn exit_code(&self) -> ExitCode {
         if self.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }

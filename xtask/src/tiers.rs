@@ -84,13 +84,13 @@ impl Test {
             return;
         }
         run_tier(tiers, "guest self-test", |tally| {
-            tally.add(&selftest::on_series(kernels::series(kernels::DEFAULT)?)?);
+            tally.add(&selftest::on_series(kernels::series(kernels::DEFAULT_SERIES)?)?);
             Ok(())
         });
         let mut built = None;
         run_tier(tiers, "guest build", |_| {
             let plan = Plan::build(&[], guest_test::PROFILE, None)?;
-            let kernels = OnKernel::all(&series, &plan, crate::guest::MEMORY, self.tolerance)?;
+            let kernels = OnKernel::all(&series, &plan, crate::guest::MEMORY_MIB, self.tolerance)?;
             built = Some((plan, kernels));
             Ok(())
         });
@@ -102,8 +102,8 @@ impl Test {
         for kernel in &mut kernels {
             let name = kernel.series.name;
             run_tier(tiers, &format!("end to end on {name}"), |tally| {
-                // What differs by kernel is in the contracts; one kernel runs everything.
-                if self.all_kernels || name == kernels::DEFAULT {
+                // The contracts cover what differs by kernel; one kernel runs everything.
+                if self.all_kernels || name == kernels::DEFAULT_SERIES {
                     tally.add(&kernel.run(&plan.end_to_end));
                 } else {
                     tally.skip(&format!("end to end on {name}"), "only --all-kernels runs it there");
@@ -126,7 +126,7 @@ fn run_tier(tiers: &mut Vec<Tier>, name: &str, run: impl FnOnce(&mut Tally) -> R
     tiers.push(Tier { name: name.to_owned(), tally, took: start.elapsed() });
 }
 
-/// A command that passes or fails as a whole.
+/// Counts a command that passes or fails as a whole.
 fn check(tally: &mut Tally, what: &str, command: &mut Command) -> Result<()> {
     match command::run(command) {
         Ok(()) => tally.pass(),
@@ -160,7 +160,7 @@ fn expect_none(tally: &mut Tally, what: &str, violations: &[String]) {
     }
 }
 
-/// With the guest features, because the guest tests are code like any other.
+/// Runs clippy with the guest features, because guest tests are code like any other.
 fn clippy(tally: &mut Tally) -> Result<()> {
     let workspace = Workspace::load()?;
     let with_feature = workspace.packages.iter().filter(|package| package.features.contains_key("guest"));
@@ -211,7 +211,7 @@ fn host_tests(tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
-/// Prints the table, what was not simply passed, and the closing line.
+/// Prints the table, the details, and the closing line.
 fn close(tiers: &[Tier]) -> ExitCode {
     let mut all = Tally::default();
     println!("\n{:<24} {:>7} {:>7} {:>8} {:>9}", "tier", "passed", "failed", "skipped", "seconds");

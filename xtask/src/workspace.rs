@@ -1,4 +1,4 @@
-//! What `cargo metadata` says of this workspace.
+//! The workspace according to `cargo metadata`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::paths;
 /// The packages of the workspace.
 #[derive(Debug, Deserialize)]
 pub struct Workspace {
-    /// In cargo's order.
+    /// Packages in cargo's order.
     pub packages: Vec<Package>,
 }
 
@@ -22,15 +22,15 @@ pub struct Workspace {
 pub struct Package {
     /// Its name.
     pub name: String,
-    /// What cargo's messages call it.
+    /// Identifier in cargo's messages.
     pub id: String,
     /// Its `Cargo.toml`.
     pub manifest_path: PathBuf,
     /// Libraries, programs and tests.
     pub targets: Vec<Target>,
-    /// All dependencies, of other packages of the workspace and of crates.
+    /// All dependencies, on other packages of the workspace and on crates.
     pub dependencies: Vec<Dependency>,
-    /// Features and what they turn on.
+    /// Features, and those that they turn on.
     pub features: BTreeMap<String, Vec<String>>,
 }
 
@@ -51,14 +51,14 @@ pub struct Target {
 pub struct Dependency {
     /// Name of the package.
     pub name: String,
-    /// `dev` or `build`; nothing for an ordinary one.
+    /// Kind: `dev` or `build`; `None` for an ordinary one.
     pub kind: Option<String>,
-    /// Set for packages of the workspace.
+    /// Path, for packages of the workspace.
     pub path: Option<PathBuf>,
 }
 
 impl Workspace {
-    /// Asks cargo.
+    /// Asks cargo for the workspace.
     pub fn load() -> Result<Self> {
         let mut cargo = cargo();
         let json = command::capture(cargo.args(["metadata", "--no-deps", "--format-version", "1"]))?;
@@ -78,10 +78,11 @@ impl Package {
     }
 }
 
-/// Cargo, in the repository.
+/// Makes a command for cargo, in the repository.
 ///
-/// What `cargo run` tells us about ourselves is kept from it: build scripts (ring's) run again whenever that differs, so
-/// that a build by hand after one of ours, or the reverse, would compile much of the tree anew.
+/// It leaves out the variables that `cargo run` has set for us: build scripts (ring's) run again whenever
+/// they differ, so that a build by hand after one of ours, or the reverse, would compile much of the tree
+/// anew.
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(paths::repository());

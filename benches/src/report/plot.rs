@@ -7,12 +7,12 @@ use super::{Results, SizeResults};
 
 const WIDTH: f64 = 1040.0;
 const HEIGHT: f64 = 540.0;
-/// Height of the drawing area of a panel, and where it begins.
-const TOP: f64 = 150.0;
-const PLOT: f64 = 310.0;
-/// Width of a panel and of the space left of it.
-const PANEL: f64 = 440.0;
-const MARGIN: f64 = 64.0;
+/// Top and height of the drawing area of a panel.
+const PLOT_TOP: f64 = 150.0;
+const PLOT_HEIGHT: f64 = 310.0;
+/// Width of a panel, and of the space left of it.
+const PANEL_WIDTH: f64 = 440.0;
+const PANEL_MARGIN: f64 = 64.0;
 
 /// A series of bars: its name, its colour, its value at a size, in milliseconds.
 struct Series {
@@ -72,8 +72,8 @@ pub fn render(results: &Results) -> String {
     text(&mut svg, (24.0, 54.0), "start", 12, &results.run.line());
     text(&mut svg, (24.0, 72.0), "start", 12, results.run.caution());
     text(&mut svg, (24.0, 90.0), "start", 12, &results.run.disturbance());
-    panel(&mut svg, MARGIN, "Programming an empty kernel", &PROGRAMMING, &results.sizes);
-    let second = MARGIN * 2.0 + PANEL;
+    panel(&mut svg, PANEL_MARGIN, "Programming an empty kernel", &PROGRAMMING, &results.sizes);
+    let second = PANEL_MARGIN * 2.0 + PANEL_WIDTH;
     panel(&mut svg, second, "One endpoint changes", &LATENCY, &results.sizes);
     svg.push_str("</svg>\n");
     svg
@@ -82,26 +82,32 @@ pub fn render(results: &Results) -> String {
 /// Bars on a logarithmic scale, grouped by size, with a legend below.
 fn panel(svg: &mut String, left: f64, title: &str, series: &[Series], sizes: &[SizeResults]) {
     let scale = Scale::around(sizes.iter().flat_map(|size| series.iter().map(|series| (series.value)(size))));
-    text(svg, (left, TOP - 20.0), "start", 14, title);
+    text(svg, (left, PLOT_TOP - 20.0), "start", 14, title);
     for decade in scale.low..=scale.high {
         let ms = 10_f64.powi(decade);
         let y = scale.y(ms);
         let _ = writeln!(
             svg,
             r##"<line x1="{left:.1}" x2="{:.1}" y1="{y:.1}" y2="{y:.1}" stroke="#d8dee4"/>"##,
-            left + PANEL
+            left + PANEL_WIDTH
         );
         text(svg, (left - 6.0, y + 4.0), "end", 11, &round_time(ms));
     }
-    let group = PANEL / sizes.len().max(1) as f64;
+    let group = PANEL_WIDTH / sizes.len().max(1) as f64;
     for (number, size) in sizes.iter().enumerate() {
         let start = left + group * number as f64;
         bars(svg, &scale, (start, group), series, size);
-        text(svg, (start + group / 2.0, TOP + PLOT + 18.0), "middle", 12, &thousands(size.size.services));
+        text(
+            svg,
+            (start + group / 2.0, PLOT_TOP + PLOT_HEIGHT + 18.0),
+            "middle",
+            12,
+            &thousands(size.size.services),
+        );
     }
     for (number, series) in series.iter().enumerate() {
-        let x = left + PANEL / 2.0 * (number % 2) as f64;
-        let y = TOP + PLOT + 38.0 + 18.0 * (number / 2) as f64;
+        let x = left + PANEL_WIDTH / 2.0 * (number % 2) as f64;
+        let y = PLOT_TOP + PLOT_HEIGHT + 38.0 + 18.0 * (number / 2) as f64;
         let _ = writeln!(
             svg,
             r#"<rect x="{x:.1}" y="{:.1}" width="11" height="11" fill="{}"/>"#,
@@ -122,7 +128,7 @@ fn bars(svg: &mut String, scale: &Scale, (start, group): (f64, f64), series: &[S
             r#"<rect x="{:.1}" y="{y:.1}" width="{:.1}" height="{:.1}" fill="{}"/>"#,
             x + 1.0,
             width - 2.0,
-            TOP + PLOT - y,
+            PLOT_TOP + PLOT_HEIGHT - y,
             series.colour
         );
         text(svg, (x + width / 2.0, y - 4.0), "middle", 9, &time(ms));
@@ -151,7 +157,7 @@ impl Scale {
     fn y(&self, ms: f64) -> f64 {
         let share =
             (ms.max(f64::MIN_POSITIVE).log10() - f64::from(self.low)) / f64::from(self.high - self.low);
-        TOP + PLOT * (1.0 - share.clamp(0.0, 1.0))
+        PLOT_TOP + PLOT_HEIGHT * (1.0 - share.clamp(0.0, 1.0))
     }
 }
 
@@ -163,7 +169,7 @@ fn text(svg: &mut String, (x, y): (f64, f64), anchor: &str, size: u32, content: 
     );
 }
 
-/// A power of ten, without digits that say nothing.
+/// Renders a power of ten without digits that say nothing.
 fn round_time(ms: f64) -> String {
     if ms >= 1_000.0 { format!("{} s", ms / 1e3) } else { format!("{ms} ms") }
 }
@@ -174,14 +180,16 @@ fn thousands(number: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{PLOT, Scale, TOP, round_time, thousands};
+    use super::{PLOT_HEIGHT, PLOT_TOP, Scale, round_time, thousands};
 
     #[test]
     fn the_scale_covers_all_values() {
         let scale = Scale::around([3.0, 97_000.0, 0.0].into_iter());
         assert_eq!((scale.low, scale.high), (0, 5));
-        assert!((scale.y(1.0) - (TOP + PLOT)).abs() < 1e-9 && (scale.y(1e5) - TOP).abs() < 1e-9);
-        assert!(scale.y(0.0) <= TOP + PLOT, "a bar without a value has no height");
+        assert!(
+            (scale.y(1.0) - (PLOT_TOP + PLOT_HEIGHT)).abs() < 1e-9 && (scale.y(1e5) - PLOT_TOP).abs() < 1e-9
+        );
+        assert!(scale.y(0.0) <= PLOT_TOP + PLOT_HEIGHT, "a bar without a value has no height");
         let empty = Scale::around(std::iter::empty());
         assert!(empty.y(5.0).is_finite());
     }

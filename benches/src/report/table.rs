@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::{KubeProxy, Results, SizeResults, Verdict};
 use crate::running::Idle;
 
-/// One row: what it is, and its value at each size.
+/// A row: its title, and its value at each size.
 type Row = (&'static str, fn(&SizeResults) -> String);
 
 const PROGRAMMING: &[Row] = &[
@@ -65,7 +65,7 @@ const RUNNING: &[Row] = &[
     }),
 ];
 
-/// All of it.
+/// Renders the whole table.
 pub fn render(results: &Results) -> String {
     let mut text =
         format!("{}\n{}\n{}\n", results.run.line(), results.run.caution(), results.run.disturbance());
@@ -108,7 +108,7 @@ fn render_kube_proxy(figures: &KubeProxy) -> String {
     )
 }
 
-/// Milliseconds with three digits that count.
+/// Renders milliseconds with three digits that count.
 pub fn time(ms: f64) -> String {
     match ms {
         ms if ms >= 10_000.0 => format!("{:.1} s", ms / 1e3),

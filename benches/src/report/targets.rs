@@ -1,21 +1,21 @@
-//! What was hoped for, and whether it came true.
+//! Targets, and whether the measurements meet them.
 
 use serde::Serialize;
 
 use super::SizeResults;
 
-/// One hope and what became of it.
+/// A target and its measurement.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Verdict {
-    /// What was hoped for.
+    /// Target in words.
     pub target: String,
-    /// What was measured.
+    /// Measured value.
     pub measured: f64,
-    /// What it should be at most, or at least.
+    /// Limit, which the value must not exceed, or not fall below.
     pub limit: f64,
-    /// Of both.
+    /// Unit of both.
     pub unit: &'static str,
-    /// Whether it came true.
+    /// True if the target is met.
     pub met: bool,
 }
 
@@ -56,7 +56,7 @@ pub fn judge(sizes: &[SizeResults]) -> Vec<Verdict> {
     verdicts
 }
 
-/// Against `ipvsadm -R`, and against the bytes alone: of everything that kube-ipvs writes, and of IPVS only.
+/// Judges against `ipvsadm -R`, and against the bytes alone: everything that kube-ipvs writes, and IPVS only.
 fn programming(results: &SizeResults) -> Vec<Verdict> {
     let (services, p) = (results.size.services, &results.programming);
     let whole = p.product.first_to_last_write_ms;
@@ -100,7 +100,7 @@ fn one_change(results: &SizeResults) -> Verdict {
     )
 }
 
-/// The largest size against the smallest, if these are the ones that the target is about.
+/// Judges the largest size against the smallest, if these are the ones that the target is about.
 fn scaling(sizes: &[SizeResults]) -> Option<Verdict> {
     let p50 = |services| {
         let found = sizes.iter().find(|results| results.size.services == services)?;

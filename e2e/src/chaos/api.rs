@@ -13,26 +13,26 @@ use super::cluster::Step;
 use super::objects::{Disturbance, Objects};
 use super::random::Random;
 
-/// What kube-ipvs cannot do without.
+/// Resources that kube-ipvs cannot do without.
 const RESOURCES: [Resource; 3] = [Resource::Services, Resource::EndpointSlices, Resource::Nodes];
 
-/// Earlier states that may come back.
-const SNAPSHOTS: usize = 4;
+/// Number of earlier states that may come back.
+const SNAPSHOTS_KEPT: usize = 4;
 
 /// The server, on the node itself, with TLS and a token.
 #[derive(Debug)]
 pub struct Api {
     server: TestApiServer,
     stopped: bool,
-    /// Whether some watches will never say anything again.
+    /// True if some watches will never say anything again.
     muted: bool,
-    /// Whether versions that clients have seen do not exist any more.
+    /// True if versions that clients have seen do not exist any more.
     lost: bool,
     snapshots: Vec<Snapshot>,
 }
 
 impl Api {
-    /// Starts it inside the namespace and writes the kubeconfig with which it is reached from there.
+    /// Starts the server inside the namespace and writes the kubeconfig for clients there.
     pub fn start(namespace: &NetNs, kubeconfig: &Path) -> Api {
         let server = namespace.enter(|| TestApiServer::builder().tls().token("chaos").start());
         let server = server.unwrap_or_else(|error| panic!("{error}"));
@@ -52,18 +52,18 @@ impl Api {
         self.stopped = false;
     }
 
-    /// A state of earlier, and the present one for later.
+    /// Chooses an earlier state, and keeps the present one for later.
     fn earlier(&mut self, random: &mut Random) -> Snapshot {
         let now = self.server.objects().snapshot();
         let earlier = random.pick(&self.snapshots).unwrap_or(&now).clone();
-        if self.snapshots.len() == SNAPSHOTS {
+        if self.snapshots.len() == SNAPSHOTS_KEPT {
             self.snapshots.remove(0);
         }
         self.snapshots.push(now);
         earlier
     }
 
-    /// The server loses its last minutes and comes back, as from a backup.
+    /// Lets the server lose its last minutes and come back, as from a backup.
     fn lose(&mut self, earlier: Snapshot) {
         if !self.stopped {
             self.stop();
@@ -77,7 +77,7 @@ impl Api {
         let how = [Hangup::End, Hangup::Cut, Hangup::Mute][random.below(3)];
         self.server.drop_watches(resource, how);
         self.muted |= how == Hangup::Mute;
-        // What a client has missed meanwhile may be forgotten by the time it asks.
+        // By the time a client asks, the server may have forgotten what the client missed.
         let compacted = random.chance(40);
         if compacted {
             self.server.set_gone_form([GoneForm::Event, GoneForm::Status][random.below(2)]);
@@ -96,7 +96,7 @@ impl Objects for Api {
             Step::Delete(id) => {
                 let resource =
                     if id.kind == "Service" { Resource::Services } else { Resource::EndpointSlices };
-                // The server may have lost it before.
+                // The server may have lost the object before.
                 let _ = self.server.objects().delete(resource, "default", &id.name);
             }
         }
@@ -106,7 +106,7 @@ impl Objects for Api {
         RESOURCES.iter().flat_map(|resource| self.server.objects().list(*resource)).collect()
     }
 
-    /// Often the fault before ends; else the two meet.
+    /// An earlier fault often ends with a new one; otherwise the two meet.
     fn disturb(&mut self, random: &mut Random) -> Option<Disturbance> {
         if random.chance(60) {
             self.lost |= self.heal();
@@ -156,7 +156,7 @@ impl Objects for Api {
     }
 }
 
-/// One kind of them.
+/// Faults of one kind.
 fn faults(random: &mut Random) -> Faults {
     let millis = 20 + random.below(800) as u64;
     let mut faults = Faults::default();

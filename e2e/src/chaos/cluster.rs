@@ -1,4 +1,4 @@
-//! Objects of a cluster as JSON, and how they are made.
+//! Objects of a cluster as JSON, and ways to make them.
 
 use std::collections::BTreeMap;
 
@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 use super::Random;
 use crate::manifest::NODE_NAME;
 
-/// Names of objects that are ours to change begin so; nothing else is touched.
+/// Start of the names of objects that the changes may touch.
 const PREFIX: &str = "chaos-";
 
-/// ClusterIPs 10.96.1.0 and fd00:96::100 and so on.
+/// Number of addresses of each family: ClusterIPs 10.96.1.0 and fd00:96::100 and so on.
 const ADDRESSES: usize = 250;
 
-/// Pods, real or not, that endpoints name; the first [`LOCAL_PODS`] are on the node.
+/// Number of pods, real or not, that endpoints name; the first [`LOCAL_PODS`] are on the node.
 const PODS: usize = 300;
 const LOCAL_PODS: usize = 100;
 
@@ -22,12 +22,12 @@ const LOCAL_PODS: usize = 100;
 pub struct Id {
     /// `Service` or `EndpointSlice`.
     pub kind: String,
-    /// Its name.
+    /// Name of the object.
     pub name: String,
 }
 
 impl Id {
-    /// Of an object.
+    /// Identifies an object.
     pub fn of(object: &Value) -> Id {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         Id { kind: text(&object["kind"]), name: text(&object["metadata"]["name"]) }
@@ -41,18 +41,18 @@ impl Id {
 /// One write of an object.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
-    /// Create it, or replace it as a whole.
+    /// Creates the object, or replaces it as a whole.
     Apply(Value),
-    /// Delete it.
+    /// Deletes the object.
     Delete(Id),
 }
 
-/// Writes that belong together; they are made one after the other, so that others see what is in between.
+/// Writes that belong together. They come one after the other, so that others see the states in between.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change {
-    /// For people.
+    /// Description for people.
     pub what: String,
-    /// In this order.
+    /// Writes, in order.
     pub steps: Vec<Step>,
 }
 
@@ -60,19 +60,19 @@ pub struct Change {
 #[derive(Debug, Clone, Default)]
 pub struct Cluster {
     objects: BTreeMap<Id, Value>,
-    /// About so many Services there are: creations and deletions keep within a tenth of it.
+    /// Wanted number of Services: creations and deletions keep within a tenth of it.
     size: usize,
-    /// Numbers names, UIDs and node ports, so that none comes twice.
+    /// Counter behind names, UIDs and node ports, so that none comes twice.
     counter: usize,
 }
 
 impl Cluster {
-    /// Without objects; changes keep about `size` Services.
+    /// A cluster without objects, whose changes keep about `size` Services.
     pub fn new(size: usize) -> Cluster {
         Cluster { size, ..Cluster::default() }
     }
 
-    /// These objects; those that are not ours to change are left alone for ever.
+    /// Takes over objects; changes leave those of other names alone for ever.
     pub fn adopt(&mut self, objects: Vec<Value>) {
         self.objects = objects.into_iter().map(|object| (Id::of(&object), object)).collect();
     }
@@ -88,7 +88,7 @@ impl Cluster {
         self.objects.keys().filter(ours).map(|id| id.name.clone()).collect()
     }
 
-    /// A random change; already part of what [`Cluster::objects`] returns.
+    /// Makes a random change, which is already part of what [`Cluster::objects`] returns.
     pub fn change(&mut self, random: &mut Random) -> Change {
         loop {
             let kind = *random.pick(&KINDS).unwrap_or(&KINDS[0]);
@@ -105,7 +105,7 @@ impl Cluster {
         self.new_service_and_slices(random, &mut change).map(|()| change)
     }
 
-    /// How far the number of Services is from the wanted one, in tenths of it.
+    /// Distance of the number of Services from the wanted one, in tenths of that.
     pub(super) fn excess(&self) -> i64 {
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         10 * (count(self.services().len()) - count(self.size)) / count(self.size).max(1)
@@ -180,7 +180,7 @@ impl Cluster {
     }
 }
 
-/// The ports of a Service as its slices have them; a number follows from the port's name alone.
+/// Ports of a Service as its slices have them; a port's number follows from its name alone.
 pub(super) fn slice_ports(service: &Value) -> Value {
     let ports = service["spec"]["ports"].as_array().into_iter().flatten();
     let port = |port: &Value| {
@@ -190,7 +190,7 @@ pub(super) fn slice_ports(service: &Value) -> Value {
     ports.map(port).collect()
 }
 
-/// A ready endpoint on a random pod; now and then its address is that of another pod before.
+/// A ready endpoint on a random pod; now and then it has an address that another pod had before.
 pub(super) fn new_endpoint(random: &mut Random, v4: bool) -> Value {
     let pod = random.below(PODS);
     let (node, network, host) =
@@ -206,10 +206,10 @@ pub(super) fn new_endpoint(random: &mut Random, v4: bool) -> Value {
     })
 }
 
-/// Fills the change, or returns `None` if there is nothing to do it to.
+/// Fills the change, or returns `None` if there is no object for it.
 type Kind = fn(&mut Cluster, &mut Random, &mut Change) -> Option<()>;
 
-/// What may happen; what happens more often stands here more than once.
+/// Kinds of changes; the more frequent ones stand here more than once.
 const KINDS: [Kind; 24] = [
     Cluster::create_service,
     Cluster::create_service,

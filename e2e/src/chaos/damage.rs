@@ -1,4 +1,4 @@
-//! What somebody else does to the kernel: by mistake, by another program, or by a script that "cleans up".
+//! Damage that others do to the kernel: by mistake, by another program, or by a script that "cleans up".
 
 use super::random::Random;
 use crate::observe::Ipvs;
@@ -29,7 +29,7 @@ const SETS: [&str; 8] = [
     "endpoints-v4",
 ];
 
-/// Commands that add what nobody wants.
+/// Commands that add objects which nobody wants.
 const ADDITIONS: [&str; 7] = [
     "ipvsadm -A -t 10.96.200.1:80 -s rr",
     "ipvsadm -A -u [fd00:96::f001]:53 -s rr",
@@ -40,7 +40,7 @@ const ADDITIONS: [&str; 7] = [
     "nft add element inet kube-ipvs no-endpoints-v6 { fd00:96::f004 . tcp . 80 }",
 ];
 
-/// A command, chosen with what IPVS holds in view. It may fail: what it is after may be gone already.
+/// Chooses a command, with the contents of IPVS in view. It may fail: its object may be gone already.
 pub fn damage(random: &mut Random, ipvs: &Ipvs) -> String {
     match random.below(8) {
         0..3 => (*random.pick(&WHOLESALE).unwrap_or(&WHOLESALE[0])).to_owned(),

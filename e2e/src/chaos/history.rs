@@ -1,11 +1,11 @@
-//! What was done, for when something turns out to be wrong.
+//! Record of the actions, for when something turns out to be wrong.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// Actions remembered.
-const KEPT: usize = 50;
+/// Number of actions that are remembered.
+const ACTIONS_KEPT: usize = 50;
 
 /// The last actions, each with its time.
 #[derive(Debug)]
@@ -16,27 +16,27 @@ pub struct History {
 }
 
 impl History {
-    /// Begins now.
+    /// A history that begins now.
     #[expect(clippy::new_without_default, reason = "it begins at a point in time")]
     pub fn new() -> History {
         History { begin: Instant::now(), lines: VecDeque::new(), count: 0 }
     }
 
-    /// Remember an action.
+    /// Remembers an action.
     pub fn add(&mut self, what: &str) {
-        if self.lines.len() == KEPT {
+        if self.lines.len() == ACTIONS_KEPT {
             self.lines.pop_front();
         }
         self.count += 1;
         self.lines.push_back(format!("{:8.2} s  {what}", self.elapsed().as_secs_f64()));
     }
 
-    /// Since it began.
+    /// Time since it began.
     pub fn elapsed(&self) -> Duration {
         self.begin.elapsed()
     }
 
-    /// How many actions there were.
+    /// Number of all actions so far.
     pub fn count(&self) -> usize {
         self.count
     }

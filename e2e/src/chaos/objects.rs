@@ -1,4 +1,4 @@
-//! Where objects are written for kube-ipvs to see.
+//! Stores of objects that kube-ipvs follows.
 
 use std::collections::BTreeMap;
 
@@ -10,32 +10,32 @@ use crate::manifest::{Manifests, NODE_FILE};
 
 /// A store of objects that kube-ipvs follows.
 pub trait Objects {
-    /// Make one write.
+    /// Makes one write.
     fn write(&mut self, step: &Step);
 
-    /// What is in there now, which is the truth: it may have lost or refused something.
+    /// Lists the present objects, which are the truth: the store may have lost or refused something.
     fn list(&mut self) -> Vec<Value>;
 
-    /// Break something until [`Objects::heal`]; `None` where nothing can be broken.
+    /// Breaks something until [`Objects::heal`]; `None` where nothing can break.
     fn disturb(&mut self, _random: &mut Random) -> Option<Disturbance> {
         None
     }
 
-    /// End everything that [`Objects::disturb`] did.
+    /// Ends everything that [`Objects::disturb`] did.
     ///
-    /// Tells whether a client that follows may hear nothing for minutes all the same: it waits for what comes after a
-    /// version that the server has lost.
+    /// Returns true if a client may hear nothing for minutes all the same, because it waits for what comes
+    /// after a version that the server has lost.
     fn heal(&mut self) -> bool {
         false
     }
 }
 
-/// What was broken.
+/// A fault that was injected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disturbance {
-    /// For people.
+    /// Description for people.
     pub what: String,
-    /// Whether writes were lost, so that [`Objects::list`] is not what was written.
+    /// True if writes were lost, so that [`Objects::list`] differs from what was written.
     pub lost: bool,
 }
 
@@ -47,7 +47,8 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Besides the Node, the directory must not hold anything that is not written through this value.
+    /// Takes a directory that, besides the Node, must not hold anything that is not written through this
+    /// value.
     pub fn new(manifests: Manifests) -> Directory {
         Directory { manifests, objects: BTreeMap::new() }
     }

@@ -5,7 +5,7 @@
 pub struct Random(u64);
 
 impl Random {
-    /// Zero is as good a seed as any other.
+    /// Starts from any seed; zero is as good as any other.
     pub fn new(seed: u64) -> Random {
         // The generator's only fixed point is zero; a few turns make neighbouring seeds differ.
         let mut random = Random(seed ^ 0x9e37_79b9_7f4a_7c15);
@@ -31,12 +31,12 @@ impl Random {
         usize::try_from(self.next() >> 33).unwrap_or_default() % bound.max(1)
     }
 
-    /// True in so many of a hundred cases.
+    /// True in `percent` of a hundred cases.
     pub fn chance(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
 
-    /// One of them.
+    /// Picks one of the elements.
     pub fn pick<'a, T>(&mut self, from: &'a [T]) -> Option<&'a T> {
         from.get(self.below(from.len()))
     }

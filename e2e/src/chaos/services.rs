@@ -5,14 +5,14 @@ use serde_json::{Value, json};
 use super::cluster::{Change, Cluster, new_endpoint, slice_ports};
 use super::random::Random;
 
-/// Ports are taken from here, so that they often meet again.
+/// Ports that the changes use: few, so that they often meet again.
 const PORTS: [u16; 6] = [53, 80, 443, 8080, 9000, 30_053];
-/// More TCP than UDP, more UDP than SCTP.
+/// Protocols that the changes use: more TCP than UDP, more UDP than SCTP.
 const PROTOCOLS: [&str; 6] = ["TCP", "TCP", "TCP", "UDP", "UDP", "SCTP"];
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
 const SCHEDULERS: [&str; 5] = ["rr", "wrr", "lc", "wlc", "sh"];
 
-/// The first port of the node ports that the changes use.
+/// First of the node ports that the changes use.
 const NODE_PORTS: usize = 31_000;
 
 impl Cluster {
@@ -29,7 +29,7 @@ impl Cluster {
         Some(())
     }
 
-    /// The Service may come before its slices, after them, or in between.
+    /// Creates a Service, before its slices, after them, or in between.
     fn create_with_slices(&mut self, random: &mut Random, change: &mut Change, service: Value) {
         let mut objects = Vec::new();
         for family in service["spec"]["ipFamilies"].as_array().into_iter().flatten() {
@@ -71,7 +71,7 @@ impl Cluster {
         let service = self.any_service(random)?;
         change.what = format!("delete {}", name(&service));
         let mut objects = self.slices(name(&service));
-        // Slices that stay behind are what a garbage collector leaves for a while.
+        // Slices stay behind for a while, until the garbage collector finds them.
         if random.chance(10) {
             objects.clear();
         }
@@ -82,7 +82,8 @@ impl Cluster {
         Some(())
     }
 
-    /// Another Service with the same ClusterIP at once: possible as soon as the first one is deleted.
+    /// Deletes a Service and creates another one with the same ClusterIP at once, which is possible as soon
+    /// as the first one is deleted.
     pub(super) fn recreate_service(&mut self, random: &mut Random, change: &mut Change) -> Option<()> {
         let old = self.any_service(random)?;
         let ips = old["spec"]["clusterIPs"].as_array()?.iter();
@@ -105,7 +106,7 @@ impl Cluster {
         Some(())
     }
 
-    /// Add, remove or renumber a port; the slices follow, or have gone ahead.
+    /// Adds, removes or renumbers a port; the slices follow, or have gone ahead.
     pub(super) fn change_ports(&mut self, random: &mut Random, change: &mut Change) -> Option<()> {
         let mut service = self.any_service(random)?;
         let mut ports = service["spec"]["ports"].as_array()?.clone();
@@ -149,7 +150,7 @@ impl Cluster {
         Some(())
     }
 
-    /// Every port of a NodePort Service has a number of its own; others have none.
+    /// Gives every port of a NodePort Service a number of its own; others have none.
     fn number_node_ports(&mut self, service: &mut Value) {
         let wanted = service["spec"]["type"] == "NodePort";
         for port in service["spec"]["ports"].as_array_mut().into_iter().flatten() {
@@ -170,7 +171,7 @@ impl Cluster {
         let seconds = [None, Some(0), Some(600), Some(10_800)][random.below(4)];
         let affinity = if seconds.is_some() { "ClientIP" } else { "None" };
         spec.insert("sessionAffinity".to_owned(), affinity.into());
-        // 0 stands for "left out".
+        // Zero stands for an absent value.
         if let Some(seconds @ 1..) = seconds {
             spec.insert("sessionAffinityConfig".to_owned(), json!({"clientIP": {"timeoutSeconds": seconds}}));
         }
@@ -197,7 +198,8 @@ impl Cluster {
         Some(())
     }
 
-    /// From dual stack to IPv4 alone; the slices of the other family may stay for a while.
+    /// Turns a dual-stack Service into one of IPv4 alone; the slices of the other family may stay for a
+    /// while.
     pub(super) fn change_families(&mut self, random: &mut Random, change: &mut Change) -> Option<()> {
         let mut service = self.any_service(random)?;
         let first = service["spec"]["clusterIP"].as_str()?.to_owned();
@@ -249,7 +251,7 @@ fn add_port(random: &mut Random, ports: &mut Vec<Value>) {
     }
 }
 
-/// Endpoints with the same address: the first one is kept.
+/// Drops all but the first one of endpoints with the same address.
 pub(super) fn unique(endpoints: Vec<Value>) -> Value {
     let mut kept: Vec<Value> = Vec::new();
     for endpoint in endpoints {

@@ -1,4 +1,4 @@
-//! Changes of EndpointSlices, as the controller makes them and as it would never make them.
+//! Changes of EndpointSlices, some like the controller's, some as it would never make them.
 
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ impl Cluster {
         Some(())
     }
 
-    /// With or without a time of terminating before.
+    /// Removes an endpoint, with or without a time of terminating before.
     pub(super) fn remove_endpoint(&mut self, random: &mut Random, change: &mut Change) -> Option<()> {
         let (mut slice, at) = self.any_endpoint(random)?;
         let announced = random.chance(60);
@@ -48,7 +48,7 @@ impl Cluster {
         Some(())
     }
 
-    /// All endpoints of a Service at once: to none, or to several new ones.
+    /// Replaces all endpoints of a Service at once, by none or by several new ones.
     pub(super) fn scale(&mut self, random: &mut Random, change: &mut Change) -> Option<()> {
         let service = random.pick(&self.services())?.clone();
         let count = [0, 0, 1, 10][random.below(4)];
@@ -66,7 +66,7 @@ impl Cluster {
         Some(())
     }
 
-    /// Half of the endpoints go to a new slice; for a moment they are in both, or in none.
+    /// Moves half of the endpoints to a new slice; for a moment they are in both, or in none.
     pub(super) fn split_slice(&mut self, random: &mut Random, change: &mut Change) -> Option<()> {
         let mut slice = self.any_slice(random)?;
         let service = self.service(slice["metadata"]["labels"]["kubernetes.io/service-name"].as_str()?)?;
@@ -110,7 +110,7 @@ impl Cluster {
         Some(())
     }
 
-    /// A slice with all its endpoints belongs to another Service from now on.
+    /// Gives a slice with all its endpoints to another Service.
     pub(super) fn give_slice_away(&mut self, random: &mut Random, change: &mut Change) -> Option<()> {
         let mut slice = self.any_slice(random)?;
         let service = random.pick(&self.services())?.clone();

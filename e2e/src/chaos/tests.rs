@@ -1,4 +1,4 @@
-//! The random work itself: reproducible, valid, and really going everywhere.
+//! Tests of the random work itself: it is reproducible and valid, and makes every kind of change.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +21,7 @@ fn cluster() -> Cluster {
     cluster
 }
 
-/// Apply the steps to a store of one's own, as a server would.
+/// Applies the steps to a store, as a server would.
 fn replay(store: &mut BTreeMap<Id, Value>, steps: Vec<Step>) {
     for step in steps {
         match step {
@@ -71,7 +71,7 @@ fn changes_are_valid_and_touch_only_what_they_may() {
     assert!(wanted.servers.len() > 10 && wanted.servers.values().any(|server| server.real.len() > 1));
 }
 
-/// No two Services ever share an address, except during nothing at all: the API server would refuse it.
+/// No two Services ever share an address: the API server would refuse it.
 #[test]
 fn addresses_are_never_shared() {
     let (mut random, mut cluster) = (Random::new(11), cluster());

@@ -1,4 +1,4 @@
-//! Both sides next to each other; one line for each difference, in both directions.
+//! Comparison of both sides: one line for each difference, in both directions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -7,13 +7,13 @@ use super::{Kernel, Wanted};
 use crate::observe::VirtualServer;
 use crate::probe::Proto;
 
-/// Whether real servers may still be on their way out.
+/// Tolerance towards real servers on their way out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Draining {
-    /// Weight 0 is accepted where nothing is wanted: their connections may not have ended yet. Never with UDP, whose
-    /// real servers go at once.
+    /// Accepts weight 0 where nothing is wanted: connections of such a real server may not have ended yet.
+    /// Never with UDP, whose real servers go at once.
     MayRun,
-    /// Every drain that may have run is over: only what is wanted may be there.
+    /// Accepts only what is wanted: every drain that may have run is over.
     Over,
 }
 
@@ -22,7 +22,7 @@ const FILLED_BY_PACKETS: [&str; 2] = ["endpoints-v4", "endpoints-v6"];
 
 type Key = (Proto, SocketAddr);
 
-/// Everything in which the kernel is not as the objects want it; empty if it is.
+/// Lists every difference between the kernel and the objects; empty if there is none.
 ///
 /// `rules` are the chains and rules that the table must have: they do not depend on the objects.
 pub fn differences(wanted: &Wanted, kernel: &Kernel, rules: &str, draining: Draining) -> Vec<String> {
@@ -54,7 +54,7 @@ pub fn differences(wanted: &Wanted, kernel: &Kernel, rules: &str, draining: Drai
     found
 }
 
-/// A virtual server that nobody wants stays until its real servers have drained.
+/// Tells whether an unwanted virtual server may stay until its real servers have drained.
 fn may_retire((proto, _): Key, server: &VirtualServer, draining: Draining) -> bool {
     let quiesced = !server.real.is_empty() && server.real.values().all(|weight| *weight == 0);
     draining == Draining::MayRun && proto != Proto::Udp && quiesced
@@ -104,7 +104,7 @@ fn routes(wanted: &Wanted, retiring: &BTreeSet<Key>) -> BTreeSet<String> {
     wanted.servers.keys().chain(retiring).map(|(_, vip)| text(vip.ip())).collect()
 }
 
-/// All sets of the table, whether known here or not.
+/// Compares all sets of the table, whether known here or not.
 fn compare_sets(
     wanted: &Wanted,
     retiring: &BTreeSet<Key>,
@@ -120,7 +120,7 @@ fn compare_sets(
         put("vips", vip.ip(), vip.ip().to_string());
         put("services", vip.ip(), element(*key));
         put("masquerade-nonlocal", vip.ip(), element(*key));
-        // A retiring one takes no new connections.
+        // A retiring virtual server takes no new connections.
         if wanted.servers.get(key).is_none_or(|server| server.real.is_empty()) {
             put("no-endpoints", vip.ip(), element(*key));
         }
@@ -133,7 +133,7 @@ fn compare_sets(
     }
 }
 
-/// `what` that is missing, that is there and not wanted, or that is there twice.
+/// Reports each `what` that is missing, unwanted, or there twice.
 fn compare(what: &str, must: &BTreeSet<String>, have: &[String], found: &mut Vec<String>) {
     let has: BTreeSet<&String> = have.iter().collect();
     let missing = must.iter().filter(|one| !has.contains(one));
@@ -149,7 +149,7 @@ fn show((proto, at): Key) -> String {
     format!("{proto} {at}")
 }
 
-/// In the words of nft.
+/// Renders an element in the words of nft.
 fn element((proto, at): Key) -> String {
     format!("{} . {} . {}", at.ip(), proto.to_string().to_lowercase(), at.port())
 }

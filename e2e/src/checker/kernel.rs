@@ -1,4 +1,4 @@
-//! What the tools say that the kernel holds.
+//! Contents of the kernel according to the tools.
 
 use std::collections::BTreeMap;
 
@@ -7,9 +7,10 @@ use testkit::NetNs;
 
 use crate::observe::{Ipvs, parse_ipvs};
 
-/// The link that carries the routes.
+/// Link that carries the routes.
 const LINK: &str = "kube-ipvs0";
-/// It may have this address, after one that others had put there was removed: without any, its IPv4 routes would go.
+/// Address that the link may have, after one that others had put there was removed: without any, its IPv4
+/// routes would go.
 const PLACEHOLDER: &str = "127.177.177.177";
 
 /// The tables of one network namespace, as far as kube-ipvs writes them.
@@ -17,18 +18,18 @@ const PLACEHOLDER: &str = "127.177.177.177";
 pub struct Kernel {
     /// Virtual and real servers.
     pub ipvs: Ipvs,
-    /// `10.96.0.80 src 192.168.50.10`: local routes on our link that are not the kernel's own.
+    /// Local routes on our link that are not the kernel's own, such as `10.96.0.80 src 192.168.50.10`.
     pub routes: Vec<String>,
-    /// What is wrong with the link; `None` if it is a dummy, up, and has no address.
+    /// Fault of the link; `None` if it is a dummy, up, and has no address.
     pub link: Option<String>,
-    /// Elements by set, in the words of nft: `10.96.0.80 . tcp . 80`; `None` without our table.
+    /// Elements by set, in the words of nft, such as `10.96.0.80 . tcp . 80`; `None` without our table.
     pub sets: Option<BTreeMap<String, Vec<String>>>,
-    /// The chains and rules of our table, without handles.
+    /// Chains and rules of our table, without handles.
     pub rules: String,
 }
 
 impl Kernel {
-    /// Ask the tools; a look is not atomic, so that it must be repeated if something is changing.
+    /// Asks the tools; a look is not atomic, so that it must be repeated if something is changing.
     pub fn read(node: &NetNs) -> Result<Kernel, String> {
         let run = |line: &str| {
             node.try_run(&line.split(' ').collect::<Vec<_>>()).map_err(|error| error.to_string())
@@ -45,7 +46,7 @@ impl Kernel {
         )
     }
 
-    /// The same from what the tools printed.
+    /// Reads the output of the tools.
     pub fn parse(
         ipvs: &str,
         routes: &[String],
@@ -67,7 +68,7 @@ impl Kernel {
     }
 }
 
-/// `ip` prints nothing, not even an empty list, where there is nothing.
+/// Reads the output of `ip`, which prints nothing, not even an empty list, where there is nothing.
 fn parse(text: &str) -> Result<Vec<Value>, String> {
     if text.trim().is_empty() {
         return Ok(Vec::new());
@@ -79,7 +80,7 @@ fn word<'a>(value: &'a Value, name: &str) -> &'a str {
     value.get(name).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// A route of ours, or of somebody who put it among ours.
+/// Reads a route of ours, or of somebody who put it among ours.
 fn route(route: &Value) -> Option<String> {
     if word(route, "dev") != LINK || word(route, "protocol") == "kernel" {
         return None;
@@ -108,7 +109,7 @@ fn link_problem(links: &[Value]) -> Option<String> {
         return Some(format!("the link {LINK} is down"));
     }
     let addresses = link.get("addr_info").and_then(Value::as_array);
-    // The kernel may give it a link-local one.
+    // The kernel may give the link a link-local address.
     let is_odd = |address: &&Value| word(address, "scope") != "link" && word(address, "local") != PLACEHOLDER;
     let odd = addresses.into_iter().flatten().find(is_odd);
     odd.map(|address| format!("the link {LINK} has the address {}", word(address, "local")))
@@ -127,7 +128,8 @@ fn element(element: &Value) -> String {
     }
 }
 
-/// One line for each chain and rule. Handles count how often the table was made, which nobody asks for.
+/// Renders one line for each chain and rule. Handles count how often the table was made, which is of no
+/// interest.
 fn rules(parts: &[Value]) -> String {
     let mut lines = String::new();
     for part in parts.iter().filter_map(|part| part.get("chain").or_else(|| part.get("rule"))) {

@@ -1,4 +1,5 @@
-//! The checker against what the tools printed on a node that was right, and on the same node with something wrong.
+//! Tests of the checker on the output of the tools on a healthy node, and on the same output with something
+//! wrong.
 
 use serde_json::{Value, json};
 
@@ -10,7 +11,7 @@ const ROUTES: [&str; 2] =
 const ADDRESSES: &str = include_str!("fixtures/ip-address.json");
 const TABLE: &str = include_str!("fixtures/nft.json");
 
-/// What the tools print, to be damaged by replacing text.
+/// Output of the tools, in which tests replace text.
 #[derive(Clone)]
 struct Printed {
     ipvs: String,
@@ -62,7 +63,7 @@ fn slice(name: &str, family: &str, endpoints: Value) -> Value {
     })
 }
 
-/// The objects that the node in the fixtures had.
+/// Objects of the node in the fixtures.
 fn objects() -> Vec<Value> {
     let ports = json!([
         {"name": "tcp", "protocol": "TCP", "port": 80},
@@ -92,7 +93,7 @@ fn compare(objects: &[Value], printed: &Printed, draining: Draining) -> Vec<Stri
     differences(&wanted(objects), &printed.kernel(), &super::tests::printed().kernel().rules, draining)
 }
 
-/// With something wrong in what the tools print, exactly these differences are found.
+/// Checks that damage in the output of the tools gives exactly these differences.
 #[track_caller]
 fn check(damage: impl FnOnce(&mut Printed), expected: &[&str]) {
     let mut damaged = printed();
@@ -100,7 +101,7 @@ fn check(damage: impl FnOnce(&mut Printed), expected: &[&str]) {
     assert_eq!(compare(&objects(), &damaged, Draining::Over), expected);
 }
 
-/// Replace what is there exactly once.
+/// Replaces text that occurs exactly once.
 #[track_caller]
 fn replace(text: &mut String, from: &str, to: &str) {
     assert_eq!(text.matches(from).count(), 1, "{from:?} in {text}");
@@ -217,7 +218,7 @@ fn wrong_elements_and_rules_are_found() {
         table("\"handle\": 5, \"elem\": [{\"concat\": [\"10.96.0.81\", \"tcp\", 80]}]", "\"handle\": 5"),
         &["set no-endpoints-v4: element 10.96.0.81 . tcp . 80 is missing"],
     );
-    // Traffic decides about these.
+    // Traffic fills these sets.
     check(table("\"10.244.0.11\", \"udp\", 8053", "\"10.244.0.99\", \"tcp\", 80"), &[]);
     check(
         table("\"name\": \"masquerade-v4\"", "\"elem\": [\"10.0.0.1\"], \"name\": \"mystery\""),
@@ -238,7 +239,7 @@ fn rule_line(protocol: &str, what: &str) -> String {
     format!("rule {line} {what}")
 }
 
-/// The same endpoints, but with these conditions for the first one of IPv4.
+/// The objects with these conditions for the first endpoint of IPv4.
 fn with_conditions(conditions: Value) -> Vec<Value> {
     let mut objects = objects();
     objects[3]["endpoints"][0]["conditions"] = conditions;
@@ -262,7 +263,7 @@ fn endpoints_are_chosen_as_the_api_says() {
     assert_eq!(real_servers(&objects), [one], "nothing is ready, but one serves while it terminates");
     objects[3]["endpoints"][0]["conditions"]["serving"] = false.into();
     assert!(real_servers(&objects).is_empty());
-    // Another slice says that it is ready: that copy does not terminate.
+    // Another slice says that the endpoint is ready: that copy does not terminate.
     objects.push(slice("web-2", "IPv4", json!([endpoint("10.244.0.11", "demo-node")])));
     assert_eq!(real_servers(&objects), [one]);
     let mut local = super::tests::objects();
@@ -279,7 +280,7 @@ fn drains_are_allowed_only_as_long_as_they_may_run() {
     printed.ipvs = printed.ipvs.replace("-r 10.244.0.11:8080 -m -w 1", "-r 10.244.0.11:8080 -m -w 0");
     printed.ipvs = printed.ipvs.replace("-r 10.244.0.11:9 -m -w 1", "-r 10.244.0.11:9 -m -w 0");
     let found = compare(&unready, &printed, Draining::MayRun);
-    // UDP has nothing that could drain.
+    // UDP has no connections that could drain.
     let udp = "virtual server UDP 10.96.0.80:53 of default/web: real server 10.244.0.11:8053 with weight 1 is not wanted";
     assert_eq!(found, [udp]);
     replace(&mut printed.ipvs, "-a -u 10.96.0.80:53 -r 10.244.0.11:8053 -m -w 1\n", "");
@@ -294,7 +295,7 @@ fn a_retiring_virtual_server_keeps_its_vip_and_refuses() {
     assert_eq!(gone["metadata"]["name"], "web");
     let mut printed = printed();
     printed.ipvs = printed.ipvs.replace("-w 1", "-w 0");
-    // Nothing of UDP stays.
+    // No real server of UDP stays.
     printed.ipvs =
         printed.ipvs.lines().filter(|line| !line.contains("-u ")).map(|line| format!("{line}\n")).collect();
     let table = printed.table.as_mut().unwrap();

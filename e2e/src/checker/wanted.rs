@@ -1,4 +1,4 @@
-//! From objects to what they ask for.
+//! Demands of objects on the node.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -10,9 +10,9 @@ use crate::probe::Proto;
 /// A virtual server as the objects want it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Server {
-    /// The Service, for messages.
+    /// Name of the Service, for messages.
     pub service: String,
-    /// Its scheduler.
+    /// Scheduler.
     pub scheduler: String,
     /// Persistence timeout in seconds.
     pub persistence: Option<u32>,
@@ -20,20 +20,20 @@ pub struct Server {
     pub real: BTreeSet<SocketAddr>,
 }
 
-/// All that the objects want of a node.
+/// All demands of the objects on a node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wanted {
     /// Virtual servers.
     pub servers: BTreeMap<(Proto, SocketAddr), Server>,
-    /// Source of the node's own connections, by family: the Node's first address of each.
+    /// Sources of the node's own connections, by family: the Node's first address of each.
     pub sources: Vec<IpAddr>,
 }
 
 /// Label of slices that need no proxy.
 const HEADLESS: &str = "service.kubernetes.io/headless";
 
-/// One endpoint behind one port of a Service; of several slices' copies the best is believed: one that does not
-/// terminate rather than one that does, then a ready one, then a serving one.
+/// Conditions of one endpoint behind one port of a Service. Of copies in several slices the best one counts:
+/// one that does not terminate before one that does, then a ready one, then a serving one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Conditions {
     staying: bool,
@@ -43,7 +43,7 @@ struct Conditions {
 }
 
 impl Wanted {
-    /// `Err` names what this reader does not understand; it never guesses.
+    /// Reads the objects; the error names what this reader does not understand, and it never guesses.
     pub fn of(objects: &[Value], node: &str) -> Result<Wanted, String> {
         let of_kind = |kind: &'static str| objects.iter().filter(move |object| text(object, "kind") == kind);
         let mut wanted = Wanted::default();
@@ -56,7 +56,8 @@ impl Wanted {
             slices.entry(key).or_default().push(slice);
         }
         let mut services: Vec<&Value> = of_kind("Service").filter(|service| is_served(service)).collect();
-        // The older Service has an address that two claim; without a time stamp it is the younger one.
+        // The older Service keeps an address that two claim; a Service without a time stamp is the younger
+        // one.
         services.sort_by_key(|service| {
             let created = text(service, "metadata/creationTimestamp");
             (created.is_empty(), created.to_owned(), name(service))
@@ -87,7 +88,8 @@ impl Wanted {
     }
 }
 
-/// Those that take new connections: the ready ones, else those that serve while they terminate.
+/// Chooses the endpoints that take new connections: the ready ones, else those that serve while they
+/// terminate.
 fn chosen(endpoints: &BTreeMap<SocketAddr, Conditions>, only_local: bool) -> BTreeSet<SocketAddr> {
     let within = || endpoints.iter().filter(|(_, at)| at.local || !only_local);
     let ready: BTreeSet<_> = within().filter(|(_, at)| at.ready).map(|(address, _)| *address).collect();
@@ -97,7 +99,8 @@ fn chosen(endpoints: &BTreeMap<SocketAddr, Conditions>, only_local: bool) -> BTr
     within().filter(|(_, at)| at.serving && !at.staying).map(|(address, _)| *address).collect()
 }
 
-/// Everything that the slices of a family list for a port of the Service, by the port's name and protocol.
+/// Collects everything that the slices of a family list for a port of the Service, by the port's name and
+/// protocol.
 fn endpoints(
     slices: &[&Value],
     v4: bool,
@@ -138,7 +141,8 @@ fn conditions(endpoint: &Value, node: &str) -> Conditions {
     }
 }
 
-/// Headless and external Services have nothing to serve, and those of other proxies are not ours.
+/// Tells whether a Service needs us: headless and external Services have nothing to serve, and others have a
+/// proxy of their own.
 fn is_served(service: &Value) -> bool {
     let cluster_ip = text(service, "spec/clusterIP");
     text(service, "spec/type") != "ExternalName"
@@ -201,7 +205,7 @@ fn name(object: &Value) -> String {
     format!("{}/{}", text(object, "metadata/namespace"), text(object, "metadata/name"))
 }
 
-/// A field within fields; names that contain a slash need [`label`].
+/// Finds a field within fields; names that contain a slash need [`label`].
 fn at<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
     path.split('/').try_fold(object, |object, field| object.get(field))
 }

@@ -1,4 +1,4 @@
-//! The example manifests: a copy that is edited the way a cluster would edit it.
+//! Copy of the example manifests, edited the way a cluster would edit them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,14 +10,14 @@ use serde_json::{Value, json};
 
 use crate::net::{Both, pod_address};
 
-/// A directory of manifests and what is in it.
+/// A directory of manifests and its contents.
 pub struct Examples {
     /// Documents by file.
     files: BTreeMap<PathBuf, Vec<Value>>,
 }
 
 impl Examples {
-    /// Copy all manifests of `source` to `target`.
+    /// Copies all manifests of `source` to `target`.
     pub fn copy(source: &Path, target: &Path) -> Result<Examples> {
         let mut files = BTreeMap::new();
         for entry in fs::read_dir(source).with_context(|| format!("read {}", source.display()))? {
@@ -57,7 +57,7 @@ impl Examples {
         Ok(addresses)
     }
 
-    /// Name and number of each pod behind the Service, from its IPv4 slices: 10.244.0.11 is number 11.
+    /// Names and numbers of the pods behind the Service, from its IPv4 slices: 10.244.0.11 is number 11.
     pub fn pods(&self, service: &str) -> Result<Vec<(String, u8)>> {
         let mut pods = BTreeMap::new();
         for slice in self.documents("EndpointSlice") {
@@ -91,7 +91,7 @@ impl Examples {
         ports.into_iter().collect()
     }
 
-    /// Wherever `old` is an endpoint, `new` becomes one beside it.
+    /// Adds `new` as an endpoint wherever `old` is one.
     pub fn add_like(&mut self, old: Both, new: Both, name: &str) -> Result<()> {
         self.edit(old, |endpoints, at| {
             let mut endpoint = endpoints[at].clone();
@@ -104,19 +104,19 @@ impl Examples {
         })
     }
 
-    /// The pod is being deleted: no longer ready, still serving.
+    /// Marks the pod as being deleted: no longer ready, still serving.
     pub fn terminate(&mut self, pod: Both) -> Result<()> {
         self.edit(pod, |endpoints, at| {
             endpoints[at]["conditions"] = json!({"ready": false, "serving": true, "terminating": true});
         })
     }
 
-    /// The pod is gone.
+    /// Removes the pod from all slices.
     pub fn remove(&mut self, pod: Both) -> Result<()> {
         self.edit(pod, |endpoints, at| drop(endpoints.remove(at)))
     }
 
-    /// Change every slice that has `pod` as an endpoint, and replace the files of those slices.
+    /// Changes every slice that has `pod` as an endpoint, and replaces the files of those slices.
     fn edit(&mut self, pod: Both, change: impl Fn(&mut Vec<Value>, usize)) -> Result<()> {
         for (path, documents) in &mut self.files {
             let mut changed = false;
@@ -158,7 +158,7 @@ mod tests {
     use crate::net::{cluster_ip, pod_address};
     use crate::probe::Proto;
 
-    /// Two slices of one Service in a file of several documents, written without any pod.
+    /// Makes two slices of one Service in a file of several documents, written without any pod.
     fn examples() -> (TempDir, TempDir) {
         let source = TempDir::new("examples");
         let manifests = Manifests::new(source.path());

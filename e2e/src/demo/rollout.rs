@@ -10,40 +10,40 @@ use super::screen::Screen;
 use crate::net::{Both, Net, Pod};
 use crate::observe::ipvs;
 
-/// Bound on what must happen before the next step.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Time for what must happen before the next step.
+const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An old pod on its way out.
 pub struct Old {
-    /// The pod.
+    /// Name of the pod.
     pub name: String,
-    /// Its real servers may have any port at these addresses.
+    /// Its addresses, at which its real servers may have any port.
     pub address: Both,
-    /// When it turned terminating.
+    /// Time at which it turned terminating.
     pub terminating: Instant,
 }
 
-/// What a rolling update needs besides the pods.
+/// Parts of a rolling update besides the pods.
 pub struct Rollout<'a> {
-    /// Where to say what happens.
+    /// Screen that shows what happens.
     pub screen: &'a Screen,
-    /// The world.
+    /// Node, pods and client.
     pub net: &'a Net,
-    /// The manifests that are edited.
+    /// Manifests that are edited.
     pub examples: &'a mut Examples,
 }
 
 impl Rollout<'_> {
-    /// Put `new` in the place of `old`, whose process ends `grace` after it turned terminating.
+    /// Puts `new` in the place of `old`, whose process ends `grace` after it turned terminating.
     pub fn replace(&mut self, mut old: Pod, new: &Pod, grace: Duration) -> Result<Old> {
         let (net, name) = (self.net, old.name.clone());
         self.examples.add_like(old.address, new.address, &new.name)?;
-        wait_for(PATIENCE, &format!("{} to become a real server", new.name), || {
+        wait_for(STEP_TIMEOUT, &format!("{} to become a real server", new.name), || {
             if real_servers(net, new.address, |_| true) > 0 { Ok(()) } else { Err("it is none yet") }
         });
         self.examples.terminate(old.address)?;
         let gone = Old { name, address: old.address, terminating: Instant::now() };
-        wait_for(PATIENCE, &format!("{} to take no new connections", gone.name), || {
+        wait_for(STEP_TIMEOUT, &format!("{} to take no new connections", gone.name), || {
             if real_servers(net, old.address, |weight| weight > 0) == 0 {
                 Ok(())
             } else {
@@ -66,7 +66,7 @@ impl Rollout<'_> {
     }
 }
 
-/// Real servers with one of these addresses, in all virtual servers, with such a weight.
+/// Counts real servers with one of these addresses, in all virtual servers, with such a weight.
 fn real_servers(net: &Net, address: Both, weight: impl Fn(u32) -> bool) -> usize {
     let ipvs = ipvs(&net.node);
     let all = ipvs.servers.values().flat_map(|server| &server.real);

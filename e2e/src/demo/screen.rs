@@ -2,24 +2,24 @@
 
 use std::time::Instant;
 
-/// Where the demo talks; every step shows the time since the start.
+/// Output of the demo; every step shows the time since the start.
 pub struct Screen {
     start: Instant,
 }
 
 impl Screen {
-    /// Begin.
+    /// Starts the clock.
     pub fn new() -> Screen {
         Screen { start: Instant::now() }
     }
 
-    /// What this is, and what it runs on.
+    /// Prints the title of the demo and the facts about it.
     pub fn title(&self, facts: &[&str]) {
         println!("\nkube-ipvs demo: the same rolling update under load, by two rules");
         println!("{}\n", facts.join(", "));
     }
 
-    /// A part of the demo begins.
+    /// Prints the heading of a part.
     pub fn chapter(&self, name: &str, flags: &[&str]) {
         println!("{}{name}", if self.start.elapsed().as_secs() == 0 { "" } else { "\n" });
         for flag in flags {
@@ -27,12 +27,12 @@ impl Screen {
         }
     }
 
-    /// Something has been done.
+    /// Prints a step that is done.
     pub fn step(&self, text: &str) {
         println!("{:6.1} s  {text}", self.start.elapsed().as_secs_f64());
     }
 
-    /// Output of a tool under a title.
+    /// Prints the output of a tool under a title.
     pub fn block(&self, title: &str, text: &str) {
         println!("\n{title}\n{}", "-".repeat(title.chars().count()));
         // ipvsadm pads its lines.
@@ -42,7 +42,7 @@ impl Screen {
         println!();
     }
 
-    /// A head and rows of as many columns.
+    /// Prints a table: a head and rows of as many columns.
     pub fn table(&self, title: &str, rows: &[[String; 3]]) {
         let width =
             |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();

@@ -11,20 +11,20 @@ use crate::probe::Proto;
 /// A pod. Dropping it kills its process and takes its network away.
 #[derive(Debug)]
 pub struct Pod {
-    /// The name its server answers with.
+    /// Name with which its server answers.
     pub name: String,
-    /// Its addresses.
+    /// Addresses of the pod.
     pub address: Both,
-    /// Its network.
+    /// Network of the pod.
     pub namespace: NetNs,
     node: NetNs,
-    /// The node's end of its link; `None` once its network is gone.
+    /// Node's end of its link; `None` once its network is gone.
     link: Option<String>,
     server: Option<Server>,
 }
 
 impl Pod {
-    /// Make the namespace and connect it.
+    /// Makes the namespace and connects it.
     pub(super) fn connect(node: &NetNs, network: PodNetwork, name: &str, number: u8) -> Pod {
         let namespace = NetNs::create();
         let address = pod_address(number);
@@ -36,7 +36,7 @@ impl Pod {
         Pod { name: name.to_owned(), address, namespace, node: node.clone(), link: Some(link), server: None }
     }
 
-    /// Start the server: every transport on every port and both addresses.
+    /// Starts the server: every transport on every port and both addresses.
     pub(super) fn serve(&mut self, program: &ProbeProgram, ports: &[u16]) {
         let mut listeners = Vec::new();
         for at in ports.iter().flat_map(|&port| self.address.port(port)) {
@@ -50,23 +50,24 @@ impl Pod {
         Client { place: format!("pod {}", self.name), namespace: self.namespace.clone(), own: self.address }
     }
 
-    /// Kill the process; the network stays, so the kernel in the pod resets what arrives.
+    /// Kills the process; the network stays, so the kernel in the pod resets what arrives.
     pub fn kill(&mut self) {
         self.server = None;
     }
 
-    /// Nothing is heard any more and nothing is said, not even that: its node has died.
+    /// Lets the pod neither hear nor say anything any more, not even that: its node has died.
     pub fn fall_silent(&self) {
         self.die("drop");
     }
 
-    /// The same, but whoever sends is told that there is no such host: its node lives, and has deleted it by force.
+    /// Does the same, but senders get the answer that there is no such host: the pod's node lives, and has
+    /// deleted it by force.
     pub fn become_unreachable(&self) {
         self.die("reject with icmpx type host-unreachable");
     }
 
-    /// What becomes of everything that arrives, except that the address can still be found. The kernel behind it must
-    /// not repeat what was not acknowledged.
+    /// Gives everything that arrives the same fate, except that the address can still be found. The kernel
+    /// behind it must not repeat what was not acknowledged.
     fn die(&self, verdict: &str) {
         let rules = [
             "add table inet dead",
@@ -79,10 +80,10 @@ impl Pod {
         self.namespace.run(&["nft", &rules.join("; ")]);
     }
 
-    /// Take the network away as the end of a sandbox does: nobody has the address any more.
+    /// Takes the network away as the end of a sandbox does: nobody has the address any more.
     pub fn disconnect(&mut self) {
         if let Some(link) = self.link.take() {
-            // Already gone is as good: the topology may be on its way out.
+            // A link that is gone already is as good: the topology may be on its way out.
             let _ = self.node.try_run(&["ip", "link", "delete", &link]);
         }
     }
@@ -127,7 +128,7 @@ fn connect_routed(node: &NetNs, pod: &NetNs, address: Both, number: u8) -> Strin
 fn connect_bridged(node: &NetNs, pod: &NetNs, address: Both, number: u8) -> String {
     let link = format!("veth{number}");
     let Both { v4, v6 } = address;
-    // Hairpin mode as CNI plug-ins set it; a pod that reaches itself through the node does not depend on it.
+    // CNI plug-ins set hairpin mode, too; a pod that reaches itself through the node does not depend on it.
     let lines = format!(
         "link add name {link} type veth peer name eth0 netns {peer}\n\
          link set {link} addrgenmode none\n\
@@ -159,7 +160,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Start it and wait until it accepts.
+    /// Starts it and waits until it accepts.
     pub(super) fn start(
         namespace: &NetNs,
         program: &ProbeProgram,
@@ -177,7 +178,7 @@ impl Server {
             .unwrap_or_else(|error| panic!("start {}: {error}", program.path.display()));
         let mut line = String::new();
         let stdout = child.stdout.take().expect("standard output is a pipe");
-        // Ends at the latest when the child does.
+        // This ends at the latest when the child does.
         let read = BufReader::new(stdout).read_line(&mut line);
         assert!(read.is_ok() && line == "ready\n", "the server {name} did not start, its reason is above");
         Server { child }

@@ -1,4 +1,4 @@
-//! What the kernel announces while something happens: `ip monitor` and `nft monitor`.
+//! Announcements of the kernel while something happens: `ip monitor` and `nft monitor`.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use testkit::{NetNs, wait_until};
 
-/// Changes to this table mark the beginning and the end of the recording.
+/// Table whose changes mark the beginning and the end of the recording.
 const WITNESS: &str = "e2e-witness";
 
 /// A recording under way, of links, addresses, routes, rules and nftables.
@@ -19,7 +19,7 @@ pub struct Events {
 }
 
 impl Events {
-    /// Begin; returns once both monitors have shown that they listen.
+    /// Starts a recording; returns once both monitors have shown that they listen.
     pub fn record(node: &NetNs) -> Events {
         let mut events = Events { node: node.clone(), monitors: Vec::new(), lines: Arc::default() };
         events.monitor(&["ip", "monitor", "link", "address", "route", "rule"]);
@@ -49,7 +49,8 @@ impl Events {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Make a change of our own until both monitors have reported it; all earlier events have arrived by then.
+    /// Makes a change of our own until both monitors have reported it; all earlier events have arrived by
+    /// then.
     fn mark(&self, name: &str) {
         let table = format!("{WITNESS}-{name}");
         let seen = |part: &str| self.lock().iter().any(|line| line.contains(part));
@@ -62,7 +63,7 @@ impl Events {
         });
     }
 
-    /// End the recording: what was announced in between, without our own marks.
+    /// Ends the recording; returns the announcements in between, without our own marks.
     pub fn stop(mut self) -> Vec<String> {
         self.mark("end");
         self.end();
@@ -70,7 +71,7 @@ impl Events {
         let foreign = |line: &&String| {
             !line.contains(WITNESS) && !line.contains("e2ewitness") && !line.contains("(nft)")
         };
-        // Continuation lines of a link's description.
+        // A link's description has continuation lines.
         let detail = |line: &&String| !line.starts_with("    ") && !line.trim().is_empty();
         self.lock().iter().filter(foreign).filter(detail).cloned().collect()
     }

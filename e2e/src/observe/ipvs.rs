@@ -1,4 +1,4 @@
-//! `ipvsadm -Sn`, understood.
+//! Parser of `ipvsadm -Sn`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,11 +11,11 @@ use crate::probe::Proto;
 /// A virtual server as the kernel has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct VirtualServer {
-    /// Its scheduler.
+    /// Scheduler.
     pub scheduler: String,
     /// Persistence timeout in seconds.
     pub persistence: Option<u32>,
-    /// Whatever else the tool says of it, as it says it: `-b mh-port`, `-o`, `-M 64`.
+    /// All other options, in the tool's words: `-b mh-port`, `-o`, `-M 64`.
     pub others: String,
     /// Real servers and their weights.
     pub real: BTreeMap<SocketAddr, u32>,
@@ -31,7 +31,7 @@ impl VirtualServer {
 /// All virtual servers of a namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ipvs {
-    /// Those that have an address, by transport and address.
+    /// Virtual servers that have an address, by transport and address.
     pub servers: BTreeMap<(Proto, SocketAddr), VirtualServer>,
     /// Lines about others: virtual servers of a packet mark, real servers that are not reached by NAT.
     pub odd: Vec<String>,
@@ -43,7 +43,7 @@ impl Ipvs {
         self.servers.get(&(proto, address))
     }
 
-    /// One line for each, for messages.
+    /// Renders one line for each, for messages.
     pub fn render(&self) -> String {
         let mut text = String::new();
         for ((proto, address), server) in &self.servers {
@@ -60,13 +60,13 @@ impl Ipvs {
     }
 }
 
-/// Ask `ipvsadm` for everything.
+/// Asks `ipvsadm` for everything.
 #[track_caller]
 pub fn ipvs(node: &NetNs) -> Ipvs {
     parse(&node.sh("ipvsadm -Sn"))
 }
 
-/// Understand what `ipvsadm -Sn` prints.
+/// Parses the output of `ipvsadm -Sn`.
 pub fn parse(text: &str) -> Ipvs {
     let mut ipvs = Ipvs::default();
     for line in text.lines() {
@@ -77,7 +77,7 @@ pub fn parse(text: &str) -> Ipvs {
     ipvs
 }
 
-/// `None` for what is not one of ours by its kind.
+/// Parses a line; `None` for objects of a kind that we never make.
 fn parse_line(line: &str, ipvs: &mut Ipvs) -> Option<()> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let key = key(&words)?;

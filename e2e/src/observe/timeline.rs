@@ -1,4 +1,4 @@
-//! When real servers came, stopped taking new connections, and went, as `ipvsadm` saw it.
+//! Times at which real servers came, stopped taking new connections, and went, as `ipvsadm` saw it.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,13 +10,14 @@ use testkit::NetNs;
 
 use super::{Ipvs, ipvs};
 
-/// Pause between two looks: fine enough for limits of a second, rare enough not to be the load of a slow guest.
-const PAUSE: Duration = Duration::from_millis(60);
+/// Pause between two looks: fine enough for limits of a second, rare enough not to be the load of a slow
+/// guest.
+const LOOK_PAUSE: Duration = Duration::from_millis(60);
 
-/// One look.
+/// One look at the virtual servers.
 #[derive(Debug)]
 struct Look {
-    /// When the answer was there: what it shows had happened by then.
+    /// Time of the answer: what it shows had happened by then.
     at: Instant,
     ipvs: Ipvs,
 }
@@ -25,15 +26,15 @@ struct Look {
 #[derive(Debug)]
 pub struct Timeline {
     stop: Arc<AtomicBool>,
-    /// Only those that differ from the one before.
+    /// Looks that differ from the one before.
     looks: Arc<Mutex<Vec<Look>>>,
-    /// When each look was done, and how long after the one before.
+    /// Time of each look, and its distance from the one before.
     gaps: Arc<Mutex<Vec<(Instant, Duration)>>>,
     watcher: Option<JoinHandle<()>>,
 }
 
 impl Timeline {
-    /// Begin; the first look has been taken when this returns.
+    /// Starts a recording; it has taken the first look when this returns.
     pub fn record(node: &NetNs) -> Timeline {
         let looks = Arc::new(Mutex::new(vec![Look { at: Instant::now(), ipvs: ipvs(node) }]));
         let (stop, gaps) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Vec<_>>>::default());
@@ -50,23 +51,26 @@ impl Timeline {
                     looks.push(look);
                 }
                 drop(looks);
-                std::thread::sleep(PAUSE);
+                std::thread::sleep(LOOK_PAUSE);
             }
         });
         Timeline { stop, looks, gaps, watcher: Some(watcher) }
     }
 
-    /// When, after `since`, they were first seen to be nobody's real servers; `None` as long as one is.
+    /// Time, after `since`, at which they were first seen to be nobody's real servers; `None` as long as one
+    /// is.
     pub fn removed(&self, real: &[SocketAddr], since: Instant) -> Option<Instant> {
         self.first(since, |ipvs| weights(ipvs, real).next().is_none())
     }
 
-    /// When, after `since`, they were first seen to take no new connections, whatever the virtual server.
+    /// Time, after `since`, at which they were first seen to take no new connections, whatever the virtual
+    /// server.
     pub fn quiesced(&self, real: &[SocketAddr], since: Instant) -> Option<Instant> {
         self.first(since, |ipvs| weights(ipvs, real).all(|weight| weight == 0))
     }
 
-    /// When, after `since`, they were first seen to take new connections wherever they are real servers.
+    /// Time, after `since`, at which they were first seen to take new connections wherever they are real
+    /// servers.
     pub fn serving(&self, real: &[SocketAddr], since: Instant) -> Option<Instant> {
         let serves = |ipvs: &Ipvs| {
             let mut weights = weights(ipvs, real).peekable();
@@ -75,15 +79,15 @@ impl Timeline {
         self.first(since, serves)
     }
 
-    /// Looks at which fewer of them were real servers than at the first one.
+    /// Number of looks at which fewer of them were real servers than at the first one.
     pub fn missed(&self, real: &[SocketAddr]) -> usize {
         let looks = lock(&self.looks);
         let whole = weights(&looks[0].ipvs, real).count();
         looks.iter().filter(|look| weights(&look.ipvs, real).count() < whole).count()
     }
 
-    /// The longest time between two looks since then: so much later than it happened something may have been seen,
-    /// and so slow was the guest to run one small program.
+    /// Longest time between two looks since then: by so much the recording may be late, and so slow was the
+    /// guest to run one small program.
     pub fn slowest(&self, since: Instant) -> Duration {
         let gaps = lock(&self.gaps);
         gaps.iter().filter(|(at, _)| *at >= since).map(|(_, gap)| *gap).max().unwrap_or_default()
@@ -91,7 +95,7 @@ impl Timeline {
 
     fn first(&self, since: Instant, holds: impl Fn(&Ipvs) -> bool) -> Option<Instant> {
         let looks = lock(&self.looks);
-        // What the last look before `since` showed was still so at that moment.
+        // The last look before `since` shows the state at that moment.
         let begin = looks.iter().rposition(|look| look.at <= since).unwrap_or(0);
         looks[begin..].iter().find(|look| holds(&look.ipvs)).map(|look| look.at.max(since))
     }

@@ -1,18 +1,19 @@
-//! The kernel's own witness: probes on the functions through which everything kube-ipvs writes must pass.
+//! Witness in the kernel: probes on the functions through which everything that kube-ipvs writes must pass.
 //!
-//! IPVS announces nothing, and writing the same value again leaves no trace in any dump; here it is seen.
+//! IPVS announces nothing, and writing the same value again leaves no trace in any dump; the probes see both.
 
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-/// Where tracefs is mounted.
+/// Mount point of tracefs.
 const TRACING: &str = "/sys/kernel/tracing";
 
-/// The function that runs for each dump of the virtual servers: a sign of life that changes nothing.
+/// Function that runs for each dump of the virtual servers: a sign of life that changes nothing.
 pub const READ: &str = "ip_vs_genl_dump_services";
 
-/// Besides [`READ`], functions that run once for each request that changes something; reading takes other paths.
+/// Functions besides [`READ`] that run once for each request that changes something; reading takes other
+/// paths.
 const FUNCTIONS: [&str; 10] = [
     READ,
     "ip_vs_genl_set_cmd",
@@ -26,30 +27,30 @@ const FUNCTIONS: [&str; 10] = [
     "proc_sys_write",
 ];
 
-/// Our group of kernel probes.
+/// Name of our group of kernel probes.
 const GROUP: &str = "e2e";
 
 /// A recording of writes under way, of the whole machine; one at a time.
 #[derive(Debug)]
 pub struct Writes {
-    /// Functions this kernel can trace.
+    /// Functions that this kernel can trace.
     traced: Vec<&'static str>,
 }
 
 impl Writes {
-    /// Begin; the error says why this kernel cannot do it.
+    /// Starts a recording; the error says why this kernel cannot do it.
     pub fn record() -> Result<Writes, String> {
         if !Path::new(&format!("{TRACING}/trace")).exists() {
             let _ = testkit::try_run(&["mount", "-t", "tracefs", "nodev", TRACING]);
         }
-        // What a recording left behind that was killed.
+        // A recording that was killed leaves its probes behind.
         forget();
         let mut writes = Writes { traced: Vec::new() };
         for function in FUNCTIONS {
             match put("kprobe_events", &format!("p:{GROUP}/{function} {function}")) {
                 Ok(()) => writes.traced.push(function),
                 Err(error) if FUNCTIONS[..4].contains(&function) => return Err(error),
-                // Not every kernel has every other function out of line.
+                // Some kernels have some of the others inlined.
                 Err(_) => {}
             }
         }
@@ -59,29 +60,29 @@ impl Writes {
         Ok(writes)
     }
 
-    /// The functions that are watched.
+    /// Functions that are watched.
     pub fn traced(&self) -> &[&'static str] {
         &self.traced
     }
 
-    /// What was called so far: `command-pid function`, in order.
+    /// Calls so far, in order: `command-pid function`.
     pub fn seen(&self) -> Vec<String> {
         let trace = fs::read_to_string(format!("{TRACING}/trace")).unwrap_or_default();
         trace.lines().filter(|line| !line.starts_with('#')).filter_map(call).collect()
     }
 
-    /// How often the virtual servers were read so far: once at a start, and once by every audit.
+    /// Number of times that the virtual servers were read so far: once at a start, and once by every audit.
     pub fn reads(&self) -> usize {
         self.seen().iter().filter(|call| call.ends_with(READ)).count()
     }
 
-    /// The calls that change something.
+    /// Calls that change something.
     pub fn writes(&self) -> Vec<String> {
         self.seen().into_iter().filter(|call| !call.ends_with(READ)).collect()
     }
 }
 
-/// Append to, or write, a file of tracefs.
+/// Appends to, or writes, a file of tracefs.
 fn put(name: &str, text: &str) -> Result<(), String> {
     let path = format!("{TRACING}/{name}");
     let file = fs::OpenOptions::new().append(true).open(&path);
@@ -89,13 +90,14 @@ fn put(name: &str, text: &str) -> Result<(), String> {
     written.map_err(|error| format!("write {text:?} to {path}: {error}"))
 }
 
-/// `   kube-ipvs-123   [000] .....    12.345678: inet_rtm_newroute: (inet_rtm_newroute+0x0/0x1b0)`
+/// Reads a line like ` kube-ipvs-123 [000] ..... 12.345678: inet_rtm_newroute:
+/// (inet_rtm_newroute+0x0/0x1b0)`.
 fn call(line: &str) -> Option<String> {
     let (head, function) = line.split_once(": (")?.0.rsplit_once(": ")?;
     Some(format!("{} {function}", head.split('[').next()?.trim()))
 }
 
-/// Remove our probes; those that do not exist are not there already.
+/// Removes our probes; those that do not exist are gone already.
 fn forget() {
     let _ = put(&format!("events/{GROUP}/enable"), "0");
     for function in FUNCTIONS {

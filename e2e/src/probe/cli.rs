@@ -1,4 +1,4 @@
-//! The command line of the helper binary `probe`.
+//! Command line of the helper binary `probe`.
 
 use std::io::{self, Read, Write};
 use std::time::Duration;
@@ -64,7 +64,7 @@ impl Arguments {
     }
 }
 
-/// Run the subcommand in `words[0]`.
+/// Runs the subcommand in `words[0]`.
 pub fn run(words: &[String]) -> Result<()> {
     let (command, rest) = words.split_first().context(USAGE)?;
     let arguments = Arguments::parse(rest)?;
@@ -105,7 +105,7 @@ fn print(value: &impl serde::Serialize) -> Result<()> {
     Ok(())
 }
 
-/// Listen, say `ready`, and serve until killed.
+/// Listens, says `ready`, and serves until it is killed.
 fn serve(arguments: &Arguments) -> Result<()> {
     let mut listeners = Vec::new();
     for (name, proto) in [("tcp", Proto::Tcp), ("udp", Proto::Udp), ("sctp", Proto::Sctp)] {
@@ -140,7 +140,7 @@ fn talk_settings(arguments: &Arguments) -> Result<talk::Settings> {
     Ok(settings)
 }
 
-/// Block until whoever started us closes our standard input, or `over` says that there is nothing left to do.
+/// Blocks until our parent closes our standard input, or `over` says that there is nothing left to do.
 fn wait_for_end_of_input(over: impl Fn() -> bool) {
     let reader = std::thread::spawn(|| {
         let mut buffer = [0; 64];

@@ -9,10 +9,10 @@ use serde::Serialize;
 use super::server::DOWNLOAD_LINE;
 use super::{Failure, Proto, Stage, socket};
 
-/// What to read.
+/// Settings of a download.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// Where from.
+    /// Address of the server.
     pub to: SocketAddr,
     /// Lines of the answer.
     pub lines: u32,
@@ -22,27 +22,27 @@ pub struct Settings {
     pub timeout: Duration,
 }
 
-/// What came of it.
+/// Result of a download.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// Bytes received.
     pub bytes: usize,
     /// Bytes that were due.
     pub expected: usize,
-    /// What cut the transfer, if something did.
+    /// Failure that cut the transfer, if one did.
     pub failure: Option<Failure>,
-    /// From the connect to the end.
+    /// Time from the connect to the end.
     pub took: Duration,
 }
 
 impl Report {
-    /// Everything arrived.
+    /// Tells whether everything arrived.
     pub fn is_complete(&self) -> bool {
         self.failure.is_none() && self.bytes == self.expected
     }
 }
 
-/// Request, half-close, read to the end; from the calling thread's network namespace.
+/// Requests, half-closes and reads to the end; from the calling thread's network namespace.
 pub fn half_close(settings: &Settings) -> Report {
     let start = Instant::now();
     let expected = usize::try_from(settings.lines).unwrap_or(usize::MAX).saturating_mul(DOWNLOAD_LINE);

@@ -1,10 +1,11 @@
-//! The names people know errors by.
+//! Names by which people know errors.
 
 use std::io::{Error, ErrorKind};
 
 use rustix::io::Errno;
 
-/// `ECONNREFUSED` rather than 111; an expired socket timeout is `TIMEOUT`, whatever errno it came with.
+/// Name of an error: `ECONNREFUSED` rather than 111; an expired socket timeout is `TIMEOUT`, whatever errno
+/// it came with.
 pub fn name(error: &Error) -> String {
     let Some(errno) = Errno::from_io_error(error) else {
         return match error.kind() {

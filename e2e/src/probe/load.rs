@@ -1,7 +1,8 @@
 //! Short connections at a given rate from a small range of source ports, every outcome counted.
 //!
-//! The server closes first, so a source port is free again as soon as its connection is over and comes round
-//! after `ports / rate` seconds: the same five-tuple as an old connection that IPVS still remembers for two minutes.
+//! The server closes first, so a source port is free again as soon as its connection is over. It comes round
+//! after `ports / rate` seconds: the same five-tuple as an old connection that IPVS still remembers for two
+//! minutes.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -15,23 +16,24 @@ use serde::Serialize;
 use super::once::{Outcome, Question, ask};
 use super::{Failure, Proto, Stage};
 
-/// From here on a connection counts as slow: it has lost a packet (the first retransmission comes after 1 s).
-pub const SLOW: Duration = Duration::from_millis(900);
+/// Time from which on a connection counts as slow: it has lost a packet (the first retransmission comes after
+/// 1 s).
+pub const SLOW_FROM: Duration = Duration::from_millis(900);
 
 /// Upper bounds of the histogram's buckets in milliseconds; the last bucket is everything above.
 const BUCKETS: [u64; 8] = [1, 3, 10, 30, 100, 300, 900, 3000];
 
-/// Failures kept with all details unless told otherwise; the counts are complete.
-const KEPT: usize = 50;
+/// Number of failures kept with all details, by default; the counts are complete.
+const INCIDENTS_KEPT: usize = 50;
 
-/// What load to make.
+/// Settings of a load.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where to connect, in turn.
+    /// Addresses to connect to, in turn.
     pub targets: Vec<SocketAddr>,
     /// Source addresses, at most one of each family; the family of the target chooses.
     pub sources: Vec<IpAddr>,
-    /// First source port and how many.
+    /// First source port, and the number of ports.
     pub ports: (u16, u16),
     /// Connections a second, all workers together.
     pub rate: u32,
@@ -39,15 +41,15 @@ pub struct Settings {
     pub workers: u16,
     /// Bound on each connect and each answer.
     pub timeout: Duration,
-    /// The load ends by itself after this time.
+    /// Time after which the load ends by itself.
     pub longest: Duration,
-    /// Failed and slow connections of which the details are kept.
+    /// Number of failed and slow connections whose details are kept.
     pub kept: usize,
 }
 
 impl Settings {
-    /// 40 connections a second by 8 workers from 160 ports: each port comes round every 4 seconds, and a slow guest
-    /// can keep up.
+    /// A load of 40 connections a second by 8 workers from 160 ports: each port comes round every 4 seconds,
+    /// and a slow guest can keep up.
     pub fn new(targets: &[SocketAddr], sources: &[IpAddr]) -> Settings {
         Settings {
             targets: targets.to_vec(),
@@ -57,7 +59,7 @@ impl Settings {
             workers: 8,
             timeout: Duration::from_secs(10),
             longest: Duration::from_secs(600),
-            kept: KEPT,
+            kept: INCIDENTS_KEPT,
         }
     }
 }
@@ -88,42 +90,42 @@ impl std::fmt::Display for Report {
 pub struct Incident {
     /// Milliseconds since the load began, at the start of the connection.
     pub at: u128,
-    /// How long it took, in milliseconds.
+    /// Duration of the connection, in milliseconds.
     pub took: u128,
-    /// Where it went.
+    /// Address that it went to.
     pub to: SocketAddr,
-    /// From which port.
+    /// Port that it came from.
     pub port: u16,
-    /// `slow`, or what failed.
+    /// `slow`, or the failure.
     pub what: String,
 }
 
-/// What an incident is called that did not fail.
+/// Name of an incident that is no failure.
 const SLOW_WORD: &str = "slow";
 
 impl Incident {
-    /// Whether the connection failed.
+    /// Tells whether the connection failed.
     pub fn is_failure(&self) -> bool {
         self.what != SLOW_WORD
     }
 }
 
-/// What was measured.
+/// Measurements of a load.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
-    /// Connections tried.
+    /// Number of connections tried.
     pub connections: u64,
-    /// Connections with the right answer, slow ones included.
+    /// Number of connections with the right answer, slow ones included.
     pub ok: u64,
-    /// Failed ones by kind.
+    /// Numbers of failures by kind.
     pub failures: BTreeMap<String, u64>,
-    /// Successful connections that took longer than [`SLOW`].
+    /// Number of successful connections that took longer than [`SLOW_FROM`].
     pub slow: u64,
-    /// Times the source port was still busy on the client itself; not counted as connections.
+    /// Number of times that the source port was still busy on the client itself; not counted as connections.
     pub port_busy: u64,
-    /// Connections answered by each pod.
+    /// Numbers of connections answered by each pod.
     pub pods: BTreeMap<String, u64>,
-    /// Latency of successful connections: `<3` is from 1 up to 3 ms.
+    /// Histogram of the latency of successful connections: `<3` is from 1 up to 3 ms.
     pub histogram: BTreeMap<String, u64>,
     /// Median latency in milliseconds.
     pub median: f64,
@@ -131,14 +133,14 @@ pub struct Report {
     pub p99: f64,
     /// Slowest successful connection in milliseconds.
     pub longest: f64,
-    /// The first failed and slow ones, in the order in which they ended.
+    /// First failed and slow connections, in the order in which they ended.
     pub incidents: Vec<Incident>,
     /// Microseconds of every successful connection.
     #[serde(skip)]
     latencies: Latencies,
 }
 
-/// Not worth printing: the report has what follows from them.
+/// Latencies, which are not worth printing: the report has everything that follows from them.
 #[derive(Clone, Default)]
 struct Latencies(Vec<u32>);
 
@@ -149,7 +151,7 @@ impl std::fmt::Debug for Latencies {
 }
 
 impl Report {
-    /// All failures together.
+    /// Number of all failures.
     pub fn failed(&self) -> u64 {
         self.failures.values().sum()
     }
@@ -165,7 +167,7 @@ impl Report {
                 self.ok += 1;
                 *self.pods.entry(answer.pod).or_default() += 1;
                 self.latencies.0.push(u32::try_from(outcome.took.as_micros()).unwrap_or(u32::MAX));
-                if outcome.took < SLOW {
+                if outcome.took < SLOW_FROM {
                     return;
                 }
                 self.slow += 1;
@@ -184,7 +186,7 @@ impl Report {
         }
     }
 
-    /// Fill in what is derived from the latencies.
+    /// Fills in what follows from the latencies.
     fn finish(mut self) -> Report {
         self.latencies.0.sort_unstable();
         let at = |share: f64| {
@@ -209,7 +211,7 @@ impl Report {
     }
 }
 
-/// Load that is running; ends with [`Load::stop`] or when dropped.
+/// A running load; ends with [`Load::stop`] or when dropped.
 #[derive(Debug)]
 pub struct Load {
     stop: Arc<AtomicBool>,
@@ -218,7 +220,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Start the workers; they inherit the calling thread's network namespace.
+    /// Starts the workers; they inherit the calling thread's network namespace.
     pub fn start(settings: &Settings) -> Load {
         let stop = Arc::new(AtomicBool::new(false));
         let report = Arc::new(Mutex::new(Report::default()));
@@ -238,17 +240,17 @@ impl Load {
         Load { stop, report, workers }
     }
 
-    /// What was counted so far.
+    /// Counts so far.
     pub fn progress(&self) -> Report {
         lock(&self.report).clone()
     }
 
-    /// Whether the load has ended by itself.
+    /// Tells whether the load has ended by itself.
     pub fn is_over(&self) -> bool {
         self.workers.iter().all(JoinHandle::is_finished)
     }
 
-    /// End the load, wait for the connections under way and return everything.
+    /// Ends the load, waits for the connections under way and returns everything.
     pub fn stop(mut self) -> Report {
         self.stop.store(true, Ordering::Relaxed);
         for worker in self.workers.drain(..) {
@@ -298,7 +300,7 @@ impl Worker {
         }
     }
 
-    /// The next connection: this worker's source ports in turn, and all targets in turn.
+    /// Addresses of the next connection: this worker's source ports in turn, and all targets in turn.
     fn question(&self, turn: usize) -> Question {
         let settings = &self.settings;
         let (first, count) = settings.ports;

@@ -9,27 +9,27 @@ use serde::Serialize;
 
 use super::{Answer, Failure, Proto, Stage, socket};
 
-/// What to ask.
+/// A question.
 #[derive(Debug, Clone, Copy)]
 pub struct Question {
-    /// The transport.
+    /// Transport.
     pub proto: Proto,
-    /// The address to connect to.
+    /// Address to connect to.
     pub to: SocketAddr,
-    /// The source to bind; `None` leaves it to the kernel.
+    /// Source to bind; `None` leaves it to the kernel.
     pub from: Option<SocketAddr>,
     /// Bound on connect, and again on the answer.
     pub timeout: Duration,
 }
 
-/// What came of it.
+/// Result of a question.
 #[derive(Debug, Clone, Serialize)]
 pub struct Outcome {
-    /// The answer, or what came instead.
+    /// Answer, or the failure in its place.
     pub result: Result<Answer, Failure>,
-    /// The client's own address and port, once it had one.
+    /// Address and port of the client, once it had one.
     pub local: Option<SocketAddr>,
-    /// From before the connect to the end of the answer.
+    /// Time from before the connect to the end of the answer.
     pub took: Duration,
 }
 
@@ -43,7 +43,7 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Ask once, from the calling thread's network namespace.
+/// Asks once, from the calling thread's network namespace.
 pub fn ask(question: &Question) -> Outcome {
     let start = Instant::now();
     let mut local = None;
@@ -74,7 +74,7 @@ fn ask_stream(
     stream.write_all(request).map_err(|error| Failure::new(Stage::Send, &error))?;
     let mut reader = BufReader::new(stream);
     let answer = read_answer(&mut reader)?;
-    // The server closes: read up to its FIN, so that it is the one to keep TIME_WAIT.
+    // The server closes: the client reads up to its FIN, so that the server keeps TIME_WAIT.
     let mut rest = String::new();
     match reader.read_line(&mut rest) {
         Ok(0) => Ok(answer),
@@ -83,7 +83,7 @@ fn ask_stream(
     }
 }
 
-/// Read one line and understand it.
+/// Reads one line and parses it.
 fn read_answer(reader: &mut impl BufRead) -> Result<Answer, Failure> {
     let mut line = String::new();
     match reader.read_line(&mut line) {
@@ -107,11 +107,12 @@ fn ask_datagram(question: &Question, local: &mut Option<SocketAddr>) -> Result<A
     line.parse().map_err(|_| Failure { stage: Stage::Receive, error: "GARBAGE".to_owned() })
 }
 
-/// One ICMP echo; returns the round trip.
+/// Sends one ICMP echo; returns the round trip.
 pub fn ping(to: IpAddr, timeout: Duration) -> Result<Duration, Failure> {
     let start = Instant::now();
     let socket = socket::echo(to, timeout).map_err(|error| Failure::new(Stage::Local, &error))?;
-    // Type, code, checksum (the kernel's), identifier (the kernel's), sequence number, a little data.
+    // The fields are: type, code, checksum (the kernel's), identifier (the kernel's), sequence number, a
+    // little data.
     let kind = if to.is_ipv4() { 8 } else { 128 };
     let request = [kind, 0, 0, 0, 0, 0, 0, 1, b'p', b'r', b'o', b'b', b'e'];
     socket.send(&request).map_err(|error| Failure::new(Stage::Send, &error))?;

@@ -19,22 +19,22 @@ use super::{Answer, Proto, errno, socket};
 /// Bytes of one line of a download, newline included.
 pub const DOWNLOAD_LINE: usize = 1024;
 
-/// Threads per connection need little.
-const STACK: usize = 128 * 1024;
+/// Size in bytes of a thread's stack; a thread for one connection needs little.
+const STACK_BYTES: usize = 128 * 1024;
 
-/// How long a silent connection is kept.
-const IDLE: Duration = Duration::from_secs(600);
+/// Time for which a silent connection is kept.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// Where to listen.
+/// Transport and address of a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Listener {
-    /// The transport.
+    /// Transport.
     pub proto: Proto,
-    /// The address; a pod's own address rather than "any" for SCTP, which would announce all of them to its peer.
+    /// Address; a pod's own address rather than "any" for SCTP, which would announce all of them to its peer.
     pub at: SocketAddr,
 }
 
-/// Open all listeners; they accept from now on, and are served by detached threads.
+/// Opens all listeners; they accept from now on, and detached threads serve them.
 pub fn start(name: &str, listeners: &[Listener]) -> io::Result<()> {
     let name: Arc<str> = name.into();
     for listener in listeners {
@@ -48,7 +48,7 @@ pub fn start(name: &str, listeners: &[Listener]) -> io::Result<()> {
         } else {
             match socket::listen(listener.proto, listener.at) {
                 Ok(socket) => spawn(move || accept_streams(&name, &socket))?,
-                // A kernel without SCTP: the clients that need it will say so.
+                // A kernel has no SCTP: the clients that need it will say so.
                 Err(error) if listener.proto == Proto::Sctp && errno::name(&error) == "EPROTONOSUPPORT" => {}
                 Err(error) => return Err(explain(error)),
             }
@@ -58,13 +58,13 @@ pub fn start(name: &str, listeners: &[Listener]) -> io::Result<()> {
 }
 
 fn spawn(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    thread::Builder::new().stack_size(STACK).spawn(work).map(drop)
+    thread::Builder::new().stack_size(STACK_BYTES).spawn(work).map(drop)
 }
 
 fn answer_datagrams(name: &str, socket: &UdpSocket) {
     let mut buffer = [0; 2048];
     loop {
-        // An error here is an ICMP error caused by an earlier answer: the peer is gone, others are not.
+        // An error here is an ICMP error caused by an earlier answer: that peer is gone, others are not.
         if let Ok((_, peer)) = socket.recv_from(&mut buffer) {
             let answer = Answer { pod: name.to_owned(), peer };
             let _ = socket.send_to(answer.to_string().as_bytes(), peer);
@@ -77,17 +77,17 @@ fn accept_streams(name: &Arc<str>, listener: &TcpListener) {
         match listener.accept() {
             Ok((stream, peer)) => {
                 let name = Arc::clone(name);
-                // A connection that fails is the client's to report.
+                // The client reports a connection that fails.
                 let _ = spawn(move || drop(serve(&name, stream, peer)));
             }
-            // Out of file descriptors, or the peer left between its handshake and accept().
+            // File descriptors have run out, or the peer left between its handshake and accept().
             Err(_) => thread::sleep(Duration::from_millis(10)),
         }
     }
 }
 
 fn serve(name: &str, mut stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
-    stream.set_read_timeout(Some(IDLE))?;
+    stream.set_read_timeout(Some(IDLE_TIMEOUT))?;
     let answer = format!("{}\n", Answer { pod: name.to_owned(), peer });
     let mut requests = BufReader::new(stream.try_clone()?).lines();
     while let Some(request) = requests.next().transpose()? {

@@ -1,4 +1,4 @@
-//! Sockets of all three transports with what the standard library cannot do: bind before connect, and SCTP.
+//! Sockets of all three transports with what the standard library lacks: bind before connect, and SCTP.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -28,7 +28,8 @@ fn kind(proto: Proto) -> (SocketType, Option<Protocol>) {
 fn open(proto: Proto, address: SocketAddr) -> io::Result<OwnedFd> {
     let (kind, protocol) = kind(proto);
     let socket = rustix::net::socket_with(family(address), kind, SocketFlags::CLOEXEC, protocol)?;
-    // Allows binding a port whose last connection is still in TIME_WAIT, which is the point of port reuse.
+    // This allows binding a port whose last connection is still in TIME_WAIT, which is the point of port
+    // reuse.
     sockopt::set_socket_reuseaddr(&socket, true)?;
     if address.is_ipv6() {
         sockopt::set_ipv6_v6only(&socket, true)?;
@@ -36,7 +37,7 @@ fn open(proto: Proto, address: SocketAddr) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// The address that means "any" in the family of `other`.
+/// Address that means "any" in the family of `other`.
 pub fn any(other: SocketAddr) -> SocketAddr {
     let ip =
         if other.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
@@ -54,13 +55,13 @@ pub fn bound(proto: Proto, from: SocketAddr, timeout: Duration) -> io::Result<Ow
     Ok(socket)
 }
 
-/// Connect a bound TCP or SCTP socket; SCTP streams behave like TCP ones for everything done with them here.
+/// Connects a bound TCP or SCTP socket; SCTP streams behave like TCP ones for everything done with them here.
 pub fn connect_stream(socket: OwnedFd, to: SocketAddr) -> io::Result<TcpStream> {
     rustix::net::connect(&socket, &to)?;
     Ok(TcpStream::from(socket))
 }
 
-/// Connect a bound UDP socket, so that ICMP errors come back as errno.
+/// Connects a bound UDP socket, so that ICMP errors come back as errno.
 pub fn connect_datagram(socket: OwnedFd, to: SocketAddr) -> io::Result<UdpSocket> {
     rustix::net::connect(&socket, &to)?;
     Ok(UdpSocket::from(socket))
@@ -83,7 +84,7 @@ pub fn receive(at: SocketAddr) -> io::Result<UdpSocket> {
 
 /// An ICMP echo socket towards `to`; the kernel fills in identifier and checksum.
 ///
-/// Allowed for the groups in `net.ipv4.ping_group_range` of the network namespace only.
+/// Only the groups in `net.ipv4.ping_group_range` of the network namespace may open it.
 pub fn echo(to: IpAddr, timeout: Duration) -> io::Result<UdpSocket> {
     let to = SocketAddr::new(to, 0);
     let protocol = if to.is_ipv4() { ipproto::ICMP } else { ipproto::ICMPV6 };

@@ -1,7 +1,7 @@
 //! Long-lived connections that exchange a message every so often; each cut is recorded.
 //!
-//! A client that hears nothing sends again after a while: one that only waits, after its message was acknowledged,
-//! sends no packet, and nobody can tell it that its server is gone.
+//! A client that hears nothing sends again after a while: one that only waits, after its message was
+//! acknowledged, sends no packet, and nobody can let it know that its server is gone.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Write};
@@ -15,29 +15,29 @@ use serde::Serialize;
 
 use super::{Answer, Failure, Proto, Stage, errno, socket};
 
-/// The shortest time after which a message without an answer is followed by another.
-const AGAIN: Duration = Duration::from_millis(500);
+/// Shortest time after which a client sends another message if the first one has no answer.
+const SHORTEST_REPEAT: Duration = Duration::from_millis(500);
 
-/// What to keep up.
+/// Settings of conversations.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where to connect, in turn.
+    /// Addresses to connect to, in turn.
     pub targets: Vec<SocketAddr>,
     /// Source addresses, at most one of each family; the family of the target chooses.
     pub sources: Vec<IpAddr>,
-    /// How many connections.
+    /// Number of connections.
     pub connections: usize,
     /// Pause between two messages of a connection.
     pub every: Duration,
     /// Bound on the connect and on each answer.
     pub timeout: Duration,
-    /// Messages after which a connection has done its work and closes: fewest and most, spread over the connections.
-    /// `None`: they go on until told to stop.
+    /// Numbers of messages, fewest and most, after which a connection has done its work and closes, spread
+    /// over the connections. `None`: they go on until [`Talk::stop`].
     pub work: Option<(usize, usize)>,
 }
 
 impl Settings {
-    /// `connections` connections with a message every 200 ms.
+    /// Settings for `connections` connections with a message every 200 ms.
     pub fn new(targets: &[SocketAddr], sources: &[IpAddr], connections: usize) -> Settings {
         Settings {
             targets: targets.to_vec(),
@@ -49,7 +49,7 @@ impl Settings {
         }
     }
 
-    /// Messages of connection `number`.
+    /// Number of messages of connection `number`.
     fn messages(&self, number: usize) -> usize {
         let last = self.connections.saturating_sub(1).max(1);
         self.work.map_or(usize::MAX, |(fewest, most)| fewest + (most - fewest) * number / last)
@@ -59,9 +59,9 @@ impl Settings {
 /// A connection that did all its work and was closed by its client.
 #[derive(Debug, Clone, Serialize)]
 pub struct Finished {
-    /// When, as in [`Cut::at`].
+    /// Time of the end, as in [`Cut::at`].
     pub at: u128,
-    /// The pod that served it.
+    /// Pod that served it.
     pub pod: String,
 }
 
@@ -70,18 +70,18 @@ pub struct Finished {
 pub struct Cut {
     /// Milliseconds since the start.
     pub at: u128,
-    /// The pod it was connected to; empty if it never got an answer.
+    /// Pod to which it was connected; empty if it never got an answer.
     pub pod: String,
-    /// What the client met.
+    /// Failure that the client met.
     pub failure: Failure,
 }
 
-/// What was measured.
+/// Measurements of conversations.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
-    /// Connections that got a first answer, by pod.
+    /// Numbers of connections that got a first answer, by pod.
     pub pods: BTreeMap<String, usize>,
-    /// Messages answered.
+    /// Number of answered messages.
     pub messages: u64,
     /// Connections that were cut or never established.
     pub cut: Vec<Cut>,
@@ -92,7 +92,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Connections that got their first answer.
+    /// Number of connections that got their first answer.
     pub fn established(&self) -> usize {
         self.pods.values().sum()
     }
@@ -108,7 +108,7 @@ pub struct Talk {
 }
 
 impl Talk {
-    /// Open all connections, each on a thread that inherits the calling thread's network namespace.
+    /// Opens all connections, each on a thread that inherits the calling thread's network namespace.
     pub fn start(settings: &Settings) -> Talk {
         let stop = Arc::new(AtomicBool::new(false));
         let report = Arc::new(Mutex::new(Report::default()));
@@ -130,17 +130,17 @@ impl Talk {
         Talk { begin, stop, report, talkers }
     }
 
-    /// What was counted so far.
+    /// Counts so far.
     pub fn progress(&self) -> Report {
         lock(&self.report).clone()
     }
 
-    /// What the times in the report count from.
+    /// Time from which the times in the report count.
     pub fn begin(&self) -> Instant {
         self.begin
     }
 
-    /// End all conversations and return everything.
+    /// Ends all conversations and returns everything.
     pub fn stop(mut self) -> Report {
         self.stop.store(true, Ordering::Relaxed);
         for talker in self.talkers.drain(..) {
@@ -183,7 +183,7 @@ impl Talker {
         }
     }
 
-    /// Whether all work was done; the connection is closed when this returns.
+    /// Talks, and tells whether all work was done; the connection is closed when this returns.
     fn talk(&self, pod: &mut String) -> Result<bool, Failure> {
         let any = socket::any(self.to);
         let source = self.settings.sources.iter().find(|source| source.is_ipv4() == self.to.is_ipv4());
@@ -216,11 +216,11 @@ impl Talker {
         Ok(true)
     }
 
-    /// The answer; whenever it has been missing for a while the message is sent once more.
+    /// Reads the answer; whenever it has been missing for a while the message goes out once more.
     fn insist(&self, reader: &mut BufReader<TcpStream>) -> Result<Answer, Failure> {
         let receive = |error: &io::Error| Failure::new(Stage::Receive, error);
         let asked = Instant::now();
-        let patience = self.settings.every.max(AGAIN);
+        let patience = self.settings.every.max(SHORTEST_REPEAT);
         reader.get_ref().set_read_timeout(Some(patience)).map_err(|error| receive(&error))?;
         let mut line = String::new();
         loop {
@@ -239,7 +239,7 @@ impl Talker {
     }
 }
 
-/// As long as a small HTTP request: a packet with it is told from one without data.
+/// Message as long as a small HTTP request: a packet with it differs in length from one without data.
 fn message() -> String {
     format!("{:<99}\n", "talk")
 }

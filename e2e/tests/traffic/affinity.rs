@@ -8,7 +8,7 @@ use e2e::probe::Proto;
 
 use crate::testbed::Testbed;
 
-/// The pods that answer `count` connections in a row to both addresses, IPv4 and IPv6 apart.
+/// Pods that answer `count` connections in a row to both addresses, IPv4 and IPv6 apart.
 #[track_caller]
 fn pods(client: &Client, ip: u8, port: u16, count: usize) -> [BTreeSet<String>; 2] {
     cluster_ip(ip).port(port).map(|to| {
@@ -41,10 +41,10 @@ fn one_client_stays_with_one_pod() {
             assert_eq!(family.len(), 3, "{} without affinity: {family:?}", client.place);
         }
     }
-    // Affinity is switched in place, with the real servers untouched.
+    // Affinity changes in place, and the real servers stay untouched.
     let unstuck = Service { spec: String::new(), ..sticky.clone() };
     testbed.manifests.service(&unstuck);
-    testkit::wait_until(crate::testbed::SOON, "affinity to be switched off", || {
+    testkit::wait_until(crate::testbed::WAIT_LIMIT, "affinity to be switched off", || {
         let ipvs = testbed.ipvs();
         cluster_ip(82)
             .port(80)
@@ -61,7 +61,8 @@ fn several_ports_and_slices_are_one_service() {
     let service = Service::new("many", cluster_ip(84), &[])
         .with_ports(&[port("http", 80, 8080), port("alt", 81, 8081)]);
     testbed.manifests.service(&service);
-    // Three slices a family; the second pod stands in two of them, as it does while slices are rebalanced.
+    // There are three slices a family; the second pod stands in two of them, as it does while slices are
+    // rebalanced.
     for (suffix, v4) in [("v4", true), ("v6", false)] {
         for (number, range) in [(1, 1..=1), (2, 2..=2), (3, 2..=3)] {
             let slice = render_slice(&service, &format!("{suffix}-{number}"), v4, &testbed.ready(range));
@@ -76,7 +77,7 @@ fn several_ports_and_slices_are_one_service() {
             assert_eq!(family.len(), 3, "port {port}: {family:?}");
         }
     }
-    // One slice goes, its endpoints go with it except those that another slice still has.
+    // One slice goes; its endpoints go with it except those that another slice still has.
     for suffix in ["v4", "v6"] {
         testbed.manifests.remove(&format!("many-{suffix}-3.yaml"));
     }

@@ -13,10 +13,11 @@ use test_apiserver::{Hangup, Resource, TestApiServer};
 use testkit::{wait_for, wait_until};
 
 use crate::drain;
-use crate::testbed::{SOON, Testbed, WEB, assert_uncut, web};
+use crate::testbed::{Testbed, WAIT_LIMIT, WEB, assert_uncut, web};
 
-/// A dead peer is noticed after 15 s; a guest on a busy machine needs longer.
-const NOTICED: Duration = Duration::from_secs(90);
+/// Time in which a change must arrive although a peer died: a dead peer is noticed after 15 s; a guest on a
+/// busy machine needs longer.
+const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(90);
 
 struct Cluster {
     testbed: Testbed,
@@ -51,7 +52,7 @@ impl Cluster {
         self.server.objects().apply_all(objects).expect("write the objects");
     }
 
-    /// Status and body of a health check.
+    /// Asks for a health check; returns status and body.
     fn get(&self, path: &str) -> Result<(u16, String), String> {
         let request = || {
             let addr = SocketAddr::from(([127, 0, 0, 1], 10_256));
@@ -67,7 +68,7 @@ impl Cluster {
     }
 
     fn wait_ready(&self, status: u16) -> String {
-        wait_for(NOTICED, &format!("/readyz to answer {status}"), || match self.get("/readyz") {
+        wait_for(ARRIVAL_TIMEOUT, &format!("/readyz to answer {status}"), || match self.get("/readyz") {
             Ok((found, text)) if found == status => Ok(text),
             other => Err(format!("{other:?}")),
         })
@@ -85,7 +86,7 @@ fn established(proc_net_tcp: &str, port: u16) -> Vec<String> {
     proc_net_tcp.lines().filter_map(client).map(|port| port.to_string()).collect()
 }
 
-/// An API server that is away changes nothing; what changed meanwhile arrives when it is back.
+/// An API server that is away changes nothing; changes made meanwhile arrive when it is back.
 #[test]
 fn an_outage_of_the_api_server_under_load_slow() {
     let mut cluster = Cluster::new();
@@ -149,16 +150,16 @@ fn connections_to_the_api_server_that_die_silently_slow() {
     );
     node.run(&["nft", &lossy]);
     cluster.serve(&web(), &cluster.testbed.ready(2..=3));
-    let took = wait_until(NOTICED, "the change to arrive over new connections", || {
-        cluster.testbed.served(&web(), &cluster.testbed.ready(2..=3)).is_ok()
+    let took = wait_until(ARRIVAL_TIMEOUT, "the change to arrive over new connections", || {
+        cluster.testbed.check_served(&web(), &cluster.testbed.ready(2..=3)).is_ok()
     });
     println!("the change arrived after {took:?}");
     cluster.testbed.wait_served(&web(), &cluster.testbed.ready(2..=3));
-    wait_for(SOON, "nothing fails", || cluster.get("/readyz").map(drop));
+    wait_for(WAIT_LIMIT, "nothing fails", || cluster.get("/readyz").map(drop));
 }
 
-/// All Services and slices are gone at once, as after an etcd that was set up anew, and come back from a backup:
-/// nobody said of any pod that it terminates, so what is established goes on.
+/// All Services and slices are gone at once, as after an etcd that was set up anew, and come back from a
+/// backup: nobody said of any pod that it terminates, so established connections go on.
 #[test]
 fn an_api_server_that_lost_its_data_cuts_nothing_slow() {
     let mut cluster = Cluster::new();
@@ -177,11 +178,11 @@ fn an_api_server_that_lost_its_data_cuts_nothing_slow() {
             cluster.server.objects().delete(resource, "default", name).expect("delete");
         }
     }
-    // What happened meanwhile cannot be watched, so that an empty list is the answer.
+    // Nobody can watch what happened meanwhile, so that an empty list is the answer.
     cluster.server.objects().compact();
     let lost = Instant::now();
     cluster.server.restart().expect("restart");
-    wait_until(NOTICED, "the loss to be noticed", || timeline.quiesced(&reals, lost).is_some());
+    wait_until(ARRIVAL_TIMEOUT, "the loss to be noticed", || timeline.quiesced(&reals, lost).is_some());
     drain::go_on(&[&talk], Instant::now());
     for to in &targets {
         drain::wait_refused(&cluster.testbed, *to);
@@ -191,16 +192,17 @@ fn an_api_server_that_lost_its_data_cuts_nothing_slow() {
     assert_uncut(&talk.stop());
 }
 
-/// Where the kubelet mounts a Pod's credentials.
-const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// Directory where the kubelet mounts a Pod's credentials.
+const ACCOUNT_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
-/// Without flags, the service account of the Pod; its token is replaced now and then.
+/// Without flags it uses the service account of the Pod, whose token is replaced now and then.
 #[test]
 fn the_service_account_of_a_pod() {
     let mut cluster = Cluster::new();
     let write = |file: &str, text: &str| {
-        std::fs::create_dir_all(ACCOUNT).expect("the folder of the service account");
-        testkit::write_atomic(&std::path::Path::new(ACCOUNT).join(file), text).expect("write a credential");
+        std::fs::create_dir_all(ACCOUNT_DIRECTORY).expect("the folder of the service account");
+        testkit::write_atomic(&std::path::Path::new(ACCOUNT_DIRECTORY).join(file), text)
+            .expect("write a credential");
     };
     write("namespace", "kube-system");
     write("ca.crt", cluster.server.ca_pem().expect("TLS"));
@@ -217,8 +219,8 @@ fn the_service_account_of_a_pod() {
         cluster.server.drop_watches(resource, Hangup::End);
     }
     cluster.serve(&web(), &cluster.testbed.ready(2..=3));
-    wait_until(NOTICED, "the change to arrive with the new token", || {
-        cluster.testbed.served(&web(), &cluster.testbed.ready(2..=3)).is_ok()
+    wait_until(ARRIVAL_TIMEOUT, "the change to arrive with the new token", || {
+        cluster.testbed.check_served(&web(), &cluster.testbed.ready(2..=3)).is_ok()
     });
     cluster.wait_ready(200);
 }

@@ -1,4 +1,4 @@
-//! Input that is wrong: everybody else stays served, it is reported once and exactly, and it heals.
+//! Wrong input: everybody else stays served, the log reports it once and exactly, and it heals.
 
 use e2e::manifest::{Port, Service, render_slice};
 use e2e::net::{PodNetwork, cluster_ip};
@@ -6,9 +6,9 @@ use e2e::observe::Writes;
 use e2e::probe::Proto;
 use testkit::wait_for;
 
-use crate::testbed::{SOON, Testbed, ask_all};
+use crate::testbed::{Testbed, WAIT_LIMIT, ask_all};
 
-/// A testbed with a good service in it, followed closely.
+/// A testbed with a good service in it, which audits check closely.
 fn testbed() -> Testbed {
     let mut testbed = Testbed::new(PodNetwork::Routed, 2);
     let good = good();
@@ -26,7 +26,7 @@ fn victim() -> Service {
     Service::new("victim", cluster_ip(90), &[Proto::Tcp])
 }
 
-/// Good input still gets through: change the good service and see the change served.
+/// Checks that good input still gets through: changes the good service and waits for the change to be served.
 #[track_caller]
 fn others_are_served(testbed: &mut Testbed) {
     let good = good();
@@ -38,19 +38,19 @@ fn others_are_served(testbed: &mut Testbed) {
     testbed.proxy().assert_running();
 }
 
-/// The log has exactly one line with all these words, and still has after some audits.
+/// Checks that the log has exactly one line with all these words, also after some audits.
 #[track_caller]
 fn reported_once(testbed: &mut Testbed, words: &[&str]) {
-    wait_for(SOON, &format!("a log line with {words:?}"), || {
+    wait_for(WAIT_LIMIT, &format!("a log line with {words:?}"), || {
         let lines = testbed.proxy().log_lines(words);
         if lines.is_empty() { Err(testbed.proxy().log()) } else { Ok(()) }
     });
-    // Three audits later it must not have been said again.
+    // Three audits later it must not be there again.
     match Writes::record() {
         Ok(writes) => {
             let audits =
                 || writes.seen().iter().filter(|call| call.ends_with("ip_vs_genl_dump_services")).count();
-            testkit::wait_until(SOON, "some audits", || audits() >= 3);
+            testkit::wait_until(WAIT_LIMIT, "some audits", || audits() >= 3);
         }
         Err(why) => panic!("cannot see the audits: {why}"),
     }
@@ -59,7 +59,7 @@ fn reported_once(testbed: &mut Testbed, words: &[&str]) {
     println!("{}", lines[0]);
 }
 
-/// The corrected input is served.
+/// Checks that the corrected input is served.
 #[track_caller]
 fn heals(testbed: &Testbed) {
     let victim = victim();
@@ -88,8 +88,8 @@ fn a_file_that_breaks_keeps_what_it_said() {
     testbed.manifests.write("victim.yaml", "kind: [");
     reported_once(&mut testbed, &["victim.yaml"]);
     others_are_served(&mut testbed);
-    // What was served before the mistake is served until the file says something else.
-    testbed.served(&victim, &testbed.ready(1..=2)).unwrap();
+    // Whatever was served before the mistake stays served until the file says something else.
+    testbed.check_served(&victim, &testbed.ready(1..=2)).unwrap();
     ask_all(&testbed.net.outside_client(), &victim);
     heals(&testbed);
 }
@@ -111,7 +111,7 @@ fn a_broken_document_among_good_ones() {
     others_are_served(&mut testbed);
 }
 
-/// Everything wrong at once, and already there when kube-ipvs starts.
+/// Everything is wrong at once, and already there when kube-ipvs starts.
 #[test]
 fn a_start_with_bad_input() {
     let mut testbed = Testbed::new(PodNetwork::Routed, 2);

@@ -1,4 +1,4 @@
-//! Endpoints change under load, and no connection notices.
+//! Endpoints that change under load, unnoticed by any connection.
 
 use e2e::manifest::{Endpoint, Service};
 use e2e::net::{Pod, PodNetwork, cluster_ip};
@@ -6,18 +6,18 @@ use e2e::probe::Proto;
 use e2e::probe::load::Settings;
 use testkit::wait_for;
 
-use crate::testbed::{Measured, SOON, Testbed, assert_uncut};
+use crate::testbed::{Measured, Testbed, WAIT_LIMIT, assert_uncut};
 
-/// Connections between two changes: enough for every source port of the load to come round.
-const BETWEEN: u64 = 180;
+/// Number of connections between two changes: enough for every source port of the load to come round.
+const CONNECTIONS_BETWEEN_CHANGES: u64 = 180;
 
 fn service() -> Service {
     Service::new("web", cluster_ip(80), &[Proto::Tcp])
 }
 
-/// Wait until the real server is in no virtual server any more, drained or not.
+/// Waits until the real server is in no virtual server any more, drained or not.
 fn wait_removed(testbed: &Testbed, pods: &[Pod]) {
-    wait_for(SOON, "drained real servers to be removed", || {
+    wait_for(WAIT_LIMIT, "drained real servers to be removed", || {
         let ipvs = testbed.ipvs();
         let mut real = ipvs.servers.values().flat_map(|server| server.real.keys());
         if real.any(|real| pods.iter().any(|pod| pod.address.contains(real.ip()))) {
@@ -28,7 +28,7 @@ fn wait_removed(testbed: &Testbed, pods: &[Pod]) {
     });
 }
 
-/// Load from outside and from a pod, each to both families.
+/// Starts load from outside and from a pod, each to both families.
 fn loads(testbed: &Testbed) -> [Measured; 2] {
     let targets = cluster_ip(80).port(80);
     let pod = testbed.pods[0].client();
@@ -46,14 +46,14 @@ fn scaling_from_1_to_5_to_2_under_load_slow() {
     testbed.wait_served(&service, &testbed.ready(1..=1));
     let loads = loads(&testbed);
     let talk = testbed.talk(&cluster_ip(80).port(80), 10);
-    loads[0].let_pass(BETWEEN);
+    loads[0].let_pass(CONNECTIONS_BETWEEN_CHANGES);
     for last in 2..=5 {
         testbed.manifests.endpoints(&service, &testbed.ready(1..=last));
         testbed.wait_served(&service, &testbed.ready(1..=last));
         loads[0].let_pass(40);
     }
-    loads[0].let_pass(BETWEEN);
-    // Three at once begin to terminate; they go on serving what they have until they are drained.
+    loads[0].let_pass(CONNECTIONS_BETWEEN_CHANGES);
+    // Three pods begin to terminate at once; they go on serving their connections until they are drained.
     let mut endpoints = testbed.ready(1..=2);
     endpoints.extend(testbed.pods[2..].iter().map(Endpoint::terminating));
     testbed.manifests.endpoints(&service, &endpoints);
@@ -61,7 +61,7 @@ fn scaling_from_1_to_5_to_2_under_load_slow() {
     wait_removed(&testbed, &testbed.pods[2..]);
     testbed.manifests.endpoints(&service, &testbed.ready(1..=2));
     testbed.pods.truncate(2);
-    loads[0].let_pass(BETWEEN);
+    loads[0].let_pass(CONNECTIONS_BETWEEN_CHANGES);
     for load in loads {
         load.assert_clean();
     }

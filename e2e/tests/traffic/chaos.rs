@@ -1,10 +1,12 @@
-//! Everything that can happen to a node, at random and for minutes: the kernel follows, a bystander does not notice.
+//! Everything that can happen to a node, at random and for minutes: the kernel follows, a bystander does not
+//! notice.
 //!
-//! `CHAOS_SEED` repeats a run as far as time allows, `CHAOS_MINUTES` makes it longer than [`SHORT`], and
-//! `CHAOS_VERBOSE` prints every action. `CHAOS_SOURCE=manifests` takes a directory in the place of an API server that
-//! breaks. One round of each kind there is in any case.
-//! Rounds follow each other, each ends with a quiet point where an independent reader of objects and kernel
-//! (`e2e::checker`) must find no difference. They differ in what happens:
+//! `CHAOS_SEED` repeats a run as far as time allows, `CHAOS_MINUTES` makes it longer than [`SHORT_RUN`], and
+//! `CHAOS_VERBOSE` prints every action. `CHAOS_SOURCE=manifests` takes a directory in the place of an API
+//! server that breaks. Every run has one round of each kind.
+//!
+//! Rounds follow each other. Each ends with a quiet point at which an independent reader of objects and
+//! kernel (`e2e::checker`) must find no difference. They differ in what happens:
 //!
 //! | round      | objects change | API faults, `kill -9` | somebody damages the kernel | the bystander may notice          |
 //! | ---------- | -------------- | --------------------- | --------------------------- | --------------------------------- |
@@ -24,34 +26,35 @@ use e2e::probe::load::{Incident, Load, Settings};
 use e2e::proxy::Source;
 use testkit::{try_wait_for, wait_until};
 
-use crate::testbed::{SOON, Testbed};
+use crate::testbed::{Testbed, WAIT_LIMIT};
 
-/// Services that change in a run whose length was asked for.
+/// Number of Services that change in a run whose length was asked for.
 const SERVICES: usize = 200;
-/// How long it goes on if nobody says so, and with how many Services: one look at 200 of them takes an emulated guest
-/// five seconds at best, and a minute on a busy host.
-const SHORT: Duration = Duration::from_secs(60);
+/// Length of a run by default, for which there are [`SHORT_SERVICES`]: one look at 200 Services takes an
+/// emulated guest five seconds at best, and a minute on a busy host.
+const SHORT_RUN: Duration = Duration::from_secs(60);
 const SHORT_SERVICES: usize = 60;
-/// Of a round, without the quiet point at its end.
-const ROUND: Duration = Duration::from_secs(18);
-/// Bound on the way to the quiet point: the longest pause between two attempts to reach an API server that was broken
-/// is 30 s, and the guest may be on a busy host.
-const SETTLE: Duration = Duration::from_secs(120);
+/// Length of a round, without the quiet point at its end.
+const ROUND_TIME: Duration = Duration::from_secs(18);
+/// Time for reaching the quiet point: the longest pause between two attempts to reach an API server that was
+/// broken is 30 s, and the guest may be on a busy host.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Virtual servers that somebody damaged are found by the next audit.
+/// Period of the audit, the next of which finds virtual servers that somebody damaged.
 const SYNC_PERIOD: Duration = Duration::from_secs(5);
-/// After the last damage connections must succeed again: an audit, and time for the repair itself in a slow guest.
+/// Time after the last damage from which on connections must succeed again: an audit, and the repair itself
+/// in a slow guest.
 const RECOVERY: Duration = Duration::from_secs(SYNC_PERIOD.as_secs() + 7);
-/// The burst of an outsider's round comes within this time, so that something of the round is left after it.
-const BURST: Duration = Duration::from_secs(4);
+/// Time within which the burst of an outsider's round comes, so that something of the round is left after it.
+const BURST_WITHIN: Duration = Duration::from_secs(4);
 
-/// Connections of the bystander at the end of a round.
-const AFTER_QUIET: u64 = 40;
+/// Number of connections of the bystander at the end of a round.
+const CONNECTIONS_AFTER_QUIET: u64 = 40;
 
-/// The kernel of the short form; asked for by `CHAOS_MINUTES` it runs on any.
-const SERIES: &str = "6.12";
-/// Differences shown when a quiet point is not reached.
-const SHOWN: usize = 40;
+/// Kernel of the short form; with `CHAOS_MINUTES` it runs on any.
+const SHORT_RUN_SERIES: &str = "6.12";
+/// Number of differences that are shown when a quiet point is not reached.
+const DIFFERENCES_SHOWN: usize = 40;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Round {
@@ -66,11 +69,11 @@ const ROUNDS: [Round; 3] = [Round::Calm, Round::Outsider, Round::Everything];
 fn chaos_slow() {
     let minutes: Option<u64> = number("CHAOS_MINUTES");
     let series = std::env::var("KUBE_IPVS_KERNEL_SERIES").unwrap_or_default();
-    if minutes.is_none() && series != SERIES {
-        println!("skipped: the short form runs on {SERIES} only; set CHAOS_MINUTES to run it here");
+    if minutes.is_none() && series != SHORT_RUN_SERIES {
+        println!("skipped: the short form runs on {SHORT_RUN_SERIES} only; set CHAOS_MINUTES to run it here");
         return;
     }
-    let length = minutes.map_or(SHORT, |minutes| Duration::from_secs(60 * minutes));
+    let length = minutes.map_or(SHORT_RUN, |minutes| Duration::from_secs(60 * minutes));
     let services = if minutes.is_some() { SERVICES } else { SHORT_SERVICES };
     let mut chaos = Chaos::new(number("CHAOS_SEED").unwrap_or_else(seed_of_the_day), services);
     let begin = Instant::now();
@@ -99,7 +102,7 @@ fn source(testbed: &mut Testbed) -> Box<dyn Objects> {
     Box::new(api)
 }
 
-/// Another one every day, the same for everybody that day.
+/// Seed that is another one every day, and the same for everybody on that day.
 fn seed_of_the_day() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / 86_400)
 }
@@ -113,26 +116,26 @@ struct Chaos {
     testbed: Testbed,
     objects: Box<dyn Objects>,
     cluster: Cluster,
-    /// The chains and rules of our table at the first quiet point: they must not depend on what happens.
+    /// Chains and rules of our table at the first quiet point: they must not depend on what happens.
     rules: String,
-    /// While kube-ipvs is killed: when it is started again.
+    /// Time of the next start while kube-ipvs is killed.
     restart: Option<Instant>,
-    /// Somebody has changed real servers, which IPVS tells nobody.
+    /// True if somebody has changed real servers, which IPVS announces to nobody.
     meddled: bool,
-    /// What IPVS held when it was last looked at: a look takes seconds, too long for choosing what to damage.
+    /// Contents of IPVS at the last look: a look takes seconds, too long for choosing what to damage.
     seen: Ipvs,
-    /// Connections of the bystander by kind of round: all, and failed ones that were excused.
+    /// Numbers of connections of the bystander by kind of round: all, and failed ones that were excused.
     totals: Vec<(Round, u64, u64)>,
-    /// Last, so that it is shown after the log of kube-ipvs.
+    /// Last field, so that it is shown after the log of kube-ipvs.
     aftermath: Aftermath,
 }
 
-/// What helps to understand a failure.
+/// Information that helps to understand a failure.
 struct Aftermath {
     seed: u64,
     verbose: bool,
     history: History,
-    /// The last differences that were found.
+    /// Last differences that were found.
     differences: String,
 }
 
@@ -179,7 +182,8 @@ impl Chaos {
             totals: Vec::new(),
             aftermath,
         };
-        try_wait_for(SETTLE, "the rules", || chaos.learn_rules()).unwrap_or_else(|error| panic!("{error}"));
+        try_wait_for(SETTLE_TIMEOUT, "the rules", || chaos.learn_rules())
+            .unwrap_or_else(|error| panic!("{error}"));
         chaos.quiet();
         chaos
     }
@@ -194,8 +198,8 @@ impl Chaos {
         let mut bystander = Bystander::start(&self.testbed);
         let begin = Instant::now();
         let mut burst = (round == Round::Outsider)
-            .then(|| begin + BURST * u32::try_from(self.random.below(100)).unwrap_or_default() / 100);
-        while begin.elapsed() < ROUND {
+            .then(|| begin + BURST_WITHIN * u32::try_from(self.random.below(100)).unwrap_or_default() / 100);
+        while begin.elapsed() < ROUND_TIME {
             if burst.is_some_and(|at| Instant::now() >= at) {
                 burst = None;
                 for _ in 0..1 + self.random.below(3) {
@@ -211,7 +215,7 @@ impl Chaos {
         self.totals.push((round, connections, excused));
     }
 
-    /// One thing that happens, and a pause.
+    /// Makes one thing happen, and pauses.
     fn act(&mut self, round: Round, bystander: &mut Bystander) {
         match self.random.below(100) {
             0..4 if round != Round::Outsider => self.kill(),
@@ -227,7 +231,7 @@ impl Chaos {
         self.note(&change.what);
         for step in &change.steps {
             self.objects.write(step);
-            // Now and then others have time to see what is in between.
+            // Now and then others have time to see the state in between.
             if self.random.chance(20) {
                 std::thread::sleep(Duration::from_millis(self.random.below(100) as u64));
             }
@@ -274,15 +278,17 @@ impl Chaos {
         }
     }
 
-    /// Nothing happens any more: soon the kernel is what the objects say, and soon after all drains are over.
+    /// Lets nothing happen any more: soon the kernel is as the objects say, and soon after that all drains
+    /// are over.
     fn quiet(&mut self) {
         if self.restart.take().is_some() {
             self.testbed.proxy().start_again();
         }
         let may_be_deaf = self.objects.heal();
         self.note("quiet");
-        // It finds out by itself, but not soon enough to wait for it here: after 150 s (scenario tests of kube-source), or
-        // when the audit comes to that virtual server, for which it takes 0.2 % of an emulated processor (`repair`).
+        // kube-ipvs finds out by itself, but not soon enough to wait for it here: after 150 s (scenario tests
+        // of kube-source), or when the audit comes to that virtual server, for which it takes 0.2 % of an
+        // emulated processor (`repair`).
         let reasons = [
             (may_be_deaf, "the API server has lost versions"),
             (std::mem::take(&mut self.meddled), "real servers were changed"),
@@ -298,7 +304,7 @@ impl Chaos {
         let (begin, mut looks) = (Instant::now(), 0);
         let took = [Draining::MayRun, Draining::Over].map(|draining| {
             let what = format!("the kernel to be as the objects say, drains: {draining:?}");
-            let result = try_wait_for(SETTLE, &what, || {
+            let result = try_wait_for(SETTLE_TIMEOUT, &what, || {
                 looks += 1;
                 self.compare(&wanted, draining)
             });
@@ -324,13 +330,13 @@ impl Chaos {
         if found.is_empty() {
             return Ok(());
         }
-        let shown = found.iter().take(SHOWN).map(|line| format!("  {line}")).collect::<Vec<_>>();
+        let shown = found.iter().take(DIFFERENCES_SHOWN).map(|line| format!("  {line}")).collect::<Vec<_>>();
         self.aftermath.differences = format!("{} differences:\n{}", found.len(), shown.join("\n"));
         self.note(&format!("look: {} differences, the first: {}", found.len(), found[0]));
         Err(self.aftermath.differences.clone())
     }
 
-    /// The judge can tell: without kube-ipvs, damage is seen.
+    /// Shows that the judge notices: without kube-ipvs it sees damage.
     fn control(&mut self) {
         self.testbed.proxy().terminate();
         let vip = std::net::SocketAddr::new(bystander().ips[0], 80);
@@ -369,7 +375,7 @@ impl Chaos {
 struct Bystander {
     load: Load,
     begin: Instant,
-    /// From and to, since the beginning; an open end is that of the round.
+    /// Times that excuse failures, since the beginning; one without an end lasts until the round ends.
     excuses: Vec<(Duration, Option<Duration>)>,
 }
 
@@ -382,13 +388,13 @@ impl Bystander {
         Bystander { load, begin, excuses: Vec::new() }
     }
 
-    /// Connections that overlap this time may fail.
+    /// Excuses failures of connections that overlap this time.
     fn excuse(&mut self, from: Instant, to: Option<Instant>) {
         let since = |at: Instant| at.duration_since(self.begin);
         self.excuses.push((since(from), to.map(since)));
     }
 
-    /// All is quiet again: connections from now on must succeed.
+    /// Ends all excuses: connections from now on must succeed.
     fn no_more_excuses(&mut self) {
         let now = self.begin.elapsed();
         for (_, to) in &mut self.excuses {
@@ -396,12 +402,12 @@ impl Bystander {
         }
     }
 
-    /// No connection failed that was not excused. Returns how many there were and how many were excused.
+    /// Checks that every failed connection was excused. Returns the number of all and of the excused ones.
     #[track_caller]
     fn judge(self) -> (u64, u64) {
         let made = self.load.progress().connections;
-        wait_until(SOON, "connections after all is quiet", || {
-            self.load.progress().connections >= made + AFTER_QUIET
+        wait_until(WAIT_LIMIT, "connections after all is quiet", || {
+            self.load.progress().connections >= made + CONNECTIONS_AFTER_QUIET
         });
         let report = self.load.stop();
         println!(

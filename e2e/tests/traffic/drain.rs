@@ -1,6 +1,6 @@
 //! Draining, proved by traffic: rolling updates, long conversations, pods that die in every way there is.
 //!
-//! Each test prints what it counted: connections, failures, cuts with their times, how long real servers stayed.
+//! Each test prints its counts: connections, failures, cuts with their times, how long real servers stayed.
 
 mod edit;
 mod grace;
@@ -22,55 +22,56 @@ use e2e::probe::load::Settings;
 use e2e::probe::talk::{self, Talk};
 use testkit::{wait_for, wait_until};
 
-use crate::testbed::{SOON, Testbed};
+use crate::testbed::{Testbed, WAIT_LIMIT};
 
-/// Short connections from 300 source ports; each comes round every 6 seconds, always to the same address as long as
-/// there are not more than 50 of those.
+/// Settings for short connections from 300 source ports; each comes round every 6 seconds, always to the same
+/// address as long as there are not more than 50 of those.
 fn from_300_ports(targets: &[SocketAddr]) -> Settings {
     Settings { ports: (20_000, 300), rate: 50, workers: 6, ..Settings::new(targets, &OUTSIDE.each()) }
 }
 
-/// Connections after which every source port has been used once more.
-const ROUND: u64 = 300;
+/// Number of connections after which every source port has been used once more.
+const CONNECTIONS_PER_ROUND: u64 = 300;
 
-/// The real servers of a pod for this Service, of both families.
+/// Real servers of a pod for this Service, of both families.
 fn real(pod: &Pod, service: &Service) -> [SocketAddr; 2] {
     pod.address.port(service.ports[0].target)
 }
 
-/// Wait until the timeline shows it, and return how long after `since` that was.
+/// Waits until the timeline shows it, and returns how long after `since` that was.
 #[track_caller]
 fn seen(since: Instant, what: &str, mut look: impl FnMut() -> Option<Instant>) -> Duration {
-    wait_for(SOON, what, || look().ok_or("")).saturating_duration_since(since)
+    wait_for(WAIT_LIMIT, what, || look().ok_or("")).saturating_duration_since(since)
 }
 
-/// From one look at the kernel to the next on an idle host: 90 ms, of which a pause is 60. A guest that needs five times
-/// as long for it is too slow to be measured against a second.
-const STARVED: Duration = Duration::from_millis(210);
+/// Time between two looks at the kernel from which on a guest is too slow to be measured against a second. On
+/// an idle host it is 90 ms, of which a pause is 60.
+const SLOW_LOOK: Duration = Duration::from_millis(210);
 
-/// The time limit held, or the guest itself stood still; returns whether that could be judged.
+/// Checks that the time limit held, or the guest itself stood still; tells whether that could be judged.
 #[track_caller]
-fn within(limit: Duration, took: Duration, what: &str, (timeline, since): (&Timeline, Instant)) -> bool {
+fn within(limit: Duration, took: Duration, what: &str, timeline: &Timeline, since: Instant) -> bool {
     let slowest = timeline.slowest(since);
     let (took, look) = (took.as_millis(), slowest.as_millis());
     if took < limit.as_millis() {
         return true;
     }
-    assert!(slowest > STARVED, "{what}: {took} ms; no look took longer than {look} ms");
+    assert!(slowest > SLOW_LOOK, "{what}: {took} ms; no look took longer than {look} ms");
     println!("{what}: {took} ms, but a look took {look} ms: the guest was too slow to judge");
     false
 }
 
-/// How long after `since` these real servers were gone.
+/// Time after `since` at which these real servers were gone.
 #[track_caller]
 fn removed(timeline: &Timeline, real: &[SocketAddr], since: Instant) -> Duration {
     seen(since, &format!("{real:?} to be removed"), || timeline.removed(real, since))
 }
 
-/// Wait until `count` conversations were cut, then say how long after `since` the first and the last one were.
+/// Waits until `count` conversations were cut, and returns how long after `since` the first and the last one
+/// were.
 #[track_caller]
 fn cut(talk: &Talk, count: usize, since: Instant) -> (Duration, Duration) {
-    let cut = wait_for(SOON, &format!("{count} conversations to be cut"), || {
+    let cut = wait_for(WAIT_LIMIT, &format!("{count} conversations to be cut"), || {
         let report = talk.progress();
         if report.cut.len() == count { Ok(report.cut) } else { Err(format!("{} are", report.cut.len())) }
     });
@@ -85,20 +86,21 @@ fn cut(talk: &Talk, count: usize, since: Instant) -> (Duration, Duration) {
     (times[0], times[count - 1])
 }
 
-/// `connections` conversations from the outside client with a message every `every`.
+/// Settings for `connections` conversations from the outside client with a message every `every`.
 fn conversations(targets: &[SocketAddr], connections: usize, every: Duration) -> talk::Settings {
     talk::Settings { every, ..talk::Settings::new(targets, &OUTSIDE.each(), connections) }
 }
 
-/// An established connection that is not cut within this time is not cut by what happened: longer than any rule of
-/// draining waits that does not look at connections.
-const LONG_ENOUGH: Duration = Duration::from_secs(8);
+/// Time within which an event cuts an established connection or never does: longer than any rule of draining
+/// waits that does not look at connections.
+const CUT_WITHIN: Duration = Duration::from_secs(8);
 
-/// Wait until these conversations have had every opportunity to be cut since then, and until all of them are answered.
+/// Waits until these conversations have had every opportunity to be cut since then, and until all of them are
+/// answered.
 #[track_caller]
 pub fn go_on(talks: &[&Talk], since: Instant) {
-    wait_until(2 * LONG_ENOUGH, "the connections to have had every opportunity to be cut", || {
-        since.elapsed() >= LONG_ENOUGH
+    wait_until(2 * CUT_WITHIN, "the connections to have had every opportunity to be cut", || {
+        since.elapsed() >= CUT_WITHIN
     });
     let expected = |talk: &&Talk| {
         let report = talk.progress();
@@ -106,14 +108,14 @@ pub fn go_on(talks: &[&Talk], since: Instant) {
     };
     let expected: Vec<_> = talks.iter().map(expected).collect();
     for (talk, messages) in talks.iter().zip(expected) {
-        wait_until(SOON, "answers", || talk.progress().messages >= messages);
+        wait_until(WAIT_LIMIT, "answers", || talk.progress().messages >= messages);
     }
 }
 
-/// Wait until clients outside are refused there.
+/// Waits until clients outside are refused there.
 #[track_caller]
 pub fn wait_refused(testbed: &Testbed, to: SocketAddr) {
-    wait_until(SOON, &format!("new connections to {to} to be refused"), || {
+    wait_until(WAIT_LIMIT, &format!("new connections to {to} to be refused"), || {
         let outcome = testbed.net.outside_client().ask(Proto::Tcp, to);
         outcome.result.is_err_and(|failure| failure.is_refused())
     });

@@ -24,14 +24,14 @@ fn single_stack_services_are_served_in_their_family_only() {
     }
     let ipvs = testbed.ipvs();
     assert_eq!(ipvs.servers.len(), 6, "three transports of two addresses:\n{}", ipvs.render());
-    // A second family is added to a living service.
+    // A living Service gets a second family.
     let both = Service::new("four", v4, &Proto::ALL);
     testbed.manifests.serve(&both, &testbed.ready(1..=2));
     testbed.wait_served(&both, &testbed.ready(1..=2));
     for client in testbed.clients() {
         ask_all(&client, &both);
     }
-    // And a whole service goes.
+    // A whole Service goes.
     testbed.manifests.forget(&six);
     testbed.wait_gone(&six);
     for client in testbed.clients() {
@@ -44,11 +44,12 @@ fn terminating_endpoints_serve_while_nobody_else_does() {
     let mut testbed = Testbed::new(PodNetwork::Routed, 3);
     let service = Service::new("web", cluster_ip(80), &[Proto::Tcp]);
     let [one, two, three] = [0, 1, 2].map(|index| &testbed.pods[index]);
-    // Ready ones exist: the terminating one gets nothing new.
+    // Ready endpoints exist: the terminating one gets nothing new.
     let mixed = [Endpoint::ready(one), Endpoint::terminating(two)];
-    // None is ready: the one that still serves is better than none; the one that does not serve is not.
+    // No endpoint is ready: the one that still serves is better than none; the one that does not serve is
+    // not.
     let fallback = [Endpoint::terminating(one), Endpoint::terminating(two), Endpoint::unready(three)];
-    // A ready one comes back.
+    // A ready endpoint comes back.
     let recovered = [Endpoint::terminating(one), Endpoint::terminating(two), Endpoint::ready(three)];
     testbed.manifests.serve(&service, &mixed);
     testbed.start(&[]);

@@ -1,4 +1,4 @@
-//! What is not ours survives everything; what is ours goes with `cleanup`, and nothing else does.
+//! Objects of others survive everything; ours go with `cleanup`, and nothing else does.
 
 use e2e::manifest::Service;
 use e2e::net::{PodNetwork, cluster_ip};
@@ -6,9 +6,9 @@ use e2e::observe::Snapshot;
 use e2e::probe::Proto;
 use testkit::wait_until;
 
-use crate::testbed::{SOON, Testbed, WEB, ask_all, web};
+use crate::testbed::{Testbed, WAIT_LIMIT, WEB, ask_all, web};
 
-/// Things of somebody else, chosen to look as much like ours as possible.
+/// Objects of somebody else, chosen to look as much like ours as possible.
 const FOREIGN: &[&str] = &[
     "ipvsadm -A -t 203.0.113.5:80 -s wlc",
     "ipvsadm -a -t 203.0.113.5:80 -r 10.244.0.11:8080 -m -w 7",
@@ -40,7 +40,7 @@ fn foreign_objects_survive_and_cleanup_leaves_no_trace_of_ours() {
     testbed.manifests.serve(&service, &testbed.ready(1..=2));
     testbed.start(&["--ipvs-sync-period=1s"]);
     testbed.wait_served(&service, &testbed.ready(1..=2));
-    // Some life: a second service comes and goes, so that removals have happened too.
+    // A second Service comes and goes, so that removals have happened too.
     let second = Service::new("second", cluster_ip(81), &[Proto::Tcp]);
     testbed.manifests.serve(&second, &testbed.ready(1..=1));
     testbed.wait_served(&second, &testbed.ready(1..=1));
@@ -55,14 +55,14 @@ fn foreign_objects_survive_and_cleanup_leaves_no_trace_of_ours() {
         .map(str::to_owned)
         .collect();
     assert!(lost.is_empty(), "lost while running: {lost:#?}");
-    // Leaving keeps the service alive.
+    // The end of the process keeps the Service alive.
     testbed.proxy().terminate();
     running.assert_same(&Snapshot::take(&testbed.net.node), "by SIGTERM");
     ask_all(&testbed.net.outside_client(), &service);
-    // Cleaning up takes ours away and nothing else.
+    // A cleanup takes ours away and nothing else.
     testbed.settings.cleanup(&testbed.net.node).unwrap_or_else(|error| panic!("{error}"));
     before.assert_same(&Snapshot::take(&testbed.net.node), "by a life of kube-ipvs and its cleanup");
-    // Twice is as good as once.
+    // A second cleanup succeeds as well.
     testbed.settings.cleanup(&testbed.net.node).unwrap_or_else(|error| panic!("{error}"));
     before.assert_same(&Snapshot::take(&testbed.net.node), "by a second cleanup");
 }
@@ -81,7 +81,7 @@ fn leftovers_in_the_service_range_go() {
     testbed.manifests.serve(&service, &testbed.ready(1..=1));
     testbed.start(&[]);
     testbed.wait_served(&service, &testbed.ready(1..=1));
-    wait_until(SOON, "virtual servers without a Service to go", || {
+    wait_until(WAIT_LIMIT, "virtual servers without a Service to go", || {
         testbed.ipvs().servers.keys().all(|(_, vip)| WEB.contains(vip.ip()))
     });
 }

@@ -1,5 +1,5 @@
-//! What IPVS cannot do (docs/limits.md): each test states what happens today, so that a kernel or a change
-//! that does better is noticed.
+//! Limits of IPVS (docs/limits.md): each test states what happens today, so that a kernel or a change that
+//! does better is noticed.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,8 +13,8 @@ use e2e::probe::{Answer, Proto, Stage, socket};
 
 use crate::testbed::Testbed;
 
-/// For an answer that comes, and for one that does not.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// Time for an answer, whether it comes or not.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A connection that stays open.
 struct Held(BufReader<TcpStream>);
@@ -23,13 +23,13 @@ impl Held {
     #[track_caller]
     fn open(client: &Client, proto: Proto, from: SocketAddr, to: SocketAddr) -> Held {
         let stream = client.namespace.enter(|| {
-            let socket = socket::bound(proto, from, PATIENCE).expect("bind");
+            let socket = socket::bound(proto, from, ANSWER_TIMEOUT).expect("bind");
             socket::connect_stream(socket, to).expect("connect")
         });
         Held(BufReader::new(stream))
     }
 
-    /// Sends a message; the answer to it.
+    /// Sends a message; returns the answer to it.
     fn say(&mut self) -> Result<Answer, String> {
         let mut line = String::new();
         self.0.get_mut().write_all(b"talk\n").map_err(|error| error.to_string())?;
@@ -43,10 +43,11 @@ impl Held {
 
 fn ask_from(client: &Client, port: u16, to: SocketAddr) -> Outcome {
     let from = Some(SocketAddr::new(client.own.like(to.ip()), port));
-    client.namespace.enter(|| ask(&Question { proto: Proto::Tcp, to, from, timeout: PATIENCE }))
+    client.namespace.enter(|| ask(&Question { proto: Proto::Tcp, to, from, timeout: ANSWER_TIMEOUT }))
 }
 
-/// A node where pod 1 is the only endpoint of two Services, pod 2 the client; addresses and the endpoint's own.
+/// A node where pod 1 is the only endpoint of two Services, and pod 2 the client; with their addresses and
+/// the endpoint's own.
 fn two_services() -> (Testbed, Client, [SocketAddr; 2], SocketAddr) {
     let mut testbed = Testbed::new(PodNetwork::Routed, 2);
     let services = [70, 71].map(|ip| Service::new(&format!("web-{ip}"), cluster_ip(ip), &[Proto::Tcp]));
@@ -84,7 +85,7 @@ fn two_cluster_ips_with_one_endpoint_from_one_source_port() {
     let after = held.say();
     println!("the connection to the first: {after:?}");
     after.expect_err("its answers are taken for those of the second");
-    // One after the other there is nothing to confuse.
+    // One after the other they cannot be confused.
     ask_from(&client, 5559, first).result.expect("the first ClusterIP answers");
     ask_from(&client, 5559, second).result.expect("the second ClusterIP answers");
 }
@@ -101,7 +102,8 @@ fn an_affinity_shorter_than_time_wait_lasts_as_long() {
     let ask = || client.ask(Proto::Tcp, vip).result.expect("the ClusterIP answers").pod;
     let first = ask();
     for _ in 0..4 {
-        // Several times as long as the affinity: without it, round robin chooses the other pod every other time.
+        // This is several times as long as the affinity: without it, round robin chooses the other pod every
+        // other time.
         thread::sleep(Duration::from_secs(3 * u64::from(AFFINITY)));
         assert_eq!(ask(), first, "connections in TIME_WAIT keep the affinity alive");
     }
@@ -116,7 +118,7 @@ fn a_multi_homed_sctp_client_has_one_path() {
     testbed.start(&[]);
     testbed.wait_served(&service, &testbed.ready(1..=1));
     let (client, vip) = (testbed.net.outside_client(), cluster_ip(73).port(80)[0]);
-    // Not bound, so that it announces both addresses.
+    // The client is not bound, so that it announces both addresses.
     let mut held = Held::open(&client, Proto::Sctp, socket::any(vip), vip);
     for _ in 0..5 {
         // The server's first heartbeats to the second address fall into this time; they must not end the association.

@@ -1,7 +1,7 @@
 //! Proof by traffic: the binary in `KUBE_IPVS_BIN`, a kernel with IPVS, and clients that know nothing of either.
 //!
-//! Needs root; each test builds its own network namespaces and may run in a process of its own.
-//! Those under load end in `_slow`: a guest on a busy machine may need minutes for what takes seconds.
+//! They need root; each test builds its own network namespaces and may run in a process of its own. Those
+//! under load end in `_slow`: a guest on a busy machine may need minutes for what takes seconds.
 
 mod affinity;
 mod api;

@@ -1,4 +1,4 @@
-//! `plan` says what would be written and writes nothing.
+//! `plan` prints the writes that a start would make, and writes nothing.
 
 use e2e::net::PodNetwork;
 use e2e::observe::Snapshot;
@@ -30,7 +30,7 @@ fn plan_on_a_fresh_node_and_on_a_converged_one() {
     assert!(plan.to_lowercase().contains("nothing to"), "a converged node has nothing to do:\n{plan}");
     converged.assert_same(&Snapshot::take(&testbed.net.node), "by plan on a converged node");
 
-    // Timeouts are no part of what is compared, but they must not be written either.
+    // Timeouts are not part of the comparison, but the plan must not write them either.
     let timeouts = testbed.net.node.sh("ipvsadm -l --timeout");
     let settings = testbed
         .settings
@@ -38,7 +38,7 @@ fn plan_on_a_fresh_node_and_on_a_converged_one() {
     settings.plan(&testbed.net.node).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(testbed.net.node.sh("ipvsadm -l --timeout"), timeouts);
 
-    // One real server is missing: that and nothing else is what the plan says.
+    // One real server is missing: the plan names that and nothing else.
     testbed.proxy().terminate();
     testbed.net.node.sh("ipvsadm -d -t 10.96.0.80:80 -r 10.244.0.12:8080");
     let plan = testbed.settings.plan(&testbed.net.node).unwrap_or_else(|error| panic!("{error}"));

@@ -1,4 +1,4 @@
-//! What is not served is refused at once, and never reaches anybody else.
+//! Addresses and ports that are not served are refused at once, and never reach anybody else.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,20 +8,24 @@ use e2e::net::{Client, NODE, PodNetwork, cluster_ip};
 use e2e::probe::{Proto, Stage};
 use testkit::wait_for;
 
-use crate::testbed::{SOON, Testbed, WEB, ask_all, web};
+use crate::testbed::{Testbed, WAIT_LIMIT, WEB, ask_all, web};
 
-/// Well below the second after which a lost SYN is sent again.
-const AT_ONCE: Duration = Duration::from_millis(900);
+/// Time in which a refusal must come, well below the second after which a lost SYN is sent again.
+const REFUSED_WITHIN: Duration = Duration::from_millis(900);
 
 #[track_caller]
 fn assert_refused(client: &Client, proto: Proto, to: SocketAddr) {
     let outcome = client.ask(proto, to);
     let refused = outcome.result.as_ref().is_err_and(|failure| {
-        // A datagram that is rejected in the node's own output hook fails in sendto() already.
+        // The node's own output hook rejects a datagram already in sendto().
         let at_home = client.own == NODE && proto == Proto::Udp && failure.stage == Stage::Send;
         failure.is_refused() || (at_home && failure.error == "EPERM")
     });
-    assert!(refused && outcome.took < AT_ONCE, "{} -> {proto} {to} must be refused: {outcome}", client.place);
+    assert!(
+        refused && outcome.took < REFUSED_WITHIN,
+        "{} -> {proto} {to} must be refused: {outcome}",
+        client.place
+    );
 }
 
 const REFUSABLE: [Proto; 2] = [Proto::Tcp, Proto::Udp];
@@ -43,7 +47,7 @@ fn a_service_without_endpoints_is_refused_until_it_has_some() {
         }
     };
     refused_everywhere(&testbed);
-    // Often in a row: an ICMP error is limited per client, a refusal must not be.
+    // The test asks often in a row: an ICMP error is limited per client, a refusal must not be.
     let outside = testbed.net.outside_client();
     for _ in 0..50 {
         assert_refused(&outside, Proto::Tcp, WEB.port(80)[0]);
@@ -58,7 +62,7 @@ fn a_service_without_endpoints_is_refused_until_it_has_some() {
         }
     }
     testbed.manifests.endpoints(&service, &[]);
-    wait_for(SOON, "both real servers to be drained", || {
+    wait_for(WAIT_LIMIT, "both real servers to be drained", || {
         let ipvs = testbed.ipvs();
         let left = WEB
             .port(80)
@@ -78,7 +82,7 @@ fn an_unserved_port_is_refused_and_reaches_no_daemon_of_the_node() {
     testbed.start(&[]);
     testbed.wait_served(&service, &testbed.ready(1..=1));
     let outside = testbed.net.outside_client();
-    // The daemon is there and reachable at the node's own addresses ...
+    // The daemon listens and is reachable at the node's own addresses ...
     for (proto, to) in REFUSABLE.into_iter().flat_map(|proto| NODE.port(9999).map(|to| (proto, to))) {
         assert_eq!(outside.ask(proto, to).result.unwrap().pod, "daemon", "{proto} {to}");
     }

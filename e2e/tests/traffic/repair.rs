@@ -1,4 +1,4 @@
-//! Somebody else's hands on our objects: repaired within the sync period, at once where the kernel tells us.
+//! Damage by others to our objects: repaired within the sync period, at once where the kernel announces it.
 
 use std::time::{Duration, Instant};
 
@@ -6,22 +6,22 @@ use e2e::net::PodNetwork;
 use e2e::observe::Snapshot;
 use testkit::wait_for;
 
-use crate::testbed::{SOON, Testbed, ask_all, web};
+use crate::testbed::{Testbed, WAIT_LIMIT, ask_all, web};
 
 /// Time for the repair itself, and for our looking, in a slow guest.
-const SLACK: Duration = Duration::from_secs(6);
+const REPAIR_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// What the kernel announces has to be repaired within this time: a second, and our own looking in a slow guest.
-const AT_ONCE: Duration = Duration::from_secs(2);
+/// Time for the repair of what the kernel announces: a second, and our own looking in a slow guest.
+const REPAIRED_WITHIN: Duration = Duration::from_secs(2);
 
-/// What somebody does, and what shows that it is undone: a command and a part of its output.
+/// Damage, and the sign that it is undone: a command and a part of its output.
 struct Damage {
     lines: &'static [&'static str],
     look: &'static str,
     repaired: &'static str,
 }
 
-/// Do the damage, wait for what it broke, then for everything to be as before.
+/// Does the damage, waits for its effect, then for everything to be as before.
 fn damage(testbed: &Testbed, damage: &Damage, within: Duration) {
     let node = &testbed.net.node;
     let intact = Snapshot::take(node);
@@ -31,13 +31,13 @@ fn damage(testbed: &Testbed, damage: &Damage, within: Duration) {
     let start = Instant::now();
     let what = format!("{:?} to be repaired", damage.lines);
     wait_for(within, &what, || {
-        // A table that is missing altogether makes its listing fail.
+        // The listing fails if the table is missing altogether.
         let seen =
             node.try_run(&damage.look.split(' ').collect::<Vec<_>>()).map_err(|error| error.to_string())?;
         if seen.contains(damage.repaired) { Ok(()) } else { Err(seen) }
     });
     println!("{:?}: repaired within {} ms", damage.lines, start.elapsed().as_millis());
-    wait_for(SOON, &what, || {
+    wait_for(WAIT_LIMIT, &what, || {
         let missing = intact.render_changes(&Snapshot::take(node));
         if relevant(&missing) { Err(missing) } else { Ok(()) }
     });
@@ -46,8 +46,8 @@ fn damage(testbed: &Testbed, damage: &Damage, within: Duration) {
     }
 }
 
-/// Whether a difference is more than new handles, the index and hardware address of a new link, and what packets have
-/// left in the set of endpoints, which fills by itself.
+/// Tells whether a difference is more than new handles, the index and hardware address of a new link, and the
+/// elements that packets have left in the set of endpoints, which fills by itself.
 fn relevant(changes: &str) -> bool {
     let bare = |line: &str| {
         let line = line.split(" # handle").next().unwrap_or_default();
@@ -56,9 +56,9 @@ fn relevant(changes: &str) -> bool {
         line.split_whitespace().skip(1).collect::<Vec<_>>().join(" ")
     };
     let side = |sign: &str| {
-        // What the kernel derives from the hardware address.
+        // The kernel derives these from the hardware address.
         let derived = |line: &&str| line.contains("fe80:") || line.contains("ff00::");
-        // Four parts: an endpoint and, once more, its address.
+        // These have four parts: an endpoint and, once more, its address.
         let remembered = |line: &&str| line.split(',').any(|element| element.matches(" . ").count() == 3);
         let lines = changes.lines().filter(|line| line.trim_start().starts_with(sign));
         let lines = lines.filter(|line| !derived(line) && !remembered(line));
@@ -84,7 +84,7 @@ fn testbed(flags: &[&str]) -> Testbed {
 #[test]
 fn virtual_and_real_servers_are_repaired_within_the_sync_period() {
     let testbed = testbed(&["--ipvs-sync-period=1s"]);
-    let within = Duration::from_secs(1) + SLACK;
+    let within = Duration::from_secs(1) + REPAIR_TIMEOUT;
     let server = |lines, repaired| Damage { lines, look: "ipvsadm -Sn", repaired };
     for case in [
         server(&["ipvsadm -D -t 10.96.0.80:80"], "-a -t 10.96.0.80:80 -r 10.244.0.12:8080 -m -w 1"),
@@ -103,7 +103,8 @@ fn virtual_and_real_servers_are_repaired_within_the_sync_period() {
         ),
         server(&["ipvsadm -E -t 10.96.0.80:80 -s wlc"], "-A -t 10.96.0.80:80 -s rr"),
         server(&["ipvsadm -C"], "-a -t [fd00:96::80]:80 -r [fd00:244::12]:8080 -m -w 1"),
-        // A foreign real server in our virtual server: only the comparison of everything shows that it goes.
+        // This adds a foreign real server to our virtual server: only the comparison of everything shows that
+        // it goes.
         server(&["ipvsadm -a -t 10.96.0.80:80 -r 10.244.0.99:8080 -m"], "-A -t 10.96.0.80:80"),
     ] {
         damage(&testbed, &case, within);
@@ -137,6 +138,6 @@ fn what_the_kernel_announces_is_repaired_at_once() {
             repaired: "masquerade",
         },
     ] {
-        damage(&testbed, &case, AT_ONCE);
+        damage(&testbed, &case, REPAIRED_WITHIN);
     }
 }

@@ -1,5 +1,5 @@
-//! Objects written the way kubectl writes them, to the real API server if `KUBEBUILDER_ASSETS` names a folder with it,
-//! else to its double.
+//! Objects written the way kubectl writes them, to the real API server if `KUBEBUILDER_ASSETS` names a folder
+//! with it, else to its double.
 
 use e2e::manifest::{Endpoint, Service, render_node, render_slice, to_json};
 use e2e::net::PodNetwork;
@@ -14,7 +14,7 @@ use testkit::NetNs;
 
 use crate::testbed::{Testbed, WEB, ask_all, web};
 
-const CIDRS: &str = "10.96.0.0/16,fd00:96::/112";
+const SERVICE_RANGES: &str = "10.96.0.0/16,fd00:96::/112";
 
 /// A connection that creates, changes and deletes objects.
 struct Rest {
@@ -23,7 +23,7 @@ struct Rest {
 }
 
 impl Rest {
-    /// Within the node's namespace, where the server is.
+    /// Makes a connection within the node's namespace, where the server is.
     fn with<T: Send>(
         &self,
         object: &Value,
@@ -75,9 +75,9 @@ fn slices(service: &Service, endpoints: &[Endpoint]) -> [Value; 2] {
 fn objects_over_rest() {
     let mut testbed = Testbed::new(PodNetwork::Routed, 3);
     let server = testbed.net.node.enter(|| match RealApiServer::from_env() {
-        Some(real) => {
-            ApiServer::Real(Box::new(real.service_cidrs(CIDRS).start().expect("the real API server")))
-        }
+        Some(real) => ApiServer::Real(Box::new(
+            real.service_cidrs(SERVICE_RANGES).start().expect("the real API server"),
+        )),
         None => ApiServer::Test(TestApiServer::builder().tls().token("t").start().expect("the API server")),
     });
     println!(

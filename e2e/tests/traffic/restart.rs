@@ -6,10 +6,11 @@ use e2e::observe::{Events, Snapshot, Writes};
 use e2e::probe::Proto;
 use testkit::wait_until;
 
-use crate::testbed::{SOON, Testbed, WEB, assert_uncut, web};
+use crate::testbed::{Testbed, WAIT_LIMIT, WEB, assert_uncut, web};
 
-/// Calls of the dump function after a start: the adoption and some audits, each of two calls or more.
-const READS: usize = 6;
+/// Number of calls of the dump function after a start: the adoption and some audits, each of two calls or
+/// more.
+const READS_AFTER_START: usize = 6;
 
 fn restart_unnoticed(testbed: &mut Testbed, end: fn(&mut e2e::proxy::Proxy)) {
     let load = testbed.load(&WEB.port(80));
@@ -23,7 +24,7 @@ fn restart_unnoticed(testbed: &mut Testbed, end: fn(&mut e2e::proxy::Proxy)) {
     // From here on only kube-ipvs itself can read or write.
     let idle = writes.reads();
     testbed.proxy().start_again();
-    wait_until(SOON, "the adoption and two audits", || writes.reads() >= idle + READS);
+    wait_until(WAIT_LIMIT, "the adoption and two audits", || writes.reads() >= idle + READS_AFTER_START);
     let written = writes.writes();
     assert!(written.is_empty(), "a restart with unchanged input wrote: {written:#?}");
     drop(writes);
@@ -35,7 +36,7 @@ fn restart_unnoticed(testbed: &mut Testbed, end: fn(&mut e2e::proxy::Proxy)) {
     assert_uncut(&talk.stop());
 }
 
-/// The witness must be able to see: a change is written, and seen.
+/// Shows that the witness can see: a change is written, and seen.
 fn control(testbed: &mut Testbed) {
     let writes = Writes::record().expect("as before");
     let second = Service::new("second", cluster_ip(81), &[Proto::Tcp]);
@@ -71,7 +72,7 @@ fn stop_and_restart_under_load_loses_and_writes_nothing_slow() {
     restart_unnoticed(&mut testbed, |proxy| _ = proxy.terminate());
 }
 
-/// What changed while nobody was looking is caught up with by the next start, and nothing else is touched.
+/// The next start catches up with changes made while kube-ipvs was away, and touches nothing else.
 #[test]
 fn changes_during_an_absence_are_caught_up_with_slow() {
     let mut testbed = testbed();

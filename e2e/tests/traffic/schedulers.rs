@@ -11,7 +11,7 @@ use e2e::net::{PodNetwork, cluster_ip};
 use e2e::probe::Proto;
 use testkit::{try_run, wait_for, wait_until};
 
-use crate::testbed::{SOON, Testbed, ask_all};
+use crate::testbed::{Testbed, WAIT_LIMIT, ask_all};
 
 /// The module of a scheduler, moved away until this is dropped.
 struct Hidden {
@@ -26,9 +26,9 @@ impl Hidden {
         let module = PathBuf::from(format!("{directory}/ip_vs_{scheduler}.ko"));
         let hidden = Hidden { aside: module.with_extension("hidden"), module };
         fs::rename(&hidden.module, &hidden.aside).expect("hide the module");
-        // Another test may have used it; its network namespace ends some time after it.
+        // Another test may have used the module; its network namespace ends some time after it.
         let loaded = format!("/sys/module/ip_vs_{scheduler}");
-        wait_until(SOON, "the module to be unloaded", || {
+        wait_until(WAIT_LIMIT, "the module to be unloaded", || {
             let _ = try_run(&["rmmod", &format!("ip_vs_{scheduler}")]);
             !fs::exists(&loaded).unwrap_or_default()
         });
@@ -55,7 +55,7 @@ fn get(testbed: &Testbed, port: u16, path: &str) -> Result<String, String> {
 
 #[track_caller]
 fn wait_says(testbed: &Testbed, (port, path): (u16, &str), part: &str, says: bool) {
-    wait_for(SOON, &format!("{path} to say {part}: {says}"), || match get(testbed, port, path)? {
+    wait_for(WAIT_LIMIT, &format!("{path} to say {part}: {says}"), || match get(testbed, port, path)? {
         text if text.contains(part) == says => Ok(()),
         text => Err(text),
     });
@@ -86,8 +86,8 @@ fn without_the_module_of_the_default_scheduler_services_work_and_the_node_says_s
         testbed.proxy().log_lines(&["WARN", "no scheduler ovf (--ipvs-scheduler)", "modprobe ip_vs_ovf"]);
     assert_eq!(lines.len(), 1, "{lines:#?}");
     drop(hidden);
-    // The kernel is asked again after half a minute.
-    wait_until(2 * SOON, "the scheduler to be used", || scheduler(&testbed) == "ovf");
+    // kube-ipvs asks the kernel again after half a minute.
+    wait_until(2 * WAIT_LIMIT, "the scheduler to be used", || scheduler(&testbed) == "ovf");
     wait_says(&testbed, READYZ, "scheduler-unavailable", false);
     wait_says(&testbed, METRICS, "kube_ipvs_scheduler_unavailable{", false);
     ask_all(&testbed.net.outside_client(), &service);

@@ -5,7 +5,7 @@ use e2e::net::PodNetwork;
 use e2e::probe::Proto;
 use testkit::wait_for;
 
-use crate::testbed::{SOON, Testbed, WEB};
+use crate::testbed::{Testbed, WAIT_LIMIT, WEB};
 
 const DNS: u16 = 53;
 const METRICS: u16 = 9153;
@@ -20,7 +20,7 @@ fn dns() -> Service {
     Service::new("dns", WEB, &[]).with_ports(&ports)
 }
 
-/// Whether everybody has answers on a port from this one.
+/// Checks that every client gets answers on a port from the server of this name.
 fn answered_by(testbed: &Testbed, name: &str, port: u16) -> Result<(), String> {
     let protos: &[Proto] = if port == DNS { &[Proto::Udp, Proto::Tcp] } else { &[Proto::Tcp] };
     for client in testbed.clients() {
@@ -47,11 +47,11 @@ fn a_node_local_cache_keeps_its_port_and_the_others_are_served() {
     node.sh(&format!("ip address add {}/32 dev nodelocaldns", WEB.v4));
     node.sh(&format!("ip address add {}/128 dev nodelocaldns nodad", WEB.v6));
     let cache = testbed.net.node_daemon_at("cache", WEB.port(DNS).map(|at| at.to_string()));
-    wait_for(SOON, "the cache to answer", || answered_by(&testbed, "cache", DNS));
+    wait_for(WAIT_LIMIT, "the cache to answer", || answered_by(&testbed, "cache", DNS));
     answered_by(&testbed, "pod-1", METRICS).expect("the other port is served");
-    // It dies, and leaves its interface behind.
+    // The daemon dies, and leaves its interface behind.
     drop(cache);
-    wait_for(SOON, "IPVS to serve", || answered_by(&testbed, "pod-1", DNS));
+    wait_for(WAIT_LIMIT, "IPVS to serve", || answered_by(&testbed, "pod-1", DNS));
     answered_by(&testbed, "pod-1", METRICS).expect("the other port is served");
     testbed.net.node.sh("ip link delete nodelocaldns");
     testbed.wait_served(&service, &testbed.ready(1..=1));

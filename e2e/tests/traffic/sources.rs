@@ -1,13 +1,13 @@
-//! Who reaches a ClusterIP, and which source address the pod sees: every kind of client, transport and family,
-//! in every way of telling local pods from the rest.
+//! Clients of a ClusterIP, and the source address that the pod sees: every kind of client, transport and
+//! family, in every way of telling local pods from the rest.
 
 use e2e::net::{BRIDGE, Both, Client, NODE, PodNetwork};
 use e2e::probe::Proto;
 use testkit::wait_for;
 
-use crate::testbed::{SOON, Testbed, WEB, web};
+use crate::testbed::{Testbed, WAIT_LIMIT, WEB, web};
 
-/// Which source the pod sees.
+/// Source that the pod sees.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Seen {
     /// The client's own.
@@ -17,8 +17,8 @@ enum Seen {
 }
 use Seen::{Node, Own};
 
-/// A way to start kube-ipvs and what it means for a pod and for the outside client; the node is always seen as
-/// the node, and a pod that reaches itself as well.
+/// A way to start kube-ipvs, and the source that it means for a pod and for the outside client; the node is
+/// always seen as the node, and a pod that reaches itself as well.
 struct Case {
     flags: &'static [&'static str],
     pod: Seen,
@@ -64,8 +64,9 @@ fn run(network: PodNetwork, cases: &[Case]) {
         testbed.start_with(case.flags);
         testbed.wait_served(&service, &testbed.ready(1..=1));
         let expectations = expectations(&testbed, case);
-        // A restart with other flags changes the rules at some moment: wait for it with one transport ...
-        wait_for(SOON, &format!("the rules of {:?}", case.flags), || {
+        // A restart with other flags changes the rules at some moment: the test waits for it with one
+        // transport ...
+        wait_for(WAIT_LIMIT, &format!("the rules of {:?}", case.flags), || {
             let mut each =
                 expectations.iter().flat_map(|(client, seen)| [(client, seen, 0), (client, seen, 1)]);
             each.try_for_each(|(client, seen, ip)| check(&testbed, client, *seen, (Proto::Tcp, ip)))
@@ -92,7 +93,8 @@ fn sources_with_routed_pods() {
             pod: Own,
             outside: Node,
         },
-        // Nobody knows what is local: only a pod that reaches itself has to be masqueraded.
+        // Without a flag nothing says which addresses are local: only a pod that reaches itself has to be
+        // masqueraded.
         Case { flags: &[], pod: Own, outside: Own },
         Case { flags: &[CLUSTER, "--masquerade-all"], pod: Node, outside: Node },
     ];
@@ -136,6 +138,6 @@ fn node_cidr_tells_this_node_s_pods_from_others() {
         check(&testbed, &client, Node, (Proto::Sctp, ip)).unwrap();
     }
     testbed.start_with(&[CLUSTER]);
-    wait_for(SOON, "the cluster's range to decide", || check(&testbed, &client, Own, (Proto::Sctp, 0)));
+    wait_for(WAIT_LIMIT, "the cluster's range to decide", || check(&testbed, &client, Own, (Proto::Sctp, 0)));
     check(&testbed, &client, Own, (Proto::Sctp, 1)).unwrap();
 }

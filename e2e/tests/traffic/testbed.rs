@@ -1,4 +1,4 @@
-//! What every test starts from: a node, pods, manifests, and kube-ipvs running on the node.
+//! Start of every test: a node, pods, manifests, and kube-ipvs running on the node.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -15,11 +15,11 @@ use e2e::probe::{Answer, Proto};
 use e2e::proxy::{Proxy, Settings};
 use testkit::{TempDir, wait_for, wait_until};
 
-/// Bound on everything that has to happen some time but whose duration is not what is tested.
-pub const SOON: Duration = Duration::from_secs(40);
+/// Bound on everything that has to happen some time but whose duration is not what the test measures.
+pub const WAIT_LIMIT: Duration = Duration::from_secs(40);
 
-/// Carried inside the test so that the guest needs one file only.
-/// (A mere check of the code has no binary to include.)
+/// The prober, which the test carries inside so that the guest needs one file only. (A mere check of the code
+/// has no binary to include.)
 #[cfg(not(clippy))]
 const PROBE: &[u8] = include_bytes!(env!("CARGO_BIN_EXE_probe"));
 #[cfg(clippy)]
@@ -43,7 +43,7 @@ fn binary() -> PathBuf {
 /// Everything of one test; fields in the order in which they must end.
 pub struct Testbed {
     proxy: Option<Proxy>,
-    /// Started with the first load.
+    /// Server beside all Services; started with the first load.
     control: OnceLock<Server>,
     /// `pods[0]` is `pod-1`, 10.244.0.11.
     pub pods: Vec<Pod>,
@@ -54,7 +54,7 @@ pub struct Testbed {
 }
 
 impl Testbed {
-    /// The topology with `pods` pods, no Service and nothing started.
+    /// A testbed with `pods` pods, no Service and nothing started.
     pub fn new(network: PodNetwork, pods: u8) -> Testbed {
         let directory = TempDir::new("traffic");
         let net = Net::new(network, probe(&directory));
@@ -73,13 +73,13 @@ impl Testbed {
         }
     }
 
-    /// Start kube-ipvs with the usual flags and these.
+    /// Starts kube-ipvs with the usual flags and these.
     pub fn start(&mut self, flags: &[&str]) -> &mut Proxy {
         self.settings.flags.extend(flags.iter().map(|flag| (*flag).to_owned()));
         self.proxy.insert(Proxy::start(&self.net.node, &self.settings))
     }
 
-    /// Start kube-ipvs, or restart it, with exactly these flags.
+    /// Starts kube-ipvs, or restarts it, with exactly these flags.
     pub fn start_with(&mut self, flags: &[&str]) {
         self.settings = self.settings.with_flags(flags);
         match &mut self.proxy {
@@ -101,14 +101,16 @@ impl Testbed {
         self.pods[numbers.start() - 1..*numbers.end()].iter().map(Endpoint::ready).collect()
     }
 
-    /// Wait until every address and port of the Service is bound and served by exactly these endpoints.
+    /// Waits until every address and port of the Service is local_routes and check_served by exactly these endpoints.
     #[track_caller]
     pub fn wait_served(&self, service: &Service, endpoints: &[Endpoint]) {
-        wait_for(SOON, &format!("{} to be served", service.name), || self.served(service, endpoints));
+        wait_for(WAIT_LIMIT, &format!("{} to be served", service.name), || {
+            self.check_served(service, endpoints)
+        });
     }
 
-    /// `Err` says what is still wrong.
-    pub fn served(&self, service: &Service, endpoints: &[Endpoint]) -> Result<(), String> {
+    /// Checks that the Service is check_served; the error says what is still wrong.
+    pub fn check_served(&self, service: &Service, endpoints: &[Endpoint]) -> Result<(), String> {
         let ipvs = self.ipvs();
         for (ip, port) in service.ips.iter().flat_map(|ip| service.ports.iter().map(move |port| (*ip, port)))
         {
@@ -125,44 +127,45 @@ impl Testbed {
                 return Err(format!("{} {vip}: expected {expected:?}, there are {server:?}", port.proto));
             }
         }
-        let bound = self.bound();
-        match service.ips.iter().find(|ip| !bound.contains(&format!("local {ip} "))) {
-            Some(missing) => Err(format!("{missing} has no local route; there are:\n{bound}")),
+        let local_routes = self.local_routes();
+        match service.ips.iter().find(|ip| !local_routes.contains(&format!("local {ip} "))) {
+            Some(missing) => Err(format!("{missing} has no local route; there are:\n{local_routes}")),
             None => Ok(()),
         }
     }
 
-    /// Table `local` of both families.
-    pub fn bound(&self) -> String {
+    /// Lists table `local` of both families.
+    pub fn local_routes(&self) -> String {
         let [v4, v6] =
             ["-4", "-6"].map(|family| self.net.node.sh(&format!("ip {family} route show table local")));
         format!("{v4}{v6}")
     }
 
-    /// Wait until no virtual server and no route of the Service is left.
+    /// Waits until no virtual server and no route of the Service is left.
     #[track_caller]
     pub fn wait_gone(&self, service: &Service) {
-        wait_for(SOON, &format!("{} to be gone", service.name), || {
-            let (ipvs, bound) = (self.ipvs(), self.bound());
+        wait_for(WAIT_LIMIT, &format!("{} to be gone", service.name), || {
+            let (ipvs, local_routes) = (self.ipvs(), self.local_routes());
             let left = service.ips.iter().any(|ip| {
-                bound.contains(&format!("local {ip} ")) || ipvs.servers.keys().any(|(_, vip)| vip.ip() == *ip)
+                local_routes.contains(&format!("local {ip} "))
+                    || ipvs.servers.keys().any(|(_, vip)| vip.ip() == *ip)
             });
-            if left { Err(format!("{}{bound}", ipvs.render())) } else { Ok(()) }
+            if left { Err(format!("{}{local_routes}", ipvs.render())) } else { Ok(()) }
         });
     }
 
-    /// The four kinds of clients; pod 1 is meant to be the one that is asked, so its client asks itself.
+    /// The four kinds of clients; tests ask pod 1, so its client asks itself.
     pub fn clients(&self) -> [Client; 4] {
         let [node, outside] = [self.net.node_client(), self.net.outside_client()];
         [node, self.pods[1].client(), self.pods[0].client(), outside]
     }
 
-    /// Short connections from the outside client, and a few beside them that do not pass a service.
+    /// Makes short connections from the outside client, and a few beside them that do not pass a Service.
     pub fn load(&self, targets: &[SocketAddr]) -> Measured {
         self.load_from(&self.net.outside_client(), &load::Settings::new(targets, &OUTSIDE.each()))
     }
 
-    /// The same from anywhere.
+    /// Does the same from anywhere.
     pub fn load_from(&self, client: &Client, settings: &load::Settings) -> Measured {
         self.control.get_or_init(|| self.net.node_daemon("control", CONTROL_PORT));
         let mut control = load::Settings::new(&NODE.port(CONTROL_PORT), &OUTSIDE.each());
@@ -172,17 +175,17 @@ impl Testbed {
         Measured { load, control }
     }
 
-    /// Long-lived connections from the outside client, all established when this returns.
+    /// Opens long-lived connections from the outside client, all established when this returns.
     #[track_caller]
     pub fn talk(&self, targets: &[SocketAddr], connections: usize) -> Talk {
         self.talk_with(&talk::Settings::new(targets, &OUTSIDE.each(), connections))
     }
 
-    /// The same with any settings.
+    /// Does the same with any settings.
     #[track_caller]
     pub fn talk_with(&self, settings: &talk::Settings) -> Talk {
         let talk = self.net.outside.enter(|| Talk::start(settings));
-        wait_for(SOON, "all conversations to begin", || {
+        wait_for(WAIT_LIMIT, "all conversations to begin", || {
             let report = talk.progress();
             if report.established() == settings.connections { Ok(()) } else { Err(format!("{report:?}")) }
         });
@@ -190,34 +193,36 @@ impl Testbed {
     }
 }
 
-/// Port of a server on the node that no service leads to.
+/// Port of a server on the node to which no Service leads.
 const CONTROL_PORT: u16 = 9998;
 
-/// From here on the guest itself is too slow to judge whether a service made a connection slow.
-const STARVED: f64 = 300.0;
+/// Latency in milliseconds from which on the guest itself is too slow to judge whether a Service made a
+/// connection slow.
+const SLOW_GUEST_MS: f64 = 300.0;
 
-/// A load on a service, and a small one that only shows how fast the guest is at the moment.
+/// A load on a Service, and a small one that only shows how fast the guest is at the moment.
 pub struct Measured {
     load: Load,
     control: Load,
 }
 
 impl Measured {
-    /// Wait until `count` more connections have been made.
+    /// Waits until `count` more connections have been made.
     #[track_caller]
     pub fn let_pass(&self, count: u64) {
         let made = || self.load.progress().connections;
         let goal = made() + count;
-        let patience = SOON + Duration::from_millis(100) * u32::try_from(count).unwrap_or(u32::MAX);
-        wait_until(patience, &format!("{count} more connections"), || made() >= goal);
+        let limit = WAIT_LIMIT + Duration::from_millis(100) * u32::try_from(count).unwrap_or(u32::MAX);
+        wait_until(limit, &format!("{count} more connections"), || made() >= goal);
     }
 
-    /// End it without judging.
+    /// Ends it without judging.
     pub fn stop(self) -> load::Report {
         self.load.stop()
     }
 
-    /// End it: no connection failed, and none was slow unless the guest itself was. Prints what was measured.
+    /// Ends it and checks that no connection failed, and that none was slow unless the guest itself was;
+    /// prints the measurements.
     #[track_caller]
     pub fn assert_clean(self) {
         let (report, control) = (self.load.stop(), self.control.stop());
@@ -225,7 +230,7 @@ impl Measured {
         println!("control: {control}");
         assert!(report.connections > 0, "there was no load");
         assert!(report.failed() == 0, "failed connections, listed above");
-        if control.longest > STARVED || control.failed() > 0 {
+        if control.longest > SLOW_GUEST_MS || control.failed() > 0 {
             println!("the guest was too slow to judge how long connections took");
         } else {
             assert!(report.slow == 0, "slow connections, listed above");
@@ -233,7 +238,7 @@ impl Measured {
     }
 }
 
-/// No conversation was cut; prints what was measured.
+/// Checks that no conversation was cut; prints the measurements.
 #[track_caller]
 pub fn assert_uncut(report: &talk::Report) {
     println!(
@@ -245,7 +250,7 @@ pub fn assert_uncut(report: &talk::Report) {
     assert!(report.cut.is_empty() && report.messages > 0, "conversations were cut: {report:#?}");
 }
 
-/// Every address of the Service answers from this client, over its first port.
+/// Checks that every address of the Service answers this client, over its first port.
 #[track_caller]
 pub fn ask_all(client: &Client, service: &Service) -> Vec<Answer> {
     let port = &service.ports[0];
@@ -265,7 +270,7 @@ pub fn web() -> Service {
     Service::new("web", WEB, &Proto::ALL)
 }
 
-/// Its addresses.
+/// Addresses of `web`.
 pub const WEB: Both = Both {
     v4: std::net::Ipv4Addr::new(10, 96, 0, 80),
     v6: std::net::Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, 0x80),

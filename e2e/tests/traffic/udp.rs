@@ -1,7 +1,8 @@
-//! UDP clients that keep their port: they must notice neither the end of a pod nor that they were there first.
+//! UDP clients that keep their port: they must notice neither the end of a pod nor that they were there
+//! first.
 //!
-//! Nothing ends a UDP flow, so what the connection tracking has decided about a client's first packet holds for as long
-//! as the client sends.
+//! A UDP flow never ends, so the decision of connection tracking about a client's first packet holds for as
+//! long as the client sends.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -16,38 +17,36 @@ use e2e::net::{Client, NODE, OUTSIDE, Pod, PodNetwork, cluster_ip};
 use e2e::probe::{Answer, Proto, socket};
 use testkit::{NetNs, wait_for, wait_until};
 
-use crate::testbed::{POD_PORTS, SOON, Testbed};
+use crate::testbed::{POD_PORTS, Testbed, WAIT_LIMIT};
 
-/// Within this time a client has to have answers, from the moment at which the API has the endpoint.
+/// Time within which a client has to have answers, from the moment at which the API has the endpoint.
 const RECOVERY: Duration = Duration::from_secs(2);
 
-/// How a client behaves.
+/// Behaviour of a client.
 #[derive(Debug, Clone, Copy)]
 struct Pace {
-    /// Datagrams sent at once.
+    /// Number of datagrams sent at once.
     burst: usize,
     /// Pause after their answers.
     every: Duration,
     /// Bound on the wait for them.
-    patience: Duration,
+    timeout: Duration,
 }
 
 impl Pace {
-    /// Sends whether or not there are answers.
+    /// A client that sends whether or not there are answers.
     const STUBBORN: Pace =
-        Pace { burst: 1, every: Duration::from_millis(50), patience: Duration::from_millis(100) };
-    /// Sends one at a time, and has answers even in a busy guest.
-    const STEADY: Pace =
-        Pace { burst: 1, every: Duration::from_millis(50), patience: Duration::from_secs(1) };
-    /// Only there to be left alone.
-    const QUIET: Pace =
-        Pace { burst: 1, every: Duration::from_millis(500), patience: Duration::from_secs(1) };
-    /// As a resolver that asks for A and AAAA.
+        Pace { burst: 1, every: Duration::from_millis(50), timeout: Duration::from_millis(100) };
+    /// A client that sends one at a time, and has answers even in a busy guest.
+    const STEADY: Pace = Pace { burst: 1, every: Duration::from_millis(50), timeout: Duration::from_secs(1) };
+    /// A client that is only there to be left alone.
+    const QUIET: Pace = Pace { burst: 1, every: Duration::from_millis(500), timeout: Duration::from_secs(1) };
+    /// A client like a resolver that asks for A and AAAA.
     const RESOLVER: Pace =
-        Pace { burst: 2, every: Duration::from_millis(100), patience: Duration::from_secs(1) };
+        Pace { burst: 2, every: Duration::from_millis(100), timeout: Duration::from_secs(1) };
 }
 
-/// What a client has met.
+/// Experience of a client.
 #[derive(Debug, Clone, Default)]
 struct Seen {
     asked: usize,
@@ -99,7 +98,7 @@ impl Talker {
     fn start(client: &Client, port: u16, to: SocketAddr, pace: Pace) -> Talker {
         let from = SocketAddr::new(client.own.like(to.ip()), port);
         let open = || {
-            let socket = socket::bound(Proto::Udp, from, pace.patience)?;
+            let socket = socket::bound(Proto::Udp, from, pace.timeout)?;
             socket::connect_datagram(socket, to)
         };
         let socket = client.namespace.enter(open).unwrap_or_else(|error| panic!("{from} -> {to}: {error}"));
@@ -121,14 +120,14 @@ impl Talker {
         self.seen.lock().expect("no thread panics with it").clone()
     }
 
-    /// Wait until it has had `count` more answers.
+    /// Waits until it has had `count` more answers.
     #[track_caller]
     fn let_pass(&self, count: usize) {
         let goal = self.seen().answered + count;
-        wait_until(SOON, &format!("{count} more answers, {self}"), || self.seen().answered >= goal);
+        wait_until(WAIT_LIMIT, &format!("{count} more answers, {self}"), || self.seen().answered >= goal);
     }
 
-    /// End it; all that was asked has been answered or given up.
+    /// Ends it; everything that it asked has been answered or given up.
     fn stop(&mut self) -> Seen {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(Err(panic)) = self.thread.take().map(JoinHandle::join) {
@@ -144,7 +143,7 @@ impl Drop for Talker {
     }
 }
 
-/// One round: what comes late, or as an error of an earlier round, is passed over.
+/// Runs one round; passes over what comes late, or as an error of an earlier round.
 fn exchange(socket: &UdpSocket, pace: Pace, seen: &Mutex<Seen>) {
     let mut buffer = [0; 512];
     socket.set_nonblocking(true).expect("a socket can be told");
@@ -154,7 +153,7 @@ fn exchange(socket: &UdpSocket, pace: Pace, seen: &Mutex<Seen>) {
     {}
     socket.set_nonblocking(false).expect("a socket can be told");
     for _ in 0..pace.burst {
-        // Refused by the answer to an earlier one: a lost one like any other.
+        // An answer to an earlier one may refuse it: then it is lost like any other.
         let _refused = socket.send(b"who?");
     }
     for _ in 0..pace.burst {
@@ -168,7 +167,8 @@ fn exchange(socket: &UdpSocket, pace: Pace, seen: &Mutex<Seen>) {
     }
 }
 
-/// A tracked connection of UDP: client, destination, who answers, and the id that no later one of the same ends has.
+/// A tracked connection of UDP: client, destination, sender of the answers, and the id that no later one of
+/// the same ends has.
 type Entry = (SocketAddr, SocketAddr, SocketAddr, String);
 
 fn entries(node: &NetNs) -> BTreeSet<Entry> {
@@ -186,7 +186,7 @@ fn parse_entry(line: &str) -> Option<Entry> {
     Some((client, to, end("src=", "sport=", 1)?, field("id=", 0)?.to_owned()))
 }
 
-/// UDP port 53 to the pods' 8080.
+/// A port of a Service: UDP port 53 to the pods' 8080.
 fn dns_port() -> Port {
     Port { name: "dns".to_owned(), port: 53, ..Port::web(Proto::Udp) }
 }
@@ -203,12 +203,13 @@ fn talkers(testbed: &Testbed, service: &Service, port: u16, pace: Pace) -> Vec<T
     clients.iter().flat_map(|client| to.iter().map(|to| Talker::start(client, port, *to, pace))).collect()
 }
 
-/// A client and a server that no Service stands between: how fast the guest is at the moment.
+/// A client and a server with no Service between them: they show how fast the guest is at the moment.
 struct Control(Talker);
 
 impl Control {
-    /// From here on the guest itself is too slow to judge how long something took.
-    const STARVED: Duration = Duration::from_millis(350);
+    /// Longest time between two answers from which on the guest itself is too slow to judge how long
+    /// something took.
+    const SLOW_GUEST: Duration = Duration::from_millis(350);
 
     fn start(testbed: &Testbed) -> Control {
         let last = testbed.pods.last().expect("a pod that stays");
@@ -216,25 +217,25 @@ impl Control {
         Control(Talker::start(&testbed.net.node_client(), 7001, to, Pace::STEADY))
     }
 
-    fn is_starved(&self) -> bool {
-        let starved = self.0.seen().gap > Control::STARVED || self.0.seen().lost() > 0;
-        if starved {
+    fn is_slow(&self) -> bool {
+        let slow = self.0.seen().gap > Control::SLOW_GUEST || self.0.seen().lost() > 0;
+        if slow {
             println!("the guest was too slow to judge how long it took: {}", self.0);
         }
-        starved
+        slow
     }
 }
 
-/// All of them have answers within the time, and go on having them.
+/// Checks that all of them have answers within the time, and go on having them.
 #[track_caller]
 fn assert_recovered(talkers: &[Talker], since: Instant, what: &str, control: &Control) {
     for talker in talkers {
-        wait_until(SOON, &format!("answers for {talker}"), || talker.seen().first.is_some());
+        wait_until(WAIT_LIMIT, &format!("answers for {talker}"), || talker.seen().first.is_some());
     }
     for talker in talkers {
         let first = talker.seen().first.expect("waited for") - since;
         println!("{what}: {} -> {}: first answer after {} ms", talker.place, talker.to, first.as_millis());
-        assert!(first <= RECOVERY || control.is_starved(), "{what}: {talker}: after {first:?}");
+        assert!(first <= RECOVERY || control.is_slow(), "{what}: {talker}: after {first:?}");
         talker.let_pass(3);
     }
 }
@@ -253,8 +254,8 @@ fn clients_that_send_before_there_is_an_endpoint_have_answers_within_2_s() {
         let all = entries(&testbed.net.node);
         all.into_iter().filter(|(_, to, ..)| service.ips.contains(&to.ip())).collect::<Vec<_>>()
     };
-    // Without these entries the test would prove nothing.
-    wait_for(SOON, "every early client to be tracked", || {
+    // Without these tracked connections the test would prove nothing.
+    wait_for(WAIT_LIMIT, "every early client to be tracked", || {
         let tracked = of(&absent);
         let untranslated = tracked.iter().filter(|(_, to, server, _)| to == server).count();
         if untranslated == to_absent.len() { Ok(()) } else { Err(format!("{tracked:#?}")) }
@@ -271,7 +272,7 @@ fn clients_that_send_before_there_is_an_endpoint_have_answers_within_2_s() {
     assert!(left.is_empty(), "{left:#?}");
 }
 
-/// As a process leaves it that dies between the first endpoint and the deletion.
+/// A process that dies between the first endpoint and the deletion leaves such clients.
 #[test]
 fn a_start_frees_clients_that_nobody_translates() {
     let mut testbed = Testbed::new(PodNetwork::Routed, 2);
@@ -285,7 +286,7 @@ fn a_start_frees_clients_that_nobody_translates() {
         testbed.net.node.sh(&format!("conntrack -I -p udp {ends} --timeout 120"));
     }
     let stuck = cluster_ip(10).port(53).map(|to| Talker::start(&remote, 5001, to, Pace::STUBBORN));
-    wait_until(SOON, "ten questions each", || stuck.iter().all(|talker| talker.seen().asked >= 10));
+    wait_until(WAIT_LIMIT, "ten questions each", || stuck.iter().all(|talker| talker.seen().asked >= 10));
     for talker in &stuck {
         println!("before: {talker}");
         assert_eq!(talker.seen().answered, 0, "this kernel needs no help: {talker}");
@@ -294,7 +295,7 @@ fn a_start_frees_clients_that_nobody_translates() {
     let since = Instant::now();
     testbed.proxy().start_again();
     for talker in &stuck {
-        wait_until(SOON, &format!("answers for {talker}"), || talker.seen().answered > 3);
+        wait_until(WAIT_LIMIT, &format!("answers for {talker}"), || talker.seen().answered > 3);
         println!("after: {talker}, {} ms after the start", since.elapsed().as_millis());
     }
     let node = &testbed.net.node;
@@ -302,16 +303,16 @@ fn a_start_frees_clients_that_nobody_translates() {
     assert!(entries(node).iter().all(translated), "{:#?}", entries(node));
 }
 
-/// Who else has flows: they have to keep them.
+/// Others who have flows, which they have to keep.
 struct Others {
     talkers: Vec<Talker>,
-    /// Their entries at the start.
+    /// Their tracked connections at the start.
     before: BTreeSet<Entry>,
 }
 
 impl Others {
-    /// Another Service's port on the same VIP; the number of the Service's port and of its target elsewhere; a pod of
-    /// the Service by its own address. `client` and `server` are pods that stay.
+    /// Starts them: another Service's port on the same VIP; the number of the Service's port and of its
+    /// target elsewhere; a pod of the Service by its own address. `client` and `server` are pods that stay.
     fn start(testbed: &Testbed, client: &Pod, server: &Service, direct: &Pod) -> Others {
         let numbers = [(NODE, 53), (NODE, POD_PORTS[0]), (direct.address, POD_PORTS[0])];
         let other = server.ips.iter().map(|ip| SocketAddr::new(*ip, server.ports[0].port));
@@ -358,21 +359,21 @@ fn roll(testbed: &mut Testbed, service: &Service, kept: usize, mut after_each: i
     }
 }
 
-/// Whatever is on its way when a real server goes is lost with it, at most one round for every move; everything else
-/// has an answer.
+/// Checks that only datagrams on their way when a real server goes are lost with it, at most one round for
+/// every move, and that everything else has an answer.
 ///
 /// TODO-correctness: a resolver must not lose both answers of a pair. It does if both are on their way at that moment,
 /// because IPVS forgets the connection at once; an emulated processor makes that moment a long one.
 #[track_caller]
 fn assert_moved(seen: &Seen, pace: Pace, control: &Control) {
     let moves = seen.pods.len() - 1;
-    assert!(seen.lost() <= moves * pace.burst || control.is_starved(), "more lost than in flight: {seen:?}");
+    assert!(seen.lost() <= moves * pace.burst || control.is_slow(), "more lost than in flight: {seen:?}");
 }
 
-/// What both kinds of clients have met during a rollout, printed.
+/// Ends a rollout's clients, prints what each has met, and returns it.
 fn total(talkers: &mut [Talker], what: &str) -> Vec<Seen> {
     let seen: Vec<_> = talkers.iter_mut().map(Talker::stop).collect();
-    for talker in &talkers {
+    for talker in talkers.iter() {
         println!("{what}: {talker}");
     }
     let sum = |count: fn(&Seen) -> usize| seen.iter().map(count).sum::<usize>();

@@ -1,4 +1,4 @@
-//! What an operator sees of a drain, also when the process that began it is gone.
+//! View of an operator on a drain, also when the process that began it is gone.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,14 +10,14 @@ use e2e::probe::Proto;
 use serde_json::Value;
 use testkit::wait_for;
 
-use crate::testbed::{SOON, Testbed, WEB, assert_uncut};
+use crate::testbed::{Testbed, WAIT_LIMIT, WEB, assert_uncut};
 
-/// One port, so that there is one virtual server in each family.
+/// A Service with one port, so that there is one virtual server in each family.
 fn web() -> Service {
     Service::new("web", WEB, &[Proto::Tcp])
 }
 
-/// What `kube-ipvs drains -o json` lists.
+/// Rows of `kube-ipvs drains -o json`.
 fn drains(testbed: &Testbed) -> Result<Vec<Value>, String> {
     let text =
         testbed.settings.drains(&testbed.net.node, &["--output=json"]).map_err(|error| error.to_string())?;
@@ -28,10 +28,10 @@ fn table(testbed: &Testbed) -> String {
     testbed.settings.drains(&testbed.net.node, &[]).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// One row for each family, told by a condition on them.
+/// Waits until there is one row for each family that meets a condition.
 #[track_caller]
 fn wait_drains(testbed: &Testbed, what: &str, is_right: impl Fn(&Value) -> bool) -> Vec<Value> {
-    wait_for(SOON, what, || {
+    wait_for(WAIT_LIMIT, what, || {
         let rows = drains(testbed)?;
         if rows.len() == 2 && rows.iter().all(&is_right) { Ok(rows) } else { Err(format!("{rows:#?}")) }
     })
@@ -51,13 +51,13 @@ fn metrics(testbed: &Testbed) -> Result<String, String> {
 
 #[track_caller]
 fn wait_metric(testbed: &Testbed, line: &str) {
-    wait_for(SOON, &format!("the metric {line}"), || match metrics(testbed)? {
+    wait_for(WAIT_LIMIT, &format!("the metric {line}"), || match metrics(testbed)? {
         text if text.lines().any(|l| l == line) => Ok(()),
         text => Err(text),
     });
 }
 
-/// kill -9 in the middle of a drain, a damaged record, and the end of it all.
+/// A drain meets kill -9 in its middle, a damaged record, and its end.
 #[test]
 fn a_drain_is_visible_and_survives_its_process_slow() {
     let mut testbed = Testbed::new(PodNetwork::Routed, 2);
@@ -83,12 +83,12 @@ fn a_drain_is_visible_and_survives_its_process_slow() {
     wait_metric(&testbed, "kube_ipvs_draining_real_servers 2");
     wait_metric(&testbed, "kube_ipvs_drains_begun_total 2");
 
-    // A second between two looks, so that a drain that began anew would be younger.
+    // There is a second between two looks, so that a drain that began anew would be younger.
     let old = |row: &Value| is_right(row) && row["sinceSeconds"].as_u64() >= Some(3);
     wait_drains(&testbed, "the drains to be 3 s old", old);
     testbed.proxy().kill();
     testbed.proxy().start_again();
-    let resumed = wait_for(SOON, "the drains to be taken over", || {
+    let resumed = wait_for(WAIT_LIMIT, "the drains to be taken over", || {
         let lines = testbed.proxy().log_lines(&["goes on with 2 of 2 drains"]);
         if lines.is_empty() { Err(testbed.proxy().log()) } else { Ok(lines) }
     });
@@ -108,9 +108,9 @@ fn a_drain_is_visible_and_survives_its_process_slow() {
     wait_drains(&testbed, "the drains to begin anew", is_right);
     assert_eq!(testbed.proxy().log_lines(&["drain.json", "damaged"]).len(), 1);
 
-    // The conversations of the draining pod end by themselves, nobody cut them.
+    // The conversations of the draining pod end by themselves, nobody cuts them.
     assert_uncut(&talk.stop());
-    wait_for(SOON, "the drains to end", || match table(&testbed) {
+    wait_for(WAIT_LIMIT, "the drains to end", || match table(&testbed) {
         text if text == "nothing drains\n" => Ok(()),
         text => Err(text),
     });
@@ -120,8 +120,8 @@ fn a_drain_is_visible_and_survives_its_process_slow() {
     assert_eq!(ended.len(), 2, "{ended:#?}");
 }
 
-/// Real connections must not live on with the new owner of their address: a real server that comes back too early is
-/// revived by the kernel together with them.
+/// Real connections must not live on with the new owner of their address: the kernel revives a real server
+/// that comes back too early, together with them.
 #[test]
 fn an_address_under_another_pod_starts_afresh_slow() {
     let mut testbed = Testbed::new(PodNetwork::Routed, 2);
@@ -132,11 +132,11 @@ fn an_address_under_another_pod_starts_afresh_slow() {
     let talk = testbed.talk(&WEB.port(80), 20);
     let successor = Endpoint { pod: "successor".to_owned(), ..Endpoint::ready(&testbed.pods[0]) };
     testbed.manifests.endpoints(&service, &[successor]);
-    wait_for(SOON, "all old connections to be reset", || {
+    wait_for(WAIT_LIMIT, "all old connections to be reset", || {
         let progress = talk.progress();
         if progress.cut.len() == 20 { Ok(()) } else { Err(format!("{progress:#?}")) }
     });
-    // The server is still there and knows them: only IPVS has forgotten them.
+    // The server still runs and knows them: only IPVS has forgotten them.
     let cut = talk.stop().cut;
     assert!(cut.iter().all(|cut| cut.failure.error == "ECONNRESET"), "{cut:#?}");
     testbed.wait_served(&service, &testbed.ready(1..=1));

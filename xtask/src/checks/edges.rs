@@ -1,4 +1,4 @@
-//! Which package may depend on which (pure; the table is the architecture's picture).
+//! Edges between packages that the architecture allows (pure; the table is the architecture's picture).
 
 use super::PURE;
 use crate::workspace::{Dependency, Package, Workspace};
@@ -90,7 +90,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("xtask", &[]),
 ];
 
-/// Packages that others use in their tests only, and who; testkit is for all.
+/// Packages that only tests of others use, and those others; testkit is for all.
 const TEST_HELPERS: &[(&str, Option<&[&str]>)] =
     &[("testkit", None), ("test-apiserver", Some(&["kube-source"]))];
 
@@ -122,7 +122,7 @@ const UNTYPED_ERRORS: &str = "anyhow";
 /// Packages that may use them.
 const PROGRAMS: &[&str] = &["benches", "e2e", "kube-ipvs", "xtask"];
 
-/// Every dependency that breaks a rule, one line each.
+/// Lists every dependency that breaks a rule, one line each.
 pub fn violations(workspace: &Workspace) -> Vec<String> {
     workspace.packages.iter().flat_map(check).collect()
 }

@@ -1,4 +1,5 @@
-//! The pure core takes time, settings and input as arguments: its sources must not name where they come from.
+//! Check that the sources of the pure core, which takes time, settings and input as arguments, do not name
+//! the origins of these.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +10,7 @@ use super::PURE;
 use crate::paths;
 use crate::workspace::Workspace;
 
-/// What the sources of a pure package do not mention, outside of tests.
+/// Words that the sources of a pure package do not mention, outside of tests.
 const BANNED: &[&str] = &[
     "Instant::now",
     "SystemTime::now",
@@ -21,7 +22,7 @@ const BANNED: &[&str] = &[
     "UdpSocket",
 ];
 
-/// Every mention, one line each.
+/// Lists every mention, one line each.
 pub fn violations(workspace: &Workspace) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for package in workspace.packages.iter().filter(|package| PURE.contains(&package.name.as_str())) {
@@ -52,7 +53,7 @@ fn scan_folder(dir: &Path, found: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// Line numbers and mentions in the code before the tests; comments may say what they like.
+/// Finds mentions in the code before the tests, with their line numbers; comments may say what they like.
 fn scan(text: &str) -> Vec<(usize, &'static str)> {
     let code = text.lines().take_while(|line| line.trim() != "#[cfg(test)]").enumerate();
     let code = code.map(|(index, line)| (index + 1, line.split("//").next().unwrap_or(line)));

@@ -1,4 +1,4 @@
-//! The half that runs inside a guest: takes tasks from the host's port, runs them, reports.
+//! The side inside a guest, which takes tasks from the host's port, runs them, and reports.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, PipeReader, Read};
@@ -17,11 +17,11 @@ use super::kmsg::Kmsg;
 use super::processes;
 use super::protocol::{GuestFile, Hello, Message, Outcome, Task};
 
-/// Tells the host that the kernel still schedules us.
-const HEARTBEAT: Duration = Duration::from_secs(5);
+/// Time between two messages by which the host sees that the kernel still schedules us.
+const HEARTBEAT_PERIOD: Duration = Duration::from_secs(5);
 
-/// How long output may still come after all processes of a task are gone.
-const DRAIN: Duration = Duration::from_secs(10);
+/// Time in which the rest must come after a task has ended or was killed: its output, its exit status.
+const REST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The writing side of the port; messages of different threads do not mix.
 #[derive(Clone)]
@@ -45,7 +45,7 @@ pub fn serve() -> Result<()> {
     let alive = host.clone();
     thread::spawn(move || {
         while alive.send(&Message::Alive).is_ok() {
-            thread::sleep(HEARTBEAT);
+            thread::sleep(HEARTBEAT_PERIOD);
         }
     });
     loop {
@@ -130,7 +130,7 @@ fn pump(mut output: PipeReader, host: Host) -> JoinHandle<()> {
 
 /// Waits for the pump to see the end of the pipe, unless some unkillable process holds it open.
 fn finish(pump: &JoinHandle<()>) {
-    let deadline = Instant::now() + DRAIN;
+    let deadline = Instant::now() + REST_TIMEOUT;
     while !pump.is_finished() && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(5));
     }
@@ -145,7 +145,7 @@ fn wait(mut child: Child, timeout: Duration) -> Outcome {
         Err(RecvTimeoutError::Disconnected) => outcome_of(Err(io::Error::other("nobody waited"))),
         Err(RecvTimeoutError::Timeout) => {
             processes::kill_group(pid);
-            let status = receiver.recv_timeout(DRAIN);
+            let status = receiver.recv_timeout(REST_TIMEOUT);
             let outcome = status.map(outcome_of).unwrap_or_default();
             Outcome { timed_out: true, ..outcome }
         }

@@ -13,7 +13,7 @@ use crate::guest_test::{GuestTest, selftest};
 use crate::kernels::{self, Kernel};
 use crate::setup;
 
-/// What to do with guests.
+/// Commands about guests.
 #[derive(Debug, Subcommand)]
 pub enum GuestCommand {
     /// Lists the kernels, fetching those that are not cached.
@@ -38,17 +38,17 @@ pub enum GuestCommand {
     Shell(Options),
 }
 
-/// What every guest can be given.
+/// Options of every guest.
 #[derive(Debug, Args)]
 pub struct Options {
     /// The series of the kernel.
-    #[arg(long, default_value = kernels::DEFAULT)]
+    #[arg(long, default_value = kernels::DEFAULT_SERIES)]
     pub kernel: String,
     /// Adds a file or folder of the host, programs with the libraries that they need.
     #[arg(long, value_name = "HOST:GUEST")]
     pub file: Vec<String>,
     /// Memory in MiB.
-    #[arg(long, default_value_t = super::MEMORY)]
+    #[arg(long, default_value_t = super::MEMORY_MIB)]
     pub memory: u32,
 }
 
@@ -72,7 +72,7 @@ pub struct Run {
 }
 
 impl GuestCommand {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self) -> Result<ExitCode> {
         setup::ensure()?;
         match self {
@@ -101,7 +101,7 @@ fn list_kernels(names: &[String], update: bool) -> Result<ExitCode> {
 }
 
 impl Options {
-    /// The image with the files that were asked for.
+    /// Makes the image with the files of the options.
     fn image(&self, kernel: &Kernel) -> Result<Image> {
         let mut image = Image::new(kernel)?;
         for pair in &self.file {
@@ -124,7 +124,7 @@ impl Run {
         let kernel = kernels::ensure(kernels::series(&self.options.kernel)?)?;
         let image = self.options.image(&kernel)?;
         let task = self.task()?;
-        // Ad hoc runs may go on at the same time, tests and demos use names of their own.
+        // Several ad hoc runs may go on at the same time; tests and demos use names of their own.
         let what = format!("run-{}", std::process::id());
         let mut session = super::boot(&kernel, &image, self.options.memory, &what)?;
         let outcome = session.run(&task, to_terminal)?;
@@ -153,8 +153,8 @@ pub fn to_terminal(bytes: &[u8]) {
     let _ = stdout.flush();
 }
 
-/// Prints what went wrong, if anything did, and turns the outcome into an exit code.
-/// The console's log of the run `what` is kept only if something went wrong.
+/// Prints the error of a run, if it had one, and turns the outcome into an exit code. The console's log of
+/// the run `what` stays only after an error.
 pub fn report(outcome: &Outcome, kernel: &Kernel, what: &str) -> ExitCode {
     for line in &outcome.kernel {
         eprintln!("kernel: {line}");

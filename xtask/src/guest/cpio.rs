@@ -1,8 +1,8 @@
-//! Writing initramfs archives: cpio in the `newc` format (pure apart from `Write`).
+//! Writer of initramfs archives: cpio in the `newc` format (pure apart from `Write`).
 
 use std::io::{self, Write};
 
-/// What a path in the archive is.
+/// Kind of a path in the archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Node<'a> {
     /// A folder.
@@ -11,7 +11,7 @@ pub enum Node<'a> {
     File {
         /// Permission bits.
         mode: u32,
-        /// The whole contents.
+        /// Contents of the file.
         contents: &'a [u8],
     },
     /// A symbolic link to this target.
@@ -50,7 +50,8 @@ impl<W: Write> Archive<W> {
     fn write(&mut self, path: &str, mode: u32, contents: &[u8]) -> io::Result<()> {
         let size = u32::try_from(contents.len()).map_err(|_| io::Error::other("file over 4 GiB"))?;
         let name_size = u32::try_from(path.len() + 1).map_err(io::Error::other)?;
-        // magic, then inode mode uid gid nlink mtime size major minor rmajor rminor namesize check
+        // The fields are: magic, then inode mode uid gid nlink mtime size major minor rmajor rminor namesize
+        // check.
         let fields = [self.inode, mode, 0, 0, 1, 0, size, 0, 0, 0, 0, name_size, 0];
         self.inode += 1;
         self.to.write_all(b"070701")?;
@@ -64,7 +65,7 @@ impl<W: Write> Archive<W> {
         self.pad(contents.len())
     }
 
-    /// Fills up to the next multiple of four.
+    /// Pads to the next multiple of four.
     fn pad(&mut self, length: usize) -> io::Result<()> {
         self.to.write_all(&[0; 3][..(4 - length % 4) % 4])
     }

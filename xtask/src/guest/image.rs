@@ -1,4 +1,4 @@
-//! What is inside a guest: tools of the host, the kernel's modules, and the files of the run.
+//! Contents of a guest: tools of the host, the kernel's modules, and the files of the run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -14,7 +14,7 @@ use crate::command;
 use crate::kernels::Kernel;
 use crate::paths;
 
-/// Programs that every guest has, as the host has them.
+/// Programs that every guest has, copied from the host.
 const TOOLS: &[&str] =
     &["busybox", "conntrack", "dash", "env", "ip", "ipvsadm", "kmod", "nft", "ping", "ss", "sysctl"];
 
@@ -41,7 +41,7 @@ const SHARED: &[&str] = &["/etc/protocols", "/etc/services", "/etc/iproute2", "/
 
 const INIT: &str = include_str!("init.sh");
 
-/// Where busybox's applets are; last in `PATH`, so that they never hide a real program.
+/// Folder of busybox's applets; last in `PATH`, so that they never hide a real program.
 const APPLETS: &str = "usr/lib/busybox";
 
 #[derive(Debug)]
@@ -55,12 +55,12 @@ enum Entry {
 /// The contents of a guest's file system under construction.
 #[derive(Debug, Default)]
 pub struct Image {
-    /// Relative to the root; sorted, so that parents come first.
+    /// Paths relative to the root; sorted, so that parents come first.
     entries: BTreeMap<String, Entry>,
 }
 
 impl Image {
-    /// The image that every run starts from.
+    /// The image from which every run starts.
     pub fn new(kernel: &Kernel) -> Result<Self> {
         let mut image = Self::default();
         image.add_skeleton();
@@ -131,7 +131,7 @@ impl Image {
         Ok(())
     }
 
-    /// Adds a program that was just built, without its debugging information.
+    /// Adds a program that cargo has just built, without its debugging information.
     pub fn add_built(&mut self, host: &Path, guest: &str) -> Result<()> {
         self.add_program(&strip(host)?, guest)
     }
@@ -173,8 +173,8 @@ impl Image {
         self.entries.insert(path, entry);
     }
 
-    /// Writes the image as an uncompressed archive: unpacking a compressed one takes an emulated
-    /// processor longer than copying it.
+    /// Writes the image as an uncompressed archive: to unpack a compressed one takes an emulated processor
+    /// longer than to copy it.
     pub fn write(&self, to: &Path) -> Result<()> {
         let file = File::create(to).with_context(|| format!("creating {}", to.display()))?;
         let mut archive = Archive::new(BufWriter::new(file));
@@ -199,7 +199,7 @@ fn append(archive: &mut Archive<impl Write>, path: &str, entry: &Entry) -> Resul
     Ok(())
 }
 
-/// In the guest, as in Debian, `/bin`, `/sbin` and `/lib*` are links into `/usr`.
+/// Path in the guest, where, as in Debian, `/bin`, `/sbin` and `/lib*` are links into `/usr`.
 fn merge_usr(guest: &str) -> String {
     let path = guest.trim_matches('/');
     let top = path.split('/').next().unwrap_or(path);
@@ -222,7 +222,7 @@ fn parse_ldd(text: &str) -> BTreeSet<PathBuf> {
     words.filter(|word| word.starts_with('/')).map(|word| PathBuf::from(word.trim_end_matches(':'))).collect()
 }
 
-/// A copy of a program without debugging information, made anew only when the program changed.
+/// Copies a program without debugging information; makes the copy anew only when the program has changed.
 fn strip(program: &Path) -> Result<PathBuf> {
     let dir = paths::guest_output()?.join("stripped");
     paths::create(&dir)?;

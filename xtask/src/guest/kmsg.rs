@@ -1,13 +1,13 @@
-//! Reading the kernel's log inside a guest, and telling bugs from chatter (the latter is pure).
+//! Reader of the kernel's log inside a guest, which tells bugs from chatter (the latter is pure).
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 
-/// The syslog level of warnings; smaller is worse.
+/// Syslog level of warnings; smaller is worse.
 const WARNING: u8 = 4;
 
-/// A kernel message that holds one of these is a bug of the kernel, or of how it is used.
+/// Patterns of kernel messages that show a bug of the kernel, or of the way in which it is used.
 const BUGS: &[&str] = &[
     "BUG:",
     "Oops",
@@ -27,7 +27,7 @@ const BUGS: &[&str] = &[
     "list_del corruption",
 ];
 
-/// Whether a line of the kernel's log tells of a bug.
+/// Tells whether a line of the kernel's log shows a bug.
 pub fn is_bug(line: &str) -> bool {
     BUGS.iter().any(|pattern| line.contains(pattern))
 }
@@ -49,7 +49,7 @@ impl Kmsg {
         }
     }
 
-    /// The warnings and errors logged since the last call.
+    /// Reads the warnings and errors logged since the last call.
     pub fn warnings(&mut self) -> Vec<String> {
         let mut warnings = Vec::new();
         let Some(file) = &mut self.0 else { return warnings };
@@ -58,7 +58,8 @@ impl Kmsg {
             match file.read(&mut buffer) {
                 Ok(0) => return warnings,
                 Ok(length) => warnings.extend(parse_warning(&String::from_utf8_lossy(&buffer[..length]))),
-                // Records were overwritten before we read them: the next read goes on after the gap.
+                // The kernel has overwritten records before we read them: the next read goes on after the
+                // gap.
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
                 Err(_) => return warnings,
             }
@@ -78,7 +79,7 @@ fn parse_warning(record: &str) -> Option<String> {
     (level <= WARNING).then(|| format!("{stamp} {line}"))
 }
 
-/// Opens without ever waiting for data.
+/// Opens a file that never makes its reader wait for data.
 fn open_nonblocking(path: &str) -> io::Result<File> {
     const O_NONBLOCK: i32 = 0o4000;
     OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path)

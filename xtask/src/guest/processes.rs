@@ -1,4 +1,4 @@
-//! Getting rid of a task's processes inside a guest.
+//! End of a task's processes inside a guest.
 
 use std::fs;
 
@@ -11,8 +11,8 @@ pub fn kill_group(leader: u32) {
     }
 }
 
-/// Kills every process except init, this one and kernel threads, until none is left.
-/// Returns what was running.
+/// Kills every process except init, this one and kernel threads, until none is left; returns the command of
+/// each.
 pub fn kill_all() -> Vec<String> {
     let mut killed = Vec::new();
     for _ in 0..100 {
@@ -39,8 +39,8 @@ fn others() -> Vec<(Pid, String)> {
     others.filter_map(|pid| Some((pid, command(pid)?))).collect()
 }
 
-/// What runs in a process; `None` for kernel threads and zombies.
-/// The command line alone does not tell them: it is empty while a process starts another program.
+/// Command of a process; `None` for kernel threads and zombies. The command line alone does not distinguish
+/// these: it is empty while a process starts another program.
 fn command(pid: Pid) -> Option<String> {
     let read = |file: &str| fs::read(format!("/proc/{}/{file}", pid.as_raw_nonzero())).ok();
     let stat = String::from_utf8_lossy(&read("stat")?).into_owned();
@@ -49,9 +49,10 @@ fn command(pid: Pid) -> Option<String> {
     Some(if line.trim().is_empty() { name.to_owned() } else { line.trim().to_owned() })
 }
 
-/// The program's name in a line of `/proc/PID/stat`: `pid (name) state ppid pgrp session tty tpgid flags ...`.
+/// Name of the program in a line of `/proc/PID/stat`: `pid (name) state ppid pgrp session tty tpgid flags
+/// ...`.
 fn running_program(stat: &str) -> Option<&str> {
-    /// `PF_KTHREAD` of include/linux/sched.h.
+    /// Flag `PF_KTHREAD` of include/linux/sched.h.
     const KERNEL_THREAD: u32 = 0x0020_0000;
     let (head, fields) = stat.rsplit_once(") ")?;
     let mut fields = fields.split(' ');

@@ -1,4 +1,4 @@
-//! The messages between host and guest, over one virtio-serial port (pure apart from `Read` and `Write`).
+//! Messages between host and guest, over one virtio-serial port (pure apart from `Read` and `Write`).
 //!
 //! A message is one byte of kind, four bytes of length (little endian) and the payload. The kernel's
 //! console is another device, so nothing can come between the bytes of a message.
@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// Longer payloads mean that the two sides no longer understand each other.
+/// Length of a payload in bytes beyond which the two sides no longer understand each other.
 const MAX_PAYLOAD: usize = 64 << 20;
 
 /// One message in either direction.
@@ -35,7 +35,7 @@ pub enum Message {
     Quit,
 }
 
-/// What the guest says first.
+/// First message of a guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// Kernel release.
@@ -49,45 +49,45 @@ pub struct Task {
     pub argv: Vec<String>,
     /// Variables added to the guest's own few.
     pub env: Vec<(String, String)>,
-    /// After this the guest kills it.
+    /// Milliseconds after which the guest kills it.
     pub timeout_ms: u64,
 }
 
-/// How a task ended.
+/// End of a task.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// Its exit code; `None` if a signal ended it or it never started.
+    /// Exit code; `None` if a signal ended the task or it never started.
     pub code: Option<i32>,
-    /// The signal that ended it.
+    /// Signal that ended the task.
     pub signal: Option<i32>,
-    /// Why it never started.
+    /// Reason why the task never started.
     pub error: Option<String>,
-    /// Whether the guest killed it because its time was over.
+    /// True if the guest killed the task because its time was over.
     pub timed_out: bool,
-    /// How long it ran.
+    /// Duration of the task in milliseconds.
     pub millis: u64,
     /// Kernel messages of level warning and worse during the run.
     pub kernel: Vec<String>,
-    /// Processes that it left behind and the guest killed.
+    /// Processes that the task left behind and the guest killed.
     pub leftovers: Vec<String>,
 }
 
-/// One file on its way out of the guest.
+/// A file on its way out of the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuestFile {
-    /// Path relative to the one that was asked for; empty for that one itself.
+    /// Path relative to the requested one; empty for that one itself.
     pub path: String,
-    /// Its contents.
+    /// Contents of the file.
     pub contents: Vec<u8>,
 }
 
 impl Outcome {
-    /// Whether it exited with 0 in time.
+    /// Tells whether the task exited with 0 in time.
     pub fn is_success(&self) -> bool {
         self.code == Some(0) && !self.timed_out
     }
 
-    /// What else than an exit code ended it.
+    /// Describes an end without an exit code.
     pub fn problem(&self) -> Option<String> {
         if self.timed_out {
             return Some(format!(
@@ -157,7 +157,7 @@ impl Message {
 }
 
 impl GuestFile {
-    /// Length of the path, the path, the contents.
+    /// Encodes the length of the path, the path, and the contents.
     fn encode(&self) -> Vec<u8> {
         let mut bytes = (self.path.len() as u64).to_le_bytes().to_vec();
         bytes.extend_from_slice(self.path.as_bytes());

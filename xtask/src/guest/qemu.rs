@@ -1,4 +1,4 @@
-//! Starting a guest: the emulator's command line and its process.
+//! Start of a guest: the emulator's command line and its process.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -10,25 +10,25 @@ use super::PORT;
 use crate::kernels::Kernel;
 use crate::paths;
 
-/// Why each parameter of the kernel is there:
-/// loglevel 5 shows warnings on the console and hides the boot; panic=-1 with `-no-reboot` ends the
-/// emulator; the emulated timestamp counter is steady, but an emulated processor that waits for a real one
-/// looks unsteady to the kernel's watchdogs; self-tests of ciphers are a quarter of the boot.
+/// Parameters of the kernel. loglevel 5 shows warnings on the console and hides the boot; panic=-1 with
+/// `-no-reboot` ends the emulator; the emulated timestamp counter is steady, but an emulated processor that
+/// waits for a real one looks unsteady to the kernel's watchdogs; self-tests of ciphers are a quarter of the
+/// boot.
 const PARAMETERS: &str = "console=ttyS0 loglevel=5 panic=-1 mitigations=off net.ifnames=0 \
     tsc=reliable clocksource=tsc no_timer_check random.trust_cpu=on watchdog_thresh=30 \
     rcupdate.rcu_cpu_stall_timeout=60 cryptomgr.notests \
     initcall_blacklist=crypto_kdf108_init,init_encrypted,jent_mod_init";
 
-/// What a guest is given.
+/// Parts of a guest.
 #[derive(Debug, Clone)]
 pub struct Machine {
-    /// The kernel to boot.
+    /// Kernel to boot.
     pub kernel: Kernel,
-    /// Its first file system.
+    /// First file system.
     pub initramfs: PathBuf,
     /// Memory in MiB.
     pub memory: u32,
-    /// Where the serial console is written to.
+    /// File for the output of the serial console.
     pub console: PathBuf,
 }
 
@@ -77,8 +77,8 @@ impl Machine {
 }
 
 impl Emulator {
-    /// How it ended, if it has.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
+    /// Exit status, if it has try_wait.
+    pub fn try_wait(&mut self) -> Option<ExitStatus> {
         self.0.try_wait().ok().flatten()
     }
 }

@@ -1,4 +1,5 @@
-//! The host's half: boots a guest, runs tasks in it one after the other, notices when it dies.
+//! The side outside of a guest, which boots it, runs tasks in it one after the other, and notices when it
+//! dies.
 
 use std::fs;
 use std::io::{self, Write};
@@ -14,14 +15,14 @@ use super::kmsg;
 use super::protocol::{GuestFile, Message, Outcome, Task};
 use super::qemu::{Emulator, Machine};
 
-/// Booting takes a few seconds; a busy host makes that more.
-const BOOT: Duration = Duration::from_secs(120);
+/// Time for the boot, which takes a few seconds; a busy host makes that more.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// A guest that has not said `Alive` for so long hangs.
-const SILENCE: Duration = Duration::from_secs(90);
+/// Time without a message `Alive` after which a guest counts as hanging.
+const LONGEST_SILENCE: Duration = Duration::from_secs(90);
 
-/// A guest kills a task at its timeout; later than that and this, the guest itself hangs.
-const GRACE: Duration = Duration::from_secs(45);
+/// Time after a task's own timeout, at which the guest kills it, until the guest itself counts as hanging.
+const KILL_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// A running guest.
 #[derive(Debug)]
@@ -30,7 +31,7 @@ pub struct Session {
     emulator: Emulator,
     port: UnixStream,
     messages: Receiver<io::Result<Message>>,
-    /// Holds the socket's folder; removed with the session.
+    /// Folder of the socket; goes with the session.
     _socket: SocketFolder,
 }
 
@@ -52,17 +53,17 @@ impl Session {
             }
         });
         let mut session = Self { machine, emulator, port, messages, _socket: socket };
-        match session.receive(Instant::now() + BOOT)? {
+        match session.receive(Instant::now() + BOOT_TIMEOUT)? {
             Message::Hello(_) => Ok(session),
             other => bail!("the guest started with {other:?}"),
         }
     }
 
-    /// Runs a task, handing its output on as it comes. An error means that the guest is of no more use;
-    /// it says why and where the console's log is.
+    /// Runs a task, and hands its output on as it comes. An error means that the guest is of no more use; it
+    /// says why, and where the console's log is.
     pub fn run(&mut self, task: &Task, mut output: impl FnMut(&[u8])) -> Result<Outcome> {
         Message::Run(task.clone()).encode(&mut self.port).context("sending a task to the guest")?;
-        let deadline = Instant::now() + Duration::from_millis(task.timeout_ms) + GRACE;
+        let deadline = Instant::now() + Duration::from_millis(task.timeout_ms) + KILL_TIMEOUT;
         loop {
             match self.receive(deadline)? {
                 Message::Output(bytes) => output(&bytes),
@@ -76,7 +77,7 @@ impl Session {
     pub fn fetch(&mut self, guest: &str, to: &Path) -> Result<()> {
         Message::Fetch(guest.to_owned()).encode(&mut self.port)?;
         loop {
-            match self.receive(Instant::now() + SILENCE)? {
+            match self.receive(Instant::now() + LONGEST_SILENCE)? {
                 Message::File(file) => write_file(&file, to)?,
                 Message::Fetched(error) if error.is_empty() => return Ok(()),
                 Message::Fetched(error) => bail!("copying from the guest: {error}"),
@@ -89,15 +90,15 @@ impl Session {
     pub fn quit(mut self) {
         let _ = Message::Quit.encode(&mut self.port);
         let deadline = Instant::now() + Duration::from_secs(5);
-        while self.emulator.ended().is_none() && Instant::now() < deadline {
+        while self.emulator.try_wait().is_none() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(20));
         }
     }
 
-    /// The next message other than `Alive`.
+    /// Receives the next message other than `Alive`.
     fn receive(&mut self, deadline: Instant) -> Result<Message> {
         loop {
-            let wait = SILENCE.min(deadline.saturating_duration_since(Instant::now()));
+            let wait = LONGEST_SILENCE.min(deadline.saturating_duration_since(Instant::now()));
             match self.messages.recv_timeout(wait) {
                 Ok(Ok(Message::Alive)) if Instant::now() < deadline => {}
                 Ok(Ok(Message::Alive)) | Err(RecvTimeoutError::Timeout) => {
@@ -136,7 +137,7 @@ fn accept(listener: &UnixListener, emulator: &mut Emulator, console: &Path) -> R
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error).context("waiting for the emulator"),
         }
-        if let Some(status) = emulator.ended() {
+        if let Some(status) = emulator.try_wait() {
             let log = fs::read_to_string(console).unwrap_or_default();
             bail!("the emulator ended with {status}: {}", log.trim());
         }

@@ -1,4 +1,4 @@
-//! Which guest tests there are, and the image that holds them.
+//! The guest tests of the workspace, and the image that holds them.
 
 use std::path::Path;
 use std::process::Command;
@@ -14,14 +14,14 @@ use crate::libtest;
 use crate::paths;
 use crate::workspace::{Package, Workspace};
 
-/// The feature that turns a package's guest tests on.
+/// Feature that turns on a package's guest tests.
 const FEATURE: &str = "guest";
 
-/// Packages whose tests drive the real programs, which are then built and packed too, and measure them: nothing else
-/// runs on the host meanwhile.
+/// Packages whose tests drive the real programs, which are then built and packed too, and measure them:
+/// nothing else runs on the host meanwhile.
 const END_TO_END: &[&str] = &["e2e", "kube-ipvs"];
 
-/// Built and ready to run.
+/// Tests and programs, built and ready to run.
 #[derive(Debug)]
 pub struct Plan {
     /// Tests of one adapter and the kernel, in the order in which they run. They measure no time.
@@ -35,15 +35,15 @@ pub struct Plan {
 /// One test.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Case {
-    /// The package it belongs to.
+    /// Package of the test.
     pub package: String,
     /// The test program in the guest.
     pub program: String,
-    /// Its name within the program.
+    /// Name of the test within the program.
     pub test: String,
-    /// Marked as ignored: never run.
+    /// True if it is marked as ignored: it never runs.
     pub ignored: bool,
-    /// After this it is killed.
+    /// Time after which the guest kills it.
     pub timeout: Duration,
 }
 
@@ -61,7 +61,7 @@ impl Plan {
         let tests = build_tests(&selected, profile)?;
         let mut cases = Vec::new();
         for package in selected {
-            // Cargo tells of executables as they are finished, in any order.
+            // Cargo reports executables as they are finished, in any order.
             for target in guest_targets(package) {
                 let is_it = |test: &&Executable| test.package_id == package.id && test.target == target;
                 let executable = tests.iter().find(is_it).with_context(|| format!("no test {target}"))?;
@@ -74,7 +74,7 @@ impl Plan {
         Ok(Self { contracts, end_to_end, tests, programs })
     }
 
-    /// The guest's file system with all of it.
+    /// Makes the guest's file system with all of them.
     pub fn image(&self, kernel: &Kernel) -> Result<Image> {
         let mut image = Image::new(kernel)?;
         for test in &self.tests {
@@ -101,11 +101,12 @@ pub fn add_programs(image: &mut Image, programs: &[Executable]) -> Result<()> {
     Ok(())
 }
 
-/// Names a folder with `etcd` and `kube-apiserver`, the real ones, for the tests that can use them.
+/// Variable that names a folder with `etcd` and `kube-apiserver`, the real ones, for the tests that can use
+/// them.
 const ASSETS: &str = "KUBEBUILDER_ASSETS";
 const GUEST_ASSETS: &str = "/assets";
 
-/// What tests and programs find in their environment.
+/// Variables in the environment of tests and programs.
 pub fn environment(kernel: &Kernel) -> Vec<(String, String)> {
     let fixed = [
         ("KUBE_IPVS_BIN", "/bin/kube-ipvs"),
@@ -122,7 +123,7 @@ pub fn environment(kernel: &Kernel) -> Vec<(String, String)> {
     fixed.chain(passed_on).chain(assets).collect()
 }
 
-/// Packages with guest tests; naming one that has none is an error.
+/// Selects the packages with guest tests; to name one that has none is an error.
 fn select<'a>(workspace: &'a Workspace, names: &[String]) -> Result<Vec<&'a Package>> {
     for name in names {
         let package = workspace.package(name).with_context(|| format!("no package {name}"))?;
@@ -140,7 +141,7 @@ fn guest_targets(package: &Package) -> Vec<&str> {
     targets.map(|target| target.name.as_str()).collect()
 }
 
-/// One cargo run for all packages, so that they share what they depend on.
+/// Builds the tests of all packages in one cargo run, so that they share their dependencies.
 fn build_tests(packages: &[&Package], profile: &str) -> Result<Vec<Executable>> {
     if packages.is_empty() {
         return Ok(Vec::new());
@@ -171,7 +172,7 @@ fn programs_of(workspace: &Workspace) -> Vec<String> {
     names.flat_map(|name| ["--package".to_owned(), (*name).to_owned()]).chain(["--bins".to_owned()]).collect()
 }
 
-/// Asks a test program on the host which tests it has; only running them needs the guest.
+/// Asks a test program on the host for its tests; only running them needs the guest.
 fn list(package: &str, executable: &Executable) -> Result<Vec<Case>> {
     let ask = |more: &[&str]| {
         let text = command::capture(Command::new(&executable.path).arg("--list").args(more))?;
@@ -188,16 +189,16 @@ fn list(package: &str, executable: &Executable) -> Result<Vec<Case>> {
     Ok(cases.collect())
 }
 
-/// Tests with `_slow` in their names get more time; `KUBE_IPVS_GUEST_TIMEOUT` sets the seconds of all others, and of
-/// these if it is more.
-/// The bound is for hangs: on a busy host an honest test takes five times longer than on an idle one.
+/// Time for a test: more for one with `_slow` in its name; `KUBE_IPVS_GUEST_TIMEOUT` sets the seconds of all
+/// others, and of these if it is more. It is for hangs: on a busy host an honest test takes five times longer
+/// than on an idle one.
 fn timeout(test: &str) -> Duration {
     let chosen = std::env::var("KUBE_IPVS_GUEST_TIMEOUT").ok().and_then(|seconds| seconds.parse().ok());
     let slow = test.contains("_slow");
     Duration::from_secs(if slow { chosen.unwrap_or(0).max(900) } else { chosen.unwrap_or(240) })
 }
 
-/// Names of test files are unique: they end in a hash.
+/// Path of a test program in the guest; the names are unique, because they end in a hash.
 fn guest_path(test: &Executable) -> String {
     let file = test.path.file_name().unwrap_or_default();
     format!("/tests/{}", file.to_string_lossy())

@@ -1,26 +1,29 @@
-//! A second run for a test that failed: when there is one, and what the two say together.
+//! A second run for a failed test: its conditions, and the verdict of the two runs together.
 //!
-//! Guests are emulated and share their host. A neighbour that takes a processor for a few seconds makes a test that
-//! waits for packets fail, about one run of the suite in three. Such a test is run once more, and named.
+//! Guests are emulated and share their host. A neighbour that takes a processor for a few seconds makes a
+//! test that waits for packets fail, about one run of the suite in three. Such a test runs once more, and the
+//! summary names it.
 
 use super::verdict::Verdict;
 
-/// Tests of one kernel that get a second run; the next one that fails, fails.
-/// What is broken fails twice. What is broken now and then can hide here only as long as hardly anything else fails, and
-/// is named whenever it does; a suite in which more than two of 140 tests waver has a fault of its own.
+/// Number of tests of one kernel that get a second run; the next one that fails, fails. A broken test fails
+/// twice. A test that breaks now and then can hide here only as long as hardly anything else fails, and the
+/// summary names it whenever it does; a suite in which more than two of 140 tests waver has a fault of its
+/// own.
 const SECOND_RUNS: usize = 2;
 
-/// Second runs that are left.
+/// Number of second runs that are left.
 #[derive(Debug)]
 pub struct Retries(usize);
 
 impl Retries {
-    /// As many as a kernel's tests get, or none.
+    /// As many as the tests of a kernel get, or none.
     pub fn new(wanted: bool) -> Self {
         Self(if wanted { SECOND_RUNS } else { 0 })
     }
 
-    /// Takes one for a test with this verdict, if it needs one and there is one. Returns why it failed.
+    /// Takes one for a test with this verdict, if it needs one and there is one; returns the reason of the
+    /// failure.
     pub fn take<'a>(&mut self, verdict: &'a Verdict) -> Option<&'a str> {
         let Verdict::Failed(why) = verdict else { return None };
         self.0 = self.0.checked_sub(1)?;
@@ -28,7 +31,7 @@ impl Retries {
     }
 }
 
-/// The verdict on a test that failed for this reason and was run once more.
+/// Verdict on a test that failed for this reason and ran once more.
 pub fn of_both(first: &str, second: Verdict) -> Verdict {
     match second {
         Verdict::Passed => Verdict::Unsteady(first.to_owned()),

@@ -1,4 +1,4 @@
-//! Running planned tests in a guest, and starting another guest when one dies or a test gets a second run.
+//! Execution of planned tests in a guest, and in another one when it dies or a test gets a second run.
 
 use std::fs;
 use std::io::Write;
@@ -19,41 +19,41 @@ use crate::libtest::{self, Counts};
 use crate::paths;
 use crate::tally::Tally;
 
-/// As much of a failed test's output is printed; all of it is in a file.
-const SHOWN: usize = 20_000;
+/// Bytes of a failed test's output that are printed; all of it is in a file.
+const OUTPUT_BYTES_SHOWN: usize = 20_000;
 
 /// Lines of a panic that are shown before that.
-const REASON: usize = 30;
+const PANIC_LINES_SHOWN: usize = 30;
 
-/// After so many guests in a row that did not even boot, the rest fails.
+/// Guests in a row that do not even boot after which the rest fails.
 const BOOT_ATTEMPTS: u32 = 2;
 
-/// The tests of one kernel.
+/// Runner of the tests of one kernel.
 #[derive(Debug)]
 pub struct Runner {
     kernel: Kernel,
     image: Image,
     memory: u32,
-    /// Guests started so far; numbers their logs.
+    /// Number of guests started so far; it numbers their logs.
     boots: u32,
     session: Option<Session>,
     retries: Retries,
     tally: Tally,
 }
 
-/// What is known of one test afterwards.
+/// Result of one test.
 #[derive(Debug)]
 pub struct Report {
-    /// Whether it passed.
+    /// Verdict on the test.
     pub verdict: Verdict,
-    /// All that it wrote.
+    /// Everything that it wrote.
     pub output: Vec<u8>,
-    /// How long it ran, without the boot.
+    /// Duration of the test, without the boot.
     pub took: Duration,
 }
 
 impl Runner {
-    /// Nothing starts before the first test.
+    /// A runner that starts nothing before the first test.
     pub fn new(kernel: Kernel, image: Image, memory: u32, retries: Retries) -> Self {
         Self { kernel, image, memory, boots: 0, session: None, retries, tally: Tally::default() }
     }
@@ -117,7 +117,7 @@ impl Runner {
         Ok(())
     }
 
-    /// Powers the guest off; its log goes if nothing in it is of interest.
+    /// Powers the guest off; removes its log if nothing in it is of interest.
     pub fn stop(&mut self, clean: bool) {
         let Some(session) = self.session.take() else { return };
         session.quit();
@@ -164,7 +164,7 @@ impl Runner {
     fn record(&mut self, case: &Case, report: &Report) {
         let what = self.label(case);
         let seconds = report.took.as_secs_f64();
-        // Also of what passed: proofs print what they counted.
+        // The output of tests that passed stays as well: proofs print what they counted.
         let file = self.keep(case, &report.output, "");
         match &report.verdict {
             Verdict::Passed => {
@@ -187,13 +187,13 @@ impl Runner {
         let _ = std::io::stdout().flush();
     }
 
-    /// In one piece, because another guest's results may be printed at the same time.
+    /// Prints a failure in one piece, because another guest's results may come at the same time.
     fn print_failure(&self, case: &Case, report: &Report, why: &str, file: Option<PathBuf>) {
         let (seconds, what) = (report.took.as_secs_f64(), self.label(case));
         print!("  FAILED  {seconds:7.2} s  {what}: {why}\n{}", excerpt(&report.output, file));
     }
 
-    /// `[series] package test`, for people.
+    /// Names a test for people: `[series] package test`.
     fn label(&self, case: &Case) -> String {
         format!("[{}] {} {}", self.kernel.series, case.package, case.test)
     }
@@ -206,13 +206,13 @@ impl Runner {
     }
 }
 
-/// Names the files of a guest.
+/// Name of the files of a guest.
 fn name(boot: u32) -> String {
     format!("tests-{}-{boot}", std::process::id())
 }
 
 fn task(case: &Case, kernel: &Kernel) -> Task {
-    // Output is not captured: what a test wrote before it hung or crashed the guest is what matters most.
+    // Output is not captured: what a test wrote before it hung or crashed the guest matters most.
     let arguments = [case.program.as_str(), &case.test, "--exact", "--nocapture", "--test-threads=1"];
     Task {
         argv: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
@@ -221,7 +221,7 @@ fn task(case: &Case, kernel: &Kernel) -> Task {
     }
 }
 
-/// A test passed if its process says that it ran and passed, and ends with 0.
+/// Judges a test: it passed if its process says that it ran and passed, and ends with 0.
 fn judge(outcome: &Outcome, output: &str) -> Verdict {
     if let Some(problem) = outcome.problem() {
         return Verdict::Failed(problem);
@@ -238,11 +238,11 @@ fn judge(outcome: &Outcome, output: &str) -> Verdict {
     }
 }
 
-/// Why a failed test failed, as far as it said so, and the end of its output.
+/// Reason of a failed test, as far as it gave one, and the end of its output.
 fn excerpt(output: &[u8], file: Option<PathBuf>) -> String {
     let text = String::from_utf8_lossy(output);
     let mut lines: Vec<_> = reason(&text).map(|line| format!("    > {line}\n")).collect();
-    let mut start = text.len().saturating_sub(SHOWN);
+    let mut start = text.len().saturating_sub(OUTPUT_BYTES_SHOWN);
     while !text.is_char_boundary(start) {
         start += 1;
     }
@@ -253,10 +253,10 @@ fn excerpt(output: &[u8], file: Option<PathBuf>) -> String {
     lines.concat()
 }
 
-/// What a panic said: it may stand far above the end, before the logs that follow it.
+/// Words of a panic, which may stand far above the end, before the logs that follow it.
 fn reason(text: &str) -> impl Iterator<Item = &str> {
     let is_panic = |line: &&str| line.contains("panicked at ");
-    text.lines().skip_while(move |line| !is_panic(line)).take(REASON)
+    text.lines().skip_while(move |line| !is_panic(line)).take(PANIC_LINES_SHOWN)
 }
 
 #[cfg(test)]
@@ -268,7 +268,7 @@ mod tests {
         let text = "log\n\nthread 'a' (7) panicked at a.rs:1:2:\nno route\n";
         assert_eq!(reason(text).collect::<Vec<_>>(), ["thread 'a' (7) panicked at a.rs:1:2:", "no route"]);
         assert_eq!(reason("log").count(), 0);
-        assert_eq!(reason(&format!("{text}{}", "log\n".repeat(100))).count(), REASON);
+        assert_eq!(reason(&format!("{text}{}", "log\n".repeat(100))).count(), PANIC_LINES_SHOWN);
     }
 
     const PASS: &str =

@@ -9,26 +9,26 @@ use super::plan::Case;
 use super::retry::Retries;
 use super::run::{Report, Runner};
 use super::verdict::Verdict;
-use crate::guest::{MEMORY, image::Image};
+use crate::guest::{MEMORY_MIB, image::Image};
 use crate::kernels::{self, Kernel, Series};
 use crate::setup;
 use crate::tally::Tally;
 
 const SCRIPT: &str = include_str!("selftest.sh");
 
-/// What is expected of a test.
+/// Expected result of a test.
 #[derive(Debug, Clone, Copy)]
 enum Expected {
     Pass,
-    /// To fail with a reason that holds this.
+    /// Failure with a reason that holds this.
     Fail(&'static str),
-    /// To fail with a reason that holds this, and to pass when it is run once more.
+    /// Failure with a reason that holds this, and success in the second run.
     Unsteady(&'static str),
-    /// To pass after writing so many lines.
+    /// Success after writing this number of lines.
     Lines(usize),
 }
 
-/// In this order: what comes after a dead guest shows that there is a new one.
+/// Tests in their order: the one after a dead guest shows that there is a new one.
 const EXPECTED: &[(&str, Expected)] = &[
     ("passes", Expected::Pass),
     ("fails", Expected::Fail("exit code 101")),
@@ -68,7 +68,7 @@ pub fn on_series(series: &'static Series) -> Result<Tally> {
     let mut image = Image::new(&kernel)?;
     image.add_bytes("/tests/selftest", SCRIPT.as_bytes(), 0o755);
     println!("kernel {} ({}): {} checks of the guest", kernel.series, kernel.release, EXPECTED.len());
-    let mut runner = Runner::new(kernel.clone(), image, MEMORY, Retries::new(true));
+    let mut runner = Runner::new(kernel.clone(), image, MEMORY_MIB, Retries::new(true));
     let mut tally = Tally::default();
     for (test, expected) in EXPECTED {
         let case = case(test);

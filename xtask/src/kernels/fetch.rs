@@ -1,4 +1,4 @@
-//! Fetching one kernel: from a suite's index to a pruned folder.
+//! Fetch of one kernel: from a suite's index to a pruned folder.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,16 +12,17 @@ use crate::apt::{self, AptRoot, Installed};
 use crate::command;
 use crate::paths;
 
-/// What a fetch left in the folder that it was given.
+/// Contents of the folder after a fetch.
 #[derive(Debug)]
 pub struct Fetched {
-    /// What `uname -r` will say.
+    /// Release as `uname -r` will print it.
     pub release: String,
     /// Version of the Debian package.
     pub version: String,
 }
 
-/// The cloud kernels are smaller and have everything so far; the full ones are the fallback.
+/// Flavours in order of preference: the cloud kernels are smaller and have had everything so far; the full
+/// ones are the fallback.
 const FLAVOURS: &[&str] = &["cloud-amd64", "amd64"];
 
 /// Looks through the suites of a series and unpacks the first complete kernel into `into`.

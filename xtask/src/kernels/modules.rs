@@ -1,4 +1,4 @@
-//! Pruning a kernel's modules to what a network guest needs.
+//! Reduction of a kernel's modules to those that a network guest needs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::command;
 use crate::paths;
 
-/// Modules kept, by path below `kernel/`; what they depend on is kept too.
+/// Modules that are kept, by path below `kernel/`, with all that they depend on.
 const WANTED: &[&str] = &[
     "arch/x86/crypto/",
     "crypto/",
@@ -100,7 +100,7 @@ pub fn prune(tree: &Path, release: &str, into: &Path) -> Result<()> {
     depmod(into, release)
 }
 
-/// `depmod -b` looks only into `lib/modules`.
+/// Moves the modules into `lib/modules`, the only place in which `depmod -b` looks.
 fn move_to_lib(tree: &Path, release: &str, to: &Path) -> Result<()> {
     let from = folder(tree)?.join(release);
     if from != to {
@@ -143,7 +143,7 @@ fn check_required<'a>(modules: impl Iterator<Item = &'a str>) -> Result<()> {
     Ok(())
 }
 
-/// The name under which `modprobe` knows a module's file.
+/// Name under which `modprobe` knows a module's file.
 fn module_name(path: &str) -> String {
     let file = path.rsplit('/').next().unwrap_or(path);
     file.split(".ko").next().unwrap_or(file).replace('-', "_")

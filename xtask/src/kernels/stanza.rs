@@ -1,6 +1,6 @@
-//! Reading the stanzas of apt's package indexes (pure).
+//! Parser of the stanzas of apt's package indexes (pure).
 
-/// What matters of one package's stanza.
+/// The part of a package's stanza that matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stanza {
     /// Name of the package.
@@ -12,7 +12,7 @@ pub struct Stanza {
 }
 
 impl Stanza {
-    /// `name=version`, as apt takes it.
+    /// Renders `name=version`, as apt takes it.
     pub fn pin(&self) -> String {
         format!("{}={}", self.package, self.version)
     }
@@ -38,14 +38,14 @@ fn parse_exact(dependency: &str) -> Option<(String, String)> {
     Some((name.to_owned(), relation.strip_suffix(')')?.to_owned()))
 }
 
-/// The newest stanza whose version starts with `prefix`.
+/// Chooses the newest stanza whose version starts with `prefix`.
 pub fn newest(stanzas: Vec<Stanza>, prefix: &str) -> Option<Stanza> {
     let matching = stanzas.into_iter().filter(|stanza| stanza.version.starts_with(prefix));
     matching.max_by_key(|stanza| numbers(&stanza.version))
 }
 
-/// The numbers in a version. Enough to order versions of one package, except for `~` suffixes,
-/// which only distinguish rebuilds of the same kernel.
+/// Numbers in a version. They suffice to order versions of one package, except for `~` suffixes, which only
+/// distinguish rebuilds of the same kernel.
 fn numbers(version: &str) -> Vec<u64> {
     version.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
 }

@@ -1,4 +1,5 @@
-//! A Service that is edited while its connections run: its policy counts at once, what it no longer has drains.
+//! A Service that is edited while its connections run: its policy counts at once, and whatever it no longer
+//! has drains.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -15,9 +16,9 @@ use crate::testbed::{Testbed, ask_all, assert_uncut};
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Pause between two messages of a conversation.
-const TALKATIVE: Duration = Duration::from_millis(200);
+const MESSAGE_PAUSE: Duration = Duration::from_millis(200);
 
-/// The annotation counts for what drains already.
+/// The annotation counts also for real servers that drain already.
 #[test]
 fn a_policy_that_changes_during_a_drain_counts_at_once_slow() {
     let mut testbed = Testbed::new(PodNetwork::Routed, 2);
@@ -28,7 +29,7 @@ fn a_policy_that_changes_during_a_drain_counts_at_once_slow() {
     testbed.wait_served(&service, &ready);
     let timeline = Timeline::record(&testbed.net.node);
     let reals = real(&testbed.pods[1], &service);
-    let talk = testbed.talk_with(&conversations(&cluster_ip(80).port(80), 20, TALKATIVE));
+    let talk = testbed.talk_with(&conversations(&cluster_ip(80).port(80), 20, MESSAGE_PAUSE));
     let cuttable = talk.progress().pods[&testbed.pods[1].name];
     let unready = Instant::now();
     testbed.manifests.endpoints(&service, &[ready[0].clone(), Endpoint::unready(&testbed.pods[1])]);
@@ -45,12 +46,12 @@ fn a_policy_that_changes_during_a_drain_counts_at_once_slow() {
         gone.as_millis(),
         last.as_millis()
     );
-    within(SECOND, gone, "it stayed", (&timeline, edited));
+    within(SECOND, gone, "it stayed", &timeline, edited);
     assert_eq!(talk.stop().cut.len(), cuttable, "the other pod's conversations are not concerned");
 }
 
-/// A port is taken out of one Service, another one gets another address: new connections to what was are refused,
-/// established ones go on until their clients are done.
+/// A port is taken out of one Service, another one gets another address: new connections to the old ends are
+/// refused, established ones go on until their clients are done.
 #[test]
 fn what_a_service_no_longer_has_drains_slow() {
     let mut testbed = Testbed::new(PodNetwork::Routed, 2);
@@ -71,7 +72,7 @@ fn what_a_service_no_longer_has_drains_slow() {
     testbed.wait_served(&fewer, &pods[0]);
     testbed.wait_served(&moved, &pods[1]);
     let old = [cluster_ip(81).port(81), cluster_ip(82).port(80)];
-    let talks = old.map(|targets| testbed.talk_with(&conversations(&targets, 20, TALKATIVE)));
+    let talks = old.map(|targets| testbed.talk_with(&conversations(&targets, 20, MESSAGE_PAUSE)));
     let edited = Instant::now();
     let after = [fewer.with_ports(&ports[..1]), moved.clone().with_ips(&cluster_ip(83).each())];
     both(&testbed, [&after[0], &after[1]]);
@@ -90,12 +91,12 @@ fn what_a_service_no_longer_has_drains_slow() {
     for report in &talks.map(Talk::stop) {
         assert_uncut(report);
     }
-    // With the last connection they go.
+    // With the last connection the virtual servers go.
     testbed.wait_gone(&moved);
     let old_port = [IpAddr::from(cluster_ip(81).v4), cluster_ip(81).v6.into()];
     let gone =
         || old_port.iter().all(|ip| testbed.ipvs().get(Proto::Tcp, SocketAddr::new(*ip, 81)).is_none());
-    testkit::wait_until(crate::testbed::SOON, "the virtual servers of the port to be gone", gone);
+    testkit::wait_until(crate::testbed::WAIT_LIMIT, "the virtual servers of the port to be gone", gone);
     for service in &after {
         ask_all(&testbed.net.outside_client(), service);
     }

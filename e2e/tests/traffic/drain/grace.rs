@@ -1,4 +1,4 @@
-//! Work that is under way when its pod turns terminating is finished within the pod's grace period.
+//! Work under way when its pod turns terminating, finished within the pod's grace period.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -16,21 +16,22 @@ use testkit::wait_for;
 use super::{conversations, real, removed};
 use crate::testbed::{Testbed, assert_uncut};
 
-/// Of the pods.
-const GRACE: Duration = Duration::from_secs(30);
+/// Grace period of the pods.
+const GRACE_PERIOD: Duration = Duration::from_secs(30);
 
-/// `--graceful-linger` by default.
+/// Default of `--graceful-linger`.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// A real server that has drained for 10 to 60 s is polled this often.
-const POLL: Duration = Duration::from_secs(2);
+/// Period of polls for a real server that has drained for 10 to 60 s.
+const POLL_PERIOD: Duration = Duration::from_secs(2);
 
-/// The kernel shows this late that data has moved (net/netfilter/ipvs/ip_vs_est.c), and `active-only` waits for quiet.
-const COUNTERS: Duration = Duration::from_secs(2);
+/// Delay with which the kernel shows that data has moved (net/netfilter/ipvs/ip_vs_est.c); `active-only`
+/// waits for quiet.
+const COUNTER_DELAY: Duration = Duration::from_secs(2);
 
 const PORTS: [u16; 3] = [8080, 8081, 8082];
 
-/// A Service of one family; what drains in one cannot be mistaken for what drains in another.
+/// A Service of one family: a drain in one cannot be mistaken for one in another.
 fn service(name: &str, number: u8, v4: bool, target: u16) -> Service {
     let ip = cluster_ip(number).each()[usize::from(!v4)];
     Service::new(name, cluster_ip(number), &[])
@@ -42,7 +43,7 @@ fn address(service: &Service) -> SocketAddr {
     SocketAddr::new(service.ips[0], 80)
 }
 
-/// When this pod's last conversation ended.
+/// Time at which this pod's last conversation ended.
 fn last_end(talk: &Talk, report: &talk::Report, pod: &Pod) -> Option<Instant> {
     let ends = report.finished.iter().filter(|finished| finished.pod == pod.name).map(|finished| finished.at);
     ends.max().map(|at| talk.begin() + Duration::from_millis(u64::try_from(at).unwrap_or(u64::MAX)))
@@ -57,7 +58,7 @@ struct Rollout {
 }
 
 impl Rollout {
-    /// Pods 1 to 3 serve, pods 4 to 6 stand by.
+    /// Makes pods 1 to 3 serve and pods 4 to 6 stand by.
     fn prepare() -> Rollout {
         let mut testbed = Testbed::new(PodNetwork::Routed, 0);
         let pod = |number: u8| testbed.net.pod(&format!("pod-{number}"), 10 + number, &PORTS);
@@ -80,13 +81,13 @@ impl Rollout {
         &self.testbed.pods[..3]
     }
 
-    /// Conversations that end after 8 to 18 messages, one each second.
+    /// Starts conversations that end after 8 to 18 messages, one each second.
     fn work(&self, service: &Service, connections: usize) -> Talk {
         let settings = conversations(&[address(service)], connections, Duration::from_secs(1));
         self.testbed.talk_with(&talk::Settings { work: Some((8, 18)), ..settings })
     }
 
-    /// A slow answer of 20 s to a client that has half-closed; returns when it ended.
+    /// Reads a slow answer of 20 s as a client that has half-closed; returns the time at which it ended.
     fn download(&self) -> (download::Report, Instant) {
         let settings = download::Settings {
             to: address(&self.files),
@@ -98,14 +99,14 @@ impl Rollout {
     }
 
     fn wait_downloads(&self, count: usize) {
-        wait_for(GRACE, "the downloads to reach the pods", || {
+        wait_for(GRACE_PERIOD, "the downloads to reach the pods", || {
             let listing = self.testbed.net.node.sh("ipvsadm -Lnc");
             let found = listing.lines().filter(|line| line.contains("]:8081")).count();
             if found >= count { Ok(()) } else { Err(listing) }
         });
     }
 
-    /// All old pods turn terminating, all new ones are ready; returns when.
+    /// Turns all old pods terminating and all new ones ready; returns the time.
     fn roll(&self) -> Instant {
         let terminating = Instant::now();
         let mut after = self.testbed.ready(4..=6);
@@ -121,8 +122,8 @@ impl Rollout {
     }
 }
 
-/// 100 conversations that end after 8 to 18 s of work; a download of 20 s from each pod, by clients that have
-/// half-closed; and a client with affinity: all through a rolling update of all pods.
+/// A rolling update of all pods meets 100 conversations that end after 8 to 18 s of work; a download of 20 s
+/// from each pod, by clients that have half-closed; and a client with affinity.
 #[test]
 fn work_is_finished_within_the_grace_period_slow() {
     let rollout = Rollout::prepare();
@@ -157,11 +158,11 @@ fn work_is_finished_within_the_grace_period_slow() {
             assert_gone_in_time(&timeline, pod, &rollout.files, (terminating, first, last));
         }
         println!("all over {} ms after the pods turned terminating", terminating.elapsed().as_millis());
-        assert!(last.duration_since(terminating) < GRACE, "the guest was too slow for this test");
+        assert!(last.duration_since(terminating) < GRACE_PERIOD, "the guest was too slow for this test");
     });
 }
 
-/// Everybody ends by himself, and then the real servers go.
+/// Checks that every conversation ends by itself, and that the real servers go then.
 #[track_caller]
 fn assert_finished(
     talk: &Talk,
@@ -170,7 +171,7 @@ fn assert_finished(
     (timeline, terminating): (&Timeline, Instant),
 ) {
     let count = talk.progress().established();
-    let report = wait_for(GRACE, "all work to be done", || {
+    let report = wait_for(GRACE_PERIOD, "all work to be done", || {
         let report = talk.progress();
         if report.finished.len() + report.cut.len() == count {
             Ok(report)
@@ -187,7 +188,8 @@ fn assert_finished(
     }
 }
 
-/// The real server went no sooner than `linger` after the last end of work, and no later than it has to.
+/// Checks that the real server went no sooner than `linger` after the last end of work, and no later than it
+/// has to.
 #[track_caller]
 fn assert_gone_in_time(
     timeline: &Timeline,
@@ -204,10 +206,13 @@ fn assert_gone_in_time(
         gone.saturating_duration_since(last).as_millis()
     );
     assert!(gone >= first.max(terminating) + LINGER, "it was removed early");
-    assert!(gone <= last.max(terminating) + LINGER + COUNTERS + POLL + POLL, "it stayed too long");
+    assert!(
+        gone <= last.max(terminating) + LINGER + COUNTER_DELAY + POLL_PERIOD + POLL_PERIOD,
+        "it stayed too long"
+    );
 }
 
-/// New connections of a client with affinity go to one new pod while its old ones run.
+/// Checks that new connections of a client with affinity go to one new pod while its old ones run.
 fn assert_affinity_moves(testbed: &Testbed, sticky: &Service) {
     let client = testbed.net.outside_client();
     let ask = |_| client.ask(Proto::Tcp, address(sticky)).result.expect("an answer").pod;

@@ -1,4 +1,5 @@
-//! The failure that the defaults prevent, made on purpose: without it no other test here would prove anything.
+//! The failure that the defaults prevent, made on purpose: without it no other test here would prove
+//! anything.
 
 use std::time::{Duration, Instant};
 
@@ -10,16 +11,16 @@ use e2e::probe::load::Settings;
 use e2e::proxy::CLUSTER_CIDRS;
 use testkit::wait_until;
 
-use super::{ROUND, from_300_ports, real, seen};
-use crate::testbed::{SOON, Testbed};
+use super::{CONNECTIONS_PER_ROUND, from_300_ports, real, seen};
+use crate::testbed::{Testbed, WAIT_LIMIT};
 
-/// Source ports are reused into a dead pod, "No route to host", until a restart with the defaults.
+/// Source ports are reused into a dead pod ("No route to host") until a restart with the defaults.
 #[test]
 fn the_historical_failure_and_its_cure_slow() {
     let mut testbed = Testbed::new(PodNetwork::Routed, 2);
     let service = Service::new("web", cluster_ip(80), &[Proto::Tcp]);
     testbed.manifests.serve(&service, &testbed.ready(1..=2));
-    // kube-proxy's rule: it knows no end of an endpoint but that of its connections.
+    // This is kube-proxy's rule: it knows no end of an endpoint but that of its connections.
     testbed.start(&[
         "--graceful-policy=all-connections",
         "--graceful-endpoint-gone=drain",
@@ -28,14 +29,14 @@ fn the_historical_failure_and_its_cure_slow() {
         "--ipvs-sync-period=1h",
     ]);
     testbed.wait_served(&service, &testbed.ready(1..=2));
-    // As kube-proxy once left it: connections of a vanished real server stay.
+    // kube-proxy once left this setting: connections of a vanished real server stay.
     testbed.net.node.sh("sysctl -w net.ipv4.vs.expire_nodest_conn=0");
     let timeline = Timeline::record(&testbed.net.node);
     let targets = cluster_ip(80).port(80);
     // A worker that waits long for a dead pod opens fewer connections.
-    let impatient = Settings { timeout: Duration::from_secs(3), ..from_300_ports(&targets) };
-    let load = testbed.load_from(&testbed.net.outside_client(), &impatient);
-    load.let_pass(ROUND);
+    let short_timeout = Settings { timeout: Duration::from_secs(3), ..from_300_ports(&targets) };
+    let load = testbed.load_from(&testbed.net.outside_client(), &short_timeout);
+    load.let_pass(CONNECTIONS_PER_ROUND);
     let mut endpoints = testbed.ready(1..=1);
     endpoints.push(Endpoint::terminating(&testbed.pods[1]));
     let terminating = Instant::now();
@@ -47,24 +48,26 @@ fn the_historical_failure_and_its_cure_slow() {
     old.kill();
     old.disconnect();
     testbed.manifests.endpoints(&service, &testbed.ready(1..=1));
-    load.let_pass(ROUND / 2);
+    load.let_pass(CONNECTIONS_PER_ROUND / 2);
     let report = load.stop();
     println!("kube-proxy's rule: {report}");
     let unreachable = report.failures.iter().filter(|(what, _)| what.contains("EHOSTUNREACH"));
     let unreachable: u64 = unreachable.map(|(_, count)| count).sum();
     assert!(unreachable > 0, "source ports were not reused into the dead pod: this load proves nothing");
     assert!(timeline.removed(&reals, terminating).is_none(), "they should stay as long as connections do");
-    // The defaults, by a restart: the dead real server may still count half-open connections, but gets no new ones.
+    // A restart brings the defaults: the dead real server may still count half-open connections, but gets no
+    // new ones.
     testbed.start_with(&[CLUSTER_CIDRS]);
-    wait_until(SOON, "the parameters to be back", || {
+    wait_until(WAIT_LIMIT, "the parameters to be back", || {
         let parameters = ["conn_reuse_mode", "expire_nodest_conn"];
         let read = |name| testbed.net.node.sh(&format!("sysctl -n net.ipv4.vs.{name}"));
         parameters.map(read).iter().all(|value| value.trim() == "1")
     });
     let load = testbed.load_from(&testbed.net.outside_client(), &from_300_ports(&targets));
-    load.let_pass(ROUND);
+    load.let_pass(CONNECTIONS_PER_ROUND);
     let report = load.stop();
     println!("the defaults: {report}");
-    // A half-open connection left by the failures costs the next one on its port its first SYN, by the kernel's rules.
+    // By the kernel's rules, a half-open connection left by the failures costs the next one on its port its
+    // first SYN.
     assert!(report.failed() == 0, "not healed");
 }

@@ -1,4 +1,4 @@
-//! `--graceful-policy=immediate`.
+//! Tests of `--graceful-policy=immediate`.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,8 @@ use e2e::probe::Proto;
 use super::{conversations, cut, real, removed, seen, within};
 use crate::testbed::Testbed;
 
-/// Whatever connections it has, the real server is gone within a second of turning unready, and its clients know.
+/// Whatever connections it has, the real server is gone within a second of turning unready, and its clients
+/// know.
 #[test]
 fn an_unready_real_server_is_gone_within_a_second() {
     let mut testbed = Testbed::new(PodNetwork::Routed, 2);
@@ -35,7 +36,7 @@ fn an_unready_real_server_is_gone_within_a_second() {
             gone.as_millis(),
             last.as_millis()
         );
-        judged += u32::from(within(Duration::from_secs(1), gone, "it stayed", (&timeline, unready)));
+        judged += u32::from(within(Duration::from_secs(1), gone, "it stayed", &timeline, unready));
         let back = Instant::now();
         testbed.manifests.endpoints(&service, &ready);
         seen(back, "the real servers to be back", || timeline.serving(&reals, back));

@@ -1,4 +1,5 @@
-//! The ways in which an endpoint leaves: its pod deleted, or alive and merely no longer part of the Service.
+//! Ways in which an endpoint leaves: its pod is deleted, or lives and is merely no longer part of the
+//! Service.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -25,7 +26,7 @@ fn addresses(service: &Service) -> Vec<SocketAddr> {
 /// A Service with one endpoint that leaves, and conversations with it.
 struct Case {
     service: Service,
-    /// Index of its pod.
+    /// Index of the pod.
     pod: usize,
     talk: Talk,
 }
@@ -41,7 +42,7 @@ impl Case {
     }
 }
 
-/// Nobody but the node tells the clients of a pod that is deleted with its network.
+/// Nobody but the node lets the clients of a pod know that it is deleted with its network.
 #[test]
 fn a_deleted_pod_s_clients_are_reset_at_once_slow() {
     let mut testbed = Testbed::new(PodNetwork::Routed, 2);
@@ -52,7 +53,8 @@ fn a_deleted_pod_s_clients_are_reset_at_once_slow() {
     testbed.wait_served(&service, &alone);
     let timeline = Timeline::record(&testbed.net.node);
     let talk = testbed.talk_with(&conversations(&addresses(&service), 100, Duration::from_millis(500)));
-    // As in a rollout; then the process dies with its sandbox, so that nobody tells the clients.
+    // The beginning is that of a rollout; then the process dies with its sandbox, so that it tells its
+    // clients nothing.
     let terminating = Instant::now();
     let replaced = [Endpoint::terminating(&testbed.pods[0]), Endpoint::ready(&testbed.pods[1])];
     testbed.manifests.endpoints(&service, &replaced);
@@ -70,8 +72,8 @@ fn a_deleted_pod_s_clients_are_reset_at_once_slow() {
         first.as_millis(),
         last.as_millis()
     );
-    within(SECOND, gone, "the real servers stayed", (&timeline, left));
-    within(2 * SECOND, last, "a client hung", (&timeline, left));
+    within(SECOND, gone, "the real servers stayed", &timeline, left);
+    within(2 * SECOND, last, "a client hung", &timeline, left);
 }
 
 /// Labels, selectors, slices and Services change; pods live on, and so do their connections.
@@ -107,12 +109,12 @@ fn a_living_pod_keeps_its_connections_however_it_leaves_slow() {
     testbed.wait_gone(whole);
 }
 
-/// All at once; returns when.
+/// Makes all of them leave at once; returns the time.
 fn leave(testbed: &Testbed, timeline: &Timeline, [label, selector, slices, whole]: &[Case; 4]) -> Instant {
     let left = Instant::now();
-    // The label is taken off the pod: it leaves the slice, no other comes.
+    // The pod loses its label: it leaves the slice, no other comes.
     testbed.manifests.endpoints(&label.service, &[]);
-    // Another selector: another pod.
+    // Another selector chooses another pod.
     testbed.manifests.endpoints(&selector.service, &testbed.ready(5..=5));
     replace_slices(testbed, &slices.service, &testbed.pods[slices.pod]);
     testbed.manifests.forget(&whole.service);
@@ -127,7 +129,7 @@ fn leave(testbed: &Testbed, timeline: &Timeline, [label, selector, slices, whole
     left
 }
 
-/// No conversation was cut; ends them and returns when.
+/// Checks that no conversation was cut; ends them and returns the time.
 #[track_caller]
 fn assert_kept(
     testbed: &Testbed,
@@ -144,7 +146,8 @@ fn assert_kept(
     (case.service, reals, Instant::now())
 }
 
-/// The slices are replaced by others with the same endpoint, the new ones written after the old ones are deleted.
+/// Replaces the slices by others with the same endpoint; the new ones are written after the old ones are
+/// deleted.
 fn replace_slices(testbed: &Testbed, service: &Service, pod: &Pod) {
     let endpoints = [Endpoint::ready(pod)];
     let slices = [("v4", true), ("v6", false)]

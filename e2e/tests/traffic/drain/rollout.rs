@@ -1,4 +1,5 @@
-//! Short connections that reuse their source ports see nothing of a rolling update, nor of an endpoint that flaps.
+//! Short connections that reuse their source ports see nothing of a rolling update, nor of an endpoint that
+//! flaps.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -8,20 +9,20 @@ use e2e::net::{Pod, PodNetwork, cluster_ip};
 use e2e::observe::Timeline;
 use e2e::probe::Proto;
 
-use super::{ROUND, from_300_ports, real, removed, seen, within};
+use super::{CONNECTIONS_PER_ROUND, from_300_ports, real, removed, seen, within};
 use crate::testbed::{Testbed, assert_uncut};
 
-/// From turning terminating to the end of the process.
-const LAST_SECOND: Duration = Duration::from_secs(1);
+/// Time from turning terminating to the end of the process.
+const KILLED_AFTER: Duration = Duration::from_secs(1);
 
-/// Service number `number`; each has a port of its own in every pod.
+/// Service number `number`, which has a port of its own in every pod.
 fn service(number: u8) -> Service {
     let target = 8080 + u16::from(number);
     let port = Port { target, ..Port::web(Proto::Tcp) };
     Service::new(&format!("web-{number}"), cluster_ip(100 + number), &[]).with_ports(&[port])
 }
 
-/// An address of each; of both families if there is only one.
+/// Address of each Service; of both families if there is only one.
 fn targets(services: &[Service]) -> Vec<SocketAddr> {
     match services {
         [only] => only.ips.iter().map(|ip| SocketAddr::new(*ip, 80)).collect(),
@@ -29,14 +30,14 @@ fn targets(services: &[Service]) -> Vec<SocketAddr> {
     }
 }
 
-/// The same endpoints for all Services.
+/// Gives all Services the same endpoints.
 fn publish(testbed: &Testbed, services: &[Service], endpoints: &[Endpoint]) {
     for service in services {
         testbed.manifests.endpoints(service, endpoints);
     }
 }
 
-/// Every pod is replaced, as a Deployment does it, and the old one is killed a second after it turned terminating,
+/// Replaces every pod, as a Deployment does, and kills the old one a second after it turned terminating,
 /// whatever the state of its drain.
 fn roll(count: u8) {
     let services: Vec<_> = (0..count).map(service).collect();
@@ -54,13 +55,13 @@ fn roll(count: u8) {
     }
     let load = testbed.load_from(&testbed.net.outside_client(), &from_300_ports(&targets(&services)));
     let timeline = Timeline::record(&testbed.net.node);
-    load.let_pass(ROUND);
+    load.let_pass(CONNECTIONS_PER_ROUND);
     for number in 1..=3 {
         let new = testbed.net.pod(&format!("new-{number}"), 20 + number, &ports);
         let old = testbed.pods.remove(0);
         replace(&mut testbed, &timeline, &services, old, new);
     }
-    load.let_pass(ROUND);
+    load.let_pass(CONNECTIONS_PER_ROUND);
     load.assert_clean();
 }
 
@@ -79,8 +80,8 @@ fn replace(testbed: &mut Testbed, timeline: &Timeline, services: &[Service], mut
     publish(testbed, services, &with(Endpoint::terminating(&old)));
     // A guest that needs longer than the last second of a pod to run a process at all proves nothing.
     let quiet = seen(terminating, "weight 0", || timeline.quiesced(&reals, terminating));
-    within(LAST_SECOND, quiet, "new connections went there", (timeline, terminating));
-    std::thread::sleep(LAST_SECOND.saturating_sub(terminating.elapsed()));
+    within(KILLED_AFTER, quiet, "new connections went there", timeline, terminating);
+    std::thread::sleep(KILLED_AFTER.saturating_sub(terminating.elapsed()));
     let killed = terminating.elapsed();
     old.kill();
     old.disconnect();

@@ -13,29 +13,29 @@ use e2e::net::{Pod, PodNetwork, cluster_ip};
 use e2e::probe::{Proto, socket};
 use testkit::{try_output_with_input, wait_for, wait_until};
 
-use crate::testbed::{SOON, Testbed};
+use crate::testbed::{Testbed, WAIT_LIMIT};
 
 const ALL: [&str; 14] =
     ["rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos"];
 
-/// How long the endpoint drains while clients come, at least.
-const DRAIN: Duration = Duration::from_secs(60);
+/// Time for which the endpoint drains while clients come, at least.
+const DRAIN_TIME: Duration = Duration::from_secs(60);
 
-/// New connections to each Service.
-const CONNECTIONS: u32 = 1000;
+/// Number of new connections to each Service.
+const CONNECTIONS_PER_SERVICE: u32 = 1000;
 
-/// Connections at a time.
+/// Number of connections at a time.
 const WORKERS: u32 = 4;
 
-/// Port of the pods' servers that do no more than accept.
-const ACCEPTS: u16 = 9000;
+/// Port of the pods' servers that only accept.
+const ACCEPT_PORT: u16 = 9000;
 
 /// Addresses of the clients, behind one link.
 fn clients() -> Vec<Ipv4Addr> {
     (1..=200).map(|last| Ipv4Addr::new(192, 168, 77, last)).collect()
 }
 
-/// The clients' addresses outside, and the node's way back to them.
+/// Adds the clients' addresses outside, and the node's way back to them.
 fn add_clients(testbed: &Testbed) {
     let lines: String =
         clients().iter().map(|client| format!("address add {client}/32 dev eth0\n")).collect();
@@ -55,15 +55,15 @@ fn available() -> Vec<&'static str> {
     ALL.into_iter().filter(|name| files.iter().any(|f| f.starts_with(&format!("ip_vs_{name}.ko")))).collect()
 }
 
-/// A Service for each, at 10.96.0.101 and so on.
+/// Services, one for each scheduler, at 10.96.0.101 and so on.
 fn services(schedulers: &[&'static str]) -> Vec<Service> {
     let service = |(number, scheduler): (u8, &&'static str)| {
-        let port = Port { target: ACCEPTS, ..Port::web(Proto::Tcp) };
+        let port = Port { target: ACCEPT_PORT, ..Port::web(Proto::Tcp) };
         let service = Service::new(scheduler, cluster_ip(number), &[]).with_ports(&[port]);
         service
             .with_ips(&[cluster_ip(number).v4.into()])
             .with_annotation("kube-ipvs.io/scheduler", scheduler)
-            // The drain does not end while no client is connected for a moment.
+            // The drain must not end when no client is connected for a moment.
             .with_annotation("kube-ipvs.io/graceful-linger", "10m")
     };
     (101..).zip(schedulers).map(service).collect()
@@ -73,11 +73,11 @@ fn vip(service: &Service) -> SocketAddr {
     SocketAddr::new(service.ips[0], 80)
 }
 
-/// A server in the pod that closes every connection at once; returns the number of them.
+/// Starts a server in the pod that closes every connection at once; returns the number of them.
 fn accept(pod: &Pod) -> Arc<AtomicU32> {
     let accepted = Arc::new(AtomicU32::new(0));
     let counter = Arc::clone(&accepted);
-    let [at, _] = pod.address.port(ACCEPTS);
+    let [at, _] = pod.address.port(ACCEPT_PORT);
     let listener = pod.namespace.enter(|| socket::listen(Proto::Tcp, at)).expect("listen in the pod");
     // It ends with the process, as the pod's own server does.
     thread::spawn(move || {
@@ -88,19 +88,23 @@ fn accept(pod: &Pod) -> Arc<AtomicU32> {
     accepted
 }
 
-/// A connection that is closed as soon as it is there.
+/// Opens a connection and closes it as soon as it is established.
 fn connect(client: Ipv4Addr, to: SocketAddr, timeout: Duration) -> std::io::Result<()> {
     let socket = socket::bound(Proto::Tcp, SocketAddr::new(IpAddr::V4(client), 0), timeout)?;
     socket::connect_stream(socket, to).map(drop)
 }
 
-/// 1,000 connections to each Service, spread over the time of the drain, from all clients in turn; returns failures.
+/// Makes 1,000 connections to each Service, spread over the time of the drain, from all clients in turn;
+/// returns failures.
 fn load(testbed: &Testbed, services: &[Service]) -> BTreeMap<String, Vec<String>> {
     let (begin, clients) = (Instant::now(), clients());
     let failed: Mutex<BTreeMap<String, Vec<String>>> = Mutex::default();
     let work = |worker: u32| {
-        for turn in (worker..CONNECTIONS).step_by(WORKERS as usize) {
-            thread::sleep((begin + DRAIN * turn / CONNECTIONS).saturating_duration_since(Instant::now()));
+        for turn in (worker..CONNECTIONS_PER_SERVICE).step_by(WORKERS as usize) {
+            thread::sleep(
+                (begin + DRAIN_TIME * turn / CONNECTIONS_PER_SERVICE)
+                    .saturating_duration_since(Instant::now()),
+            );
             let client = clients[turn as usize % clients.len()];
             for service in services {
                 if let Err(error) = connect(client, vip(service), Duration::from_secs(10)) {
@@ -116,15 +120,15 @@ fn load(testbed: &Testbed, services: &[Service]) -> BTreeMap<String, Vec<String>
             _ = scope.spawn(move || testbed.net.outside.enter(|| work(worker)));
         }
     });
-    println!("{CONNECTIONS} connections to each Service took {} s", begin.elapsed().as_secs());
+    println!("{CONNECTIONS_PER_SERVICE} connections to each Service took {} s", begin.elapsed().as_secs());
     failed.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The pod to which `dh` gives everything, by one connection.
+/// Finds the pod to which `dh` gives everything, by one connection.
 fn chosen_by_dh(testbed: &Testbed, dh: &Service, accepted: &[Arc<AtomicU32>]) -> usize {
-    let first = || connect(clients()[0], vip(dh), SOON);
+    let first = || connect(clients()[0], vip(dh), WAIT_LIMIT);
     testbed.net.outside.enter(first).expect("a connection through dh");
-    wait_for(SOON, "the connection to be accepted", || {
+    wait_for(WAIT_LIMIT, "the connection to be accepted", || {
         accepted.iter().position(|count| count.load(Ordering::Relaxed) > 0).ok_or("nobody has it")
     })
 }
@@ -149,13 +153,13 @@ fn no_scheduler_but_dh_refuses_anybody_while_one_of_four_endpoints_drains_slow()
         let has = ipvs.get(Proto::Tcp, vip(service)).map(|vs| vs.scheduler.as_str());
         assert_eq!(has, Some(service.name.as_str()), "the kernel has its module");
     }
-    // The endpoint of `dh` leaves, so that this shows what it does.
+    // The endpoint of `dh` leaves, so that the test shows its behaviour.
     let dh =
         services.remove(services.iter().position(|service| service.name == "dh").expect("kernels have dh"));
     let leaves = chosen_by_dh(&testbed, &dh, &accepted);
     let mut endpoints = all;
     endpoints[leaves] = Endpoint::terminating(&testbed.pods[leaves]);
-    let [real, _] = testbed.pods[leaves].address.port(ACCEPTS);
+    let [real, _] = testbed.pods[leaves].address.port(ACCEPT_PORT);
     let drains = |service: &Service| {
         testbed.ipvs().get(Proto::Tcp, vip(service)).and_then(|vs| vs.real.get(&real).copied()) == Some(0)
     };
@@ -163,7 +167,7 @@ fn no_scheduler_but_dh_refuses_anybody_while_one_of_four_endpoints_drains_slow()
         testbed.manifests.endpoints(service, &endpoints);
     }
     for service in services.iter().chain([&dh]) {
-        wait_until(SOON, "the endpoint to drain", || drains(service));
+        wait_until(WAIT_LIMIT, "the endpoint to drain", || drains(service));
     }
     assert_eq!(load(&testbed, &services), BTreeMap::new(), "refused while one endpoint drains");
     assert!(services.iter().all(drains), "a drain was over before the last connection");

@@ -1,4 +1,5 @@
-//! Pods that are gone without a word to the API server: what comes from their addresses, and what does not, tells.
+//! Pods that are gone without a word to the API server: only packets from their addresses, or the lack of
+//! them, show it.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -12,15 +13,15 @@ use e2e::probe::talk::{self, Talk};
 use super::{conversations, cut, real, removed, within};
 use crate::testbed::Testbed;
 
-/// From the moment at which the address leaves the slice to the reset of the last client.
-const LIMIT: Duration = Duration::from_secs(12);
+/// Time from the moment at which the address leaves the slice to the reset of the last client.
+const RESET_WITHIN: Duration = Duration::from_secs(12);
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A way in which a pod vanishes.
 struct Way {
     what: &'static str,
     vanish: fn(&mut Pod),
-    /// Conversations with it.
+    /// Number of conversations with it.
     clients: usize,
 }
 
@@ -42,8 +43,8 @@ fn the_clients_of_a_vanished_pod_are_reset_within_12_seconds_slow() {
     for (service, pod) in services.iter().zip(&testbed.pods) {
         testbed.manifests.serve(service, &[Endpoint::ready(pod)]);
     }
-    // The reset answers a retransmission, and TCP doubles the time between two of them: the one after 6.2 s must find the
-    // real server gone, because the next one comes at 12.6 s.
+    // The reset answers a retransmission, and TCP doubles the time between two of them: the one after 6.2 s
+    // must find the real server gone, because the next one comes at 12.6 s.
     testbed.start(&[]);
     for (service, pod) in services.iter().zip(&testbed.pods) {
         testbed.wait_served(service, &[Endpoint::ready(pod)]);
@@ -70,7 +71,7 @@ fn the_clients_of_a_vanished_pod_are_reset_within_12_seconds_slow() {
             first.as_millis(),
             last.as_millis()
         );
-        within(LIMIT, last, &format!("{}: a client hung", way.what), (&timeline, left));
+        within(RESET_WITHIN, last, &format!("{}: a client hung", way.what), &timeline, left);
     }
 }
 
