@@ -2,12 +2,16 @@
 //!
 //! They show where time goes; `cargo xtask bench` measures what users get.
 
-use std::hint::black_box;
-use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
+use std::{
+    hint::black_box,
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
-use benches::alone::Absent;
-use benches::objects::{self, Size};
+use benches::{
+    alone::Absent,
+    objects::{self, Size},
+};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use ipvs::codec::{Command, Destination, DestinationKey, Service, ServiceKey, parse_destination};
 use kube_source::{convert, wire};

@@ -1,10 +1,12 @@
 //! The product's loop with IPVS as its only real table, for comparison with `ipvsadm -R`, which knows nothing
 //! of routes and packet rules.
 
-use std::cell::Cell;
-use std::collections::BTreeSet;
-use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::{
+    cell::Cell,
+    collections::BTreeSet,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, ensure};
 use dataplane::{
@@ -16,8 +18,10 @@ use ipvs::IpvsClient;
 use lb_types::{IpvsOp, RulesLayout, RulesOp, Scheduler, VipOp, VipPort, VirtualServerId};
 use reconcile::{Config, Event, Reconciler};
 
-use crate::node::Node;
-use crate::objects::{self, Size};
+use crate::{
+    node::Node,
+    objects::{self, Size},
+};
 
 /// Durations of the loop.
 #[derive(Debug, Clone, Copy)]
@@ -49,7 +53,7 @@ pub fn program(node: &Node, size: Size) -> Result<Alone> {
     })
 }
 
-/// The IPVS client, with the time time_in_writes in its writes.
+/// The IPVS client, with the time that its writes have taken.
 struct Timed {
     client: IpvsClient,
     time_in_writes: Rc<Cell<Duration>>,

@@ -1,16 +1,15 @@
 //! The cluster behind an API server, and changes to it.
 
-use std::net::Ipv4Addr;
-use std::path::Path;
-use std::time::Duration;
-use std::{fs, iter};
+use std::{fs, iter, net::Ipv4Addr, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 use test_apiserver::{Resource, TestApiServer, monotonic};
 
-use crate::node::Node;
-use crate::objects::{self, NAMESPACE, Size};
+use crate::{
+    node::Node,
+    objects::{self, NAMESPACE, Size},
+};
 
 /// A cluster whose endpoints are replaced one by one.
 #[derive(Debug)]

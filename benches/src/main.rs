@@ -1,15 +1,19 @@
 //! `cargo xtask bench`: measures, prints a table, writes JSON and a picture.
 
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
-use benches::noise::Probe;
-use benches::objects::Size;
-use benches::product;
-use benches::programming::{self, Bench};
-use benches::report::{Results, Run, SizeResults};
-use benches::running::{self, Samples};
+use benches::{
+    noise::Probe,
+    objects::Size,
+    product,
+    programming::{self, Bench},
+    report::{Results, Run, SizeResults},
+    running::{self, Samples},
+};
 use clap::Parser;
 
 /// Measures kube-ipvs on this machine's kernel; needs root and IPVS.

@@ -2,8 +2,10 @@
 //!
 //! In a guest whose host is busy, a process does not notice that it is interrupted; only this shows it.
 
-use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::{
+    hint::black_box,
+    time::{Duration, Instant},
+};
 
 use serde::Serialize;
 

@@ -2,9 +2,7 @@
 //!
 //! The same objects exist in each form that a consumer takes: manifests and model events.
 
-use std::fmt::Write as _;
-use std::net::Ipv4Addr;
-use std::num::NonZeroU16;
+use std::{fmt::Write as _, net::Ipv4Addr, num::NonZeroU16};
 
 use lb_types::{IpFamily, Protocol, ServiceName, VipPort, VirtualServerId};
 use serde::Serialize;

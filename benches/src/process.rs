@@ -1,7 +1,6 @@
 //! CPU time and memory of a process, from `/proc`.
 
-use std::fs;
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
@@ -14,7 +13,8 @@ pub fn pid_of(id: u32) -> Result<Pid> {
     i32::try_from(id).ok().and_then(Pid::from_raw).context("not a process id")
 }
 
-/// User and system time of all threads so far, in steps of 10 ms; also of a process that nobody has waited for yet.
+/// User and system time of all threads so far, in steps of 10 ms; also of a process that nobody has waited
+/// for yet.
 pub fn cpu_time(id: u32) -> Result<Duration> {
     let path = format!("/proc/{id}/stat");
     let stat = fs::read_to_string(&path).with_context(|| path.clone())?;

@@ -1,18 +1,22 @@
 //! kube-ipvs as its users run it: a process, its command line, its log.
 
-use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::Read;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    io::Read,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::node::Node;
-use crate::objects::{NODE_NAME, POD_CIDR, SERVICE_CIDR};
-use crate::process;
+use crate::{
+    node::Node,
+    objects::{NODE_NAME, POD_CIDR, SERVICE_CIDR},
+    process,
+};
 
 /// Longest wait for anything: 10,000 Services in the guest of a busy host.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(600);

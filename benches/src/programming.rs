@@ -1,23 +1,27 @@
 //! Four ways to program an empty kernel: kube-ipvs, its IPVS part alone, `ipvsadm -R`, and the same bytes
 //! sent again.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
-use crate::alone;
-use crate::node::{Node, millis};
-use crate::objects::{self, Size};
-use crate::process;
-use crate::product::{self, Input, Product, Settings};
-use crate::replay::{Replayed, replay};
-use crate::tap::{Datagram, Recording, Tap, Traffic};
+use crate::{
+    alone,
+    node::{Node, millis},
+    objects::{self, Size},
+    process,
+    product::{self, Input, Product, Settings},
+    replay::{Replayed, replay},
+    tap::{Datagram, Recording, Tap, Traffic},
+};
 
 /// First object that kube-ipvs writes, as it stands in the list of links.
 const FIRST_WRITE: &str = "kube-ipvs0:";
@@ -76,7 +80,7 @@ pub struct Timed {
 /// Messages and system calls of programming.
 #[derive(Debug, Clone, Serialize)]
 pub struct CallCounts {
-    /// Netlink traffic, as the kernel itself record it.
+    /// Netlink traffic, as the kernel itself recorded it.
     pub netlink: Traffic,
     /// Numbers of system calls by name, of the whole process from its start until everything is programmed;
     /// empty without `strace`.
@@ -182,7 +186,7 @@ pub fn first_write(node: &Node) -> Result<Instant> {
     })
 }
 
-/// Runs it again, with every message record and every system call counted.
+/// Runs it again, with every message recorded and every system call counted.
 fn record(settings: &Settings, size: Size) -> Result<(Vec<Datagram>, CallCounts)> {
     let node = Node::with_tap()?;
     let tap = Tap::start(&node)?;

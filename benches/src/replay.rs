@@ -1,15 +1,16 @@
 //! Recorded writes, sent again with nothing around them: the time that the kernel itself needs for them.
 
-use std::collections::{BTreeMap, btree_map::Entry};
-use std::io;
-use std::time::{Duration, Instant};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    io,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail};
 use netlink_sys::{Socket, SocketAddr};
 use rustix::net::sockopt;
 
-use crate::node::Node;
-use crate::tap::Datagram;
+use crate::{node::Node, tap::Datagram};
 
 /// Size of the buffers in bytes: as large as any sender's, so that the pieces fit.
 const BUFFER_BYTES: usize = 8 << 20;
@@ -28,7 +29,8 @@ pub struct Replayed {
     pub ipvs: Duration,
 }
 
-/// Sends the datagrams in order, each over a socket of its protocol, and reads the answers; the first error ends it.
+/// Sends the datagrams in order, each over a socket of its protocol, and reads the answers; the first error
+/// ends it.
 pub fn replay(node: &Node, datagrams: &[Datagram]) -> Result<Replayed> {
     node.ns.enter(|| {
         let mut sockets = BTreeMap::new();

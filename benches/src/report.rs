@@ -4,16 +4,15 @@ mod plot;
 mod table;
 mod targets;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use crate::noise::Noise;
-use crate::objects::Size;
-use crate::programming::Programming;
-use crate::running::Running;
+use crate::{noise::Noise, objects::Size, programming::Programming, running::Running};
 
 pub use targets::Verdict;
 

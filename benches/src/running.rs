@@ -1,12 +1,14 @@
 //! kube-ipvs with everything programmed, fed by an API server: one change, many at once, none, and a restart.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::net::IpAddr;
-use std::path::Path;
-use std::process::{Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::IpAddr,
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use dataplane::IpvsTable;
@@ -15,13 +17,15 @@ use rustix::process::{Signal, kill_process};
 use serde::Serialize;
 use test_apiserver::monotonic;
 
-use crate::cluster::{Change, Cluster};
-use crate::node::{Node, millis};
-use crate::objects::{self, Size};
-use crate::process;
-use crate::product::{Input, LONGEST_WAIT, Product, Settings};
-use crate::programming::{Bench, first_write, has_strace, parse_summary};
-use crate::tap::Tap;
+use crate::{
+    cluster::{Change, Cluster},
+    node::{Node, millis},
+    objects::{self, Size},
+    process,
+    product::{Input, LONGEST_WAIT, Product, Settings},
+    programming::{Bench, first_write, has_strace, parse_summary},
+    tap::Tap,
+};
 
 /// Pause between two looks at a virtual server.
 const LOOK_PAUSE: Duration = Duration::from_micros(200);

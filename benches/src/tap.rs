@@ -2,12 +2,16 @@
 //!
 //! It shows what was really sent, in which pieces, by whomever and by whichever means.
 
-use std::io;
-use std::mem::MaybeUninit;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::{
+    io,
+    mem::MaybeUninit,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use ipvs::codec::uapi::cmd;
@@ -165,7 +169,8 @@ fn open() -> Result<Socket> {
     socket.set_read_timeout(Some(SILENCE))?;
     let index = netdevice::name_to_index(&socket, TAP).context("the tap's number")?;
     #[expect(unsafe_code, reason = "no safe wrapper knows addresses of packet sockets")]
-    // SAFETY: the storage is zeroed and large enough for any address; exactly a `sockaddr_ll` is written into it.
+    // SAFETY: the storage is zeroed and large enough for any address; exactly a `sockaddr_ll` is written into
+    // it.
     let ((), address) = unsafe {
         SockAddr::try_init(|storage, length| {
             let address = storage.cast::<libc::sockaddr_ll>();

@@ -7,18 +7,17 @@ mod examples;
 mod rollout;
 mod screen;
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
-use std::process::Command;
-use std::time::Duration;
+use std::{collections::BTreeSet, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use testkit::{NetNs, TempDir, try_output, wait_for};
 
-use crate::net::{Net, OUTSIDE, Pod, PodNetwork, ProbeProgram};
-use crate::observe::{Timeline, ipvs};
-use crate::probe::load::{self, Load};
-use crate::proxy::{Proxy, Settings};
+use crate::{
+    net::{Net, OUTSIDE, Pod, PodNetwork, ProbeProgram},
+    observe::{Timeline, ipvs},
+    probe::load::{self, Load},
+    proxy::{Proxy, Settings},
+};
 use examples::Examples;
 use rollout::{Old, Rollout};
 use screen::Screen;

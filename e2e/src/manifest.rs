@@ -1,11 +1,15 @@
 //! The directory that kube-ipvs follows: Services, EndpointSlices and the Node as YAML, one file each.
 
-use std::fmt::Write as _;
-use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::{
+    fmt::Write as _,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
-use crate::net::{Both, NODE, Pod};
-use crate::probe::Proto;
+use crate::{
+    net::{Both, NODE, Pod},
+    probe::Proto,
+};
 
 /// Name of the node, as given by `--hostname-override`.
 pub const NODE_NAME: &str = "demo-node";

@@ -13,16 +13,20 @@
 mod ip;
 mod pod;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use testkit::NetNs;
 
 pub use pod::{Pod, Server};
 
-use crate::probe::once::{Outcome, Question, ask, ping};
-use crate::probe::{Failure, Proto};
+use crate::probe::{
+    Failure, Proto,
+    once::{Outcome, Question, ask, ping},
+};
 
 /// Time for which a client waits for anything that should come: generous, for a slow guest.
 pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,8 +1,8 @@
 //! Servers and clients that know nothing of kube-ipvs: they see addresses, answers and error numbers.
 //!
-//! Everything speaks one line protocol (see [`server`]), over TCP and SCTP as a stream and over UDP as datagrams,
-//! and every answer names the pod that gave it and the source address that pod saw.
-//! Every wait is bounded.
+//! Everything speaks one line protocol (see [`server`]), over TCP and SCTP as a stream and over UDP as
+//! datagrams, and every answer names the pod that gave it and the source address that pod saw. Every wait is
+//! bounded.
 
 pub mod cli;
 pub mod download;
@@ -13,9 +13,7 @@ pub mod server;
 pub mod socket;
 pub mod talk;
 
-use std::fmt;
-use std::net::SocketAddr;
-use std::str::FromStr;
+use std::{fmt, net::SocketAddr, str::FromStr};
 
 use serde::Serialize;
 

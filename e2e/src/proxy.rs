@@ -1,12 +1,14 @@
 //! kube-ipvs as a process: started in the node's namespace, killed, restarted, and asked through its command
 //! line.
 
-use std::ffi::OsStr;
-use std::fs::{File, OpenOptions};
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::{
+    ffi::OsStr,
+    fs::{File, OpenOptions},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
 
 use rustix::process::{Pid, Signal, kill_process};
 use testkit::{CommandError, NetNs, try_output, wait_until};

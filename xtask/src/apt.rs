@@ -3,14 +3,15 @@
 //! The host's `/etc/apt` is only read, to find the mirror. Indexes and downloads of other suites live in
 //! the cache; apt checks their signatures as for any other source.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result, bail};
 
-use crate::command;
-use crate::paths;
+use crate::{command, paths};
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 

@@ -1,14 +1,15 @@
 //! Builds of programs and tests, and their executables.
 
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::{
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use crate::command;
-use crate::workspace::cargo;
+use crate::{command, workspace::cargo};
 
 /// An executable that cargo built.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,7 +1,9 @@
 //! Execution of other programs, with errors that name them.
 
-use std::ffi::OsStr;
-use std::process::{Command, Output, Stdio};
+use std::{
+    ffi::OsStr,
+    process::{Command, Output, Stdio},
+};
 
 use anyhow::{Context, Result, bail};
 

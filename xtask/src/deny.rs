@@ -1,15 +1,10 @@
 //! Licences, duplicates and sources of all crates, which cargo-deny judges after `deny.toml`.
 
-use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
+use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::Result;
 
-use crate::command;
-use crate::paths;
-use crate::tally::Tally;
-use crate::workspace::cargo;
+use crate::{command, paths, tally::Tally, workspace::cargo};
 
 /// Version that is installed; a newer one may judge differently.
 const VERSION: &str = "0.20.2";

@@ -1,23 +1,22 @@
 //! `cargo xtask fuzz`: every parser of outside input under libFuzzer.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
-use std::sync::Mutex;
-use std::thread;
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
+    sync::Mutex,
+    thread,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
-use crate::build;
-use crate::command;
-use crate::paths;
-use crate::tally::Tally;
+use crate::{build, command, paths, tally::Tally};
 
 /// Time for each target in the tiers of `cargo xtask test`, in seconds.
 pub const SECONDS_PER_TARGET: u32 = 60;
 
-/// Time in seconds from which on an input is a parse_finding.
+/// Time in seconds from which on an input is a finding.
 const SLOWEST_INPUT_SECONDS: u32 = 10;
 
 /// Memory in MiB that no input may cost.

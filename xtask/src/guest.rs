@@ -13,13 +13,11 @@ pub mod protocol;
 mod qemu;
 pub mod session;
 
-use std::fs;
-use std::path::PathBuf;
+use std::{fs, path::PathBuf};
 
 use anyhow::Result;
 
-use crate::kernels::Kernel;
-use crate::paths;
+use crate::{kernels::Kernel, paths};
 use image::Image;
 use qemu::Machine;
 use session::Session;

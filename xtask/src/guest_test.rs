@@ -14,9 +14,11 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 
-use crate::kernels::{self, Kernel, Series};
-use crate::setup;
-use crate::tally::Tally;
+use crate::{
+    kernels::{self, Kernel, Series},
+    setup,
+    tally::Tally,
+};
 pub use plan::{Case, Plan, add_programs, environment};
 use retry::Retries;
 use run::Runner;

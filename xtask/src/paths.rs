@@ -1,8 +1,9 @@
 //! Places of the repository, its target folder, and the cache outside the tree.
 
-use std::env;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, bail};
 

@@ -4,8 +4,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::apt::{self, AptRoot, Installed};
-use crate::command;
+use crate::{
+    apt::{self, AptRoot, Installed},
+    command,
+};
 
 /// Packages that must be installed, whatever their version.
 const PACKAGES: &[&str] = &[

@@ -1,19 +1,27 @@
 //! `cargo xtask demo` and `cargo xtask bench`: programs of the packages `e2e` and `benches` on a real kernel.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+    time::Duration,
+};
 
 use anyhow::{Context, Error, Result};
 use clap::Args;
 
-use crate::build::{self, Executable};
-use crate::guest::cli::{report, to_terminal};
-use crate::guest::image::Image;
-use crate::guest::{self, protocol::Task};
-use crate::guest_test::{add_programs, environment};
-use crate::kernels::{self, Kernel};
-use crate::{command, paths, setup};
+use crate::{
+    build::{self, Executable},
+    command,
+    guest::{
+        self,
+        cli::{report, to_terminal},
+        image::Image,
+        protocol::Task,
+    },
+    guest_test::{add_programs, environment},
+    kernels::{self, Kernel},
+    paths, setup,
+};
 
 /// Time that no program takes.
 const PROGRAM_TIMEOUT: Duration = Duration::from_secs(3600);

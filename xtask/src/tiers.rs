@@ -1,22 +1,24 @@
 //! `cargo xtask test`: every tier, one table, one closing line.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Command, ExitCode, Stdio};
-use std::time::{Duration, Instant};
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, ExitCode, Stdio},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::checks::{edges, links, purity};
-use crate::command;
-use crate::deny;
-use crate::fuzz;
-use crate::guest_test::{self, OnKernel, Plan, Tolerance, selftest};
-use crate::kernels;
-use crate::libtest::{self, Line};
-use crate::setup;
-use crate::tally::Tally;
-use crate::workspace::{Workspace, cargo};
+use crate::{
+    checks::{edges, links, purity},
+    command, deny, fuzz,
+    guest_test::{self, OnKernel, Plan, Tolerance, selftest},
+    kernels,
+    libtest::{self, Line},
+    setup,
+    tally::Tally,
+    workspace::{Workspace, cargo},
+};
 
 /// `cargo xtask test`.
 #[derive(Debug, Args)]

@@ -1,14 +1,11 @@
 //! The workspace according to `cargo metadata`.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::process::Command;
+use std::{collections::BTreeMap, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use crate::command;
-use crate::paths;
+use crate::{command, paths};
 
 /// The packages of the workspace.
 #[derive(Debug, Deserialize)]

@@ -2,8 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::table::time;
-use super::{Results, SizeResults};
+use super::{Results, SizeResults, table::time};
 
 const WIDTH: f64 = 1040.0;
 const HEIGHT: f64 = 540.0;
@@ -64,14 +63,14 @@ pub fn render(results: &Results) -> String {
     );
     text(
         &mut svg,
-        (24.0, 32.0),
+        Point { x: 24.0, y: 32.0 },
         "start",
         18,
         "kube-ipvs: time to program the kernel, by number of Services (10 endpoints each)",
     );
-    text(&mut svg, (24.0, 54.0), "start", 12, &results.run.line());
-    text(&mut svg, (24.0, 72.0), "start", 12, results.run.caution());
-    text(&mut svg, (24.0, 90.0), "start", 12, &results.run.disturbance());
+    text(&mut svg, Point { x: 24.0, y: 54.0 }, "start", 12, &results.run.line());
+    text(&mut svg, Point { x: 24.0, y: 72.0 }, "start", 12, results.run.caution());
+    text(&mut svg, Point { x: 24.0, y: 90.0 }, "start", 12, &results.run.disturbance());
     panel(&mut svg, PANEL_MARGIN, "Programming an empty kernel", &PROGRAMMING, &results.sizes);
     let second = PANEL_MARGIN * 2.0 + PANEL_WIDTH;
     panel(&mut svg, second, "One endpoint changes", &LATENCY, &results.sizes);
@@ -82,7 +81,7 @@ pub fn render(results: &Results) -> String {
 /// Bars on a logarithmic scale, grouped by size, with a legend below.
 fn panel(svg: &mut String, left: f64, title: &str, series: &[Series], sizes: &[SizeResults]) {
     let scale = Scale::around(sizes.iter().flat_map(|size| series.iter().map(|series| (series.value)(size))));
-    text(svg, (left, PLOT_TOP - 20.0), "start", 14, title);
+    text(svg, Point { x: left, y: PLOT_TOP - 20.0 }, "start", 14, title);
     for decade in scale.low..=scale.high {
         let ms = 10_f64.powi(decade);
         let y = scale.y(ms);
@@ -91,15 +90,15 @@ fn panel(svg: &mut String, left: f64, title: &str, series: &[Series], sizes: &[S
             r##"<line x1="{left:.1}" x2="{:.1}" y1="{y:.1}" y2="{y:.1}" stroke="#d8dee4"/>"##,
             left + PANEL_WIDTH
         );
-        text(svg, (left - 6.0, y + 4.0), "end", 11, &round_time(ms));
+        text(svg, Point { x: left - 6.0, y: y + 4.0 }, "end", 11, &round_time(ms));
     }
     let group = PANEL_WIDTH / sizes.len().max(1) as f64;
     for (number, size) in sizes.iter().enumerate() {
         let start = left + group * number as f64;
-        bars(svg, &scale, (start, group), series, size);
+        bars(svg, &scale, Group { left: start, width: group }, series, size);
         text(
             svg,
-            (start + group / 2.0, PLOT_TOP + PLOT_HEIGHT + 18.0),
+            Point { x: start + group / 2.0, y: PLOT_TOP + PLOT_HEIGHT + 18.0 },
             "middle",
             12,
             &thousands(size.size.services),
@@ -114,15 +113,22 @@ fn panel(svg: &mut String, left: f64, title: &str, series: &[Series], sizes: &[S
             y - 10.0,
             series.colour
         );
-        text(svg, (x + 16.0, y), "start", 12, series.name);
+        text(svg, Point { x: x + 16.0, y }, "start", 12, series.name);
     }
 }
 
-fn bars(svg: &mut String, scale: &Scale, (start, group): (f64, f64), series: &[Series], size: &SizeResults) {
-    let width = group * 0.84 / series.len() as f64;
+/// Place of the bars of one size.
+#[derive(Clone, Copy)]
+struct Group {
+    left: f64,
+    width: f64,
+}
+
+fn bars(svg: &mut String, scale: &Scale, group: Group, series: &[Series], size: &SizeResults) {
+    let width = group.width * 0.84 / series.len() as f64;
     for (number, series) in series.iter().enumerate() {
         let ms = (series.value)(size);
-        let (x, y) = (start + group * 0.08 + width * number as f64, scale.y(ms));
+        let (x, y) = (group.left + group.width * 0.08 + width * number as f64, scale.y(ms));
         let _ = writeln!(
             svg,
             r#"<rect x="{:.1}" y="{y:.1}" width="{:.1}" height="{:.1}" fill="{}"/>"#,
@@ -131,7 +137,7 @@ fn bars(svg: &mut String, scale: &Scale, (start, group): (f64, f64), series: &[S
             PLOT_TOP + PLOT_HEIGHT - y,
             series.colour
         );
-        text(svg, (x + width / 2.0, y - 4.0), "middle", 9, &time(ms));
+        text(svg, Point { x: x + width / 2.0, y: y - 4.0 }, "middle", 9, &time(ms));
     }
 }
 
@@ -161,7 +167,15 @@ impl Scale {
     }
 }
 
-fn text(svg: &mut String, (x, y): (f64, f64), anchor: &str, size: u32, content: &str) {
+/// A point of the picture.
+#[derive(Clone, Copy)]
+struct Point {
+    x: f64,
+    y: f64,
+}
+
+fn text(svg: &mut String, at: Point, anchor: &str, size: u32, content: &str) {
+    let Point { x, y } = at;
     let content = content.replace('&', "&amp;").replace('<', "&lt;");
     let _ = writeln!(
         svg,

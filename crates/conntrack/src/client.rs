@@ -13,7 +13,8 @@ use crate::{
 
 /// Client of the connection tracking of the network namespace in which it was opened.
 ///
-/// A dump walks the whole table inside a system call: give it a thread that may be busy for some milliseconds.
+/// A dump walks the whole table inside a system call: give it a thread that may be busy for some
+/// milliseconds.
 pub struct ConntrackClient {
     socket: RequestSocket,
     /// Encoded messages; kept between calls for the memory.
@@ -67,8 +68,8 @@ impl ConntrackClient {
                 result => return result.map_err(Error::Dump),
             }
         }
-        // A refusal also without a filter is the answer of nfnetlink_rcv_msg (net/netfilter/nfnetlink.c) where the
-        // subsystem's module is missing.
+        // A refusal also without a filter is the answer of nfnetlink_rcv_msg (net/netfilter/nfnetlink.c)
+        // where the subsystem's module is missing.
         dump(&mut self.socket, None)
             .map_err(|error| if is_refused(&error) { Error::Missing(error) } else { Error::Dump(error) })
     }

@@ -11,7 +11,8 @@
 //! by the kernel where that is safe, compares here, and deletes every tracked connection by its whole tuple
 //! and its id.
 //!
-//! Reading order: [`ConntrackClient`], which implements [`dataplane::FlowTable`]; [`Error`]; `codec`, the bytes.
+//! Reading order: [`ConntrackClient`], which implements [`dataplane::FlowTable`]; [`Error`]; `codec`, the
+//! bytes.
 
 mod client;
 mod codec;

@@ -116,7 +116,8 @@ pub struct ObservedVips {
     pub routes: FastMap<IpAddr, Option<IpAddr>>,
     /// Addresses on `kube-ipvs0`; IPv6 link-local ones excluded.
     pub addresses: BTreeSet<IpAddr>,
-    /// Addresses of this node: on every other link, loopback and IPv6 link-local excluded, with the link's name.
+    /// Addresses of this node: on every other link, loopback and IPv6 link-local excluded, with the link's
+    /// name.
     pub node_addresses: BTreeMap<IpAddr, String>,
     /// Bridges by name.
     pub bridges: BTreeMap<String, BridgeFilters>,

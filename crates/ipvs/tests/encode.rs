@@ -1,6 +1,7 @@
 //! Exact bytes of every command, written out by hand from include/uapi/linux/ip_vs.h and linux/netlink.h.
 //!
-//! Little endian: numbers in host order have their low byte first. Ports, and masks of IPv4, are in network order.
+//! Little endian: numbers in host order have their low byte first. Ports, and masks of IPv4, are in network
+//! order.
 #![cfg(target_endian = "little")]
 
 use std::net::IpAddr;

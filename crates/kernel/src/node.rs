@@ -5,7 +5,8 @@
 #[error("the host name is empty: set it, or give the node's name with --hostname-override")]
 pub struct EmptyHostname;
 
-/// The node's name as kube-proxy derives it (pkg/util/node: `GetHostname`): the host name, trimmed, in lower case.
+/// The node's name as kube-proxy derives it (pkg/util/node: `GetHostname`): the host name, trimmed, in lower
+/// case.
 pub fn hostname() -> Result<String, EmptyHostname> {
     normalise(&rustix::system::uname().nodename().to_string_lossy())
 }

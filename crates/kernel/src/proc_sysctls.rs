@@ -10,7 +10,8 @@ use std::{
 use dataplane::{ErrorKind, Sysctls, TableError};
 use lb_types::SysctlOp;
 
-/// Kernel parameters through `/proc/sys`; what is below `net/` belongs to the network namespace of the calling thread.
+/// Kernel parameters through `/proc/sys`; what is below `net/` belongs to the network namespace of the
+/// calling thread.
 #[derive(Clone, Debug)]
 pub struct ProcSysctls {
     /// `/proc/sys`, or the directory where the host's is mounted.

@@ -6,8 +6,8 @@
 //! in the socket's queue.
 //!
 //! Reading order:
-//! - [`RequestSocket`]: one request ([`RequestSocket::request`]), a whole dump ([`RequestSocket::dump`]), thousands of
-//!   writes ([`RequestSocket::execute`]);
+//! - [`RequestSocket`]: one request ([`RequestSocket::request`]), a whole dump ([`RequestSocket::dump`]),
+//!   thousands of writes ([`RequestSocket::execute`]);
 //! - [`Batch`] and [`Request`], which are sent; [`BatchOutcome`], the result;
 //! - [`Subscription`]: notifications of multicast groups;
 //! - [`genl`]: names and headers of generic netlink;

@@ -33,7 +33,8 @@ impl RequestSocket {
         Ok(RequestSocket { socket, sequence: 0, limits, unfinished: false })
     }
 
-    /// Makes the kernel honour the filters in dump requests (`NETLINK_GET_STRICT_CHK`; routes: table, protocol).
+    /// Makes the kernel honour the filters in dump requests (`NETLINK_GET_STRICT_CHK`; routes: table,
+    /// protocol).
     pub fn set_strict_check(&self) -> Result<(), Error> {
         self.socket.set_strict_check()
     }

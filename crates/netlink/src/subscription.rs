@@ -24,7 +24,8 @@ pub struct Drained {
 
 /// A socket that listens to multicast groups, in the network namespace of the thread that opened it.
 ///
-/// It never blocks: wait until the descriptor ([`AsFd`], [`AsRawFd`]) is readable, then [`Subscription::drain`].
+/// It never blocks: wait until the descriptor ([`AsFd`], [`AsRawFd`]) is readable, then
+/// [`Subscription::drain`].
 pub struct Subscription {
     socket: RawSocket,
     /// Ports whose changes are left out.
@@ -32,7 +33,8 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// Joins multicast groups by number (`RTNLGRP_*`, `NFNLGRP_*`, or as resolved by [`crate::genl::resolve`]).
+    /// Joins multicast groups by number (`RTNLGRP_*`, `NFNLGRP_*`, or as resolved by
+    /// [`crate::genl::resolve`]).
     pub fn open(protocol: Protocol, groups: &[u32]) -> Result<Self, Error> {
         Subscription::open_with(protocol, groups, &Buffers::default())
     }

@@ -53,7 +53,8 @@ impl RulesError {
 
     /// Tells whether the kernel lacks nf_tables.
     ///
-    /// nfnetlink answers EINVAL to requests for a subsystem that it does not have, EOPNOTSUPP to transactions.
+    /// nfnetlink answers EINVAL to requests for a subsystem that it does not have, EOPNOTSUPP to
+    /// transactions.
     pub fn is_not_supported(&self) -> bool {
         match self {
             RulesError::Netlink(e) => e.is_not_supported() || e.errno() == Some(libc::EINVAL),

@@ -3,8 +3,8 @@
 //! Packets from a client to a VIP do not pass the forward hook, but the answers of the pod do. No rule of
 //! ours can accept what a chain of another table drops, so all that we can do is report it. The judgement
 //! covers base chains of the forward hook whose policy is drop. It asks of each reachable rule whether it
-//! concerns a packet that
-//! whose policy is drop. The judgement asks of each rule that could be reached whether it concerns a packet that
+//! concerns a packet that whose policy is drop. The judgement asks of each rule that could be reached whether
+//! it concerns a packet that
 //!
 //! - answers an established connection of TCP or UDP,
 //! - comes in through the interface of a pod and goes out through any but those of a container engine.

@@ -19,6 +19,8 @@ use crate::{RulesError, filter, nft, observed};
 /// Silence that ends a report. Changes seldom come alone: a deleted table has a notification for everything
 /// in it. One report covers all that follow each other within [`QUIET`].
 const QUIET: Duration = Duration::from_millis(10);
+
+/// Time after the first change at which a report comes at the latest.
 const AT_LATEST: Duration = Duration::from_millis(200);
 
 /// Watcher of the network namespace of the thread that opened it. It blocks: give it a thread of its own that

@@ -31,8 +31,8 @@ const GET_ROUTE: u16 = 26;
 /// RT_TABLE_LOCAL
 pub(crate) const TABLE_LOCAL: u8 = 255;
 
-/// One request about a route of ours. IPv4 allows several routes of one key, IPv6 does not (`fib_table_insert` in
-/// net/ipv4/fib_trie.c, `fib6_add_rt2node` in net/ipv6/ip6_fib.c).
+/// One request about a route of ours. IPv4 allows several routes of one key, IPv6 does not
+/// (`fib_table_insert` in net/ipv4/fib_trie.c, `fib6_add_rt2node` in net/ipv6/ip6_fib.c).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RouteWrite {
     /// Adds a route; fails if any route has the same key, whoever owns it.

@@ -29,8 +29,21 @@ const ROUTE_PROTOCOL_AT: u32 = 16 + 5;
 
 const REPLACE: u16 = netlink::flags::REPLACE;
 
-/// One instruction; jumps count from the next one.
-type Instruction = (u16, u8, u8, u32);
+/// One instruction (`struct sock_filter`); jumps count from the next one.
+#[derive(Clone, Copy)]
+struct Instruction {
+    code: u16,
+    /// Jump if true.
+    jt: u8,
+    /// Jump if false.
+    jf: u8,
+    /// Operand.
+    k: u32,
+}
+
+const fn instruction(code: u16, jt: u8, jf: u8, k: u32) -> Instruction {
+    Instruction { code, jt, jf, k }
+}
 
 /// Program that passes everything but routes; routes with our protocol that another port has changed; and
 /// routes that replace another one of table local, which may have been ours.
@@ -39,26 +52,27 @@ fn program(own_port: u32) -> Vec<Instruction> {
     let half = |value: u16| u32::from(u16::from_be_bytes(value.to_ne_bytes()));
     let word = |value: u32| u32::from_be_bytes(value.to_ne_bytes());
     vec![
-        /*  0 */ (BPF_LD_H_ABS, 0, 0, TYPE),
-        /*  1 */ (BPF_JEQ_K, 1, 0, half(NEW_ROUTE)),
-        /*  2 */ (BPF_JEQ_K, 0, 8, half(DELETE_ROUTE)),
-        /*  3 */ (BPF_LD_W_ABS, 0, 0, PORT),
-        /*  4 */ (BPF_JEQ_K, 7, 0, word(own_port)),
-        /*  5 */ (BPF_LD_B_ABS, 0, 0, ROUTE_PROTOCOL_AT),
-        /*  6 */ (BPF_JEQ_K, 4, 0, u32::from(ROUTE_PROTOCOL)),
-        /*  7 */ (BPF_LD_B_ABS, 0, 0, ROUTE_TABLE),
-        /*  8 */ (BPF_JEQ_K, 0, 3, u32::from(TABLE_LOCAL)),
-        /*  9 */ (BPF_LD_H_ABS, 0, 0, FLAGS),
-        /* 10 */ (BPF_JSET_K, 0, 1, half(REPLACE)),
-        /* 11 */ (BPF_RET_K, 0, 0, u32::MAX),
-        /* 12 */ (BPF_RET_K, 0, 0, 0),
+        /*  0 */ instruction(BPF_LD_H_ABS, 0, 0, TYPE),
+        /*  1 */ instruction(BPF_JEQ_K, 1, 0, half(NEW_ROUTE)),
+        /*  2 */ instruction(BPF_JEQ_K, 0, 8, half(DELETE_ROUTE)),
+        /*  3 */ instruction(BPF_LD_W_ABS, 0, 0, PORT),
+        /*  4 */ instruction(BPF_JEQ_K, 7, 0, word(own_port)),
+        /*  5 */ instruction(BPF_LD_B_ABS, 0, 0, ROUTE_PROTOCOL_AT),
+        /*  6 */ instruction(BPF_JEQ_K, 4, 0, u32::from(ROUTE_PROTOCOL)),
+        /*  7 */ instruction(BPF_LD_B_ABS, 0, 0, ROUTE_TABLE),
+        /*  8 */ instruction(BPF_JEQ_K, 0, 3, u32::from(TABLE_LOCAL)),
+        /*  9 */ instruction(BPF_LD_H_ABS, 0, 0, FLAGS),
+        /* 10 */ instruction(BPF_JSET_K, 0, 1, half(REPLACE)),
+        /* 11 */ instruction(BPF_RET_K, 0, 0, u32::MAX),
+        /* 12 */ instruction(BPF_RET_K, 0, 0, 0),
     ]
 }
 
-/// Attaches the filter; without it everything still works, at the cost of looking at every route notification.
+/// Attaches the filter; without it everything still works, at the cost of looking at every route
+/// notification.
 pub(crate) fn attach(subscription: &Subscription, own_port: u32) -> Result<(), VipError> {
     let filter: Vec<SockFilter> =
-        program(own_port).into_iter().map(|(code, jt, jf, k)| SockFilter::new(code, jt, jf, k)).collect();
+        program(own_port).into_iter().map(|i| SockFilter::new(i.code, i.jt, i.jf, i.k)).collect();
     Ok(SockRef::from(subscription).attach_filter(&filter)?)
 }
 
@@ -73,7 +87,7 @@ mod tests {
         let (mut at, mut accumulator) = (0usize, 0u32);
         let byte = |i: u32| u32::from(packet[i as usize]);
         loop {
-            let (code, jt, jf, k) = program[at];
+            let Instruction { code, jt, jf, k } = program[at];
             at += 1;
             let jump = |taken: bool| usize::from(if taken { jt } else { jf });
             match code {

@@ -14,8 +14,9 @@
 //!
 //! Reading order: [`VipClient`] reads and writes; [`VipWatcher`] reports changes by others; [`VipError`].
 //!
-//! Links are handled through rtnetlink, which is made for a handful of requests. Routes and addresses go through the
-//! batch engine of the `netlink` crate, because rtnetlink cannot send thousands of them without losing answers.
+//! Links are handled through rtnetlink, which is made for a handful of requests. Routes and addresses go
+//! through the batch engine of the `netlink` crate, because rtnetlink cannot send thousands of them without
+//! losing answers.
 
 mod client;
 mod conflict;

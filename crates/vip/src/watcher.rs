@@ -23,9 +23,11 @@ use crate::{
 const GROUPS: [u32; 5] = [1, 5, 7, 9, 11];
 
 /// Silence that ends a report. Changes seldom come alone: a deleted link takes its routes along, a new one
-/// brings addresses. One report covers all that follow each other within [`QUIET`].
-const QUIET: Duration = Duration::from_millis(10);
-const AT_LATEST: Duration = Duration::from_millis(200);
+/// brings addresses. One report covers all that follow each other within [`QUIET_TIME`].
+const QUIET_TIME: Duration = Duration::from_millis(10);
+
+/// Time after the first change at which a report comes at the latest.
+const LONGEST_DELAY: Duration = Duration::from_millis(200);
 
 /// Pause before the second look at links and addresses, if others change them too fast for the first; doubled
 /// each time.
@@ -96,8 +98,8 @@ impl VipWatcher {
             let look = self.blind.map_or(deadline, |blind| blind.next);
             self.is_readable_until(deadline.min(look))?;
         }
-        let latest = Instant::now() + AT_LATEST;
-        while Instant::now() < latest && self.is_readable_until(latest.min(Instant::now() + QUIET))? {
+        let latest = Instant::now() + LONGEST_DELAY;
+        while Instant::now() < latest && self.is_readable_until(latest.min(Instant::now() + QUIET_TIME))? {
             self.drain()?;
         }
         Ok(Some(Touched::Vips))

@@ -1,7 +1,6 @@
 //! A rolling update of all pods of a Service under load, for people to watch; see `e2e::demo`.
 
-use std::panic::catch_unwind;
-use std::process::ExitCode;
+use std::{panic::catch_unwind, process::ExitCode};
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();

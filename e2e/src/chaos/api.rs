@@ -9,9 +9,11 @@ use test_apiserver::{
 };
 use testkit::NetNs;
 
-use super::cluster::Step;
-use super::objects::{Disturbance, Objects};
-use super::random::Random;
+use super::{
+    cluster::Step,
+    objects::{Disturbance, Objects},
+    random::Random,
+};
 
 /// Resources that kube-ipvs cannot do without.
 const RESOURCES: [Resource; 3] = [Resource::Services, Resource::EndpointSlices, Resource::Nodes];

@@ -1,8 +1,7 @@
 //! Damage that others do to the kernel: by mistake, by another program, or by a script that "cleans up".
 
 use super::random::Random;
-use crate::observe::Ipvs;
-use crate::probe::Proto;
+use crate::{observe::Ipvs, probe::Proto};
 
 /// Commands that destroy all of a kind.
 const WHOLESALE: [&str; 9] = [

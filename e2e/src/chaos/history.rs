@@ -1,8 +1,10 @@
 //! Record of the actions, for when something turns out to be wrong.
 
-use std::collections::VecDeque;
-use std::fmt;
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    fmt,
+    time::{Duration, Instant},
+};
 
 /// Number of actions that are remembered.
 const ACTIONS_KEPT: usize = 50;

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::cluster::{Id, Step};
-use super::random::Random;
+use super::{
+    cluster::{Id, Step},
+    random::Random,
+};
 use crate::manifest::{Manifests, NODE_FILE};
 
 /// A store of objects that kube-ipvs follows.

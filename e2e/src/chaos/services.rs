@@ -2,8 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::cluster::{Change, Cluster, new_endpoint, slice_ports};
-use super::random::Random;
+use super::{
+    cluster::{Change, Cluster, new_endpoint, slice_ports},
+    random::Random,
+};
 
 /// Ports that the changes use: few, so that they often meet again.
 const PORTS: [u16; 6] = [53, 80, 443, 8080, 9000, 30_053];

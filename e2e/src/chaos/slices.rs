@@ -2,9 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::cluster::{Change, Cluster, new_endpoint};
-use super::random::Random;
-use super::services::unique;
+use super::{
+    cluster::{Change, Cluster, new_endpoint},
+    random::Random,
+    services::unique,
+};
 
 impl Cluster {
     pub(super) fn add_endpoint(&mut self, random: &mut Random, change: &mut Change) -> Option<()> {

@@ -5,9 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use super::{Cluster, History, Id, Random, Step, damage};
-use crate::checker::Wanted;
-use crate::manifest::NODE_NAME;
-use crate::observe::parse_ipvs;
+use crate::{checker::Wanted, manifest::NODE_NAME, observe::parse_ipvs};
 
 const BYSTANDER: &str = "bystander";
 

@@ -1,11 +1,12 @@
 //! Comparison of both sides: one line for each difference, in both directions.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
 
 use super::{Kernel, Wanted};
-use crate::observe::VirtualServer;
-use crate::probe::Proto;
+use crate::{observe::VirtualServer, probe::Proto};
 
 /// Tolerance towards real servers on their way out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

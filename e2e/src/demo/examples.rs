@@ -1,9 +1,11 @@
 //! Copy of the example manifests, edited the way a cluster would edit them.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};

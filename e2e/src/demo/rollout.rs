@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use testkit::wait_for;
 
-use super::examples::Examples;
-use super::screen::Screen;
-use crate::net::{Both, Net, Pod};
-use crate::observe::ipvs;
+use super::{examples::Examples, screen::Screen};
+use crate::{
+    net::{Both, Net, Pod},
+    observe::ipvs,
+};
 
 /// Time for what must happen before the next step.
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);

@@ -1,7 +1,9 @@
 //! A pod: a namespace, a link to the node, and a server process.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Stdio},
+};
 
 use testkit::NetNs;
 

@@ -1,9 +1,11 @@
 //! Announcements of the kernel while something happens: `ip monitor` and `nft monitor`.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use testkit::{NetNs, wait_until};
 

@@ -1,8 +1,6 @@
 //! Parser of `ipvsadm -Sn`.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::{collections::BTreeMap, fmt::Write as _, net::SocketAddr};
 
 use testkit::NetNs;
 

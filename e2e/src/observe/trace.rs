@@ -2,9 +2,7 @@
 //!
 //! IPVS announces nothing, and writing the same value again leaves no trace in any dump; the probes see both.
 
-use std::fs;
-use std::io::Write;
-use std::path::Path;
+use std::{fs, io::Write, path::Path};
 
 /// Mount point of tracefs.
 const TRACING: &str = "/sys/kernel/tracing";

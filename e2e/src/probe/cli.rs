@@ -1,16 +1,20 @@
 //! Command line of the helper binary `probe`.
 
-use std::io::{self, Read, Write};
-use std::time::Duration;
+use std::{
+    io::{self, Read, Write},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 
-use super::download::half_close;
-use super::load::Load;
-use super::once::{Question, ask, ping};
-use super::server::{Listener, start};
-use super::talk::Talk;
-use super::{Proto, download, load, talk};
+use super::{
+    Proto,
+    download::{self, half_close},
+    load::{self, Load},
+    once::{Question, ask, ping},
+    server::{Listener, start},
+    talk::{self, Talk},
+};
 
 const USAGE: &str = "\
 usage:

@@ -1,13 +1,14 @@
 //! A client that half-closes and then reads a slow answer to its end.
 
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr};
-use std::time::{Duration, Instant};
+use std::{
+    io::{self, Read, Write},
+    net::{Shutdown, SocketAddr},
+    time::{Duration, Instant},
+};
 
 use serde::Serialize;
 
-use super::server::DOWNLOAD_LINE;
-use super::{Failure, Proto, Stage, socket};
+use super::{Failure, Proto, Stage, server::DOWNLOAD_LINE, socket};
 
 /// Settings of a download.
 #[derive(Debug, Clone, Copy)]

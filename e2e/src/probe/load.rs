@@ -4,17 +4,23 @@
 //! after `ports / rate` seconds: the same five-tuple as an old connection that IPVS still remembers for two
 //! minutes.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
 
 use serde::Serialize;
 
-use super::once::{Outcome, Question, ask};
-use super::{Failure, Proto, Stage};
+use super::{
+    Failure, Proto, Stage,
+    once::{Outcome, Question, ask},
+};
 
 /// Time from which on a connection counts as slow: it has lost a packet (the first retransmission comes after
 /// 1 s).

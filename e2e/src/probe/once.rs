@@ -1,9 +1,11 @@
 //! One question, one answer: the client for everything that is not measured under load.
 
-use std::fmt;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::{
+    fmt,
+    io::{BufRead, BufReader, Write},
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
 
 use serde::Serialize;
 

@@ -2,17 +2,20 @@
 //!
 //! Requests are lines, answers are lines (`pod=NAME peer=ADDRESS`):
 //!
-//! - `short`: answer, then close from this side, so that TIME_WAIT stays here and the client's port is free at once;
+//! - `short`: answer, then close from this side, so that TIME_WAIT stays here and the client's port is free
+//!   at once;
 //! - `talk`: answer and keep the connection for the next line;
 //! - `download N MS`: N lines of 1024 bytes, one every MS milliseconds, then close.
 //!
 //! A datagram is answered by a datagram, whatever it says.
 
-use std::io::{self, BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
+use std::{
+    io::{self, BufRead, BufReader, Write},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use super::{Answer, Proto, errno, socket};
 

@@ -1,12 +1,16 @@
 //! Sockets of all three transports with what the standard library lacks: bind before connect, and SCTP.
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::OwnedFd,
+    time::Duration,
+};
 
-use rustix::net::sockopt::{self, Timeout};
-use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, ipproto};
+use rustix::net::{
+    AddressFamily, Protocol, SocketFlags, SocketType, ipproto,
+    sockopt::{self, Timeout},
+};
 
 use super::Proto;
 

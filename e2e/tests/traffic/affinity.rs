@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use e2e::manifest::{Port, Service, render_slice};
-use e2e::net::{Client, PodNetwork, cluster_ip};
-use e2e::probe::Proto;
+use e2e::{
+    manifest::{Port, Service, render_slice},
+    net::{Client, PodNetwork, cluster_ip},
+    probe::Proto,
+};
 
 use crate::testbed::Testbed;
 

@@ -1,19 +1,26 @@
-//! An API server in the place of manifests: outages, restarts meanwhile, and connections that die without a word.
+//! An API server in the place of manifests: outages, restarts meanwhile, and connections that die without a
+//! word.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
 
-use e2e::manifest::{Endpoint, Service, render_node, render_slice, to_json};
-use e2e::net::{PodNetwork, cluster_ip};
-use e2e::observe::{Snapshot, Timeline};
-use e2e::probe::Proto;
-use e2e::proxy::Source;
+use e2e::{
+    manifest::{Endpoint, Service, render_node, render_slice, to_json},
+    net::{PodNetwork, cluster_ip},
+    observe::{Snapshot, Timeline},
+    probe::Proto,
+    proxy::Source,
+};
 use test_apiserver::{Hangup, Resource, TestApiServer};
 use testkit::{wait_for, wait_until};
 
-use crate::drain;
-use crate::testbed::{Testbed, WAIT_LIMIT, WEB, assert_uncut, web};
+use crate::{
+    drain,
+    testbed::{Testbed, WAIT_LIMIT, WEB, assert_uncut, web},
+};
 
 /// Time in which a change must arrive although a peer died: a dead peer is noticed after 15 s; a guest on a
 /// busy machine needs longer.

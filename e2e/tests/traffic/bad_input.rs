@@ -1,9 +1,11 @@
 //! Wrong input: everybody else stays served, the log reports it once and exactly, and it heals.
 
-use e2e::manifest::{Port, Service, render_slice};
-use e2e::net::{PodNetwork, cluster_ip};
-use e2e::observe::Writes;
-use e2e::probe::Proto;
+use e2e::{
+    manifest::{Port, Service, render_slice},
+    net::{PodNetwork, cluster_ip},
+    observe::Writes,
+    probe::Proto,
+};
 use testkit::wait_for;
 
 use crate::testbed::{Testbed, WAIT_LIMIT, ask_all};

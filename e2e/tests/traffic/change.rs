@@ -1,9 +1,10 @@
 //! Endpoints that change under load, unnoticed by any connection.
 
-use e2e::manifest::{Endpoint, Service};
-use e2e::net::{Pod, PodNetwork, cluster_ip};
-use e2e::probe::Proto;
-use e2e::probe::load::Settings;
+use e2e::{
+    manifest::{Endpoint, Service},
+    net::{Pod, PodNetwork, cluster_ip},
+    probe::{Proto, load::Settings},
+};
 use testkit::wait_for;
 
 use crate::testbed::{Measured, Testbed, WAIT_LIMIT, assert_uncut};

@@ -8,22 +8,26 @@
 //! Rounds follow each other. Each ends with a quiet point at which an independent reader of objects and
 //! kernel (`e2e::checker`) must find no difference. They differ in what happens:
 //!
-//! | round      | objects change | API faults, `kill -9` | somebody damages the kernel | the bystander may notice          |
-//! | ---------- | -------------- | --------------------- | --------------------------- | --------------------------------- |
-//! | calm       | yes            | yes                   | no                          | nothing at all                    |
-//! | outsider   | yes            | no                    | one burst                   | failures within [`RECOVERY`] of it |
-//! | everything | yes            | yes                   | all the time                | failures up to the quiet point    |
+//! | round      | objects change | API faults, `kill -9` | damage by others | the bystander may notice       |
+//! | ---------- | -------------- | --------------------- | ---------------- | ------------------------------ |
+//! | calm       | yes            | yes                   | no               | nothing at all                 |
+//! | outsider   | yes            | no                    | one burst        | failures within [`RECOVERY`]   |
+//! | everything | yes            | yes                   | all the time     | failures up to the quiet point |
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use e2e::chaos::{Api, Cluster, Directory, History, Objects, Random, Step, damage};
-use e2e::checker::{Draining, Kernel, Wanted, differences};
-use e2e::manifest::{NODE_NAME, Service, render_node, render_slice, to_json};
-use e2e::net::{OUTSIDE, PodNetwork, cluster_ip};
-use e2e::observe::Ipvs;
-use e2e::probe::Proto;
-use e2e::probe::load::{Incident, Load, Settings};
-use e2e::proxy::Source;
+use e2e::{
+    chaos::{Api, Cluster, Directory, History, Objects, Random, Step, damage},
+    checker::{Draining, Kernel, Wanted, differences},
+    manifest::{NODE_NAME, Service, render_node, render_slice, to_json},
+    net::{OUTSIDE, PodNetwork, cluster_ip},
+    observe::Ipvs,
+    probe::{
+        Proto,
+        load::{Incident, Load, Settings},
+    },
+    proxy::Source,
+};
 use testkit::{try_wait_for, wait_until};
 
 use crate::testbed::{Testbed, WAIT_LIMIT};

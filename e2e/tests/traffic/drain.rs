@@ -11,15 +11,21 @@ mod rollout;
 mod schedulers;
 mod silent;
 
-use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
-use e2e::manifest::Service;
-use e2e::net::{OUTSIDE, Pod};
-use e2e::observe::Timeline;
-use e2e::probe::Proto;
-use e2e::probe::load::Settings;
-use e2e::probe::talk::{self, Talk};
+use e2e::{
+    manifest::Service,
+    net::{OUTSIDE, Pod},
+    observe::Timeline,
+    probe::{
+        Proto,
+        load::Settings,
+        talk::{self, Talk},
+    },
+};
 use testkit::{wait_for, wait_until};
 
 use crate::testbed::{Testbed, WAIT_LIMIT};

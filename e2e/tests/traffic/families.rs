@@ -1,8 +1,10 @@
 //! Single-stack services on a dual-stack node, and the fallback to terminating endpoints.
 
-use e2e::manifest::{Endpoint, Service};
-use e2e::net::{PodNetwork, cluster_ip};
-use e2e::probe::Proto;
+use e2e::{
+    manifest::{Endpoint, Service},
+    net::{PodNetwork, cluster_ip},
+    probe::Proto,
+};
 
 use crate::testbed::{Testbed, ask_all};
 

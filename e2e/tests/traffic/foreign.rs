@@ -1,9 +1,11 @@
 //! Objects of others survive everything; ours go with `cleanup`, and nothing else does.
 
-use e2e::manifest::Service;
-use e2e::net::{PodNetwork, cluster_ip};
-use e2e::observe::Snapshot;
-use e2e::probe::Proto;
+use e2e::{
+    manifest::Service,
+    net::{PodNetwork, cluster_ip},
+    observe::Snapshot,
+    probe::Proto,
+};
 use testkit::wait_until;
 
 use crate::testbed::{Testbed, WAIT_LIMIT, WEB, ask_all, web};

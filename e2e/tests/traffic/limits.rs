@@ -1,15 +1,22 @@
 //! Limits of IPVS (docs/limits.md): each test states what happens today, so that a kernel or a change that
 //! does better is noticed.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::thread;
-use std::time::Duration;
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::{SocketAddr, TcpStream},
+    thread,
+    time::Duration,
+};
 
-use e2e::manifest::Service;
-use e2e::net::{Client, PodNetwork, cluster_ip};
-use e2e::probe::once::{Outcome, Question, ask};
-use e2e::probe::{Answer, Proto, Stage, socket};
+use e2e::{
+    manifest::Service,
+    net::{Client, PodNetwork, cluster_ip},
+    probe::{
+        Answer, Proto, Stage,
+        once::{Outcome, Question, ask},
+        socket,
+    },
+};
 
 use crate::testbed::Testbed;
 
@@ -121,7 +128,8 @@ fn a_multi_homed_sctp_client_has_one_path() {
     // The client is not bound, so that it announces both addresses.
     let mut held = Held::open(&client, Proto::Sctp, socket::any(vip), vip);
     for _ in 0..5 {
-        // The server's first heartbeats to the second address fall into this time; they must not end the association.
+        // The server's first heartbeats to the second address fall into this time; they must not end the
+        // association.
         thread::sleep(Duration::from_secs(1));
         held.say().expect("the first path serves");
     }

@@ -1,4 +1,5 @@
-//! Proof by traffic: the binary in `KUBE_IPVS_BIN`, a kernel with IPVS, and clients that know nothing of either.
+//! Proof by traffic: the binary in `KUBE_IPVS_BIN`, a kernel with IPVS, and clients that know nothing of
+//! either.
 //!
 //! They need root; each test builds its own network namespaces and may run in a process of its own. Those
 //! under load end in `_slow`: a guest on a busy machine may need minutes for what takes seconds.

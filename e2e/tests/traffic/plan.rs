@@ -1,7 +1,6 @@
 //! `plan` prints the writes that a start would make, and writes nothing.
 
-use e2e::net::PodNetwork;
-use e2e::observe::Snapshot;
+use e2e::{net::PodNetwork, observe::Snapshot};
 
 use crate::testbed::{Testbed, WEB, ask_all, web};
 

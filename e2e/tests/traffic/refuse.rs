@@ -1,11 +1,12 @@
 //! Addresses and ports that are not served are refused at once, and never reach anybody else.
 
-use std::net::SocketAddr;
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
-use e2e::manifest::Service;
-use e2e::net::{Client, NODE, PodNetwork, cluster_ip};
-use e2e::probe::{Proto, Stage};
+use e2e::{
+    manifest::Service,
+    net::{Client, NODE, PodNetwork, cluster_ip},
+    probe::{Proto, Stage},
+};
 use testkit::wait_for;
 
 use crate::testbed::{Testbed, WAIT_LIMIT, WEB, ask_all, web};

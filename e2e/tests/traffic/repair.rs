@@ -2,8 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::net::PodNetwork;
-use e2e::observe::Snapshot;
+use e2e::{net::PodNetwork, observe::Snapshot};
 use testkit::wait_for;
 
 use crate::testbed::{Testbed, WAIT_LIMIT, ask_all, web};

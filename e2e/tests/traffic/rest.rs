@@ -1,13 +1,17 @@
 //! Objects written the way kubectl writes them, to the real API server if `KUBEBUILDER_ASSETS` names a folder
 //! with it, else to its double.
 
-use e2e::manifest::{Endpoint, Service, render_node, render_slice, to_json};
-use e2e::net::PodNetwork;
-use e2e::proxy::Source;
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
-use kube::config::{Config, KubeConfigOptions, Kubeconfig};
-use kube::core::{GroupVersionKind, TypeMeta};
-use kube::{Client, ResourceExt};
+use e2e::{
+    manifest::{Endpoint, Service, render_node, render_slice, to_json},
+    net::PodNetwork,
+    proxy::Source,
+};
+use kube::{
+    Client, ResourceExt,
+    api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
+    config::{Config, KubeConfigOptions, Kubeconfig},
+    core::{GroupVersionKind, TypeMeta},
+};
 use serde_json::{Value, json};
 use test_apiserver::{ApiServer, RealApiServer, TestApiServer};
 use testkit::NetNs;

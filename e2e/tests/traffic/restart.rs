@@ -1,9 +1,11 @@
 //! `kill -9` and a new start under load: nobody notices, and nothing is written.
 
-use e2e::manifest::Service;
-use e2e::net::{PodNetwork, cluster_ip};
-use e2e::observe::{Events, Snapshot, Writes};
-use e2e::probe::Proto;
+use e2e::{
+    manifest::Service,
+    net::{PodNetwork, cluster_ip},
+    observe::{Events, Snapshot, Writes},
+    probe::Proto,
+};
 use testkit::wait_until;
 
 use crate::testbed::{Testbed, WAIT_LIMIT, WEB, assert_uncut, web};

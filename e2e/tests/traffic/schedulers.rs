@@ -1,14 +1,18 @@
 //! A scheduler whose module is not installed.
 
-use std::fs;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
-use std::time::Duration;
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    path::PathBuf,
+    time::Duration,
+};
 
-use e2e::manifest::Service;
-use e2e::net::{PodNetwork, cluster_ip};
-use e2e::probe::Proto;
+use e2e::{
+    manifest::Service,
+    net::{PodNetwork, cluster_ip},
+    probe::Proto,
+};
 use testkit::{try_run, wait_for, wait_until};
 
 use crate::testbed::{Testbed, WAIT_LIMIT, ask_all};
@@ -54,15 +58,22 @@ fn get(testbed: &Testbed, port: u16, path: &str) -> Result<String, String> {
 }
 
 #[track_caller]
-fn wait_says(testbed: &Testbed, (port, path): (u16, &str), part: &str, says: bool) {
+fn wait_says(testbed: &Testbed, page: &Page, part: &str, says: bool) {
+    let Page { port, path } = *page;
     wait_for(WAIT_LIMIT, &format!("{path} to say {part}: {says}"), || match get(testbed, port, path)? {
         text if text.contains(part) == says => Ok(()),
         text => Err(text),
     });
 }
 
-const READYZ: (u16, &str) = (10_256, "/readyz");
-const METRICS: (u16, &str) = (10_249, "/metrics");
+/// A page that kube-ipvs serves on the node.
+struct Page {
+    port: u16,
+    path: &'static str,
+}
+
+const READYZ: Page = Page { port: 10_256, path: "/readyz" };
+const METRICS: Page = Page { port: 10_249, path: "/metrics" };
 
 #[test]
 fn without_the_module_of_the_default_scheduler_services_work_and_the_node_says_so_slow() {
@@ -79,16 +90,16 @@ fn without_the_module_of_the_default_scheduler_services_work_and_the_node_says_s
         ipvs.get(Proto::Tcp, cluster_ip(80).port(80)[0]).map(|vs| vs.scheduler.clone()).unwrap_or_default()
     };
     assert_eq!(scheduler(&testbed), "rr");
-    wait_says(&testbed, READYZ, r#"{"code":"scheduler-unavailable","word":"ovf","blocks":false}"#, true);
-    wait_says(&testbed, READYZ, r#""ready":true"#, true);
-    wait_says(&testbed, METRICS, r#"kube_ipvs_scheduler_unavailable{scheduler="ovf"} 1"#, true);
+    wait_says(&testbed, &READYZ, r#"{"code":"scheduler-unavailable","word":"ovf","blocks":false}"#, true);
+    wait_says(&testbed, &READYZ, r#""ready":true"#, true);
+    wait_says(&testbed, &METRICS, r#"kube_ipvs_scheduler_unavailable{scheduler="ovf"} 1"#, true);
     let lines =
         testbed.proxy().log_lines(&["WARN", "no scheduler ovf (--ipvs-scheduler)", "modprobe ip_vs_ovf"]);
     assert_eq!(lines.len(), 1, "{lines:#?}");
     drop(hidden);
     // kube-ipvs asks the kernel again after half a minute.
     wait_until(2 * WAIT_LIMIT, "the scheduler to be used", || scheduler(&testbed) == "ovf");
-    wait_says(&testbed, READYZ, "scheduler-unavailable", false);
-    wait_says(&testbed, METRICS, "kube_ipvs_scheduler_unavailable{", false);
+    wait_says(&testbed, &READYZ, "scheduler-unavailable", false);
+    wait_says(&testbed, &METRICS, "kube_ipvs_scheduler_unavailable{", false);
     ask_all(&testbed.net.outside_client(), &service);
 }

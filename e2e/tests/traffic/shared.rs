@@ -1,8 +1,10 @@
 //! A ClusterIP that another program has put on an interface of the node, as NodeLocal DNSCache does.
 
-use e2e::manifest::{Port, Service};
-use e2e::net::PodNetwork;
-use e2e::probe::Proto;
+use e2e::{
+    manifest::{Port, Service},
+    net::PodNetwork,
+    probe::Proto,
+};
 use testkit::wait_for;
 
 use crate::testbed::{Testbed, WAIT_LIMIT, WEB};

@@ -1,8 +1,10 @@
 //! Clients of a ClusterIP, and the source address that the pod sees: every kind of client, transport and
 //! family, in every way of telling local pods from the rest.
 
-use e2e::net::{BRIDGE, Both, Client, NODE, PodNetwork};
-use e2e::probe::Proto;
+use e2e::{
+    net::{BRIDGE, Both, Client, NODE, PodNetwork},
+    probe::Proto,
+};
 use testkit::wait_for;
 
 use crate::testbed::{Testbed, WAIT_LIMIT, WEB, web};

@@ -1,18 +1,18 @@
 //! Start of every test: a node, pods, manifests, and kube-ipvs running on the node.
 
-use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
-use std::sync::OnceLock;
-use std::time::Duration;
+use std::{net::SocketAddr, os::unix::fs::PermissionsExt, path::PathBuf, sync::OnceLock, time::Duration};
 
-use e2e::manifest::{Endpoint, Manifests, Service};
-use e2e::net::{Both, Client, NODE, Net, OUTSIDE, Pod, PodNetwork, ProbeProgram, Server};
-use e2e::observe::{Ipvs, ipvs};
-use e2e::probe::load::{self, Load};
-use e2e::probe::talk::{self, Talk};
-use e2e::probe::{Answer, Proto};
-use e2e::proxy::{Proxy, Settings};
+use e2e::{
+    manifest::{Endpoint, Manifests, Service},
+    net::{Both, Client, NODE, Net, OUTSIDE, Pod, PodNetwork, ProbeProgram, Server},
+    observe::{Ipvs, ipvs},
+    probe::{
+        Answer, Proto,
+        load::{self, Load},
+        talk::{self, Talk},
+    },
+    proxy::{Proxy, Settings},
+};
 use testkit::{TempDir, wait_for, wait_until};
 
 /// Bound on everything that has to happen some time but whose duration is not what the test measures.
@@ -101,7 +101,7 @@ impl Testbed {
         self.pods[numbers.start() - 1..*numbers.end()].iter().map(Endpoint::ready).collect()
     }
 
-    /// Waits until every address and port of the Service is local_routes and check_served by exactly these endpoints.
+    /// Waits until every address and port of the Service is bound and served by exactly these endpoints.
     #[track_caller]
     pub fn wait_served(&self, service: &Service, endpoints: &[Endpoint]) {
         wait_for(WAIT_LIMIT, &format!("{} to be served", service.name), || {
@@ -109,7 +109,7 @@ impl Testbed {
         });
     }
 
-    /// Checks that the Service is check_served; the error says what is still wrong.
+    /// Checks that the Service is served; the error says what is still wrong.
     pub fn check_served(&self, service: &Service, endpoints: &[Endpoint]) -> Result<(), String> {
         let ipvs = self.ipvs();
         for (ip, port) in service.ips.iter().flat_map(|ip| service.ports.iter().map(move |port| (*ip, port)))

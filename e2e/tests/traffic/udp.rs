@@ -4,17 +4,23 @@
 //! A UDP flow never ends, so the decision of connection tracking about a client's first packet holds for as
 //! long as the client sends.
 
-use std::collections::BTreeSet;
-use std::fmt;
-use std::net::{SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::{SocketAddr, UdpSocket},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
 
-use e2e::manifest::{Endpoint, Port, Service};
-use e2e::net::{Client, NODE, OUTSIDE, Pod, PodNetwork, cluster_ip};
-use e2e::probe::{Answer, Proto, socket};
+use e2e::{
+    manifest::{Endpoint, Port, Service},
+    net::{Client, NODE, OUTSIDE, Pod, PodNetwork, cluster_ip},
+    probe::{Answer, Proto, socket},
+};
 use testkit::{NetNs, wait_for, wait_until};
 
 use crate::testbed::{POD_PORTS, Testbed, WAIT_LIMIT};
@@ -167,23 +173,41 @@ fn exchange(socket: &UdpSocket, pace: Pace, seen: &Mutex<Seen>) {
     }
 }
 
-/// A tracked connection of UDP: client, destination, sender of the answers, and the id that no later one of
-/// the same ends has.
-type Entry = (SocketAddr, SocketAddr, SocketAddr, String);
-
-fn entries(node: &NetNs) -> BTreeSet<Entry> {
-    let listed = ["ipv4", "ipv6"].map(|family| node.sh(&format!("conntrack -L -p udp -f {family} -o id")));
-    listed.iter().flat_map(|text| text.lines()).filter_map(parse_entry).collect()
+/// A tracked connection of UDP.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct TrackedConnection {
+    client: SocketAddr,
+    to: SocketAddr,
+    /// Sender of the answers.
+    server: SocketAddr,
+    /// Number that no later one of the same ends has.
+    id: String,
 }
 
+impl TrackedConnection {
+    fn is_untranslated(&self) -> bool {
+        self.to == self.server
+    }
+}
+
+fn dump_tracked(node: &NetNs) -> BTreeSet<TrackedConnection> {
+    let listed = ["ipv4", "ipv6"].map(|family| node.sh(&format!("conntrack -L -p udp -f {family} -o id")));
+    listed.iter().flat_map(|text| text.lines()).filter_map(parse_tracked).collect()
+}
+
+/// Parses a line of conntrack(8):
 /// `udp 17 29 src=.. dst=.. sport=.. dport=.. [UNREPLIED] src=.. dst=.. sport=.. dport=.. mark=0 use=1 id=..`
-fn parse_entry(line: &str) -> Option<Entry> {
+fn parse_tracked(line: &str) -> Option<TrackedConnection> {
     let field = |name: &str, nth| line.split_whitespace().filter_map(|word| word.strip_prefix(name)).nth(nth);
     let end = |addr, port, nth| {
         Some(SocketAddr::new(field(addr, nth)?.parse().ok()?, field(port, nth)?.parse().ok()?))
     };
-    let (client, to) = (end("src=", "sport=", 0)?, end("dst=", "dport=", 0)?);
-    Some((client, to, end("src=", "sport=", 1)?, field("id=", 0)?.to_owned()))
+    Some(TrackedConnection {
+        client: end("src=", "sport=", 0)?,
+        to: end("dst=", "dport=", 0)?,
+        server: end("src=", "sport=", 1)?,
+        id: field("id=", 0)?.to_owned(),
+    })
 }
 
 /// A port of a Service: UDP port 53 to the pods' 8080.
@@ -251,13 +275,13 @@ fn clients_that_send_before_there_is_an_endpoint_have_answers_within_2_s() {
     let (to_absent, to_empty) =
         (talkers(&testbed, &absent, 5001, Pace::STUBBORN), talkers(&testbed, &empty, 5002, Pace::STUBBORN));
     let of = |service: &Service| {
-        let all = entries(&testbed.net.node);
-        all.into_iter().filter(|(_, to, ..)| service.ips.contains(&to.ip())).collect::<Vec<_>>()
+        let all = dump_tracked(&testbed.net.node);
+        all.into_iter().filter(|tracked| service.ips.contains(&tracked.to.ip())).collect::<Vec<_>>()
     };
     // Without these tracked connections the test would prove nothing.
     wait_for(WAIT_LIMIT, "every early client to be tracked", || {
         let tracked = of(&absent);
-        let untranslated = tracked.iter().filter(|(_, to, server, _)| to == server).count();
+        let untranslated = tracked.iter().filter(|one| one.is_untranslated()).count();
         if untranslated == to_absent.len() { Ok(()) } else { Err(format!("{tracked:#?}")) }
     });
     println!("tracked before: {} to no Service, {} to no endpoint", of(&absent).len(), of(&empty).len());
@@ -268,7 +292,7 @@ fn clients_that_send_before_there_is_an_endpoint_have_answers_within_2_s() {
     let since = Instant::now();
     testbed.manifests.endpoints(&empty, &testbed.ready(1..=1));
     assert_recovered(&to_empty, since, "no endpoint before", &control);
-    let left: Vec<_> = of(&absent).into_iter().filter(|(_, to, server, _)| to == server).collect();
+    let left: Vec<_> = of(&absent).into_iter().filter(TrackedConnection::is_untranslated).collect();
     assert!(left.is_empty(), "{left:#?}");
 }
 
@@ -299,15 +323,15 @@ fn a_start_frees_clients_that_nobody_translates() {
         println!("after: {talker}, {} ms after the start", since.elapsed().as_millis());
     }
     let node = &testbed.net.node;
-    let translated = |(_, to, server, _): &Entry| to.port() != 53 || to != server;
-    assert!(entries(node).iter().all(translated), "{:#?}", entries(node));
+    let translated = |tracked: &TrackedConnection| tracked.to.port() != 53 || !tracked.is_untranslated();
+    assert!(dump_tracked(node).iter().all(translated), "{:#?}", dump_tracked(node));
 }
 
-/// Others who have flows, which they have to keep.
+/// Others, who have to keep their tracked connections.
 struct Others {
     talkers: Vec<Talker>,
     /// Their tracked connections at the start.
-    before: BTreeSet<Entry>,
+    before: BTreeSet<TrackedConnection>,
 }
 
 impl Others {
@@ -323,19 +347,19 @@ impl Others {
         for talker in &talkers {
             talker.let_pass(2);
         }
-        let before = Others::entries(testbed);
+        let before = Others::tracked(testbed);
         assert_eq!(before.len(), talkers.len(), "{before:#?}");
         Others { talkers, before }
     }
 
-    fn entries(testbed: &Testbed) -> BTreeSet<Entry> {
-        let all = entries(&testbed.net.node).into_iter();
-        all.filter(|(client, ..)| (6000..6100).contains(&client.port())).collect()
+    fn tracked(testbed: &Testbed) -> BTreeSet<TrackedConnection> {
+        let all = dump_tracked(&testbed.net.node).into_iter();
+        all.filter(|tracked| (6000..6100).contains(&tracked.client.port())).collect()
     }
 
     #[track_caller]
     fn assert_kept(&self, testbed: &Testbed) {
-        assert_eq!(Others::entries(testbed), self.before, "flows of others were touched");
+        assert_eq!(Others::tracked(testbed), self.before, "tracked connections of others were touched");
     }
 }
 
@@ -362,8 +386,9 @@ fn roll(testbed: &mut Testbed, service: &Service, kept: usize, mut after_each: i
 /// Checks that only datagrams on their way when a real server goes are lost with it, at most one round for
 /// every move, and that everything else has an answer.
 ///
-/// TODO-correctness: a resolver must not lose both answers of a pair. It does if both are on their way at that moment,
-/// because IPVS forgets the connection at once; an emulated processor makes that moment a long one.
+/// TODO-correctness: a resolver must not lose both answers of a pair. It does if both are on their way at
+/// that moment, because IPVS forgets the connection at once; an emulated processor makes that moment a long
+/// one.
 #[track_caller]
 fn assert_moved(seen: &Seen, pace: Pace, control: &Control) {
     let moves = seen.pods.len() - 1;
@@ -408,9 +433,11 @@ fn a_rolling_update_costs_clients_what_is_in_flight_and_others_nothing() {
     let vips: BTreeSet<SocketAddr> = cluster_ip(10).port(53).into();
     roll(&mut testbed, &service, 1, |testbed, old| {
         others.assert_kept(testbed);
-        let stale = |(_, to, server, _): &Entry| vips.contains(to) && old.address.contains(server.ip());
-        let stale: Vec<_> = entries(&testbed.net.node).into_iter().filter(stale).collect();
-        assert!(stale.is_empty(), "{} is gone: {stale:#?}", old.name);
+        let leads_to_old = |tracked: &TrackedConnection| {
+            vips.contains(&tracked.to) && old.address.contains(tracked.server.ip())
+        };
+        let left: Vec<_> = dump_tracked(&testbed.net.node).into_iter().filter(leads_to_old).collect();
+        assert!(left.is_empty(), "{} is gone: {left:#?}", old.name);
     });
     for talker in load.iter().chain(&resolvers) {
         talker.let_pass(3);

@@ -1,12 +1,16 @@
 //! View of an operator on a drain, also when the process that began it is gone.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
 
-use e2e::manifest::{Endpoint, Service};
-use e2e::net::PodNetwork;
-use e2e::probe::Proto;
+use e2e::{
+    manifest::{Endpoint, Service},
+    net::PodNetwork,
+    probe::Proto,
+};
 use serde_json::Value;
 use testkit::wait_for;
 

@@ -1,14 +1,12 @@
 //! Check that the sources of the pure core, which takes time, settings and input as arguments, do not name
 //! the origins of these.
 
-use std::fs;
-use std::path::Path;
+use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
 
 use super::PURE;
-use crate::paths;
-use crate::workspace::Workspace;
+use crate::{paths, workspace::Workspace};
 
 /// Words that the sources of a pure package do not mention, outside of tests.
 const BANNED: &[&str] = &[

@@ -1,21 +1,27 @@
 //! The side inside a guest, which takes tasks from the host's port, runs them, and reports.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, PipeReader, Read};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, PipeReader, Read},
+    os::unix::process::{CommandExt, ExitStatusExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail};
 
-use super::PORT;
-use super::kmsg::Kmsg;
-use super::processes;
-use super::protocol::{GuestFile, Hello, Message, Outcome, Task};
+use super::{
+    PORT,
+    kmsg::Kmsg,
+    processes,
+    protocol::{GuestFile, Hello, Message, Outcome, Task},
+};
 
 /// Time between two messages by which the host sees that the kernel still schedules us.
 const HEARTBEAT_PERIOD: Duration = Duration::from_secs(5);

@@ -1,17 +1,23 @@
 //! `cargo xtask guest ...`.
 
-use std::io::{self, Write};
-use std::path::Path;
-use std::process::ExitCode;
+use std::{
+    io::{self, Write},
+    path::Path,
+    process::ExitCode,
+};
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
-use super::image::Image;
-use super::protocol::{Outcome, Task};
-use crate::guest_test::{GuestTest, selftest};
-use crate::kernels::{self, Kernel};
-use crate::setup;
+use super::{
+    image::Image,
+    protocol::{Outcome, Task},
+};
+use crate::{
+    guest_test::{GuestTest, selftest},
+    kernels::{self, Kernel},
+    setup,
+};
 
 /// Commands about guests.
 #[derive(Debug, Subcommand)]

@@ -1,18 +1,18 @@
 //! Contents of a guest: tools of the host, the kernel's modules, and the files of the run.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io::{BufWriter, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    io::{BufWriter, Write},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result, bail};
 
 use super::cpio::{Archive, Node};
-use crate::command;
-use crate::kernels::Kernel;
-use crate::paths;
+use crate::{command, kernels::Kernel, paths};
 
 /// Programs that every guest has, copied from the host.
 const TOOLS: &[&str] =

@@ -1,8 +1,10 @@
 //! Reader of the kernel's log inside a guest, which tells bugs from chatter (the latter is pure).
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt;
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, ErrorKind, Read, Seek, SeekFrom},
+    os::unix::fs::OpenOptionsExt,
+};
 
 /// Syslog level of warnings; smaller is worse.
 const WARNING: u8 = 4;

@@ -3,11 +3,12 @@
 //! A message is one byte of kind, four bytes of length (little endian) and the payload. The kernel's
 //! console is another device, so nothing can come between the bytes of a message.
 
-use std::io::{self, Read, Write};
-use std::time::Duration;
+use std::{
+    io::{self, Read, Write},
+    time::Duration,
+};
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Length of a payload in bytes beyond which the two sides no longer understand each other.
 const MAX_PAYLOAD: usize = 64 << 20;

@@ -1,14 +1,15 @@
 //! Start of a guest: the emulator's command line and its process.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+};
 
 use anyhow::{Context, Result};
 
 use super::PORT;
-use crate::kernels::Kernel;
-use crate::paths;
+use crate::{kernels::Kernel, paths};
 
 /// Parameters of the kernel. loglevel 5 shows warnings on the console and hides the boot; panic=-1 with
 /// `-no-reboot` ends the emulator; the emulated timestamp counter is steady, but an emulated processor that
@@ -77,7 +78,7 @@ impl Machine {
 }
 
 impl Emulator {
-    /// Exit status, if it has try_wait.
+    /// Exit status, if it has ended.
     pub fn try_wait(&mut self) -> Option<ExitStatus> {
         self.0.try_wait().ok().flatten()
     }

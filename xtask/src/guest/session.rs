@@ -1,19 +1,23 @@
 //! The side outside of a guest, which boots it, runs tasks in it one after the other, and notices when it
 //! dies.
 
-use std::fs;
-use std::io::{self, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    io::{self, Write},
+    os::unix::net::{UnixListener, UnixStream},
+    path::{Path, PathBuf},
+    sync::mpsc::{self, Receiver, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail};
 
-use super::kmsg;
-use super::protocol::{GuestFile, Message, Outcome, Task};
-use super::qemu::{Emulator, Machine};
+use super::{
+    kmsg,
+    protocol::{GuestFile, Message, Outcome, Task},
+    qemu::{Emulator, Machine},
+};
 
 /// Time for the boot, which takes a few seconds; a busy host makes that more.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(120);

@@ -1,18 +1,17 @@
 //! The guest tests of the workspace, and the image that holds them.
 
-use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
+use std::{path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result, bail};
 
-use crate::build::{self, Executable};
-use crate::command;
-use crate::guest::image::Image;
-use crate::kernels::Kernel;
-use crate::libtest;
-use crate::paths;
-use crate::workspace::{Package, Workspace};
+use crate::{
+    build::{self, Executable},
+    command,
+    guest::image::Image,
+    kernels::Kernel,
+    libtest, paths,
+    workspace::{Package, Workspace},
+};
 
 /// Feature that turns on a package's guest tests.
 const FEATURE: &str = "guest";

@@ -1,23 +1,32 @@
 //! Execution of planned tests in a guest, and in another one when it dies or a test gets a second run.
 
-use std::fs;
-use std::io::Write;
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    io::Write,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 
-use super::plan::{Case, environment};
-use super::retry::{self, Retries};
-use super::verdict::Verdict;
-use crate::guest::image::Image;
-use crate::guest::protocol::{Outcome, Task};
-use crate::guest::session::Session;
-use crate::guest::{self, is_bug};
-use crate::kernels::Kernel;
-use crate::libtest::{self, Counts};
-use crate::paths;
-use crate::tally::Tally;
+use super::{
+    plan::{Case, environment},
+    retry::{self, Retries},
+    verdict::Verdict,
+};
+use crate::{
+    guest::{
+        self,
+        image::Image,
+        is_bug,
+        protocol::{Outcome, Task},
+        session::Session,
+    },
+    kernels::Kernel,
+    libtest::{self, Counts},
+    paths,
+    tally::Tally,
+};
 
 /// Bytes of a failed test's output that are printed; all of it is in a file.
 const OUTPUT_BYTES_SHOWN: usize = 20_000;

@@ -1,18 +1,21 @@
 //! Tests of the guests themselves: a harness that reports a hang as a success is worse than none.
 
-use std::process::ExitCode;
-use std::time::Duration;
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::Result;
 
-use super::plan::Case;
-use super::retry::Retries;
-use super::run::{Report, Runner};
-use super::verdict::Verdict;
-use crate::guest::{MEMORY_MIB, image::Image};
-use crate::kernels::{self, Kernel, Series};
-use crate::setup;
-use crate::tally::Tally;
+use super::{
+    plan::Case,
+    retry::Retries,
+    run::{Report, Runner},
+    verdict::Verdict,
+};
+use crate::{
+    guest::{MEMORY_MIB, image::Image},
+    kernels::{self, Kernel, Series},
+    setup,
+    tally::Tally,
+};
 
 const SCRIPT: &str = include_str!("selftest.sh");
 

@@ -1,16 +1,21 @@
 //! Fetch of one kernel: from a suite's index to a pruned folder.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result, bail};
 
-use super::stanza::{self, Stanza};
-use super::{Series, modules};
-use crate::apt::{self, AptRoot, Installed};
-use crate::command;
-use crate::paths;
+use super::{
+    Series, modules,
+    stanza::{self, Stanza},
+};
+use crate::{
+    apt::{self, AptRoot, Installed},
+    command, paths,
+};
 
 /// Contents of the folder after a fetch.
 #[derive(Debug)]

@@ -1,14 +1,15 @@
 //! Reduction of a kernel's modules to those that a network guest needs.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result, bail};
 
-use crate::command;
-use crate::paths;
+use crate::{command, paths};
 
 /// Modules that are kept, by path below `kernel/`, with all that they depend on.
 const WANTED: &[&str] = &[

@@ -89,9 +89,8 @@ const PORT: u16 = 53;
 const TARGET: u16 = 5353;
 const NODE_PORT: u16 = 30_053;
 
-fn udp(client: SocketAddr, (vip, port): (IpAddr, u16), (server, target): (IpAddr, u16)) -> Flow {
-    let (to, server) = (SocketAddr::new(vip, port), SocketAddr::new(server, target));
-    Flow { protocol: Protocol::Udp, client, to, server }
+fn udp(client: SocketAddr, to: impl Into<SocketAddr>, server: impl Into<SocketAddr>) -> Flow {
+    Flow { protocol: Protocol::Udp, client, to: to.into(), server: server.into() }
 }
 
 fn direct(client: SocketAddr, to: IpAddr, port: u16) -> Flow {

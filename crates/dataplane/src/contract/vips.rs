@@ -14,7 +14,8 @@ use crate::{BatchReport, ObservedLink, ObservedVips, VipTable};
 
 /// A network namespace with a table under test, and somebody else who works in it.
 ///
-/// At the start it has the link [`NODE_LINK`], up, with [`NODE_V4`] and [`NODE_V6`], and no link `kube-ipvs0`.
+/// At the start it has the link [`NODE_LINK`], up, with [`NODE_V4`] and [`NODE_V6`], and no link
+/// `kube-ipvs0`.
 pub trait VipsWorld {
     /// The table under test.
     fn table(&mut self) -> &mut dyn VipTable;

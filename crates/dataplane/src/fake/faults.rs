@@ -76,7 +76,8 @@ impl<Op> Faults<Op> {
     }
 }
 
-/// Gives a fake of operations `$op`, whose state has a field `faults`, the methods with which a test makes it fail.
+/// Gives a fake of operations `$op`, whose state has a field `faults`, the methods with which a test makes it
+/// fail.
 macro_rules! fault_injection {
     ($fake:ty, $op:ty) => {
         /// Faults that the test can inject.

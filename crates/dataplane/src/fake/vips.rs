@@ -38,7 +38,8 @@ struct State {
 
 /// View of the test.
 impl FakeVips {
-    /// Requests so far: one for every operation, refused ones included, for every dump, and for every port asked about.
+    /// Requests so far: one for every operation, refused ones included, for every dump, and for every port
+    /// asked about.
     pub fn requests(&self) -> usize {
         self.0.borrow().requests
     }

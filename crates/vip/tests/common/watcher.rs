@@ -17,21 +17,22 @@ use super::{
     vip,
 };
 
-const SOON: Duration = Duration::from_secs(5);
+/// Time within which a report must come.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time that is long enough for a notification that waits already.
-const SILENCE: Duration = Duration::from_millis(300);
+const SILENCE_TIME: Duration = Duration::from_millis(300);
 
 #[track_caller]
 fn assert_silent(watcher: &mut VipWatcher, what: &str) {
-    assert_eq!(watcher.wait(SILENCE).expect("readable"), None, "reported without need: {what}");
+    assert_eq!(watcher.wait(SILENCE_TIME).expect("readable"), None, "reported without need: {what}");
 }
 
 #[track_caller]
 fn assert_reported(watcher: &mut VipWatcher, what: &str) {
-    assert_eq!(watcher.wait(SOON).expect("readable"), Some(Touched::Vips), "not reported: {what}");
+    assert_eq!(watcher.wait(REPORT_TIMEOUT).expect("readable"), Some(Touched::Vips), "not reported: {what}");
     // On a slow machine the rest of a change may come late.
     for _ in 0..3 {
-        if watcher.wait(SILENCE).expect("readable").is_none() {
+        if watcher.wait(SILENCE_TIME).expect("readable").is_none() {
             return;
         }
     }
@@ -114,7 +115,7 @@ pub fn a_storm_is_survived(kind: &str) {
         assert_silent(&mut watcher, "our routes made");
         // The kernel sends one notification for each, more than any buffer holds.
         namespace.set_link_down();
-        while watcher.wait(SILENCE).expect("readable").is_some() {}
+        while watcher.wait(SILENCE_TIME).expect("readable").is_some() {}
         namespace.apply(&[VipOp::EnsureLink, ensure(vips()[1])]);
         assert_silent(&mut watcher, "our link up, a route made");
         namespace.delete_route(vips()[1]);
@@ -151,12 +152,12 @@ pub fn a_busy_node_ends_no_watcher(kind: &str) {
         let mut watcher = watchers.pop().expect("twenty");
         let end = Instant::now() + BUSY_TIME;
         while Instant::now() < end && churn.try_wait().expect("a child").is_none() {
-            watcher.wait(SILENCE).expect("a watcher that goes on");
+            watcher.wait(SILENCE_TIME).expect("a watcher that goes on");
         }
         let _ended = churn.kill();
         churn.wait().expect("an end");
         // It sees as well as a watcher that was opened now.
-        while watcher.wait(SOON).expect("readable").is_some() {}
+        while watcher.wait(REPORT_TIMEOUT).expect("readable").is_some() {}
         namespace.apply(&[VipOp::EnsureLink]);
         assert_silent(&mut watcher, "nothing");
         namespace.set_link_down();

@@ -1,14 +1,17 @@
 //! A Service that is edited while its connections run: its policy counts at once, and whatever it no longer
 //! has drains.
 
-use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
 
-use e2e::manifest::{Endpoint, Port, Service};
-use e2e::net::{PodNetwork, cluster_ip};
-use e2e::observe::Timeline;
-use e2e::probe::Proto;
-use e2e::probe::talk::Talk;
+use e2e::{
+    manifest::{Endpoint, Port, Service},
+    net::{PodNetwork, cluster_ip},
+    observe::Timeline,
+    probe::{Proto, talk::Talk},
+};
 
 use super::{conversations, cut, go_on, real, removed, seen, wait_refused, within};
 use crate::testbed::{Testbed, ask_all, assert_uncut};

@@ -1,16 +1,22 @@
 //! Work under way when its pod turns terminating, finished within the pod's grace period.
 
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    thread,
+    time::{Duration, Instant},
+};
 
-use e2e::manifest::{Endpoint, Port, Service};
-use e2e::net::{Pod, PodNetwork, cluster_ip};
-use e2e::observe::Timeline;
-use e2e::probe::Proto;
-use e2e::probe::download::{self, half_close};
-use e2e::probe::talk::{self, Talk};
+use e2e::{
+    manifest::{Endpoint, Port, Service},
+    net::{Pod, PodNetwork, cluster_ip},
+    observe::Timeline,
+    probe::{
+        Proto,
+        download::{self, half_close},
+        talk::{self, Talk},
+    },
+};
 use testkit::wait_for;
 
 use super::{conversations, real, removed};

@@ -3,12 +3,13 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::manifest::{Endpoint, Service};
-use e2e::net::{PodNetwork, cluster_ip};
-use e2e::observe::Timeline;
-use e2e::probe::Proto;
-use e2e::probe::load::Settings;
-use e2e::proxy::CLUSTER_CIDRS;
+use e2e::{
+    manifest::{Endpoint, Service},
+    net::{PodNetwork, cluster_ip},
+    observe::Timeline,
+    probe::{Proto, load::Settings},
+    proxy::CLUSTER_CIDRS,
+};
 use testkit::wait_until;
 
 use super::{CONNECTIONS_PER_ROUND, from_300_ports, real, seen};

@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::manifest::{Endpoint, Service};
-use e2e::net::{PodNetwork, cluster_ip};
-use e2e::observe::Timeline;
-use e2e::probe::Proto;
+use e2e::{
+    manifest::{Endpoint, Service},
+    net::{PodNetwork, cluster_ip},
+    observe::Timeline,
+    probe::Proto,
+};
 
 use super::{conversations, cut, real, removed, seen, within};
 use crate::testbed::Testbed;

@@ -1,14 +1,17 @@
 //! Ways in which an endpoint leaves: its pod is deleted, or lives and is merely no longer part of the
 //! Service.
 
-use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
-use e2e::manifest::{Endpoint, Service, render_slice};
-use e2e::net::{Pod, PodNetwork, cluster_ip};
-use e2e::observe::Timeline;
-use e2e::probe::Proto;
-use e2e::probe::talk::Talk;
+use e2e::{
+    manifest::{Endpoint, Service, render_slice},
+    net::{Pod, PodNetwork, cluster_ip},
+    observe::Timeline,
+    probe::{Proto, talk::Talk},
+};
 
 use super::{conversations, cut, go_on, real, removed, seen, wait_refused, within};
 use crate::testbed::{Testbed, assert_uncut};

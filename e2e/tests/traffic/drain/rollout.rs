@@ -1,13 +1,17 @@
 //! Short connections that reuse their source ports see nothing of a rolling update, nor of an endpoint that
 //! flaps.
 
-use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
-use e2e::manifest::{Endpoint, Port, Service};
-use e2e::net::{Pod, PodNetwork, cluster_ip};
-use e2e::observe::Timeline;
-use e2e::probe::Proto;
+use e2e::{
+    manifest::{Endpoint, Port, Service},
+    net::{Pod, PodNetwork, cluster_ip},
+    observe::Timeline,
+    probe::Proto,
+};
 
 use super::{CONNECTIONS_PER_ROUND, from_300_ports, real, removed, seen, within};
 use crate::testbed::{Testbed, assert_uncut};

@@ -1,16 +1,22 @@
 //! Every scheduler that the kernel has, while one of four endpoints drains.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
 
-use e2e::manifest::{Endpoint, Port, Service};
-use e2e::net::{Pod, PodNetwork, cluster_ip};
-use e2e::probe::{Proto, socket};
+use e2e::{
+    manifest::{Endpoint, Port, Service},
+    net::{Pod, PodNetwork, cluster_ip},
+    probe::{Proto, socket},
+};
 use testkit::{try_output_with_input, wait_for, wait_until};
 
 use crate::testbed::{Testbed, WAIT_LIMIT};
@@ -133,7 +139,8 @@ fn chosen_by_dh(testbed: &Testbed, dh: &Service, accepted: &[Arc<AtomicU32>]) ->
     })
 }
 
-/// `dh` is the exception: it gives all connections to a VIP to one endpoint, and refuses them while that one drains.
+/// `dh` is the exception: it gives all connections to a VIP to one endpoint, and refuses them while that one
+/// drains.
 #[test]
 fn no_scheduler_but_dh_refuses_anybody_while_one_of_four_endpoints_drains_slow() {
     let mut testbed = Testbed::new(PodNetwork::Routed, 4);

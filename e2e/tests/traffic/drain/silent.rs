@@ -1,14 +1,20 @@
 //! Pods that are gone without a word to the API server: only packets from their addresses, or the lack of
 //! them, show it.
 
-use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
-use e2e::manifest::{Endpoint, Service};
-use e2e::net::{Pod, PodNetwork, cluster_ip};
-use e2e::observe::Timeline;
-use e2e::probe::Proto;
-use e2e::probe::talk::{self, Talk};
+use e2e::{
+    manifest::{Endpoint, Service},
+    net::{Pod, PodNetwork, cluster_ip},
+    observe::Timeline,
+    probe::{
+        Proto,
+        talk::{self, Talk},
+    },
+};
 
 use super::{conversations, cut, real, removed, within};
 use crate::testbed::Testbed;

@@ -1,6 +1,8 @@
 use super::*;
-use crate::ErrorKind;
-use crate::contract::vips::{CASES, NODE_LINK, NODE_V4, NODE_V6, VipsWorld};
+use crate::{
+    ErrorKind,
+    contract::vips::{CASES, NODE_LINK, NODE_V4, NODE_V6, VipsWorld},
+};
 
 const VIP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 96, 0, 1));
 const NODE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
