@@ -8,7 +8,7 @@ use netlink::{Batch, BatchOutcome, Buffers, Counters, Protocol as Netlink, Reque
 
 use crate::{
     Error,
-    codec::{self, Entry, Key, Narrowing},
+    codec::{self, Key, Narrowing, Tracked},
 };
 
 /// Client of the connection tracking of the network namespace in which it was opened.
@@ -44,22 +44,23 @@ impl ConntrackClient {
         }
         let mut deleted = 0;
         for ((family, protocol), wanted) in groups {
-            let entries = self.find(family, protocol, &wanted)?;
-            deleted += self.delete_entries(family, &entries)?;
+            let tracked = self.find(family, protocol, &wanted)?;
+            deleted += self.delete_tracked(family, &tracked)?;
         }
         Ok(deleted)
     }
 
-    /// Finds the entries that are wanted. The kernel's filter only saves work: each entry is compared here.
+    /// Finds the tracked connections that are wanted. The kernel's filter only saves work: each is compared
+    /// here.
     fn find(
         &mut self,
         family: IpFamily,
         protocol: Protocol,
         wanted: &BTreeSet<Key>,
-    ) -> Result<Vec<Entry>, Error> {
+    ) -> Result<Vec<Tracked>, Error> {
         let dump = |socket: &mut RequestSocket, narrowing: Option<&Narrowing>| {
             let request = codec::dump_request(family, narrowing);
-            socket.dump(&request, |message| codec::parse_entry(message, protocol, wanted))
+            socket.dump(&request, |message| codec::parse_tracked(message, protocol, wanted))
         };
         let is_refused = |e: &netlink::Error| matches!(e.errno(), Some(libc::EINVAL | libc::EOPNOTSUPP));
         if self.narrows {
@@ -74,22 +75,22 @@ impl ConntrackClient {
             .map_err(|error| if is_refused(&error) { Error::Missing(error) } else { Error::Dump(error) })
     }
 
-    /// Deletes the entries and counts them; those that have ended meanwhile do not count.
-    fn delete_entries(&mut self, family: IpFamily, entries: &[Entry]) -> Result<usize, Error> {
-        if entries.is_empty() {
+    /// Deletes tracked connections and counts them; those that have ended meanwhile do not count.
+    fn delete_tracked(&mut self, family: IpFamily, tracked: &[Tracked]) -> Result<usize, Error> {
+        if tracked.is_empty() {
             return Ok(0);
         }
         self.batch.clear();
-        for entry in entries {
-            codec::push_delete(&mut self.batch, family, entry);
+        for one in tracked {
+            codec::push_delete(&mut self.batch, family, one);
         }
         let outcome = self.socket.execute(&mut self.batch).map_err(Error::Delete)?;
-        count_deleted(entries.len(), outcome)
+        count_deleted(tracked.len(), outcome)
     }
 }
 
-/// Counts the deleted entries among those that a batch named; fails if answers of the kernel were lost,
-/// because it may have refused any of them.
+/// Counts the deleted ones among the tracked connections that a batch named; fails if answers of the kernel
+/// were lost, because it may have refused any of them.
 fn count_deleted(named: usize, outcome: BatchOutcome) -> Result<usize, Error> {
     let gone = outcome.failures.len();
     match outcome.failures.into_iter().find(|failure| failure.errno != libc::ENOENT) {

@@ -81,12 +81,12 @@ impl Key {
 /// A tracked connection, as far as a deletion must name it; in the kernel's own bytes, which it takes back as
 /// they are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub(crate) struct Tracked {
     /// Whole tuple of the original direction.
     tuple: Vec<u8>,
     /// Zone; the same tuple may exist in several.
     zone: Option<[u8; 2]>,
-    /// Number that distinguishes the entry from a later one of the same tuple.
+    /// Number that distinguishes it from a later one of the same tuple.
     id: Option<[u8; 4]>,
 }
 
@@ -195,11 +195,11 @@ fn put_tuple(
 }
 
 /// Reads a tracked connection from a message of a dump, if it is a wanted one.
-pub(crate) fn parse_entry(
+pub(crate) fn parse_tracked(
     message: &Message<'_>,
     protocol: Protocol,
     wanted: &BTreeSet<Key>,
-) -> Option<Entry> {
+) -> Option<Tracked> {
     if message.kind != NEW {
         return None;
     }
@@ -208,7 +208,7 @@ pub(crate) fn parse_entry(
     let (to, number) = parse_end(&orig, [ip::V4_DST, ip::V6_DST], proto::DST_PORT)?;
     let (answers_from, _) = parse_end(&reply, [ip::V4_SRC, ip::V6_SRC], proto::SRC_PORT)?;
     let is_wanted = number == protocol.number() && wanted.contains(&Key { to, answers_from });
-    is_wanted.then(|| Entry {
+    is_wanted.then(|| Tracked {
         tuple: orig.payload.to_vec(),
         zone: find(attr::ZONE).and_then(|a| a.payload.try_into().ok()),
         id: find(attr::ID).and_then(|a| a.payload.try_into().ok()),
@@ -234,14 +234,14 @@ fn find_in(mut attributes: Attributes<'_>, kind: u16) -> Option<Attribute<'_>> {
 }
 
 /// Appends the deletion of one tracked connection, always with its tuple: a deletion without one is a flush.
-pub(crate) fn push_delete(batch: &mut Batch, family: IpFamily, entry: &Entry) {
+pub(crate) fn push_delete(batch: &mut Batch, family: IpFamily, tracked: &Tracked) {
     batch.push(DELETE, 0, |message| {
         put_header(message, family);
-        message.nested(attr::TUPLE_ORIG, |message| message.put(&entry.tuple));
-        if let Some(zone) = entry.zone {
+        message.nested(attr::TUPLE_ORIG, |message| message.put(&tracked.tuple));
+        if let Some(zone) = tracked.zone {
             message.attribute(attr::ZONE, &zone);
         }
-        if let Some(id) = entry.id {
+        if let Some(id) = tracked.id {
             message.attribute(attr::ID, &id);
         }
     });

@@ -121,7 +121,8 @@ pub(crate) fn real_server(destination: &Destination) -> Option<ObservedRealServe
             fwd::MASQ => ForwardingMethod::Masquerade,
             fwd::TUNNEL => ForwardingMethod::Tunnel,
             fwd::DROUTE => ForwardingMethod::DirectRoute,
-            // BYPASS (4) is not offered to administrators; like LOCALNODE it leaves the packet as it is.
+            // IP_VS_CONN_F_BYPASS (4) is not offered to administrators; like LOCALNODE it leaves the packet
+            // as it is.
             _ => ForwardingMethod::Local,
         },
         upper_threshold: destination.upper_threshold,

@@ -55,12 +55,6 @@ impl MessageBuffer {
         self.fixed::<8>(kind, &value.to_be_bytes());
     }
 
-    /// Appends a number in host order.
-    #[inline]
-    pub fn attribute_u64(&mut self, kind: u16, value: u64) {
-        self.fixed::<12>(kind, &value.to_ne_bytes());
-    }
-
     /// Appends 16 bytes: an IPv6 address, or a union that has room for one.
     #[inline]
     pub fn attribute_16_bytes(&mut self, kind: u16, value: &[u8; 16]) {
@@ -226,21 +220,6 @@ impl Batch {
         let start = self.buffer.begin_message(kind, flags & !flags::ACK);
         build(&mut self.buffer);
         self.buffer.end_message(start);
-        self.note_message(start);
-    }
-
-    /// Appends a message that is encoded already, header included.
-    ///
-    /// The engine sets its length field and sequence number anew, adds `NLM_F_REQUEST` and removes
-    /// `NLM_F_ACK`.
-    pub fn push_encoded(&mut self, message: &[u8]) {
-        let start = self.buffer.bytes.len();
-        self.buffer.bytes.extend_from_slice(message);
-        self.buffer.malformed |= message.len() < HEADER;
-        self.buffer.bytes.resize(self.buffer.bytes.len().max(start + HEADER), 0);
-        self.buffer.end_message(start);
-        clear_ack(&mut self.buffer.bytes[start..]);
-        add_flags(&mut self.buffer.bytes[start..], flags::REQUEST);
         self.note_message(start);
     }
 

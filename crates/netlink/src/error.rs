@@ -83,9 +83,8 @@ pub enum Error {
         /// Name of the family.
         name: String,
     },
-    /// A message of a batch is shorter than a header, or one of its attributes exceeds 65,535 bytes; nothing
-    /// was sent.
-    #[error("message {index} of the batch is malformed")]
+    /// An attribute of a message exceeds 65,535 bytes; nothing of the batch was sent.
+    #[error("message {index} of the batch is malformed: an attribute exceeds 65535 bytes")]
     Malformed {
         /// Position of the message in the batch.
         index: usize,

@@ -8,7 +8,7 @@ pub mod kinds {
     pub const ERROR: u16 = 2;
     /// NLMSG_DONE: the end of a dump.
     pub const DONE: u16 = 3;
-    /// NLMSG_OVERRUN
+    /// NLMSG_OVERRUN, the last kind of control messages.
     pub const OVERRUN: u16 = 4;
 }
 
@@ -16,8 +16,6 @@ pub mod kinds {
 pub mod flags {
     /// NLM_F_REQUEST; the engine sets it on everything it sends.
     pub const REQUEST: u16 = 0x1;
-    /// NLM_F_MULTI
-    pub const MULTI: u16 = 0x2;
     /// NLM_F_ACK; the engine sets it where it needs one, callers never do.
     pub const ACK: u16 = 0x4;
     /// NLM_F_DUMP_INTR: the table changed during the dump.

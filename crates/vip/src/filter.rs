@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn jumps_end_inside() {
         let program = program(OWN);
-        for (at, (code, jt, jf, _)) in program.iter().enumerate() {
+        for (at, Instruction { code, jt, jf, .. }) in program.iter().enumerate() {
             assert!(at + 1 + usize::from(*jt.max(jf)) < program.len() || *code == BPF_RET_K, "{at}");
         }
     }

@@ -2,9 +2,9 @@
 
 use netlink::Messages;
 
-use super::{Batch, HEADER, IpFamily, Key, Protocol, attr, ip, parse_end, parse_entry, proto, push_delete};
+use super::{Batch, HEADER, IpFamily, Key, Protocol, attr, ip, parse_end, parse_tracked, proto, push_delete};
 
-/// Reads a datagram, and names each entry in it for deletion; tells whether it made sense.
+/// Reads a datagram, and names each tracked connection in it for deletion; tells whether it made sense.
 pub fn entries(datagram: &[u8]) -> bool {
     let mut understood = false;
     for message in Messages::new(datagram) {
@@ -19,16 +19,16 @@ pub fn entries(datagram: &[u8]) -> bool {
             understood |= message.reply().is_some();
             continue;
         };
-        assert_eq!(parse_entry(&message, protocol, &[].into()), None, "nothing is wanted");
-        if let Some(entry) = parse_entry(&message, protocol, &[key].into()) {
+        assert_eq!(parse_tracked(&message, protocol, &[].into()), None, "nothing is wanted");
+        if let Some(tracked) = parse_tracked(&message, protocol, &[key].into()) {
             understood = true;
             let mut batch = Batch::new();
-            push_delete(&mut batch, IpFamily::V4, &entry);
+            push_delete(&mut batch, IpFamily::V4, &tracked);
             let deletion = Messages::new(batch.as_bytes()).next().expect("one message");
             let tuple = deletion.attributes(HEADER).find(|a| a.kind == attr::TUPLE_ORIG);
             assert_eq!(
                 tuple.map(|a| a.payload),
-                Some(&entry.tuple[..]),
+                Some(&tracked.tuple[..]),
                 "a deletion without its tuple is a flush"
             );
         }

@@ -70,9 +70,10 @@ mod exact {
 
     #[test]
     fn a_deletion_names_tuple_zone_and_id() {
-        let entry = Entry { tuple: vec![1, 2, 3, 4], zone: Some([0, 7]), id: Some([0xde, 0xad, 0xbe, 0xef]) };
+        let tracked =
+            Tracked { tuple: vec![1, 2, 3, 4], zone: Some([0, 7]), id: Some([0xde, 0xad, 0xbe, 0xef]) };
         let mut batch = Batch::new();
-        push_delete(&mut batch, IpFamily::V4, &entry);
+        push_delete(&mut batch, IpFamily::V4, &tracked);
         let expected = bytes(
             "2c000000 0201 0100 00000000 00000000
              02000000
@@ -135,9 +136,9 @@ fn listed(from: &str, to: &str, server: &str, number: u8, id: u32) -> Batch {
     batch
 }
 
-fn parse(batch: &Batch, wanted: &[FlowFilter]) -> Option<Entry> {
+fn parse(batch: &Batch, wanted: &[FlowFilter]) -> Option<Tracked> {
     let message = Messages::new(batch.as_bytes()).next().unwrap();
-    parse_entry(&message, Protocol::Udp, &keys(wanted))
+    parse_tracked(&message, Protocol::Udp, &keys(wanted))
 }
 
 #[test]
@@ -145,8 +146,8 @@ fn wanted_entries_are_told_from_others() {
     let dns = service("10.96.0.10", 53);
     let filter = of(dns, "10.244.0.5", 5353);
     let (client, vip, server) = ("192.0.2.7:1001", "10.96.0.10:53", "10.244.0.5:5353");
-    let entry = parse(&listed(client, vip, server, 17, 9), &[filter]).expect("a wanted one");
-    assert_eq!((entry.zone, entry.id), (None, Some([0, 0, 0, 9])));
+    let tracked = parse(&listed(client, vip, server, 17, 9), &[filter]).expect("a wanted one");
+    assert_eq!((tracked.zone, tracked.id), (None, Some([0, 0, 0, 9])));
     for (to, server, number) in [
         ("10.96.0.11:53", server, 17),
         ("10.96.0.10:54", server, 17),
@@ -162,14 +163,14 @@ fn wanted_entries_are_told_from_others() {
     assert!(parse(&listed(client, vip, server, 17, 9), &[untranslated]).is_none());
 }
 
-/// A deletion repeats the words of the listing, so the kernel finds the same entry.
+/// A deletion repeats the words of the listing, so the kernel finds the same one.
 #[test]
 fn deletions_repeat_the_kernels_bytes() {
     let filter = of(service("fd00:96::10", 53), "fd00:244::5", 5353);
     let listed = listed("[fd00:2::7]:1001", "[fd00:96::10]:53", "[fd00:244::5]:5353", 17, 77);
-    let entry = parse(&listed, &[filter]).expect("a wanted one");
+    let tracked = parse(&listed, &[filter]).expect("a wanted one");
     let mut batch = Batch::new();
-    push_delete(&mut batch, IpFamily::V6, &entry);
+    push_delete(&mut batch, IpFamily::V6, &tracked);
     let attribute = |batch: &Batch, kind| {
         let message = Messages::new(batch.as_bytes()).next().unwrap();
         let found = message.attributes(HEADER).find(|a| a.kind == kind).unwrap();
@@ -184,7 +185,7 @@ proptest! {
     #[test]
     fn any_bytes_are_read(payload in vec(any::<u8>(), 0..200), kind in prop_oneof![Just(NEW), any::<u16>()]) {
         let message = Message { kind, flags: 0, sequence: 0, port_id: 0, payload: &payload };
-        let _ = parse_entry(&message, Protocol::Udp, &keys(&[FlowFilter::untranslated(service("::", 1))]));
+        let _ = parse_tracked(&message, Protocol::Udp, &keys(&[FlowFilter::untranslated(service("::", 1))]));
     }
 
     #[test]
@@ -196,7 +197,7 @@ proptest! {
         }
         let wanted = keys(&[of(service("10.96.0.10", 53), "10.244.0.5", 5353)]);
         for message in Messages::new(&datagram) {
-            let _ = parse_entry(&message, Protocol::Udp, &wanted);
+            let _ = parse_tracked(&message, Protocol::Udp, &wanted);
         }
     }
 }

@@ -49,7 +49,8 @@ fn cost(family: IpFamily) -> u64 {
     })
 }
 
-/// Fewest messages possible: the entries, the end of the dump, and the acknowledgement of the deletions.
+/// Fewest messages possible: the tracked connections, the end of the dump, and the acknowledgement of the
+/// deletions.
 const FEWEST_MESSAGES: u64 = MINE as u64 + 2;
 
 #[test]

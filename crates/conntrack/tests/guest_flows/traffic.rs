@@ -220,7 +220,8 @@ fn early_clients_are_found(family: IpFamily) {
     let server = SocketAddr::new(net.servers[0], TARGET);
     run(&["ipvsadm", "-a", "-u", &vip.to_string(), "-r", &server.to_string(), "-m"]);
     for client in early.values() {
-        // The kernel's version decides whether the answer finds its way; the entry exists in any case.
+        // The kernel's version decides whether the answer finds its way; the connection is tracked in any
+        // case.
         println!("with the old entry: {:?}", client.try_ask());
     }
     let entries = of_clients(&early);

@@ -118,5 +118,4 @@ pub mod fwd {
     pub const LOCALNODE: u32 = 1;
     pub const TUNNEL: u32 = 2;
     pub const DROUTE: u32 = 3;
-    pub const BYPASS: u32 = 4;
 }
