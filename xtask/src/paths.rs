@@ -49,6 +49,7 @@ pub fn create(dir: &Path) -> Result<()> {
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"];
+    // Other folders of `PATH` do not count: guests get the host's packaged programs, not a user's own.
     env::split_paths(&path)
         .filter(|dir| dir.starts_with("/usr") || dir.starts_with("/bin") || dir.starts_with("/sbin"))
         .chain(system.iter().map(PathBuf::from))

@@ -174,7 +174,7 @@ impl Sysctls for ProcSysctls {
             .map_err(|error| TableError::new(format!("read sysctl {name}"), error.kind(), error))
     }
 
-    /// Bits of a file mode; where none is set nobody has the permission, not even root.
+    /// Looks at the mode of the file: without a write bit nobody may write, not even root.
     fn is_writable(&mut self, name: &str) -> bool {
         const ANYBODY: u32 = 0o222;
         fs::metadata(self.root.join(name)).is_ok_and(|file| file.permissions().mode() & ANYBODY != 0)

@@ -81,7 +81,7 @@ impl Wanted {
                     service: name(service),
                     scheduler: scheduler(service),
                     persistence: persistence(service)?,
-                    real: chosen(&endpoints, text(service, "spec/internalTrafficPolicy") == "Local"),
+                    real: choose(&endpoints, text(service, "spec/internalTrafficPolicy") == "Local"),
                 };
                 self.servers.entry(key).or_insert(server);
             }
@@ -92,7 +92,7 @@ impl Wanted {
 
 /// Chooses the endpoints that take new connections: the ready ones, else those that serve while they
 /// terminate.
-fn chosen(endpoints: &BTreeMap<SocketAddr, Conditions>, only_local: bool) -> BTreeSet<SocketAddr> {
+fn choose(endpoints: &BTreeMap<SocketAddr, Conditions>, only_local: bool) -> BTreeSet<SocketAddr> {
     let within = || endpoints.iter().filter(|(_, at)| at.local || !only_local);
     let ready: BTreeSet<_> = within().filter(|(_, at)| at.ready).map(|(address, _)| *address).collect();
     if !ready.is_empty() {

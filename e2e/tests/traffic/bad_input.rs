@@ -30,7 +30,7 @@ fn victim() -> Service {
 
 /// Checks that good input still gets through: changes the good service and waits for the change to be served.
 #[track_caller]
-fn others_are_served(testbed: &mut Testbed) {
+fn assert_others_served(testbed: &mut Testbed) {
     let good = good();
     for range in [1..=2, 1..=1] {
         testbed.manifests.endpoints(&good, &testbed.ready(range.clone()));
@@ -42,7 +42,7 @@ fn others_are_served(testbed: &mut Testbed) {
 
 /// Checks that the log has exactly one line with all these words, also after some audits.
 #[track_caller]
-fn reported_once(testbed: &mut Testbed, words: &[&str]) {
+fn assert_reported_once(testbed: &mut Testbed, words: &[&str]) {
     wait_for(WAIT_LIMIT, &format!("a log line with {words:?}"), || {
         let lines = testbed.proxy().log_lines(words);
         if lines.is_empty() { Err(testbed.proxy().log()) } else { Ok(()) }
@@ -63,7 +63,7 @@ fn reported_once(testbed: &mut Testbed, words: &[&str]) {
 
 /// Checks that the corrected input is served.
 #[track_caller]
-fn heals(testbed: &Testbed) {
+fn wait_healed(testbed: &Testbed) {
     let victim = victim();
     testbed.manifests.serve(&victim, &testbed.ready(1..=2));
     testbed.wait_served(&victim, &testbed.ready(1..=2));
@@ -77,23 +77,23 @@ fn broken_yaml() {
     testbed
         .manifests
         .write("victim.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: victim\nspec: [\n");
-    reported_once(&mut testbed, &["victim.yaml"]);
-    others_are_served(&mut testbed);
-    heals(&testbed);
+    assert_reported_once(&mut testbed, &["victim.yaml"]);
+    assert_others_served(&mut testbed);
+    wait_healed(&testbed);
 }
 
 #[test]
 fn a_file_that_breaks_keeps_what_it_said() {
     let mut testbed = testbed();
     let victim = victim();
-    heals(&testbed);
+    wait_healed(&testbed);
     testbed.manifests.write("victim.yaml", "kind: [");
-    reported_once(&mut testbed, &["victim.yaml"]);
-    others_are_served(&mut testbed);
+    assert_reported_once(&mut testbed, &["victim.yaml"]);
+    assert_others_served(&mut testbed);
     // Whatever was served before the mistake stays served until the file says something else.
     testbed.check_served(&victim, &testbed.ready(1..=2)).unwrap();
     ask_all(&testbed.net.outside_client(), &victim);
-    heals(&testbed);
+    wait_healed(&testbed);
 }
 
 #[test]
@@ -109,8 +109,8 @@ fn a_broken_document_among_good_ones() {
     testbed.manifests.write("together.yaml", &text);
     testbed.wait_served(&victim, &testbed.ready(1..=2));
     ask_all(&testbed.net.outside_client(), &victim);
-    reported_once(&mut testbed, &["together.yaml"]);
-    others_are_served(&mut testbed);
+    assert_reported_once(&mut testbed, &["together.yaml"]);
+    assert_others_served(&mut testbed);
 }
 
 /// Everything is wrong at once, and already there when kube-ipvs starts.
@@ -126,12 +126,12 @@ fn a_start_with_bad_input() {
     testbed.manifests.write("victim.yaml", &victim().render().replace("10.96.0.90", "10.96.0.900"));
     testbed.start(&["--ipvs-sync-period=1s"]);
     testbed.wait_served(&good, &testbed.ready(1..=1));
-    reported_once(&mut testbed, &["garbage.yaml"]);
-    reported_once(&mut testbed, &["nothing.yaml"]);
-    reported_once(&mut testbed, &["Service default/victim", "clusterIPs[0]"]);
+    assert_reported_once(&mut testbed, &["garbage.yaml"]);
+    assert_reported_once(&mut testbed, &["nothing.yaml"]);
+    assert_reported_once(&mut testbed, &["Service default/victim", "clusterIPs[0]"]);
     assert_eq!(testbed.proxy().log_lines(&["empty.yaml"]), [""; 0], "an empty file is no mistake");
-    others_are_served(&mut testbed);
-    heals(&testbed);
+    assert_others_served(&mut testbed);
+    wait_healed(&testbed);
 }
 
 #[test]
@@ -142,9 +142,9 @@ fn a_slice_port_without_a_name() {
     let slice = render_slice(&victim, "v4", true, &testbed.ready(1..=2))
         .replace("- name: tcp\n  protocol", "- protocol");
     testbed.manifests.write("victim-endpoints.yaml", &slice);
-    reported_once(&mut testbed, &["victim-v4", "ports[].name"]);
-    others_are_served(&mut testbed);
-    heals(&testbed);
+    assert_reported_once(&mut testbed, &["victim-v4", "ports[].name"]);
+    assert_others_served(&mut testbed);
+    wait_healed(&testbed);
 }
 
 #[test]
@@ -156,9 +156,9 @@ fn a_service_port_without_a_name() {
     testbed
         .manifests
         .write("victim.yaml", &victim.render().replace("- name: second\n    protocol", "- protocol"));
-    reported_once(&mut testbed, &["Service default/victim", "ports[1].name"]);
-    others_are_served(&mut testbed);
-    heals(&testbed);
+    assert_reported_once(&mut testbed, &["Service default/victim", "ports[1].name"]);
+    assert_others_served(&mut testbed);
+    wait_healed(&testbed);
 }
 
 #[test]
@@ -170,8 +170,8 @@ fn an_endpoint_given_twice() {
     endpoints.extend(testbed.ready(1..=2));
     testbed.manifests.endpoints(&victim, &endpoints);
     testbed.wait_served(&victim, &testbed.ready(1..=2));
-    others_are_served(&mut testbed);
-    heals(&testbed);
+    assert_others_served(&mut testbed);
+    wait_healed(&testbed);
 }
 
 #[test]
@@ -186,9 +186,9 @@ fn an_address_of_the_other_family() {
     testbed.manifests.write("victim-endpoints.yaml", &slice);
     // The good endpoint of the same slice is served.
     testbed.wait_served(&victim, &testbed.ready(1..=1));
-    reported_once(&mut testbed, &["victim-v4", "endpoints[1].addresses"]);
-    others_are_served(&mut testbed);
-    heals(&testbed);
+    assert_reported_once(&mut testbed, &["victim-v4", "endpoints[1].addresses"]);
+    assert_others_served(&mut testbed);
+    wait_healed(&testbed);
 }
 
 #[test]
@@ -197,9 +197,9 @@ fn port_zero() {
     let mut victim = victim();
     victim.ports.push(Port { name: "zero".to_owned(), proto: Proto::Tcp, port: 0, target: 8081 });
     testbed.manifests.serve(&victim, &testbed.ready(1..=2));
-    reported_once(&mut testbed, &["victim", "ports[1].port"]);
-    others_are_served(&mut testbed);
-    heals(&testbed);
+    assert_reported_once(&mut testbed, &["victim", "ports[1].port"]);
+    assert_others_served(&mut testbed);
+    wait_healed(&testbed);
 }
 
 #[test]
@@ -209,9 +209,9 @@ fn a_slice_with_port_zero() {
     testbed.manifests.service(&victim);
     let slice = render_slice(&victim, "v4", true, &testbed.ready(1..=2)).replace("port: 8080", "port: 0");
     testbed.manifests.write("victim-endpoints.yaml", &slice);
-    reported_once(&mut testbed, &["victim-v4", "ports[0].port"]);
-    others_are_served(&mut testbed);
-    heals(&testbed);
+    assert_reported_once(&mut testbed, &["victim-v4", "ports[0].port"]);
+    assert_others_served(&mut testbed);
+    wait_healed(&testbed);
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn a_scheduler_that_does_not_exist() {
     let mut testbed = testbed();
     let victim = victim().with_annotation("kube-ipvs.io/scheduler", "nonsense");
     testbed.manifests.serve(&victim, &testbed.ready(1..=2));
-    reported_once(&mut testbed, &["victim", "kube-ipvs.io/scheduler", "nonsense"]);
-    others_are_served(&mut testbed);
-    heals(&testbed);
+    assert_reported_once(&mut testbed, &["victim", "kube-ipvs.io/scheduler", "nonsense"]);
+    assert_others_served(&mut testbed);
+    wait_healed(&testbed);
 }

@@ -46,7 +46,7 @@ fn real(pod: &Pod, service: &Service) -> [SocketAddr; 2] {
 
 /// Waits until the timeline shows it, and returns how long after `since` that was.
 #[track_caller]
-fn seen(since: Instant, what: &str, mut look: impl FnMut() -> Option<Instant>) -> Duration {
+fn wait_seen(since: Instant, what: &str, mut look: impl FnMut() -> Option<Instant>) -> Duration {
     wait_for(WAIT_LIMIT, what, || look().ok_or("")).saturating_duration_since(since)
 }
 
@@ -56,7 +56,7 @@ const SLOW_LOOK: Duration = Duration::from_millis(210);
 
 /// Checks that the time limit held, or the guest itself stood still; tells whether that could be judged.
 #[track_caller]
-fn within(limit: Duration, took: Duration, what: &str, timeline: &Timeline, since: Instant) -> bool {
+fn assert_within(limit: Duration, took: Duration, what: &str, timeline: &Timeline, since: Instant) -> bool {
     let slowest = timeline.slowest(since);
     let (took, look) = (took.as_millis(), slowest.as_millis());
     if took < limit.as_millis() {
@@ -67,16 +67,16 @@ fn within(limit: Duration, took: Duration, what: &str, timeline: &Timeline, sinc
     false
 }
 
-/// Time after `since` at which these real servers were gone.
+/// Waits until these real servers are gone, and returns how long after `since` that was.
 #[track_caller]
-fn removed(timeline: &Timeline, real: &[SocketAddr], since: Instant) -> Duration {
-    seen(since, &format!("{real:?} to be removed"), || timeline.removed(real, since))
+fn wait_removed(timeline: &Timeline, real: &[SocketAddr], since: Instant) -> Duration {
+    wait_seen(since, &format!("{real:?} to be removed"), || timeline.removed(real, since))
 }
 
 /// Waits until `count` conversations were cut, and returns how long after `since` the first and the last one
 /// were.
 #[track_caller]
-fn cut(talk: &Talk, count: usize, since: Instant) -> (Duration, Duration) {
+fn wait_cut(talk: &Talk, count: usize, since: Instant) -> (Duration, Duration) {
     let cut = wait_for(WAIT_LIMIT, &format!("{count} conversations to be cut"), || {
         let report = talk.progress();
         if report.cut.len() == count { Ok(report.cut) } else { Err(format!("{} are", report.cut.len())) }

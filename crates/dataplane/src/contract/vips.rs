@@ -20,29 +20,29 @@ pub trait VipsWorld {
     /// The table under test.
     fn table(&mut self) -> &mut dyn VipTable;
 
-    /// Somebody adds an address to [`NODE_LINK`].
+    /// Adds an address to [`NODE_LINK`].
     fn add_node_address(&mut self, addr: IpAddr);
-    /// Somebody removes an address from [`NODE_LINK`].
+    /// Removes an address from [`NODE_LINK`].
     fn remove_node_address(&mut self, addr: IpAddr);
-    /// Somebody deletes `kube-ipvs0`.
+    /// Deletes `kube-ipvs0`.
     fn delete_link(&mut self);
-    /// Somebody sets `kube-ipvs0` down.
+    /// Sets `kube-ipvs0` down.
     fn set_link_down(&mut self);
-    /// Somebody creates `kube-ipvs0` as a link of another type.
+    /// Creates `kube-ipvs0` as a link of another type.
     fn add_foreign_link(&mut self);
-    /// Somebody adds an address to `kube-ipvs0`, as kube-proxy does.
+    /// Adds an address to `kube-ipvs0`, as kube-proxy does.
     fn add_address(&mut self, addr: IpAddr);
-    /// Somebody removes an address from `kube-ipvs0`.
+    /// Removes an address from `kube-ipvs0`.
     fn delete_address(&mut self, addr: IpAddr);
-    /// Somebody deletes our route of a VIP.
+    /// Deletes our route of a VIP.
     fn delete_route(&mut self, vip: IpAddr);
-    /// Somebody adds a local route on another link.
+    /// Adds a local route on another link.
     fn add_foreign_route(&mut self, addr: IpAddr);
-    /// A program of the node starts to listen, at an address or at all of them.
+    /// Makes a program of the node listen, at an address or at all of them.
     fn listen(&mut self, protocol: Protocol, addr: Option<IpAddr>, port: u16);
-    /// A program of the node connects to a port of TCP, from the same address; returns its own port.
+    /// Makes a program of the node connect to a port of TCP, from the same address; returns its own port.
     fn connect(&mut self, addr: IpAddr, port: u16) -> u16;
-    /// All programs of the node end.
+    /// Ends all programs of the node.
     fn stop_listening(&mut self);
 
     /// `kube-ipvs0` as others see it.

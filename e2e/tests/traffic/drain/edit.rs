@@ -13,7 +13,7 @@ use e2e::{
     probe::{Proto, talk::Talk},
 };
 
-use super::{conversations, cut, go_on, real, removed, seen, wait_refused, within};
+use super::{assert_within, conversations, go_on, real, wait_cut, wait_refused, wait_removed, wait_seen};
 use crate::testbed::{Testbed, ask_all, assert_uncut};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -36,20 +36,20 @@ fn a_policy_that_changes_during_a_drain_counts_at_once_slow() {
     let cuttable = talk.progress().pods[&testbed.pods[1].name];
     let unready = Instant::now();
     testbed.manifests.endpoints(&service, &[ready[0].clone(), Endpoint::unready(&testbed.pods[1])]);
-    seen(unready, "weight 0", || timeline.quiesced(&reals, unready));
+    wait_seen(unready, "weight 0", || timeline.quiesced(&reals, unready));
     go_on(&[&talk], unready);
     assert!(timeline.removed(&reals, unready).is_none(), "removed under its connections");
     assert!(talk.progress().cut.is_empty(), "cut before the policy changed");
     let edited = Instant::now();
     testbed.manifests.service(&service.with_annotation("kube-ipvs.io/graceful-policy", "immediate"));
-    let gone = removed(&timeline, &reals, edited);
-    let (_, last) = cut(&talk, cuttable, edited);
+    let gone = wait_removed(&timeline, &reals, edited);
+    let (_, last) = wait_cut(&talk, cuttable, edited);
     println!(
         "immediate: gone {} ms after the edit, {cuttable} of 20 conversations reset within {} ms",
         gone.as_millis(),
         last.as_millis()
     );
-    within(SECOND, gone, "it stayed", &timeline, edited);
+    assert_within(SECOND, gone, "it stayed", &timeline, edited);
     assert_eq!(talk.stop().cut.len(), cuttable, "the other pod's conversations are not concerned");
 }
 

@@ -19,7 +19,7 @@ use e2e::{
 };
 use testkit::wait_for;
 
-use super::{conversations, real, removed};
+use super::{conversations, real, wait_removed};
 use crate::testbed::{Testbed, assert_uncut};
 
 /// Grace period of the pods.
@@ -204,7 +204,7 @@ fn assert_gone_in_time(
     (terminating, first, last): (Instant, Instant, Instant),
 ) {
     let reals = real(pod, service);
-    let gone = terminating + removed(timeline, &reals, terminating);
+    let gone = terminating + wait_removed(timeline, &reals, terminating);
     println!(
         "{} {}: gone {} ms after its last connection ended",
         service.name,

@@ -12,7 +12,7 @@ use e2e::{
 };
 use testkit::wait_until;
 
-use super::{CONNECTIONS_PER_ROUND, from_300_ports, real, seen};
+use super::{CONNECTIONS_PER_ROUND, from_300_ports, real, wait_seen};
 use crate::testbed::{Testbed, WAIT_LIMIT};
 
 /// Source ports are reused into a dead pod ("No route to host") until a restart with the defaults.
@@ -43,7 +43,7 @@ fn the_historical_failure_and_its_cure_slow() {
     let terminating = Instant::now();
     testbed.manifests.endpoints(&service, &endpoints);
     let reals = real(&testbed.pods[1], &service);
-    seen(terminating, "weight 0", || timeline.quiesced(&reals, terminating));
+    wait_seen(terminating, "weight 0", || timeline.quiesced(&reals, terminating));
     std::thread::sleep(Duration::from_secs(1).saturating_sub(terminating.elapsed()));
     let mut old = testbed.pods.remove(1);
     old.kill();

@@ -9,7 +9,7 @@ use e2e::{
     probe::Proto,
 };
 
-use super::{conversations, cut, real, removed, seen, within};
+use super::{assert_within, conversations, real, wait_cut, wait_removed, wait_seen};
 use crate::testbed::Testbed;
 
 /// Whatever connections it has, the real server is gone within a second of turning unready, and its clients
@@ -31,17 +31,17 @@ fn an_unready_real_server_is_gone_within_a_second() {
         let cuttable = talk.progress().pods[&testbed.pods[1].name];
         let unready = Instant::now();
         testbed.manifests.endpoints(&service, &[ready[0].clone(), Endpoint::unready(&testbed.pods[1])]);
-        let gone = removed(&timeline, &reals, unready);
-        let (_, last) = cut(&talk, cuttable, unready);
+        let gone = wait_removed(&timeline, &reals, unready);
+        let (_, last) = wait_cut(&talk, cuttable, unready);
         println!(
             "round {round}: gone {} ms after turning unready, {cuttable} of 20 conversations cut within {} ms",
             gone.as_millis(),
             last.as_millis()
         );
-        judged += u32::from(within(Duration::from_secs(1), gone, "it stayed", &timeline, unready));
+        judged += u32::from(assert_within(Duration::from_secs(1), gone, "it stayed", &timeline, unready));
         let back = Instant::now();
         testbed.manifests.endpoints(&service, &ready);
-        seen(back, "the real servers to be back", || timeline.serving(&reals, back));
+        wait_seen(back, "the real servers to be back", || timeline.serving(&reals, back));
         assert_eq!(talk.stop().cut.len(), cuttable, "the other pod's conversations are not concerned");
         if judged == 2 {
             break;

@@ -13,7 +13,7 @@ use e2e::{
     probe::{Proto, talk::Talk},
 };
 
-use super::{conversations, cut, go_on, real, removed, seen, wait_refused, within};
+use super::{assert_within, conversations, go_on, real, wait_cut, wait_refused, wait_removed, wait_seen};
 use crate::testbed::{Testbed, assert_uncut};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -62,21 +62,21 @@ fn a_deleted_pod_s_clients_are_reset_at_once_slow() {
     let replaced = [Endpoint::terminating(&testbed.pods[0]), Endpoint::ready(&testbed.pods[1])];
     testbed.manifests.endpoints(&service, &replaced);
     let reals = real(&testbed.pods[0], &service);
-    seen(terminating, "weight 0", || timeline.quiesced(&reals, terminating));
+    wait_seen(terminating, "weight 0", || timeline.quiesced(&reals, terminating));
     assert!(talk.progress().cut.is_empty(), "a terminating pod goes on serving its connections");
     testbed.pods[0].disconnect();
     let left = Instant::now();
     testbed.manifests.endpoints(&service, &testbed.ready(2..=2));
-    let gone = removed(&timeline, &reals, left);
-    let (first, last) = cut(&talk, 100, left);
+    let gone = wait_removed(&timeline, &reals, left);
+    let (first, last) = wait_cut(&talk, 100, left);
     println!(
         "deleted: real servers gone {} ms after the address left the slice, 100 of 100 conversations reset after {} to {} ms",
         gone.as_millis(),
         first.as_millis(),
         last.as_millis()
     );
-    within(SECOND, gone, "the real servers stayed", &timeline, left);
-    within(2 * SECOND, last, "a client hung", &timeline, left);
+    assert_within(SECOND, gone, "the real servers stayed", &timeline, left);
+    assert_within(2 * SECOND, last, "a client hung", &timeline, left);
 }
 
 /// Labels, selectors, slices and Services change; pods live on, and so do their connections.
@@ -104,7 +104,7 @@ fn a_living_pod_keeps_its_connections_however_it_leaves_slow() {
     let ended = cases.map(|case| assert_kept(&testbed, &timeline, case, left));
     for (service, reals, closed) in &ended {
         if service.name != "slices" {
-            let gone = removed(&timeline, reals, *closed);
+            let gone = wait_removed(&timeline, reals, *closed);
             println!("{}: real servers gone {} ms after the last connection", service.name, gone.as_millis());
         }
     }
@@ -122,10 +122,10 @@ fn leave(testbed: &Testbed, timeline: &Timeline, [label, selector, slices, whole
     replace_slices(testbed, &slices.service, &testbed.pods[slices.pod]);
     testbed.manifests.forget(&whole.service);
     for case in [label, selector, whole] {
-        seen(left, "weight 0", || timeline.quiesced(&case.real(testbed), left));
+        wait_seen(left, "weight 0", || timeline.quiesced(&case.real(testbed), left));
     }
     let serving = slices.real(testbed);
-    seen(left, "the same endpoint to serve again", || timeline.serving(&serving, Instant::now()));
+    wait_seen(left, "the same endpoint to serve again", || timeline.serving(&serving, Instant::now()));
     for to in addresses(&whole.service) {
         wait_refused(testbed, to);
     }

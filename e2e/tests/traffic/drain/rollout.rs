@@ -13,7 +13,7 @@ use e2e::{
     probe::Proto,
 };
 
-use super::{CONNECTIONS_PER_ROUND, from_300_ports, real, removed, seen, within};
+use super::{CONNECTIONS_PER_ROUND, assert_within, from_300_ports, real, wait_removed, wait_seen};
 use crate::testbed::{Testbed, assert_uncut};
 
 /// Time from turning terminating to the end of the process.
@@ -78,19 +78,19 @@ fn replace(testbed: &mut Testbed, timeline: &Timeline, services: &[Service], mut
     publish(testbed, services, &with(Endpoint::ready(&old)));
     let begin = Instant::now();
     for real in coming {
-        seen(begin, &format!("{real} to serve"), || timeline.serving(&[real], begin));
+        wait_seen(begin, &format!("{real} to serve"), || timeline.serving(&[real], begin));
     }
     let terminating = Instant::now();
     publish(testbed, services, &with(Endpoint::terminating(&old)));
     // A guest that needs longer than the last second of a pod to run a process at all proves nothing.
-    let quiet = seen(terminating, "weight 0", || timeline.quiesced(&reals, terminating));
-    within(KILLED_AFTER, quiet, "new connections went there", timeline, terminating);
+    let quiet = wait_seen(terminating, "weight 0", || timeline.quiesced(&reals, terminating));
+    assert_within(KILLED_AFTER, quiet, "new connections went there", timeline, terminating);
     std::thread::sleep(KILLED_AFTER.saturating_sub(terminating.elapsed()));
     let killed = terminating.elapsed();
     old.kill();
     old.disconnect();
     publish(testbed, services, &ready);
-    let gone = removed(timeline, &reals, terminating);
+    let gone = wait_removed(timeline, &reals, terminating);
     println!(
         "{}: weight 0 {} ms after it turned terminating, killed after {} ms, its {} real servers gone after {} ms; \
          the slowest look took {} ms",
@@ -130,10 +130,10 @@ fn an_endpoint_that_flaps_50_times_under_load_slow() {
     for _ in 0..50 {
         let begin = Instant::now();
         testbed.manifests.endpoints(&service, &[ready[0].clone(), Endpoint::unready(&testbed.pods[1])]);
-        seen(begin, "weight 0", || timeline.quiesced(&flapping, begin));
+        wait_seen(begin, "weight 0", || timeline.quiesced(&flapping, begin));
         let begin = Instant::now();
         testbed.manifests.endpoints(&service, &ready);
-        seen(begin, "the weight back", || timeline.serving(&flapping, begin));
+        wait_seen(begin, "the weight back", || timeline.serving(&flapping, begin));
     }
     load.let_pass(20);
     load.assert_clean();

@@ -16,7 +16,7 @@ use e2e::{
     },
 };
 
-use super::{conversations, cut, real, removed, within};
+use super::{assert_within, conversations, real, wait_cut, wait_removed};
 use crate::testbed::Testbed;
 
 /// Time from the moment at which the address leaves the slice to the reset of the last client.
@@ -67,8 +67,8 @@ fn the_clients_of_a_vanished_pod_are_reset_within_12_seconds_slow() {
         testbed.manifests.endpoints(service, &testbed.ready(4..=4));
     }
     for (((way, service), pod), talk) in WAYS.iter().zip(&services).zip(&testbed.pods).zip(&talks) {
-        let gone = removed(&timeline, &real(pod, service), left);
-        let (first, last) = cut(talk, way.clients, left);
+        let gone = wait_removed(&timeline, &real(pod, service), left);
+        let (first, last) = wait_cut(talk, way.clients, left);
         println!(
             "{}: real servers gone {} ms after the address left the slice, all {} conversations reset after {} to {} ms",
             way.what,
@@ -77,7 +77,7 @@ fn the_clients_of_a_vanished_pod_are_reset_within_12_seconds_slow() {
             first.as_millis(),
             last.as_millis()
         );
-        within(RESET_WITHIN, last, &format!("{}: a client hung", way.what), &timeline, left);
+        assert_within(RESET_WITHIN, last, &format!("{}: a client hung", way.what), &timeline, left);
     }
 }
 
