@@ -1,8 +1,10 @@
 //! Links between the documents: each leads to a file of the repository, and to a heading in it.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 
@@ -21,7 +23,7 @@ struct Link<'a> {
     anchor: Option<&'a str>,
 }
 
-/// Every link that leads nowhere, one line each.
+/// Lists every link that leads nowhere, one line each.
 pub fn violations() -> Result<Vec<String>> {
     let documents = read_documents(paths::repository())?;
     let mut found = Vec::new();
@@ -64,7 +66,7 @@ fn leads_somewhere(document: &Path, link: &Link<'_>, documents: &BTreeMap<PathBu
     }
 }
 
-/// Links into the repository, outside of code blocks.
+/// Finds links into the repository, outside of code blocks.
 fn links(text: &str) -> Vec<Link<'_>> {
     let mut links = Vec::new();
     for (number, line) in prose(text) {
@@ -82,7 +84,7 @@ fn links(text: &str) -> Vec<Link<'_>> {
     links
 }
 
-/// Anchors of the headings, as GitHub makes them.
+/// Finds the anchors of the headings, as GitHub makes them.
 fn headings(text: &str) -> impl Iterator<Item = String> {
     prose(text).filter(|(_, line)| line.starts_with('#')).map(|(_, line)| {
         let title = line.trim_start_matches('#').trim().to_lowercase();
