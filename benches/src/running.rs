@@ -78,7 +78,7 @@ pub struct Running {
     pub change_counts: ChangeCounts,
     /// Results of a restart with everything in place.
     pub restart: Restart,
-    /// CPU time while a great many real servers drain; at [`DRAINING_MEASURED_AT`] Services only.
+    /// CPU time while a great many real servers drain; at `DRAINING_MEASURED_AT` Services only.
     pub draining: Option<Idle>,
 }
 
