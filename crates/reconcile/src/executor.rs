@@ -115,22 +115,10 @@ impl Run<'_> {
 
     /// Whether a write stands on another one that failed. One that stands on the link waits for it.
     fn holds(&mut self, op: &Operation) -> bool {
-        let Executor { kernel, work, .. } = &mut self.executor;
-        let subject = Subject::of(op, &kernel.mirror);
-        let routes = &kernel.mirror.routes;
-        let needs_link = match (op, subject) {
-            (Operation::Sysctl(op), _) => is_of_link(op),
-            (_, Some(Subject::Vip(_) | Subject::Address(_))) => true,
-            // A VIP that has its route already does not wait for the link, and what is there goes on.
-            (_, Some(Subject::Front(front))) => {
-                kernel.mirror.server(&front).is_none()
-                    && front.vip().is_some_and(|vip| !routes.contains_key(&vip))
-            }
-            _ => false,
-        };
-        if self.link_failed && needs_link {
+        let subject = Subject::of(op, &self.executor.kernel.mirror);
+        if self.link_failed && self.needs_link(op, subject) {
             if let Some(subject) = subject {
-                work.await_base(subject);
+                self.executor.work.await_base(subject);
             }
             return true;
         }
@@ -144,6 +132,20 @@ impl Run<'_> {
             }
             Operation::Sysctl(op) if self.forwarding_held => planner::enables_forwarding(op),
             _ => subject.is_some_and(|subject| self.held.contains(&subject)),
+        }
+    }
+
+    /// Whether a write needs the link. A VIP that has its route already does not wait for it, and what is there goes on.
+    fn needs_link(&self, op: &Operation, subject: Option<Subject>) -> bool {
+        let mirror = &self.executor.kernel.mirror;
+        match (op, subject) {
+            (Operation::Sysctl(op), _) => is_of_link(op),
+            (_, Some(Subject::Vip(_) | Subject::Address(_))) => true,
+            (_, Some(Subject::Front(front))) => {
+                let is_routed = front.vip().is_none_or(|vip| mirror.routes.contains_key(&vip));
+                !is_routed && mirror.server(&front).is_none()
+            }
+            _ => false,
         }
     }
 
