@@ -1,4 +1,4 @@
-//! Where the API server is, and who asks: kubeconfig, service account, flags, proxies.
+//! Address of the API server and credentials for it: kubeconfig, service account, flags, proxies.
 
 use std::{env::consts, io, path::PathBuf, sync::Arc};
 
@@ -12,80 +12,83 @@ use kube::{
 
 use super::{ApiOptions, plugin::PluginError, proxy};
 
-/// The API server cannot be asked at all.
+/// Reason why no request can be sent to the API server.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The kubeconfig file.
+    /// The kubeconfig file cannot be used.
     #[error("--kubeconfig: {}", path.display())]
     Kubeconfig {
-        /// Where it was looked for.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Fault that was found in it.
         #[source]
         source: Box<KubeconfigError>,
     },
-    /// The kubeconfig file cannot be understood. What was read is not repeated: it holds credentials.
+    /// The kubeconfig file cannot be parsed. The error does not repeat its text, which holds credentials.
     #[error("--kubeconfig: {}: not a kubeconfig: syntax or type error{at}", path.display())]
     NoKubeconfig {
-        /// Where it was read.
+        /// Path of the file.
         path: PathBuf,
         /// ` in line 3, column 5`, if known.
         at: String,
     },
-    /// A credential helper of the kubeconfig that client-go no longer has either.
+    /// The kubeconfig names a credential helper that client-go no longer supports either.
     #[error(
         "--kubeconfig: {}: users[].user.auth-provider {name:?} is not supported; use an exec plugin (users[].user.exec) or a token",
         path.display()
     )]
     AuthProvider {
-        /// Of the kubeconfig.
+        /// Path of the kubeconfig.
         path: PathBuf,
-        /// Its name.
+        /// Name of the helper.
         name: String,
     },
-    /// A proxy.
+    /// The URL of a proxy is malformed or has an unknown scheme.
     #[error("{setting}: not the URL of a proxy; the schemes http, https, socks5 and socks5h are supported")]
     Proxy {
-        /// Field or variable. Its value may contain a password.
+        /// Field or variable with the URL. The error does not repeat its value, which may contain a password.
         setting: &'static str,
     },
-    /// Neither a kubeconfig nor a service account.
+    /// There is neither a kubeconfig nor a service account.
     #[error(
-        "no way to the API server: give --kubeconfig or --master, run as a Pod with a service account, or use --manifests"
+        "no address of the API server: give --kubeconfig or --master, run as a Pod with a service account, or use --manifests"
     )]
     InCluster(#[source] InClusterError),
-    /// `--master`.
+    /// The value of `--master` is not a URL.
     #[error("--master: {url:?} is not a URL like https://10.0.0.1:6443")]
     Master {
-        /// As given.
+        /// Value of the flag.
         url: String,
     },
-    /// The exec credential plugin.
+    /// The exec credential plugin delivered no credentials.
     #[error(transparent)]
     Plugin(Arc<PluginError>),
-    /// TLS settings, credentials.
+    /// The TLS settings or credentials cannot be used.
     #[error("set up the connection to the API server")]
     Client(#[source] Box<kube::Error>),
-    /// No runtime, or none any more.
+    /// The runtime did not start, or has ended.
     #[error("start the runtime of the API client")]
     Runtime(#[source] io::Error),
-    /// Files of the configuration or credentials that cannot be read in time.
-    #[error("reading the kubeconfig, certificates or tokens takes too long: is their file system there?")]
+    /// Files of the configuration or credentials could not be read in time.
+    #[error(
+        "reading the kubeconfig, certificates or tokens takes too long; check that their file system responds"
+    )]
     Late,
 }
 
-/// The way to the API server.
+/// Address of the API server, and everything that a connection to it needs.
 #[derive(Clone)]
 pub(super) struct Access {
-    /// Without an exec plugin.
+    /// Configuration without the exec plugin.
     pub(super) config: Config,
     pub(super) plugin: Option<ExecConfig>,
     pub(super) proxy: Option<Intercept>,
 }
 
 impl Access {
-    /// As kube-proxy: `--kubeconfig`, else, without `--master`, the service account; `--master` overrides the address.
-    /// Runs nothing and connects to nobody; may wait for a file system.
+    /// Reads the configuration as kube-proxy does: `--kubeconfig`, or without it and without `--master` the service
+    /// account; `--master` overrides the address. Runs no program and opens no connection, but may wait for a file
+    /// system.
     pub(super) fn read(options: &ApiOptions) -> Result<Self, ConnectError> {
         let (mut config, proxy_url) = match (&options.kubeconfig, &options.master) {
             (Some(path), _) => from_kubeconfig(path)?,
@@ -93,7 +96,7 @@ impl Access {
             (None, Some(_)) => (Config::new(Uri::from_static("http://localhost")), None),
         };
         if let Some(url) = &options.master {
-            config.cluster_url = master(url)?;
+            config.cluster_url = parse_master(url)?;
         }
         config.headers.push((USER_AGENT, user_agent()));
         let proxy = match proxy_url {
@@ -103,14 +106,14 @@ impl Access {
         let tls = config.cluster_url.scheme_str() == Some("https")
             || proxy.as_ref().is_some_and(|proxy| proxy.uri().scheme_str() == Some("https"));
         if !tls {
-            // Without, the authorities of the operating system would be read, a hundred files, for nobody.
+            // Without a certificate here, the client would read those of the operating system, a hundred files, in vain.
             config.root_cert.get_or_insert_default();
         }
         let plugin = config.auth_info.exec.take();
         Ok(Access { config, plugin, proxy })
     }
 
-    /// Finds out what is wrong with certificates or keys.
+    /// Checks certificates and keys.
     pub(super) fn check(&self) -> Result<(), ConnectError> {
         self.config.rustls_client_config().map(drop).map_err(client_error)
     }
@@ -120,7 +123,7 @@ pub(super) fn client_error(error: kube::Error) -> ConnectError {
     ConnectError::Client(Box::new(error))
 }
 
-/// As Kubernetes' own programs: name, version, system and processor as Go names it.
+/// `User-Agent` as Kubernetes' own programs write it: name, version, system, and processor in Go's words.
 fn user_agent() -> HeaderValue {
     let processor = match consts::ARCH {
         "x86_64" => "amd64",
@@ -144,7 +147,7 @@ fn from_kubeconfig(path: &PathBuf) -> Result<(Config, Option<String>), ConnectEr
     let kubeconfig = Kubeconfig::read_from(path).map_err(wrong)?;
     let proxy = proxy_url(&kubeconfig);
     let config = Config::try_from(kubeconfig).map_err(wrong)?;
-    // These run programs whenever a request is made; client-go has dropped all but that of OpenID Connect.
+    // Such helpers run a program for each request; client-go has dropped all but that of OpenID Connect.
     if let Some(provider) = config.auth_info.auth_provider.as_ref().filter(|provider| provider.name != "oidc")
     {
         return Err(ConnectError::AuthProvider { path: path.clone(), name: provider.name.clone() });
@@ -152,7 +155,8 @@ fn from_kubeconfig(path: &PathBuf) -> Result<(Config, Option<String>), ConnectEr
     Ok((config, proxy))
 }
 
-/// `kube` mixes it with variables of the environment and reads `NO_PROXY` differently from client-go.
+/// `proxy-url` of the current cluster. The value that `kube` determines is of no use: it mixes in variables of the
+/// environment, and reads `NO_PROXY` differently from client-go.
 fn proxy_url(kubeconfig: &Kubeconfig) -> Option<String> {
     let context = kubeconfig.current_context.as_ref()?;
     let context = kubeconfig.contexts.iter().find(|named| named.name == *context)?.context.as_ref()?;
@@ -160,8 +164,9 @@ fn proxy_url(kubeconfig: &Kubeconfig) -> Option<String> {
     cluster.proxy_url.clone().filter(|url| !url.is_empty())
 }
 
-/// A host alone means http, as in client-go (`DefaultServerURL` in staging/src/k8s.io/client-go/rest/url_utils.go).
-fn master(url: &str) -> Result<Uri, ConnectError> {
+/// Parses the value of `--master`. A host alone means http, as in client-go (`DefaultServerURL` in
+/// staging/src/k8s.io/client-go/rest/url_utils.go).
+fn parse_master(url: &str) -> Result<Uri, ConnectError> {
     let wrong = || ConnectError::Master { url: url.to_owned() };
     let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
     let uri: Uri = full.parse().map_err(|_| wrong())?;
@@ -185,7 +190,7 @@ mod tests {
             ("", None),
             ("a b", None),
         ] {
-            assert_eq!(master(url).ok().map(|uri| uri.to_string()).as_deref(), expect, "{url:?}");
+            assert_eq!(parse_master(url).ok().map(|uri| uri.to_string()).as_deref(), expect, "{url:?}");
         }
     }
 }

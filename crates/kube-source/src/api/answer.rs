@@ -1,4 +1,4 @@
-//! Answers to requests, none of which is waited for without a limit.
+//! Answers to requests. No wait for one is without a limit.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use super::{
     body::Status,
     chain,
     connect::Connector,
-    course::{End, Refusal},
+    watch_state::{End, Refusal},
 };
 
-/// The body of a refusal is read so far.
-const LONGEST_STATUS: usize = 64 * 1024;
+/// Length up to which the body of a refusal is read.
+const MAX_STATUS_BYTES: usize = 64 * 1024;
 
-/// The head of a successful answer to a GET request.
+/// Sends a GET request and returns the head of a successful answer.
 pub(super) async fn get(connector: &Connector, uri: &str) -> Result<Response<Body>, End> {
     let broken = |error: &dyn std::error::Error| End::Broken(chain(error));
     let request = Request::get(uri)
@@ -35,7 +35,7 @@ pub(super) async fn get(connector: &Connector, uri: &str) -> Result<Response<Bod
     }
 }
 
-/// The whole body, as long as it keeps coming.
+/// Reads the whole body, as long as it keeps coming.
 pub(super) async fn collect(response: Response<Body>, limits: &Limits) -> Result<String, End> {
     let mut body = response.into_body();
     let mut bytes = Vec::new();
@@ -55,14 +55,14 @@ pub(super) async fn collect(response: Response<Body>, limits: &Limits) -> Result
     String::from_utf8(bytes).map_err(|error| End::Garbled(error.to_string()))
 }
 
-/// What a response that is no success says.
+/// Reads the error in a response that is no success.
 async fn refusal(response: Response<Body>, limits: &Limits) -> End {
     let (head, mut body) = response.into_parts();
     let retry_after =
         head.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
     let mut bytes = Vec::new();
     let deadline = Instant::now() + limits.response;
-    while bytes.len() < LONGEST_STATUS {
+    while bytes.len() < MAX_STATUS_BYTES {
         match timeout_at(deadline, body.frame()).await {
             Ok(Some(Ok(frame))) => bytes.extend_from_slice(frame.data_ref().map_or(&[], |data| &data[..])),
             _ => break,
@@ -74,7 +74,7 @@ async fn refusal(response: Response<Body>, limits: &Limits) -> End {
     refused(Status { code: head.status.as_u16(), reason, ..status }, retry_after.map(Duration::from_secs))
 }
 
-/// A no, as a course takes it in.
+/// Turns an error of the server into the end of a request.
 pub(super) fn refused(status: Status, retry_after: Option<Duration>) -> End {
     let too_large = status.is_too_large();
     let Status { code, reason, message, .. } = status;

@@ -1,4 +1,4 @@
-//! What the API server sends: lists, lines of a watch, and Status objects.
+//! Bodies of the API server's answers: lists, lines of a watch, and Status objects.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-/// `k8s.io/initial-events-end`: everything that existed when the watch began has been sent
+/// Annotation of the bookmark that says that everything has been sent that existed when the watch began
 /// (`InitialEventsAnnotationKey` in staging/src/k8s.io/apimachinery/pkg/apis/meta/v1/types.go).
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
@@ -21,7 +21,7 @@ pub(super) enum WatchLine<'a> {
     Deleted(&'a str),
     /// Everything up to a version has been sent.
     Bookmark { version: String, initial_end: bool },
-    /// The watch cannot go on.
+    /// The watch cannot continue.
     Error(Status),
 }
 
@@ -60,8 +60,8 @@ fn too_large<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Erro
 }
 
 impl Status {
-    /// The version that was asked for is one of the future, from where this server stands. Kubernetes 1.17 to 1.18.5
-    /// says so in words alone (`isTooLargeResourceVersionError` in client-go's reflector.go).
+    /// Whether the requested version lies in the future of this server. Kubernetes 1.17 to 1.18.5 says so only in the
+    /// message (`isTooLargeResourceVersionError` in client-go's reflector.go).
     pub(super) fn is_too_large(&self) -> bool {
         self.too_large || self.message.contains("Too large resource version")
     }
@@ -90,7 +90,7 @@ struct BookmarkMetadata {
     annotations: std::collections::BTreeMap<String, String>,
 }
 
-/// `null` is the default, as in Go.
+/// Reads `null` as the default, as Go does.
 fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     deserializer: D,
 ) -> Result<T, D::Error> {
@@ -116,7 +116,7 @@ impl<'a> WatchLine<'a> {
     }
 }
 
-/// What a list says besides its objects.
+/// `metadata` of a list.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct ListMeta {
@@ -127,7 +127,7 @@ pub(super) struct ListMeta {
     pub(super) next: String,
 }
 
-/// Hands each object of a list to `take` as soon as it is found; never holds more than the text.
+/// Hands each object of a list to `take` as soon as it is found, so that nothing but the text is in memory.
 pub(super) fn read_list(json: &str, take: impl FnMut(&str)) -> Result<ListMeta, serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_str(json);
     let meta = ListSeed(take).deserialize(&mut deserializer)?;
@@ -194,13 +194,13 @@ impl<'de, F: FnMut(&str)> Visitor<'de> for ItemsSeed<'_, F> {
     }
 }
 
-/// Collects what arrives and gives it back line by line.
+/// Buffer that takes bytes as they arrive and gives them back line by line.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     buffer: Vec<u8>,
-    /// Begin of the line that is not complete yet.
+    /// Start of the line that is not complete yet.
     start: usize,
-    /// Up to here no end of line was found.
+    /// Position up to which there is no end of a line.
     searched: usize,
 }
 
@@ -236,8 +236,8 @@ impl Lines {
         self.buffer.len() - self.start
     }
 
-    /// Gives the memory of a large burst back.
-    pub(super) fn relax(&mut self) {
+    /// Frees the memory of a large burst.
+    pub(super) fn release(&mut self) {
         if self.start == self.buffer.len() {
             *self = Lines::default();
         }
@@ -258,7 +258,7 @@ mod tests {
                 while let Some(line) = lines.next() {
                     found.push(String::from_utf8(line.to_vec()).unwrap());
                 }
-                lines.relax();
+                lines.release();
             }
             assert_eq!(found, ["one", "two\r", "three and more"], "size {size}");
         }

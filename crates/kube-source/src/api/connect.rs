@@ -1,4 +1,5 @@
-//! Connections: made anew now and then, and with credentials that are read again where they may have changed.
+//! Connections to the API server. New ones replace old ones from time to time, and credentials are read again when they
+//! may have changed.
 
 use std::{
     net::IpAddr,
@@ -39,58 +40,63 @@ use super::{
     plugin::{self, Credential, PluginError},
 };
 
-/// A dead peer is noticed after about 15 seconds, not after the five minutes of a watch.
+// With these times, a dead peer is noticed after about 15 seconds, not after the five minutes of a watch.
+/// Silence after which the kernel probes an idle connection.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
+/// Pause between two probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+/// Probes without an answer that end a connection.
 const KEEPALIVE_RETRIES: u32 = 3;
-const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
-const CONNECT: Duration = Duration::from_secs(5);
-/// Port of SOCKS proxies that name none, as in Go's net/http.
-const SOCKS_PORT: u16 = 1080;
+/// Longest time that sent data may stay unacknowledged.
+const ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(15);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Port of a SOCKS proxy whose URL has none, as in Go's net/http.
+const DEFAULT_SOCKS_PORT: u16 = 1080;
 
-/// Makes connections, and reads credentials again where they may have changed.
+/// Makes clients, and reads credentials again when they may have changed.
 pub(super) struct Connector {
     options: ApiOptions,
     url: String,
-    /// Held while credentials are fetched, so that one of several callers does it.
+    /// Client and credentials. Locked while credentials are fetched, so that one of several callers does it.
     current: Mutex<Current>,
-    /// Minor version of the server, as far as it has told.
+    /// Minor version of the server, as far as it is known.
     pub(super) minor: watch::Sender<Option<u32>>,
-    /// The server may be another one than before.
+    /// Notified after a new connection, behind which may be another server.
     pub(super) reconnected: Notify,
 }
 
 struct Current {
     access: Access,
-    /// Of the plugin.
+    /// Credential that the plugin printed.
     credential: Option<Credential>,
-    /// The server no longer takes what it was shown.
+    /// Whether the server no longer accepts the credentials of the client.
     refused: bool,
-    made: Option<Made>,
-    /// When address and credentials were read.
+    client: Option<CachedClient>,
+    /// Time at which address and credentials were read.
     read: Instant,
-    /// The plugin's last failure, which is not repeated for each caller.
+    /// Last failure of the plugin, which does not run again for each caller.
     failed: Option<(Instant, Arc<PluginError>)>,
 }
 
-struct Made {
+/// A client, which is replaced after some time.
+struct CachedClient {
     client: Client,
-    until: Instant,
+    valid_until: Instant,
 }
 
-/// What a failure makes doubtful.
+/// Part of the configuration that a failure makes doubtful.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Doubt {
     /// Address and certificates.
-    Way,
-    /// The token, too.
+    Address,
+    /// Address, certificates and token.
     Credentials,
 }
 
 impl Connector {
     pub(super) fn open(options: &ApiOptions) -> Result<Self, ConnectError> {
         let access = Access::read(options)?;
-        // What is wrong with certificates or keys must not wait for the first connection.
+        // A fault in certificates or keys is reported at start, not at the first connection.
         access.check()?;
         Ok(Connector {
             options: options.clone(),
@@ -99,7 +105,7 @@ impl Connector {
                 access,
                 credential: None,
                 refused: false,
-                made: None,
+                client: None,
                 read: Instant::now(),
                 failed: None,
             }),
@@ -108,12 +114,12 @@ impl Connector {
         })
     }
 
-    /// Address of the server, as read at start.
+    /// URL of the server, as read at start.
     pub(super) fn url(&self) -> &str {
         &self.url
     }
 
-    /// The same, unless it is a name.
+    /// Address of the server, unless the URL has a name.
     pub(super) fn server(&self) -> Option<IpAddr> {
         let url: Uri = self.url.parse().ok()?;
         url.host()?.trim_start_matches('[').trim_end_matches(']').parse().ok()
@@ -123,24 +129,27 @@ impl Connector {
         &self.options.limits
     }
 
-    /// A client; cheap, but for the first one and now and then a new one, over which the next requests make new
-    /// connections. Requests under way keep theirs.
+    /// Returns a client. That is cheap, except for the first one and for its replacements from time to time, over which
+    /// the next requests make new connections. Requests under way keep theirs.
     pub(super) async fn client(&self) -> Result<Client, ConnectError> {
         let mut current = self.current.lock().await;
-        if let Some(made) = current.made.as_ref().filter(|made| Instant::now() < made.until) {
-            return Ok(made.client.clone());
+        if let Some(cached) = current.client.as_ref().filter(|cached| Instant::now() < cached.valid_until) {
+            return Ok(cached.client.clone());
         }
-        if current.made.is_some() {
+        if current.client.is_some() {
             self.read_again(&mut current).await;
         }
         let refused = current.refused;
         match self.make(&mut current).await {
             Ok(client) => Ok(client),
-            // Better credentials that may soon expire than none.
-            Err(error) if let Some(made) = current.made.as_mut().filter(|_| !refused) => {
-                warn!("keeping the old connection settings: {}", super::chain(&error));
-                made.until = Instant::now() + self.limits().renewal;
-                Ok(made.client.clone())
+            // Credentials that may soon expire are better than none.
+            Err(error) if let Some(cached) = current.client.as_mut().filter(|_| !refused) => {
+                warn!(
+                    "no new connection settings for the API server, keeping the old ones: {}",
+                    super::chain(&error)
+                );
+                cached.valid_until = Instant::now() + self.limits().renewal;
+                Ok(cached.client.clone())
             }
             Err(error) => Err(error),
         }
@@ -156,40 +165,45 @@ impl Connector {
             current.credential = None;
             current.refused = true;
         }
-        if let Some(made) = &mut current.made {
-            made.until = Instant::now();
+        if let Some(cached) = &mut current.client {
+            cached.valid_until = Instant::now();
         }
     }
 
     async fn read_again(&self, current: &mut Current) {
         current.read = Instant::now();
         let options = self.options.clone();
-        match self.aside(move || Access::read(&options)).await {
+        match self.run_blocking(move || Access::read(&options)).await {
             Ok(access) => {
-                debug!("address and credentials read again");
+                debug!("address and credentials of the API server read again");
                 current.access = access;
             }
-            Err(error) => warn!("keeping the old credentials: {}", super::chain(&error)),
+            Err(error) => {
+                warn!(
+                    "cannot read the credentials for the API server again, keeping the old ones: {}",
+                    super::chain(&error)
+                );
+            }
         }
     }
 
     async fn make(&self, current: &mut Current) -> Result<Client, ConnectError> {
         let mut access = current.access.clone();
-        let mut good_for = up_to_half_more(self.limits().connection);
+        let mut validity = up_to_half_more(self.limits().connection);
         if let Some(plugin) = access.plugin.take() {
-            let fresh = |credential: &Credential| credential.good_for() != Some(Duration::ZERO);
+            let fresh = |credential: &Credential| credential.validity() != Some(Duration::ZERO);
             if !current.credential.as_ref().is_some_and(fresh) {
                 current.credential = Some(self.run_plugin(&plugin, &mut current.failed).await?);
             }
             if let Some(credential) = &current.credential {
                 credential.fill_in(&mut access.config.auth_info);
-                good_for = good_for.min(credential.good_for().unwrap_or(good_for));
+                validity = validity.min(credential.validity().unwrap_or(validity));
             }
         }
-        let client = self.aside(move || client(&access)).await?;
-        // A plugin whose credentials are never good for long is not run for each request.
-        let until = Instant::now() + good_for.max(self.limits().renewal);
-        current.made = Some(Made { client: client.clone(), until });
+        let client = self.run_blocking(move || client(&access)).await?;
+        // Even if the plugin's credentials are always short-lived, it does not run for each request.
+        let valid_until = Instant::now() + validity.max(self.limits().renewal);
+        current.client = Some(CachedClient { client: client.clone(), valid_until });
         current.refused = false;
         self.reconnected.notify_one();
         Ok(client)
@@ -212,8 +226,8 @@ impl Connector {
         })
     }
 
-    /// Runs what may wait for a file system on another thread, and not for ever.
-    async fn aside<T: Send + 'static>(
+    /// Runs work that may wait for a file system on another thread, and waits for it only for some time.
+    async fn run_blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, ConnectError> + Send + 'static,
     ) -> Result<T, ConnectError> {
@@ -222,8 +236,8 @@ impl Connector {
     }
 }
 
-/// kube's own stack without its retries and timeouts, which the course of each kind decides on, and with connections
-/// that notice a dead peer.
+/// Builds kube's own stack with connections that notice a dead peer, but without its retries and timeouts: the state of
+/// each kind decides on these.
 fn client(access: &Access) -> Result<Client, ConnectError> {
     let mut http = HttpConnector::new();
     http.enforce_http(false);
@@ -231,13 +245,13 @@ fn client(access: &Access) -> Result<Client, ConnectError> {
     http.set_keepalive(Some(KEEPALIVE_IDLE));
     http.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
     http.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
-    http.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
-    http.set_connect_timeout(Some(CONNECT));
+    http.set_tcp_user_timeout(Some(ACKNOWLEDGEMENT_TIMEOUT));
+    http.set_connect_timeout(Some(CONNECT_TIMEOUT));
     let Access { config, proxy, .. } = access;
     let Some(proxy) = proxy else { return stack(config, http) };
     match proxy.uri().scheme_str() {
         Some("http") => stack(config, tunnel(proxy, http)),
-        // The certificate of the proxy is judged like that of the server, as in Go's net/http.
+        // The certificate of the proxy is verified like that of the server, as in Go's net/http.
         Some("https") => {
             let https = config.rustls_https_connector_with_connector(http).map_err(client_error)?;
             stack(config, tunnel(proxy, https))
@@ -254,11 +268,11 @@ fn tunnel<C>(proxy: &Intercept, connector: C) -> Tunnel<C> {
     }
 }
 
-/// Names are resolved by the proxy.
+/// Connects over a SOCKS proxy, which also resolves names.
 fn socks(proxy: &Intercept, connector: HttpConnector) -> SocksV5<HttpConnector> {
     let mut uri = proxy.uri().clone();
     if uri.port().is_none() {
-        let with_port = format!("socks5://{}:{SOCKS_PORT}/", uri.host().unwrap_or_default());
+        let with_port = format!("socks5://{}:{DEFAULT_SOCKS_PORT}/", uri.host().unwrap_or_default());
         uri = with_port.parse().unwrap_or(uri);
     }
     let socks = SocksV5::new(uri, connector);

@@ -1,4 +1,4 @@
-//! Any bytes as what an API server sends, and as a kubeconfig.
+//! Entrances that read any bytes as an answer of an API server, or as a kubeconfig.
 
 use kube::{
     Config,
@@ -10,11 +10,11 @@ use service_model::ModelEvent;
 use super::{
     body::{Lines, WatchLine, read_list},
     kinds::Kind,
-    known::Known,
+    object_tracker::ObjectTracker,
 };
 use crate::Batch;
 
-/// Kinds of objects, each by the path of its lists.
+/// Number of kinds of objects.
 pub const KINDS: usize = Kind::ALL.len();
 
 /// The events of a watch; `None` if a line of it ends the watch. The answer arrives in two pieces, cut at `cut`.
@@ -22,13 +22,13 @@ pub fn watch(kind: usize, cut: usize, body: &[u8]) -> Option<Vec<ModelEvent>> {
     let kind = Kind::ALL[kind % KINDS];
     let pieces = split(body, cut);
     assert_eq!(pieces, split(body, body.len()), "the same lines wherever the answer is cut");
-    let (mut known, mut batch) = (Known::new(kind), Batch::default());
-    known.begin_list();
+    let (mut tracker, mut batch) = (ObjectTracker::new(kind), Batch::default());
+    tracker.begin_list();
     for line in pieces {
         match WatchLine::parse(std::str::from_utf8(&line).ok()?).ok()? {
-            WatchLine::Applied(json) => known.apply(kind.read(json).ok()?, true, &mut batch),
-            WatchLine::Deleted(json) => known.delete(kind.read(json).ok()?, &mut batch),
-            WatchLine::Bookmark { initial_end: true, .. } => known.end_list(&mut batch),
+            WatchLine::Applied(json) => tracker.apply(kind.read(json).ok()?, true, &mut batch),
+            WatchLine::Deleted(json) => tracker.delete(kind.read(json).ok()?, &mut batch),
+            WatchLine::Bookmark { initial_end: true, .. } => tracker.end_list(&mut batch),
             WatchLine::Bookmark { .. } => {}
             WatchLine::Error(_) => return None,
         }
@@ -39,13 +39,13 @@ pub fn watch(kind: usize, cut: usize, body: &[u8]) -> Option<Vec<ModelEvent>> {
 /// The events of a list; `None` if it cannot be read.
 pub fn list(kind: usize, body: &str) -> Option<Vec<ModelEvent>> {
     let kind = Kind::ALL[kind % KINDS];
-    let (mut known, mut batch, mut broken) = (Known::new(kind), Batch::default(), false);
-    known.begin_list();
+    let (mut tracker, mut batch, mut broken) = (ObjectTracker::new(kind), Batch::default(), false);
+    tracker.begin_list();
     let meta = read_list(body, |json| match kind.read(json) {
-        Ok(item) => known.apply(item, true, &mut batch),
+        Ok(item) => tracker.apply(item, true, &mut batch),
         Err(_) => broken = true,
     });
-    known.end_list(&mut batch);
+    tracker.end_list(&mut batch);
     (meta.is_ok() && !broken).then(|| events(batch))
 }
 
@@ -57,17 +57,20 @@ fn split(body: &[u8], cut: usize) -> Vec<Vec<u8>> {
         while let Some(line) = lines.next() {
             found.push(line.to_vec());
         }
-        lines.relax();
+        lines.release();
     }
     found
 }
 
 fn events(batch: Batch) -> Vec<ModelEvent> {
-    batch.problems.iter().chain(&batch.healed).for_each(|problem| drop(problem.to_string()));
+    // A problem that cannot be printed is a finding, too.
+    for problem in batch.problems.iter().chain(&batch.healed) {
+        drop(problem.to_string());
+    }
     batch.events
 }
 
-/// Whether a connection can be set up from a kubeconfig. Files and programs that it names are left out of it.
+/// Whether a connection can be set up from a kubeconfig. Files and programs that it names are ignored.
 pub fn kubeconfig(text: &str) -> bool {
     let Ok(mut kubeconfig) = Kubeconfig::from_yaml(text) else { return false };
     for cluster in kubeconfig.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
@@ -81,6 +84,6 @@ pub fn kubeconfig(text: &str) -> bool {
     let options = KubeConfigOptions::default();
     let config = runtime.block_on(Config::from_custom_kubeconfig(kubeconfig, &options));
     let Ok(config) = config else { return false };
-    // Without an authority of its own, reading those of the system would take all the time.
+    // Without a certificate authority in it, reading those of the system would take most of the time.
     config.root_cert.is_none() || config.rustls_client_config().is_ok()
 }

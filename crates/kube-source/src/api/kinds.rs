@@ -1,4 +1,4 @@
-//! The kinds of objects that are followed, and what one of them means.
+//! The kinds of objects that are watched, and the meaning of a single object.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::{
 /// Namespace and name; the namespace of a Node or ServiceCIDR means nothing.
 pub(super) type Name = (Arc<str>, Arc<str>);
 
-/// What is followed.
+/// Kind of objects that is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Kind {
     Node,
@@ -24,19 +24,19 @@ pub(super) enum Kind {
     EndpointSlice,
 }
 
-/// What an object says.
+/// Content of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Content {
-    /// To be passed on as it is.
+    /// Event that is passed on as it is.
     Event(ModelEvent),
-    /// One part of what [`ModelEvent::ServiceCidrsApplied`] says.
+    /// Part of a [`ModelEvent::ServiceCidrsApplied`].
     Cidrs(Vec<IpNetwork>),
 }
 
-/// An object as read.
+/// An object that was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Item {
-    /// `None`: the object cannot even be named.
+    /// `None` if the object cannot even be named.
     pub(super) name: Option<Name>,
     /// `metadata.resourceVersion`
     pub(super) version: Option<Arc<str>>,
@@ -48,7 +48,7 @@ pub(super) struct Item {
 impl Kind {
     pub(super) const ALL: [Kind; 4] = [Kind::Node, Kind::ServiceCidr, Kind::Service, Kind::EndpointSlice];
 
-    /// As `kubectl api-resources` names it.
+    /// Name in `kubectl api-resources`.
     pub(super) const fn resource(self) -> &'static str {
         match self {
             Kind::Node => "nodes",
@@ -58,6 +58,7 @@ impl Kind {
         }
     }
 
+    /// Path of its lists.
     pub(super) const fn path(self) -> &'static str {
         match self {
             Kind::Node => "/api/v1/nodes",
@@ -67,13 +68,13 @@ impl Kind {
         }
     }
 
-    /// Whether nothing is programmed before the first list, come what may. ServiceCIDRs exist since Kubernetes 1.33,
-    /// and a proxy that may not read its Node works but for what the Node says.
+    /// Whether nothing may be programmed before the first list. The other kinds are dispensable: ServiceCIDRs exist only
+    /// since Kubernetes 1.33, and a proxy that may not read its Node only lacks the facts in it.
     pub(super) const fn is_vital(self) -> bool {
         matches!(self, Kind::Service | Kind::EndpointSlice)
     }
 
-    /// Selectors as in `newInformerFactory` (cmd/kube-proxy/app/server.go).
+    /// Name and value of the selector parameter, as in `newInformerFactory` (cmd/kube-proxy/app/server.go).
     pub(super) fn selector(self, node_name: &str) -> Option<(&'static str, String)> {
         let label = |text: &str| Some(("labelSelector", text.to_owned()));
         match self {
@@ -84,7 +85,7 @@ impl Kind {
         }
     }
 
-    /// Reads one object. Fails only where the text is not JSON; everything else is a problem of that object.
+    /// Reads one object. Fails only if the text is not JSON; everything else is a problem of that object.
     pub(super) fn read(self, json: &str) -> Result<Item, serde_json::Error> {
         Ok(match self {
             Kind::Node => item(&parse::<wire::Node>(json)?, |wire| {
@@ -104,9 +105,9 @@ impl Kind {
         })
     }
 
-    /// What the disappearance of an object means. A Node that is gone changes nothing (`OnNodeDelete` in
+    /// Event for the disappearance of an object. A Node that is gone changes nothing (`OnNodeDelete` in
     /// pkg/proxy/node.go).
-    pub(super) fn deleted(self, (namespace, name): Name) -> Option<ModelEvent> {
+    pub(super) fn deletion(self, (namespace, name): Name) -> Option<ModelEvent> {
         match self {
             Kind::Node | Kind::ServiceCidr => None,
             Kind::Service => Some(ModelEvent::ServiceDeleted(ServiceName { namespace, name })),

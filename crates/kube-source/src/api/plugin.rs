@@ -1,7 +1,7 @@
-//! Exec credential plugins: a program of the operator's prints a token or a certificate.
+//! Exec credential plugins: programs chosen by the operator that print a token or a certificate.
 //!
-//! It runs beside everything else and is killed after a while. Its output may contain credentials, so no error repeats
-//! it.
+//! A plugin delays nothing else, and is killed if it takes too long. Its output may contain credentials, so no error
+//! repeats it.
 
 use std::{
     io,
@@ -22,63 +22,65 @@ use tokio::{
 };
 use tracing::debug;
 
-/// Longest output that is read.
-const LONGEST_OUTPUT: u64 = 1 << 20;
-/// Credentials are renewed so long before they expire.
-const MARGIN: Duration = Duration::from_secs(60);
+/// Length up to which the output is read.
+const MAX_OUTPUT_BYTES: u64 = 1 << 20;
+/// Time before their expiry at which credentials are renewed.
+const RENEWAL_MARGIN: Duration = Duration::from_secs(60);
 
-/// Why there are no credentials.
+/// Failure of a plugin, so that there are no credentials.
 #[derive(Debug, thiserror::Error)]
 pub enum PluginError {
     /// The kubeconfig names no program.
     #[error("users[].user.exec: there is no command")]
     NoCommand,
-    /// It wants to talk to somebody.
-    #[error("users[].user.exec: {command} wants a terminal (interactiveMode: Always), and there is none")]
+    /// The plugin needs a terminal.
+    #[error(
+        "users[].user.exec: {command} needs a terminal (interactiveMode: Always), and there is none; use a plugin that needs none, or a token"
+    )]
     Interactive {
-        /// Of the kubeconfig.
+        /// Program in the kubeconfig.
         command: String,
     },
-    /// It did not start.
+    /// The plugin did not start.
     #[error("start the credential plugin {command} (users[].user.exec)")]
     Start {
-        /// Of the kubeconfig.
+        /// Program in the kubeconfig.
         command: String,
-        /// Why.
+        /// Error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// It ended with an error.
+    /// The plugin ended with an error.
     #[error(
-        "the credential plugin {command} failed with {status}; at log level debug, the log has what it printed to stderr"
+        "the credential plugin {command} failed with {status}; log level debug also logs its standard error"
     )]
     Failed {
-        /// Of the kubeconfig.
+        /// Program in the kubeconfig.
         command: String,
-        /// How it ended.
+        /// Exit code or signal.
         status: ExitStatus,
     },
-    /// It did not end.
+    /// The plugin did not end in time.
     #[error("the credential plugin {command} was killed because it had not ended after {limit:?}")]
     Late {
-        /// Of the kubeconfig.
+        /// Program in the kubeconfig.
         command: String,
-        /// How long it was waited for.
+        /// Time that it had.
         limit: Duration,
     },
-    /// It printed something else.
+    /// The plugin printed something else than credentials.
     #[error("the credential plugin {command} printed no ExecCredential with a token or certificate and key")]
     Unreadable {
-        /// Of the kubeconfig.
+        /// Program in the kubeconfig.
         command: String,
     },
 }
 
-/// What a plugin printed.
+/// Credentials that a plugin printed.
 #[derive(Clone, Default)]
 pub(super) struct Credential {
     token: Option<String>,
-    /// Certificate and key, PEM.
+    /// Certificate and key, in PEM.
     certificate: Option<(String, String)>,
     expires: Option<Timestamp>,
 }
@@ -111,13 +113,13 @@ impl Credential {
         (token.is_some() || certificate.is_some()).then_some(Credential { token, certificate, expires })
     }
 
-    /// How long it is good for; `None` is for ever.
-    pub(super) fn good_for(&self) -> Option<Duration> {
+    /// Time until the credential should be renewed; `None` if it never expires.
+    pub(super) fn validity(&self) -> Option<Duration> {
         let left = self.expires?.duration_since(Timestamp::now());
-        Some(Duration::try_from(left).unwrap_or_default().saturating_sub(MARGIN))
+        Some(Duration::try_from(left).unwrap_or_default().saturating_sub(RENEWAL_MARGIN))
     }
 
-    /// Fills in what a kubeconfig without a plugin would say.
+    /// Fills in the fields that a kubeconfig without a plugin would have.
     pub(super) fn fill_in(&self, user: &mut AuthInfo) {
         let base64 = |pem: &str| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, pem);
         let (certificate, key) = self.certificate.clone().unzip();
@@ -135,7 +137,7 @@ impl Credential {
     }
 }
 
-/// Runs the plugin.
+/// Runs the plugin and reads the credentials that it prints.
 pub(super) async fn run(config: &ExecConfig, limit: Duration) -> Result<Credential, PluginError> {
     let command = config.command.clone().ok_or(PluginError::NoCommand)?;
     if config.interactive_mode == Some(ExecInteractiveMode::Always) {
@@ -143,7 +145,7 @@ pub(super) async fn run(config: &ExecConfig, limit: Duration) -> Result<Credenti
     }
     let start = |source| PluginError::Start { command: command.clone(), source };
     let mut prepared = prepare(config, &command);
-    // The file system of the program may hang.
+    // On another thread, because the file system of the program may hang.
     let started = timeout(limit, spawn_blocking(move || prepared.spawn())).await;
     let late = || PluginError::Late { command: command.clone(), limit };
     let mut child =
@@ -151,7 +153,7 @@ pub(super) async fn run(config: &ExecConfig, limit: Duration) -> Result<Credenti
     let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
     let ended = timeout(limit, output(&mut child)).await;
     if ended.is_err() {
-        // What it has started may go on holding locks and connections.
+        // The whole group: children of the plugin could keep holding locks and connections.
         let _gone = group.map(|group| kill_process_group(group, Signal::KILL));
     }
     let (status, stdout, stderr) = ended.map_err(|_elapsed| late())?.map_err(start)?;
@@ -190,7 +192,7 @@ async fn output(child: &mut Child) -> io::Result<(ExitStatus, Vec<u8>, Vec<u8>)>
 async fn read(pipe: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     if let Some(pipe) = pipe {
-        pipe.take(LONGEST_OUTPUT).read_to_end(&mut bytes).await?;
+        pipe.take(MAX_OUTPUT_BYTES).read_to_end(&mut bytes).await?;
     }
     Ok(bytes)
 }

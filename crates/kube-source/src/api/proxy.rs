@@ -1,5 +1,5 @@
-//! Proxies on the way to the API server, as client-go finds them: `proxy-url` of the kubeconfig, which is used
-//! whatever else is said, else the environment (`ProxyFromEnvironment` in Go's net/http).
+//! Proxies on the way to the API server, found as client-go finds them: `proxy-url` of the kubeconfig takes precedence
+//! over the environment (`ProxyFromEnvironment` in Go's net/http).
 
 use std::env;
 
@@ -15,19 +15,19 @@ pub struct ProxyVariables {
     pub https: String,
     /// `HTTP_PROXY`, for API servers without TLS.
     pub http: String,
-    /// `NO_PROXY`: hosts, domains, addresses and prefixes that are reached without.
+    /// `NO_PROXY`: hosts, domains, addresses and prefixes that are reached without a proxy.
     pub no: String,
 }
 
 impl std::fmt::Debug for ProxyVariables {
-    /// Proxies may contain passwords.
+    /// Shows no URL of a proxy, since it may contain a password.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ProxyVariables").field("no", &self.no).finish_non_exhaustive()
     }
 }
 
 impl ProxyVariables {
-    /// Those of this process; names in lower case count where those in upper case are empty.
+    /// Reads the environment of this process; a name in lower case counts if that in upper case is empty.
     pub fn from_env() -> Self {
         let one = |upper: &str, lower: &str| {
             [upper, lower].into_iter().filter_map(|name| env::var(name).ok()).find(|v| !v.is_empty())
@@ -66,8 +66,8 @@ impl ProxyVariables {
     }
 }
 
-/// The entry of `NO_PROXY` as the matcher knows it: without a port, and without `*` before a domain. `None` if it is
-/// about another port.
+/// An entry of `NO_PROXY` as the matcher expects it: without a port, and without `*` before a domain. `None` if the
+/// entry is for another port.
 fn without_port(entry: &str, port: u16) -> Option<&str> {
     let entry = entry.strip_prefix('*').filter(|domain| domain.starts_with('.')).unwrap_or(entry);
     let is_address = entry.parse::<std::net::IpAddr>().is_ok();
@@ -79,7 +79,7 @@ fn without_port(entry: &str, port: u16) -> Option<&str> {
     }
 }
 
-/// Reads the URL of a proxy that `setting` names; without a scheme it is one of HTTP.
+/// Parses the URL of a proxy, the value of `setting`; without a scheme, the proxy speaks HTTP.
 pub(super) fn parse(setting: &'static str, url: &str) -> Result<Intercept, ConnectError> {
     let target = Uri::from_static("https://any");
     let proxy = Matcher::builder().all(url.trim()).build().intercept(&target);

@@ -1,4 +1,4 @@
-//! What is passed on, and when everything has been listed once.
+//! The point where all kinds of objects meet on their way to the listener; it finds out when everything is listed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,17 +11,17 @@ use tokio::sync::Notify;
 use super::{ApiStatus, Delivery, Listener, kinds::Kind};
 use crate::Batch;
 
-/// Events of the first lists that are passed on together: until the last list is complete nobody waits for them, and
-/// who is told of each by itself is woken for each.
-const TOGETHER: usize = 32;
+/// Events of the first lists in one delivery. Nobody waits for them until the last list is complete, and each delivery
+/// wakes the listener.
+const FIRST_EVENTS_PER_DELIVERY: usize = 32;
 
-/// Where all kinds meet.
+/// Passes objects and statuses of all kinds on to the listener.
 pub(super) struct Sink<'a> {
     listener: &'a mut dyn FnMut(Delivery) -> Listener,
     /// Kinds without which nothing may be programmed yet.
     awaited: BTreeSet<Kind>,
     synced: bool,
-    /// Part of the first lists.
+    /// Part of the first lists that is not delivered yet.
     pending: Batch,
     statuses: BTreeMap<Kind, ApiStatus>,
     gone: bool,
@@ -41,19 +41,20 @@ impl<'a> Sink<'a> {
         }
     }
 
-    /// Notified when the listener is gone.
+    /// Handle that is notified when the listener is gone.
     pub(super) fn end(&self) -> Rc<Notify> {
         Rc::clone(&self.end)
     }
 
-    /// Passes changes on, problems at once.
-    pub(super) fn objects(&mut self, batch: Batch) {
+    /// Passes changes on; the first ones are gathered, unless there are problems to report.
+    pub(super) fn take(&mut self, batch: Batch) {
         let Batch { events, problems, healed } = batch;
         self.pending.events.extend(events);
         self.pending.problems.extend(problems);
         self.pending.healed.extend(healed);
         let Batch { events, problems, healed } = &self.pending;
-        if self.synced || events.len() >= TOGETHER || !problems.is_empty() || !healed.is_empty() {
+        let has_news = !problems.is_empty() || !healed.is_empty();
+        if self.synced || events.len() >= FIRST_EVENTS_PER_DELIVERY || has_news {
             self.flush();
         }
     }
@@ -65,8 +66,8 @@ impl<'a> Sink<'a> {
         }
     }
 
-    /// A kind has been listed, or is not waited for any longer.
-    pub(super) fn settled(&mut self, kind: Kind) {
+    /// Stops waiting for a kind, which has been listed or can be done without.
+    pub(super) fn settle(&mut self, kind: Kind) {
         self.awaited.remove(&kind);
         if self.awaited.is_empty() && !std::mem::replace(&mut self.synced, true) {
             self.pending.events.push(ModelEvent::Synced);
@@ -74,8 +75,8 @@ impl<'a> Sink<'a> {
         self.flush();
     }
 
-    /// Tells a status if it is news.
-    pub(super) fn status(&mut self, kind: Kind, status: ApiStatus) {
+    /// Reports the status of a kind if it has changed.
+    pub(super) fn report_status(&mut self, kind: Kind, status: ApiStatus) {
         if self.statuses.get(&kind) != Some(&status) {
             self.statuses.insert(kind, status.clone());
             self.deliver(Delivery::Status(kind.resource(), status));

@@ -1,4 +1,4 @@
-//! The server's version: asked for beside everything else, which goes on without it.
+//! Version of the API server. Its requests run beside all others, none of which waits for them.
 
 use std::time::Duration;
 
@@ -10,10 +10,12 @@ use super::{
     answer::{collect, get},
     chance::with_jitter,
     connect::Connector,
-    course::End,
+    watch_state::End,
 };
 
+/// Pause after the first failure; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// Limit of the doubling.
 const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 
 #[derive(Deserialize)]
@@ -30,25 +32,29 @@ impl VersionInfo {
     }
 }
 
-/// Keeps [`Connector::minor`] true: asks now, and whenever connections were lost or replaced. Goes on for ever.
+/// Keeps [`Connector::minor`] up to date: requests the version now, and whenever connections were lost or replaced.
+/// Never ends.
 pub(super) async fn follow(connector: &Connector) {
     let mut failures = 0_u32;
     loop {
-        match ask(connector).await {
+        match request_minor(connector).await {
             Ok(minor) => {
                 let news = |known: &mut Option<u32>| std::mem::replace(known, minor) != minor;
                 if connector.minor.send_if_modified(news) {
                     debug!(?minor, "version of the server");
                 }
                 failures = 0;
-                // Many connections are often lost at once.
+                // Often many connections are lost at once; one request is enough for all.
                 sleep(connector.limits().renewal).await;
                 connector.reconnected.notified().await;
             }
             Err(end) => {
-                // A server that is away is told by those who watch.
+                // If the server is away, the watches report it.
                 if failures == 0 && !matches!(end, End::Broken(_)) {
-                    warn!("the API server does not tell its version: {}; going on without", describe(&end));
+                    warn!(
+                        "the version of the API server is unknown: {}; going on without it",
+                        describe(&end)
+                    );
                 }
                 failures += 1;
                 let pause = (FIRST_PAUSE * 2_u32.saturating_pow(failures.min(10))).min(LONGEST_PAUSE);
@@ -58,7 +64,7 @@ pub(super) async fn follow(connector: &Connector) {
     }
 }
 
-async fn ask(connector: &Connector) -> Result<Option<u32>, End> {
+async fn request_minor(connector: &Connector) -> Result<Option<u32>, End> {
     let response = get(connector, "/version").await?;
     let text = collect(response, connector.limits()).await?;
     let version: VersionInfo =
@@ -69,8 +75,8 @@ async fn ask(connector: &Connector) -> Result<Option<u32>, End> {
 fn describe(end: &End) -> String {
     match end {
         End::Silent => "no answer".to_owned(),
-        End::Garbled(error) => format!("not understood: {error}"),
-        End::Refused(refusal) => format!("refused with {} {}", refusal.code, refusal.reason),
+        End::Garbled(error) => format!("the answer cannot be parsed: {error}"),
+        End::Refused(refusal) => format!("the server refuses with {} {}", refusal.code, refusal.reason),
         other => format!("{other:?}"),
     }
 }

@@ -1,88 +1,60 @@
-//! When a file is read again: pure, the time is an argument.
+//! Decision when to read a file again. Pure: the time is an argument.
 //!
-//! A file that is half-written, or gone for the moment in which an editor replaces it, must not take its objects with
-//! it. So a file is read when its writer has closed it or when it has stood still for a while, and forgotten when it has
-//! been away for a while.
+//! A file that is half-written, or away for the moment in which an editor replaces it, must not take its objects with it.
+//! So a file is read when its writer has closed it or when it has not changed for a while, and forgotten when it has been
+//! away for a while.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use super::directory::Stamp;
+use super::{notices::Notices, stamp::Stamp};
 
-/// A file whose writer is not known to have closed it has to stand still for this long.
-pub(super) const SETTLE: Duration = Duration::from_millis(100);
-/// A file has to be away for this long: some editors move the old one away before they write the new one.
-pub(super) const GONE: Duration = Duration::from_millis(200);
-/// Whoever writes a file and does not close it is waited for this long after the last write.
-pub(super) const WRITER_PATIENCE: Duration = Duration::from_secs(2);
+/// Time for which a file must not change before it is read, unless its writer is known to have closed it.
+pub(super) const SETTLING_TIME: Duration = Duration::from_millis(100);
+/// Time for which a file must be away before it is forgotten: some editors move the old one away before they write the
+/// new one.
+pub(super) const ABSENCE_TIME: Duration = Duration::from_millis(200);
 
-/// What notifications told about files since they were last read.
-#[derive(Debug, Default)]
-pub(super) struct Notices {
-    /// Written to and not closed yet, with the time of the last write.
-    writing: BTreeMap<Arc<str>, Instant>,
-    /// Closed after writing, or moved here: complete, even if it looks the same.
-    complete: BTreeSet<Arc<str>>,
-}
-
-impl Notices {
-    /// Somebody wrote to the file.
-    pub(super) fn written(&mut self, name: Arc<str>, now: Instant) {
-        self.complete.remove(&name);
-        self.writing.insert(name, now);
-    }
-
-    /// Its writer closed the file, or it was moved here.
-    pub(super) fn completed(&mut self, name: Arc<str>) {
-        self.writing.remove(&name);
-        self.complete.insert(name);
-    }
-
-    /// The file is not here any more.
-    pub(super) fn removed(&mut self, name: &str) {
-        self.writing.remove(name);
-        self.complete.remove(name);
-    }
-
-    /// Some were lost: nothing is known.
-    pub(super) fn forget_all(&mut self) {
-        *self = Notices::default();
-    }
-
-    fn is_being_written(&mut self, name: &str, now: Instant) -> bool {
-        let patient = self.writing.get(name).is_some_and(|last| now < *last + WRITER_PATIENCE);
-        if !patient {
-            self.writing.remove(name);
-        }
-        patient
-    }
-}
-
-/// What to do about a file.
+/// Action that is due for a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Due {
-    /// Its content may have changed.
+    /// Read it: its content may have changed.
     Read(Arc<str>, Stamp),
-    /// It is gone.
+    /// Forget its objects: it is gone.
     Forget(Arc<str>),
 }
 
-/// Which content of which file is known, and what may soon have to be done.
+/// Known content of each file, and the differences that may soon have to be acted on.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
-    /// By name, with the content that was read last; `None` if it has to be read again.
+    /// Content of each file that was read last, by name; `None` if the file has to be read again.
     known: BTreeMap<Arc<str>, Option<Stamp>>,
-    /// Differences that are not settled yet, `None` for a file that is away; and since when.
-    pending: BTreeMap<Arc<str>, (Option<Stamp>, Instant)>,
+    /// Differences that have not settled yet.
+    pending: BTreeMap<Arc<str>, Difference>,
     begun: bool,
 }
 
+/// Difference between the known content of a file and the directory.
+#[derive(Clone, Copy, Debug)]
+struct Difference {
+    /// Content in the directory; `None` for a file that is away.
+    found: Option<Stamp>,
+    since: Instant,
+}
+
+impl Difference {
+    /// Time at which the difference counts as settled, if the file stays as it is.
+    fn settled_at(&self) -> Instant {
+        self.since + if self.found.is_some() { SETTLING_TIME } else { ABSENCE_TIME }
+    }
+}
+
 impl Changes {
-    /// Compares with what was found in the directory. The first time everything is due at once.
-    pub(super) fn look(
+    /// Compares the known files with those in the directory. The first time everything is due at once.
+    pub(super) fn compare(
         &mut self,
         found: &BTreeMap<Arc<str>, Stamp>,
         notices: &mut Notices,
@@ -91,7 +63,7 @@ impl Changes {
         let first = !std::mem::replace(&mut self.begun, true);
         let mut due = Vec::new();
         for (name, stamp) in found {
-            let complete = notices.complete.remove(name);
+            let complete = notices.take_completion(name);
             if !complete && self.known.get(name) == Some(&Some(*stamp)) {
                 self.pending.remove(name);
             } else if first || complete || self.is_settled(name, Some(*stamp), notices, now) {
@@ -109,28 +81,27 @@ impl Changes {
         due
     }
 
-    /// The content behind a stamp was read.
-    pub(super) fn has_read(&mut self, name: Arc<str>, stamp: Stamp) {
+    /// Notes that the content behind a stamp was read.
+    pub(super) fn note_read(&mut self, name: Arc<str>, stamp: Stamp) {
         self.pending.remove(&name);
         self.known.insert(name, Some(stamp));
     }
 
-    /// The file changed while it was read: it has to settle again.
-    pub(super) fn changed_meanwhile(&mut self, name: Arc<str>, now: Instant) {
+    /// Notes that a file changed while it was read, so that it has to settle again.
+    pub(super) fn note_change_while_reading(&mut self, name: Arc<str>, now: Instant) {
         self.known.entry(Arc::clone(&name)).and_modify(|stamp| *stamp = None);
-        self.pending.insert(name, (None, now));
+        self.pending.insert(name, Difference { found: None, since: now });
     }
 
-    /// When a look is due although nothing more is heard of.
+    /// Time of the next comparison that is due if no further notification comes.
     pub(super) fn next_due(&self, notices: &Notices) -> Option<Instant> {
-        let settling = self.pending.values().map(|(seen, since)| *since + patience(*seen));
-        settling.chain(notices.writing.values().map(|last| *last + WRITER_PATIENCE)).min()
+        self.pending.values().map(Difference::settled_at).chain(notices.writer_deadlines()).min()
     }
 
     fn is_settled(
         &mut self,
         name: &Arc<str>,
-        seen: Option<Stamp>,
+        found: Option<Stamp>,
         notices: &mut Notices,
         now: Instant,
     ) -> bool {
@@ -139,54 +110,53 @@ impl Changes {
             return false;
         }
         match self.pending.get(name) {
-            Some((before, since)) if *before == seen => now >= *since + patience(seen),
+            Some(difference) if difference.found == found => now >= difference.settled_at(),
             _ => {
-                self.pending.insert(Arc::clone(name), (seen, now));
+                self.pending.insert(Arc::clone(name), Difference { found, since: now });
                 false
             }
         }
     }
 }
 
-fn patience(seen: Option<Stamp>) -> Duration {
-    if seen.is_some() { SETTLE } else { GONE }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::notices::WRITER_TIMEOUT, *};
 
     const STEP: Duration = Duration::from_millis(10);
 
     /// A directory in words: `a1` is a file `a` with content 1.
-    fn found(files: &str) -> BTreeMap<Arc<str>, Stamp> {
+    fn found(names: &str) -> BTreeMap<Arc<str>, Stamp> {
         let stamp = |text: &str| Stamp::numbered(text[1..].parse().unwrap());
-        files.split_whitespace().map(|text| (text[..1].into(), stamp(text))).collect()
+        names.split_whitespace().map(|text| (text[..1].into(), stamp(text))).collect()
     }
 
-    struct World {
+    struct WatchedFiles {
         changes: Changes,
         notices: Notices,
         now: Instant,
     }
 
-    impl World {
-        fn new(files: &str) -> Self {
-            let mut world =
-                World { changes: Changes::default(), notices: Notices::default(), now: Instant::now() };
-            assert_eq!(world.look(files).split_whitespace().count(), files.split_whitespace().count());
-            world
+    impl WatchedFiles {
+        fn new(names: &str) -> Self {
+            let mut files = WatchedFiles {
+                changes: Changes::default(),
+                notices: Notices::default(),
+                now: Instant::now(),
+            };
+            assert_eq!(files.look(names).split_whitespace().count(), names.split_whitespace().count());
+            files
         }
 
-        /// One look and its reads; the names of read files, and `-` and the names of forgotten ones.
-        fn look(&mut self, files: &str) -> String {
-            let due = self.changes.look(&found(files), &mut self.notices, self.now);
+        /// Makes one comparison and its reads; returns the names of read files, and of forgotten ones with `-`.
+        fn look(&mut self, names: &str) -> String {
+            let due = self.changes.compare(&found(names), &mut self.notices, self.now);
             let mut done = Vec::new();
             for due in due {
                 match due {
                     Due::Read(name, stamp) => {
                         done.push(name.to_string());
-                        self.changes.has_read(name, stamp);
+                        self.changes.note_read(name, stamp);
                     }
                     Due::Forget(name) => done.push(format!("-{name}")),
                 }
@@ -194,85 +164,85 @@ mod tests {
             done.join(" ")
         }
 
-        fn after(&mut self, wait: Duration, files: &str) -> String {
+        fn after(&mut self, wait: Duration, names: &str) -> String {
             self.now += wait;
-            self.look(files)
+            self.look(names)
         }
     }
 
     #[test]
     fn without_notices_a_file_has_to_stand_still() {
-        let mut world = World::new("a1 b1");
-        assert_eq!(world.after(STEP, "a1 b1"), "");
-        assert_eq!(world.after(STEP, "a2 b1"), "");
-        assert_eq!(world.after(SETTLE - STEP, "a3 b1"), "", "it is still being written");
-        assert_eq!(world.changes.next_due(&world.notices), Some(world.now + SETTLE));
-        assert_eq!(world.after(SETTLE - STEP, "a3 b1"), "");
-        assert_eq!(world.after(STEP, "a3 b1"), "a");
-        assert_eq!(world.changes.next_due(&world.notices), None);
-        assert_eq!(world.after(STEP, "a3 b1"), "");
-        assert_eq!(world.after(STEP, "a3 b1 c1"), "", "a new file too");
-        assert_eq!(world.after(SETTLE, "a3 b1 c1"), "c");
+        let mut files = WatchedFiles::new("a1 b1");
+        assert_eq!(files.after(STEP, "a1 b1"), "");
+        assert_eq!(files.after(STEP, "a2 b1"), "");
+        assert_eq!(files.after(SETTLING_TIME - STEP, "a3 b1"), "", "it is still being written");
+        assert_eq!(files.changes.next_due(&files.notices), Some(files.now + SETTLING_TIME));
+        assert_eq!(files.after(SETTLING_TIME - STEP, "a3 b1"), "");
+        assert_eq!(files.after(STEP, "a3 b1"), "a");
+        assert_eq!(files.changes.next_due(&files.notices), None);
+        assert_eq!(files.after(STEP, "a3 b1"), "");
+        assert_eq!(files.after(STEP, "a3 b1 c1"), "", "a new file too");
+        assert_eq!(files.after(SETTLING_TIME, "a3 b1 c1"), "c");
     }
 
     #[test]
     fn a_closed_file_is_complete_even_if_it_looks_the_same() {
-        let mut world = World::new("a1");
-        world.notices.written("a".into(), world.now);
-        assert_eq!(world.after(SETTLE * 2, "a2"), "", "not closed");
-        world.notices.completed("a".into());
-        assert_eq!(world.look("a2"), "a");
-        world.notices.completed("a".into());
-        assert_eq!(world.look("a2"), "a", "two writes within one tick of the file system's clock");
-        assert_eq!(world.look("a2"), "");
+        let mut files = WatchedFiles::new("a1");
+        files.notices.note_write("a".into(), files.now);
+        assert_eq!(files.after(SETTLING_TIME * 2, "a2"), "", "not closed");
+        files.notices.note_completion("a".into());
+        assert_eq!(files.look("a2"), "a");
+        files.notices.note_completion("a".into());
+        assert_eq!(files.look("a2"), "a", "two writes within one tick of the file system's clock");
+        assert_eq!(files.look("a2"), "");
     }
 
     #[test]
     fn a_writer_that_never_closes_is_not_waited_for_any_longer() {
-        let mut world = World::new("a1");
-        world.notices.written("a".into(), world.now);
-        assert_eq!(world.changes.next_due(&world.notices), Some(world.now + WRITER_PATIENCE));
-        assert_eq!(world.after(WRITER_PATIENCE - STEP, "a2"), "");
-        world.notices.written("a".into(), world.now);
-        assert_eq!(world.after(WRITER_PATIENCE - STEP, "a3"), "", "it is still at work");
-        assert_eq!(world.after(STEP, "a3"), "");
-        assert_eq!(world.after(SETTLE, "a3"), "a");
+        let mut files = WatchedFiles::new("a1");
+        files.notices.note_write("a".into(), files.now);
+        assert_eq!(files.changes.next_due(&files.notices), Some(files.now + WRITER_TIMEOUT));
+        assert_eq!(files.after(WRITER_TIMEOUT - STEP, "a2"), "");
+        files.notices.note_write("a".into(), files.now);
+        assert_eq!(files.after(WRITER_TIMEOUT - STEP, "a3"), "", "it is still at work");
+        assert_eq!(files.after(STEP, "a3"), "");
+        assert_eq!(files.after(SETTLING_TIME, "a3"), "a");
     }
 
     #[test]
     fn a_file_that_is_away_for_a_moment_keeps_its_objects() {
-        let mut world = World::new("a1 b1");
-        assert_eq!(world.after(STEP, "b1"), "");
-        assert_eq!(world.after(GONE - STEP, "b1"), "");
-        world.notices.completed("a".into());
-        assert_eq!(world.after(STEP, "a2 b1"), "a", "replaced, not removed");
-        assert_eq!(world.after(STEP, "b1"), "");
-        assert_eq!(world.after(GONE, "b1"), "-a");
-        assert_eq!(world.after(GONE, "b1"), "");
-        assert_eq!(world.changes.next_due(&world.notices), None);
+        let mut files = WatchedFiles::new("a1 b1");
+        assert_eq!(files.after(STEP, "b1"), "");
+        assert_eq!(files.after(ABSENCE_TIME - STEP, "b1"), "");
+        files.notices.note_completion("a".into());
+        assert_eq!(files.after(STEP, "a2 b1"), "a", "replaced, not removed");
+        assert_eq!(files.after(STEP, "b1"), "");
+        assert_eq!(files.after(ABSENCE_TIME, "b1"), "-a");
+        assert_eq!(files.after(ABSENCE_TIME, "b1"), "");
+        assert_eq!(files.changes.next_due(&files.notices), None);
     }
 
     #[test]
     fn a_file_that_changes_while_it_is_read_is_read_again() {
-        let mut world = World::new("a1");
-        world.changes.changed_meanwhile("a".into(), world.now);
-        assert_eq!(world.after(STEP, "a1"), "");
-        assert_eq!(world.after(SETTLE, "a1"), "a");
+        let mut files = WatchedFiles::new("a1");
+        files.changes.note_change_while_reading("a".into(), files.now);
+        assert_eq!(files.after(STEP, "a1"), "");
+        assert_eq!(files.after(SETTLING_TIME, "a1"), "a");
     }
 
     #[test]
     fn a_file_that_goes_while_it_is_read_is_forgotten() {
-        let mut world = World::new("a1");
-        world.changes.changed_meanwhile("a".into(), world.now);
-        assert_eq!(world.after(STEP, ""), "");
-        assert_eq!(world.after(GONE, ""), "-a");
+        let mut files = WatchedFiles::new("a1");
+        files.changes.note_change_while_reading("a".into(), files.now);
+        assert_eq!(files.after(STEP, ""), "");
+        assert_eq!(files.after(ABSENCE_TIME, ""), "-a");
     }
 
     #[test]
     fn a_file_that_comes_and_goes_unread_leaves_nothing() {
-        let mut world = World::new("");
-        assert_eq!(world.after(STEP, "a1"), "");
-        assert_eq!(world.after(STEP, ""), "");
-        assert_eq!(world.changes.next_due(&world.notices), None);
+        let mut files = WatchedFiles::new("");
+        assert_eq!(files.after(STEP, "a1"), "");
+        assert_eq!(files.after(STEP, ""), "");
+        assert_eq!(files.changes.next_due(&files.notices), None);
     }
 }

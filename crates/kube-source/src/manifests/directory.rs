@@ -1,17 +1,14 @@
-//! The directory: which files it has, and when a look at it is worth while.
+//! The directory of manifests: its files, and notifications about them.
 //!
-//! Notifications (inotify(7)) say so at once, and say when a writer has finished. They are missing on network file
-//! systems, for files behind symbolic links and where the user has no watches left, so a look is due from time to time
-//! in any case.
+//! Notifications (inotify(7)) tell at once that the directory should be listed again, and when a writer has finished.
+//! They are missing on network file systems, for files behind symbolic links, and when the user has no watches left. So
+//! the directory is listed from time to time in any case.
 
 use std::{
     collections::BTreeMap,
     fs, io,
     mem::MaybeUninit,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::fs::MetadataExt,
-    },
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -24,52 +21,31 @@ use rustix::{
 };
 use tracing::debug;
 
-use super::changes::Notices;
+use super::{
+    notices::Notices,
+    stamp::{Inode, Stamp},
+};
 
-/// Changes seldom come alone (a rollout edits several files): those that follow so closely are looked at together,
-const QUIET: Duration = Duration::from_millis(5);
-/// up to this many.
-const QUIET_ROUNDS: usize = 20;
-/// A file beyond this is a mistake.
-const MAX_FILE_SIZE: u64 = 1 << 30;
+/// Pause between notifications that ends a burst. Changes seldom come alone (a rollout edits several files), so those
+/// of one burst are handled together.
+const BURST_PAUSE: Duration = Duration::from_millis(5);
+/// Largest number of notifications in one burst.
+const BURST_NOTIFICATIONS: usize = 20;
+/// Largest file that is read; a larger one is a mistake.
+const MAX_FILE_BYTES: u64 = 1 << 30;
 
-/// What tells that a file is another one, or has other content, than before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stamp {
-    modified: (i64, i64),
-    changed: (i64, i64),
-    size: u64,
-    inode: (u64, u64),
-}
-
-impl Stamp {
-    fn of(metadata: &fs::Metadata) -> Self {
-        Stamp {
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-            size: metadata.size(),
-            inode: (metadata.dev(), metadata.ino()),
-        }
-    }
-
-    /// One of many different stamps.
-    #[cfg(test)]
-    pub(super) fn numbered(number: u64) -> Self {
-        Stamp { modified: (0, 0), changed: (0, 0), size: number, inode: (0, 0) }
-    }
-}
-
+/// A directory of manifests.
 pub(super) struct Directory {
     path: PathBuf,
     watch: Option<Watch>,
-    /// What notifications told so far.
+    /// Notices about files so far.
     pub(super) notices: Notices,
 }
 
-/// Notifications about one directory, which may be replaced by another of the same name.
+/// Notifications about one directory, which another of the same name may replace.
 struct Watch {
     inotify: OwnedFd,
-    inode: (u64, u64),
+    inode: Inode,
 }
 
 impl Directory {
@@ -84,7 +60,7 @@ impl Directory {
         &self.path
     }
 
-    /// All manifest files; symbolic links are followed, so that a swapped directory behind them shows.
+    /// Lists all manifest files. It follows symbolic links, so that a swapped directory behind them is noticed.
     pub(super) fn list(&mut self) -> io::Result<BTreeMap<Arc<str>, Stamp>> {
         self.ensure_watched()?;
         self.drain(Instant::now());
@@ -92,7 +68,7 @@ impl Directory {
         for entry in fs::read_dir(&self.path)? {
             let name = entry?.file_name();
             let Some(name) = name.to_str().filter(|name| is_manifest(name)) else { continue };
-            // A file may go between the listing and the look at it, and a link may lead nowhere.
+            // A file may vanish between the listing and this call, and a link may lead nowhere.
             if let Ok(metadata) = fs::metadata(self.path.join(name))
                 && metadata.is_file()
             {
@@ -102,9 +78,9 @@ impl Directory {
         Ok(found)
     }
 
-    /// Content of a file, and whether it is what stood there when the stamp was taken.
+    /// Content of a file, and whether the stamp still fits it.
     pub(super) fn read(&self, name: &str, stamp: Stamp) -> io::Result<(String, bool)> {
-        if stamp.size > MAX_FILE_SIZE {
+        if stamp.size() > MAX_FILE_BYTES {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 1 GiB"));
         }
         let path = self.path.join(name);
@@ -113,13 +89,13 @@ impl Directory {
         Ok((text, unchanged))
     }
 
-    /// Waits for a notification, at most until a time; whether there was one that makes a look worth while.
+    /// Waits for a notification, at most until `end`; returns whether one came that calls for a new listing.
     pub(super) fn wait_until(&mut self, end: Instant) -> bool {
         if !self.wait_once(end) {
             return false;
         }
-        for _ in 0..QUIET_ROUNDS {
-            if !self.wait_once(Instant::now() + QUIET) {
+        for _ in 0..BURST_NOTIFICATIONS {
+            if !self.wait_once(Instant::now() + BURST_PAUSE) {
                 break;
             }
         }
@@ -146,23 +122,22 @@ impl Directory {
         }
     }
 
-    /// Reads all notifications; whether any of them makes a look worth while (a write that goes on does not).
+    /// Reads all notifications; returns whether any of them calls for a new listing (an unfinished write does not).
     fn drain(&mut self, now: Instant) -> bool {
         let Some(watch) = &self.watch else { return false };
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut reader = Reader::new(watch.inotify.as_fd(), &mut buffer);
-        let mut worth_while = false;
+        let mut list_again = false;
         while let Ok(event) = reader.next() {
             let name = event.file_name().and_then(|name| name.to_str().ok());
-            worth_while |= take_notice(event.events(), name, now, &mut self.notices);
+            list_again |= take_notice(event.events(), name, now, &mut self.notices);
         }
-        worth_while
+        list_again
     }
 
-    /// Notifications are a convenience: without them, looks alone must do. The directory itself must be there.
+    /// Subscribes to notifications about the directory, which must exist. If that fails, regular listings must do.
     fn ensure_watched(&mut self) -> io::Result<()> {
-        let metadata = fs::metadata(&self.path)?;
-        let inode = (metadata.dev(), metadata.ino());
+        let inode = Inode::of(&fs::metadata(&self.path)?);
         if self.watch.as_ref().is_some_and(|watch| watch.inode == inode) {
             return Ok(());
         }
@@ -170,7 +145,7 @@ impl Directory {
         self.watch = match watch(&self.path) {
             Ok(inotify) => Some(Watch { inotify, inode }),
             Err(error) => {
-                debug!(path = %self.path.display(), %error, "no notifications about manifests; looking regularly");
+                debug!(path = %self.path.display(), %error, "no notifications about manifests; listing them regularly");
                 None
             }
         };
@@ -184,7 +159,7 @@ impl Directory {
 
     #[cfg(test)]
     pub(super) fn stop_watching(&mut self) {
-        let inode = fs::metadata(&self.path).map(|metadata| (metadata.dev(), metadata.ino())).unwrap();
+        let inode = Inode::of(&fs::metadata(&self.path).unwrap());
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).unwrap();
         self.watch = Some(Watch { inotify, inode });
     }
@@ -205,24 +180,24 @@ fn watch(path: &Path) -> io::Result<OwnedFd> {
     Ok(inotify)
 }
 
-/// Whether a notification makes a look worth while.
+/// Takes in a notification; returns whether it calls for a new listing.
 fn take_notice(event: ReadFlags, name: Option<&str>, now: Instant, notices: &mut Notices) -> bool {
     if event.contains(ReadFlags::QUEUE_OVERFLOW) {
         notices.forget_all();
         return true;
     }
-    // A link elsewhere may be behind any name: only notices about manifests are kept, but every change counts.
-    let manifest = name.filter(|name| is_manifest(name));
-    if event.contains(ReadFlags::MODIFY) {
-        manifest.into_iter().for_each(|name| notices.written(name.into(), now));
-        return false;
+    // Only notices about manifests are kept. Still every change counts: a manifest may be a link to any other name.
+    let is_unfinished_write = event.contains(ReadFlags::MODIFY);
+    if let Some(name) = name.filter(|name| is_manifest(name)) {
+        if is_unfinished_write {
+            notices.note_write(name.into(), now);
+        } else if event.intersects(ReadFlags::CLOSE_WRITE | ReadFlags::MOVED_TO) {
+            notices.note_completion(name.into());
+        } else if event.intersects(ReadFlags::DELETE | ReadFlags::MOVED_FROM) {
+            notices.note_removal(name);
+        }
     }
-    if event.intersects(ReadFlags::CLOSE_WRITE | ReadFlags::MOVED_TO) {
-        manifest.into_iter().for_each(|name| notices.completed(name.into()));
-    } else if event.intersects(ReadFlags::DELETE | ReadFlags::MOVED_FROM) {
-        manifest.into_iter().for_each(|name| notices.removed(name));
-    }
-    true
+    !is_unfinished_write
 }
 
 fn is_manifest(name: &str) -> bool {

@@ -1,10 +1,10 @@
-//! The documents of a file, and the objects in each.
+//! Documents of a file, and the objects in each.
 
 use serde_saphyr::Options;
 
 use crate::wire::{AnyObject, Object};
 
-/// A part of a file that is broken or whole on its own.
+/// Part of a file that can be parsed, or be broken, independently of the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Document<'a> {
     /// One YAML document, and the number of lines before it.
@@ -18,11 +18,11 @@ pub(super) enum Document<'a> {
 pub(super) struct Broken {
     /// Line in the file, from 1.
     pub(super) line: usize,
-    /// What the parser says.
+    /// Message of the parser.
     pub(super) message: String,
 }
 
-/// Splits a file: by its name it is YAML or JSON.
+/// Splits a file into documents; its name tells whether it is YAML or JSON.
 pub(super) fn split<'a>(file: &str, text: &'a str) -> Vec<Document<'a>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if file.ends_with(".json") {
@@ -32,7 +32,7 @@ pub(super) fn split<'a>(file: &str, text: &'a str) -> Vec<Document<'a>> {
     documents.map(|(lines_before, document)| Document::Yaml(lines_before, document)).collect()
 }
 
-/// A line `---` or `...` separates documents wherever it stands at the margin, inside scalars too (YAML 1.2 section
+/// Splits YAML at each line `---` or `...`. At the margin it separates documents even inside scalars (YAML 1.2 section
 /// 9.1.2, `c-forbidden`).
 fn split_yaml(text: &str) -> Vec<(usize, &str)> {
     let (mut documents, mut start, mut lines_before, mut offset) = (Vec::new(), 0, 0, 0);
@@ -59,7 +59,7 @@ fn is_blank(document: &str) -> bool {
 }
 
 impl Document<'_> {
-    /// Objects of the document, and what is wrong with the text. JSON keeps the values before the broken one.
+    /// Objects of the document, and the fault in its text. JSON keeps the values before the broken one.
     pub(super) fn parse(self) -> (Vec<Object<AnyObject>>, Option<Broken>) {
         match self {
             Document::Yaml(lines_before, text) => {
@@ -72,7 +72,7 @@ impl Document<'_> {
         }
     }
 
-    /// Its first line in the file, from 1; comments before the object count.
+    /// Number of its first line in the file, from 1, after blank lines and comments.
     pub(super) fn first_line(&self) -> usize {
         match self {
             Document::Yaml(lines_before, text) => {
@@ -83,7 +83,7 @@ impl Document<'_> {
         }
     }
 
-    /// For messages.
+    /// Name of its language, for messages.
     pub(super) const fn language(&self) -> &'static str {
         match self {
             Document::Yaml(..) => "YAML",
@@ -91,7 +91,7 @@ impl Document<'_> {
         }
     }
 
-    /// Share of the work.
+    /// Length of its text in bytes.
     pub(super) fn len(&self) -> usize {
         match self {
             Document::Yaml(_, text) | Document::Json(text) => text.len(),
@@ -99,7 +99,8 @@ impl Document<'_> {
     }
 }
 
-/// A List of all objects of a cluster is one large document; the limits on aliases stay.
+/// Options without limits of size, since a List of all objects of a cluster is one large document. The limits on
+/// aliases stay.
 fn yaml_options() -> Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
@@ -133,7 +134,8 @@ fn parse_json(text: &str) -> (Vec<Object<AnyObject>>, Option<Broken>) {
     (objects, None)
 }
 
-/// Parsers add a place that counts from the document's start; the file's line is said elsewhere.
+/// Removes the place that parsers add to a message: it counts from the start of the document, and the problem has the
+/// line of the file.
 fn without_place(message: &str) -> &str {
     let end = message.rfind(" at line ").or_else(|| message.rfind(" at position "));
     let message = end.map_or(message, |end| &message[..end]);

@@ -1,4 +1,4 @@
-//! Any text as a file of manifests.
+//! Entrance that reads any text as a file of manifests.
 
 use std::sync::Arc;
 
@@ -6,14 +6,16 @@ use service_model::ModelEvent;
 
 use super::objects::load;
 
-/// What a file says, by its name YAML or JSON.
+/// Events for the objects of a file; its name tells whether it is YAML or JSON.
 pub fn manifest(name: &str, text: &str) -> Vec<ModelEvent> {
     let loaded = load(&[(Arc::from(name), text.to_owned())], "demo-node");
     for file in &loaded {
         // A file of which nothing can be read must say so.
         assert!(file.complete || !file.problems.is_empty(), "{file:?}");
-        let problems = file.problems.iter().chain(file.copies.iter().flat_map(|(_, copy)| &copy.problems));
-        problems.for_each(|problem| drop(problem.to_string()));
+        // A problem that cannot be printed is a finding, too.
+        for problem in file.problems.iter().chain(file.copies.iter().flat_map(|(_, copy)| &copy.problems)) {
+            drop(problem.to_string());
+        }
     }
     let copies = loaded.into_iter().flat_map(|file| file.copies);
     copies.filter_map(|(_, copy)| copy.event.map(Arc::unwrap_or_clone)).collect()

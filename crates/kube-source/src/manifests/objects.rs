@@ -1,4 +1,4 @@
-//! From parsed documents to the objects that we read.
+//! Conversion of parsed documents into the objects that we read.
 
 use std::{fmt, num::NonZeroUsize, sync::Arc, thread};
 
@@ -12,10 +12,10 @@ use crate::{
     wire::{AnyObject, Object, Scalar},
 };
 
-/// Below this a second thread costs more than it saves.
+/// Share of the text for which a thread of its own pays off.
 const BYTES_PER_THREAD: usize = 256 * 1024;
 
-/// An object's key; the order of kinds is that of delivery.
+/// Key of an object; the order of kinds is that of delivery.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Key {
     /// The own Node.
@@ -36,33 +36,33 @@ impl fmt::Display for Key {
     }
 }
 
-/// An object as one file has it.
+/// Version of an object in one file; other files may have other versions of it.
 #[derive(Clone, Debug)]
 pub(super) struct ObjectCopy {
-    /// How it is delivered; `None` if nothing of it can be served.
+    /// Event that delivers it; `None` if nothing of it can be served.
     pub(super) event: Option<Arc<ModelEvent>>,
-    /// What is wrong with it.
+    /// Problems of the object.
     pub(super) problems: Vec<Problem>,
 }
 
-/// What a file says.
+/// Content of a file.
 #[derive(Debug)]
 pub(super) struct Loaded {
-    /// In the order of the file.
+    /// Objects, in the order of the file.
     pub(super) copies: Vec<(Key, ObjectCopy)>,
-    /// What is wrong with its text.
+    /// Problems of the text.
     pub(super) problems: Vec<Problem>,
-    /// Whether all of it could be read: else objects that are missing may be in the rest.
+    /// Whether the whole file could be read; otherwise the rest may contain objects that are missing here.
     pub(super) complete: bool,
 }
 
 impl Loaded {
-    /// An empty file.
+    /// Content of an empty file.
     pub(super) const fn new() -> Self {
         Loaded { copies: Vec::new(), problems: Vec::new(), complete: true }
     }
 
-    /// A file that cannot be read at all.
+    /// Content of a file that cannot be read at all.
     pub(super) fn unreadable(file: &Arc<str>, error: &dyn fmt::Display) -> Self {
         let mut loaded = Loaded::new();
         loaded.spoil(
@@ -74,7 +74,7 @@ impl Loaded {
         loaded
     }
 
-    /// Some of the text is lost.
+    /// Notes that some of the text cannot be read.
     fn spoil(&mut self, place: Arc<str>, field: &str, message: String, remedy: &str) {
         self.complete = false;
         self.problems.push(Problem {
@@ -96,6 +96,7 @@ impl Loaded {
 /// Parses and converts files, with several threads if they are large.
 pub(super) fn load(files: &[(Arc<str>, String)], node_name: &str) -> Vec<Loaded> {
     let mut loaded: Vec<_> = files.iter().map(|_| Loaded::new()).collect();
+    // Documents are the unit of work, since one file may hold nearly all objects; each keeps the index of its file.
     let documents: Vec<_> = files
         .iter()
         .enumerate()
@@ -108,6 +109,7 @@ pub(super) fn load(files: &[(Arc<str>, String)], node_name: &str) -> Vec<Loaded>
     };
     let parts = parts(&documents);
     let results: Vec<_> = thread::scope(|scope| {
+        // This thread reads the last part, the others the rest. Results keep the order of the documents.
         let (here, elsewhere) = parts.split_last().map_or((&[][..], &[][..]), |(last, rest)| (*last, rest));
         let threads: Vec<_> = elsewhere.iter().map(|part| scope.spawn(move || read(part))).collect();
         let here = read(here);
@@ -124,12 +126,13 @@ pub(super) fn load(files: &[(Arc<str>, String)], node_name: &str) -> Vec<Loaded>
     loaded
 }
 
-/// Parts of about equal size, one per thread.
+/// Splits documents into parts of about equal size, one per thread.
 fn parts<'a, 'b>(documents: &'b [(usize, Document<'a>)]) -> Vec<&'b [(usize, Document<'a>)]> {
     let bytes: usize = documents.iter().map(|(_, document)| document.len()).sum();
     let threads =
         thread::available_parallelism().map_or(1, NonZeroUsize::get).min(bytes / BYTES_PER_THREAD + 1);
     let share = bytes / threads + 1;
+    // A document begins a new part if the documents so far fill another share of the text.
     let mut part = 0;
     let mut filled = 0;
     let same_part = |_: &(usize, Document<'_>), next: &(usize, Document<'_>)| {
@@ -144,7 +147,9 @@ fn load_document(file: &Arc<str>, document: Document<'_>, node_name: &str) -> Lo
     let mut loader = Loader { file, line: document.first_line(), node_name, loaded: Loaded::new() };
     let (objects, broken) = document.parse();
     let kind = Scalar::Absent;
-    objects.into_iter().for_each(|object| loader.take(object, &kind, ""));
+    for object in objects {
+        loader.take(object, &kind, "");
+    }
     if let Some(broken) = broken {
         let place = Arc::from(format!("{file}:{}", broken.line));
         let language = document.language();
@@ -163,7 +168,7 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    /// `at` is the object's place in its document, `kind` what it is if it does not say so itself.
+    /// Takes an object, which stands at `at` in its document. `kind` is its kind if it names none itself.
     fn take(&mut self, object: Object<AnyObject>, kind: &Scalar, at: &str) {
         if let Some(found) = object.wrong {
             return self.spoil(
@@ -178,7 +183,7 @@ impl Loader<'_> {
         match kind.str() {
             _ if object == AnyObject::default() => {}
             Some(kind) if !is_read(object.api_version.str(), kind) => {
-                debug!(file = &**self.file, kind, "kind not read");
+                debug!(file = &**self.file, kind, "object of another kind ignored");
             }
             Some("Service") => self.take_service(object, at),
             Some("EndpointSlice") => self.take_slice(object, at),
@@ -216,7 +221,7 @@ impl Loader<'_> {
         self.add(key, convert::slice(&wire), ModelEvent::SliceApplied, at);
     }
 
-    /// Other Nodes are not ours to read.
+    /// Takes the own Node; others are ignored.
     fn take_node(&mut self, object: AnyObject, at: &str) {
         let wire = object.into_node();
         let name = convert::object_name(&wire.metadata);
@@ -225,7 +230,7 @@ impl Loader<'_> {
         }
     }
 
-    /// An object without a name has no key: whatever it was before stays.
+    /// Adds an object. Without a name it has no key, so the object that it was before stays.
     fn add<T>(&mut self, key: Option<Key>, converted: Converted<T>, event: fn(T) -> ModelEvent, at: &str) {
         let Some(key) = key else {
             for problem in converted.problems {
@@ -252,7 +257,7 @@ impl Loader<'_> {
     }
 }
 
-/// Whether a kind is one that we read; other API groups have Services of their own. No version is taken for ours.
+/// Whether we read this kind; other API groups have Services of their own. A missing version counts as the right one.
 fn is_read(api_version: Option<&str>, kind: &str) -> bool {
     let version = api_version.unwrap_or_default();
     match kind {

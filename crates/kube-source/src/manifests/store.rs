@@ -1,4 +1,4 @@
-//! What all files say together: which file has the say on an object, and what was delivered of it.
+//! Objects of all files together: the file that determines each object, and the events that were delivered.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -10,39 +10,42 @@ use service_model::ModelEvent;
 use super::objects::{Key, Loaded, ObjectCopy};
 use crate::Problem;
 
+/// Objects of all files.
 #[derive(Default)]
 pub(super) struct Store {
-    /// All copies of an object by file; the first file by name has the say.
+    /// All copies of an object, by file; the first file by name determines the object.
     copies: BTreeMap<Key, BTreeMap<Arc<str>, ObjectCopy>>,
-    /// Keys of a file, for its replacement.
+    /// Keys of the objects in a file, for its replacement.
     keys: HashMap<Arc<str>, BTreeSet<Key>>,
-    /// What is wrong with a file's text.
+    /// Problems of the text of each file.
     texts: BTreeMap<Arc<str>, Vec<Problem>>,
-    /// As the receiver knows them.
+    /// Objects as the receiver knows them.
     delivered: HashMap<Key, Arc<ModelEvent>>,
-    /// Keys whose copies changed since the last delivery.
+    /// Keys of the objects whose copies changed since the last delivery.
     changed: BTreeSet<Key>,
 }
 
 impl Store {
-    /// The file is gone.
+    /// Removes a file that is gone.
     pub(super) fn remove(&mut self, file: &Arc<str>) {
         self.replace(file, Loaded::new());
         self.texts.remove(file);
     }
 
-    /// The file says something else now. What it said before stays as far as it could not be read.
+    /// Replaces the content of a file. If not all of it could be read, objects that it had before stay.
     pub(super) fn replace(&mut self, file: &Arc<str>, loaded: Loaded) {
         let mut keys = self.keys.remove(file).unwrap_or_default();
         if loaded.complete {
-            keys.iter().for_each(|key| self.drop_copy(key, file));
+            for key in &keys {
+                self.drop_copy(key, file);
+            }
             self.changed.append(&mut keys);
         }
         let mut problems = loaded.problems;
         let mut seen = BTreeSet::new();
         for (key, copy) in loaded.copies {
             if !seen.insert(key.clone()) {
-                problems.push(claim(file, &key, "stands twice in this file; the last one counts".into()));
+                problems.push(claim(file, &key, "stands twice in this file; the last one is used".into()));
             }
             self.changed.insert(key.clone());
             self.copies.entry(key).or_default().insert(Arc::clone(file), copy);
@@ -62,7 +65,7 @@ impl Store {
         }
     }
 
-    /// Events for what changed since the last call: objects that come or change, then those that go.
+    /// Events for all changes since the last call: first objects that appear or change, then those that disappear.
     pub(super) fn deliver(&mut self) -> Vec<ModelEvent> {
         let (mut events, mut gone) = (Vec::new(), Vec::new());
         for key in std::mem::take(&mut self.changed) {
@@ -73,7 +76,7 @@ impl Store {
                     events.push((*event).clone());
                     self.delivered.insert(key, event);
                 }
-                None if self.delivered.remove(&key).is_some() => gone.extend(deleted(key)),
+                None if self.delivered.remove(&key).is_some() => gone.extend(deletion(key)),
                 None => {}
             }
         }
@@ -81,12 +84,12 @@ impl Store {
         events
     }
 
-    /// Everything that is wrong now.
+    /// All current problems: of texts, of the objects that are used, and of copies that are not.
     pub(super) fn problems(&self) -> impl Iterator<Item = Problem> {
         let texts = self.texts.values().flatten().cloned();
         let winners = self.copies.values().filter_map(|copies| copies.values().next());
         let objects = winners.flat_map(|copy| copy.problems.iter().cloned());
-        texts.chain(objects).chain(self.copies.iter().flat_map(outvoted))
+        texts.chain(objects).chain(self.copies.iter().flat_map(|(key, copies)| unused_copies(key, copies)))
     }
 
     #[cfg(test)]
@@ -96,10 +99,10 @@ impl Store {
     }
 }
 
-/// Copies of an object in other files than the first.
-fn outvoted((key, copies): (&Key, &BTreeMap<Arc<str>, ObjectCopy>)) -> impl Iterator<Item = Problem> {
+/// Problems for the copies of an object in other files than the first.
+fn unused_copies(key: &Key, copies: &BTreeMap<Arc<str>, ObjectCopy>) -> impl Iterator<Item = Problem> {
     let first = copies.keys().next().cloned().unwrap_or_default();
-    let message = format!("stands in {first} too, which comes first by name and counts");
+    let message = format!("also stands in {first}, which comes first by name and is used");
     copies.keys().skip(1).map(move |file| claim(file, key, message.clone()))
 }
 
@@ -108,8 +111,8 @@ fn claim(file: &Arc<str>, key: &Key, message: String) -> Problem {
     Problem { file, object, field: String::new(), message, remedy: "remove one".to_owned() }
 }
 
-/// A Node that is gone changes nothing (`OnNodeDelete` in pkg/proxy/node.go).
-fn deleted(key: Key) -> Option<ModelEvent> {
+/// Event for the disappearance of an object. A Node that is gone changes nothing (`OnNodeDelete` in pkg/proxy/node.go).
+fn deletion(key: Key) -> Option<ModelEvent> {
     match key {
         Key::Node => None,
         Key::Service(name) => Some(ModelEvent::ServiceDeleted(name)),

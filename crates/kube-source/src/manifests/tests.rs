@@ -4,20 +4,23 @@ use testkit::TempDir;
 
 use super::*;
 
-const LONG: Duration = Duration::from_secs(5);
+/// Longest wait for a change.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 
-struct World {
+struct WatchedDirectory {
     dir: TempDir,
     source: ManifestSource,
 }
 
-impl World {
+impl WatchedDirectory {
     fn new(files: &[(&str, &str)]) -> (Self, Batch) {
         let dir = TempDir::new("manifests");
-        files.iter().for_each(|(name, text)| fs::write(dir.path().join(name), text).unwrap());
+        for (name, text) in files {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
         let mut source = ManifestSource::open(dir.path(), "n1").unwrap();
         let batch = source.poll();
-        (World { dir, source }, batch)
+        (WatchedDirectory { dir, source }, batch)
     }
 
     /// Replaces a file as editors and `kubectl` do.
@@ -31,9 +34,9 @@ impl World {
         self.dir.path().join(name)
     }
 
-    /// Looks for as long as unsettled changes need; nothing may come of it.
+    /// Polls for as long as unsettled changes need, and expects no event.
     fn stays_the_same(&mut self) {
-        let end = Instant::now() + changes::GONE * 2;
+        let end = Instant::now() + changes::ABSENCE_TIME * 2;
         while Instant::now() < end {
             self.source.wait(Duration::from_millis(20));
             assert_eq!(self.source.poll(), Batch::default());
@@ -42,7 +45,7 @@ impl World {
 
     /// Waits until something changed.
     fn next(&mut self) -> Batch {
-        let end = Instant::now() + LONG;
+        let end = Instant::now() + CHANGE_TIMEOUT;
         while Instant::now() < end {
             self.source.wait(Duration::from_millis(200));
             let batch = self.source.poll();
@@ -50,7 +53,7 @@ impl World {
                 return batch;
             }
         }
-        panic!("nothing changed within {LONG:?}");
+        panic!("nothing changed within {CHANGE_TIMEOUT:?}");
     }
 }
 
@@ -82,32 +85,34 @@ fn the_first_look_delivers_everything_and_then_only_changes_come() {
         ("other.json", r#"{"kind":"ConfigMap","metadata":{"name":"x"}}"#.to_owned()),
     ];
     let files: Vec<_> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
-    let (mut world, batch) = World::new(&files);
+    let (mut watched, batch) = WatchedDirectory::new(&files);
     assert_eq!(summary(&batch), ["+node n1", "+dns 10.96.0.2", "+web 10.96.0.1", "synced"]);
-    assert_eq!((batch.problems.len(), world.source.poll()), (0, Batch::default()));
+    assert_eq!((batch.problems.len(), watched.source.poll()), (0, Batch::default()));
 
-    world.put("a.yaml", &format!("{}---\n{}", service("web", "10.96.0.9"), service("dns", "10.96.0.2")));
-    assert_eq!(summary(&world.next()), ["+web 10.96.0.9"]);
-    world.put("a.yaml", &service("dns", "10.96.0.2"));
-    assert_eq!(summary(&world.next()), ["-web"]);
-    fs::remove_file(world.dir.path().join("a.yaml")).unwrap();
-    assert_eq!(summary(&world.next()), ["-dns"]);
+    watched.put("a.yaml", &format!("{}---\n{}", service("web", "10.96.0.9"), service("dns", "10.96.0.2")));
+    assert_eq!(summary(&watched.next()), ["+web 10.96.0.9"]);
+    watched.put("a.yaml", &service("dns", "10.96.0.2"));
+    assert_eq!(summary(&watched.next()), ["-web"]);
+    fs::remove_file(watched.dir.path().join("a.yaml")).unwrap();
+    assert_eq!(summary(&watched.next()), ["-dns"]);
 }
 
 #[test]
 fn a_broken_file_keeps_its_objects_is_reported_once_and_heals() {
-    let (mut world, _) =
-        World::new(&[("a.yaml", &service("a", "10.96.0.1")), ("b.yaml", &service("b", "10.96.0.2"))]);
-    world.put("a.yaml", "kind: Service\nmetadata: [\n");
-    let batch = world.next();
+    let (mut watched, _) = WatchedDirectory::new(&[
+        ("a.yaml", &service("a", "10.96.0.1")),
+        ("b.yaml", &service("b", "10.96.0.2")),
+    ]);
+    watched.put("a.yaml", "kind: Service\nmetadata: [\n");
+    let batch = watched.next();
     assert_eq!(summary(&batch), [""; 0]);
     let problem = batch.problems[0].to_string();
     assert!(problem.starts_with("a.yaml:"), "{problem}");
-    assert_eq!(world.source.poll(), Batch::default(), "reported once");
-    world.put("b.yaml", &service("b", "10.96.0.3"));
-    assert_eq!(summary(&world.next()), ["+b 10.96.0.3"]);
-    world.put("a.yaml", &service("a", "10.96.0.7"));
-    let batch = world.next();
+    assert_eq!(watched.source.poll(), Batch::default(), "reported once");
+    watched.put("b.yaml", &service("b", "10.96.0.3"));
+    assert_eq!(summary(&watched.next()), ["+b 10.96.0.3"]);
+    watched.put("a.yaml", &service("a", "10.96.0.7"));
+    let batch = watched.next();
     assert_eq!((summary(&batch), batch.healed.len()), (vec!["+a 10.96.0.7".to_owned()], 1));
 }
 
@@ -115,21 +120,21 @@ fn a_broken_file_keeps_its_objects_is_reported_once_and_heals() {
 fn a_half_written_file_deletes_nothing() {
     use std::io::Write;
     let two = format!("{}---\n{}", service("a", "10.96.0.1"), service("b", "10.96.0.2"));
-    let (mut world, _) = World::new(&[("a.yaml", &two)]);
-    let mut file = fs::File::create(world.dir.path().join("a.yaml")).unwrap();
+    let (mut watched, _) = WatchedDirectory::new(&[("a.yaml", &two)]);
+    let mut file = fs::File::create(watched.dir.path().join("a.yaml")).unwrap();
     file.write_all(service("a", "10.96.0.1").as_bytes()).unwrap();
     file.flush().unwrap();
-    world.source.wait(Duration::from_millis(100));
-    assert_eq!(world.source.poll(), Batch::default(), "its writer has not closed it");
+    watched.source.wait(Duration::from_millis(100));
+    assert_eq!(watched.source.poll(), Batch::default(), "its writer has not closed it");
     file.write_all(format!("---\n{}", service("b", "10.96.0.5")).as_bytes()).unwrap();
     drop(file);
-    assert_eq!(summary(&world.next()), ["+b 10.96.0.5"]);
+    assert_eq!(summary(&watched.next()), ["+b 10.96.0.5"]);
 }
 
 #[test]
 fn a_swapped_link_as_in_a_mounted_config_map_is_followed() {
-    let (mut world, _) = World::new(&[]);
-    let path = world.dir.path().to_owned();
+    let (mut watched, _) = WatchedDirectory::new(&[]);
+    let path = watched.dir.path().to_owned();
     for (generation, vip) in [("..1", "10.96.0.1"), ("..2", "10.96.0.2")] {
         fs::create_dir(path.join(generation)).unwrap();
         fs::write(path.join(generation).join("web.yaml"), service("web", vip)).unwrap();
@@ -138,14 +143,16 @@ fn a_swapped_link_as_in_a_mounted_config_map_is_followed() {
         if generation == "..1" {
             symlink("..data/web.yaml", path.join("web.yaml")).unwrap();
         }
-        assert_eq!(summary(&world.next()), [format!("+web {vip}")]);
+        assert_eq!(summary(&watched.next()), [format!("+web {vip}")]);
     }
 }
 
 #[test]
 fn the_first_file_by_name_has_the_say_on_an_object() {
-    let (mut world, batch) =
-        World::new(&[("a.yaml", &service("web", "10.96.0.1")), ("b.yaml", &service("web", "10.96.0.2"))]);
+    let (mut watched, batch) = WatchedDirectory::new(&[
+        ("a.yaml", &service("web", "10.96.0.1")),
+        ("b.yaml", &service("web", "10.96.0.2")),
+    ]);
     assert_eq!(summary(&batch), ["+web 10.96.0.1", "synced"]);
     assert_eq!(batch.problems.len(), 1, "{:?}", batch.problems);
     let text = batch.problems[0].to_string();
@@ -153,15 +160,15 @@ fn the_first_file_by_name_has_the_say_on_an_object() {
         text.contains("b.yaml") && text.contains("a.yaml") && text.contains("Service default/web"),
         "{text}"
     );
-    fs::remove_file(world.dir.path().join("a.yaml")).unwrap();
-    let batch = world.next();
+    fs::remove_file(watched.dir.path().join("a.yaml")).unwrap();
+    let batch = watched.next();
     assert_eq!((summary(&batch), batch.healed.len()), (vec!["+web 10.96.0.2".to_owned()], 1));
 }
 
 #[test]
 fn a_bad_part_is_named_with_file_object_and_field() {
     let text = "kind: Service\nmetadata: {name: web}\nspec: {clusterIP: 10.96.0.1, ports: [{port: 80}, {name: x, port: 0}]}\n";
-    let (_, batch) = World::new(&[("web.yaml", text)]);
+    let (_, batch) = WatchedDirectory::new(&[("web.yaml", text)]);
     let lines: Vec<_> = batch.problems.iter().map(ToString::to_string).collect();
     assert!(
         lines.iter().any(|line| line.starts_with("web.yaml: Service default/web: spec.ports[1].port: ")),
@@ -179,41 +186,41 @@ fn a_directory_that_is_not_there_is_an_error_that_names_it() {
 fn a_broken_document_spoils_no_other() {
     let [a, b, c] =
         [("a", "10.96.0.1"), ("b", "10.96.0.2"), ("c", "10.96.0.3")].map(|(name, vip)| service(name, vip));
-    let (mut world, _) = World::new(&[("a.yaml", &format!("{a}---\n{b}---\n{c}"))]);
+    let (mut watched, _) = WatchedDirectory::new(&[("a.yaml", &format!("{a}---\n{b}---\n{c}"))]);
     let a = service("a", "10.96.0.7");
-    world
+    watched
         .put("a.yaml", &format!("{a}---\nkind: Service\nmetadata: {{name: b\n---\n# c is gone, or is it?\n"));
-    let batch = world.next();
+    let batch = watched.next();
     assert_eq!(summary(&batch), ["+a 10.96.0.7"], "b and c stay until the file can be read as a whole");
     let problem = batch.problems[0].to_string();
     assert!(problem.starts_with("a.yaml:") && problem.contains("not YAML: "), "{problem}");
     assert_eq!((batch.problems.len(), batch.healed.len()), (1, 0));
-    world.put("a.yaml", &format!("{a}---\n{b}"));
-    let batch = world.next();
+    watched.put("a.yaml", &format!("{a}---\n{b}"));
+    let batch = watched.next();
     assert_eq!((summary(&batch), batch.problems.len(), batch.healed.len()), (vec!["-c".to_owned()], 0, 1));
 }
 
 #[test]
 fn a_file_that_editors_move_away_keeps_its_objects() {
-    let (mut world, _) = World::new(&[("a.yaml", &service("a", "10.96.0.1"))]);
-    fs::rename(world.path("a.yaml"), world.path("a.yaml~")).unwrap();
-    world.source.wait(Duration::from_millis(10));
-    assert_eq!(world.source.poll(), Batch::default());
-    fs::write(world.path("a.yaml"), service("a", "10.96.0.2")).unwrap();
-    assert_eq!(summary(&world.next()), ["+a 10.96.0.2"]);
-    fs::rename(world.path("a.yaml"), world.path("a.yaml~")).unwrap();
-    assert_eq!(summary(&world.next()), ["-a"]);
+    let (mut watched, _) = WatchedDirectory::new(&[("a.yaml", &service("a", "10.96.0.1"))]);
+    fs::rename(watched.path("a.yaml"), watched.path("a.yaml~")).unwrap();
+    watched.source.wait(Duration::from_millis(10));
+    assert_eq!(watched.source.poll(), Batch::default());
+    fs::write(watched.path("a.yaml"), service("a", "10.96.0.2")).unwrap();
+    assert_eq!(summary(&watched.next()), ["+a 10.96.0.2"]);
+    fs::rename(watched.path("a.yaml"), watched.path("a.yaml~")).unwrap();
+    assert_eq!(summary(&watched.next()), ["-a"]);
 }
 
 #[test]
 fn without_notifications_looks_are_enough() {
-    let (mut world, _) = World::new(&[("a.yaml", &service("a", "10.96.0.1"))]);
-    world.source.directory.stop_watching();
-    fs::write(world.path("a.yaml"), service("a", "10.96.0.2")).unwrap();
-    fs::write(world.path("b.yaml"), service("b", "10.96.0.3")).unwrap();
-    assert_eq!(summary(&world.next()), ["+a 10.96.0.2", "+b 10.96.0.3"]);
-    fs::remove_file(world.path("a.yaml")).unwrap();
-    assert_eq!(summary(&world.next()), ["-a"]);
+    let (mut watched, _) = WatchedDirectory::new(&[("a.yaml", &service("a", "10.96.0.1"))]);
+    watched.source.directory.stop_watching();
+    fs::write(watched.path("a.yaml"), service("a", "10.96.0.2")).unwrap();
+    fs::write(watched.path("b.yaml"), service("b", "10.96.0.3")).unwrap();
+    assert_eq!(summary(&watched.next()), ["+a 10.96.0.2", "+b 10.96.0.3"]);
+    fs::remove_file(watched.path("a.yaml")).unwrap();
+    assert_eq!(summary(&watched.next()), ["-a"]);
 }
 
 #[test]
@@ -221,13 +228,13 @@ fn a_file_behind_a_link_is_followed_in_place() {
     let elsewhere = TempDir::new("elsewhere");
     let target = elsewhere.path().join("web.txt");
     fs::write(&target, service("web", "10.96.0.1")).unwrap();
-    let (mut world, _) = World::new(&[]);
-    symlink(&target, world.path("web.yaml")).unwrap();
-    assert_eq!(summary(&world.next()), ["+web 10.96.0.1"]);
+    let (mut watched, _) = WatchedDirectory::new(&[]);
+    symlink(&target, watched.path("web.yaml")).unwrap();
+    assert_eq!(summary(&watched.next()), ["+web 10.96.0.1"]);
     fs::write(&target, service("web", "10.96.0.2")).unwrap();
-    assert_eq!(summary(&world.next()), ["+web 10.96.0.2"]);
+    assert_eq!(summary(&watched.next()), ["+web 10.96.0.2"]);
     fs::remove_file(&target).unwrap();
-    assert_eq!(summary(&world.next()), ["-web"], "a link that leads nowhere is no file");
+    assert_eq!(summary(&watched.next()), ["-web"], "a link that leads nowhere is no file");
 }
 
 #[test]
@@ -246,14 +253,14 @@ fn a_directory_that_is_away_keeps_its_objects() {
 
     fs::create_dir(&path).unwrap();
     fs::write(path.join("a.yaml"), service("a", "10.96.0.2")).unwrap();
-    let mut world = World { dir: parent, source };
-    let batch = world.next();
+    let mut watched = WatchedDirectory { dir: parent, source };
+    let batch = watched.next();
     assert_eq!((batch.healed.len(), batch.problems.len()), (1, 0));
     if batch.events.is_empty() {
-        assert_eq!(summary(&world.next()), ["+a 10.96.0.2"]);
+        assert_eq!(summary(&watched.next()), ["+a 10.96.0.2"]);
     }
     fs::write(path.join("a.yaml"), service("a", "10.96.0.3")).unwrap();
-    assert_eq!(summary(&world.next()), ["+a 10.96.0.3"], "the new directory is watched");
+    assert_eq!(summary(&watched.next()), ["+a 10.96.0.3"], "the new directory is watched");
 }
 
 #[test]
@@ -264,7 +271,7 @@ fn lists_hold_objects() {
                 - text\n- {metadata: {name: c}}\n- {kind: Service, metadata: {}}\n- null\n";
     let typed = r#"{"kind": "EndpointSliceList", "apiVersion": "discovery.k8s.io/v1", "items": [
         {"metadata": {"name": "a-1", "labels": {"kubernetes.io/service-name": "a"}}, "addressType": "IPv4"}]}"#;
-    let (_, batch) = World::new(&[("list.yaml", list), ("typed.json", typed)]);
+    let (_, batch) = WatchedDirectory::new(&[("list.yaml", list), ("typed.json", typed)]);
     assert_eq!(summary(&batch), ["+a 10.96.0.1", "+b 10.96.0.2", "+slice a-1", "synced"]);
     let problems: Vec<_> = batch.problems.iter().map(ToString::to_string).collect();
     assert_eq!(problems.len(), 3, "{problems:#?}");
@@ -282,7 +289,7 @@ fn kinds_of_other_groups_are_not_ours() {
     let text = "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: fn}\nspec: text\n---\n\
                 apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec: {ports: 7}\n---\n\
                 apiVersion: v1\nkind: ConfigMapList\nitems: [{kind: Service}]\n";
-    let (_, batch) = World::new(&[("other.yaml", text)]);
+    let (_, batch) = WatchedDirectory::new(&[("other.yaml", text)]);
     assert_eq!(
         (summary(&batch), batch.problems.len()),
         (vec!["synced".to_owned()], 0),
@@ -293,35 +300,35 @@ fn kinds_of_other_groups_are_not_ours() {
 
 #[test]
 fn an_object_that_is_not_served_any_more_is_deleted() {
-    let (mut world, _) = World::new(&[("a.yaml", &service("a", "10.96.0.1"))]);
-    world.put("a.yaml", &service("a", "None"));
-    assert_eq!(summary(&world.next()), ["-a"]);
-    world.put("a.yaml", &service("a", "10.96.0.1"));
-    assert_eq!(summary(&world.next()), ["+a 10.96.0.1"]);
-    world.put("a.yaml", &service("a", "127.0.0.1"));
-    let batch = world.next();
+    let (mut watched, _) = WatchedDirectory::new(&[("a.yaml", &service("a", "10.96.0.1"))]);
+    watched.put("a.yaml", &service("a", "None"));
+    assert_eq!(summary(&watched.next()), ["-a"]);
+    watched.put("a.yaml", &service("a", "10.96.0.1"));
+    assert_eq!(summary(&watched.next()), ["+a 10.96.0.1"]);
+    watched.put("a.yaml", &service("a", "127.0.0.1"));
+    let batch = watched.next();
     assert_eq!((summary(&batch), batch.problems.len()), (vec!["-a".to_owned()], 1));
-    fs::remove_file(world.path("a.yaml")).unwrap();
-    let batch = world.next();
+    fs::remove_file(watched.path("a.yaml")).unwrap();
+    let batch = watched.next();
     assert_eq!((summary(&batch).len(), batch.healed.len()), (0, 1));
-    assert!(world.source.store.is_empty(), "nothing is kept of a file that is gone");
+    assert!(watched.source.store.is_empty(), "nothing is kept of a file that is gone");
 }
 
 #[test]
 fn an_object_may_move_to_another_file() {
-    let (mut world, _) = World::new(&[("b.yaml", &service("web", "10.96.0.1"))]);
-    world.put("a.yaml", &service("web", "10.96.0.1"));
-    let batch = world.next();
+    let (mut watched, _) = WatchedDirectory::new(&[("b.yaml", &service("web", "10.96.0.1"))]);
+    watched.put("a.yaml", &service("web", "10.96.0.1"));
+    let batch = watched.next();
     assert_eq!((summary(&batch).len(), batch.problems.len()), (0, 1), "{batch:?}");
-    fs::remove_file(world.path("b.yaml")).unwrap();
-    let batch = world.next();
+    fs::remove_file(watched.path("b.yaml")).unwrap();
+    let batch = watched.next();
     assert_eq!((summary(&batch).len(), batch.healed.len()), (0, 1), "it never went away: {batch:?}");
 }
 
 #[test]
 fn of_two_objects_in_one_file_the_last_counts() {
     let text = format!("{}---\n{}", service("web", "10.96.0.1"), service("web", "10.96.0.2"));
-    let (_, batch) = World::new(&[("a.yaml", &text)]);
+    let (_, batch) = WatchedDirectory::new(&[("a.yaml", &text)]);
     assert_eq!(summary(&batch), ["+web 10.96.0.2", "synced"]);
     assert_eq!(batch.problems.len(), 1);
     assert!(batch.problems[0].to_string().starts_with("a.yaml: Service default/web: stands twice"));
@@ -329,43 +336,43 @@ fn of_two_objects_in_one_file_the_last_counts() {
 
 #[test]
 fn a_file_that_is_no_text_keeps_its_objects() {
-    let (mut world, _) = World::new(&[("a.yaml", &service("a", "10.96.0.1"))]);
-    fs::write(world.path("a.yaml"), [0xff, 0xfe, 0x00]).unwrap();
-    let batch = world.next();
+    let (mut watched, _) = WatchedDirectory::new(&[("a.yaml", &service("a", "10.96.0.1"))]);
+    fs::write(watched.path("a.yaml"), [0xff, 0xfe, 0x00]).unwrap();
+    let batch = watched.next();
     assert_eq!((summary(&batch).len(), batch.problems.len()), (0, 1));
     assert!(batch.problems[0].to_string().contains("cannot be read"), "{}", batch.problems[0]);
-    world.put("a.yaml", &service("a", "10.96.0.1"));
-    let batch = world.next();
+    watched.put("a.yaml", &service("a", "10.96.0.1"));
+    let batch = watched.next();
     assert_eq!((summary(&batch).len(), batch.healed.len()), (0, 1));
 }
 
 #[test]
 fn a_node_that_is_gone_changes_nothing() {
-    let (mut world, _) = World::new(&[("node.yaml", "kind: Node\nmetadata: {name: n1}\n")]);
-    fs::remove_file(world.path("node.yaml")).unwrap();
-    world.stays_the_same();
-    world.put("node.yaml", "kind: Node\nmetadata: {name: n1, labels: {topology.kubernetes.io/zone: a}}\n");
-    assert_eq!(summary(&world.next()), ["+node n1"]);
+    let (mut watched, _) = WatchedDirectory::new(&[("node.yaml", "kind: Node\nmetadata: {name: n1}\n")]);
+    fs::remove_file(watched.path("node.yaml")).unwrap();
+    watched.stays_the_same();
+    watched.put("node.yaml", "kind: Node\nmetadata: {name: n1, labels: {topology.kubernetes.io/zone: a}}\n");
+    assert_eq!(summary(&watched.next()), ["+node n1"]);
 }
 
 #[test]
 fn touching_a_file_changes_nothing() {
-    let (mut world, _) = World::new(&[("a.yaml", &service("a", "10.96.0.1"))]);
-    world.put("a.yaml", &format!("# a comment\n{}", service("a", "10.96.0.1")));
-    fs::write(world.path("notes.txt"), "x").unwrap();
-    fs::write(world.path(".a.yaml.swp"), service("x", "10.96.0.9")).unwrap();
-    fs::create_dir(world.path("dir.yaml")).unwrap();
-    world.stays_the_same();
+    let (mut watched, _) = WatchedDirectory::new(&[("a.yaml", &service("a", "10.96.0.1"))]);
+    watched.put("a.yaml", &format!("# a comment\n{}", service("a", "10.96.0.1")));
+    fs::write(watched.path("notes.txt"), "x").unwrap();
+    fs::write(watched.path(".a.yaml.swp"), service("x", "10.96.0.9")).unwrap();
+    fs::create_dir(watched.path("dir.yaml")).unwrap();
+    watched.stays_the_same();
 }
 
 #[test]
 fn waiting_ends_in_time() {
-    let (mut world, _) = World::new(&[]);
+    let (mut watched, _) = WatchedDirectory::new(&[]);
     let start = Instant::now();
-    let mut worth_while = false;
-    while !worth_while {
-        assert!(start.elapsed() < LONG);
-        worth_while = world.source.wait(Duration::from_millis(20));
+    let mut may_have_changed = false;
+    while !may_have_changed {
+        assert!(start.elapsed() < CHANGE_TIMEOUT);
+        may_have_changed = watched.source.wait(Duration::from_millis(20));
     }
     assert!(start.elapsed() >= Duration::from_millis(100), "it wakes up without a reason");
 }
@@ -382,14 +389,14 @@ fn many_files_and_documents_are_all_delivered_in_order() {
         .map(|(i, part)| (format!("{i}.yaml"), part.iter().map(|i| document(*i)).collect::<String>()))
         .collect();
     let files: Vec<_> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
-    let (mut world, batch) = World::new(&files);
+    let (mut watched, batch) = WatchedDirectory::new(&files);
     let expect = (0..2000).map(|i| format!("+{} {}", name(i), vip(i))).chain(["synced".to_owned()]);
     assert_eq!(summary(&batch), expect.collect::<Vec<_>>());
-    world.put("6.yaml", &document(1999));
-    assert_eq!(world.next().events.len(), 199, "one file was read, the rest was left alone");
+    watched.put("6.yaml", &document(1999));
+    assert_eq!(watched.next().events.len(), 199, "one file was read, the rest was left alone");
 }
 
-/// The examples in the repository say what they are meant to say.
+/// The examples in the repository have no problems, and deliver what they should.
 #[test]
 fn the_examples_are_right() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../manifests/examples");

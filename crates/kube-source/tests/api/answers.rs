@@ -162,7 +162,7 @@ fn a_request_without_an_answer_is_told() {
     cluster.wait("all are told", |c| KINDS.iter().all(|(kind, _)| c.is_failing(kind)));
     let log = cluster.log.text();
     assert!(log.contains("watching services: the server does not answer"), "{log}");
-    cluster.wait("the version", |c| c.log.text().contains("does not tell its version: no answer"));
+    cluster.wait("the version", |c| c.log.text().contains("version of the API server is unknown: no answer"));
     cluster.server.clear_faults();
     cluster.wait_same();
     assert_eq!(cluster.log.text().matches("watching services: no answer").count(), 1, "once");

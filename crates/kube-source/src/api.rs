@@ -1,39 +1,39 @@
 //! Objects from the API server: listed once, then watched.
 //!
-//! Reading order: [`ApiOptions`], [`ApiSource`], [`Delivery`]; then `course` (what is asked next, pure), `body` (what
-//! the server sends), `kinds` (what an object means), `known` (what was passed on), `follow` (requests and their ends),
-//! `answer` (their limits), `version` (of the server) and `sink` (where the kinds meet). The way to the server: `access`
-//! (configuration), `proxy`, `plugin` (credentials that a program prints) and `connect` (connections).
+//! Reading order: [`ApiOptions`], [`ApiSource`], [`Delivery`]; then `watch_state` (the next request, pure), `body` (the
+//! server's answers), `kinds` (the meaning of an object), `object_tracker` (names and versions of objects),
+//! `reflector` (requests and their ends), `answer` (their limits), `version` (of the server) and `sink` (where the
+//! kinds meet). The connection to the server: `access` (configuration), `proxy`, `plugin` (credentials that a program
+//! prints) and `connect`.
 //!
-//! An object goes straight from its line of JSON into an event; nothing of it is kept here but its name and version.
+//! An object goes straight from its line of JSON into an event; only its name and version are kept here.
 
 mod access;
 mod answer;
 mod body;
 mod chance;
 mod connect;
-mod course;
-mod follow;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod kinds;
-mod known;
 mod limits;
+mod object_tracker;
 mod plugin;
 mod proxy;
+mod reflector;
 mod sink;
 mod version;
+mod watch_state;
 
 use std::{cell::RefCell, error::Error, fmt, net::IpAddr, path::PathBuf, rc::Rc, sync::Arc};
 
 use futures_util::future::join_all;
-
 use tokio::runtime::Runtime;
 
 use crate::Batch;
 use connect::Connector;
-use follow::Follower;
 use kinds::Kind;
+use reflector::Reflector;
 use sink::Sink;
 
 pub use access::ConnectError;
@@ -41,37 +41,37 @@ pub use limits::Limits;
 pub use plugin::PluginError;
 pub use proxy::ProxyVariables;
 
-/// How the API server is reached and what is asked of it.
+/// Options for the connection to the API server and for the requests over it.
 #[derive(Clone, Debug)]
 pub struct ApiOptions {
-    /// Credentials and address; the Pod's service account if there is none.
+    /// File with credentials and address; without one, the Pod's service account counts.
     pub kubeconfig: Option<PathBuf>,
-    /// Address that overrides the one found there.
+    /// Address that overrides the configured one.
     pub master: Option<String>,
-    /// Only the Node of this name is read.
+    /// Name of the only Node that is read.
     pub node_name: Arc<str>,
-    /// Proxies of the environment.
+    /// Proxies in the environment.
     pub proxies: ProxyVariables,
-    /// How long and how much is waited for.
+    /// Limits of time and size for requests.
     pub limits: Limits,
 }
 
-/// What is passed on.
+/// News for the listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Delivery {
     /// Objects changed.
     Objects(Batch),
-    /// It became known, or changed, whether a kind of objects is up to date.
+    /// The status of a kind of objects became known or changed.
     Status(&'static str, ApiStatus),
 }
 
-/// Whether a kind of objects is up to date.
+/// Status of a kind of objects: up to date, or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ApiStatus {
     /// Changes arrive.
     Following,
-    /// They do not; the last objects stay. Everybody may read this code, such as `unreachable`: what the server or the
-    /// system said is in the log alone.
+    /// Changes do not arrive; the last objects stay. Everybody may read this code, such as `unreachable`; only the log
+    /// has the words of the server or the system.
     Failing(&'static str),
 }
 
@@ -84,16 +84,16 @@ impl fmt::Display for ApiStatus {
     }
 }
 
-/// Whether anybody still listens.
+/// Answer of the listener to a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listener {
-    /// Go on.
+    /// The source continues.
     Listens,
-    /// The source can end.
+    /// Nobody listens any more, so the source ends.
     Gone,
 }
 
-/// Services, EndpointSlices, the own Node and ServiceCIDRs of a cluster.
+/// Source of the Services, EndpointSlices and ServiceCIDRs of a cluster and of the own Node.
 pub struct ApiSource {
     options: ApiOptions,
     connector: Connector,
@@ -101,7 +101,7 @@ pub struct ApiSource {
 }
 
 impl ApiSource {
-    /// Kinds of objects without which nothing can be done, as a [`Delivery::Status`] names them.
+    /// Kinds of objects without which nothing can be programmed, as a [`Delivery::Status`] names them.
     pub const VITAL: [&str; 2] = [Kind::Service.resource(), Kind::EndpointSlice.resource()];
 
     /// Reads the configuration; does not connect yet, and runs no credential plugin.
@@ -115,24 +115,24 @@ impl ApiSource {
         Ok(ApiSource { options, connector, runtime })
     }
 
-    /// Address of the server.
+    /// URL of the server.
     pub fn url(&self) -> String {
         self.connector.url().to_owned()
     }
 
-    /// Address of the server, unless it is a name.
+    /// Address of the server, unless the URL has a name.
     pub fn server(&self) -> Option<IpAddr> {
         self.connector.server()
     }
 
-    /// Follows until the listener is gone. Blocks the thread.
+    /// Lists and watches until the listener is gone. Blocks the thread.
     ///
     /// The first [`Delivery::Objects`] batches end with one that contains [`service_model::ModelEvent::Synced`], once
     /// all kinds have been listed.
     pub fn run(self, mut listener: impl FnMut(Delivery) -> Listener) {
         let ApiSource { options, connector, runtime } = self;
         runtime.block_on(follow_all(&options, connector, &mut listener));
-        // A thread that waits for a name server or a file system is not waited for.
+        // Some thread may hang in a name server or a file system; it must not delay the end.
         runtime.shutdown_background();
     }
 }
@@ -145,15 +145,15 @@ async fn follow_all(
     let sink = Rc::new(RefCell::new(Sink::new(listener)));
     let end = sink.borrow().end();
     let connector = Rc::new(connector);
-    let follow = |kind: Kind| Follower::new(kind, options, Rc::clone(&connector), Rc::clone(&sink)).run();
+    let reflect = |kind: Kind| Reflector::new(kind, options, Rc::clone(&connector), Rc::clone(&sink)).run();
     tokio::select! {
-        _ = join_all(Kind::ALL.map(follow)) => {}
+        _ = join_all(Kind::ALL.map(reflect)) => {}
         () = version::follow(&connector) => {}
         () = end.notified() => {}
     }
 }
 
-/// An error with its whole chain of causes on one line.
+/// Text of an error with its whole chain of causes, on one line.
 fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

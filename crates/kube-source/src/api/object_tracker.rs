@@ -1,5 +1,5 @@
-//! What was passed on of one kind of objects: their names and versions, so that what vanished during a gap is noticed
-//! and what is old is not taken for new.
+//! Names and versions of the objects of one kind that were passed on. With them, objects that vanished during a gap are
+//! noticed, and old versions are not mistaken for new ones.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -9,32 +9,34 @@ use service_model::ModelEvent;
 use super::kinds::{Content, Item, Kind, Name};
 use crate::{Batch, Problem};
 
-/// Objects of one kind.
+/// Keeps track of the objects of one kind that were passed on.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct ObjectTracker {
     kind: Kind,
-    objects: HashMap<Name, Copy>,
-    /// Grows with every list; what a list did not contain has an older one.
+    objects: HashMap<Name, TrackedObject>,
+    /// Number of the current list; objects that it does not contain have an older number.
     list: u32,
     problems: BTreeMap<Name, Vec<Problem>>,
-    /// Of ServiceCIDRs only.
+    /// Prefixes of each ServiceCIDR; empty for other kinds.
     cidrs: BTreeMap<Name, Vec<IpNetwork>>,
+    /// Prefixes in the last event about them.
     announced: Option<Vec<IpNetwork>>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Copy {
-    /// Versions are opaque in principle; API servers compare them as numbers, and since Kubernetes 1.35 say so.
+struct TrackedObject {
+    /// `metadata.resourceVersion`. Officially opaque, but API servers compare versions as numbers, and since Kubernetes
+    /// 1.35 the documentation says so.
     version: Option<u64>,
-    /// The last list that contained it.
+    /// Number of the last list that contained the object.
     list: u32,
-    /// Whether the receiver knows it: some objects are not served.
+    /// Whether the receiver knows the object: some are not served.
     served: bool,
 }
 
-impl Known {
+impl ObjectTracker {
     pub(super) fn new(kind: Kind) -> Self {
-        Known {
+        ObjectTracker {
             kind,
             objects: HashMap::new(),
             list: 0,
@@ -44,12 +46,13 @@ impl Known {
         }
     }
 
-    /// A list begins: what it does not contain is gone at its end.
+    /// Begins a list; objects that it does not contain are gone at its end.
     pub(super) fn begin_list(&mut self) {
         self.list += 1;
     }
 
-    /// An object is there. Outside of a list, an older version than the one known is a straggler and means nothing.
+    /// Takes in an object that exists. Outside of a list, an older version than the known one is a straggler and is
+    /// ignored.
     pub(super) fn apply(&mut self, item: Item, listing: bool, batch: &mut Batch) {
         let Some(name) = item.name else {
             batch.problems.extend(item.problems);
@@ -63,8 +66,8 @@ impl Known {
         if item.content.is_none() {
             self.forget(&name, batch);
         }
-        let copy = Copy { version, list: self.list, served: item.content.is_some() };
-        self.objects.insert(name.clone(), copy);
+        let object = TrackedObject { version, list: self.list, served: item.content.is_some() };
+        self.objects.insert(name.clone(), object);
         match item.content {
             Some(Content::Event(event)) => batch.events.push(event),
             Some(Content::Cidrs(cidrs)) => drop(self.cidrs.insert(name, cidrs)),
@@ -73,7 +76,7 @@ impl Known {
         self.announce(listing, batch);
     }
 
-    /// An object is gone, as of a version.
+    /// Takes in that an object is gone, as of a version.
     pub(super) fn delete(&mut self, item: Item, batch: &mut Batch) {
         let Some(name) = item.name else { return };
         if self.is_old(&name, item.version.and_then(|version| version.parse().ok())) {
@@ -84,10 +87,11 @@ impl Known {
         self.announce(false, batch);
     }
 
-    /// The list is complete.
+    /// Ends a list, so that the objects it did not contain are gone.
     pub(super) fn end_list(&mut self, batch: &mut Batch) {
-        let missing = |(name, copy): (&Name, &Copy)| (copy.list != self.list).then(|| name.clone());
-        let mut gone: Vec<_> = self.objects.iter().filter_map(missing).collect();
+        let missing = self.objects.iter().filter(|(_, object)| object.list != self.list);
+        let mut gone: Vec<_> = missing.map(|(name, _)| name.clone()).collect();
+        // The map has a random order; events are delivered in one that is always the same.
         gone.sort_unstable();
         for name in gone {
             self.report(&name, Vec::new(), batch);
@@ -97,29 +101,31 @@ impl Known {
     }
 
     fn is_old(&self, name: &Name, version: Option<u64>) -> bool {
-        let known = self.objects.get(name).and_then(|copy| copy.version);
+        let known = self.objects.get(name).and_then(|object| object.version);
         matches!((version, known), (Some(version), Some(known)) if version < known)
     }
 
     fn forget(&mut self, name: &Name, batch: &mut Batch) {
         self.cidrs.remove(name);
-        if self.objects.remove(name).is_some_and(|copy| copy.served) {
-            batch.events.extend(self.kind.deleted(name.clone()));
+        if self.objects.remove(name).is_some_and(|object| object.served) {
+            batch.events.extend(self.kind.deletion(name.clone()));
         }
     }
 
+    /// Reports the problems of an object that are new, and those that no longer exist.
     fn report(&mut self, name: &Name, problems: Vec<Problem>, batch: &mut Batch) {
-        let before = match problems.is_empty() {
-            true => self.problems.remove(name).unwrap_or_default(),
-            false => self.problems.insert(name.clone(), problems.clone()).unwrap_or_default(),
+        let before = if problems.is_empty() {
+            self.problems.remove(name)
+        } else {
+            self.problems.insert(name.clone(), problems.clone())
         };
-        let (old, new): (BTreeSet<_>, BTreeSet<_>) =
-            (before.into_iter().collect(), problems.into_iter().collect());
+        let old: BTreeSet<_> = before.into_iter().flatten().collect();
+        let new: BTreeSet<_> = problems.into_iter().collect();
         batch.problems.extend(new.difference(&old).cloned());
         batch.healed.extend(old.difference(&new).cloned());
     }
 
-    /// Tells all prefixes once they are complete and whenever they change.
+    /// Passes on all prefixes once they are complete, and whenever they change.
     fn announce(&mut self, listing: bool, batch: &mut Batch) {
         if self.kind != Kind::ServiceCidr || listing {
             return;
@@ -150,7 +156,8 @@ mod tests {
         Kind::ServiceCidr.read(&json).unwrap()
     }
 
-    /// `+a` for an applied Service, `-a` for a deleted one, `!` for a problem, `~` for one that is healed.
+    /// Short form of a batch, which it empties: `+a` for an applied Service, `-a` for a deleted one, `!` for a problem,
+    /// `~` for a healed one.
     fn show(batch: &mut Batch) -> String {
         let batch = std::mem::take(batch);
         let event = |event: &ModelEvent| match event {
@@ -165,68 +172,70 @@ mod tests {
         all.join(" ")
     }
 
-    fn listed(items: &[Item]) -> (Known, Batch) {
-        let (mut known, mut batch) = (Known::new(Kind::Service), Batch::default());
-        list(&mut known, items, &mut batch);
-        (known, batch)
+    fn listed(items: &[Item]) -> (ObjectTracker, Batch) {
+        let (mut tracker, mut batch) = (ObjectTracker::new(Kind::Service), Batch::default());
+        list(&mut tracker, items, &mut batch);
+        (tracker, batch)
     }
 
-    fn list(known: &mut Known, items: &[Item], batch: &mut Batch) {
-        known.begin_list();
-        items.iter().for_each(|item| known.apply(item.clone(), true, batch));
-        known.end_list(batch);
+    fn list(tracker: &mut ObjectTracker, items: &[Item], batch: &mut Batch) {
+        tracker.begin_list();
+        for item in items {
+            tracker.apply(item.clone(), true, batch);
+        }
+        tracker.end_list(batch);
     }
 
     #[test]
     fn what_a_list_does_not_contain_is_gone() {
-        let (mut known, mut batch) =
+        let (mut tracker, mut batch) =
             listed(&[service("a", "1", "80"), service("b", "2", "80"), service("c", "3", "80")]);
         assert_eq!(show(&mut batch), "+a +b +c");
-        list(&mut known, &[service("b", "2", "80")], &mut batch);
+        list(&mut tracker, &[service("b", "2", "80")], &mut batch);
         assert_eq!(show(&mut batch), "+b -a -c");
-        list(&mut known, &[], &mut batch);
+        list(&mut tracker, &[], &mut batch);
         assert_eq!(show(&mut batch), "-b");
     }
 
     #[test]
     fn stragglers_of_a_watch_mean_nothing_but_a_list_is_the_truth() {
-        let (mut known, mut batch) = listed(&[service("a", "10", "80")]);
+        let (mut tracker, mut batch) = listed(&[service("a", "10", "80")]);
         show(&mut batch);
-        known.apply(service("a", "9", "80"), false, &mut batch);
-        known.delete(service("a", "9", "80"), &mut batch);
+        tracker.apply(service("a", "9", "80"), false, &mut batch);
+        tracker.delete(service("a", "9", "80"), &mut batch);
         assert_eq!(show(&mut batch), "");
-        known.apply(service("a", "10", "80"), false, &mut batch);
+        tracker.apply(service("a", "10", "80"), false, &mut batch);
         assert_eq!(show(&mut batch), "+a", "a repetition is harmless: the model compares");
-        known.delete(service("a", "11", "80"), &mut batch);
-        known.delete(service("a", "11", "80"), &mut batch);
+        tracker.delete(service("a", "11", "80"), &mut batch);
+        tracker.delete(service("a", "11", "80"), &mut batch);
         assert_eq!(show(&mut batch), "-a");
-        known.apply(service("a", "5", "80"), false, &mut batch);
+        tracker.apply(service("a", "5", "80"), false, &mut batch);
         assert_eq!(show(&mut batch), "+a", "nothing older is known");
-        list(&mut known, &[service("a", "3", "80")], &mut batch);
+        list(&mut tracker, &[service("a", "3", "80")], &mut batch);
         assert_eq!(show(&mut batch), "+a", "the server was restored from a backup");
     }
 
     #[test]
     fn versions_that_are_no_numbers_are_not_compared() {
-        let (mut known, mut batch) = listed(&[service("a", "x9", "80")]);
-        known.apply(service("a", "x1", "80"), false, &mut batch);
-        known.delete(service("a", "", "80"), &mut batch);
+        let (mut tracker, mut batch) = listed(&[service("a", "x9", "80")]);
+        tracker.apply(service("a", "x1", "80"), false, &mut batch);
+        tracker.delete(service("a", "", "80"), &mut batch);
         assert_eq!(show(&mut batch), "+a +a -a");
     }
 
     #[test]
-    fn an_object_that_can_no_longer_be_served_is_gone_and_its_problem_told_once() {
-        let (mut known, mut batch) = listed(&[service("a", "1", "80"), service("b", "1", "80")]);
+    fn an_object_that_can_no_longer_be_served_is_gone_and_its_problem_is_reported_once() {
+        let (mut tracker, mut batch) = listed(&[service("a", "1", "80"), service("b", "1", "80")]);
         show(&mut batch);
-        known.apply(service("a", "2", "0"), false, &mut batch);
+        tracker.apply(service("a", "2", "0"), false, &mut batch);
         assert_eq!(show(&mut batch), "-a !");
-        known.apply(service("a", "3", "0"), false, &mut batch);
+        tracker.apply(service("a", "3", "0"), false, &mut batch);
         assert_eq!(show(&mut batch), "");
-        known.apply(service("a", "4", "80"), false, &mut batch);
+        tracker.apply(service("a", "4", "80"), false, &mut batch);
         assert_eq!(show(&mut batch), "+a ~");
-        known.apply(service("a", "5", "0"), false, &mut batch);
+        tracker.apply(service("a", "5", "0"), false, &mut batch);
         show(&mut batch);
-        list(&mut known, &[service("b", "1", "80")], &mut batch);
+        list(&mut tracker, &[service("b", "1", "80")], &mut batch);
         assert_eq!(show(&mut batch), "+b ~");
     }
 
@@ -240,9 +249,9 @@ mod tests {
 
     #[test]
     fn prefixes_are_announced_together() {
-        let (mut known, mut batch) = (Known::new(Kind::ServiceCidr), Batch::default());
+        let (mut tracker, mut batch) = (ObjectTracker::new(Kind::ServiceCidr), Batch::default());
         let two = [cidr("a", r#""10.96.0.0/16""#), cidr("b", r#""fd00::/112","10.96.0.0/16""#)];
-        list(&mut known, &two, &mut batch);
+        list(&mut tracker, &two, &mut batch);
         assert_eq!(
             batch.events,
             [ModelEvent::ServiceCidrsApplied(vec![
@@ -251,14 +260,14 @@ mod tests {
             ])]
         );
         show(&mut batch);
-        list(&mut known, &two, &mut batch);
+        list(&mut tracker, &two, &mut batch);
         assert_eq!(batch.events, []);
-        known.delete(two[1].clone(), &mut batch);
+        tracker.delete(two[1].clone(), &mut batch);
         assert_eq!(batch.events, [ModelEvent::ServiceCidrsApplied(vec!["10.96.0.0/16".parse().unwrap()])]);
         show(&mut batch);
-        known.apply(cidr("c", r#""nonsense""#), false, &mut batch);
+        tracker.apply(cidr("c", r#""nonsense""#), false, &mut batch);
         assert_eq!(show(&mut batch), "!");
-        let mut empty = Known::new(Kind::ServiceCidr);
+        let mut empty = ObjectTracker::new(Kind::ServiceCidr);
         list(&mut empty, &[], &mut batch);
         assert_eq!(batch.events, [ModelEvent::ServiceCidrsApplied(vec![])], "none is an answer too");
     }

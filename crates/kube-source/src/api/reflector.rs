@@ -1,4 +1,4 @@
-//! Asks what the course says and takes in what arrives.
+//! The requests for one kind of objects, and the objects that arrive.
 
 use std::{cell::RefCell, collections::BTreeSet, rc::Rc, time::Duration};
 
@@ -10,94 +10,94 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
 use super::{
-    ApiOptions, ApiStatus,
+    ApiOptions, ApiStatus, Limits,
     answer::{collect, get, refused},
     body::{Lines, WatchLine, read_list},
     chain,
     chance::{below, with_jitter},
     connect::{Connector, Doubt},
-    course::{Ask, Course, End},
     kinds::Kind,
-    known::Known,
+    object_tracker::ObjectTracker,
     sink::Sink,
+    watch_state::{End, Request, WatchState},
 };
 use crate::Batch;
 
-/// Watches are asked to end after this time or up to a fifth less, so that not all nodes return at once.
+/// Requested duration of a watch. Each watch gets up to a fifth less, so that not all nodes return at once.
 const WATCH_SECONDS: u64 = 300;
-/// A watch that ends sooner, without having brought anything, has failed.
-const SHORT_LIVED: Duration = Duration::from_secs(5);
-/// A request without an answer for so long is worth a word.
-const NOTICEABLE: Duration = Duration::from_secs(5);
+/// Least duration of a watch that delivers nothing; one that ends sooner has failed.
+const LEAST_WATCH_DURATION: Duration = Duration::from_secs(5);
+/// Wait for an answer after which a log line says so.
+const REPORTED_WAIT: Duration = Duration::from_secs(5);
 
-/// Follows one kind of objects.
-pub(super) struct Follower<'a> {
+/// Lists and watches one kind of objects, like client-go's type of this name, and passes on what changes.
+pub(super) struct Reflector<'a> {
     kind: Kind,
     selector: Option<(&'static str, String)>,
     connector: Rc<Connector>,
     sink: Rc<RefCell<Sink<'a>>>,
-    known: Known,
-    /// Since when changes have not been arriving.
+    tracker: ObjectTracker,
+    /// Time since which changes have not arrived.
     failing_since: Option<Instant>,
     /// Codes of the failures since then whose details are in the log.
     logged: BTreeSet<&'static str>,
-    /// Whether the last request met no server.
+    /// Whether the last request did not reach the server.
     lost: bool,
 }
 
-impl<'a> Follower<'a> {
+impl<'a> Reflector<'a> {
     pub(super) fn new(
         kind: Kind,
         options: &ApiOptions,
         connector: Rc<Connector>,
         sink: Rc<RefCell<Sink<'a>>>,
     ) -> Self {
-        Follower {
+        Reflector {
             kind,
             selector: kind.selector(&options.node_name),
             connector,
             sink,
-            known: Known::new(kind),
+            tracker: ObjectTracker::new(kind),
             failing_since: None,
             logged: BTreeSet::new(),
             lost: false,
         }
     }
 
-    /// Goes on until the listener is gone.
+    /// Runs until the listener is gone.
     pub(super) async fn run(mut self) {
         let begun = Instant::now();
         let absence = self.connector.limits().absence;
-        let mut course = Course::new((!self.kind.is_vital()).then_some(absence));
+        let mut state = WatchState::new((!self.kind.is_vital()).then_some(absence));
         let mut minor = self.connector.minor.subscribe();
         while !self.sink.borrow().is_gone() {
-            course.server_is(*minor.borrow_and_update());
-            let ask = course.next();
-            debug!(kind = self.kind.resource(), ?ask, "ask");
-            let end = self.perform_in_time(&ask, &mut course, begun).await;
-            debug!(kind = self.kind.resource(), ?end, "answered");
-            let next = course.ended(&end);
-            if !course.is_listing() && matches!(end, End::Page { .. }) {
+            state.set_server_minor(*minor.borrow_and_update());
+            let request = state.next_request();
+            debug!(kind = self.kind.resource(), ?request, "request to the API server");
+            let end = self.perform_in_time(&request, &mut state, begun).await;
+            debug!(kind = self.kind.resource(), ?end, "request ended");
+            let next = state.record_end(&end);
+            if !state.is_listing() && matches!(end, End::Page { .. }) {
                 self.end_list();
             }
             match next.failing {
-                Some(reason) => self.failing(end.code(), &reason),
-                None if !course.is_listing() && matches!(end, End::Page { .. }) => self.following(),
+                Some(reason) => self.report_failure(end.code(), &reason),
+                None if !state.is_listing() && matches!(end, End::Page { .. }) => self.report_following(),
                 None => {}
             }
             self.settle_without_list(&end, begun);
-            self.doubt(&end).await;
-            // A server of another version may know another answer.
+            self.renew_after(&end).await;
+            // A server of another version may answer differently, so its change ends the pause.
             let _other_version = timeout(with_jitter(next.pause), minor.changed()).await;
         }
     }
 
-    /// A kind that is not vital does not keep the others waiting, whatever its requests wait for.
-    async fn perform_in_time(&mut self, ask: &Ask, course: &mut Course, begun: Instant) -> End {
+    /// Performs a request. A kind that is not vital does not keep the others waiting, however long its request takes.
+    async fn perform_in_time(&mut self, request: &Request, state: &mut WatchState, begun: Instant) -> End {
         let left = self.connector.limits().patience.saturating_sub(begun.elapsed());
-        let waits = course.is_listing() && !self.kind.is_vital() && left > Duration::ZERO;
+        let waits = state.is_listing() && !self.kind.is_vital() && left > Duration::ZERO;
         let (sink, kind) = (Rc::clone(&self.sink), self.kind);
-        let perform = self.perform(ask, course);
+        let perform = self.perform(request, state);
         if !waits {
             return perform.await;
         }
@@ -105,51 +105,51 @@ impl<'a> Follower<'a> {
         match timeout(left, perform.as_mut()).await {
             Ok(end) => end,
             Err(_elapsed) => {
-                sink.borrow_mut().settled(kind);
+                sink.borrow_mut().settle(kind);
                 perform.await
             }
         }
     }
 
-    async fn perform(&mut self, ask: &Ask, course: &mut Course) -> End {
-        let response = match self.request(ask).await {
+    async fn perform(&mut self, request: &Request, state: &mut WatchState) -> End {
+        let response = match self.send(request).await {
             Ok(response) => response,
             Err(end) => return end,
         };
-        match ask {
-            Ask::List { page, .. } => {
+        match request {
+            Request::List { page, .. } => {
                 if page.is_none() {
-                    self.known.begin_list();
+                    self.tracker.begin_list();
                 }
                 self.take_page(response).await
             }
-            Ask::StreamingList { .. } => {
-                self.known.begin_list();
-                self.take_watch(response, course).await
+            Request::StreamingList { .. } => {
+                self.tracker.begin_list();
+                self.take_watch(response, state).await
             }
-            Ask::Watch { .. } => {
-                self.following();
-                self.take_watch(response, course).await
+            Request::Watch { .. } => {
+                self.report_following();
+                self.take_watch(response, state).await
             }
-            // What is in the list arrives over the watch, too.
-            Ask::Confirm { .. } => {
+            // The objects in this list are not needed: they arrive over the watch, too.
+            Request::Confirm { .. } => {
                 let list = collect(response, self.connector.limits()).await;
                 list.map_or_else(|end| end, |_list| End::Confirmed)
             }
         }
     }
 
-    async fn request(&mut self, ask: &Ask) -> Result<Response<Body>, End> {
-        let uri = self.uri(ask);
+    async fn send(&mut self, request: &Request) -> Result<Response<Body>, End> {
+        let uri = self.uri(request);
         let connector = Rc::clone(&self.connector);
         let answer = get(&connector, &uri);
         tokio::pin!(answer);
-        let answer = match timeout(NOTICEABLE, answer.as_mut()).await {
+        let answer = match timeout(REPORTED_WAIT, answer.as_mut()).await {
             Ok(answer) => answer,
             Err(_elapsed) => {
                 if self.failing_since.is_none() {
                     let (kind, url) = (self.kind.resource(), connector.url());
-                    info!("watching {kind}: no answer from {url} after {NOTICEABLE:?}, still waiting");
+                    info!("watching {kind}: no answer from {url} after {REPORTED_WAIT:?}, still waiting");
                 }
                 answer.await
             }
@@ -160,12 +160,12 @@ impl<'a> Follower<'a> {
         answer
     }
 
-    /// What a failure says about address and credentials.
-    async fn doubt(&mut self, end: &End) {
+    /// Has address or credentials read again if a failure makes them doubtful.
+    async fn renew_after(&mut self, end: &End) {
         match end {
             End::Broken(_) | End::Silent => {
                 self.lost = true;
-                self.connector.renew(Doubt::Way).await;
+                self.connector.renew(Doubt::Address).await;
             }
             End::Refused(refusal) if refusal.code == 401 => {
                 self.connector.renew(Doubt::Credentials).await;
@@ -174,7 +174,7 @@ impl<'a> Follower<'a> {
         }
     }
 
-    fn uri(&self, ask: &Ask) -> String {
+    fn uri(&self, request: &Request) -> String {
         let mut query = Serializer::new(String::new());
         if let Some((name, selector)) = &self.selector {
             query.append_pair(name, selector);
@@ -193,22 +193,22 @@ impl<'a> Follower<'a> {
                 query.append_pair("resourceVersionMatch", "NotOlderThan");
             }
         };
-        match ask {
-            Ask::Watch { version } => watch(&mut query, version),
-            Ask::StreamingList { not_older_than } => {
+        match request {
+            Request::Watch { version } => watch(&mut query, version),
+            Request::StreamingList { not_older_than } => {
                 watch(&mut query, not_older_than.as_deref().unwrap_or_default());
                 query.append_pair("sendInitialEvents", "true");
                 query.append_pair("resourceVersionMatch", "NotOlderThan");
             }
-            Ask::List { page: Some(page), .. } => {
+            Request::List { page: Some(page), .. } => {
                 list(&mut query, Some(self.connector.limits().page), None);
                 query.append_pair("continue", page);
             }
-            Ask::List { not_older_than, page: None, limit } => {
+            Request::List { not_older_than, page: None, limit } => {
                 let limit = limit.then_some(self.connector.limits().page);
                 list(&mut query, limit, not_older_than.as_deref());
             }
-            Ask::Confirm { version } => list(&mut query, Some(1), Some(version)),
+            Request::Confirm { version } => list(&mut query, Some(1), Some(version)),
         }
         format!("{}?{}", self.kind.path(), query.finish())
     }
@@ -218,32 +218,31 @@ impl<'a> Follower<'a> {
             Ok(text) => text,
             Err(end) => return end,
         };
-        let (kind, known) = (self.kind, &mut self.known);
+        let (kind, tracker) = (self.kind, &mut self.tracker);
         let (mut batch, mut unread) = (Batch::default(), None);
         let meta = read_list(&text, |json| match kind.read(json) {
-            Ok(item) => known.apply(item, true, &mut batch),
+            Ok(item) => tracker.apply(item, true, &mut batch),
             Err(error) => unread = Some(error),
         });
-        self.sink.borrow_mut().objects(batch);
+        self.sink.borrow_mut().take(batch);
         match (meta, unread) {
             (Ok(meta), None) => End::Page { version: meta.resource_version, next: meta.next },
             (Err(error), _) | (_, Some(error)) => End::Garbled(error.to_string()),
         }
     }
 
-    async fn take_watch(&mut self, response: Response<Body>, course: &mut Course) -> End {
+    async fn take_watch(&mut self, response: Response<Body>, state: &mut WatchState) -> End {
         let mut body = response.into_body();
         let mut lines = Lines::default();
-        let begun = Instant::now();
-        // When the last line was complete or the next one began.
-        let mut moved = begun;
-        let closed = || End::Closed { lived: begun.elapsed() > SHORT_LIVED };
+        let mut progress = Progress::new();
+        let begun = progress.begun;
+        let closed = || End::Closed { lived: begun.elapsed() > LEAST_WATCH_DURATION };
         while !self.sink.borrow().is_gone() {
             let between_lines = lines.pending() == 0;
-            let deadline = self.deadline(course.is_listing(), between_lines, (begun, moved));
+            let deadline = progress.deadline(state.is_listing(), between_lines, self.connector.limits());
             let frame = match timeout_at(deadline, body.frame()).await {
-                Err(_elapsed) if between_lines || course.is_listing() => return End::Quiet,
-                Err(_elapsed) => return End::Broken("a watch event never ends".to_owned()),
+                Err(_elapsed) if between_lines || state.is_listing() => return End::Quiet,
+                Err(_elapsed) => return End::Broken("a watch event has no end".to_owned()),
                 Ok(None) => return closed(),
                 Ok(Some(Err(error))) => return End::Broken(chain(&error)),
                 Ok(Some(Ok(frame))) => frame,
@@ -252,37 +251,27 @@ impl<'a> Follower<'a> {
             lines.push(bytes);
             let mut batch = Batch::default();
             let unread = lines.pending();
-            let end = self.take_lines(&mut lines, course, &mut batch);
-            self.sink.borrow_mut().objects(batch);
+            let end = self.take_lines(&mut lines, state, &mut batch);
+            self.sink.borrow_mut().take(batch);
             if let Some(end) = end {
                 return end;
             }
             if between_lines || lines.pending() < unread {
-                moved = Instant::now();
+                progress.moved = Instant::now();
             }
             if lines.pending() > self.connector.limits().line_bytes {
-                return End::Garbled("a watch event is larger than any object".to_owned());
+                let limit = self.connector.limits().line_bytes;
+                return End::Garbled(format!("a watch event of more than {limit} bytes"));
             }
-            lines.relax();
+            lines.release();
         }
         closed()
     }
 
-    /// Until when the next part of a watch is waited for that `began`, and `moved` last. Bytes that complete no line
-    /// count for nothing: they may drip for ever.
-    fn deadline(&self, listing: bool, between_lines: bool, (began, moved): (Instant, Instant)) -> Instant {
-        let limits = self.connector.limits();
-        match (listing, between_lines) {
-            (true, _) => (moved + limits.first_silence).min(began + limits.list),
-            (false, true) => moved + limits.silence,
-            (false, false) => moved + limits.response,
-        }
-    }
-
-    fn take_lines(&mut self, lines: &mut Lines, course: &mut Course, batch: &mut Batch) -> Option<End> {
+    fn take_lines(&mut self, lines: &mut Lines, state: &mut WatchState, batch: &mut Batch) -> Option<End> {
         while let Some(line) = lines.next() {
             let taken = match std::str::from_utf8(line) {
-                Ok(line) => self.take_line(line, course, batch).map_err(|error| error.to_string()),
+                Ok(line) => self.take_line(line, state, batch).map_err(|error| error.to_string()),
                 Err(error) => Err(error.to_string()),
             };
             match taken {
@@ -297,27 +286,27 @@ impl<'a> Follower<'a> {
     fn take_line(
         &mut self,
         line: &str,
-        course: &mut Course,
+        state: &mut WatchState,
         batch: &mut Batch,
     ) -> Result<Option<End>, serde_json::Error> {
         match WatchLine::parse(line)? {
             WatchLine::Applied(json) => {
                 let item = self.kind.read(json)?;
-                course.saw(item.version.as_deref());
-                self.known.apply(item, course.is_listing(), batch);
+                state.observe(item.version.as_deref());
+                self.tracker.apply(item, state.is_listing(), batch);
             }
             WatchLine::Deleted(json) => {
                 let item = self.kind.read(json)?;
-                course.saw(item.version.as_deref());
-                self.known.delete(item, batch);
+                state.observe(item.version.as_deref());
+                self.tracker.delete(item, batch);
             }
-            WatchLine::Bookmark { version, initial_end: true } if course.is_listing() => {
-                course.list_complete(&version);
-                self.sink.borrow_mut().objects(std::mem::take(batch));
+            WatchLine::Bookmark { version, initial_end: true } if state.is_listing() => {
+                state.complete_list(&version);
+                self.sink.borrow_mut().take(std::mem::take(batch));
                 self.end_list();
-                self.following();
+                self.report_following();
             }
-            WatchLine::Bookmark { version, .. } => course.saw(Some(&version)),
+            WatchLine::Bookmark { version, .. } => state.observe(Some(&version)),
             WatchLine::Error(status) => return Ok(Some(refused(status, None))),
         }
         Ok(None)
@@ -325,38 +314,65 @@ impl<'a> Follower<'a> {
 
     fn end_list(&mut self) {
         let mut batch = Batch::default();
-        self.known.end_list(&mut batch);
+        self.tracker.end_list(&mut batch);
         let mut sink = self.sink.borrow_mut();
-        sink.objects(batch);
-        sink.settled(self.kind);
+        sink.take(batch);
+        sink.settle(self.kind);
     }
 
-    /// A cluster without ServiceCIDRs, or a proxy that may not read Nodes: goes on without, and keeps asking.
+    /// Lets the other kinds go on without this one where a cluster has no ServiceCIDRs, or the proxy may not read
+    /// Nodes. The requests continue.
     fn settle_without_list(&self, end: &End, begun: Instant) {
         let refused = matches!(end, End::Refused(refusal) if refusal.is_absence());
         let patience = self.connector.limits().patience;
         if !self.kind.is_vital() && (refused || begun.elapsed() > patience) {
-            self.sink.borrow_mut().settled(self.kind);
+            self.sink.borrow_mut().settle(self.kind);
         }
     }
 
-    fn failing(&mut self, code: &'static str, reason: &str) {
+    fn report_failure(&mut self, code: &'static str, reason: &str) {
         self.failing_since.get_or_insert_with(Instant::now);
         if self.logged.insert(code) {
-            warn!("watching {}: {reason}; the last objects stay, trying again", self.kind.resource());
+            warn!("watching {}: {reason}; keeping the last objects and trying again", self.kind.resource());
         }
-        self.sink.borrow_mut().status(self.kind, ApiStatus::Failing(code));
+        self.sink.borrow_mut().report_status(self.kind, ApiStatus::Failing(code));
     }
 
-    fn following(&mut self) {
+    fn report_following(&mut self) {
         self.logged.clear();
         if let Some(since) = self.failing_since.take() {
             info!("watching {} again after {:?}", self.kind.resource(), since.elapsed());
         }
-        self.sink.borrow_mut().status(self.kind, ApiStatus::Following);
+        self.sink.borrow_mut().report_status(self.kind, ApiStatus::Following);
     }
 }
 
+/// Times of a watch under way.
+struct Progress {
+    begun: Instant,
+    /// Time at which the last line was complete or the next one began.
+    moved: Instant,
+}
+
+impl Progress {
+    fn new() -> Self {
+        let now = Instant::now();
+        Progress { begun: now, moved: now }
+    }
+
+    /// Deadline of the next part of the watch. Bytes that complete no line do not postpone it: they may drip for ever.
+    fn deadline(&self, listing: bool, between_lines: bool, limits: &Limits) -> Instant {
+        if listing {
+            (self.moved + limits.first_silence).min(self.begun + limits.list)
+        } else if between_lines {
+            self.moved + limits.silence
+        } else {
+            self.moved + limits.response
+        }
+    }
+}
+
+/// Duration of the next watch, at random.
 fn watch_seconds() -> u64 {
     WATCH_SECONDS - below(WATCH_SECONDS / 5)
 }

@@ -1,11 +1,13 @@
-//! Objects from a directory of YAML or JSON files, followed as it changes.
+//! Objects from a directory of YAML or JSON files, and their changes.
 
 mod changes;
 mod directory;
 mod documents;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod notices;
 mod objects;
+mod stamp;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -22,62 +24,65 @@ use service_model::ModelEvent;
 
 use crate::Problem;
 use changes::{Changes, Due};
-use directory::{Directory, Stamp};
+use directory::Directory;
 use objects::Loaded;
+use stamp::Stamp;
 use store::Store;
 
-/// Between two looks where notifications arrive, and where they do not. A look at many files costs something: at most
-/// a two-hundredth of the time is spent so.
-const LOOK_WATCHED: Duration = Duration::from_millis(500);
-const LOOK_BLIND: Duration = Duration::from_millis(200);
-const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(10);
-const LOOK_SHARE: u32 = 200;
+/// Pause between two listings while notifications arrive.
+const PAUSE_WITH_NOTIFICATIONS: Duration = Duration::from_millis(500);
+/// Pause between two listings while no notifications arrive.
+const PAUSE_WITHOUT_NOTIFICATIONS: Duration = Duration::from_millis(200);
+/// Longest pause between two listings, however long one takes.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Duration of a pause as a multiple of the time that the listing took: many files cost little of the time.
+const PAUSE_PER_LISTING: u32 = 200;
 
-/// The directory cannot be followed.
+/// Error of a directory that cannot be followed.
 #[derive(Debug, thiserror::Error)]
 #[error("read the manifests in {}", dir.display())]
 pub struct ManifestError {
     /// The directory.
     pub dir: PathBuf,
-    /// Why.
+    /// Error of the operating system.
     #[source]
     pub source: io::Error,
 }
 
-/// What one look at the directory brought.
+/// Changes since the last delivery.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
     /// Changes of objects; the first batch ends with [`ModelEvent::Synced`].
     pub events: Vec<ModelEvent>,
-    /// Problems that were not there before.
+    /// New problems.
     pub problems: Vec<Problem>,
-    /// Problems that are not there any more.
+    /// Problems that no longer exist.
     pub healed: Vec<Problem>,
 }
 
 /// A directory of manifests.
 ///
-/// Every file ending in `.yaml`, `.yml` or `.json` counts, symbolic links included; files whose names begin with a dot
-/// do not, and neither do directories below. Services, EndpointSlices, Lists of them and the own Node are read. An
-/// object that stands in two files is taken from the first by name.
+/// It reads every file ending in `.yaml`, `.yml` or `.json`, symbolic links included, but no file whose name begins with
+/// a dot and no directories below. In the files it reads Services, EndpointSlices, Lists of them and the own Node. If two
+/// files have the same object, the first file by name determines it.
 ///
-/// A document that does not parse spoils no other; as long as there is one in a file, objects that the file had before
-/// and has no more stay. So do all objects while a file is being written, or is away for a moment.
+/// A document that does not parse spoils no other. As long as a file contains one, objects that the file had before stay,
+/// even if they are no longer in it. So do all objects while a file is being written, or is away for a moment.
 pub struct ManifestSource {
     directory: Directory,
     node_name: Arc<str>,
     changes: Changes,
     store: Store,
-    /// Why the last look failed.
+    /// Failure of the last listing.
     unlisted: Option<Problem>,
     reported: BTreeSet<Problem>,
-    /// When the next look is due although nothing is heard of.
-    look_again: Instant,
+    /// Time of the next listing if no notification comes before.
+    list_again: Instant,
     synced: bool,
 }
 
 impl ManifestSource {
-    /// Begins to follow a directory; only the Node named `node_name` is read.
+    /// Starts following a directory; `node_name` is the only Node that is read.
     pub fn open(dir: &Path, node_name: &str) -> Result<Self, ManifestError> {
         let directory =
             Directory::open(dir).map_err(|source| ManifestError { dir: dir.to_owned(), source })?;
@@ -88,16 +93,16 @@ impl ManifestSource {
             store: Store::default(),
             unlisted: None,
             reported: BTreeSet::new(),
-            look_again: Instant::now(),
+            list_again: Instant::now(),
             synced: false,
         })
     }
 
-    /// Looks at the directory and returns what changed since the last look. Reads changed files only.
+    /// Lists the directory and returns all changes since the last call. Reads only files that changed.
     pub fn poll(&mut self) -> Batch {
         let start = Instant::now();
         let listed = self.directory.list();
-        self.schedule_next_look(start);
+        self.schedule_next_listing(start);
         let (changed, unlisted) = match listed {
             Ok(found) => (self.take_changes(&found), None),
             Err(error) => (false, Some(unlisted(self.directory.path(), &error))),
@@ -113,14 +118,14 @@ impl ManifestSource {
         batch
     }
 
-    /// Blocks until the directory may have changed, at most for `timeout`; whether it may have.
+    /// Blocks until the directory may have changed, at most for `timeout`; returns whether it may have.
     pub fn wait(&mut self, timeout: Duration) -> bool {
         let end = Instant::now() + timeout;
         loop {
             let due = self
                 .changes
                 .next_due(&self.directory.notices)
-                .map_or(self.look_again, |due| due.min(self.look_again));
+                .map_or(self.list_again, |due| due.min(self.list_again));
             if self.directory.wait_until(due.min(end)) || Instant::now() >= due {
                 return true;
             }
@@ -130,10 +135,10 @@ impl ManifestSource {
         }
     }
 
-    /// Reads what is due; whether anything was.
+    /// Reads and forgets the files for which that is due; returns whether there was any.
     fn take_changes(&mut self, found: &BTreeMap<Arc<str>, Stamp>) -> bool {
         let now = Instant::now();
-        let due = self.changes.look(found, &mut self.directory.notices, now);
+        let due = self.changes.compare(found, &mut self.directory.notices, now);
         let changed = !due.is_empty();
         let mut texts = Vec::new();
         for due in due {
@@ -148,33 +153,34 @@ impl ManifestSource {
         changed
     }
 
-    /// Text of a file, unless it cannot be read, now or at all. The first look takes what is there.
+    /// Text of a file, unless it cannot be read now, or at all. The first call takes whatever the file contains.
     fn read(&mut self, name: Arc<str>, stamp: Stamp) -> Option<(Arc<str>, String)> {
         match self.directory.read(&name, stamp) {
             Ok((_, false)) if self.synced => {
-                self.changes.changed_meanwhile(name, Instant::now());
+                self.changes.note_change_while_reading(name, Instant::now());
                 None
             }
             Ok((text, _)) => {
-                self.changes.has_read(Arc::clone(&name), stamp);
+                self.changes.note_read(Arc::clone(&name), stamp);
                 Some((name, text))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.changes.changed_meanwhile(name, Instant::now());
+                self.changes.note_change_while_reading(name, Instant::now());
                 None
             }
             Err(error) => {
                 self.store.replace(&name, Loaded::unreadable(&name, &error));
-                self.changes.has_read(name, stamp);
+                self.changes.note_read(name, stamp);
                 None
             }
         }
     }
 
-    fn schedule_next_look(&mut self, start: Instant) {
-        let least = if self.directory.is_watched() { LOOK_WATCHED } else { LOOK_BLIND };
-        let pause = (start.elapsed() * LOOK_SHARE).clamp(least, LOOK_AT_LEAST_EVERY);
-        self.look_again = Instant::now() + pause;
+    fn schedule_next_listing(&mut self, start: Instant) {
+        let least =
+            if self.directory.is_watched() { PAUSE_WITH_NOTIFICATIONS } else { PAUSE_WITHOUT_NOTIFICATIONS };
+        let pause = (start.elapsed() * PAUSE_PER_LISTING).clamp(least, LONGEST_PAUSE);
+        self.list_again = Instant::now() + pause;
     }
 
     fn report(&mut self, batch: &mut Batch) {
@@ -190,7 +196,7 @@ fn unlisted(dir: &Path, error: &io::Error) -> Problem {
         file: Some(dir.display().to_string().into()),
         object: String::new(),
         field: String::new(),
-        message: format!("directory cannot be listed: {error}; its last objects stay"),
-        remedy: "make it readable".into(),
+        message: format!("the directory cannot be listed: {error}; its last objects stay"),
+        remedy: "make the directory readable".into(),
     }
 }
