@@ -1,13 +1,18 @@
-//! How long a directory of 10,000 Services with 10 endpoints each takes to load, as YAML and as JSON, how long one
-//! changed file takes then, and what the model needs: `cargo run --release -p kube-source --example load_time`.
+//! Time to load a directory of 10,000 Services with 10 endpoints each, as YAML and as JSON, and then one changed file;
+//! memory of the model: `cargo run --release -p kube-source --example load_time`.
 
-use std::{fmt::Write, fs, io, path::Path, time::Duration, time::Instant};
+use std::{
+    fmt::Write,
+    fs, io,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use kube_source::ManifestSource;
 use service_model::{ModelEvent, ServiceModel};
 
 const SERVICES: usize = 10_000;
-const PER_FILE: usize = 100;
+const SERVICES_PER_FILE: usize = 100;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     for extension in ["yaml", "json"] {
@@ -22,8 +27,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 fn measure(dir: &Path, extension: &str) -> Result<(), Box<dyn std::error::Error>> {
     let mut bytes = 0;
-    for file in 0..SERVICES / PER_FILE {
-        let text: String = (0..PER_FILE).map(|i| objects(file * PER_FILE + i, extension)).collect();
+    for file in 0..SERVICES / SERVICES_PER_FILE {
+        let first = file * SERVICES_PER_FILE;
+        let text: String = (first..first + SERVICES_PER_FILE).map(|i| objects(i, extension)).collect();
         bytes += text.len();
         fs::write(dir.join(format!("{file:03}.{extension}")), text)?;
     }
@@ -34,7 +40,9 @@ fn measure(dir: &Path, extension: &str) -> Result<(), Box<dyn std::error::Error>
     println!("{extension}: {} MB, {} events in {loaded:.2?}", bytes / 1_000_000, batch.events.len());
     let before = resident()?;
     let mut model = ServiceModel::default();
-    batch.events.into_iter().for_each(|event| model.apply(event));
+    for event in batch.events {
+        model.apply(event);
+    }
     println!(
         "  in the model after {:.2?}, resident {} kB more",
         start.elapsed() - loaded,

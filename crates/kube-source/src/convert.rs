@@ -1,7 +1,7 @@
-//! From API objects as written ([`crate::wire`]) to the valid types of `service-model`.
+//! Conversion of API objects as they are written ([`crate::wire`]) into the valid types of `service-model`.
 //!
-//! What is wrong is reported with its field and dropped as narrowly as makes sense: one bad port or endpoint does not
-//! take the others with it. Defaults are those that the API server would have filled in (pkg/apis/core/v1/defaults.go,
+//! Each fault is reported with its field, and as little as possible is dropped: one bad port or endpoint does not take
+//! the others with it. Defaults are those that the API server would have filled in (pkg/apis/core/v1/defaults.go,
 //! pkg/apis/discovery/v1/defaults.go), so that hand-written objects mean what they would mean in a cluster.
 
 mod address;
@@ -27,7 +27,7 @@ pub use service::service;
 pub use service_cidr::service_cidr;
 pub use slice::slice;
 
-/// Namespace and name of an object; `kubectl` too takes `default` where no namespace is written. `None` without a name.
+/// Namespace and name of an object; `None` without a name. Without a namespace it is `default`, as for `kubectl`.
 pub fn object_name(metadata: &Object<Metadata>) -> Option<(Arc<str>, Arc<str>)> {
     let metadata = &metadata.value;
     let name = metadata.name.text().filter(|name| !name.is_empty())?;
@@ -35,7 +35,7 @@ pub fn object_name(metadata: &Object<Metadata>) -> Option<(Arc<str>, Arc<str>)> 
     Some((namespace.as_deref().unwrap_or("default").into(), name.into()))
 }
 
-/// A report about an object without a name: nothing of it can be used.
+/// Report about an object without a name, of which nothing can be used.
 fn nameless(kind: &str, metadata: &Object<Metadata>) -> Report {
     let mut report = Report::new(kind.to_owned());
     match metadata.wrong {
@@ -49,7 +49,7 @@ fn nameless(kind: &str, metadata: &Object<Metadata>) -> Report {
     report
 }
 
-/// A protocol; absent means TCP.
+/// Reads a protocol; absent means TCP.
 fn protocol(field: &str, value: &Scalar, report: &mut Report) -> Option<Protocol> {
     if value.is_empty() {
         return Some(Protocol::Tcp);
@@ -61,17 +61,17 @@ fn protocol(field: &str, value: &Scalar, report: &mut Report) -> Option<Protocol
     known
 }
 
-/// A port number; `what` happens without it.
-fn port_number(field: &str, value: &Scalar, what: &str, report: &mut Report) -> Option<NonZeroU16> {
+/// Reads a port number; `consequence` says in the report what happens without it.
+fn port_number(field: &str, value: &Scalar, consequence: &str, report: &mut Report) -> Option<NonZeroU16> {
     let number = value.int().and_then(|n| u16::try_from(n).ok()).and_then(NonZeroU16::new);
     if number.is_none() {
-        let message = format!("a port is expected, found {value}; {what}");
+        let message = format!("a port is expected, found {value}; {consequence}");
         report.add(field, message, "write a number from 1 to 65535");
     }
     number
 }
 
-/// Text that may be absent; anything else is reported and treated as absent.
+/// Reads text that may be absent; anything else is reported and treated as absent.
 fn optional_text(field: &str, value: &Scalar, report: &mut Report) -> Option<Arc<str>> {
     if value.is_empty() {
         return None;

@@ -1,19 +1,19 @@
-//! What is wrong with an object, said so that its author can correct it.
+//! Problems of objects, worded so that the author of an object can correct it.
 
 use std::{fmt, sync::Arc};
 
-/// One thing that is wrong with one object or file. Everything else is served.
+/// One fault of one object or file. Everything else is served.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Problem {
-    /// File, with a line where that is known; only from manifests.
+    /// File of a manifest, with the line if that is known.
     pub file: Option<Arc<str>>,
-    /// `Service default/web`; empty if the text could not be read that far.
+    /// Object, such as `Service default/web`; empty if the text could not be read that far.
     pub object: String,
-    /// `spec.ports[1].port`; empty if the whole object is meant.
+    /// Field, such as `spec.ports[1].port`; empty if the whole object is meant.
     pub field: String,
-    /// What is wrong, and what was done about it.
+    /// Description of the fault and of its consequence.
     pub message: String,
-    /// What its author can do.
+    /// Advice for the author.
     pub remedy: String,
 }
 
@@ -31,13 +31,12 @@ impl fmt::Display for Problem {
     }
 }
 
-/// An object after validation: `None` if nothing of it can be served, which is not always a problem (a headless
-/// Service).
+/// Result of the validation of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Converted<T> {
-    /// What is served of it.
+    /// Part of the object that is served; `None` if there is none, which is not always a problem (a headless Service).
     pub object: Option<T>,
-    /// What is not, and why.
+    /// Problems of the rest.
     pub problems: Vec<Problem>,
 }
 
@@ -52,7 +51,7 @@ impl Report {
         Report { object, problems: Vec::new() }
     }
 
-    /// Notes a problem at a field.
+    /// Adds a problem of a field.
     pub(crate) fn add(
         &mut self,
         field: impl Into<String>,
@@ -68,7 +67,7 @@ impl Report {
         });
     }
 
-    /// Notes that a list or an object was expected; `wrong` is what a lenient type found there.
+    /// Adds a problem if a lenient type found something `wrong` where a list or an object was expected.
     pub(crate) fn expect(&mut self, field: &str, expected: &str, wrong: Option<&'static str>) {
         if let Some(found) = wrong {
             self.add(
@@ -79,7 +78,7 @@ impl Report {
         }
     }
 
-    /// The object with all its problems.
+    /// Returns the object with all its problems.
     pub(crate) fn finish<T>(self, object: Option<T>) -> Converted<T> {
         Converted { object, problems: self.problems }
     }

@@ -1,11 +1,11 @@
-//! Addresses and prefixes as Kubernetes reads them.
+//! Addresses and prefixes, parsed as Kubernetes does.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnetwork::IpNetwork;
 
-/// An address; leading zeros in IPv4 octets are decimal (`ParseIPSloppy` in k8s.io/utils/net/parse.go), and an IPv4
-/// address in IPv6 notation is that IPv4 address, as in Go.
+/// Parses an address. Octets of an IPv4 address with leading zeros are decimal (`ParseIPSloppy` in
+/// k8s.io/utils/net/parse.go), and an IPv4 address in IPv6 notation becomes that IPv4 address, as in Go.
 pub(crate) fn parse_ip(text: &str) -> Option<IpAddr> {
     text.parse::<IpAddr>().ok().or_else(|| parse_ipv4_with_zeros(text)).map(|ip| ip.to_canonical())
 }
@@ -23,7 +23,7 @@ fn parse_ipv4_with_zeros(text: &str) -> Option<IpAddr> {
     parts.next().is_none().then(|| Ipv4Addr::from(octets).into())
 }
 
-/// A prefix with its host bits cleared; the length is required (`ParseCIDRSloppy` in k8s.io/utils/net/parse.go).
+/// Parses a prefix and clears its host bits; the length is required (`ParseCIDRSloppy` in k8s.io/utils/net/parse.go).
 pub(crate) fn parse_cidr(text: &str) -> Option<IpNetwork> {
     let (addr, length) = text.split_once('/')?;
     if !length.bytes().all(|b| b.is_ascii_digit()) {
@@ -33,8 +33,8 @@ pub(crate) fn parse_cidr(text: &str) -> Option<IpNetwork> {
     IpNetwork::new(network.network(), network.prefix()).ok()
 }
 
-/// Why an address can be neither a VIP nor an endpoint (`ValidateNonSpecialIP` in
-/// pkg/apis/core/validation/validation.go, which leaves multicast out).
+/// Reason why an address can be neither a VIP nor an endpoint, if there is one (`ValidateNonSpecialIP` in
+/// pkg/apis/core/validation/validation.go, which does not mention multicast).
 pub(crate) fn special(ip: IpAddr) -> Option<&'static str> {
     let link_local = match ip {
         IpAddr::V4(v4) => v4.is_link_local(),

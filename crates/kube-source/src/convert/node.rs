@@ -13,10 +13,10 @@ use crate::{
 };
 
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
-/// In the order in which they are asked for an address of each family (`GetNodeHostIPs` in pkg/util/node/node.go).
+/// Types of addresses, in the order of preference (`GetNodeHostIPs` in pkg/util/node/node.go).
 const ADDRESS_TYPES: [&str; 2] = ["InternalIP", "ExternalIP"];
 
-/// Facts about a Node.
+/// Converts a Node.
 pub fn node(wire: &wire::Node) -> Converted<Node> {
     let Some((_, name)) = object_name(&wire.metadata) else {
         return nameless("Node", &wire.metadata).finish(None);
@@ -32,7 +32,7 @@ pub fn node(wire: &wire::Node) -> Converted<Node> {
     report.finish(Some(Node { name, zone, addresses, pod_cidrs }))
 }
 
-/// Host names and DNS names among the addresses are not ours to read.
+/// Addresses of a Node; host names and DNS names among them are ignored.
 fn addresses(list: &List<Object<NodeAddress>>, report: &mut Report) -> BTreeMap<IpFamily, IpAddr> {
     report.expect("status.addresses", "a list", list.wrong);
     let mut addresses = BTreeMap::new();
@@ -56,7 +56,7 @@ fn node_address(field: &str, value: &Scalar, report: &mut Report) -> Option<IpAd
     ip
 }
 
-/// `podCIDR` is the older field; the API keeps it equal to `podCIDRs[0]`.
+/// Pod CIDRs of a Node. `podCIDR` is the older field; the API keeps it equal to `podCIDRs[0]`.
 fn pod_cidrs(spec: &Spec, report: &mut Report) -> Vec<IpNetwork> {
     report.expect("spec.podCIDRs", "a list", spec.pod_cidrs.wrong);
     let listed =

@@ -1,6 +1,9 @@
 //! Services (pkg/proxy/serviceport.go, pkg/proxy/util/utils.go).
 
-use std::{net::IpAddr, num::NonZeroU16, num::NonZeroU32};
+use std::{
+    net::IpAddr,
+    num::{NonZeroU16, NonZeroU32},
+};
 
 use jiff::Timestamp;
 use lb_types::{IpFamily, ServiceName};
@@ -19,7 +22,8 @@ const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
 /// `MaxClientIPServiceAffinitySeconds` in pkg/apis/core/types.go.
 const MAX_AFFINITY_SECONDS: u32 = 86_400;
 
-/// A Service with at least one ClusterIP and one port; headless, ExternalName and other proxies' Services are none.
+/// Converts a Service that has at least one ClusterIP and one port. Headless and ExternalName Services and those of
+/// other proxies are not served.
 pub fn service(wire: &wire::Service) -> Converted<Service> {
     let Some((namespace, name)) = object_name(&wire.metadata) else {
         return nameless("Service", &wire.metadata).finish(None);
@@ -53,15 +57,15 @@ pub fn service(wire: &wire::Service) -> Converted<Service> {
     report.finish(Some(service))
 }
 
-/// `ShouldSkipService` in pkg/proxy/util/utils.go, except that a missing ClusterIP is worth a report: the API server
-/// fills it in, so only a hand-written Service lacks it.
+/// Whether a Service is not meant for a proxy (`ShouldSkipService` in pkg/proxy/util/utils.go). Unlike there, a missing
+/// ClusterIP is reported: the API server fills it in, so only a hand-written Service lacks it.
 fn is_skipped(spec: &Spec) -> bool {
     let first =
         if spec.cluster_ip.is_empty() { spec.cluster_ips.items.first() } else { Some(&spec.cluster_ip) };
     spec.kind.str() == Some("ExternalName") || first.and_then(Scalar::str) == Some("None")
 }
 
-/// `default/kubernetes` and cluster DNS: without them nothing else starts.
+/// Whether a Service is `default/kubernetes` or cluster DNS, without which nothing else starts.
 fn is_critical(name: &ServiceName, labels: &Labels) -> bool {
     let (namespace, name) = (&*name.namespace, &*name.name);
     (namespace, name) == ("default", "kubernetes")
@@ -69,8 +73,8 @@ fn is_critical(name: &ServiceName, labels: &Labels) -> bool {
         || (namespace == "kube-system" && ["kube-dns", "coredns"].contains(&name))
 }
 
-/// One address per family. The API requires `clusterIP == clusterIPs[0]` and one entry of `ipFamilies` for each; old
-/// objects and hand-written ones have less (`GetClusterIPByFamily` in pkg/proxy/util/utils.go).
+/// ClusterIPs, at most one per family. The API requires `clusterIP == clusterIPs[0]` and one entry of `ipFamilies` for
+/// each; old and hand-written objects have less (`GetClusterIPByFamily` in pkg/proxy/util/utils.go).
 fn cluster_ips(spec: &Spec, report: &mut Report) -> Vec<IpAddr> {
     report.expect("spec.clusterIPs", "a list", spec.cluster_ips.wrong);
     report.expect("spec.ipFamilies", "a list", spec.ip_families.wrong);
@@ -163,7 +167,7 @@ fn port(field: &str, wire: &wire::ServicePort, report: &mut Report) -> Option<Se
     Some(ServicePort { name: name.unwrap_or_default(), protocol: protocol?, port: port?, node_port })
 }
 
-/// 0 is how Go writes "none".
+/// Reads a node port; Go writes 0 for none.
 fn node_port(field: &str, value: &Scalar, report: &mut Report) -> Option<NonZeroU16> {
     if value.is_empty() || value.int() == Some(0) {
         return None;
@@ -171,8 +175,8 @@ fn node_port(field: &str, value: &Scalar, report: &mut Report) -> Option<NonZero
     port_number(field, value, "served without a node port", report)
 }
 
-/// Why two ports of one Service cannot both be served: endpoints are found by (name, protocol), clients come to
-/// (port, protocol).
+/// Field and reason that keep two ports of one Service from both being served, if any. Endpoints are found by
+/// (name, protocol), and clients connect to (port, protocol).
 fn clash(known: &ServicePort, new: &ServicePort) -> Option<(&'static str, String)> {
     if known.protocol != new.protocol {
         None

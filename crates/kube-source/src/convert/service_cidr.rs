@@ -8,7 +8,7 @@ use crate::{
     wire,
 };
 
-/// Prefixes of a ServiceCIDR.
+/// Converts a ServiceCIDR into its prefixes.
 pub fn service_cidr(wire: &wire::ServiceCidr) -> Converted<Vec<IpNetwork>> {
     let Some((_, name)) = object_name(&wire.metadata) else {
         return nameless("ServiceCIDR", &wire.metadata).finish(None);

@@ -14,7 +14,7 @@ use service_model::{
 
 use crate::{problem::Report, wire::Labels};
 
-/// Names of scheduler flags and their bits (`ipvs_flags` of ipvsadm): two spellings for bits that `sh` and `mh` share.
+/// Names of scheduler flags and their bits (`ipvs_flags` of ipvsadm). Bits that `sh` and `mh` share have several names.
 const FLAGS: [(&str, u8); 7] = [
     ("flag-1", 1),
     ("flag-2", 2),
@@ -25,10 +25,10 @@ const FLAGS: [(&str, u8); 7] = [
     ("mh-port", 2),
 ];
 
-/// Refuses the fallback that `sh` and `mh` get without being asked.
+/// Word that switches off the fallback, which `sh` and `mh` get by default.
 const NO_FALLBACK: &str = "no-fallback";
 
-/// Settings of one Service; what is wrong follows the configuration instead.
+/// Reads the settings of one Service. Where an annotation is wrong, the configuration applies instead.
 pub(crate) fn settings(annotations: &Labels, report: &mut Report) -> ServiceSettings {
     report.expect("metadata.annotations", "an object", annotations.wrong);
     let (scheduler_flags, no_fallback) = scheduler_flags(annotations, report).unzip();
@@ -40,11 +40,11 @@ pub(crate) fn settings(annotations: &Labels, report: &mut Report) -> ServiceSett
     }
 }
 
-/// The same words and durations as in the flags `--graceful-*`.
+/// Reads the settings of drains: the same words and durations as in the flags `--graceful-*`.
 fn drain_overrides(annotations: &Labels, report: &mut Report) -> Option<Arc<Overrides>> {
     let mut time = |name| parsed(annotations, name, parse_duration, report);
     let [linger, timeout, silence] = [GRACEFUL_LINGER, GRACEFUL_TIMEOUT, GRACEFUL_SILENCE].map(&mut time);
-    let silence = silence.map(|silence| long_enough(silence, report));
+    let silence = silence.map(|silence| raise_silence(silence, report));
     let overrides = Overrides {
         policy: parsed(annotations, GRACEFUL_POLICY, str::parse, report),
         linger,
@@ -55,8 +55,8 @@ fn drain_overrides(annotations: &Labels, report: &mut Report) -> Option<Arc<Over
     (overrides != Overrides::NONE).then(|| overrides.into())
 }
 
-/// Raises a silence that is too short to tell anything; zero stays zero, which means never.
-fn long_enough(silence: Duration, report: &mut Report) -> Duration {
+/// Raises a silence that is too short to be conclusive; zero stays zero, which means never.
+fn raise_silence(silence: Duration, report: &mut Report) -> Duration {
     let limit = drain::silence_limit(silence).unwrap_or_default();
     if limit != silence {
         let message = format!(
@@ -67,7 +67,7 @@ fn long_enough(silence: Duration, report: &mut Report) -> Duration {
     limit
 }
 
-/// Value of an annotation; an empty one counts as absent.
+/// Parses the value of an annotation; an empty one counts as absent.
 fn parsed<T, E: fmt::Display>(
     annotations: &Labels,
     name: &str,
@@ -101,7 +101,8 @@ fn scheduler(annotations: &Labels, report: &mut Report) -> Option<Scheduler> {
     }
 }
 
-/// Flags that replace the default ones, and whether fallback is refused. The empty string means no flags.
+/// Reads the flags that replace the default ones, and whether they switch off the fallback. The empty string means no
+/// flags.
 fn scheduler_flags(annotations: &Labels, report: &mut Report) -> Option<(SchedulerFlags, bool)> {
     if !annotations.has(SCHEDULER_FLAGS) {
         return None;

@@ -12,10 +12,11 @@ use crate::{
 };
 
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
-/// On slices of headless Services, which need no proxy (`newInformerFactory` in cmd/kube-proxy/app/server.go).
+/// Label on slices of headless Services, which need no proxy (`newInformerFactory` in cmd/kube-proxy/app/server.go).
 const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 
-/// A slice of IP addresses that belongs to a Service; FQDN slices and those of headless Services are none.
+/// Converts a slice of IP addresses that belongs to a Service. FQDN slices and those of headless Services are not
+/// served.
 pub fn slice(wire: &wire::EndpointSlice) -> Converted<EndpointSlice> {
     let Some((namespace, name)) = object_name(&wire.metadata) else {
         return nameless("EndpointSlice", &wire.metadata).finish(None);
@@ -59,7 +60,7 @@ fn service_of(label: &Scalar, slice: &SliceName, report: &mut Report) -> Option<
     name.map(|name| ServiceName { namespace: Arc::clone(&slice.namespace), name: name.into() })
 }
 
-/// A port without a number means "all ports" in the API, which no proxy can serve.
+/// Reads the ports. Without a number a port means "all ports" in the API, which no proxy can serve.
 fn ports(list: &List<Object<wire::SlicePort>>, report: &mut Report) -> Vec<SlicePort> {
     report.expect("ports", "a list", list.wrong);
     let mut ports = Vec::with_capacity(list.items.len());
@@ -93,7 +94,7 @@ fn endpoints(
     endpoints
 }
 
-/// One endpoint in reports; its field names are only written out when something is wrong.
+/// Place of one endpoint in reports; the names of its fields are only written out for a problem.
 struct Place<'a> {
     index: usize,
     report: &'a mut Report,
@@ -137,7 +138,7 @@ fn endpoint(
     })
 }
 
-/// Only the first address counts (`addEndpoints` in pkg/proxy/endpointslicecache.go).
+/// Reads the address; only the first one counts (`addEndpoints` in pkg/proxy/endpointslicecache.go).
 fn address(wire: &wire::Endpoint, family: IpFamily, place: &mut Place<'_>) -> Option<IpAddr> {
     place.expect(".addresses", "a list", wire.addresses.wrong);
     let remedy = format!("write an {family} address of a pod");
@@ -176,7 +177,7 @@ fn hint_names(list: &List<Object<Hint>>, field: &str, place: &mut Place<'_>) -> 
     names.filter(|name| !name.is_empty()).map(Arc::from).collect()
 }
 
-/// `NAMESPACE/NAME/UID`, if anything is known.
+/// `NAMESPACE/NAME/UID` of the pod, if name or UID is known.
 fn pod(target: &TargetRef, namespace: &str) -> Option<Arc<str>> {
     let text = |value: &Scalar| value.text().filter(|text| !text.is_empty());
     let (name, uid) = (text(&target.name), text(&target.uid));

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{Problem, wire::AnyObject};
 
-/// An object as written in YAML, and the same by way of JSON: both must read alike.
+/// Parses an object in YAML, and again by way of JSON: both must be equal.
 fn parse<T: DeserializeOwned + PartialEq + std::fmt::Debug>(yaml: &str) -> T {
     let object: T = serde_saphyr::from_str(yaml).unwrap_or_else(|error| panic!("{yaml}\n{error}"));
     let value: serde_json::Value = serde_saphyr::from_str(yaml).unwrap();
@@ -16,7 +16,8 @@ fn parse<T: DeserializeOwned + PartialEq + std::fmt::Debug>(yaml: &str) -> T {
     object
 }
 
-/// Each problem has to be of the object, at the field before the `|`, and to say what is behind it.
+/// Checks that each problem is one of the object, at the field before the `|`, with a message that contains the text
+/// behind it.
 fn check_problems(case: &str, object: &str, problems: &[Problem], expect: &[&str]) {
     let text: Vec<_> = problems.iter().map(ToString::to_string).collect();
     assert_eq!(problems.len(), expect.len(), "{case}: {text:#?}");
@@ -28,7 +29,7 @@ fn check_problems(case: &str, object: &str, problems: &[Problem], expect: &[&str
     }
 }
 
-/// Names that the API uses, so that random objects come near to real ones.
+/// Names that the API uses, so that random objects resemble real ones.
 const FIELDS: [&str; 20] = [
     "metadata",
     "name",
@@ -73,7 +74,7 @@ fn any_json() -> impl Strategy<Value = Value> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// An object of the API may hold anything: it is read, and what is wrong with it is said.
+    /// An object of the API may contain anything: it is read without a failure.
     #[test]
     fn reading_and_converting_is_total(metadata in any_json(), spec in any_json(), rest in any_json()) {
         let text = json!({

@@ -1,6 +1,7 @@
-//! Types that deserialise from anything, so that one wrong value never costs more than itself.
+//! Types that deserialise from any value, so that a wrong one spoils nothing else.
 //!
-//! `null` means absent everywhere, as in Go. A value of the wrong kind is remembered by what was found, for the report.
+//! `null` means absent everywhere, as in Go. Instead of a value of the wrong kind, a description of it is kept for the
+//! report.
 
 use std::{collections::BTreeMap, fmt, marker::PhantomData};
 
@@ -12,7 +13,7 @@ use serde::{
 /// A string, number or boolean, or something else in its place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Scalar {
-    /// Not there, or `null`.
+    /// No value, or `null`.
     #[default]
     Absent,
     /// `true` or `false`.
@@ -21,12 +22,12 @@ pub enum Scalar {
     Int(i64),
     /// A string.
     Text(String),
-    /// What was found instead, for messages: "a list".
+    /// Description of another value for messages, such as "a list".
     Wrong(&'static str),
 }
 
 impl Scalar {
-    /// Whether there is nothing: absent, `null` or the empty string, which Go's API types do not tell apart.
+    /// Whether the value is absent, `null` or the empty string; Go's API types do not distinguish these.
     pub fn is_empty(&self) -> bool {
         match self {
             Scalar::Absent => true,
@@ -35,7 +36,7 @@ impl Scalar {
         }
     }
 
-    /// As text. YAML reads an unquoted `8080` as a number: it is taken as text where text is expected.
+    /// Value as text. YAML reads an unquoted `8080` as a number, which counts as text where text is expected.
     pub fn text(&self) -> Option<String> {
         match self {
             Scalar::Text(text) => Some(text.clone()),
@@ -52,7 +53,7 @@ impl Scalar {
         }
     }
 
-    /// As a number; digits in quotes count.
+    /// Value as a number; digits in quotes count, too.
     pub fn int(&self) -> Option<i64> {
         match self {
             Scalar::Int(number) => Some(*number),
@@ -152,7 +153,7 @@ impl<'de> Visitor<'de> for ScalarVisitor {
     }
 }
 
-/// What a scalar in the place of a list or an object is called in messages; nothing for `null`.
+/// Description of a scalar in the place of a list or an object, for messages; `None` for `null`.
 fn misplaced(scalar: &Scalar) -> Option<&'static str> {
     match scalar {
         Scalar::Absent => None,
@@ -163,7 +164,7 @@ fn misplaced(scalar: &Scalar) -> Option<&'static str> {
     }
 }
 
-/// Forwards every scalar to [`ScalarVisitor`] and makes the value out of what was misplaced.
+/// Methods of a visitor that forward every scalar to [`ScalarVisitor`] and make the value out of the misplaced scalar.
 macro_rules! scalars_are_misplaced {
     ($make:expr) => {
         fn visit_bool<E: Error>(self, value: bool) -> Result<Self::Value, E> {
@@ -224,7 +225,7 @@ macro_rules! scalars_are_misplaced {
 pub struct List<T> {
     /// The elements.
     pub items: Vec<T>,
-    /// What was found instead of a list.
+    /// Description of a value that is not a list.
     pub wrong: Option<&'static str>,
 }
 
@@ -269,7 +270,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for ListVisitor<T> {
 pub struct Object<T> {
     /// The fields.
     pub value: T,
-    /// What was found instead of an object.
+    /// Description of a value that is not an object.
     pub wrong: Option<&'static str>,
 }
 
@@ -300,17 +301,17 @@ impl<'de, T: Deserialize<'de> + Default> Visitor<'de> for ObjectVisitor<T> {
     }
 }
 
-/// The labels or annotations that we read; all others are skipped without a copy.
+/// Labels or annotations that we read; all others are skipped without a copy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Labels {
-    /// By key.
+    /// Values by key.
     pub values: BTreeMap<String, Scalar>,
-    /// What was found instead of an object.
+    /// Description of a value that is not an object.
     pub wrong: Option<&'static str>,
 }
 
 impl Labels {
-    /// Prefixes of all keys that anything here reads.
+    /// Prefixes of all keys that some code of this crate reads.
     const READ: [&str; 5] = [
         "kube-ipvs.io/",
         "service.kubernetes.io/",
@@ -319,7 +320,7 @@ impl Labels {
         "k8s-app",
     ];
 
-    /// Whether the key is there, whatever its value.
+    /// Whether the key exists, whatever its value.
     pub fn has(&self, key: &str) -> bool {
         self.values.contains_key(key)
     }
@@ -365,7 +366,7 @@ impl<'de> Visitor<'de> for LabelsVisitor {
     }
 }
 
-/// A key, unless nothing reads it.
+/// Key of a label or annotation; `None` if no code reads it.
 struct LabelKey(Option<String>);
 
 impl<'de> Deserialize<'de> for LabelKey {

@@ -15,10 +15,10 @@ use testkit::wait_until;
 
 use crate::cluster::{Cluster, filled, limits, service, slice};
 
-/// Cases at a time: nearly all of their time is waiting.
-const AT_A_TIME: usize = 12;
+/// Cases that run at the same time: they spend nearly all of it waiting.
+const PARALLEL_CASES: usize = 12;
 
-/// Those of production, ten to a hundred times shorter.
+/// Limits ten to a hundred times shorter than those of production.
 fn short() -> Limits {
     Limits {
         response: Duration::from_millis(1000),
@@ -33,7 +33,7 @@ fn short() -> Limits {
     }
 }
 
-/// At once, in the head, in the body.
+/// Faults at the beginning of an answer, in its head and in its body.
 fn spoils() -> Vec<Spoil> {
     let drip = Ruin::Drip(Duration::from_millis(20));
     [
@@ -60,7 +60,8 @@ struct Case {
 }
 
 impl Case {
-    /// Everything is learned and changes arrive, over requests one of which is spoilt. Returns whether one was.
+    /// Spoils the answer to one request, and checks that all objects and their changes arrive anyway. Returns whether
+    /// that request was made.
     fn run(self) -> bool {
         let server = filled(TestApiServer::builder().streaming_lists(self.lists), 12);
         server.spoil(Pick::Nth(self.request), self.spoil);
@@ -79,7 +80,7 @@ impl Case {
         cluster.apply(slice(4, 5));
         same(&mut cluster, "changes");
         if cluster.server.spoilt() == 0 {
-            // In silence, versions are asked about.
+            // Silence leads to requests that ask whether the server knows a version.
             sleep(short().silence * 2);
             cluster.apply(slice(5, 5));
             same(&mut cluster, "changes after silence");
@@ -90,6 +91,7 @@ impl Case {
 
 #[test]
 fn no_single_answer_keeps_the_rest_from_making_progress() {
+    // Every spoil of every request, with both ways of listing.
     let cases: Vec<_> = [(StreamingLists::Supported, 11), (StreamingLists::Refused, 16)]
         .into_iter()
         .flat_map(|(lists, requests)| (0..requests).map(move |request| (lists, request)))
@@ -98,7 +100,7 @@ fn no_single_answer_keeps_the_rest_from_making_progress() {
     let (left, spoilt) = (Mutex::new(cases.iter()), AtomicUsize::new(0));
     let next = || left.lock().expect("the cases").next().copied();
     scope(|scope| {
-        for _ in 0..AT_A_TIME {
+        for _ in 0..PARALLEL_CASES {
             scope.spawn(|| {
                 while let Some(case) = next() {
                     spoilt.fetch_add(usize::from(case.run()), Ordering::Relaxed);
@@ -124,7 +126,7 @@ fn within(limit: Duration, what: &str, cluster: &mut Cluster, met: impl Fn(&Clus
     assert!(begun.elapsed() < limit, "{what}: after {:?}", begun.elapsed());
 }
 
-/// Silent for ever, with the limits of production.
+/// One path stays silent for ever, and the limits are those of production.
 #[test]
 fn a_path_without_answers_concerns_nothing_else() {
     let others =
@@ -151,15 +153,17 @@ fn a_path_without_answers_concerns_nothing_else() {
 }
 
 #[test]
-fn a_request_without_an_answer_is_told() {
+fn a_request_without_an_answer_is_reported() {
     let server = filled(TestApiServer::builder(), 5);
-    KINDS.iter().for_each(|(_, path)| server.spoil(Pick::Path((*path).to_owned()), SILENCE));
+    for (_, path) in KINDS {
+        server.spoil(Pick::Path(path.to_owned()), SILENCE);
+    }
     server.spoil(Pick::Path("/version".to_owned()), SILENCE);
     let response = Duration::from_secs(7);
     let mut cluster = Cluster::follow_within(server, Limits { response, ..limits() });
     cluster.wait("the first line", |c| c.log.text().contains("no answer from http://127.0.0.1"));
     assert!(cluster.statuses.is_empty(), "still waiting");
-    cluster.wait("all are told", |c| KINDS.iter().all(|(kind, _)| c.is_failing(kind)));
+    cluster.wait("reports of all kinds", |c| KINDS.iter().all(|(kind, _)| c.is_failing(kind)));
     let log = cluster.log.text();
     assert!(log.contains("watching services: the server does not answer"), "{log}");
     cluster.wait("the version", |c| c.log.text().contains("version of the API server is unknown: no answer"));
@@ -172,7 +176,7 @@ fn builder() -> Builder {
     TestApiServer::builder().tls()
 }
 
-/// Bytes that never make a line: neither of a list, nor of a watch.
+/// Dripping bytes never complete a line, neither of a list nor of a watch.
 #[test]
 fn dripping_is_no_progress() {
     let drip = |after| Spoil { after, then: Ruin::Drip(Duration::from_millis(50)) };

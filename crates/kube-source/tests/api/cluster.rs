@@ -1,4 +1,4 @@
-//! A server, a source that follows it, and the model that its events make.
+//! A server, a source that follows it, and the model that results from its events.
 
 use std::{
     collections::BTreeMap,
@@ -22,13 +22,13 @@ use test_apiserver::{Builder, Resource, TestApiServer};
 use testkit::{TempDir, wait_until};
 
 pub const NODE: &str = "n1";
-/// Silence that is believed, shortened.
+/// Silence after which a watch counts as dead; much shorter than in production.
 pub const SILENCE: Duration = Duration::from_secs(1);
 
-/// What is served: ClusterIPs and, by port, endpoints of each Service.
+/// Served part of the objects: ClusterIPs and, by port, endpoints of each Service.
 pub type View = BTreeMap<ServiceName, (String, Vec<String>)>;
 
-/// What operators see, as they run it: down to level info.
+/// Log lines of level info and above, which operators see by default.
 #[derive(Clone, Default)]
 pub struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -49,7 +49,7 @@ impl io::Write for Log {
     }
 }
 
-/// What a [`Cluster`] asks of a server.
+/// Server that a [`Cluster`] can use.
 pub trait Server {
     fn kubeconfig(&self) -> String;
     /// All objects of a resource.
@@ -71,7 +71,7 @@ pub struct Cluster<S = TestApiServer> {
     pub kubeconfig: PathBuf,
     pub model: ServiceModel,
     pub statuses: BTreeMap<&'static str, ApiStatus>,
-    /// Statuses as they came.
+    /// Statuses in the order in which they came.
     pub history: Vec<(&'static str, ApiStatus)>,
     pub events: Vec<ModelEvent>,
     pub problems: Vec<Problem>,
@@ -81,7 +81,7 @@ pub struct Cluster<S = TestApiServer> {
 }
 
 impl Cluster {
-    /// A server with some objects, followed.
+    /// Follows a server with some objects.
     pub fn new(builder: Builder) -> Self {
         Cluster::follow(filled(builder, 20))
     }
@@ -93,7 +93,7 @@ impl Cluster {
     pub fn delete_service(&self, i: u32) {
         let objects = self.server.objects();
         objects.delete(Resource::Services, "ns", &format!("s{i}")).expect("delete the Service");
-        // A Service may have been without one.
+        // Not every Service has a slice.
         let _missing = objects.delete(Resource::EndpointSlices, "ns", &format!("s{i}-a"));
     }
 }
@@ -103,7 +103,7 @@ impl<S: Server> Cluster<S> {
         Cluster::follow_within(server, limits())
     }
 
-    /// With silence that is believed.
+    /// Follows a server with another limit of silence.
     pub fn follow_with(server: S, silence: Duration) -> Self {
         Cluster::follow_within(server, Limits { silence, ..limits() })
     }
@@ -113,7 +113,7 @@ impl<S: Server> Cluster<S> {
         Cluster::follow_by(server, &kubeconfig, |options| options.limits = limits)
     }
 
-    /// With a kubeconfig and other options.
+    /// Follows a server with a kubeconfig and other options.
     pub fn follow_by(server: S, kubeconfig_text: &str, change: impl FnOnce(&mut ApiOptions)) -> Self {
         let dir = TempDir::new("api");
         let kubeconfig = dir.path().join("kubeconfig");
@@ -151,7 +151,7 @@ impl<S: Server> Cluster<S> {
         }
     }
 
-    /// Takes in what has arrived.
+    /// Takes in everything that has arrived.
     pub fn take(&mut self) {
         while let Ok(delivery) = self.deliveries.try_recv() {
             match delivery {
@@ -178,12 +178,12 @@ impl<S: Server> Cluster<S> {
         });
     }
 
-    /// Until the model is what the server holds.
+    /// Waits until the model equals the objects of the server.
     pub fn wait_same(&mut self) {
-        self.wait("the model is what the server holds", |cluster| cluster.is_same());
+        self.wait("the model equals the objects of the server", |cluster| cluster.is_same());
     }
 
-    /// Whether what has been taken in is what the server holds.
+    /// Whether the model equals the objects of the server.
     pub fn is_same(&self) -> bool {
         self.model.is_synced() && view(&self.model) == self.expected()
     }
@@ -196,25 +196,26 @@ impl<S: Server> Cluster<S> {
         matches!(self.statuses.get(kind), Some(ApiStatus::Failing(_)))
     }
 
-    /// What the server holds, read all at once.
+    /// View of the objects of the server, read all at once.
     fn expected(&self) -> View {
         let mut model = ServiceModel::default();
         for value in self.server.list(Resource::Services) {
             let wire: wire::Service = serde_json::from_value(value).expect("a Service");
-            convert::service(&wire)
-                .object
-                .into_iter()
-                .for_each(|s| model.apply(ModelEvent::ServiceApplied(s)));
+            if let Some(service) = convert::service(&wire).object {
+                model.apply(ModelEvent::ServiceApplied(service));
+            }
         }
         for value in self.server.list(Resource::EndpointSlices) {
             let wire: wire::EndpointSlice = serde_json::from_value(value).expect("a slice");
-            convert::slice(&wire).object.into_iter().for_each(|s| model.apply(ModelEvent::SliceApplied(s)));
+            if let Some(slice) = convert::slice(&wire).object {
+                model.apply(ModelEvent::SliceApplied(slice));
+            }
         }
         view(&model)
     }
 }
 
-/// A server with a Node, a ServiceCIDR and so many Services with slices.
+/// Starts a server with a Node, a ServiceCIDR and the given number of Services with slices.
 pub fn filled(builder: Builder, services: u32) -> TestApiServer {
     let server = builder.start().expect("start the server");
     let of_services = (0..services).flat_map(|i| [service(i, "a"), slice(i, 2)]);
@@ -237,7 +238,7 @@ pub fn options(kubeconfig: PathBuf) -> ApiOptions {
     }
 }
 
-/// Those of production, but for what the tests wait for.
+/// Limits of production, except for those that tests wait for.
 pub fn limits() -> Limits {
     Limits {
         silence: SILENCE,
@@ -280,7 +281,7 @@ pub fn service(i: u32, port: &str) -> Value {
     })
 }
 
-/// A slice with so many endpoints behind port `a`.
+/// A slice with the given number of endpoints behind port `a`.
 pub fn slice(i: u32, endpoints: u32) -> Value {
     let endpoint =
         |e: u32| json!({"addresses": [format!("10.244.{i}.{}", e + 1)], "conditions": {"ready": true}});
@@ -296,7 +297,7 @@ pub fn slice(i: u32, endpoints: u32) -> Value {
     })
 }
 
-/// Numbers below any limit, the same for the same seed.
+/// Random numbers below any limit, always the same for the same seed.
 pub fn random(seed: u64) -> impl FnMut(u64) -> u32 {
     // Zero would stay zero.
     let mut state = seed * 2 + 1;

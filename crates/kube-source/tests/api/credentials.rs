@@ -2,15 +2,16 @@
 
 use std::fs;
 
-use kube_source::{ApiOptions, ApiSource};
+use kube_source::{ApiOptions, ApiSource, ConnectError, Delivery, Listener};
+use service_model::ModelEvent;
 use test_apiserver::{Hangup, Resource, TestApiServer};
 use testkit::TempDir;
 
 use crate::cluster::{Cluster, options, service, slice};
 
-/// An error with its causes.
+/// Opens a source; an error comes with its cause.
 fn open(options: ApiOptions) -> Result<(), String> {
-    let chain = |error: kube_source::ConnectError| {
+    let chain = |error: ConnectError| {
         let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
         format!("{error}: {source}")
     };
@@ -18,7 +19,7 @@ fn open(options: ApiOptions) -> Result<(), String> {
 }
 
 #[test]
-fn what_is_wrong_with_the_flags_is_said_at_once() {
+fn faults_of_the_flags_are_reported_at_once() {
     let dir = TempDir::new("api");
     let path = dir.path().join("kubeconfig");
     let check = |expect: &[&str]| {
@@ -49,17 +50,15 @@ fn master_alone_and_over_a_kubeconfig() {
         let options = ApiOptions { kubeconfig, master: Some(server.url()), ..options(dir.path().into()) };
         let mut services = 0;
         ApiSource::open(options).unwrap().run(|delivery| {
-            let kube_source::Delivery::Objects(batch) = delivery else {
-                return kube_source::Listener::Listens;
-            };
+            let Delivery::Objects(batch) = delivery else { return Listener::Listens };
             for event in batch.events {
                 match event {
-                    service_model::ModelEvent::ServiceApplied(_) => services += 1,
-                    service_model::ModelEvent::Synced => return kube_source::Listener::Gone,
+                    ModelEvent::ServiceApplied(_) => services += 1,
+                    ModelEvent::Synced => return Listener::Gone,
                     _ => {}
                 }
             }
-            kube_source::Listener::Listens
+            Listener::Listens
         });
         assert_eq!(services, 1);
     }
@@ -82,7 +81,7 @@ fn tls_and_a_token_that_is_replaced() {
 }
 
 #[test]
-fn requests_say_who_asks() {
+fn requests_name_their_program() {
     let mut cluster = Cluster::new(TestApiServer::builder());
     cluster.wait_same();
     let agent = format!("kube-ipvs/{} (linux/", env!("CARGO_PKG_VERSION"));
@@ -102,13 +101,13 @@ fn a_helper_that_client_go_has_dropped_is_named() {
 }
 
 #[test]
-fn a_token_that_is_not_accepted_is_told() {
+fn a_token_that_the_server_refuses_is_reported() {
     let server = TestApiServer::builder().tls().token("right").start().unwrap();
     let mut cluster = Cluster::follow(server);
     cluster.wait("following", |c| c.model.is_synced());
     cluster.server.revoke_token("right");
     cluster.server.drop_watches(Resource::Services, Hangup::End);
-    cluster.wait("the refusal is told", |c| c.is_failing("services"));
+    cluster.wait("a report of the refusal", |c| c.is_failing("services"));
     let reason = cluster.statuses["services"].to_string();
     assert_eq!(reason, "unauthorized");
 }
@@ -123,12 +122,12 @@ fn a_server_with_a_foreign_certificate_is_not_believed() {
     fs::write(&path, other.kubeconfig().replace(&other.url(), &server.url())).unwrap();
     let mut reason = None;
     ApiSource::open(options(path)).unwrap().run(|delivery| match delivery {
-        kube_source::Delivery::Objects(batch) => panic!("{batch:?}"),
-        kube_source::Delivery::Status(_, status) => {
+        Delivery::Objects(batch) => panic!("{batch:?}"),
+        Delivery::Status(_, status) => {
             reason = Some(status.to_string());
-            kube_source::Listener::Gone
+            Listener::Gone
         }
     });
-    // The log says why.
+    // Only the log has the details.
     assert_eq!(reason.as_deref(), Some("unreachable"));
 }

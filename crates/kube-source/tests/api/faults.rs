@@ -1,4 +1,4 @@
-//! What a server can do to a watch.
+//! Watches of a server with faults.
 
 use std::{thread::sleep, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::cluster::{Cluster, SILENCE, random, service, slice};
 
 const BOTH: [Resource; 2] = [Resource::Services, Resource::EndpointSlices];
 
-/// Changes of all sorts, the same for the same seed.
+/// Makes changes of all sorts, always the same for the same seed.
 fn stir(cluster: &Cluster, seed: u64, changes: u32) {
     let mut random = random(seed);
     for _ in 0..changes {
@@ -30,7 +30,15 @@ fn stir(cluster: &Cluster, seed: u64, changes: u32) {
 }
 
 fn set_all(cluster: &Cluster, faults: &Faults) {
-    BOTH.iter().for_each(|resource| cluster.server.set_faults(*resource, faults.clone()));
+    for resource in BOTH {
+        cluster.server.set_faults(resource, faults.clone());
+    }
+}
+
+fn drop_all_watches(cluster: &Cluster, how: Hangup) {
+    for resource in BOTH {
+        cluster.server.drop_watches(resource, how);
+    }
 }
 
 #[test]
@@ -66,7 +74,7 @@ fn connections_that_end_in_order_or_not_and_lines_cut_in_the_middle() {
     let mut cluster = Cluster::new(TestApiServer::builder());
     cluster.wait_same();
     for (seed, how) in [Hangup::End, Hangup::Cut, Hangup::End, Hangup::Cut].into_iter().enumerate() {
-        BOTH.iter().for_each(|resource| cluster.server.drop_watches(*resource, how));
+        drop_all_watches(&cluster, how);
         stir(&cluster, seed as u64 + 31, 30);
         set_all(&cluster, &Faults { truncate: 2, ..Faults::default() });
         stir(&cluster, seed as u64 + 41, 30);
@@ -94,13 +102,13 @@ fn versions_that_are_too_old_by_event_and_by_status() {
 }
 
 #[test]
-fn an_outage_is_told_and_changes_nothing() {
+fn an_outage_is_reported_and_changes_nothing() {
     let mut cluster = Cluster::new(TestApiServer::builder().tls());
     cluster.wait_same();
     cluster.wait_following("endpointslices");
     let events = cluster.events.len();
     cluster.server.stop().unwrap();
-    cluster.wait("the outage is told", |c| c.is_failing("services") && c.is_failing("endpointslices"));
+    cluster.wait("a report of the outage", |c| c.is_failing("services") && c.is_failing("endpointslices"));
     let reason = cluster.statuses["services"].to_string();
     assert_eq!(reason, "unreachable");
     cluster.take();
@@ -113,12 +121,12 @@ fn an_outage_is_told_and_changes_nothing() {
 }
 
 #[test]
-fn a_server_that_hangs_up_once_is_not_worth_a_word() {
+fn a_server_that_hangs_up_once_is_not_reported() {
     let mut cluster = Cluster::new(TestApiServer::builder());
     cluster.wait_same();
     cluster.wait_following("services");
     cluster.history.clear();
-    BOTH.iter().for_each(|resource| cluster.server.drop_watches(*resource, Hangup::Cut));
+    drop_all_watches(&cluster, Hangup::Cut);
     cluster.apply(slice(1, 9));
     cluster.apply(service(1, "b"));
     cluster.wait_same();
@@ -129,18 +137,17 @@ fn a_server_that_hangs_up_once_is_not_worth_a_word() {
 fn a_server_that_falls_silent_is_asked_again() {
     let mut cluster = Cluster::new(TestApiServer::builder());
     cluster.wait_same();
-    let silent = |resource| cluster.server.set_faults(resource, Faults { silent: true, ..Faults::default() });
-    BOTH.into_iter().for_each(silent);
+    set_all(&cluster, &Faults { silent: true, ..Faults::default() });
     stir(&cluster, 3, 20);
     sleep(SILENCE * 2);
     cluster.server.clear_faults();
     cluster.wait_same();
-    BOTH.iter().for_each(|resource| cluster.server.drop_watches(*resource, Hangup::Mute));
+    drop_all_watches(&cluster, Hangup::Mute);
     stir(&cluster, 4, 20);
     cluster.wait_same();
 }
 
-/// Without anything to say, a server does not even send bookmarks.
+/// While nothing changes, a server does not even send bookmarks.
 #[test]
 fn an_idle_server_is_not_listed_anew() {
     let mut cluster = Cluster::new(TestApiServer::builder().bookmark_interval(SILENCE / 4));
@@ -149,11 +156,11 @@ fn an_idle_server_is_not_listed_anew() {
     sleep(SILENCE * 4);
     cluster.take();
     assert_eq!(cluster.events.len(), events);
-    assert!(!BOTH.iter().any(|resource| cluster.is_failing(resource.plural())), "not worth a word");
+    assert!(!BOTH.iter().any(|resource| cluster.is_failing(resource.plural())), "nothing to report");
     let requests = cluster.server.requests();
     for resource in BOTH {
         let of_resource = || requests.log().filter(|request| request.resource == resource);
-        assert!(of_resource().any(|request| request.uri.contains("limit=1&")), "its version was asked about");
+        assert!(of_resource().any(|request| request.uri.contains("limit=1&")), "a request for its version");
         assert_eq!(of_resource().filter(|request| request.uri.contains("sendInitialEvents")).count(), 1);
     }
     cluster.apply(slice(1, 9));
@@ -182,7 +189,7 @@ fn refusals_are_waited_out() {
     for status in [429, 500, 503, 504, 410, 401, 403] {
         let refuse = Some(Refusal::new(status, &[Verb::Watch, Verb::List]).times(3));
         set_all(&cluster, &Faults { refuse, ..Faults::default() });
-        BOTH.iter().for_each(|resource| cluster.server.drop_watches(*resource, Hangup::End));
+        drop_all_watches(&cluster, Hangup::End);
         stir(&cluster, u64::from(status), 10);
         cluster.wait_same();
     }
@@ -221,7 +228,7 @@ fn any_fault_at_any_time() {
         set_all(&cluster, &faults);
         stir(&cluster, round + 101, 15);
         match round % 4 {
-            0 => BOTH.iter().for_each(|resource| cluster.server.drop_watches(*resource, Hangup::Cut)),
+            0 => drop_all_watches(&cluster, Hangup::Cut),
             1 => cluster.server.objects().compact(),
             2 => {
                 cluster.server.stop().unwrap();

@@ -1,4 +1,4 @@
-//! What thousands of nodes do at the same time when the control plane restarts.
+//! Requests that thousands of nodes send at the same time when the control plane restarts.
 
 use std::{collections::BTreeSet, thread::sleep, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::cluster::{Cluster, cidr, filled, limits, service, slice};
 const BOTH: [Resource; 2] = [Resource::Services, Resource::EndpointSlices];
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Path and query of requests for Services and EndpointSlices after the first `since`.
+/// Path and query of each request for Services and EndpointSlices after the first `since`.
 fn asked(cluster: &Cluster, since: usize) -> Vec<String> {
     let requests = cluster.server.requests();
     let of_both = requests.log().filter(|request| BOTH.contains(&request.resource));
@@ -38,9 +38,9 @@ fn expired_versions_lead_to_lists_from_the_cache() {
         cluster.apply(slice(4, 7));
         cluster.server.objects().compact();
         let refuse = Some(Refusal::new(503, &[Verb::Watch, Verb::List]).times(4));
-        BOTH.iter().for_each(|r| {
-            cluster.server.set_faults(*r, Faults { refuse: refuse.clone(), ..Faults::default() })
-        });
+        for resource in BOTH {
+            cluster.server.set_faults(resource, Faults { refuse: refuse.clone(), ..Faults::default() });
+        }
         cluster.server.restart().unwrap();
         cluster.wait_same();
         let after = asked(&cluster, before);
@@ -60,7 +60,9 @@ fn a_version_that_the_server_has_lost_ends_with_the_newest_state() {
         let mut cluster = Cluster::new(TestApiServer::builder().streaming_lists(how));
         cluster.wait_same();
         let backup = cluster.server.objects().snapshot();
-        (0..15).for_each(|i| cluster.apply(service(i, "b")));
+        for i in 0..15 {
+            cluster.apply(service(i, "b"));
+        }
         cluster.wait_same();
         let before = asked(&cluster, 0).len();
         cluster.server.stop().unwrap();
@@ -82,7 +84,9 @@ fn connections_are_used_again_and_replaced_when_they_are_old() {
         cluster.wait_same();
         let (requests, old) = (asked(&cluster, 0).len(), connections(&cluster, 0));
         sleep(Duration::from_millis(800));
-        BOTH.iter().for_each(|resource| cluster.server.drop_watches(*resource, Hangup::End));
+        for resource in BOTH {
+            cluster.server.drop_watches(resource, Hangup::End);
+        }
         cluster.apply(service(1, "b"));
         cluster.apply(slice(1, 5));
         cluster.wait_same();

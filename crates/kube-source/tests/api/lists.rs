@@ -1,4 +1,4 @@
-//! How everything that exists is learned.
+//! Lists of everything that exists.
 
 use kube_source::ApiStatus;
 use serde_json::json;
@@ -41,7 +41,7 @@ fn servers_without_streaming_lists_are_listed_in_pages() {
         cluster.apply(slice(8, 5));
         cluster.wait_same();
         let failing = cluster.history.iter().find(|(_, status)| *status != ApiStatus::Following);
-        assert_eq!(failing, None, "{how:?}: not worth a word");
+        assert_eq!(failing, None, "{how:?}: nothing to report");
     }
 }
 

@@ -13,7 +13,7 @@ use testkit::{TempDir, wait_until};
 
 use crate::cluster::{Cluster, filled, limits, service, slice};
 
-/// A program that does what it is told, and prints something to stderr that nobody may see.
+/// A plugin that runs any shell commands, and prints something to stderr that must stay secret.
 struct Plugin(TempDir);
 
 impl Plugin {
@@ -30,7 +30,7 @@ impl Plugin {
         Path::join(self.0.path(), name)
     }
 
-    /// Shell commands from now on.
+    /// Sets the shell commands that the plugin runs from now on.
     fn act(&self, commands: &str) {
         fs::write(self.path("new"), commands).expect("a folder of ours");
         fs::rename(self.path("new"), self.path("act")).expect("a file of ours");
@@ -59,7 +59,7 @@ impl Plugin {
     }
 }
 
-/// The server no longer takes the first token, and whoever asks anew learns it.
+/// Has the server refuse the first token and end a watch, so that the next request fails.
 fn revoke_first(cluster: &Cluster) {
     cluster.server.add_token("second");
     cluster.server.revoke_token("first");
@@ -82,7 +82,7 @@ fn a_token_is_printed_and_printed_again_when_it_is_refused() {
 fn a_plugin_that_hangs_is_killed_and_stops_no_watch() {
     let plugin = Plugin::new();
     plugin.print_token("first");
-    // No silence is noticed: a watch that is asked for anew would need the plugin too.
+    // The limit of silence is long, because a new watch would need the plugin, too.
     let patient = Limits { plugin: Duration::from_secs(4), silence: Duration::from_secs(600), ..limits() };
     let mut cluster = plugin.follow(patient);
     cluster.wait_same();
@@ -109,7 +109,7 @@ fn a_plugin_that_hangs_is_killed_and_stops_no_watch() {
 }
 
 #[test]
-fn what_a_plugin_prints_is_shown_to_nobody() {
+fn the_output_of_a_plugin_stays_secret() {
     let plugin = Plugin::new();
     for (commands, expect) in [
         ("echo SECRET; exit 3", "failed with exit status: 3"),
@@ -122,13 +122,13 @@ fn what_a_plugin_prints_is_shown_to_nobody() {
     ] {
         plugin.act(commands);
         let mut cluster = plugin.follow(limits());
-        cluster.wait("it is told", |c| c.is_failing("services"));
+        cluster.wait("a report of the failure", |c| c.is_failing("services"));
         let log = cluster.log.text();
         assert!(log.contains("the credential plugin") && log.contains(expect), "{log}");
         plugin.print_token("first");
         cluster.wait_same();
-        let told = format!("{:?}{}", cluster.history, cluster.log.text());
-        assert!(!told.contains("SECRET"), "{told}");
+        let reports = format!("{:?}{}", cluster.history, cluster.log.text());
+        assert!(!reports.contains("SECRET"), "{reports}");
     }
 }
 
@@ -137,7 +137,7 @@ fn a_plugin_that_is_not_there_is_named() {
     let plugin = Plugin::new();
     fs::remove_file(plugin.path("plugin")).unwrap();
     let mut cluster = plugin.follow(limits());
-    cluster.wait("it is told", |c| c.is_failing("services"));
+    cluster.wait("a report of the failure", |c| c.is_failing("services"));
     let log = cluster.log.text();
     assert!(log.contains("start the credential plugin") && log.contains("No such file"), "{log}");
 }

@@ -14,10 +14,10 @@ use testkit::TempDir;
 
 use crate::cluster::{Cluster, filled, options};
 
-/// A proxy that leads to one server, wherever it is told to go.
+/// A proxy that leads to one server, whatever the destination in a request.
 struct Proxy {
     address: SocketAddr,
-    /// What it was told.
+    /// Heads of the requests so far.
     heads: Arc<Mutex<Vec<String>>>,
 }
 
@@ -26,13 +26,13 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
         let address = listener.local_addr().expect("its address");
         let heads = Arc::<Mutex<Vec<String>>>::default();
-        let told = Arc::clone(&heads);
+        let log = Arc::clone(&heads);
         thread::spawn(move || {
             for client in listener.incoming() {
-                let (mut client, told) = (client.expect("a client"), Arc::clone(&told));
+                let (mut client, log) = (client.expect("a client"), Arc::clone(&log));
                 thread::spawn(move || {
                     let head = greet(&mut client).expect("a request");
-                    told.lock().expect("heads").push(head);
+                    log.lock().expect("heads").push(head);
                     join(client, TcpStream::connect(server).expect("the server"));
                 });
             }
@@ -68,7 +68,7 @@ fn connect(client: &mut TcpStream) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&head).into_owned())
 }
 
-/// RFC 1928 and 1929: asks for a password, takes any.
+/// Greets a client as in RFC 1928 and 1929: requires a password and accepts any.
 fn socks(client: &mut TcpStream) -> io::Result<String> {
     let mut read = |length: usize| {
         let mut bytes = vec![0; length];
@@ -99,10 +99,10 @@ fn socks(client: &mut TcpStream) -> io::Result<String> {
     Ok(format!("{} {} {}", text(&user), text(&password), text(&host)))
 }
 
-/// No name server knows it.
+/// Host name that no name server knows.
 const HOST: &str = "api.invalid";
 
-/// A server that only a proxy leads to, and a kubeconfig that names it.
+/// A server that can only be reached over a proxy, and a kubeconfig that names it.
 fn hidden() -> (TestApiServer, String) {
     let server = filled(TestApiServer::builder().tls().name(HOST), 5);
     let kubeconfig = server.kubeconfig().replace("127.0.0.1", HOST);
@@ -120,7 +120,7 @@ fn proxy_url_of_the_kubeconfig() {
     let port = server.address().port();
     let kubeconfig = with_proxy(&kubeconfig, &format!("http://user:p%40ss@{}", proxy.address));
     let mut cluster = Cluster::follow_by(server, &kubeconfig, |options| {
-        // What `proxy-url` says is used whatever else is said.
+        // `proxy-url` takes precedence over these.
         options.proxies =
             ProxyVariables { https: "http://127.0.0.1:1".into(), http: String::new(), no: "*".into() };
     });
@@ -154,7 +154,7 @@ fn proxies_of_the_environment() {
 }
 
 #[test]
-fn what_is_wrong_with_a_proxy_is_named() {
+fn a_malformed_proxy_is_named() {
     let dir = TempDir::new("api");
     let path = dir.path().join("kubeconfig");
     let (_server, kubeconfig) = hidden();

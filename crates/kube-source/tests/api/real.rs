@@ -1,6 +1,6 @@
-//! The real machinery of lists and watches: `etcd` and `kube-apiserver` from the folder that `KUBEBUILDER_ASSETS` names.
+//! Lists and watches of the real `etcd` and `kube-apiserver`, from the folder that `KUBEBUILDER_ASSETS` names.
 //!
-//! They are killed and started again: what the double imitates on request happens here by itself.
+//! The tests kill them and start them again, so that the faults that the double imitates happen for real.
 
 use std::time::Duration;
 
@@ -18,8 +18,8 @@ use testkit::wait_for;
 
 use crate::cluster::{Cluster, SILENCE, Server, node, random, service, slice};
 
-/// A real server sends a bookmark about once a minute.
-const BELIEVED: Duration = Duration::from_secs(150);
+/// Limit of silence as in production: a real server sends a bookmark about once a minute.
+const REAL_SILENCE: Duration = Duration::from_secs(150);
 
 struct Real(RealApiServer);
 
@@ -48,7 +48,7 @@ fn builder() -> RealBuilder {
 }
 
 impl Real {
-    /// A server with a Node and so many Services with slices.
+    /// Starts a server with a Node and the given number of Services with slices.
     fn start(builder: RealBuilder, services: u32) -> Real {
         let real = Real(builder.start().expect("start the real server"));
         real.fill(services);
@@ -61,7 +61,7 @@ impl Real {
         self.apply_all([namespace, node()].into_iter().chain(of_services));
     }
 
-    /// Over a new connection, since the server may have been another one before.
+    /// Acts over a new connection, since a restart ends the old ones.
     fn with<T>(&self, act: impl AsyncFnOnce(Client) -> kube::Result<T>) -> T {
         self.try_with(act).unwrap_or_else(|error| panic!("{error}"))
     }
@@ -75,7 +75,7 @@ impl Real {
         })
     }
 
-    /// Until it has found etcd again.
+    /// Waits until the server has found etcd again.
     fn wait_writable(&self) {
         let node = serde_json::from_value::<DynamicObject>(node()).expect("an object");
         wait_for(Duration::from_secs(60), "the server to write again", || {
@@ -87,7 +87,7 @@ impl Real {
         self.apply_all([object]);
     }
 
-    /// Creates or replaces.
+    /// Creates or replaces objects.
     fn apply_all(&self, objects: impl IntoIterator<Item = Value>) {
         self.with(async |client| {
             for object in objects {
@@ -97,7 +97,7 @@ impl Real {
         });
     }
 
-    /// Whether or not they exist.
+    /// Deletes a Service and its slice if they exist.
     fn delete_service(&self, i: u32) {
         self.with(async |client| {
             let names =
@@ -114,7 +114,7 @@ impl Real {
         });
     }
 
-    /// Changes of all sorts, the same for the same seed.
+    /// Makes changes of all sorts, always the same for the same seed.
     fn stir(&self, seed: u64, changes: u32) {
         let mut random = random(seed);
         for _ in 0..changes {
@@ -129,7 +129,7 @@ impl Real {
     }
 }
 
-/// It leaves the selector.
+/// A Service with the label of another proxy, which the selector excludes.
 fn of_another_proxy(i: u32) -> Value {
     let mut other = service(i, "a");
     other["metadata"]["labels"] = json!({"service.kubernetes.io/service-proxy-name": "other"});
@@ -163,7 +163,7 @@ fn assert_never_failed(cluster: &Cluster<Real>) {
 #[test]
 #[ignore = "needs KUBEBUILDER_ASSETS, a folder with etcd and kube-apiserver"]
 fn lists_watches_and_selectors_of_the_real_server() {
-    let mut cluster = Cluster::follow_with(Real::start(builder(), 20), BELIEVED);
+    let mut cluster = Cluster::follow_with(Real::start(builder(), 20), REAL_SILENCE);
     cluster.wait_same();
     assert_eq!(&*cluster.model.node().name, "n1");
     for seed in 0..3 {
@@ -178,7 +178,7 @@ fn lists_watches_and_selectors_of_the_real_server() {
 #[ignore = "needs KUBEBUILDER_ASSETS, a folder with etcd and kube-apiserver"]
 fn the_real_server_without_streaming_lists_is_listed_in_pages() {
     let builder = builder().flag("--feature-gates=WatchList=false");
-    let mut cluster = Cluster::follow_with(Real::start(builder, 1100), BELIEVED);
+    let mut cluster = Cluster::follow_with(Real::start(builder, 1100), REAL_SILENCE);
     cluster.wait_same();
     assert_eq!(cluster.model.services().count(), 1100);
     cluster.server.stir(61, 40);
@@ -186,7 +186,7 @@ fn the_real_server_without_streaming_lists_is_listed_in_pages() {
     assert_never_failed(&cluster);
 }
 
-/// It is silent for minutes, until somebody writes; a list would bring every object again.
+/// The server is silent for minutes, until somebody writes. A list would deliver every object again.
 #[test]
 #[ignore = "needs KUBEBUILDER_ASSETS, a folder with etcd and kube-apiserver"]
 fn the_real_server_is_idle() {
@@ -201,19 +201,20 @@ fn the_real_server_is_idle() {
     assert_never_failed(&cluster);
 }
 
-/// Its watch cache begins anew, so that versions from before are too old.
+/// Its watch cache starts empty, so that versions from before are too old.
 #[test]
 #[ignore = "needs KUBEBUILDER_ASSETS, a folder with etcd and kube-apiserver"]
 fn the_real_server_is_killed_and_comes_back() {
     for gates in ["WatchList=true", "WatchList=false"] {
         let builder = builder().flag(&format!("--feature-gates={gates}"));
-        let mut cluster = Cluster::follow_with(Real::start(builder, 20), BELIEVED);
+        let mut cluster = Cluster::follow_with(Real::start(builder, 20), REAL_SILENCE);
         cluster.wait_same();
         for seed in 0..3 {
             let events = cluster.events.len();
             cluster.server.0.stop_apiserver();
-            cluster
-                .wait("the outage is told", |c| c.is_failing("services") && c.is_failing("endpointslices"));
+            let is_reported =
+                |c: &mut Cluster<Real>| c.is_failing("services") && c.is_failing("endpointslices");
+            cluster.wait("a report of the outage", is_reported);
             assert_eq!(cluster.events.len(), events, "an outage changes nothing");
             cluster.server.0.start_apiserver().unwrap();
             cluster.server.stir(seed + 71, 40);
@@ -225,11 +226,11 @@ fn the_real_server_is_killed_and_comes_back() {
     }
 }
 
-/// The API server loses its own watches and lets its clients down as it likes.
+/// The API server loses its own watches, and fails its clients in all sorts of ways.
 #[test]
 #[ignore = "needs KUBEBUILDER_ASSETS, a folder with etcd and kube-apiserver"]
 fn the_etcd_of_the_real_server_is_killed_and_comes_back() {
-    let mut cluster = Cluster::follow_with(Real::start(builder(), 20), BELIEVED);
+    let mut cluster = Cluster::follow_with(Real::start(builder(), 20), REAL_SILENCE);
     cluster.wait_same();
     for seed in 0..3 {
         let events = cluster.events.len();
@@ -245,13 +246,13 @@ fn the_etcd_of_the_real_server_is_killed_and_comes_back() {
     assert_eq!(syncs(&cluster), 1);
 }
 
-/// Streaming lists stay silent, and so do pages: neither may be given up.
+/// Streaming lists stay silent, and so do pages; both have to be tried again.
 #[test]
 #[ignore = "needs KUBEBUILDER_ASSETS, a folder with etcd and kube-apiserver"]
 fn the_real_server_is_first_asked_while_its_etcd_is_away() {
     let mut server = Real::start(builder(), 20);
     server.0.stop_etcd();
-    let mut cluster = Cluster::follow_with(server, BELIEVED);
+    let mut cluster = Cluster::follow_with(server, REAL_SILENCE);
     std::thread::sleep(Duration::from_secs(12));
     cluster.take();
     assert!(!cluster.model.is_synced());
@@ -261,7 +262,7 @@ fn the_real_server_is_first_asked_while_its_etcd_is_away() {
     cluster.wait_following("services");
 }
 
-/// Versions begin anew, too: those from before are of the future. A watch from there brings nothing but silence.
+/// Versions start again, too, so that those from before lie in the future. A watch from there delivers nothing.
 #[test]
 #[ignore = "needs KUBEBUILDER_ASSETS, a folder with etcd and kube-apiserver"]
 fn the_real_server_lost_its_data() {
@@ -277,12 +278,12 @@ fn the_real_server_lost_its_data() {
     assert_eq!(cluster.model.services().count(), 3);
 }
 
-/// Everything at once; etcd forgets what is older than a second.
+/// Everything at once, and etcd forgets versions after a second.
 #[test]
 #[ignore = "needs KUBEBUILDER_ASSETS, a folder with etcd and kube-apiserver"]
 fn any_kill_at_any_time() {
     let builder = builder().flag("--etcd-compaction-interval=1s");
-    let mut cluster = Cluster::follow_with(Real::start(builder, 20), BELIEVED);
+    let mut cluster = Cluster::follow_with(Real::start(builder, 20), REAL_SILENCE);
     for round in 0..9u64 {
         cluster.server.stir(round + 101, 15);
         match round % 3 {

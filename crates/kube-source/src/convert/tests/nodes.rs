@@ -1,7 +1,7 @@
 use super::{check_problems, parse};
 use crate::{convert::node, wire};
 
-/// A Node `n1`: zone, addresses and pod CIDRs.
+/// Checks the zone, addresses and pod CIDRs of a Node `n1`.
 fn check(case: &str, yaml: &str, expect: &str, problems: &[&str]) {
     let yaml = format!("metadata: {{name: n1, {yaml}");
     let converted = node(&parse::<wire::Node>(&yaml));

@@ -3,7 +3,7 @@ use service_model::{Service, TrafficPolicy};
 use super::{check_problems, parse};
 use crate::{convert::service, wire};
 
-/// What is served of a Service: its ClusterIPs, its ports, and what is not the default.
+/// Served part of a Service: its ClusterIPs, its ports, and everything that is not the default.
 fn summary(service: &Service) -> String {
     let ips = service.cluster_ips.iter().map(ToString::to_string);
     let ports = service.ports.iter().map(|p| {
@@ -26,7 +26,7 @@ fn summary(service: &Service) -> String {
     ips.chain(ports).chain(rest.into_iter().flatten()).collect::<Vec<_>>().join(" ")
 }
 
-/// A Service `ns/web` with more metadata and a spec; `-` if it is not served at all.
+/// Checks a Service `ns/web` with more metadata and a spec; `-` is expected if it is not served at all.
 fn check_with(case: &str, metadata: &str, spec: &str, expect: &str, problems: &[&str]) {
     let yaml = format!("metadata: {{name: web, namespace: ns, {metadata}}}\nspec: {{{spec}}}\n");
     let converted = service(&parse::<wire::Service>(&yaml));
@@ -39,13 +39,13 @@ fn check(case: &str, spec: &str, expect: &str, problems: &[&str]) {
     check_with(case, "uid: 1", spec, expect, problems);
 }
 
-/// A spec that is right but for the ports.
+/// Checks a spec that is right except for the ports.
 fn check_ports(case: &str, ports: &str, expect: &str, problems: &[&str]) {
     let expect = if expect == "-" { "-".to_owned() } else { format!("10.96.0.1 {expect}") };
     check(case, &format!("clusterIP: 10.96.0.1, ports: {ports}"), &expect, problems);
 }
 
-/// A spec that is right but for something else.
+/// Checks a spec whose ClusterIP and ports are right.
 fn check_rest(case: &str, rest: &str, expect: &str, problems: &[&str]) {
     let expect = format!("10.96.0.1 :80/TCP {expect}");
     check(case, &format!("clusterIP: 10.96.0.1, ports: [{{port: 80}}], {rest}"), expect.trim(), problems);

@@ -3,7 +3,7 @@ use service_model::EndpointSlice;
 use super::{check_problems, parse};
 use crate::{convert::slice, wire};
 
-/// What is served of a slice: its Service, ports and endpoints.
+/// Served part of a slice: its Service, ports and endpoints.
 fn summary(slice: &EndpointSlice) -> String {
     let ports = slice.ports.iter().map(|p| format!("{}:{}/{}", p.name, p.port, p.protocol));
     let endpoints = slice.endpoints.iter().map(|e| {
@@ -29,7 +29,7 @@ fn check_yaml(case: &str, yaml: &str, expect: &str, problems: &[&str]) {
     check_problems(case, "EndpointSlice ns/web-1", &converted.problems, problems);
 }
 
-/// A slice `ns/web-1` of Service `ns/web` and family IPv4.
+/// Checks a slice `ns/web-1` of Service `ns/web` and family IPv4.
 fn check(case: &str, ports: &str, endpoints: &str, expect: &str, problems: &[&str]) {
     let yaml = format!(
         "metadata: {{name: web-1, namespace: ns, labels: {{kubernetes.io/service-name: web}}}}\n\
