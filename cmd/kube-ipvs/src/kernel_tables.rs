@@ -130,7 +130,7 @@ pub fn choose_conn_reuse(settings: &Settings, metrics: Option<&Metrics>) -> Conn
     let mode = choice.decision.mode.map_or_else(|| "none".to_owned(), |mode| mode.to_string());
     let reason = choice.decision.reason.to_string();
     if let Some(metrics) = metrics {
-        metrics.conn_reuse_mode(&mode, &reason, choice.probe_word(), &kernel.to_string());
+        metrics.set_conn_reuse_mode(&mode, &reason, choice.probe_word(), &kernel.to_string());
     }
     choice
 }

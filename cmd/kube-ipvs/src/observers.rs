@@ -40,21 +40,21 @@ impl Observers {
         self.health.set_condition("scheduler-unavailable", Effect::Notice, missing);
         self.health.set_condition("vips-refused", Effect::Notice, number(now.vips));
         self.health.set_condition("virtual-servers-refused", Effect::Notice, number(now.virtual_servers));
-        self.metrics.schedulers_unavailable(now.schedulers.iter().map(Scheduler::as_str));
-        self.metrics.refused(now.vips, now.virtual_servers);
+        self.metrics.set_unavailable_schedulers(now.schedulers.iter().map(Scheduler::as_str));
+        self.metrics.set_refused(now.vips, now.virtual_servers);
         self.shortfalls.replace(now);
     }
 
     /// Counts the writes and drains of a step, after which `draining` real servers drain.
     pub fn report_step(&self, report: &Report, draining: usize) {
-        self.metrics.synced(report.written, report.failed, report.drift);
-        self.metrics.drains_begun(report.drains_begun);
+        self.metrics.record_sync(report.written, report.failed, report.drift);
+        self.metrics.count_drains_begun(report.drains_begun);
         for ended in &report.ended {
-            self.metrics.drain_ended(ended.outcome.as_str(), ended.after, ended.cut);
+            self.metrics.record_drain_end(ended.outcome.as_str(), ended.after, ended.cut);
         }
-        self.metrics.draining(draining);
+        self.metrics.set_draining(draining);
         if report.completed_start {
-            self.health.programmed();
+            self.health.set_programmed();
         }
     }
 
@@ -63,7 +63,7 @@ impl Observers {
     pub fn report_findings(&self, reconciler: &Reconciler) {
         for finding in NodeFinding::ALL {
             let objects: Vec<_> = reconciler.node_findings(finding).collect();
-            self.metrics.node_finding(finding.code(), objects.len());
+            self.metrics.set_node_finding(finding.code(), objects.len());
             self.health.set_condition(finding.code(), Effect::Notice, objects);
         }
     }
@@ -74,8 +74,8 @@ impl Observers {
     /// `/readyz` only lists them. Where they are many, the node is not ready, which stops a rollout.
     pub fn report_standing(&self, begun: Instant, standing: Standing) {
         match standing.waits_for {
-            Some(wait) => self.health.waits(begun, wait.as_str()),
-            None => self.health.caught_up(),
+            Some(wait) => self.health.set_waiting(begun, wait.as_str()),
+            None => self.health.set_caught_up(),
         }
         let many = standing.unserved >= REFUSED_SERVICES_OF_A_BAD_NODE || standing.most_unserved;
         let effect = if many { Effect::NotReady } else { Effect::Notice };
@@ -101,7 +101,7 @@ mod tests {
     /// Answers of `/livez`, `/healthz` and `/readyz` an hour after a step (true for 200), and the list of conditions.
     fn pages(standing: Standing) -> ([bool; 3], String) {
         let health = Arc::new(Health::new(Limits::of(Duration::from_secs(30)), &[]));
-        health.programmed();
+        health.set_programmed();
         let observers = Observers::new(Arc::clone(&health), Arc::new(Metrics::new([]).unwrap()));
         let begun = Instant::now();
         observers.report_standing(begun, standing);

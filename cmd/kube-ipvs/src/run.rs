@@ -119,7 +119,7 @@ fn follow(source: source::Opened, sender: SyncSender<Message>, health: Arc<Healt
             let passed_on = match delivery {
                 Delivery::Objects(batch) => forward(batch, sender),
                 Delivery::Status(kind, status) => {
-                    health.source(kind, source_status(status));
+                    health.set_source_status(kind, source_status(status));
                     Ok(())
                 }
             };

@@ -1,19 +1,19 @@
-//! What of this node an operator should know, as `/readyz` lists it.
+//! Conditions of this node that an operator should know, as `/readyz` lists them.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-/// Whether a condition keeps the process from being ready.
+/// Effect of a condition on the readiness of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Ready all the same: worth knowing.
+    /// The process is ready all the same.
     Notice,
-    /// Not ready while it lasts.
+    /// The process is not ready while the condition lasts.
     NotReady,
 }
 
-/// All conditions that hold at the moment.
+/// All current conditions, by code.
 #[derive(Debug, Default)]
 pub(crate) struct Conditions(BTreeMap<&'static str, (Effect, Vec<String>)>);
 
@@ -22,27 +22,28 @@ pub(crate) struct Conditions(BTreeMap<&'static str, (Effect, Vec<String>)>);
 pub(crate) struct Listed<'a> {
     code: &'static str,
     word: &'a str,
-    /// Whether it is a reason for `"ready":false`.
+    /// Whether the condition is a reason for `"ready":false`.
     pub(crate) blocks: bool,
 }
 
 impl Listed<'_> {
-    /// A reason for not being ready that concerns no object in particular.
+    /// A reason for not being ready that concerns no particular object.
     pub(crate) const fn reason(code: &'static str) -> Self {
         Listed { code, word: "", blocks: true }
     }
 }
 
 impl Conditions {
-    /// Replaces what is listed under a code.
+    /// Replaces the words under a code; without words, the code goes.
     pub(crate) fn replace(&mut self, code: &'static str, effect: Effect, words: Vec<String>) {
-        match words.is_empty() {
-            true => _ = self.0.remove(code),
-            false => _ = self.0.insert(code, (effect, words)),
+        if words.is_empty() {
+            self.0.remove(code);
+        } else {
+            self.0.insert(code, (effect, words));
         }
     }
 
-    /// All of them, by code.
+    /// Lists all conditions, by code.
     pub(crate) fn list(&self) -> Vec<Listed<'_>> {
         let mut list = Vec::new();
         for (code, (effect, words)) in &self.0 {

@@ -1,10 +1,10 @@
-//! State of the process as its health pages tell it.
+//! State of the process, as its health pages report it.
 //!
-//! Each page has one question, so that whoever asks does the right thing:
+//! Each page answers one question, so that its reader does the right thing:
 //!
-//! - `/livez`: would a restart help? Only against a loop that hangs.
-//! - `/healthz`: may traffic come to this node? Not where changes no longer reach the kernel.
-//! - `/readyz`: is everything as it should be? Not where something is missing that an operator must look at.
+//! - `/livez`: would a restart help? Only if the loop hangs.
+//! - `/healthz`: may traffic come to this node? Not if changes no longer reach the kernel.
+//! - `/readyz`: is everything as it should be? Not if something is missing that an operator must look at.
 
 use std::{
     collections::BTreeMap,
@@ -17,45 +17,45 @@ use serde::Serialize;
 
 use crate::condition::{Conditions, Effect, Listed};
 
-/// State of the changes of one kind of objects.
+/// Status of the source of one kind of objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SourceStatus {
-    /// They arrive.
+    /// Changes arrive.
     Following,
-    /// They do not, with a code such as `unreachable`.
+    /// Changes do not arrive; the code says why, such as `unreachable`.
     Failing(&'static str),
 }
 
-/// Longest times that are still healthy.
+/// Limits of times; beyond them, the process is not healthy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Of a change that waits for the kernel.
+    /// Longest wait of a change for the kernel.
     pub waiting: Duration,
-    /// Of one step of the loop, before a restart is worth its price.
+    /// Longest step of the loop; beyond it, a restart is worth its price.
     pub step: Duration,
 }
 
 impl Limits {
-    /// No step of a loop that works takes so long, on whatever machine.
-    const LONG_STEP: Duration = Duration::from_secs(60);
+    /// Duration that no step of a working loop reaches, on any machine.
+    const LEAST_STEP_LIMIT: Duration = Duration::from_secs(60);
 
-    /// Two sync periods, as kube-proxy (pkg/proxy/healthcheck/proxy_health.go).
+    /// Limits of two sync periods, as in kube-proxy (pkg/proxy/healthcheck/proxy_health.go).
     pub fn of(sync_period: Duration) -> Self {
         let waiting = sync_period.saturating_mul(2);
-        Limits { waiting, step: waiting.max(Limits::LONG_STEP) }
+        Limits { waiting, step: waiting.max(Limits::LEAST_STEP_LIMIT) }
     }
 }
 
-/// An answer of one of the pages.
+/// Answer of one of the pages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// 200 or 503.
+    /// Whether the status is 200 rather than 503.
     pub good: bool,
-    /// JSON.
+    /// Body, in JSON.
     pub body: String,
 }
 
-/// State that the loop and the sources note, and that the server answers with.
+/// State that the loop and the sources report, and the pages show.
 #[derive(Debug)]
 pub struct Health {
     limits: Limits,
@@ -64,15 +64,22 @@ pub struct Health {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Since when the loop has been at work without looking for messages: a call into the kernel may hang, and then
-    /// nothing else would tell.
-    at_work: Option<Instant>,
-    /// Since when changes have waited, and what for.
-    waiting: Option<(Instant, &'static str)>,
+    /// Start of the step in which the loop is; meanwhile it takes no messages. If a call into the kernel hangs, nothing
+    /// else shows it.
+    step_begun: Option<Instant>,
+    waiting: Option<Waiting>,
     last_updated: Option<Timestamp>,
     programmed: bool,
     sources: BTreeMap<&'static str, Source>,
     conditions: Conditions,
+}
+
+/// Wait of changes for the kernel.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    since: Instant,
+    /// Code of the reason.
+    code: &'static str,
 }
 
 #[derive(Debug)]
@@ -99,55 +106,55 @@ struct Readyz<'a> {
     conditions: Vec<Listed<'a>>,
 }
 
-/// Reason for a bad answer where the loop hangs.
+/// Reason for a bad answer because the loop hangs.
 const LOOP_HANGS: &str = "loop-hangs";
 
 impl Health {
-    /// Nothing is known yet. `vital` names the kinds of objects without which the process is not ready.
+    /// Initial state. `vital` names the kinds of objects without which the process is not ready.
     pub fn new(limits: Limits, vital: &[&'static str]) -> Self {
         let unknown = || Source { vital: true, status: SourceStatus::Failing("not-listed") };
         let sources = vital.iter().map(|kind| (*kind, unknown())).collect();
         Health { limits, state: Mutex::new(State { sources, ..State::default() }) }
     }
 
-    /// The loop begins a step: from now on it looks neither for messages nor at the time.
+    /// Notes that the loop begins a step, during which it takes no messages.
     pub fn begin_step(&self, now: Instant) {
-        self.state().at_work = Some(now);
+        self.state().step_begun = Some(now);
     }
 
-    /// The loop has ended its step and waits for messages.
+    /// Notes that the loop has ended its step and waits for messages.
     pub fn end_step(&self) {
-        self.state().at_work = None;
+        self.state().step_begun = None;
     }
 
-    /// Changes wait, and have done so since `now` if none had before; `code` says what for.
-    pub fn waits(&self, now: Instant, code: &'static str) {
+    /// Notes that changes wait; if none waited before, they do so since `now`. `code` is the reason.
+    pub fn set_waiting(&self, now: Instant, code: &'static str) {
         let mut state = self.state();
-        let since = state.waiting.map_or(now, |(since, _)| since);
-        state.waiting = Some((since, code));
+        let since = state.waiting.map_or(now, |waiting| waiting.since);
+        state.waiting = Some(Waiting { since, code });
     }
 
-    /// No change waits.
-    pub fn caught_up(&self) {
+    /// Notes that no change waits.
+    pub fn set_caught_up(&self) {
         let mut state = self.state();
         state.waiting = None;
         state.last_updated = Some(Timestamp::now());
     }
 
-    /// Everything was programmed once.
-    pub fn programmed(&self) {
+    /// Notes that everything has been programmed once.
+    pub fn set_programmed(&self) {
         self.state().programmed = true;
     }
 
-    /// Changes of a kind of objects arrive, or do not.
-    pub fn source(&self, kind: &'static str, status: SourceStatus) {
+    /// Sets the status of the source of a kind of objects.
+    pub fn set_source_status(&self, kind: &'static str, status: SourceStatus) {
         self.state().sources.entry(kind).or_insert(Source { vital: false, status }).status = status;
     }
 
-    /// Replaces what `/readyz` lists under a code: an entry for each word, none where there are no words.
+    /// Replaces the entries of `/readyz` under a code: one for each word.
     ///
-    /// Everybody can read it: a code is a fixed name for programs, such as `scheduler-unavailable`; a word names the
-    /// object, such as the scheduler, or is a number. Details and remedies belong into the log.
+    /// Everybody can read them. A code is a fixed name for programs, such as `scheduler-unavailable`; a word names the
+    /// object, such as the scheduler, or is a number. Details and remedies belong in the log.
     pub fn set_condition(
         &self,
         code: &'static str,
@@ -161,7 +168,7 @@ impl Health {
     /// Answer of `/livez`.
     pub fn livez(&self, now: Instant) -> Answer {
         let state = self.state();
-        let hangs = state.at_work.is_some_and(|since| age(since, now) > self.limits.step);
+        let hangs = state.step_begun.is_some_and(|since| age(since, now) > self.limits.step);
         healthz(&state, hangs.then_some(LOOP_HANGS))
     }
 
@@ -187,11 +194,13 @@ impl Health {
         Answer { good: answer.ready, body: json(&answer) }
     }
 
-    /// Why changes do not reach the kernel, if they have not for too long.
+    /// Code of the reason why changes have not reached the kernel for too long, if they have not.
     fn lateness(&self, state: &State, now: Instant) -> Option<&'static str> {
         let is_late = |since| age(since, now) > self.limits.waiting;
-        let hangs = state.at_work.filter(|since| is_late(*since)).map(|_| LOOP_HANGS);
-        hangs.or_else(|| state.waiting.filter(|(since, _)| is_late(*since)).map(|(_, code)| code))
+        if state.step_begun.is_some_and(is_late) {
+            return Some(LOOP_HANGS);
+        }
+        state.waiting.filter(|waiting| is_late(waiting.since)).map(|waiting| waiting.code)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -213,7 +222,7 @@ fn age(since: Instant, now: Instant) -> Duration {
     now.saturating_duration_since(since)
 }
 
-/// The body of kube-proxy, with the reason for a bad answer. While all is well, it is up to date by definition.
+/// Answer with the body of kube-proxy and the reason, if it is a bad one. A good answer is up to date by definition.
 fn healthz(state: &State, reason: Option<&'static str>) -> Answer {
     let now = Timestamp::now();
     let good = reason.is_none();

@@ -1,8 +1,8 @@
-//! What the process tells about itself: log lines, and health and metrics over HTTP.
+//! Log lines of the process, and its health and metrics over HTTP.
 //!
-//! Reading order: [`init_logging`], [`Health`] and [`Metrics`] (what is told), [`serve`] (how).
+//! Reading order: [`init_logging`], [`Health`] and [`Metrics`] (the content of the pages), [`serve`] (the pages).
 //!
-//! Deliberately not here: what is logged, and what makes the process healthy.
+//! Deliberately not here: the decision what to log, and when the process is healthy.
 
 mod condition;
 mod connections;

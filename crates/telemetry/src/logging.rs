@@ -5,17 +5,17 @@ use std::{io, str::FromStr};
 use tracing::Level;
 use tracing_subscriber::fmt;
 
-/// How a log line looks.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Plain text, for people.
     #[default]
     Text,
     /// One JSON object per line.
     Json,
 }
 
-/// A log format that does not exist.
+/// Error for a log format that does not exist.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown log format {0:?}: expected text or json")]
 pub struct UnknownLogFormat(pub String);
@@ -32,10 +32,10 @@ impl FromStr for LogFormat {
     }
 }
 
-/// Logs to standard error from now on. `verbosity` is klog's: up to 3 one line per sync that changed something, from 4
-/// one per write, from 6 everything.
+/// Starts logging to standard error. `verbosity` is that of klog: up to 3 there is one line per sync that changed
+/// something, from 4 one per write, from 6 everything.
 pub fn init_logging(format: LogFormat, verbosity: u8) {
-    // A line that nobody reads any more is lost; the complaint about it would end the process.
+    // Without a reader, a line is lost. Reporting that on the same closed pipe would end the process.
     let lines = fmt()
         .with_max_level(level(verbosity))
         .with_writer(io::stderr)

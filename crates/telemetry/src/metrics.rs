@@ -1,4 +1,4 @@
-//! What the process has done, counted, for Prometheus.
+//! Metrics of the process, for Prometheus.
 
 use std::time::Duration;
 
@@ -10,21 +10,22 @@ use prometheus::{
     proto::{MetricFamily, MetricType},
 };
 
-/// Drains end within seconds, or when their last connection does; 15 minutes is the default deadline.
+/// Buckets of the histogram: drains end within seconds, or with their last connection; 15 minutes is the default
+/// deadline.
 const DRAIN_SECONDS: [f64; 11] = [0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 300.0, 900.0, 3600.0];
 
-/// A metric as its documentation has to have it.
+/// A metric as its documentation must describe it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Family {
     /// Name in the text format.
     pub name: String,
-    /// `counter`, `gauge`, ...
+    /// Type, such as `counter` or `gauge`.
     pub kind: &'static str,
     /// Names of its labels.
     pub labels: Vec<String>,
 }
 
-/// All metrics; shared by whoever counts and the server.
+/// All metrics, shared by the code that counts and the server.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -43,35 +44,38 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// All are zero. `outcomes` names how drains can end, so that each of them exists from the beginning.
+    /// Metrics that are all zero. `outcomes` names the outcomes of drains, each of which exists from the start.
     pub fn new(outcomes: impl IntoIterator<Item = &'static str>) -> Result<Self, prometheus::Error> {
         let drains_ended = IntCounterVec::new(
-            Opts::new("kube_ipvs_drains_ended_total", "Drains of real servers that ended, by how they did"),
+            Opts::new("kube_ipvs_drains_ended_total", "Drains of real servers that ended, by outcome"),
             &["outcome"],
         )?;
-        outcomes.into_iter().for_each(|outcome| _ = drains_ended.with_label_values(&[outcome]));
-        let seconds = HistogramOpts::new("kube_ipvs_drain_duration_seconds", "How long drains took");
+        for outcome in outcomes {
+            drains_ended.with_label_values(&[outcome]);
+        }
+        let seconds =
+            HistogramOpts::new("kube_ipvs_drain_duration_seconds", "Duration of the drains that ended");
         let conn_reuse = Opts::new(
             "kube_ipvs_conn_reuse_mode_info",
-            "The chosen net.ipv4.vs.conn_reuse_mode (none: left as it was), what decided, and what the probe saw; always 1",
+            "Chosen net.ipv4.vs.conn_reuse_mode (none: left as it was), the reason, the result of the probe, and the kernel; always 1",
         );
         let findings = Opts::new(
             "kube_ipvs_node_findings",
-            "What of the node keeps services from working, by the number of objects concerned; the log has the remedy",
+            "Settings of the node that keep services from working, with the number of objects concerned; the log has the remedy",
         );
         let missing_schedulers = Opts::new(
             "kube_ipvs_scheduler_unavailable",
-            "Schedulers that are configured or named by a Service and that the kernel lacks: others are used; always 1",
+            "Schedulers that the configuration or a Service names and the kernel lacks, so that another one is used; always 1",
         );
         let refused_objects = Opts::new(
             "kube_ipvs_refused_objects",
-            "VIPs and virtual servers of which the kernel refuses a write at the moment",
+            "VIPs and virtual servers with a write that the kernel refuses at the moment",
         );
         let metrics = Metrics {
             registry: Registry::new(),
             draining: IntGauge::new(
                 "kube_ipvs_draining_real_servers",
-                "Real servers that are on their way out",
+                "Real servers that drain at the moment",
             )?,
             drains_begun: counter("kube_ipvs_drains_begun_total", "Drains of real servers that began")?,
             drains_ended,
@@ -82,14 +86,14 @@ impl Metrics {
             )?,
             writes: counter("kube_ipvs_writes_total", "Writes that the kernel executed")?,
             refused: counter("kube_ipvs_writes_refused_total", "Writes that the kernel refused")?,
-            drift: counter("kube_ipvs_drift_total", "Objects of ours that somebody else had changed")?,
+            drift: counter("kube_ipvs_drift_total", "Objects of kube-ipvs that another program had changed")?,
             conn_reuse: IntGaugeVec::new(conn_reuse, &["mode", "reason", "probe", "kernel"])?,
             findings: IntGaugeVec::new(findings, &["finding"])?,
             missing_schedulers: IntGaugeVec::new(missing_schedulers, &["scheduler"])?,
             refused_objects: IntGaugeVec::new(refused_objects, &["kind"])?,
         };
         metrics.register()?;
-        metrics.refused(0, 0);
+        metrics.set_refused(0, 0);
         Ok(metrics)
     }
 
@@ -121,56 +125,58 @@ impl Metrics {
         self.collectors().iter().flat_map(|collector| families_of(collector.as_ref())).collect()
     }
 
-    /// So many real servers drain at the moment.
-    pub fn draining(&self, count: usize) {
+    /// Sets the number of real servers that drain at the moment.
+    pub fn set_draining(&self, count: usize) {
         self.draining.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// Some drains began.
-    pub fn drains_begun(&self, count: usize) {
+    /// Counts drains that began.
+    pub fn count_drains_begun(&self, count: usize) {
         add(&self.drains_begun, count);
     }
 
-    /// A drain ended.
-    pub fn drain_ended(&self, outcome: &str, after: Duration, connections_cut: u32) {
+    /// Records the end of a drain.
+    pub fn record_drain_end(&self, outcome: &str, after: Duration, connections_cut: u32) {
         self.drains_ended.with_label_values(&[outcome]).inc();
         self.drain_seconds.observe(after.as_secs_f64());
         self.connections_cut.inc_by(connections_cut.into());
     }
 
-    /// What one sync wrote, what of it was refused, and what it found changed by others.
-    pub fn synced(&self, written: usize, refused: usize, drift: usize) {
+    /// Records the writes of one sync, those that the kernel refused, and the objects that others had changed.
+    pub fn record_sync(&self, written: usize, refused: usize, drift: usize) {
         add(&self.writes, written);
         add(&self.refused, refused);
         add(&self.drift, drift);
     }
 
-    /// What was chosen for `conn_reuse_mode`, and why.
-    pub fn conn_reuse_mode(&self, mode: &str, reason: &str, probe: &str, kernel: &str) {
+    /// Sets the choice of `conn_reuse_mode` and the reason for it.
+    pub fn set_conn_reuse_mode(&self, mode: &str, reason: &str, probe: &str, kernel: &str) {
         self.conn_reuse.reset();
         self.conn_reuse.with_label_values(&[mode, reason, probe, kernel]).set(1);
     }
 
-    /// So many objects are concerned by a finding about the node at the moment.
-    pub fn node_finding(&self, finding: &str, objects: usize) {
+    /// Sets the number of objects that a finding about the node concerns at the moment.
+    pub fn set_node_finding(&self, finding: &str, objects: usize) {
         let objects = i64::try_from(objects).unwrap_or(i64::MAX);
         self.findings.with_label_values(&[finding]).set(objects);
     }
 
-    /// Schedulers that are wanted and that the kernel lacks.
-    pub fn schedulers_unavailable<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
+    /// Sets the schedulers that somebody has chosen and the kernel lacks.
+    pub fn set_unavailable_schedulers<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
         self.missing_schedulers.reset();
-        names.into_iter().for_each(|name| self.missing_schedulers.with_label_values(&[name]).set(1));
+        for name in names {
+            self.missing_schedulers.with_label_values(&[name]).set(1);
+        }
     }
 
-    /// What the kernel refuses at the moment.
-    pub fn refused(&self, vips: usize, virtual_servers: usize) {
+    /// Sets the numbers of objects with a write that the kernel refuses at the moment.
+    pub fn set_refused(&self, vips: usize, virtual_servers: usize) {
         for (kind, count) in [("vip", vips), ("virtual-server", virtual_servers)] {
             self.refused_objects.with_label_values(&[kind]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
     }
 
-    /// All of them in the text format of Prometheus.
+    /// Renders all metrics in the text format of Prometheus.
     pub fn render(&self) -> Result<String, prometheus::Error> {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
@@ -213,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_are_there_from_the_beginning_and_count() {
+    fn all_exist_from_the_start_and_count() {
         let metrics = Metrics::new(["drained", "silent"]).unwrap();
         let has = |line: &str| {
             let text = metrics.render().unwrap();
@@ -223,20 +229,20 @@ mod tests {
         has("kube_ipvs_drains_ended_total{outcome=\"drained\"} 0");
         has("kube_ipvs_drains_ended_total{outcome=\"silent\"} 0");
         has("kube_ipvs_refused_objects{kind=\"vip\"} 0");
-        metrics.schedulers_unavailable(["mh", "wlc"]);
-        metrics.schedulers_unavailable(["wlc"]);
-        metrics.refused(2, 1);
+        metrics.set_unavailable_schedulers(["mh", "wlc"]);
+        metrics.set_unavailable_schedulers(["wlc"]);
+        metrics.set_refused(2, 1);
         has("kube_ipvs_scheduler_unavailable{scheduler=\"wlc\"} 1");
         assert!(!metrics.render().unwrap().contains("scheduler=\"mh\""));
         has("kube_ipvs_refused_objects{kind=\"vip\"} 2");
         has("kube_ipvs_refused_objects{kind=\"virtual-server\"} 1");
-        metrics.draining(3);
-        metrics.drains_begun(4);
-        metrics.drain_ended("silent", Duration::from_millis(7_500), 12);
-        metrics.synced(10, 2, 1);
-        metrics.conn_reuse_mode("0", "flag", "not run", "5.4");
-        metrics.conn_reuse_mode("1", "kernel 5.9 or later", "not run", "6.12");
-        metrics.node_finding("forward-policy-drop", 2);
+        metrics.set_draining(3);
+        metrics.count_drains_begun(4);
+        metrics.record_drain_end("silent", Duration::from_millis(7_500), 12);
+        metrics.record_sync(10, 2, 1);
+        metrics.set_conn_reuse_mode("0", "flag", "not run", "5.4");
+        metrics.set_conn_reuse_mode("1", "kernel 5.9 or later", "not run", "6.12");
+        metrics.set_node_finding("forward-policy-drop", 2);
         has("kube_ipvs_node_findings{finding=\"forward-policy-drop\"} 2");
         has("kube_ipvs_draining_real_servers 3");
         has("kube_ipvs_drains_begun_total 4");

@@ -1,4 +1,4 @@
-//! `/healthz`, `/livez` and `/readyz`, and at another address `/metrics`, over HTTP.
+//! HTTP server of `/healthz`, `/livez` and `/readyz`, and at another address of `/metrics`.
 
 use std::{
     cell::RefCell,
@@ -26,18 +26,18 @@ use tracing::{info, warn};
 
 use crate::{Answer, Health, Metrics, connections::Connections};
 
-/// As kube-proxy (`serveHealthz` in cmd/kube-proxy/app/server.go).
-const BIND_AGAIN: Duration = Duration::from_secs(5);
-/// For the head of a request; TCP has sent a lost packet three times again by then.
+/// Pause after a failure to bind, as in kube-proxy (`serveHealthz` in cmd/kube-proxy/app/server.go).
+const BIND_RETRY_PAUSE: Duration = Duration::from_secs(5);
+/// Longest wait for the head of a request; TCP retransmits a lost packet three times within it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(3);
-/// For a whole connection, from a client that reads slowly.
+/// Longest duration of a connection, for clients that read slowly.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest head of a request, so that a connection takes little memory.
-const HEAD_BYTES: usize = 16 << 10;
-/// Connections that the kernel keeps until they are accepted, less if `net.core.somaxconn` says so.
-const ACCEPT_QUEUE: i32 = 4096;
+const MAX_HEAD_BYTES: usize = 16 << 10;
+/// Connections that the kernel queues until the server accepts them, fewer if `net.core.somaxconn` is lower.
+const ACCEPT_QUEUE_LENGTH: i32 = 4096;
 
-/// What is answered at an address.
+/// Set of pages that an address serves.
 #[derive(Clone, Debug)]
 pub enum Site {
     /// `/healthz`, `/livez` and `/readyz`.
@@ -47,7 +47,7 @@ pub enum Site {
 }
 
 impl Site {
-    /// Also the name of its thread.
+    /// Name of the site and of its thread.
     const fn name(&self) -> &'static str {
         match self {
             Site::Health(_) => "health",
@@ -61,44 +61,45 @@ impl Site {
             (Site::Health(health), "/healthz") => Page::json(health.healthz(Instant::now())),
             (Site::Health(health), "/readyz") => Page::json(health.readyz(Instant::now())),
             (Site::Metrics(metrics), "/metrics") => Page::metrics(metrics.render()),
-            (Site::Metrics(_), "/proxyMode") => Page::text(StatusCode::OK, TEXT, "ipvs".to_owned()),
-            _ => Page::text(StatusCode::NOT_FOUND, TEXT, String::new()),
+            (Site::Metrics(_), "/proxyMode") => Page::text(StatusCode::OK, TEXT_TYPE, "ipvs".to_owned()),
+            _ => Page::text(StatusCode::NOT_FOUND, TEXT_TYPE, String::new()),
         }
     }
 }
 
-const JSON: &str = "application/json";
-const TEXT: &str = "text/plain; charset=utf-8";
-/// The text format of Prometheus (`prometheus::TEXT_FORMAT`).
-const METRICS: &str = "text/plain; version=0.0.4";
+const JSON_TYPE: &str = "application/json";
+const TEXT_TYPE: &str = "text/plain; charset=utf-8";
+/// Media type of the text format of Prometheus (`prometheus::TEXT_FORMAT`).
+const METRICS_TYPE: &str = "text/plain; version=0.0.4";
 
 struct Page {
     status: StatusCode,
-    kind: &'static str,
+    content_type: &'static str,
     text: String,
 }
 
 impl Page {
-    const fn text(status: StatusCode, kind: &'static str, text: String) -> Page {
-        Page { status, kind, text }
+    const fn text(status: StatusCode, content_type: &'static str, text: String) -> Self {
+        Page { status, content_type, text }
     }
 
-    fn json(Answer { good, body }: Answer) -> Page {
-        Page::text(if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, JSON, body)
+    fn json(Answer { good, body }: Answer) -> Self {
+        let status = if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        Page::text(status, JSON_TYPE, body)
     }
 
-    fn metrics(text: Result<String, prometheus::Error>) -> Page {
+    fn metrics(text: Result<String, prometheus::Error>) -> Self {
         match text {
-            Ok(text) => Page::text(StatusCode::OK, METRICS, text),
-            Err(error) => Page::text(StatusCode::INTERNAL_SERVER_ERROR, TEXT, error.to_string()),
+            Ok(text) => Page::text(StatusCode::OK, METRICS_TYPE, text),
+            Err(error) => Page::text(StatusCode::INTERNAL_SERVER_ERROR, TEXT_TYPE, error.to_string()),
         }
     }
 }
 
-/// Called with the address that was bound.
+/// Function that gets the address that was bound.
 pub type Bound = Box<dyn FnOnce(SocketAddr) + Send>;
 
-/// Answers on a thread of its own. An address that cannot be bound is tried again every 5 seconds.
+/// Serves a site on a thread of its own. An address that cannot be bound is tried again every 5 seconds.
 pub fn serve(addr: SocketAddr, site: Site, bound: Option<Bound>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let name = site.name();
@@ -115,21 +116,21 @@ async fn listen(addr: SocketAddr, site: Site, bound: Option<Bound>) {
     let connections = Rc::new(RefCell::new(Connections::<AbortHandle>::default()));
     loop {
         let Ok((stream, client)) = listener.accept().await else {
-            // Such as no free file descriptor.
+            // There may be no free file descriptor: connections end, and with them their descriptors become free.
             sleep(Duration::from_millis(100)).await;
             continue;
         };
         let id = connections.borrow().next_id();
         let (site, open) = (site.clone(), Rc::clone(&connections));
         let task = spawn_local(async move {
-            // A client that hangs up, or is too slow, is no concern of ours.
+            // That a client hangs up, or is too slow, is no error here.
             let _ended = timeout(CONNECTION_TIMEOUT, converse(stream, &site)).await;
             open.borrow_mut().remove(id);
         });
         if let Some(ended) = connections.borrow_mut().add(client.ip(), task.abort_handle()) {
             ended.abort();
         }
-        // A request that is there already is answered before others can push its connection out.
+        // Lets the task answer a request that has already arrived, before other connections can push its own out.
         yield_now().await;
     }
 }
@@ -140,7 +141,7 @@ async fn converse(stream: TcpStream, site: &Site) -> hyper::Result<()> {
         async move { Ok::<_, Infallible>(response) }
     });
     let mut server = http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BYTES);
+    server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD_BYTES);
     server.keep_alive(false);
     server.serve_connection(TokioIo::new(stream), service).await
 }
@@ -158,13 +159,14 @@ async fn bind(addr: SocketAddr, name: &str) -> TcpListener {
             Err(error) => error,
         };
         if !std::mem::replace(&mut reported, true) {
-            warn!("{name} on {addr}: {error}; trying again every {BIND_AGAIN:?}");
+            warn!("{name} on {addr}: cannot listen: {error}; trying again every {BIND_RETRY_PAUSE:?}");
         }
-        sleep(BIND_AGAIN).await;
+        sleep(BIND_RETRY_PAUSE).await;
     }
 }
 
-/// The unspecified IPv6 address stands for both families, and for IPv4 alone where the kernel runs without IPv6.
+/// Listens on an address. The unspecified IPv6 address stands for both families, and for IPv4 alone if the kernel runs
+/// without IPv6.
 fn try_bind<T>(addr: SocketAddr, listen: impl Fn(SocketAddr) -> io::Result<T>) -> io::Result<T> {
     let is_unspecified = addr.ip() == Ipv6Addr::UNSPECIFIED;
     listen(addr).or_else(|error| match error.raw_os_error() {
@@ -178,20 +180,20 @@ fn try_bind<T>(addr: SocketAddr, listen: impl Fn(SocketAddr) -> io::Result<T>) -
 fn listen_on(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
     if addr.is_ipv6() {
-        // Whatever net.ipv6.bindv6only says: `[::]` serves IPv4, too.
+        // `[::]` serves IPv4, too, whatever the value of net.ipv6.bindv6only.
         socket.set_only_v6(false)?;
     }
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;
-    socket.listen(ACCEPT_QUEUE)?;
+    socket.listen(ACCEPT_QUEUE_LENGTH)?;
     Ok(socket.into())
 }
 
 fn answer(request: &Request<Incoming>, site: &Site) -> Response<Full<Bytes>> {
     match *request.method() {
         Method::GET | Method::HEAD => respond(site.page(request.uri().path())),
-        _ => respond(Page::text(StatusCode::METHOD_NOT_ALLOWED, TEXT, String::new())),
+        _ => respond(Page::text(StatusCode::METHOD_NOT_ALLOWED, TEXT_TYPE, String::new())),
     }
 }
 
@@ -199,7 +201,7 @@ fn respond(page: Page) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(page.text)));
     *response.status_mut() = page.status;
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(page.kind));
+    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(page.content_type));
     headers.insert("x-content-type-options", header::HeaderValue::from_static("nosniff"));
     response
 }

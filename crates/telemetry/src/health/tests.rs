@@ -3,13 +3,13 @@ use super::*;
 const LIMITS: Limits = Limits { waiting: Duration::from_secs(60), step: Duration::from_secs(90) };
 const MOMENT: Duration = Duration::from_millis(1);
 
-/// Whether `/livez` and `/healthz` are good.
+/// Checks whether `/livez` and `/healthz` are good.
 fn pages(health: &Health, now: Instant) -> (bool, bool) {
     (health.livez(now).good, health.healthz(now).good)
 }
 
 #[test]
-fn a_restart_is_asked_for_only_where_the_loop_hangs() {
+fn only_a_hanging_loop_calls_for_a_restart() {
     let (health, start) = (Health::new(LIMITS, &["services"]), Instant::now());
     assert_eq!(pages(&health, start + LIMITS.step * 9), (true, true), "nothing has begun");
     health.begin_step(start);
@@ -26,15 +26,15 @@ fn a_restart_is_asked_for_only_where_the_loop_hangs() {
 #[test]
 fn a_change_that_waits_too_long_is_unhealthy_but_no_reason_to_restart() {
     let (health, start) = (Health::new(LIMITS, &[]), Instant::now());
-    health.waits(start, "first-programming");
-    health.waits(start + LIMITS.waiting, "changes");
+    health.set_waiting(start, "first-programming");
+    health.set_waiting(start + LIMITS.waiting, "changes");
     assert_eq!(pages(&health, start + LIMITS.waiting), (true, true));
     let late = start + LIMITS.waiting + MOMENT;
     assert_eq!(pages(&health, late), (true, false), "the first one counts");
     let body = health.healthz(late).body;
     assert!(body.contains(r#""healthy":false,"reason":"changes""#), "{body}");
     assert!(body.contains(r#""lastUpdated":"""#), "{body}");
-    health.programmed();
+    health.set_programmed();
     let answer = health.readyz(late);
     assert!(!answer.good, "{answer:?}");
     assert!(
@@ -42,14 +42,14 @@ fn a_change_that_waits_too_long_is_unhealthy_but_no_reason_to_restart() {
         "{answer:?}"
     );
     assert!(health.readyz(start).good);
-    health.caught_up();
+    health.set_caught_up();
     assert_eq!(pages(&health, late), (true, true));
     let body = health.healthz(late).body;
     assert!(body.contains(r#""lastUpdated":"20"#) && !body.contains("reason"), "{body}");
 }
 
 #[test]
-fn limits_follow_the_sync_period_but_a_long_step_is_given_a_minute() {
+fn limits_follow_the_sync_period_but_a_step_has_at_least_a_minute() {
     let seconds =
         |waiting, step| Limits { waiting: Duration::from_secs(waiting), step: Duration::from_secs(step) };
     assert_eq!(Limits::of(Duration::from_secs(1)), seconds(2, 60));
@@ -60,26 +60,26 @@ fn limits_follow_the_sync_period_but_a_long_step_is_given_a_minute() {
 #[test]
 fn ready_is_programmed_and_following() {
     let health = Health::new(LIMITS, &["services", "endpointslices"]);
-    health.programmed();
-    health.source("services", SourceStatus::Following);
+    health.set_programmed();
+    health.set_source_status("services", SourceStatus::Following);
     let answer = health.readyz(Instant::now());
     assert!(!answer.good && answer.body.contains(r#""endpointslices":"not-listed""#), "{answer:?}");
-    health.source("endpointslices", SourceStatus::Following);
-    health.source("nodes", SourceStatus::Failing("forbidden"));
+    health.set_source_status("endpointslices", SourceStatus::Following);
+    health.set_source_status("nodes", SourceStatus::Failing("forbidden"));
     let answer = health.readyz(Instant::now());
     assert!(answer.good && answer.body.contains(r#""nodes":"forbidden""#), "{answer:?}");
-    health.source("services", SourceStatus::Failing("unreachable"));
+    health.set_source_status("services", SourceStatus::Failing("unreachable"));
     let answer = health.readyz(Instant::now());
     assert!(!answer.good && answer.body.contains(r#""services":"unreachable""#), "{answer:?}");
     assert_eq!(pages(&health, Instant::now()), (true, true), "what is programmed goes on working");
-    health.source("services", SourceStatus::Following);
+    health.set_source_status("services", SourceStatus::Following);
     assert!(health.readyz(Instant::now()).good);
 }
 
 #[test]
 fn conditions_are_listed_until_they_are_replaced() {
     let health = Health::new(LIMITS, &[]);
-    health.programmed();
+    health.set_programmed();
     let check = |ready: bool, list: &str| {
         let Answer { good, body } = health.readyz(Instant::now());
         assert_eq!(good, ready, "{body}");

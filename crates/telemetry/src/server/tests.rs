@@ -10,12 +10,12 @@ use std::{
 use super::*;
 use crate::{Limits, SourceStatus};
 
-/// A probe of the kubelet that is not answered by then has failed.
-const PROBE: Duration = Duration::from_secs(1);
+/// Time after which a probe of the kubelet without an answer has failed.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn try_get(addr: SocketAddr, request: &str) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&addr, PROBE)?;
-    stream.set_read_timeout(Some(PROBE))?;
+    let mut stream = TcpStream::connect_timeout(&addr, PROBE_TIMEOUT)?;
+    stream.set_read_timeout(Some(PROBE_TIMEOUT))?;
     write!(stream, "{request} HTTP/1.1\r\nHost: x\r\n\r\n")?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
@@ -51,8 +51,8 @@ fn answers_over_http() {
     assert!(text.starts_with("HTTP/1.1 503") && text.ends_with('}'), "{text}");
     assert!(get(addr, "GET /other").starts_with("HTTP/1.1 404"));
     assert!(get(addr, "POST /healthz").starts_with("HTTP/1.1 405"));
-    health.programmed();
-    health.source("services", SourceStatus::Following);
+    health.set_programmed();
+    health.set_source_status("services", SourceStatus::Following);
     assert!(get(addr, "GET /readyz").starts_with("HTTP/1.1 200"));
 }
 
@@ -62,12 +62,12 @@ fn each_page_has_its_own_question() {
     let addr = start(Site::Health(Arc::clone(&health)));
     let status = |page: &str| get(addr, &format!("GET /{page}"))[9..12].to_owned();
     let long_ago = now.checked_sub(Duration::from_secs(61)).expect("a machine that is up for a minute");
-    health.waits(long_ago, "changes");
+    health.set_waiting(long_ago, "changes");
     assert_eq!(["livez", "healthz"].map(status), ["200", "503"]);
     health.begin_step(long_ago);
     assert_eq!(["livez", "healthz"].map(status), ["503", "503"]);
     health.end_step();
-    health.caught_up();
+    health.set_caught_up();
     assert_eq!(["livez", "healthz"].map(status), ["200", "200"]);
 }
 
@@ -86,14 +86,14 @@ fn a_long_page_is_complete() {
     let outcome = |n| -> &'static str { format!("outcome-{n}").leak() };
     let metrics = Metrics::new((0..5000).map(outcome)).unwrap();
     let expect = metrics.render().unwrap();
-    assert!(expect.len() > HEAD_BYTES * 4);
+    assert!(expect.len() > MAX_HEAD_BYTES * 4);
     let text = get(start(Site::Metrics(metrics.into())), "GET /metrics");
     assert_eq!(text.matches("outcome-").count(), 5000);
 }
 
 #[test]
 fn an_address_in_use_is_waited_for() {
-    // An address that clients of other tests do not take a port of.
+    // Clients of other tests use no port of this address.
     let busy = TcpListener::bind("127.77.77.77:0").unwrap();
     let addr = busy.local_addr().unwrap();
     let (sender, receiver) = mpsc::channel();
@@ -101,32 +101,32 @@ fn an_address_in_use_is_waited_for() {
     serve(addr, Site::Health(health()), Some(bound)).unwrap();
     assert!(receiver.recv_timeout(Duration::from_millis(200)).is_err());
     drop(busy);
-    assert_eq!(receiver.recv_timeout(BIND_AGAIN * 2), Ok(addr));
+    assert_eq!(receiver.recv_timeout(BIND_RETRY_PAUSE * 2), Ok(addr));
 }
 
-/// Clients that connect and never send a whole request: `begin` of one, if anything.
-fn hold(addr: SocketAddr, from: impl Fn(usize) -> IpAddr, count: usize, begin: &str) -> Vec<TcpStream> {
+/// Connects clients that never send a whole request, but at most its `head`.
+fn hold(addr: SocketAddr, from: impl Fn(usize) -> IpAddr, count: usize, head: &str) -> Vec<TcpStream> {
     let connect = |n| {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.bind(&SocketAddr::from((from(n), 0)).into()).unwrap();
         socket.connect(&addr.into()).unwrap();
         let mut stream = TcpStream::from(socket);
-        // It may have been pushed out already.
-        let _pushed_out = stream.write_all(begin.as_bytes());
+        // Other connections may have pushed it out already.
+        let _pushed_out = stream.write_all(head.as_bytes());
         stream
     };
     (0..count).map(connect).collect()
 }
 
-/// Connects `count` clients again and again, while another one probes.
-fn probe_among(from: impl Fn(usize) -> IpAddr + Send + Sync + Copy, begin: &str) {
+/// Connects a thousand clients again and again, while another one probes.
+fn probe_among(from: impl Fn(usize) -> IpAddr + Send + Sync + Copy, head: &str) {
     let addr = start(Site::Health(health()));
     let (begun, over) = (AtomicUsize::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
         scope.spawn(|| {
             let mut held = Vec::new();
             while !over.load(Ordering::Relaxed) {
-                held = hold(addr, from, 1000, begin);
+                held = hold(addr, from, 1000, head);
                 begun.fetch_add(1, Ordering::Relaxed);
             }
             drop(held);
@@ -138,14 +138,16 @@ fn probe_among(from: impl Fn(usize) -> IpAddr + Send + Sync + Copy, begin: &str)
             assert!(result.unwrap().starts_with("HTTP/1.1 200"), "after {probes} probes");
             probes += 1;
         }
-        // And while they only sit there.
+        // The same while they only stay connected.
         over.store(true, Ordering::Relaxed);
-        (0..100).for_each(|_| assert!(get(addr, "GET /livez").starts_with("HTTP/1.1 200")));
+        for _ in 0..100 {
+            assert!(get(addr, "GET /livez").starts_with("HTTP/1.1 200"));
+        }
     });
-    let held = hold(addr, from, 1000, begin);
+    let held = hold(addr, from, 1000, head);
     let begun = Instant::now();
-    while held.iter().filter(|stream| is_open(stream)).count() > crate::connections::TOTAL {
-        assert!(begun.elapsed() < PROBE, "all connections are kept");
+    while held.iter().filter(|stream| is_open(stream)).count() > crate::connections::MAX_TOTAL {
+        assert!(begun.elapsed() < PROBE_TIMEOUT, "all connections are kept");
         thread::yield_now();
     }
 }
@@ -168,7 +170,7 @@ fn a_prober_is_answered_among_a_thousand_idle_connections_of_many_addresses() {
 }
 
 #[test]
-fn whoever_sends_no_request_is_disconnected() {
+fn a_client_without_a_request_is_disconnected() {
     let addr = start(Site::Health(health()));
     let mut idle = TcpStream::connect(addr).unwrap();
     let mut slow = TcpStream::connect(addr).unwrap();
@@ -180,9 +182,9 @@ fn whoever_sends_no_request_is_disconnected() {
         assert!(!text.contains("200"), "{text}");
     }
     let mut large = TcpStream::connect(addr).unwrap();
-    let head = format!("GET /livez HTTP/1.1\r\nX: {}", "x".repeat(HEAD_BYTES));
+    let head = format!("GET /livez HTTP/1.1\r\nX: {}", "x".repeat(MAX_HEAD_BYTES));
     large.write_all(head.as_bytes()).unwrap();
-    large.set_read_timeout(Some(PROBE)).unwrap();
+    large.set_read_timeout(Some(PROBE_TIMEOUT)).unwrap();
     let mut text = [0; 12];
     large.read_exact(&mut text).unwrap();
     assert_eq!(&text, b"HTTP/1.1 431");
