@@ -1,23 +1,27 @@
-//! Response bodies: whole ones, and streams that faults can slow down, hold back or cut.
+//! Bodies of responses: whole ones, and streams that faults can slow down, hold back or cut.
 
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::mpsc;
 
-use crate::clock::monotonic;
-use crate::requests::Delivery;
-use crate::resource::Resource;
-use crate::shared::{OpenWatch, Shared};
+use crate::{
+    clock::monotonic,
+    requests::Delivery,
+    resource::Resource,
+    shared::{OpenWatch, Shared},
+};
 
-/// Pieces between the one who makes a stream and the socket: few, so that slow clients slow the maker down.
-const PIECES: usize = 16;
+/// Pieces of a stream that may wait for the socket. They are few, so that a slow client slows down the sender.
+const BUFFERED_PIECES: usize = 16;
 
-/// The body was cut on purpose.
+/// Error of a body that was cut on purpose.
 #[derive(Debug, thiserror::Error)]
 #[error("cut by a fault")]
 pub(crate) struct CutShort;
@@ -32,7 +36,7 @@ pub(crate) enum Answer {
 pub(crate) struct Stream {
     pieces: mpsc::Receiver<Piece>,
     shared: Arc<Shared>,
-    /// Ends with the body, that is, when the client has gone or everything is sent.
+    /// Dropped with the body, that is, when the client has gone or everything is sent.
     _open: Option<OpenWatch>,
 }
 
@@ -83,11 +87,11 @@ impl Stream {
     }
 }
 
-/// The client has gone.
+/// Error for a client that has gone.
 #[derive(Debug)]
 pub(crate) struct Left;
 
-/// Where a stream is written.
+/// Sending end of a stream.
 #[derive(Clone, Debug)]
 pub(crate) struct Sink {
     pieces: mpsc::Sender<Piece>,
@@ -95,18 +99,18 @@ pub(crate) struct Sink {
     resource: Resource,
 }
 
-/// A sink and the body that comes out of it.
+/// Creates a sink and the body that its bytes make.
 pub(crate) fn stream(shared: &Arc<Shared>, resource: Resource, open: Option<OpenWatch>) -> (Sink, Answer) {
-    let (sender, pieces) = mpsc::channel(PIECES);
+    let (sender, pieces) = mpsc::channel(BUFFERED_PIECES);
     let sink = Sink { pieces: sender, shared: Arc::clone(shared), resource };
     (sink, Answer::Stream(Stream { pieces, shared: Arc::clone(shared), _open: open }))
 }
 
 impl Sink {
-    /// Sends `bytes`, as slowly as faults want it.
+    /// Sends `bytes`, as slowly as the faults demand.
     pub(crate) async fn send(&self, mut bytes: Bytes, delivery: Option<Delivery>) -> Result<(), Left> {
         loop {
-            self.shared.audible(self.resource).await;
+            self.shared.wait_unless_silent(self.resource).await;
             let trickle = self.shared.faults.borrow().of(self.resource).trickle;
             let Some(trickle) = trickle.filter(|trickle| trickle.bytes < bytes.len()) else {
                 return self.push(Piece::Data(bytes, delivery)).await;
@@ -117,9 +121,9 @@ impl Sink {
         }
     }
 
-    /// Closes the connection without an end of the response.
+    /// Closes the connection without ending the response.
     pub(crate) async fn cut(self) {
-        // What was sent before must have left the buffers of the connection, which goes down with them.
+        // Earlier bytes must leave the buffers of the connection first, because they are lost with it.
         tokio::time::sleep(Duration::from_millis(20)).await;
         let _ = self.push(Piece::Cut).await;
         self.left().await;

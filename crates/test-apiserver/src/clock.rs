@@ -1,10 +1,10 @@
-//! Time: when something happened, for tests to compare with what they saw.
+//! Time of events, for tests to compare with their own observations.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// `CLOCK_MONOTONIC`: the same for all processes of a machine.
+/// Reads `CLOCK_MONOTONIC`, which is the same for all processes of a machine.
 #[must_use]
 pub fn monotonic() -> Duration {
     let now = clock_gettime(ClockId::Monotonic);
@@ -12,7 +12,7 @@ pub fn monotonic() -> Duration {
     Duration::from_secs(part(now.tv_sec)) + Duration::from_nanos(part(now.tv_nsec))
 }
 
-/// Now, as objects carry it.
+/// Current time in the format of `metadata.creationTimestamp`.
 pub(crate) fn creation_time() -> String {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     rfc3339(seconds)
@@ -24,7 +24,7 @@ fn rfc3339(seconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
-/// Year, month and day of a day since 1970, counted off: it is called once per object.
+/// Year, month and day of a day since 1970. Counting them off is fast enough for one call per object.
 fn civil(mut days: u64) -> (u64, u64, u64) {
     let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     let mut year = 1970;

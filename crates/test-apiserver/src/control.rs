@@ -1,21 +1,23 @@
-//! What the methods of a server do, for other processes: JSON over plain HTTP under `/__test/`.
+//! Control endpoint: the methods of a server for other processes, as JSON over plain HTTP under `/__test/`.
 //!
-//! It listens on a port of its own and runs on a thread of its own, so that it can end an outage.
+//! It has its own port and thread, so that it can end an outage of the server.
 
 mod calls;
 
-use std::convert::Infallible;
-use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::{
+    convert::Infallible,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    thread::JoinHandle,
+};
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{Request, Response, StatusCode};
+use http::{
+    Request, Response, StatusCode,
+    header::{CONTENT_TYPE, HeaderValue},
+};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::sync::oneshot;
@@ -23,7 +25,7 @@ use tokio::sync::oneshot;
 use crate::handle::{StartError, TestApiServer};
 use calls::{Calls, Failure};
 
-/// A running control endpoint; it ends with this value, and keeps the server running as long.
+/// A running control endpoint. It ends with this value, and keeps the server running until then.
 #[derive(Debug)]
 pub struct Control {
     address: SocketAddr,
@@ -32,11 +34,11 @@ pub struct Control {
 }
 
 impl Control {
-    /// Controls `server` from `address`; port 0 is any free one.
+    /// Starts an endpoint for `server` at `address`; port 0 stands for any free one.
     ///
     /// # Errors
     ///
-    /// If the address cannot be listened on.
+    /// If it cannot listen on the address.
     pub fn start(server: Arc<TestApiServer>, address: SocketAddr) -> Result<Self, StartError> {
         let failed = |source| StartError::Listen { address, source };
         let listener = TcpListener::bind(address).map_err(failed)?;
@@ -54,7 +56,7 @@ impl Control {
         Ok(Self { address, end: Some(end), thread: Some(thread) })
     }
 
-    /// Where it listens.
+    /// Address on which it listens.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address

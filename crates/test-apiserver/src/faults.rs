@@ -1,49 +1,49 @@
-//! What goes wrong, on request.
+//! Faults of objects and events.
 
 use serde::{Deserialize, Serialize};
 
 use crate::resource::{Resource, Verb};
 
-/// Faults of one resource; the default is none. They can be changed at any time and concern open watches, too.
+/// Faults of one resource; by default there are none. They can change at any time, and concern open watches, too.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Faults {
-    /// Every event is delivered this much after it happened.
+    /// Time between an event and its delivery.
     pub delay_ms: u64,
-    /// Nothing is sent, requests are not answered, connections stay open. Afterwards everything goes on.
+    /// Whether the server sends nothing, while connections stay open. Afterwards everything continues.
     /// (A peer whose packets are lost looks different to TCP: that takes a packet filter.)
     pub silent: bool,
-    /// Every event is delivered twice.
+    /// Whether the server delivers every event twice.
     pub repeat: bool,
-    /// Events of different objects swap places.
+    /// Reordering of the events of different objects.
     pub reorder: Option<Reorder>,
-    /// So many of the next events end in the middle of the line, and the connection with them.
+    /// Number of the next events that end in the middle of the line, together with the connection.
     pub truncate: u32,
-    /// Answers come in small pieces.
+    /// Division of answers into small pieces.
     pub trickle: Option<Trickle>,
-    /// Requests are answered with an error.
+    /// Error in place of answers.
     pub refuse: Option<Refusal>,
 }
 
-/// Events that happen within a window are delivered together, shuffled.
-/// Those of one object keep their order, as no server breaks it within a watch.
+/// Delivery of all events of a window together, shuffled. Events of one object keep their order, which no server breaks
+/// within a watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Reorder {
-    /// How long events are collected.
+    /// Time for which the server collects events.
     pub window_ms: u64,
-    /// Of the shuffle.
+    /// Seed of the shuffle.
     #[serde(default)]
     pub seed: u64,
 }
 
-/// How an answer trickles.
+/// Division of answers into small pieces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Trickle {
     /// Size of a piece.
     pub bytes: usize,
-    /// Pause after each.
+    /// Pause after each piece.
     pub every_ms: u64,
 }
 
@@ -51,53 +51,53 @@ pub struct Trickle {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Refusal {
-    /// 410 and 429 get the bodies that go with them, all others look like a broken server.
+    /// HTTP status. 410 and 429 come with their usual bodies, all others with that of a broken server.
     pub status: u16,
-    /// For 429.
+    /// Value of the header `Retry-After`, for 429.
     #[serde(default)]
     pub retry_after_s: u64,
-    /// Which requests; all if empty.
+    /// Verbs of the requests to refuse; all if empty.
     #[serde(default)]
     pub verbs: Vec<Verb>,
-    /// How many; all if absent.
+    /// Number of requests to refuse; all if absent.
     #[serde(default)]
     pub times: Option<u32>,
 }
 
 impl Refusal {
-    /// Refuses `verbs` until the fault is cleared.
+    /// A refusal of `verbs`, until the fault is cleared.
     #[must_use]
     pub fn new(status: u16, verbs: &[Verb]) -> Self {
         Self { status, retry_after_s: 1, verbs: verbs.to_vec(), times: None }
     }
 
-    /// Only so often.
+    /// The same refusal for a number of requests only.
     #[must_use]
     pub fn times(self, times: u32) -> Self {
         Self { times: Some(times), ..self }
     }
 }
 
-/// How open watches are ended.
+/// End of an open watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Hangup {
-    /// The response ends as it does when a watch has had its time.
+    /// The response ends as it does after the timeout of a watch.
     End,
     /// The connection is closed in the middle of the response.
     Cut,
-    /// Never a byte again, and the connection stays open.
+    /// The server sends nothing more, but the connection stays open.
     Mute,
 }
 
-/// Faults of all resources, and what was done to their open watches.
+/// Faults of all resources, and hangups of their open watches.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FaultTable([Entry; Resource::ALL.len()]);
 
 #[derive(Clone, Debug, Default)]
 struct Entry {
     faults: Faults,
-    /// Counts, so that each watch can tell what happened in its time.
+    /// Number of hangups, by which each watch recognises those since its beginning.
     dropped: u64,
     last_drop: Option<Hangup>,
 }
@@ -123,7 +123,7 @@ impl FaultTable {
         entry.last_drop = Some(how);
     }
 
-    /// How often watches were dropped.
+    /// Number of hangups.
     pub(crate) const fn dropped(&self, resource: Resource) -> u64 {
         self.0[resource.index()].dropped
     }
@@ -132,7 +132,7 @@ impl FaultTable {
         self.0[resource.index()].last_drop.unwrap_or(Hangup::End)
     }
 
-    /// Shall this event be cut? Counts down.
+    /// Takes the truncation of one event, if any is left.
     pub(crate) const fn take_truncation(&mut self, resource: Resource) -> bool {
         let left = &mut self.0[resource.index()].faults.truncate;
         let cut = *left > 0;
@@ -140,7 +140,7 @@ impl FaultTable {
         cut
     }
 
-    /// Is this request refused? Counts down.
+    /// Takes the refusal of one request, if it is to be refused.
     pub(crate) fn take_refusal(&mut self, resource: Resource, verb: Verb) -> Option<Refusal> {
         let refusal = self.0[resource.index()].faults.refuse.as_mut()?;
         if !refusal.verbs.is_empty() && !refusal.verbs.contains(&verb) {

@@ -1,23 +1,23 @@
-//! Objects by the thousand, of the size that they have in a real cluster.
+//! Generated objects by the thousand, of the size that they have in a real cluster.
 
 use serde_json::{Value, json};
 
-/// How many there shall be.
+/// Numbers of the objects to generate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load {
-    /// Services, each with one port.
+    /// Number of Services, each with one port.
     pub services: usize,
-    /// Endpoints of each.
+    /// Number of endpoints of each Service.
     pub endpoints: usize,
 }
 
-/// The namespace of everything generated.
+/// Namespace of all generated objects.
 pub const NAMESPACE: &str = "load";
 
-/// Endpoints in a slice, as the controller of EndpointSlices fills them.
-const PER_SLICE: usize = 100;
+/// Endpoints in a full slice of the EndpointSlice controller.
+const ENDPOINTS_PER_SLICE: usize = 100;
 
-/// Nodes that the endpoints are on, of three zones.
+/// Nodes of the endpoints, in three zones.
 const NODES: usize = 50;
 
 impl Load {
@@ -25,7 +25,7 @@ impl Load {
     ///
     /// # Errors
     ///
-    /// A sentence.
+    /// If a part has another form; the error says which one.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut load = Self { services: 0, endpoints: 0 };
         for part in text.split(',') {
@@ -41,20 +41,20 @@ impl Load {
         Ok(load)
     }
 
-    /// The objects, one after the other: Services first.
+    /// Generates the objects, one after the other: Services first.
     pub fn objects(self) -> impl Iterator<Item = Value> {
         let services = (0..self.services).map(service);
         services.chain((0..self.services).flat_map(move |index| slices(index, self.endpoints)))
     }
 }
 
-/// The name of the generated Service of this number.
+/// Name of the generated Service of this number.
 #[must_use]
 pub fn service_name(index: usize) -> String {
     format!("svc-{index:05}")
 }
 
-/// The address in `base`/12 with this number, leaving the first few out.
+/// Address of this number in `base`/12, where the first few are left out.
 fn address(base: u8, second: u8, index: usize) -> String {
     let index = index + 256;
     format!("{base}.{}.{}.{}", usize::from(second) + (index >> 16), (index >> 8) & 255, index & 255)
@@ -102,10 +102,10 @@ fn service(index: usize) -> Value {
 
 fn slices(index: usize, endpoints: usize) -> impl Iterator<Item = Value> {
     // A Service without endpoints has a slice, too.
-    let count = endpoints.div_ceil(PER_SLICE).max(1);
+    let count = endpoints.div_ceil(ENDPOINTS_PER_SLICE).max(1);
     (0..count).map(move |slice| {
-        let from = slice * PER_SLICE;
-        let to = endpoints.min(from + PER_SLICE);
+        let from = slice * ENDPOINTS_PER_SLICE;
+        let to = endpoints.min(from + ENDPOINTS_PER_SLICE);
         self::slice(index, slice, (from..to).map(|number| index * endpoints + number))
     })
 }

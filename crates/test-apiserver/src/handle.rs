@@ -1,50 +1,53 @@
-//! The owner's side of a server.
+//! Handle with which its owner uses a server.
 
-use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-use crate::faults::{Faults, Hangup};
-use crate::kubeconfig;
-use crate::object::Key;
-use crate::policy::{DEFAULT_USER, GoneForm, Policy, StreamingLists};
-use crate::requests::{Delivery, Requests};
-use crate::resource::{Resource, Verb};
-use crate::server::{Command, Server};
-use crate::shared::Shared;
-use crate::spoil::{Pick, Spoil};
-use crate::store::{Retention, Snapshot, Store, StoreError};
-use crate::tls::{Identity, TlsError, host};
+use crate::{
+    faults::{Faults, Hangup},
+    kubeconfig,
+    object::Key,
+    policy::{DEFAULT_USER, GoneForm, Policy, StreamingLists},
+    requests::{Delivery, Requests},
+    resource::{Resource, Verb},
+    server::{Command, Server},
+    shared::Shared,
+    spoil::{Pick, Spoil},
+    store::{Retention, Snapshot, Store, StoreError},
+    tls::{Identity, TlsError, host},
+};
 
-/// Why a server did not start, or did not come back.
+/// Failure of a server to start, or to come back.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Certificates.
+    /// The certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// The address is taken, or none of this machine.
-    #[error("listening on {address}")]
+    /// The address is in use, or does not belong to this machine.
+    #[error("listen on {address}")]
     Listen {
-        /// The address asked for.
+        /// Requested address.
         address: SocketAddr,
-        /// What the kernel says.
+        /// Error of the kernel.
         #[source]
         source: std::io::Error,
     },
-    /// No thread for it.
-    #[error("starting a thread")]
+    /// Its thread did not start.
+    #[error("start a thread")]
     Thread(#[source] std::io::Error),
-    /// Its thread has ended; its panic says why.
-    #[error("the server has died")]
+    /// Its thread has ended; a panic of it says why.
+    #[error("the thread of the server has ended")]
     Died,
 }
 
-/// What kind of server it shall be. The default is a plain HTTP server on a free port of 127.0.0.1 that asks for no
-/// token.
+/// Properties of a server. By default it is a plain HTTP server on a free port of 127.0.0.1 that requires no token.
 #[derive(Clone, Debug)]
 pub struct Builder {
     address: SocketAddr,
@@ -73,7 +76,7 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// Listens there; port 0 is any free one.
+    /// Listens on an address; port 0 stands for any free one.
     #[must_use]
     pub fn listen(self, address: SocketAddr) -> Self {
         Self { address, ..self }
@@ -92,13 +95,13 @@ impl Builder {
         self
     }
 
-    /// Speaks TLS with these certificates, as after a restart.
+    /// Speaks TLS with these certificates, as a server does after a restart.
     #[must_use]
     pub fn identity(self, identity: Identity) -> Self {
         Self { identity: Some(identity), tls: true, ..self }
     }
 
-    /// Asks for a bearer token and accepts this one; the first is that of [`TestApiServer::kubeconfig`].
+    /// Requires a bearer token and accepts this one; the first one is in [`TestApiServer::kubeconfig`].
     #[must_use]
     pub fn token(mut self, token: &str) -> Self {
         self.policy.add_token(token, DEFAULT_USER);
@@ -106,51 +109,51 @@ impl Builder {
         self
     }
 
-    /// How it answers watches that ask for initial events.
+    /// Sets the answer to watches that request initial events.
     #[must_use]
     pub fn streaming_lists(mut self, how: StreamingLists) -> Self {
         self.policy.streaming_lists = how;
         self
     }
 
-    /// How it says that a version is too old.
+    /// Sets the form of the error for versions that are too old.
     #[must_use]
     pub fn gone_form(mut self, form: GoneForm) -> Self {
         self.policy.gone_form = form;
         self
     }
 
-    /// Is a server without this resource, as old ones are without ServiceCIDRs.
+    /// Has the server lack this resource, as old servers lack ServiceCIDRs.
     #[must_use]
     pub fn without(mut self, resource: Resource) -> Self {
         self.policy.set_missing(resource, true);
         self
     }
 
-    /// Says that it is version 1.`minor`.
+    /// Sets the version to 1.`minor`.
     #[must_use]
     pub fn minor(mut self, minor: u32) -> Self {
         self.policy.minor = minor;
         self
     }
 
-    /// Remembers so many events (of all resources together).
+    /// Sets the number of events to remember, of all resources together.
     #[must_use]
     pub fn history(self, events: usize) -> Self {
         Self { retention: Retention { events, ..self.retention }, ..self }
     }
 
-    /// Time between bookmarks.
+    /// Sets the time between bookmarks.
     #[must_use]
     pub fn bookmark_interval(self, interval: Duration) -> Self {
         Self { bookmark_interval: interval, ..self }
     }
 
-    /// Starts it; when this returns, it can be connected to.
+    /// Starts the server; when this returns, clients can connect.
     ///
     /// # Errors
     ///
-    /// If the address cannot be listened on, or a name is none.
+    /// If it cannot listen on the address, or a name is malformed.
     pub fn start(self) -> Result<TestApiServer, StartError> {
         let identity = match self.identity {
             None if self.tls => Some(Identity::make(&self.names)?),
@@ -195,19 +198,19 @@ pub struct TestApiServer {
     address: SocketAddr,
     identity: Option<Identity>,
     token: Option<String>,
-    /// Taken to end the thread.
+    /// Channel to the thread, which ends when it is dropped.
     commands: Option<UnboundedSender<Command>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl TestApiServer {
-    /// Starts to describe one.
+    /// Starts the description of a server.
     #[must_use]
     pub fn builder() -> Builder {
         Builder::default()
     }
 
-    /// Where it listens.
+    /// Address on which it listens.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
@@ -217,7 +220,7 @@ impl TestApiServer {
     #[must_use]
     pub fn url(&self) -> String {
         let scheme = if self.identity.is_some() { "https" } else { "http" };
-        // An unspecified address is one to listen on, not one to connect to.
+        // A server can listen on an unspecified address, but a client cannot connect to it.
         let ip = self.address.ip();
         let host = if ip.is_unspecified() { "127.0.0.1".to_owned() } else { host(ip) };
         format!("{scheme}://{host}:{}", self.address.port())
@@ -253,18 +256,18 @@ impl TestApiServer {
         Objects(&self.shared)
     }
 
-    /// Sets the faults of one resource; those that it had before are gone.
+    /// Replaces the faults of one resource.
     pub fn set_faults(&self, resource: Resource, faults: Faults) {
         self.shared.faults.send_modify(|table| table.set(resource, faults));
     }
 
-    /// The faults of one resource, with what is left of those that count down.
+    /// Faults of one resource; those that count down show the rest.
     #[must_use]
     pub fn faults(&self, resource: Resource) -> Faults {
         self.shared.faults.borrow().of(resource).clone()
     }
 
-    /// Ends all faults, but not what was done to watches and connections.
+    /// Ends all faults, but does not undo hangups of watches and connections.
     pub fn clear_faults(&self) {
         self.shared.faults.send_modify(crate::faults::FaultTable::clear);
         self.shared.set_stale(None);
@@ -276,7 +279,7 @@ impl TestApiServer {
         self.shared.spoils().add(pick, spoil);
     }
 
-    /// Answers that were spoilt so far.
+    /// Number of spoilt answers so far.
     #[must_use]
     pub fn spoilt(&self) -> u64 {
         self.shared.spoils().spoilt()
@@ -287,42 +290,42 @@ impl TestApiServer {
         self.shared.faults.send_modify(|table| table.drop_watches(resource, how));
     }
 
-    /// Answers "any version" (`resourceVersion=0`) from the past, as a replica does that lags behind.
+    /// Answers requests for "any version" (`resourceVersion=0`) from a snapshot, like a replica that lags behind.
     pub fn set_stale(&self, snapshot: Option<Snapshot>) {
         self.shared.set_stale(snapshot);
     }
 
-    /// Accepts another token, of the default user.
+    /// Accepts one more token, of the default user.
     pub fn add_token(&self, token: &str) {
         self.shared.policy().add_token(token, DEFAULT_USER);
     }
 
-    /// Accepts a token no more; requests with it get 401. Open watches stay, as in the real server.
+    /// Stops accepting a token; requests with it get 401. Open watches stay, as in the real server.
     pub fn revoke_token(&self, token: &str) {
         self.shared.policy().revoke_token(token);
     }
 
-    /// Forbids requests of a kind (403), or allows them again.
+    /// Forbids requests of one verb for a resource (403), or allows them again.
     pub fn deny(&self, resource: Resource, verb: Verb, denied: bool) {
         self.shared.policy().deny(resource, verb, denied);
     }
 
-    /// Takes a resource away (404), or adds it, as an upgrade does.
+    /// Removes a resource (404), or adds it, as an upgrade does.
     pub fn set_missing(&self, resource: Resource, missing: bool) {
         self.shared.policy().set_missing(resource, missing);
     }
 
-    /// Says that it is version 1.`minor` now, as after an upgrade.
+    /// Changes the version to 1.`minor`, as an upgrade does.
     pub fn set_minor(&self, minor: u32) {
         self.shared.policy().minor = minor;
     }
 
-    /// Changes how watches that ask for initial events are answered.
+    /// Changes the answer to watches that request initial events.
     pub fn set_streaming_lists(&self, how: StreamingLists) {
         self.shared.policy().streaming_lists = how;
     }
 
-    /// Changes how the server says that a version is too old.
+    /// Changes the form of the error for versions that are too old.
     pub fn set_gone_form(&self, form: GoneForm) {
         self.shared.policy().gone_form = form;
     }
@@ -333,23 +336,23 @@ impl TestApiServer {
         self.shared.requests().clone()
     }
 
-    /// Watches that are open now.
+    /// Number of open watches.
     #[must_use]
     pub fn watches(&self, resource: Resource) -> usize {
         self.shared.watches(resource)
     }
 
-    /// The watch events of an object that were handed to the socket, of the last thousands.
+    /// Watch events of an object that were handed to the socket, among the last thousands of all.
     #[must_use]
     pub fn deliveries(&self, resource: Resource, namespace: &str, name: &str) -> Vec<Delivery> {
         self.shared.deliveries().of(resource, &Key::new(namespace, name))
     }
 
-    /// Refuses connections and ends those that are open. Returns when the port is closed.
+    /// Refuses new connections and ends open ones. Returns when the port is closed.
     ///
     /// # Errors
     ///
-    /// If the server has died.
+    /// If the thread of the server has ended.
     pub fn stop(&self) -> Result<(), StartError> {
         self.command(Command::Close)
     }
@@ -358,7 +361,7 @@ impl TestApiServer {
     ///
     /// # Errors
     ///
-    /// If the port has been taken meanwhile.
+    /// If another program has taken the port.
     pub fn restart(&self) -> Result<(), StartError> {
         self.command(Command::Open)
     }
@@ -384,25 +387,25 @@ impl Drop for TestApiServer {
     }
 }
 
-/// The objects of a server.
+/// Objects of a server.
 #[derive(Clone, Copy, Debug)]
 pub struct Objects<'a>(&'a Shared);
 
 impl Objects<'_> {
-    /// Writes an object, new or not; returns its resourceVersion, which does not change if nothing changed.
+    /// Creates or replaces an object; returns its resourceVersion, which stays the same if nothing changed.
     ///
     /// # Errors
     ///
-    /// If it is none of this server's.
+    /// If the server has no such resource, or the object has no name.
     pub fn apply(&self, object: Value) -> Result<u64, StoreError> {
         self.0.write(|store| store.apply(object)).map(|object| object.revision)
     }
 
-    /// Writes many before anyone sees one of them; returns the newest resourceVersion.
+    /// Writes many objects before any client sees one of them; returns the newest resourceVersion.
     ///
     /// # Errors
     ///
-    /// If one is none of this server's; those before it have been written.
+    /// As [`Self::apply`], for the first such object; those before it have been written.
     pub fn apply_all(&self, objects: impl IntoIterator<Item = Value>) -> Result<u64, StoreError> {
         self.0.write(|store| {
             for object in objects {
@@ -412,11 +415,11 @@ impl Objects<'_> {
         })
     }
 
-    /// Deletes an object; returns the resourceVersion of the deletion. The namespace of objects of the cluster is "".
+    /// Deletes an object; returns the resourceVersion of the deletion. Objects of the cluster have the namespace "".
     ///
     /// # Errors
     ///
-    /// If it is not there.
+    /// If it does not exist.
     pub fn delete(&self, resource: Resource, namespace: &str, name: &str) -> Result<u64, StoreError> {
         let key = Key::new(namespace, name);
         self.0.write(|store| store.delete(resource, &key)).map(|object| object.revision)
@@ -435,7 +438,7 @@ impl Objects<'_> {
         objects.iter().map(|object| object.value()).collect()
     }
 
-    /// How many there are.
+    /// Number of objects of a resource.
     #[must_use]
     pub fn len(&self, resource: Resource) -> usize {
         self.0.store().len(resource)
@@ -453,8 +456,8 @@ impl Objects<'_> {
         self.0.store().snapshot()
     }
 
-    /// Goes back to a snapshot, its resourceVersion included.
-    /// Real servers do this while they are down: stop the server before.
+    /// Returns to a snapshot and to its resourceVersion. With real servers this happens while they are down, so stop the
+    /// server before.
     pub fn restore(&self, snapshot: Snapshot) {
         self.0.write(|store| store.restore(snapshot));
     }

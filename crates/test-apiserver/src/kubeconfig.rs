@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-/// A kubeconfig for `server` with one user; the authority's certificate is part of it.
+/// Renders a kubeconfig for `server` with one user, and with the certificate of the authority in it.
 pub(crate) fn render(server: &str, ca_pem: Option<&str>, token: Option<&str>) -> String {
     let mut text = format!(
         "apiVersion: v1\nkind: Config\ncurrent-context: test\n\

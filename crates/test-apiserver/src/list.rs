@@ -5,29 +5,31 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::{Value, json};
 
-use crate::body::{Answer, Left, Sink, stream};
-use crate::object::{Key, Object};
-use crate::query::{Query, Version, list_version};
-use crate::resource::Resource;
-use crate::selector::Filter;
-use crate::shared::Shared;
-use crate::status::ApiError;
+use crate::{
+    body::{Answer, Left, Sink, stream},
+    object::{Key, Object},
+    query::{Query, Version, list_version},
+    resource::Resource,
+    selector::Filter,
+    shared::Shared,
+    status::ApiError,
+};
 
 /// Bytes that are gathered before they are sent.
-const PORTION: usize = 64 << 10;
+const PORTION_BYTES: usize = 64 << 10;
 
 struct List {
     resource: Resource,
     revision: u64,
     objects: Vec<Arc<Object>>,
-    /// Where the next page begins, if there is one.
+    /// Start of the next page, if there is one.
     next: Option<Continue>,
-    /// Objects after this page; the server tells only where nothing is selected.
+    /// Number of objects after this page; the server only says it for lists without a selector.
     remaining: Option<usize>,
 }
 
-/// What a `continue` token says. A page is cut out of the list as it was at that version,
-/// so a token can be used again and expires when the version does.
+/// Content of a `continue` token. A page is part of the list at that version, so a token can be used again, and expires
+/// together with the version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Continue {
     revision: u64,
@@ -56,7 +58,7 @@ pub(crate) fn answer(
     let list = find(shared, resource, &query.filter(namespace)?, query)?;
     let (sink, answer) = stream(shared, resource, None);
     tokio::spawn(async move {
-        // A client that leaves in between is no error.
+        // That a client leaves before the end is no error.
         let _ = send(&sink, list).await;
     });
     Ok(answer)
@@ -80,7 +82,7 @@ fn find(shared: &Shared, resource: Resource, filter: &Filter, query: &Query) -> 
         return Ok(page(resource, from.revision, objects, limit, filter));
     }
     let (revision, objects) = select(shared, resource, filter, version)?;
-    // The watch cache, which answers for "any version", knows no pages.
+    // The watch cache, which answers requests for "any version", knows no pages.
     let limit = limit.filter(|_| version != Version::Any);
     Ok(page(resource, revision, objects, limit, filter))
 }
@@ -152,7 +154,7 @@ async fn send(sink: &Sink, list: List) -> Result<(), Left> {
             portion.put_u8(b',');
         }
         portion.put_slice(&object.json);
-        if portion.len() > PORTION {
+        if portion.len() > PORTION_BYTES {
             sink.send(portion.split().freeze(), None).await?;
         }
     }

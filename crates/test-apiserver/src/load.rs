@@ -1,19 +1,19 @@
-//! Objects out of files.
+//! Objects from files.
 
 use serde_json::Value;
 
-/// Text that holds no objects.
+/// Error of a text without objects.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// Not JSON.
-    #[error("JSON")]
+    /// The text is not JSON.
+    #[error("not JSON")]
     Json(#[from] serde_json::Error),
-    /// Not YAML.
+    /// A document is not YAML.
     #[error("YAML document {document}: {message}")]
     Yaml {
-        /// Counted from 1.
+        /// Number of the document, from 1.
         document: usize,
-        /// What the parser says.
+        /// Message of the parser.
         message: String,
     },
 }
@@ -36,7 +36,7 @@ pub fn parse_objects(text: &str) -> Result<Vec<Value>, LoadError> {
     Ok(objects)
 }
 
-/// YAML documents with content.
+/// Splits YAML into documents, and drops those without content.
 fn documents(text: &str) -> Vec<String> {
     let mut documents = vec![String::new()];
     for line in text.lines() {

@@ -1,11 +1,11 @@
-//! A stored object: encoded once, with the few fields that the server looks at.
+//! Stored objects: encoded once, with the few fields that the server looks at.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-/// Where an object is, within its resource.
+/// Key of an object within its resource.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Key {
     /// Empty for objects of the cluster.
@@ -18,7 +18,7 @@ impl Key {
         Self { namespace: namespace.to_owned(), name: name.to_owned() }
     }
 
-    /// The key in an object's metadata; without a name there is none.
+    /// Key in the metadata of an object, if it has a name.
     pub(crate) fn of(object: &Value) -> Option<Self> {
         let name = text(object, "name").filter(|name| !name.is_empty())?;
         Some(Self::new(text(object, "namespace").unwrap_or_default(), name))
@@ -27,10 +27,10 @@ impl Key {
 
 /// One version of an object.
 ///
-/// Kept as bytes: a parsed tree takes several times the memory, and the same bytes go into lists and events.
+/// It is kept as bytes: a parsed tree takes several times the memory, and the same bytes go into lists and events.
 #[derive(Debug)]
 pub(crate) struct Object {
-    /// Shared with marks, which outlive the object.
+    /// Shared with the log of deliveries, which outlives the object.
     pub(crate) key: Arc<Key>,
     pub(crate) revision: u64,
     pub(crate) labels: Vec<(String, String)>,
@@ -38,10 +38,10 @@ pub(crate) struct Object {
 }
 
 impl Object {
-    /// Stamps `revision` onto `value` and encodes it.
+    /// Writes `revision` into the metadata of `value` and encodes it.
     pub(crate) fn encode(key: Arc<Key>, mut value: Value, revision: u64) -> Self {
         set(&mut value, "resourceVersion", revision.to_string().into());
-        // Without the spare room of a text that grew, which is as much again.
+        // A boxed slice has no spare room; that of a growing text takes as much memory again.
         let json = Bytes::from(value.to_string().into_bytes().into_boxed_slice());
         Self { key, revision, labels: labels(&value), json }
     }
@@ -64,12 +64,12 @@ fn labels(value: &Value) -> Vec<(String, String)> {
         .collect()
 }
 
-/// A text of the object's metadata.
+/// Text in a field of the object's metadata.
 pub(crate) fn text<'v>(object: &'v Value, field: &str) -> Option<&'v str> {
     object.get("metadata")?.get(field)?.as_str()
 }
 
-/// Sets a field of the object's metadata, which is made if absent.
+/// Sets a field of the object's metadata, which is created if absent.
 pub(crate) fn set(object: &mut Value, field: &str, value: Value) {
     let Some(object) = object.as_object_mut() else { return };
     let metadata = object.entry("metadata").or_insert_with(|| Map::new().into());

@@ -1,53 +1,56 @@
-//! Who may do what, and what kind of server this is.
+//! Permissions, and properties that distinguish servers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::resource::{Resource, Verb};
-use crate::status::ApiError;
+use crate::{
+    resource::{Resource, Verb},
+    status::ApiError,
+    target::Target,
+};
 
-/// The user of tokens that were added without one.
+/// User of tokens that were added without one.
 pub const DEFAULT_USER: &str = "system:serviceaccount:kube-system:kube-ipvs";
 
-/// What the server does with a watch that asks for initial events.
+/// Answer of the server to a watch that requests initial events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum StreamingLists {
-    /// It sends them (feature gate `WatchList`).
+    /// The server sends them (feature gate `WatchList`).
     #[default]
     Supported,
-    /// It has the option, but the feature gate is off (Kubernetes 1.27 and later).
+    /// The server refuses the option, because the feature gate is off (Kubernetes 1.27 and later).
     Refused,
-    /// It does not know the option, but refuses the one that goes with it (Kubernetes 1.19 to 1.26).
+    /// The server does not know the option, but refuses the one that goes with it (Kubernetes 1.19 to 1.26).
     RefusedByMatch,
-    /// It knows neither, and starts an ordinary watch.
+    /// The server knows neither option, and starts an ordinary watch.
     Ignored,
 }
 
-/// How the server says that a watch starts from a version that is too old.
+/// Form of the error for a watch from a version that is too old.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum GoneForm {
-    /// 200 and an event of type ERROR, as the API server does.
+    /// Status 200 and an event of type ERROR, from the API server.
     #[default]
     Event,
-    /// 410, as aggregated servers and proxies may.
+    /// Status 410, from some aggregated servers and proxies.
     Status,
 }
 
-/// Version 1.`MINOR`, if nothing else is asked for.
-const MINOR: u32 = 36;
+/// Minor version of a server by default.
+const DEFAULT_MINOR: u32 = 36;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Policy {
-    /// Token and user; without any, nobody has to show one.
+    /// User of each token; `None` if requests need no token.
     tokens: Option<BTreeMap<String, String>>,
     denied: BTreeSet<(Resource, Verb)>,
     missing: BTreeSet<Resource>,
     pub(crate) streaming_lists: StreamingLists,
     pub(crate) gone_form: GoneForm,
-    /// The server is version 1.`minor`, as it says.
+    /// Minor version that the server reports.
     pub(crate) minor: u32,
 }
 
@@ -59,7 +62,7 @@ impl Default for Policy {
             missing: BTreeSet::new(),
             streaming_lists: StreamingLists::default(),
             gone_form: GoneForm::default(),
-            minor: MINOR,
+            minor: DEFAULT_MINOR,
         }
     }
 }
@@ -69,7 +72,7 @@ impl Policy {
         self.tokens.get_or_insert_default().insert(token.to_owned(), user.to_owned());
     }
 
-    /// The last token that goes leaves a server that lets nobody in.
+    /// Stops accepting a token. After the last one, the server accepts nobody.
     pub(crate) fn revoke_token(&mut self, token: &str) {
         if let Some(tokens) = &mut self.tokens {
             tokens.remove(token);
@@ -99,16 +102,11 @@ impl Policy {
         token.and_then(|token| tokens.get(token.trim())).cloned().ok_or_else(ApiError::unauthorized)
     }
 
-    pub(crate) fn authorize(
-        &self,
-        user: &str,
-        verb: Verb,
-        target: (Resource, Option<&str>, Option<&str>),
-    ) -> Result<(), ApiError> {
-        if self.denied.contains(&(target.0, verb)) {
+    pub(crate) fn authorize(&self, user: &str, verb: Verb, target: &Target) -> Result<(), ApiError> {
+        if self.denied.contains(&(target.resource, verb)) {
             return Err(ApiError::forbidden(user, verb, target));
         }
-        if self.missing.contains(&target.0) {
+        if self.missing.contains(&target.resource) {
             return Err(ApiError::no_such_resource());
         }
         Ok(())

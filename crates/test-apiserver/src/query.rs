@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::policy::StreamingLists;
-use crate::selector::Filter;
-use crate::status::ApiError;
+use crate::{policy::StreamingLists, selector::Filter, status::ApiError};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Query(BTreeMap<String, String>);
@@ -50,7 +48,7 @@ impl Query {
     }
 }
 
-/// Percent-decoding; a plus is a space.
+/// Decodes percent-encoding, and plus as a space.
 fn decode(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());
@@ -71,19 +69,19 @@ fn decode(text: &str) -> String {
     String::from_utf8_lossy(&decoded).into_owned()
 }
 
-/// Where a watch begins.
+/// Start of a watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Start {
-    /// With an ADDED for every object. `end`: then comes a bookmark that says so.
+    /// An ADDED for every object; with `end`, a bookmark follows that says that these were all.
     Everything { not_older: u64, end: bool },
-    /// With the events after a version.
+    /// The events after a version.
     After(u64),
-    /// With the next event.
+    /// The next event.
     Now,
 }
 
-/// What the options of a watch mean on this server.
-/// apimachinery: pkg/apis/meta/internalversion/validation/validation.go, `validateWatchOptions`.
+/// Start that the options of a watch demand from this server (`validateWatchOptions` in
+/// pkg/apis/meta/internalversion/validation/validation.go in apimachinery).
 pub(crate) fn watch_start(query: &Query, lists: StreamingLists) -> Result<Start, ApiError> {
     let version = query.number("resourceVersion")?.unwrap_or(0);
     let matching = query.text("resourceVersionMatch");
@@ -125,19 +123,19 @@ fn forbidden(field: &str, message: &str) -> ApiError {
     ApiError::forbidden_option(field, message)
 }
 
-/// Which objects a list is made of.
+/// Version of the objects in a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Version {
-    /// What is there now.
+    /// The newest state.
     Newest,
-    /// What the server likes; from its cache, which knows no pages.
+    /// Any state; the server takes it from its cache, which knows no pages.
     Any,
     NotOlderThan(u64),
-    /// Only the version asked for.
+    /// Exactly the requested version.
     Exact(u64),
 }
 
-/// What the options of a list mean (same file, `ValidateListOptions`).
+/// Version that the options of a list demand (same file, `ValidateListOptions`).
 pub(crate) fn list_version(query: &Query) -> Result<Version, ApiError> {
     let version = query.number("resourceVersion")?;
     let matching = query.text("resourceVersionMatch");

@@ -1,51 +1,55 @@
 //! The real API server: `etcd` and `kube-apiserver` as child processes, from the folder that `KUBEBUILDER_ASSETS` names.
 //!
-//! The layout of that folder and the flags are those of controller-runtime's envtest. No controller runs: nobody makes
-//! EndpointSlices or service accounts but the test. Faults cannot be injected.
+//! The layout of that folder and the flags are those of controller-runtime's envtest. No controller runs, so only the
+//! test creates EndpointSlices and service accounts. Faults cannot be injected.
 
 mod arguments;
 mod process;
 
-use std::net::{Ipv4Addr, TcpListener};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::{
+    net::{Ipv4Addr, TcpListener},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
-use crate::kubeconfig;
-use crate::tls::{Identity, TlsError, signing_key};
+use crate::{
+    kubeconfig,
+    tls::{Identity, TlsError, signing_key},
+};
 use arguments::Layout;
 use process::{Process, wait_until_ready};
 
-/// How long each of the two may take to start.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest start of each of the two programs.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The variable that names the folder of the programs.
+/// Environment variable that names the folder of the programs.
 pub const ASSETS: &str = "KUBEBUILDER_ASSETS";
 
-/// Why there is no real API server.
+/// Failure to start a real API server.
 #[derive(Debug, thiserror::Error)]
 pub enum RealError {
-    /// A program is not where it should be.
+    /// A program is missing.
     #[error("{0} is not a file")]
     Missing(PathBuf),
-    /// Files and ports.
+    /// A file could not be written, or a port or process could not be obtained.
     #[error("{what}")]
     Prepare {
-        /// What was being done.
+        /// Step that failed.
         what: String,
-        /// What the kernel says.
+        /// Error of the kernel.
         #[source]
         source: std::io::Error,
     },
-    /// Certificates.
+    /// The certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// It ended, or is still not ready.
+    /// A program ended, or was not ready in time.
     #[error("{program} {what}; the end of its log:\n{log}")]
     NotReady {
-        /// Which one.
+        /// Name of the program.
         program: &'static str,
-        /// What it did instead.
+        /// State of the program.
         what: String,
         /// Last lines of its output.
         log: String,
@@ -57,26 +61,26 @@ pub(crate) fn prepare(what: impl Into<String>) -> impl FnOnce(std::io::Error) ->
     move |source| RealError::Prepare { what, source }
 }
 
-/// A bearer token and who shows it.
+/// A user with a bearer token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
-    /// The token.
+    /// Bearer token.
     pub token: String,
-    /// The user's name.
+    /// Name of the user.
     pub name: String,
-    /// Its groups; `system:masters` may do everything.
+    /// Groups of the user; `system:masters` may do everything.
     pub groups: Vec<String>,
 }
 
 impl User {
-    /// One who may do everything.
+    /// A user who may do everything.
     #[must_use]
     pub fn administrator(token: &str) -> Self {
         Self { token: token.to_owned(), name: "admin".to_owned(), groups: vec!["system:masters".to_owned()] }
     }
 }
 
-/// What the real server shall be like.
+/// Properties of a real server.
 #[derive(Clone, Debug)]
 pub struct RealBuilder {
     assets: PathBuf,
@@ -101,13 +105,13 @@ impl RealBuilder {
         }
     }
 
-    /// Listens there instead of on the loopback address.
+    /// Listens on this address instead of the loopback address.
     #[must_use]
     pub fn address(self, address: Ipv4Addr) -> Self {
         Self { address, ..self }
     }
 
-    /// Gives Services addresses of these ranges: one, or two of different families, with a comma.
+    /// Sets the ranges of ClusterIPs: one, or two of different families, separated by a comma.
     #[must_use]
     pub fn service_cidrs(self, cidrs: &str) -> Self {
         Self { service_cidrs: cidrs.to_owned(), ..self }
@@ -120,22 +124,21 @@ impl RealBuilder {
         self
     }
 
-    /// Adds a user; the token of the first is that of [`RealApiServer::kubeconfig`]. If none is added, there is an
-    /// administrator.
+    /// Adds a user; the token of the first one is in [`RealApiServer::kubeconfig`]. By default there is an administrator.
     #[must_use]
     pub fn user(mut self, user: User) -> Self {
         self.users.push(user);
         self
     }
 
-    /// Gives `kube-apiserver` one more flag, such as `--etcd-compaction-interval=2s`.
+    /// Adds a flag for `kube-apiserver`, such as `--etcd-compaction-interval=2s`.
     #[must_use]
     pub fn flag(mut self, flag: &str) -> Self {
         self.flags.push(flag.to_owned());
         self
     }
 
-    /// Starts both; when this returns, the API answers.
+    /// Starts both programs; when this returns, the API answers.
     ///
     /// # Errors
     ///
@@ -183,7 +186,7 @@ impl RealBuilder {
     }
 }
 
-/// What is needed to start the two, again and again.
+/// Everything that is needed to start the two programs, also again.
 #[derive(Debug)]
 struct Programs {
     etcd: PathBuf,
@@ -196,15 +199,15 @@ struct Programs {
 impl Programs {
     fn start_etcd(&self) -> Result<Process, RealError> {
         let etcd = Process::start("etcd", &self.etcd, &self.layout.etcd(), &self.layout.directory)?;
-        // Whether it is healthy is part of what `/readyz` of the API server says.
-        wait_until_ready(etcd, self.layout.etcd_client, None, "/version", PATIENCE)
+        // `/readyz` of the API server covers its health.
+        wait_until_ready(etcd, self.layout.etcd_client, None, "/version", READY_TIMEOUT)
     }
 
     fn start_apiserver(&self) -> Result<Process, RealError> {
         let flags = self.layout.apiserver();
         let apiserver = Process::start("kube-apiserver", &self.apiserver, &flags, &self.layout.directory)?;
         let access = Some((self.identity.ca_pem.as_str(), self.token.as_str()));
-        wait_until_ready(apiserver, self.layout.api, access, "/readyz", PATIENCE)
+        wait_until_ready(apiserver, self.layout.api, access, "/readyz", READY_TIMEOUT)
     }
 }
 
@@ -223,7 +226,7 @@ fn write_files(layout: &Layout, identity: &Identity, users: &[User]) -> Result<(
     Ok(())
 }
 
-/// The folder of one server, removed with it.
+/// Folder of one server, removed with it.
 #[derive(Debug)]
 struct Directory(PathBuf);
 
@@ -246,7 +249,7 @@ impl Drop for Directory {
 /// A running `kube-apiserver` with its `etcd`; both end with this value.
 #[derive(Debug)]
 pub struct RealApiServer {
-    /// First: it would log the loss of etcd for a while.
+    /// Dropped before etcd, whose loss it would log for a while.
     apiserver: Process,
     etcd: Process,
     programs: Programs,
@@ -254,7 +257,7 @@ pub struct RealApiServer {
 }
 
 impl RealApiServer {
-    /// Starts to describe one, if `KUBEBUILDER_ASSETS` is set.
+    /// Starts the description of a server, if `KUBEBUILDER_ASSETS` is set.
     #[must_use]
     pub fn from_env() -> Option<RealBuilder> {
         let assets = std::env::var_os(ASSETS).filter(|value| !value.is_empty())?;
@@ -285,7 +288,7 @@ impl RealApiServer {
         kubeconfig::render(&self.url(), Some(self.ca_pem()), Some(token))
     }
 
-    /// Process ids of `kube-apiserver` and `etcd`, for who wants to stop or kill them.
+    /// Process ids of `kube-apiserver` and `etcd`, for tests that stop or kill them.
     #[must_use]
     pub fn pids(&self) -> [u32; 2] {
         [self.apiserver.id(), self.etcd.id()]
@@ -323,7 +326,7 @@ impl RealApiServer {
         Ok(())
     }
 
-    /// Kills both and forgets all objects.
+    /// Kills both programs and removes all objects.
     ///
     /// # Errors
     ///

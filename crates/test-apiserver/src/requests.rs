@@ -1,35 +1,39 @@
-//! What clients did, counted for tests to assert.
+//! Requests of clients and deliveries to them, recorded for the assertions of tests.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::object::Key;
-use crate::resource::{Resource, Verb};
+use crate::{
+    object::Key,
+    resource::{Resource, Verb},
+};
 
-/// Requests that are remembered one by one.
-const LOG: usize = 4096;
+/// Most requests in the log.
+const MAX_LOGGED_REQUESTS: usize = 4096;
 
-/// Deliveries that are remembered.
-const DELIVERIES: usize = 32_768;
+/// Most deliveries in the log.
+const MAX_LOGGED_DELIVERIES: usize = 32_768;
 
-/// A request, as it arrived.
+/// A request that arrived.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Request {
-    /// What it asked for.
+    /// Requested action.
     pub verb: Verb,
-    /// Of which resource.
+    /// Resource of the action.
     pub resource: Resource,
     /// Path and query.
     pub uri: String,
-    /// `User-Agent`.
+    /// Header `User-Agent`.
     pub agent: String,
-    /// Number of the connection that it came over.
+    /// Number of the connection over which it came.
     pub connection: u64,
-    /// `CLOCK_MONOTONIC`.
+    /// Time of its arrival, by `CLOCK_MONOTONIC`.
     #[serde(skip)]
     pub at: Duration,
 }
@@ -44,36 +48,37 @@ pub struct Requests {
 }
 
 impl Requests {
-    /// Requests of one kind, refused and unanswered ones included. Each page of a list is one.
+    /// Number of requests of one verb for a resource, refused and unanswered ones included. Each page of a list counts
+    /// as one.
     #[must_use]
     pub fn count(&self, resource: Resource, verb: Verb) -> u64 {
         self.counts.get(&(resource, verb)).copied().unwrap_or_default()
     }
 
-    /// Answers with this HTTP status.
+    /// Number of answers with this HTTP status.
     #[must_use]
     pub fn status(&self, status: u16) -> u64 {
         self.statuses.get(&status).copied().unwrap_or_default()
     }
 
-    /// The last few thousand requests, the oldest first.
+    /// Last few thousand requests, the oldest first.
     pub fn log(&self) -> impl Iterator<Item = &Request> {
         self.log.iter()
     }
 
-    /// How often the version of the server was asked for, and told.
+    /// Number of requests for the version of the server.
     #[must_use]
     pub const fn versions(&self) -> u64 {
         self.versions
     }
 
-    pub(crate) const fn version_asked(&mut self) {
+    pub(crate) const fn count_version_request(&mut self) {
         self.versions += 1;
     }
 
-    pub(crate) fn arrived(&mut self, request: Request) {
+    pub(crate) fn record(&mut self, request: Request) {
         *self.counts.entry((request.resource, request.verb)).or_default() += 1;
-        if self.log.len() == LOG {
+        if self.log.len() == MAX_LOGGED_REQUESTS {
             self.log.pop_front();
         }
         self.log.push_back(request);
@@ -89,7 +94,7 @@ impl Requests {
         json!({"counts": counts, "statuses": statuses})
     }
 
-    pub(crate) fn answered(&mut self, status: u16) {
+    pub(crate) fn count_status(&mut self, status: u16) {
         *self.statuses.entry(status).or_default() += 1;
     }
 }
@@ -97,13 +102,13 @@ impl Requests {
 /// A watch event that was handed to the socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
-    /// Which watch, counted from the start of the server.
+    /// Number of the watch, counted from the start of the server.
     pub watch: u64,
-    /// ADDED, MODIFIED or DELETED.
+    /// Type of the event: ADDED, MODIFIED or DELETED.
     pub change: &'static str,
-    /// Of the object.
+    /// resourceVersion of the object.
     pub revision: u64,
-    /// When, by `CLOCK_MONOTONIC`.
+    /// Time of the delivery, by `CLOCK_MONOTONIC`.
     pub at: Duration,
     pub(crate) resource: Resource,
     pub(crate) key: Arc<Key>,
@@ -114,7 +119,7 @@ pub(crate) struct Deliveries(VecDeque<Delivery>);
 
 impl Deliveries {
     pub(crate) fn push(&mut self, delivery: Delivery) {
-        if self.0.len() == DELIVERIES {
+        if self.0.len() == MAX_LOGGED_DELIVERIES {
             self.0.pop_front();
         }
         self.0.push_back(delivery);

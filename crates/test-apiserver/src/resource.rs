@@ -1,21 +1,21 @@
-//! The resources that the server has.
+//! Resources of the server, and verbs of requests.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// A resource of the API: what kube-ipvs watches, and the events that it writes.
+/// Resource of the API: those that kube-ipvs watches, and the events that it writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Resource {
-    /// v1, namespaced.
+    /// Services: v1, namespaced.
     Services,
-    /// discovery.k8s.io/v1, namespaced.
+    /// EndpointSlices: discovery.k8s.io/v1, namespaced.
     EndpointSlices,
-    /// v1, of the cluster.
+    /// Nodes: v1, of the cluster.
     Nodes,
-    /// networking.k8s.io/v1, of the cluster; servers before Kubernetes 1.31 do not have it.
+    /// ServiceCIDRs: networking.k8s.io/v1, of the cluster; servers before Kubernetes 1.31 lack them.
     ServiceCidrs,
-    /// events.k8s.io/v1, namespaced.
+    /// Events: events.k8s.io/v1, namespaced.
     Events,
 }
 
@@ -25,13 +25,13 @@ struct Description {
     plural: &'static str,
     kind: &'static str,
     namespaced: bool,
-    /// What a Go server writes besides metadata when the object is empty, as it is in bookmarks.
-    /// `null` where a list is expected is what decoders stumble over.
+    /// Fields besides metadata that a Go server writes for an empty object, as in bookmarks. Decoders stumble over a
+    /// `null` where they expect a list.
     blank: &'static str,
 }
 
 impl Resource {
-    /// All of them.
+    /// All resources.
     pub const ALL: [Self; 5] =
         [Self::Services, Self::EndpointSlices, Self::Nodes, Self::ServiceCidrs, Self::Events];
 
@@ -92,19 +92,19 @@ impl Resource {
         self.describe().api_version
     }
 
-    /// The name in paths and in RBAC.
+    /// Name in paths and in RBAC.
     #[must_use]
     pub const fn plural(self) -> &'static str {
         self.describe().plural
     }
 
-    /// The kind of its objects.
+    /// Kind of its objects.
     #[must_use]
     pub const fn kind(self) -> &'static str {
         self.describe().kind
     }
 
-    /// Do its objects live in namespaces?
+    /// Whether its objects live in namespaces.
     #[must_use]
     pub const fn namespaced(self) -> bool {
         self.describe().namespaced
@@ -114,7 +114,7 @@ impl Resource {
         self.describe().blank
     }
 
-    /// The plural with its group, as error messages of the API server name it.
+    /// Plural with the group, as error messages of the API server have it.
     pub(crate) fn qualified(self) -> String {
         if self.group().is_empty() {
             self.plural().to_owned()
@@ -123,7 +123,7 @@ impl Resource {
         }
     }
 
-    /// The resource of an object, by its apiVersion and kind.
+    /// Resource of an object, by its apiVersion and kind.
     #[must_use]
     pub fn of(object: &Value) -> Option<Self> {
         let field = |name| object.get(name).and_then(Value::as_str);
@@ -140,28 +140,28 @@ impl Resource {
     }
 }
 
-/// What a request does, in the words of RBAC.
+/// Action of a request, in the words of RBAC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verb {
-    /// One object.
+    /// GET of one object.
     Get,
-    /// Many objects, or one page of them.
+    /// GET of many objects, or of one page of them.
     List,
-    /// Changes, as they come.
+    /// GET of changes, as they come.
     Watch,
-    /// POST.
+    /// POST of a new object.
     Create,
-    /// PUT.
+    /// PUT of an object.
     Update,
-    /// PATCH.
+    /// PATCH of an object.
     Patch,
-    /// DELETE.
+    /// DELETE of an object.
     Delete,
 }
 
 impl Verb {
-    /// The verb as RBAC spells it.
+    /// Spelling in RBAC.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

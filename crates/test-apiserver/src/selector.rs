@@ -2,7 +2,7 @@
 
 use crate::object::Object;
 
-/// What a list or watch is about.
+/// Filter for the objects of a list or watch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Filter {
     pub(crate) namespace: Option<String>,
@@ -47,7 +47,7 @@ impl Filter {
         })
     }
 
-    /// Is the filter one that leaves objects out by their content?
+    /// Whether the filter excludes objects by their content.
     pub(crate) fn selects(&self) -> bool {
         !self.labels.is_empty() || !self.fields.is_empty()
     }

@@ -1,32 +1,36 @@
-//! The thread that serves: listener, connections, TLS.
+//! Thread of the server: listener, connections, TLS.
 
-use std::net::SocketAddr;
-use std::sync::mpsc::Sender;
-use std::sync::{Arc, PoisonError};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, PoisonError, mpsc::Sender},
+};
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::task::JoinSet;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::mpsc::UnboundedReceiver,
+    task::JoinSet,
+};
 use tokio_rustls::TlsAcceptor;
 
-use crate::service::serve;
-use crate::shared::Shared;
-use crate::spoil::{Fate, Spoilable};
+use crate::{
+    service::serve,
+    shared::Shared,
+    spoil::{Fate, Spoilable},
+};
 
-/// What the owner of the server asks of its thread; each is answered when it is done.
+/// Command of the owner for the thread, which answers when it is done.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Refuse connections, and end those that are open.
+    /// Refuse connections, and end open ones.
     Close(Sender<std::io::Result<()>>),
     /// Accept them again, on the same port.
     Open(Sender<std::io::Result<()>>),
 }
 
-/// Everything the thread needs.
+/// Everything that the thread needs.
 pub(crate) struct Server {
     pub(crate) shared: Arc<Shared>,
     pub(crate) address: SocketAddr,
@@ -62,8 +66,8 @@ impl Server {
                         connections.spawn(connection(Arc::clone(&self.shared), stream, self.tls.clone()));
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "accepting a connection");
-                        // Out of descriptors, most likely: they come back as connections end.
+                        tracing::warn!(%error, "cannot accept a connection; trying again");
+                        // Most likely there is no free file descriptor: they become free as connections end.
                         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
                     }
                 },
@@ -80,7 +84,7 @@ impl Server {
     }
 }
 
-/// The next connection; none comes while the server refuses them.
+/// Accepts the next connection; waits while the server refuses them.
 async fn accept(listener: Option<&TcpListener>) -> std::io::Result<TcpStream> {
     match listener {
         Some(listener) => Ok(listener.accept().await?.0),
@@ -92,12 +96,12 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, tls: Option<TlsAccep
     // An event must not wait for the next one.
     let _ = stream.set_nodelay(true);
     let (stream, fate) = Spoilable::new(stream);
-    let connection = Connection { number: shared.connected(), shared, fate };
+    let connection = Connection { number: shared.next_connection(), shared, fate };
     match tls {
         None => connection.serve(stream).await,
         Some(tls) => match tls.accept(stream).await {
             Ok(stream) => connection.serve(stream).await,
-            Err(error) => tracing::debug!(%error, "TLS"),
+            Err(error) => tracing::debug!(%error, "TLS handshake failed"),
         },
     }
 }
@@ -119,9 +123,9 @@ impl Connection {
             }
             async move { Ok::<_, std::convert::Infallible>(serve(shared, number, request).await) }
         });
-        // Clients that leave, and bodies that are cut, are what this server is for.
+        // Clients leave, and faults cut bodies; neither is worth more than a debug line.
         if let Err(error) = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await {
-            tracing::debug!(%error, "connection");
+            tracing::debug!(%error, "connection broke off");
         }
     }
 }

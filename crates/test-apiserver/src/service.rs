@@ -3,25 +3,29 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_AGENT};
-use http::{Method, Request, Response, StatusCode};
+use http::{
+    Method, Request, Response, StatusCode,
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_AGENT},
+};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
-use crate::body::Answer;
-use crate::object::{Key, set, text};
-use crate::query::Query;
-use crate::requests::Request as Arrived;
-use crate::resource::{Resource, Verb};
-use crate::shared::Shared;
-use crate::status::ApiError;
-use crate::store::{StoreError, Write};
-use crate::target::Target;
-use crate::{list, watch};
+use crate::{
+    body::Answer,
+    list,
+    object::{Key, set, text},
+    query::Query,
+    requests::Request as LoggedRequest,
+    resource::{Resource, Verb},
+    shared::Shared,
+    status::ApiError,
+    store::{StoreError, Write},
+    target::Target,
+    watch,
+};
 
-/// Answers a request of the API.
-/// `connection` is the number of the one that it came over.
+/// Answers a request of the API, which came over the connection of this number.
 pub(crate) async fn serve(
     shared: Arc<Shared>,
     connection: u64,
@@ -31,7 +35,7 @@ pub(crate) async fn serve(
         Ok(response) => response,
         Err(error) => refusal(&error),
     };
-    shared.requests().answered(response.status().as_u16());
+    shared.requests().count_status(response.status().as_u16());
     response
 }
 
@@ -44,15 +48,14 @@ async fn respond(
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let verb = verb(request.method(), target.as_ref(), &query);
     if let (Some(target), Some(verb)) = (&target, verb) {
-        shared.requests().arrived(arrived(target.resource, verb, &request, connection));
-        shared.audible(target.resource).await;
+        shared.requests().record(describe(target.resource, verb, &request, connection));
+        shared.wait_unless_silent(target.resource).await;
     }
     let authorization = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let user = shared.policy().authenticate(authorization)?;
     let Some(target) = target else { return plain(shared, request.uri().path()) };
     let verb = verb.ok_or_else(ApiError::method_not_allowed)?;
-    let whom = (target.resource, target.namespace.as_deref(), target.name.as_deref());
-    shared.policy().authorize(&user, verb, whom)?;
+    shared.policy().authorize(&user, verb, &target)?;
     refuse(shared, &target, verb)?;
     let namespace = target.namespace.as_deref();
     match verb {
@@ -64,9 +67,9 @@ async fn respond(
     }
 }
 
-fn arrived(resource: Resource, verb: Verb, request: &Request<Incoming>, connection: u64) -> Arrived {
+fn describe(resource: Resource, verb: Verb, request: &Request<Incoming>, connection: u64) -> LoggedRequest {
     let agent = request.headers().get(USER_AGENT).and_then(|value| value.to_str().ok());
-    Arrived {
+    LoggedRequest {
         verb,
         resource,
         uri: request.uri().to_string(),
@@ -93,7 +96,7 @@ fn verb(method: &Method, target: Option<&Target>, query: &Query) -> Option<Verb>
     }
 }
 
-/// Paths outside of the resources.
+/// Answers requests for paths outside of the resources.
 fn plain(shared: &Shared, path: &str) -> Result<Response<Answer>, ApiError> {
     match path {
         "/healthz" | "/livez" | "/readyz" => {
@@ -104,7 +107,7 @@ fn plain(shared: &Shared, path: &str) -> Result<Response<Answer>, ApiError> {
             Ok(response)
         }
         "/version" => {
-            shared.requests().version_asked();
+            shared.requests().count_version_request();
             let minor = shared.policy().minor;
             let version = format!("v1.{minor}.0-kube-ipvs-test");
             let body = json!({
@@ -119,7 +122,7 @@ fn plain(shared: &Shared, path: &str) -> Result<Response<Answer>, ApiError> {
     }
 }
 
-/// The error that a fault wants in place of an answer.
+/// Fails with the error of a fault, if one concerns the request.
 fn refuse(shared: &Shared, target: &Target, verb: Verb) -> Result<(), ApiError> {
     let mut refusal = None;
     shared.faults.send_if_modified(|table| {
@@ -211,7 +214,7 @@ fn patched(
     Ok(object)
 }
 
-/// RFC 7386.
+/// Applies a merge patch (RFC 7386).
 fn merge(target: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {
         *target = patch.clone();
@@ -230,7 +233,7 @@ fn merge(target: &mut Value, patch: &Value) {
     }
 }
 
-/// Fills in what the path says of an object, and refuses what contradicts it.
+/// Fills in the fields that the path determines, and refuses an object that contradicts it.
 fn placed(mut object: Value, target: &Target) -> Result<Value, ApiError> {
     let Some(fields) = object.as_object_mut() else { return Err(ApiError::bad_request("not an object")) };
     fields.insert("apiVersion".to_owned(), target.resource.api_version().into());

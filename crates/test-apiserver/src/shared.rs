@@ -1,29 +1,35 @@
-//! The state that requests, watches and the owner of the server share.
+//! State that requests, watches and the owner of the server share.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::sync::watch;
 
-use crate::faults::FaultTable;
-use crate::policy::Policy;
-use crate::requests::{Deliveries, Requests};
-use crate::resource::Resource;
-use crate::spoil::Spoils;
-use crate::store::{Snapshot, Store};
+use crate::{
+    faults::FaultTable,
+    policy::Policy,
+    requests::{Deliveries, Requests},
+    resource::Resource,
+    spoil::Spoils,
+    store::{Snapshot, Store},
+};
 
 #[derive(Debug)]
 pub(crate) struct Shared {
     store: Mutex<Store>,
-    /// Revision of the store, for watches to wait on.
+    /// Revision of the store; watches wait for its changes.
     pub(crate) changes: watch::Sender<u64>,
     pub(crate) faults: watch::Sender<FaultTable>,
     policy: Mutex<Policy>,
     requests: Mutex<Requests>,
     deliveries: Mutex<Deliveries>,
     spoils: Mutex<Spoils>,
-    /// What requests for "any version" are answered from, while a replica is stale.
+    /// Snapshot that answers requests for "any version" while a replica is stale.
     stale: Mutex<Option<Arc<Snapshot>>>,
     watches: [AtomicUsize; Resource::ALL.len()],
     watch_ids: AtomicU64,
@@ -54,7 +60,7 @@ impl Shared {
         lock(&self.store)
     }
 
-    /// Changes the store and wakes the watches once, however much changed.
+    /// Changes the store, and wakes the watches once for all changes.
     pub(crate) fn write<T>(&self, change: impl FnOnce(&mut Store) -> T) -> T {
         let mut store = self.store();
         let result = change(&mut store);
@@ -81,7 +87,7 @@ impl Shared {
     }
 
     /// Number of a new connection.
-    pub(crate) fn connected(&self) -> u64 {
+    pub(crate) fn next_connection(&self) -> u64 {
         self.connections.fetch_add(1, Ordering::SeqCst)
     }
 
@@ -97,8 +103,8 @@ impl Shared {
         self.watches[resource.index()].load(Ordering::SeqCst)
     }
 
-    /// Waits until faults do not hold answers back.
-    pub(crate) async fn audible(&self, resource: Resource) {
+    /// Waits until no fault holds answers back.
+    pub(crate) async fn wait_unless_silent(&self, resource: Resource) {
         let mut faults = self.faults.subscribe();
         // The sender lives as long as `self`.
         let _ = faults.wait_for(|table| !table.of(resource).silent).await;
@@ -106,11 +112,11 @@ impl Shared {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic of one test thread must not take down what the others see.
+    // A panic of one test thread must not disturb the others.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A watch is open as long as this lives.
+/// Guard of an open watch, which counts as open while this lives.
 #[derive(Debug)]
 pub(crate) struct OpenWatch {
     shared: Arc<Shared>,

@@ -1,53 +1,57 @@
-//! Answers that go wrong below HTTP: a connection that stalls, breaks or talks nonsense in the middle of one.
+//! Answers that go wrong below HTTP: the connection stalls, breaks or delivers nonsense in the middle of one.
 
-use std::io;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::time::{Sleep, sleep};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::{Sleep, sleep},
+};
 
-/// An answer that goes wrong after some bytes, head included; everything later on its connection does, too.
+/// Fault of an answer after some bytes, head included; everything later on its connection goes wrong, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spoil {
-    /// So many bytes arrive as they should.
+    /// Number of bytes that arrive as they should.
     pub after: usize,
-    /// Then this happens.
+    /// Fault that follows.
     pub then: Ruin,
 }
 
-/// How an answer goes wrong.
+/// Fault of the bytes of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ruin {
-    /// Never a byte again, and the connection stays open.
+    /// The server sends nothing more, but the connection stays open.
     Silence,
     /// The connection is closed.
     Close,
     /// The connection is reset.
     Reset,
-    /// Every byte is another one than it should be.
+    /// Every byte is changed.
     Garbage,
-    /// One byte at a time, with this pause after each.
+    /// The bytes come one by one, with this pause after each.
     Drip(Duration),
 }
 
-/// Which answers are spoilt.
+/// Choice of the answers to spoil.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pick {
-    /// That of one request, counted from now on: 0 is the next one, whatever it asks for.
+    /// Answer to one request, of any kind, counted from now on: 0 is the next one.
     Nth(u64),
-    /// Those of all requests whose path and query begin so, until the faults are cleared.
+    /// Answers to all requests whose path and query begin so, until the faults are cleared.
     Path(String),
 }
 
-/// What is to be spoilt.
+/// Answers to spoil.
 #[derive(Debug, Default)]
 pub(crate) struct Spoils {
     wanted: Vec<(Pick, Spoil)>,
-    /// Answers that were.
+    /// Number of answers that were spoilt.
     spoilt: u64,
 }
 
@@ -64,7 +68,7 @@ impl Spoils {
         self.spoilt
     }
 
-    /// Is the answer to this request spoilt? Counts down.
+    /// Takes the spoil of the answer to this request, if there is one.
     pub(crate) fn take(&mut self, uri: &str) -> Option<Spoil> {
         let mut found = None;
         self.wanted.retain_mut(|(pick, spoil)| match pick {
@@ -88,7 +92,7 @@ impl Spoils {
     }
 }
 
-/// Set when the answer is about to be sent.
+/// Spoil of a connection, set before the answer is sent.
 pub(crate) type Fate = Arc<Mutex<Option<Spoil>>>;
 
 /// A connection whose answers can be spoilt.
@@ -108,8 +112,8 @@ impl Spoilable {
         *self.fate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts what has arrived as it should.
-    fn passed(&self, bytes: usize) {
+    /// Counts bytes that arrived as they should.
+    fn count_passed(&self, bytes: usize) {
         if let Some(spoil) = &mut *self.fate.lock().unwrap_or_else(PoisonError::into_inner) {
             spoil.after -= bytes.min(spoil.after);
         }
@@ -160,7 +164,7 @@ impl AsyncWrite for Spoilable {
             Some(Spoil { after: 0, then }) => this.ruin(context, bytes, then),
             Some(Spoil { after, .. }) => {
                 let written = ready!(this.write(context, &bytes[..bytes.len().min(after)]))?;
-                this.passed(written);
+                this.count_passed(written);
                 Poll::Ready(Ok(written))
             }
         }
@@ -173,7 +177,7 @@ impl AsyncWrite for Spoilable {
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         match this.fate() {
-            // The connection stays open, even if it was to be closed after the answer.
+            // The connection stays open, even if the client wanted it closed after the answer.
             Some(Spoil { after: 0, then: Ruin::Silence }) => Poll::Pending,
             _ => Pin::new(&mut this.stream).poll_shutdown(context),
         }

@@ -1,11 +1,14 @@
-//! Errors as the API server words them.
+//! Errors in the words of the API server.
 
 use std::time::Duration;
 
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::resource::{Resource, Verb};
+use crate::{
+    resource::{Resource, Verb},
+    target::Target,
+};
 
 /// An answer of kind Status with status Failure.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,7 +17,7 @@ pub(crate) struct ApiError {
     reason: &'static str,
     message: String,
     details: Value,
-    /// Sent as a header, too.
+    /// Time for the header `Retry-After` and the details.
     pub(crate) retry_after: Option<Duration>,
 }
 
@@ -50,25 +53,25 @@ impl ApiError {
         Self::new(StatusCode::UNAUTHORIZED, "Unauthorized", "Unauthorized")
     }
 
-    pub(crate) fn forbidden(user: &str, verb: Verb, target: (Resource, Option<&str>, Option<&str>)) -> Self {
-        let (resource, namespace, name) = target;
-        let whereabouts = match namespace {
+    pub(crate) fn forbidden(user: &str, verb: Verb, target: &Target) -> Self {
+        let Target { resource, namespace, name } = target;
+        let scope = match namespace {
             Some(namespace) => format!("in the namespace \"{namespace}\""),
             None => "at the cluster scope".to_owned(),
         };
-        let object = name.map(|name| format!(" \"{name}\"")).unwrap_or_default();
+        let object = name.as_ref().map(|name| format!(" \"{name}\"")).unwrap_or_default();
         let message = format!(
-            "{}{object} is forbidden: User \"{user}\" cannot {} resource \"{}\" in API group \"{}\" {whereabouts}",
+            "{}{object} is forbidden: User \"{user}\" cannot {} resource \"{}\" in API group \"{}\" {scope}",
             resource.qualified(),
             verb.as_str(),
             resource.plural(),
             resource.group(),
         );
         Self::new(StatusCode::FORBIDDEN, "Forbidden", message)
-            .details(details(resource, name.unwrap_or_default()))
+            .details(details(*resource, name.as_deref().unwrap_or_default()))
     }
 
-    /// The path leads nowhere.
+    /// Error for a path without a resource.
     pub(crate) fn no_such_resource() -> Self {
         let message = "the server could not find the requested resource";
         Self::new(StatusCode::NOT_FOUND, "NotFound", message).details(json!({}))
@@ -108,8 +111,8 @@ impl ApiError {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", message).details(json!({}))
     }
 
-    /// An option of a list or watch that the server does not allow.
-    /// apimachinery: pkg/apis/meta/internalversion/validation/validation.go.
+    /// Error for an option of a list or watch that the server does not allow
+    /// (pkg/apis/meta/internalversion/validation/validation.go in apimachinery).
     pub(crate) fn forbidden_option(field: &str, message: &str) -> Self {
         let message = format!("Forbidden: {message}");
         let whole = format!("ListOptions.meta.k8s.io \"\" is invalid: {field}: {message}");
@@ -126,20 +129,20 @@ impl ApiError {
             .details(json!({"group": "meta.k8s.io", "kind": "ListOptions"}))
     }
 
-    /// A watch from a version whose events are gone.
+    /// Error for a watch from a version whose events are gone.
     pub(crate) fn too_old(asked: u64, oldest: u64) -> Self {
         let message = format!("too old resource version: {asked} ({oldest})");
         Self::new(StatusCode::GONE, "Expired", message)
     }
 
-    /// A page of a list whose version is gone.
+    /// Error for a page of a list whose version is gone.
     pub(crate) fn continue_expired() -> Self {
         let message = "The provided continue parameter is too old to display a consistent list result. \
                        You can start a new list without the continue parameter.";
         Self::new(StatusCode::GONE, "Expired", message)
     }
 
-    /// A list that shall be as new as a version that is not there yet.
+    /// Error for a list that must be as new as a version that does not exist yet.
     pub(crate) fn too_large(asked: u64, current: u64) -> Self {
         let message = format!("Too large resource version: {asked}, current: {current}");
         let cause = json!([{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]);
@@ -153,7 +156,7 @@ impl ApiError {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", message).details(json!({})).after(after)
     }
 
-    /// Any other failure of a server.
+    /// Error for any other failure of a server.
     pub(crate) fn failure(code: StatusCode) -> Self {
         let (reason, message) = match code.as_u16() {
             503 => ("ServiceUnavailable", "apiserver is shutting down"),
@@ -183,7 +186,7 @@ fn details(resource: Resource, name: &str) -> Value {
 mod tests {
     use super::*;
 
-    /// What servers from 1.27 on say that have the feature gate WatchList off.
+    /// Error of servers from 1.27 on with the feature gate WatchList off.
     #[test]
     fn refusal_of_a_streaming_list() {
         let message = "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled";
@@ -210,9 +213,13 @@ mod tests {
 
     #[test]
     fn forbidden_names_user_verb_and_group() {
-        let message = |namespace, name| {
-            let error =
-                ApiError::forbidden("jane", Verb::List, (Resource::EndpointSlices, namespace, name)).body();
+        let message = |namespace: Option<&str>, name: Option<&str>| {
+            let target = Target {
+                resource: Resource::EndpointSlices,
+                namespace: namespace.map(str::to_owned),
+                name: name.map(str::to_owned),
+            };
+            let error = ApiError::forbidden("jane", Verb::List, &target).body();
             error["message"].as_str().unwrap().to_owned()
         };
         let tail = "User \"jane\" cannot list resource \"endpointslices\" in API group \"discovery.k8s.io\"";

@@ -1,46 +1,46 @@
-//! The objects, their versions and the events that led to them: etcd and watch cache in one.
+//! Objects, their versions and the events that led to them: etcd and watch cache in one.
 
 mod history;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::Value;
 
 use history::History;
-pub(crate) use history::Retention;
-pub(crate) use history::{Change, Event, Gone};
+pub(crate) use history::{Change, Event, Gone, Retention};
 
-use crate::clock::{creation_time, monotonic};
-use crate::object::{Key, Object, set, text};
-use crate::resource::Resource;
-use crate::selector::Filter;
+use crate::{
+    clock::{creation_time, monotonic},
+    object::{Key, Object, set, text},
+    resource::Resource,
+    selector::Filter,
+};
 
-/// A new etcd is not at zero either, which means "any version" in requests.
-const FIRST: u64 = 100;
+/// Revision of an empty store. It is not zero, which means "any version" in requests; that of a new etcd is not either.
+const FIRST_REVISION: u64 = 100;
 
 type Objects = BTreeMap<Arc<Key>, Arc<Object>>;
 
-/// Why a write was refused.
+/// Refusal of a write.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// Its apiVersion and kind are those of no resource here, or it has no name.
+    /// The server has no resource for the apiVersion and kind of the object, or the object has no name.
     #[error("not an object of this server: {0}")]
     NotAnObject(String),
-    /// Created twice.
+    /// The object to create exists already.
     #[error("{0:?} {1} already exists")]
     AlreadyExists(Resource, String),
-    /// To be changed, but not there.
+    /// The object to change does not exist.
     #[error("{0:?} {1} not found")]
     NotFound(Resource, String),
-    /// Replaced by someone who did not see the newest version.
+    /// The client did not know the newest version of the object to replace.
     #[error("{0:?} {1} has been modified")]
     Conflict(Resource, String),
 }
 
-/// All objects as they were at one time; cheap, as versions are shared.
+/// All objects at one time. It is cheap, because it shares the versions of objects.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     pub(crate) revision: u64,
@@ -48,13 +48,13 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Of a server that was never written to.
+    /// Snapshot of a server without any write.
     #[must_use]
     pub fn empty() -> Self {
-        Self { revision: FIRST, objects: Default::default() }
+        Self { revision: FIRST_REVISION, objects: Default::default() }
     }
 
-    /// The resourceVersion of the moment.
+    /// resourceVersion of the snapshot.
     #[must_use]
     pub const fn revision(&self) -> u64 {
         self.revision
@@ -65,18 +65,18 @@ impl Snapshot {
     }
 }
 
-/// What a write needs to know of an object that came over the network.
+/// Kind of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Write {
     Create,
     Replace,
-    /// Either.
+    /// Creates or replaces.
     Apply,
 }
 
 #[derive(Debug)]
 pub(crate) struct Store {
-    /// As in etcd: one counter for all resources.
+    /// Counter of all writes to all resources, as in etcd.
     revision: u64,
     objects: [Objects; Resource::ALL.len()],
     history: History,
@@ -85,8 +85,8 @@ pub(crate) struct Store {
 
 impl Store {
     pub(crate) fn new(retention: Retention) -> Self {
-        let history = History::new(FIRST, retention);
-        Self { revision: FIRST, objects: Default::default(), history, created: 0 }
+        let history = History::new(FIRST_REVISION, retention);
+        Self { revision: FIRST_REVISION, objects: Default::default(), history, created: 0 }
     }
 
     pub(crate) const fn revision(&self) -> u64 {
@@ -105,7 +105,7 @@ impl Store {
         select(&self.objects[resource.index()], filter)
     }
 
-    /// What `select` gave when `revision` was the newest: the events since then are undone.
+    /// Objects that [`Self::select`] returned when `revision` was the newest; it undoes the events since then.
     pub(crate) fn select_at(
         &self,
         resource: Resource,
@@ -130,7 +130,7 @@ impl Store {
         Snapshot { revision: self.revision, objects: self.objects.clone() }
     }
 
-    /// Goes back to `snapshot` as a restored etcd does: the counter, too, and there is no history.
+    /// Returns to `snapshot` like a restored etcd: so does the counter, and the history is empty.
     pub(crate) fn restore(&mut self, snapshot: Snapshot) {
         self.revision = snapshot.revision;
         self.objects = snapshot.objects;
@@ -142,12 +142,12 @@ impl Store {
         self.history.clear(self.revision);
     }
 
-    /// The oldest version from which a watch can start.
+    /// Oldest version from which a watch can start.
     pub(crate) const fn oldest(&self) -> u64 {
         self.history.compacted()
     }
 
-    /// Events of `resource` after `revision`, some at a time, and the version up to which they reach.
+    /// Some events of `resource` after `revision`, and the version up to which they reach.
     pub(crate) fn events_after(
         &self,
         resource: Resource,
@@ -156,7 +156,7 @@ impl Store {
     ) -> Result<(Vec<Arc<Event>>, u64), Gone> {
         let events = self.history.after(resource, revision, at_most)?;
         let reached = if events.len() < at_most {
-            // A client may know more than a server that was restored; then it hears nothing until that is made up.
+            // A client may know a later version than a restored server; it gets nothing until the server has caught up.
             self.revision.max(revision)
         } else {
             events.last().map_or(revision, |event| event.object.revision)
@@ -164,7 +164,7 @@ impl Store {
         Ok((events, reached))
     }
 
-    /// Writes an object, whose kind says where it belongs.
+    /// Creates or replaces an object; its kind determines the resource.
     pub(crate) fn apply(&mut self, object: Value) -> Result<Arc<Object>, StoreError> {
         let resource = Resource::of(&object).ok_or_else(|| not_an_object(&object))?;
         self.write(resource, object, Write::Apply)
@@ -195,7 +195,7 @@ impl Store {
         Ok(self.update(resource, &previous, object))
     }
 
-    /// An unchanged object keeps its version and makes no event, as in the real server.
+    /// Replaces an object. An unchanged one keeps its version and makes no event, as in the real server.
     fn update(&mut self, resource: Resource, previous: &Arc<Object>, mut object: Value) -> Arc<Object> {
         let before = previous.value();
         for field in ["uid", "creationTimestamp", "resourceVersion"] {
@@ -212,7 +212,7 @@ impl Store {
         let removed = self.objects[resource.index()].remove(key);
         let previous = removed.ok_or_else(|| StoreError::NotFound(resource, key.name.clone()))?;
         self.revision += 1;
-        // The last state, but with the version of the deletion.
+        // The event of a deletion has the last state, but the version of the deletion.
         let object = Arc::new(Object::encode(Arc::clone(&previous.key), previous.value(), self.revision));
         self.record(resource, Change::Deleted, Arc::clone(&object), Some(previous));
         Ok(object)

@@ -1,52 +1,54 @@
-//! A certificate authority and a server certificate, made at start.
+//! Certificate authority and server certificate, made at start.
 
-use std::net::IpAddr;
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::crypto::ring::default_provider;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        ClientConfig, RootCertStore, ServerConfig,
+        crypto::ring::default_provider,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    },
+};
 
-/// Names that every server certificate carries; the last is the host as QEMU's user network shows it to guests.
-const NAMES: [&str; 3] = ["127.0.0.1", "localhost", "10.0.2.2"];
+/// Names in every server certificate; the last one is the address of the host in QEMU's user network.
+const CERTIFICATE_NAMES: [&str; 3] = ["127.0.0.1", "localhost", "10.0.2.2"];
 
-/// Why there is no TLS.
+/// Failure of TLS.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// Making keys or certificates.
-    #[error("making certificates")]
+    /// Keys or certificates could not be made.
+    #[error("make certificates")]
     Make(#[source] rcgen::Error),
-    /// PEM that is none.
-    #[error("reading certificates")]
+    /// A text is not PEM.
+    #[error("read certificates")]
     Read(#[source] tokio_rustls::rustls::pki_types::pem::Error),
-    /// Certificates that do not fit their key.
-    #[error("using certificates")]
+    /// Certificates do not fit their key.
+    #[error("use certificates")]
     Use(#[source] tokio_rustls::rustls::Error),
 }
 
-/// What a server needs to prove that it is the one meant.
+/// Certificates and key with which a server proves its identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// For clients.
+    /// Certificate of the authority, for clients.
     pub ca_pem: String,
-    /// The server's certificate.
+    /// Certificate of the server.
     pub certificate_pem: String,
-    /// Its key.
+    /// Key of the server.
     pub key_pem: String,
 }
 
 impl Identity {
-    /// Makes one for 127.0.0.1, localhost, 10.0.2.2 and `names` (host names or addresses).
+    /// Makes an identity for 127.0.0.1, localhost, 10.0.2.2 and `names` (host names or addresses).
     ///
     /// # Errors
     ///
-    /// If a name is neither.
+    /// If a name is malformed.
     pub fn make(names: &[String]) -> Result<Self, TlsError> {
         make(names).map_err(TlsError::Make)
     }
@@ -73,7 +75,8 @@ fn make(names: &[String]) -> Result<Identity, rcgen::Error> {
     authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
     let ca_pem = authority.self_signed(&authority_key)?.pem();
 
-    let names: Vec<String> = NAMES.iter().map(|&name| name.to_owned()).chain(names.iter().cloned()).collect();
+    let names: Vec<String> =
+        CERTIFICATE_NAMES.iter().map(|&name| name.to_owned()).chain(names.iter().cloned()).collect();
     let key = KeyPair::generate()?;
     let mut server = CertificateParams::new(names)?;
     server.distinguished_name.push(DnType::CommonName, "kube-apiserver");
@@ -82,13 +85,13 @@ fn make(names: &[String]) -> Result<Identity, rcgen::Error> {
     Ok(Identity { ca_pem, certificate_pem, key_pem: key.serialize_pem() })
 }
 
-/// A key for tokens of service accounts: private and public, in PEM.
+/// Makes a key for tokens of service accounts: private and public part, in PEM.
 pub(crate) fn signing_key() -> Result<(String, String), TlsError> {
     let key = KeyPair::generate().map_err(TlsError::Make)?;
     Ok((key.serialize_pem(), key.public_key_pem()))
 }
 
-/// For clients that trust one authority.
+/// Configuration of a client that trusts one authority.
 pub(crate) fn client_config(ca_pem: &str) -> Result<ClientConfig, TlsError> {
     let mut roots = RootCertStore::empty();
     let authority = CertificateDer::from_pem_slice(ca_pem.as_bytes()).map_err(TlsError::Read)?;
@@ -98,7 +101,7 @@ pub(crate) fn client_config(ca_pem: &str) -> Result<ClientConfig, TlsError> {
     Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 
-/// The host part of a URL.
+/// Host part of a URL.
 pub(crate) fn host(address: IpAddr) -> String {
     match address {
         IpAddr::V4(address) => address.to_string(),

@@ -2,22 +2,23 @@
 
 mod pump;
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep_until};
 
-use crate::body::{Answer, Left, Sink, stream};
-use crate::faults::Hangup;
-use crate::object::Object;
-use crate::policy::GoneForm;
-use crate::query::{Query, Start, watch_start};
-use crate::resource::Resource;
-use crate::selector::Filter;
-use crate::shared::{OpenWatch, Shared};
-use crate::status::ApiError;
+use crate::{
+    body::{Answer, Left, Sink, stream},
+    faults::Hangup,
+    object::Object,
+    policy::GoneForm,
+    query::{Query, Start, watch_start},
+    resource::Resource,
+    selector::Filter,
+    shared::{OpenWatch, Shared},
+    status::ApiError,
+};
 
-/// How long a watch lives that does not say; the API server takes a random time of this order.
+/// Timeout of a watch that requests none; the API server takes a random time of this order.
 const DEFAULT_TIMEOUT: Duration = Duration::from_mins(30);
 
 /// A watch, before its first event.
@@ -30,14 +31,14 @@ pub(crate) struct Watch {
     timeout: Duration,
 }
 
-/// What a watch begins with; the store is at `revision` afterwards.
+/// Beginning of a watch, which has reached `revision` after it.
 #[derive(Debug)]
 struct Begin {
     revision: u64,
     objects: Vec<Arc<Object>>,
-    /// Say where they end.
+    /// Whether a bookmark marks the end of the objects.
     end: bool,
-    /// The version is too old, or one of the future: say so, and stop.
+    /// Error that ends the watch at once, because its version is too old or lies in the future.
     gone: Option<ApiError>,
 }
 
@@ -47,7 +48,7 @@ impl Begin {
     }
 }
 
-/// Answers a watch request; the events come from a task of their own.
+/// Answers a watch request; a task of its own delivers the events.
 pub(crate) fn answer(
     shared: &Arc<Shared>,
     resource: Resource,
@@ -55,7 +56,7 @@ pub(crate) fn answer(
     query: &Query,
 ) -> Result<Answer, ApiError> {
     let watch = prepare(shared, resource, namespace, query)?;
-    // Before the watch counts as open: who sees it may drop it.
+    // Read before the watch counts as open, because a test may drop it as soon as it does.
     let dropped = shared.faults.borrow().dropped(resource);
     let open = OpenWatch::new(shared, resource);
     let id = open.id;
@@ -114,19 +115,18 @@ fn begin(
     }
 }
 
-/// Why a watch ends.
+/// Reason for the end of a watch.
 enum End {
     Timeout,
     Left,
-    /// It was told that its version is gone.
+    /// The client has got the error that its version is gone.
     Gone,
     Dropped(Hangup),
 }
 
-/// The circumstances in which a watch began.
+/// Number of a watch, and of the hangups before it.
 struct Birth {
     id: u64,
-    /// How often watches had been dropped.
     dropped: u64,
 }
 
@@ -148,7 +148,7 @@ async fn run(shared: Arc<Shared>, watch: Watch, sink: Sink, birth: Birth) {
     }
 }
 
-/// Waits until someone drops the watches of `resource`.
+/// Waits until a test drops the watches of `resource`.
 async fn dropped(shared: &Shared, resource: Resource, before: u64) -> Hangup {
     let mut faults = shared.faults.subscribe();
     let table = faults.wait_for(|table| table.dropped(resource) != before).await;

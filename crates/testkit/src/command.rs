@@ -1,9 +1,11 @@
 //! Running other people's tools (`ip`, `nft`, `ipvsadm`) and saying exactly what went wrong.
 
-use std::fmt;
-use std::io::Write;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::{
+    fmt,
+    io::Write,
+    os::unix::process::CommandExt,
+    process::{Command, Stdio},
+};
 
 /// A command that did not do what the test needed: everything needed to understand it without a rerun.
 #[derive(Debug)]

@@ -1,7 +1,6 @@
 //! Golden text: what a value renders to, kept in the repository so that a change is seen in review.
 
-use std::fmt::Write as _;
-use std::path::Path;
+use std::{fmt::Write as _, path::Path};
 
 /// Setting this environment variable to `1` writes the files instead of comparing with them.
 pub const UPDATE: &str = "UPDATE_GOLDEN";

@@ -3,12 +3,13 @@
 //! They are never given a name under /run/netns: whatever happens to the test process, the kernel removes a
 //! namespace with its last user, so nothing can be left over for the next test.
 
-use std::fs::File;
-use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
-use std::sync::Arc;
+use std::{
+    fs::File,
+    io,
+    os::{fd::AsFd, unix::process::CommandExt},
+    process::Command,
+    sync::Arc,
+};
 
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 

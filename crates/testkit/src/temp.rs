@@ -1,9 +1,10 @@
 //! Files of a test.
 
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 /// A directory under the system's temporary directory, removed with the value.
 #[derive(Debug)]

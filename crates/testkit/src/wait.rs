@@ -1,7 +1,9 @@
 //! Waiting: always for a condition, always bounded, and the failure says what was last seen.
 
-use std::fmt;
-use std::time::{Duration, Instant};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
 /// Pause between two looks: short against anything a test waits for, long enough not to starve a slow guest.
 const PAUSE: Duration = Duration::from_millis(20);

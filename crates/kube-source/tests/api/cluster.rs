@@ -18,7 +18,8 @@ use kube_source::{
 use lb_types::{IpFamily, ServiceName};
 use serde_json::{Value, json};
 use service_model::{ModelEvent, ServiceModel};
-use test_apiserver::{Builder, Resource, TestApiServer};
+pub use test_apiserver::sample::service_cidr as cidr;
+use test_apiserver::{Builder, Resource, TestApiServer, sample};
 use testkit::{TempDir, wait_until};
 
 pub const NODE: &str = "n1";
@@ -261,40 +262,27 @@ pub fn view(model: &ServiceModel) -> View {
 }
 
 pub fn node() -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE},
-        "status": {"addresses": [{"type": "InternalIP", "address": "192.168.0.1"}]},
-    })
+    let mut node = sample::node(NODE);
+    node["status"] = json!({"addresses": [{"type": "InternalIP", "address": "192.168.0.1"}]});
+    node
 }
 
-pub fn cidr(name: &str, cidrs: &[&str]) -> Value {
-    json!({
-        "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": name},
-        "spec": {"cidrs": cidrs},
-    })
-}
-
+/// A Service `ns/s{i}` with one port of this name.
 pub fn service(i: u32, port: &str) -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "ns", "name": format!("s{i}")},
-        "spec": {"clusterIP": format!("10.96.{}.{}", i / 250, i % 250 + 1), "ports": [{"name": port, "port": 80}]},
-    })
+    let mut service = sample::service("ns", &format!("s{i}"));
+    service["spec"]["clusterIP"] = format!("10.96.{}.{}", i / 250, i % 250 + 1).into();
+    service["spec"]["ports"][0]["name"] = port.into();
+    service
 }
 
 /// A slice with the given number of endpoints behind port `a`.
 pub fn slice(i: u32, endpoints: u32) -> Value {
     let endpoint =
         |e: u32| json!({"addresses": [format!("10.244.{i}.{}", e + 1)], "conditions": {"ready": true}});
-    json!({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-        "metadata": {
-            "namespace": "ns", "name": format!("s{i}-a"),
-            "labels": {"kubernetes.io/service-name": format!("s{i}")},
-        },
-        "addressType": "IPv4",
-        "ports": [{"name": "a", "port": 8080}],
-        "endpoints": (0..endpoints).map(endpoint).collect::<Vec<_>>(),
-    })
+    let mut slice = sample::endpoint_slice("ns", &format!("s{i}-a"), &format!("s{i}"));
+    slice["ports"][0]["name"] = "a".into();
+    slice["endpoints"] = (0..endpoints).map(endpoint).collect();
+    slice
 }
 
 /// Random numbers below any limit, always the same for the same seed.

@@ -1,9 +1,11 @@
 //! A test API server as a program; see the library.
 
-use std::error::Error;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::{
+    error::Error,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use clap::Parser;
 use test_apiserver::{Builder, Control, Identity, Load, TestApiServer, parse_objects};
@@ -17,22 +19,22 @@ struct Arguments {
     /// Address of the control endpoint (plain HTTP, /__test/).
     #[arg(long, default_value = "127.0.0.1:6444")]
     control: SocketAddr,
-    /// Folder for ca.crt, tls.crt and tls.key, which are made if they are not there; without it, the API is plain HTTP.
+    /// Folder of ca.crt, tls.crt and tls.key, which are made if they do not exist; without it, the API is plain HTTP.
     #[arg(long)]
     tls_dir: Option<PathBuf>,
-    /// Another host name or address for the certificate.
+    /// Additional host name or address in the certificate.
     #[arg(long = "name")]
     names: Vec<String>,
-    /// A bearer token to accept; without one, none is asked for.
+    /// Bearer token to accept; without one, requests need none.
     #[arg(long = "token")]
     tokens: Vec<String>,
-    /// Where to write a kubeconfig, with the first token.
+    /// File for a kubeconfig with the first token.
     #[arg(long)]
     kubeconfig_out: Option<PathBuf>,
-    /// Objects to begin with: YAML or JSON.
+    /// File with initial objects, in YAML or JSON.
     #[arg(long)]
     load: Vec<PathBuf>,
-    /// More objects to begin with: services=N,endpoints=M (of each service).
+    /// Generated initial objects: services=N,endpoints=M (of each Service).
     #[arg(long, value_parser = Load::parse)]
     generate: Option<Load>,
 }
@@ -63,7 +65,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// Certificates outlive the process, so that clients trust the one that is started in its place.
+/// Has the server speak TLS. The certificates outlive the process, so that clients trust the next one, too.
 fn with_tls(builder: Builder, directory: &Path, names: &[String]) -> Result<Builder, Box<dyn Error>> {
     let [ca, certificate, key] = ["ca.crt", "tls.crt", "tls.key"].map(|file| directory.join(file));
     if key.exists() {
@@ -76,12 +78,12 @@ fn with_tls(builder: Builder, directory: &Path, names: &[String]) -> Result<Buil
     let identity = Identity::make(names)?;
     write_atomically(&ca, &identity.ca_pem)?;
     write_atomically(&certificate, &identity.certificate_pem)?;
-    // Last: it says that the others are there.
+    // The key comes last: if it exists, so do the others.
     write_atomically(&key, &identity.key_pem)?;
     Ok(builder.identity(identity))
 }
 
-/// Who waits for the file must not see half of it.
+/// Writes a file so that a reader never sees half of it.
 fn write_atomically(file: &Path, text: &str) -> std::io::Result<()> {
     let mut new = file.as_os_str().to_owned();
     new.push(".new");

@@ -1,28 +1,31 @@
-//! The calls, one by one.
+//! Calls of the control endpoint.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use http::Method;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use crate::clock::monotonic;
-use crate::faults::{Faults, Hangup};
-use crate::handle::TestApiServer;
-use crate::load::parse_objects;
-use crate::policy::{GoneForm, StreamingLists};
-use crate::query::Query;
-use crate::resource::{Resource, Verb};
-use crate::store::Snapshot;
+use crate::{
+    clock::monotonic,
+    faults::{Faults, Hangup},
+    handle::TestApiServer,
+    load::parse_objects,
+    policy::{GoneForm, StreamingLists},
+    query::Query,
+    resource::{Resource, Verb},
+    store::Snapshot,
+};
 
-/// Why a call did nothing.
+/// Failure of a call.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// There is none of this name.
+    /// No call has this name.
     Unknown,
-    /// It makes no sense, or went wrong.
+    /// The call makes no sense, or went wrong.
     Refused(String),
 }
 
@@ -35,7 +38,7 @@ impl<E: std::error::Error> From<E> for Failure {
 /// Carries out calls.
 pub(super) struct Calls {
     server: Arc<TestApiServer>,
-    /// What the last call `save` saw.
+    /// Snapshot of the last call `save`.
     saved: Mutex<Option<Snapshot>>,
 }
 
@@ -59,12 +62,12 @@ struct DropWatches {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Data {
-    /// Nothing is lost.
+    /// The server keeps its objects.
     #[default]
     Keep,
     /// The server comes back empty.
     Lost,
-    /// The server comes back with what was saved.
+    /// The server comes back with the saved objects.
     Saved,
 }
 
@@ -168,7 +171,7 @@ impl Calls {
         Ok(json!(deliveries))
     }
 
-    /// The time is taken when the objects are stored: watches learn of them afterwards.
+    /// Stores objects, and returns the time at which they were stored; watches deliver them afterwards.
     fn apply(&self, body: &[u8]) -> Result<Value, Failure> {
         let objects = parse_objects(std::str::from_utf8(body)?)?;
         let revision = self.server.objects().apply_all(objects)?;
@@ -221,7 +224,7 @@ impl Calls {
 
     fn saved(&self) -> Result<Snapshot, Failure> {
         let saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        saved.ok_or_else(|| Failure::Refused("nothing was saved".to_owned()))
+        saved.ok_or_else(|| Failure::Refused("nothing was saved; call save before".to_owned()))
     }
 
     fn stale(&self, call: &Stale) -> Result<Value, Failure> {
@@ -235,17 +238,25 @@ impl Calls {
     }
 
     fn tokens(&self, call: &Tokens) -> Result<Value, Failure> {
-        call.add.iter().for_each(|token| self.server.add_token(token));
-        call.revoke.iter().for_each(|token| self.server.revoke_token(token));
+        for token in &call.add {
+            self.server.add_token(token);
+        }
+        for token in &call.revoke {
+            self.server.revoke_token(token);
+        }
         Ok(self.state())
     }
 
     fn policy(&self, call: &Policy) -> Result<Value, Failure> {
         for (rules, denied) in [(&call.deny, true), (&call.allow, false)] {
-            rules.iter().for_each(|(resource, verb)| self.server.deny(*resource, *verb, denied));
+            for (resource, verb) in rules {
+                self.server.deny(*resource, *verb, denied);
+            }
         }
         for (resources, missing) in [(&call.missing, true), (&call.present, false)] {
-            resources.iter().for_each(|resource| self.server.set_missing(*resource, missing));
+            for resource in resources {
+                self.server.set_missing(*resource, missing);
+            }
         }
         if let Some(how) = call.streaming_lists {
             self.server.set_streaming_lists(how);
@@ -257,7 +268,7 @@ impl Calls {
     }
 }
 
-/// An empty body stands for an empty object.
+/// Parses the body of a call; an empty one stands for an empty object.
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
     let body = if body.trim_ascii().is_empty() { b"{}" } else { body };
     Ok(serde_json::from_slice(body)?)

@@ -1,11 +1,10 @@
 //! Command lines and files of the two programs.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use super::User;
 
-/// Where everything is.
+/// Paths and addresses of one server.
 #[derive(Clone, Debug)]
 pub(super) struct Layout {
     pub(super) directory: PathBuf,
@@ -13,7 +12,7 @@ pub(super) struct Layout {
     pub(super) etcd_client: SocketAddr,
     pub(super) etcd_peer: SocketAddr,
     pub(super) service_cidrs: String,
-    /// More flags for the API server.
+    /// Additional flags for the API server.
     pub(super) flags: Vec<String>,
 }
 
@@ -26,12 +25,12 @@ impl Layout {
         self.directory.join("apiserver.key")
     }
 
-    /// Signs tokens of service accounts.
+    /// Key that signs tokens of service accounts.
     pub(super) fn signing_key(&self) -> PathBuf {
         self.directory.join("sa-signer.key")
     }
 
-    /// Verifies them.
+    /// Key that verifies them.
     pub(super) fn signing_public_key(&self) -> PathBuf {
         self.directory.join("sa-signer.pub")
     }
@@ -44,7 +43,7 @@ impl Layout {
         self.directory.join("etcd")
     }
 
-    /// Flags that etcd 3.4 and later know; the data is worth nothing, but `--unsafe-no-fsync` came with 3.5 only.
+    /// Flags for etcd 3.4 and later. The data is worth nothing, but `--unsafe-no-fsync` exists only since 3.5.
     pub(super) fn etcd(&self) -> Vec<String> {
         let (client, peer) = (format!("http://{}", self.etcd_client), format!("http://{}", self.etcd_peer));
         vec![
@@ -55,7 +54,7 @@ impl Layout {
         ]
     }
 
-    /// Flags that kube-apiserver 1.24 to 1.36 know.
+    /// Flags for kube-apiserver 1.24 to 1.36.
     pub(super) fn apiserver(&self) -> Vec<String> {
         let file = |path: PathBuf| path.display().to_string();
         let flags = [
@@ -64,7 +63,7 @@ impl Layout {
             ("secure-port", self.api.port().to_string()),
             // The default is the address of the interface with the default route, which test namespaces lack.
             ("advertise-address", self.api.ip().to_string()),
-            // It would publish that address, and a loopback address is none for endpoints.
+            // The reconciler would publish that address, but endpoints cannot have a loopback address.
             ("endpoint-reconciler-type", "none".to_owned()),
             ("cert-dir", self.directory.display().to_string()),
             ("tls-cert-file", file(self.certificate())),
@@ -73,7 +72,7 @@ impl Layout {
             ("authorization-mode", "RBAC".to_owned()),
             ("service-cluster-ip-range", self.service_cidrs.clone()),
             ("allow-privileged", "true".to_owned()),
-            // There is no controller that makes the service account `default`, without which no pod is admitted.
+            // No controller creates the service account `default`, without which no pod is admitted.
             ("disable-admission-plugins", "ServiceAccount".to_owned()),
             ("service-account-issuer", format!("https://{}/", self.api)),
             ("service-account-key-file", file(self.signing_public_key())),
@@ -84,7 +83,7 @@ impl Layout {
     }
 }
 
-/// The file of `--token-auth-file`: token, user, uid, and the groups in quotes.
+/// Content of the file for `--token-auth-file`: token, user, uid, and the groups in quotes.
 pub(super) fn token_file(users: &[User]) -> String {
     let line = |(index, user): (usize, &User)| {
         format!("{},{},{},\"{}\"\n", user.token, user.name, index + 1, user.groups.join(","))

@@ -1,20 +1,24 @@
-//! A child process with a log, and waiting for it to answer.
+//! Child processes with a log, and the wait for their first answer.
 
-use std::fs::OpenOptions;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::{
+    fs::OpenOptions,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader},
+    net::TcpStream,
+};
 use tokio_rustls::TlsConnector;
 
 use super::{RealError, prepare};
 use crate::tls::client_config;
 
-/// A running program; killed with this value.
+/// A running program, which is killed with this value.
 #[derive(Debug)]
 pub(super) struct Process {
     name: &'static str,
@@ -43,7 +47,7 @@ impl Process {
         self.child.id()
     }
 
-    /// Without a chance to say goodbye; a second time, nothing happens.
+    /// Kills the program without a chance to clean up; a second call does nothing.
     pub(super) fn stop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -63,13 +67,14 @@ impl Drop for Process {
     }
 }
 
-/// Waits until a GET of `path` is answered with 200. With the certificate of an authority and a token, it speaks TLS.
+/// Waits until the answer to a GET of `path` is 200. With `access`, the certificate of an authority and a token, it
+/// speaks TLS.
 pub(super) fn wait_until_ready(
     mut process: Process,
     address: SocketAddr,
     access: Option<(&str, &str)>,
     path: &str,
-    patience: Duration,
+    limit: Duration,
 ) -> Result<Process, RealError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(prepare("starting a runtime"))?;
@@ -87,7 +92,7 @@ pub(super) fn wait_until_ready(
             Ok(Err(error)) => format!("does not answer ({error})"),
             Err(_) => "does not answer in time".to_owned(),
         };
-        if start.elapsed() > patience {
+        if start.elapsed() > limit {
             return Err(process.not_ready(state));
         }
         std::thread::sleep(Duration::from_millis(50));
@@ -102,7 +107,7 @@ async fn ask(address: SocketAddr, access: Option<(&str, &str)>, path: &str) -> s
     request(stream, path, &format!("Authorization: Bearer {token}\r\n")).await
 }
 
-/// The status line of the answer.
+/// Sends a request and returns the status line of the answer.
 async fn request<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     path: &str,
@@ -118,8 +123,7 @@ async fn request<S: AsyncRead + AsyncWrite + Unpin>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::handle::TestApiServer;
-    use crate::real::Directory;
+    use crate::{handle::TestApiServer, real::Directory};
 
     fn sleeper(script: &str) -> (Process, Directory) {
         let arguments = ["-c".to_owned(), script.to_owned()];
@@ -127,14 +131,14 @@ mod tests {
         (Process::start("sleeper", Path::new("/bin/sh"), &arguments, &directory.0).unwrap(), directory)
     }
 
-    /// The double stands in for the real server, whose health is asked for in the same way.
+    /// The double stands in for the real server, whose readiness is requested in the same way.
     #[test]
-    fn readiness_is_asked_for_over_tls_with_a_token() {
+    fn readiness_is_requested_over_tls_with_a_token() {
         let server = TestApiServer::builder().tls().token("secret").start().unwrap();
         let ca = server.ca_pem().unwrap();
-        let wait = |access, patience| {
+        let wait = |access, limit| {
             let (process, _directory) = sleeper("exec sleep 60");
-            wait_until_ready(process, server.address(), access, "/readyz", patience).map(|_| ())
+            wait_until_ready(process, server.address(), access, "/readyz", limit).map(|_| ())
         };
         wait(Some((ca, "secret")), Duration::from_secs(20)).unwrap();
         let error = wait(Some((ca, "wrong")), Duration::from_millis(100)).unwrap_err();

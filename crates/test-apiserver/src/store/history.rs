@@ -1,14 +1,10 @@
-//! The events of the recent past.
+//! Events of the recent past.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use crate::object::Object;
-use crate::resource::Resource;
-use crate::selector::Filter;
+use crate::{object::Object, resource::Resource, selector::Filter};
 
-/// What happened to an object.
+/// Change of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     Added,
@@ -30,17 +26,17 @@ impl Change {
 pub(crate) struct Event {
     pub(crate) resource: Resource,
     pub(crate) change: Change,
-    /// The version that the event made; its revision is that of the event.
+    /// Version after the event, whose revision is that of the event.
     pub(crate) object: Arc<Object>,
-    /// The version before, which decides what a watch with a selector sees.
+    /// Version before the event, on which depends what a watch with a selector sees.
     pub(crate) previous: Option<Arc<Object>>,
-    /// `CLOCK_MONOTONIC`.
+    /// Time of the event, by `CLOCK_MONOTONIC`.
     pub(crate) committed: Duration,
 }
 
 impl Event {
-    /// What a watch with `filter` sees of the event: an object that begins to match is added, one that ceases to
-    /// is deleted. apiserver: pkg/storage/cacher/cache_watcher.go.
+    /// Change that a watch with `filter` sees: an object that begins to match is added, one that ceases to is deleted
+    /// (pkg/storage/cacher/cache_watcher.go in apiserver).
     pub(crate) fn seen_by(&self, filter: &Filter) -> Option<Change> {
         let before = self.previous.as_ref().is_some_and(|previous| filter.matches(previous));
         let after = self.change != Change::Deleted && filter.matches(&self.object);
@@ -53,17 +49,17 @@ impl Event {
     }
 }
 
-/// The events after a version are not known any more.
+/// Error for a version after which not all events are known any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Gone {
     pub(crate) oldest: u64,
 }
 
-/// How much past is kept.
+/// Limits of the history.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Retention {
     pub(crate) events: usize,
-    /// Of versions that nothing but the history holds.
+    /// Size of the versions that only the history holds.
     pub(crate) bytes: usize,
 }
 
@@ -76,7 +72,7 @@ impl Default for Retention {
 #[derive(Debug)]
 pub(super) struct History {
     events: VecDeque<Arc<Event>>,
-    /// Events up to this version are gone.
+    /// Version up to which events are gone.
     compacted: u64,
     held: usize,
     retention: Retention,
@@ -120,7 +116,7 @@ impl History {
     }
 }
 
-/// An event is charged with the version that it superseded: its own is either current, or charged to a later event.
+/// Size of the version that an event superseded. Its own version is either current, or counted for a later event.
 fn weight(event: &Event) -> usize {
     event.previous.as_ref().map_or(0, |previous| previous.json.len())
 }

@@ -1,13 +1,13 @@
 use serde_json::json;
 
 use super::*;
+use crate::sample;
 
-fn service(name: &str, extra: Value) -> Value {
-    json!({
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": name, "namespace": "shop", "labels": extra},
-    })
+/// A Service in namespace `shop`.
+fn service(name: &str, labels: Value) -> Value {
+    let mut service = sample::service("shop", name);
+    service["metadata"]["labels"] = labels;
+    service
 }
 
 fn key(name: &str) -> Key {
@@ -22,7 +22,7 @@ fn filled() -> Store {
     store
 }
 
-/// (change, name, revision) of what a watch with a label selector sees from the beginning.
+/// Change, name and revision of each event that a watch with a label selector sees from the beginning.
 fn seen(store: &Store, labels: &str) -> Vec<(Change, String, u64)> {
     let filter = Filter::parse(None, labels, "").unwrap();
     let (events, _) = store.events_after(Resource::Services, 100, 1000).unwrap();

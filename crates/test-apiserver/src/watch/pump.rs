@@ -1,28 +1,29 @@
-//! Events out of the store into the sink, with what faults do to them on the way.
+//! Transfer of events from the store to the sink, with the faults on the way.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Begin, End, Watch};
-use crate::body::Sink;
-use crate::clock::monotonic;
-use crate::faults::{Hangup, shuffle};
-use crate::object::Object;
-use crate::requests::Delivery;
-use crate::resource::Resource;
-use crate::selector::Filter;
-use crate::shared::Shared;
-use crate::status::ApiError;
-use crate::store::{Change, Event};
+use crate::{
+    body::Sink,
+    clock::monotonic,
+    faults::{Hangup, shuffle},
+    object::Object,
+    requests::Delivery,
+    resource::Resource,
+    selector::Filter,
+    shared::Shared,
+    status::ApiError,
+    store::{Change, Event},
+};
 
-/// Events taken out of the store at a time.
-const AT_A_TIME: usize = 256;
+/// Most events that are taken from the store at a time.
+const EVENTS_PER_READ: usize = 256;
 
-/// The API server sends a last bookmark so long before a watch ends.
-const LAST_BOOKMARK: Duration = Duration::from_secs(2);
+/// Time between the last bookmark and the end of a watch, as in the API server.
+const LAST_BOOKMARK_BEFORE_END: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Times {
@@ -35,7 +36,7 @@ struct Pump<'a> {
     sink: &'a Sink,
     resource: Resource,
     filter: Filter,
-    /// Everything up to this version has been sent, or does not concern this watch.
+    /// Version up to which everything has been sent or does not concern this watch.
     reached: u64,
     id: u64,
 }
@@ -71,7 +72,7 @@ impl Pump<'_> {
             tokio::select! {
                 _ = changes.changed() => {}
                 () = sleep_until(next_bookmark) => {
-                    // As long as there is nothing newer, the API server has nothing to say.
+                    // As long as there is nothing newer, the API server sends no bookmark.
                     if bookmarks && self.reached > begun {
                         self.bookmark(false).await?;
                     }
@@ -81,7 +82,7 @@ impl Pump<'_> {
         }
     }
 
-    /// Delivers what is there. Was there anything?
+    /// Delivers the events that have happened; returns whether there were any.
     async fn deliver(&mut self) -> Result<bool, End> {
         let (mut events, mut reached) = self.take(self.reached).await?;
         if reached == self.reached && events.is_empty() {
@@ -103,7 +104,7 @@ impl Pump<'_> {
     }
 
     async fn take(&self, after: u64) -> Result<(Vec<Arc<Event>>, u64), End> {
-        let taken = self.shared.store().events_after(self.resource, after, AT_A_TIME);
+        let taken = self.shared.store().events_after(self.resource, after, EVENTS_PER_READ);
         match taken {
             Ok(taken) => Ok(taken),
             Err(gone) => {
@@ -117,7 +118,7 @@ impl Pump<'_> {
         let Some(change) = event.seen_by(&self.filter) else { return Ok(()) };
         self.delay(event.committed).await;
         let object = match &event.previous {
-            // What leaves the selection is shown as it was when it belonged there.
+            // An object that no longer matches is shown as it was when it did.
             Some(previous) if change == Change::Deleted && event.change != Change::Deleted => {
                 let key = Arc::clone(&previous.key);
                 Arc::new(Object::encode(key, previous.value(), event.object.revision))
@@ -139,7 +140,7 @@ impl Pump<'_> {
         sleep((committed + delay).saturating_sub(monotonic())).await;
     }
 
-    /// Sends half of the event, then ends the watch, if a fault is left.
+    /// Sends half of the event and ends the watch, if the fault concerns one more event.
     async fn truncate(&self, change: Change, object: &Object) -> Result<(), End> {
         let mut cut = false;
         self.shared.faults.send_modify(|table| cut = table.take_truncation(self.resource));
@@ -175,9 +176,9 @@ impl Pump<'_> {
     }
 }
 
-/// When the next bookmark is due: after `interval`, or shortly before the end, which may be never.
+/// Time of the next bookmark: after `interval`, or shortly before the end of the watch, which may never come.
 fn next(from: Instant, interval: Duration, deadline: Instant) -> Instant {
-    let last = deadline.checked_sub(LAST_BOOKMARK).filter(|last| *last > from);
+    let last = deadline.checked_sub(LAST_BOOKMARK_BEFORE_END).filter(|last| *last > from);
     let regular = from + interval;
     last.map_or(regular, |last| last.min(regular))
 }

@@ -1,13 +1,15 @@
 //! A raw HTTP/1.1 client: one connection per request, every byte visible.
 
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::{
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
 
 use serde_json::Value;
 
-/// Patience with things that shall happen.
-pub const SOON: Duration = Duration::from_secs(10);
+/// Longest wait for something that should happen.
+pub const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An answer, with the body still on the way.
 pub struct Answer {
@@ -15,25 +17,25 @@ pub struct Answer {
     pub headers: Vec<(String, String)>,
     chunked: bool,
     reader: BufReader<TcpStream>,
-    /// Of the body, not yet given out.
+    /// Part of the body that was read but not returned yet.
     pending: Vec<u8>,
 }
 
-/// What came next on a watch.
+/// Next thing that came over a watch.
 #[derive(Debug, PartialEq)]
 pub enum Next {
     Event(Value),
-    /// Nothing within the time allowed.
+    /// Nothing came in time.
     Silence,
-    /// The end of the response, and how much of a line came before it.
+    /// The response ended, after some bytes of a line.
     End(usize),
-    /// The connection closed without an end of the response.
+    /// The connection closed before the response ended, after some bytes of a line.
     Cut(usize),
 }
 
 pub fn request(address: SocketAddr, method: &str, target: &str, more: &str, body: &str) -> Answer {
     let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     let length = body.len();
     write!(
         stream,
@@ -90,7 +92,7 @@ impl Answer {
         (status, serde_json::from_slice(&body).unwrap_or_else(|_| String::from_utf8_lossy(&body).into()))
     }
 
-    /// Reads one chunk; false at the last.
+    /// Reads one chunk; returns false for the last one.
     fn chunk(&mut self) -> std::io::Result<bool> {
         let mut line = String::new();
         if self.reader.read_line(&mut line)? == 0 {
@@ -104,8 +106,8 @@ impl Answer {
     }
 
     /// The next event of a watch.
-    pub fn next_within(&mut self, patience: Duration) -> Next {
-        self.reader.get_ref().set_read_timeout(Some(patience)).unwrap();
+    pub fn next_within(&mut self, limit: Duration) -> Next {
+        self.reader.get_ref().set_read_timeout(Some(limit)).unwrap();
         loop {
             if let Some(end) = self.pending.iter().position(|&byte| byte == b'\n') {
                 let line: Vec<u8> = self.pending.drain(..=end).collect();
@@ -121,7 +123,7 @@ impl Answer {
     }
 
     pub fn next(&mut self) -> Next {
-        self.next_within(SOON)
+        self.next_within(TIMEOUT)
     }
 
     pub fn event(&mut self) -> Value {
@@ -147,7 +149,7 @@ pub fn brief(event: &Value) -> (String, String, u64) {
 pub fn wait_until(what: &str, condition: impl Fn() -> bool) {
     let start = std::time::Instant::now();
     while !condition() {
-        assert!(start.elapsed() < SOON, "in vain: {what}");
+        assert!(start.elapsed() < TIMEOUT, "in vain: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }

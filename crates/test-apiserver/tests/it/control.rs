@@ -1,23 +1,28 @@
-//! The control endpoint, in this process and of the program.
+//! Control endpoint of a server in this process, and of the program.
 
-use std::io::{BufRead, BufReader};
-use std::net::{Ipv4Addr, SocketAddr};
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::{
+    io::{BufRead, BufReader},
+    net::{Ipv4Addr, SocketAddr},
+    process::{Child, Command, Stdio},
+    sync::Arc,
+};
 
 use serde_json::{Value, json};
 use test_apiserver::{Control, TestApiServer};
 
-use crate::client::{Next, fetch, get, request};
-use crate::objects::service;
-use crate::watches::WATCH;
+use crate::{
+    client::{Next, fetch, get, request},
+    objects::service,
+    watches::WATCH,
+};
 
-struct World {
+/// A server with its control endpoint.
+struct ControlledServer {
     server: Arc<TestApiServer>,
     control: Control,
 }
 
-impl World {
+impl ControlledServer {
     fn new() -> Self {
         let server = Arc::new(TestApiServer::builder().token("one").start().unwrap());
         let control =
@@ -48,89 +53,90 @@ impl World {
 
 #[test]
 fn objects_are_written_and_marked() {
-    let world = World::new();
-    let mut watch = world.api(WATCH);
-    let applied = world.post("apply", json!([service("a", json!({})), service("b", json!({}))]));
+    let controlled = ControlledServer::new();
+    let mut watch = controlled.api(WATCH);
+    let applied = controlled.post("apply", json!([service("a", json!({})), service("b", json!({}))]));
     assert_eq!(applied["revision"], 102);
-    world.post("apply", json!({"kind": "List", "items": [service("b", json!({"x": "y"}))]}));
-    let deleted = world.post("delete", json!([{"resource": "services", "namespace": "shop", "name": "a"}]));
+    controlled.post("apply", json!({"kind": "List", "items": [service("b", json!({"x": "y"}))]}));
+    let deleted =
+        controlled.post("delete", json!([{"resource": "services", "namespace": "shop", "name": "a"}]));
     assert_eq!(deleted["revision"], 104);
     for _ in 0..4 {
         watch.event();
     }
-    let marks = world.get("mark?resource=services&namespace=shop&name=a");
+    let marks = controlled.get("mark?resource=services&namespace=shop&name=a");
     let kinds: Vec<_> =
         marks.as_array().unwrap().iter().map(|mark| (&mark["type"], &mark["revision"])).collect();
     assert_eq!(kinds, [(&json!("ADDED"), &json!(101)), (&json!("DELETED"), &json!(104))]);
     assert!(marks[1]["monotonicNs"].as_u64() > marks[0]["monotonicNs"].as_u64());
-    let state = world.get("state");
+    let state = controlled.get("state");
     assert_eq!((&state["objects"]["services"], &state["watches"]["services"]), (&json!(1), &json!(1)));
-    let requests = world.get("requests");
+    let requests = controlled.get("requests");
     assert_eq!(
         (&requests["counts"]["services"]["watch"], &requests["statuses"]["200"]),
         (&json!(1), &json!(1))
     );
-    assert_eq!(world.get("log")[0]["uri"], WATCH);
+    assert_eq!(controlled.get("log")[0]["uri"], WATCH);
 }
 
 #[test]
 fn faults_and_outages() {
-    let world = World::new();
-    world.post("faults", json!({"services": {"refuse": {"status": 500}}}));
-    assert_eq!(world.api("/api/v1/services").status, 500);
-    world.post("clear", Value::Null);
-    assert_eq!(world.api("/api/v1/services").status, 200);
-    let mut watch = world.api(WATCH);
-    world.post("drop-watches", json!({"how": "cut"}));
+    let controlled = ControlledServer::new();
+    controlled.post("faults", json!({"services": {"refuse": {"status": 500}}}));
+    assert_eq!(controlled.api("/api/v1/services").status, 500);
+    controlled.post("clear", Value::Null);
+    assert_eq!(controlled.api("/api/v1/services").status, 200);
+    let mut watch = controlled.api(WATCH);
+    controlled.post("drop-watches", json!({"how": "cut"}));
     assert_eq!(watch.next(), Next::Cut(0));
-    world.post("stop", Value::Null);
-    assert!(std::net::TcpStream::connect(world.server.address()).is_err());
-    world.post("restart", Value::Null);
-    assert_eq!(world.api("/api/v1/services").status, 200);
+    controlled.post("stop", Value::Null);
+    assert!(std::net::TcpStream::connect(controlled.server.address()).is_err());
+    controlled.post("restart", Value::Null);
+    assert_eq!(controlled.api("/api/v1/services").status, 200);
 }
 
 #[test]
 fn the_past_comes_back() {
-    let world = World::new();
-    assert_eq!(world.try_post("restart", json!({"data": "saved"})).0, 400, "nothing was saved");
-    world.server.restart().unwrap();
-    world.post("apply", json!([service("a", json!({}))]));
-    world.post("save", Value::Null);
-    world.post("apply", json!([service("b", json!({}))]));
-    world.post("stale", json!({"on": true}));
-    let count = |target| world.api(target).json().1["items"].as_array().unwrap().len();
+    let controlled = ControlledServer::new();
+    assert_eq!(controlled.try_post("restart", json!({"data": "saved"})).0, 400, "nothing was saved");
+    controlled.server.restart().unwrap();
+    controlled.post("apply", json!([service("a", json!({}))]));
+    controlled.post("save", Value::Null);
+    controlled.post("apply", json!([service("b", json!({}))]));
+    controlled.post("stale", json!({"on": true}));
+    let count = |target| controlled.api(target).json().1["items"].as_array().unwrap().len();
     assert_eq!((count("/api/v1/services?resourceVersion=0"), count("/api/v1/services")), (1, 2));
-    world.post("stale", json!({"on": false}));
+    controlled.post("stale", json!({"on": false}));
     assert_eq!(count("/api/v1/services?resourceVersion=0"), 2);
-    world.post("restart", json!({"data": "saved"}));
+    controlled.post("restart", json!({"data": "saved"}));
     assert_eq!(count("/api/v1/services"), 1);
-    world.post("restart", json!({"data": "lost"}));
+    controlled.post("restart", json!({"data": "lost"}));
     assert_eq!(count("/api/v1/services"), 0);
-    world.post("apply", json!([service("c", json!({}))]));
-    world.post("compact", Value::Null);
-    assert_eq!(world.api(&format!("{WATCH}&resourceVersion=100")).event()["object"]["code"], 410);
+    controlled.post("apply", json!([service("c", json!({}))]));
+    controlled.post("compact", Value::Null);
+    assert_eq!(controlled.api(&format!("{WATCH}&resourceVersion=100")).event()["object"]["code"], 410);
 }
 
 #[test]
 fn access() {
-    let world = World::new();
-    world.post("tokens", json!({"add": ["y"], "revoke": ["x"]}));
-    assert_eq!(world.api("/api/v1/nodes").status, 401);
-    world.post("tokens", json!({"add": ["x"]}));
-    world.post("policy", json!({"deny": [["nodes", "list"]], "missing": ["servicecidrs"]}));
-    assert_eq!(world.api("/api/v1/nodes").status, 403);
-    assert_eq!(world.api("/apis/networking.k8s.io/v1/servicecidrs").status, 404);
-    world.post("policy", json!({"allow": [["nodes", "list"]], "present": ["servicecidrs"]}));
-    assert_eq!(world.api("/api/v1/nodes").status, 200);
-    world.post("policy", json!({"streamingLists": "refused", "goneForm": "status"}));
+    let controlled = ControlledServer::new();
+    controlled.post("tokens", json!({"add": ["y"], "revoke": ["x"]}));
+    assert_eq!(controlled.api("/api/v1/nodes").status, 401);
+    controlled.post("tokens", json!({"add": ["x"]}));
+    controlled.post("policy", json!({"deny": [["nodes", "list"]], "missing": ["servicecidrs"]}));
+    assert_eq!(controlled.api("/api/v1/nodes").status, 403);
+    assert_eq!(controlled.api("/apis/networking.k8s.io/v1/servicecidrs").status, 404);
+    controlled.post("policy", json!({"allow": [["nodes", "list"]], "present": ["servicecidrs"]}));
+    assert_eq!(controlled.api("/api/v1/nodes").status, 200);
+    controlled.post("policy", json!({"streamingLists": "refused", "goneForm": "status"}));
     let streaming = format!("{WATCH}&sendInitialEvents=true&resourceVersionMatch=NotOlderThan");
-    assert_eq!(world.api(&streaming).status, 422);
-    assert_eq!(world.api(&format!("{WATCH}&resourceVersion=1")).status, 410);
+    assert_eq!(controlled.api(&streaming).status, 422);
+    assert_eq!(controlled.api(&format!("{WATCH}&resourceVersion=1")).status, 410);
 }
 
 #[test]
 fn nonsense_is_refused() {
-    let world = World::new();
+    let controlled = ControlledServer::new();
     for (call, body) in [
         ("faults", json!({"services": {"dealy": 5}})),
         ("faults", json!({"pods": {}})),
@@ -138,13 +144,13 @@ fn nonsense_is_refused() {
         ("delete", json!([{"resource": "services", "name": "x"}])),
         ("drop-watches", json!({"how": "gently"})),
     ] {
-        assert_eq!(world.try_post(call, body).0, 400, "{call}");
+        assert_eq!(controlled.try_post(call, body).0, 400, "{call}");
     }
-    assert_eq!(world.try_post("unknown", Value::Null).0, 404);
-    assert_eq!(get(world.control.address(), "/api/v1/services").status, 404);
+    assert_eq!(controlled.try_post("unknown", Value::Null).0, 404);
+    assert_eq!(get(controlled.control.address(), "/api/v1/services").status, 404);
 }
 
-/// The program, ended with the test.
+/// The program, which ends with the test.
 struct Program(Child);
 
 impl Drop for Program {
@@ -154,7 +160,7 @@ impl Drop for Program {
     }
 }
 
-/// Starts it on free ports; returns the ports of API and control.
+/// Starts the program on free ports; returns the addresses of API and control endpoint.
 fn start(directory: &std::path::Path, more: &[&str]) -> (Program, SocketAddr, SocketAddr) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_test-apiserver"));
     command.args(["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"]).args(more).current_dir(directory);
@@ -203,7 +209,7 @@ fn the_program_keeps_its_certificates() {
 
 #[test]
 fn a_server_outlives_its_owner_while_it_is_controlled() {
-    let World { server, control } = World::new();
+    let ControlledServer { server, control } = ControlledServer::new();
     let api = server.address();
     drop(server);
     assert_eq!(get(api, "/api/v1/nodes").status, 401);

@@ -1,20 +1,24 @@
-//! What goes wrong on request goes wrong as requested, and nothing else.
+//! Faults, which do what was requested and nothing else.
 
-use std::collections::BTreeMap;
-use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    io::{ErrorKind, Read, Write},
+    net::TcpStream,
+    time::{Duration, Instant},
+};
 
 use serde_json::json;
 use test_apiserver::{
     Faults, Hangup, Pick, Refusal, Reorder, Resource, Ruin, Snapshot, Spoil, TestApiServer, Trickle, Verb,
 };
 
-use crate::client::{Next, brief, fetch, get, wait_until};
-use crate::objects::{node, service};
-use crate::watches::{WATCH, started};
+use crate::{
+    client::{Next, brief, fetch, get, wait_until},
+    objects::{node, service},
+    watches::{WATCH, started},
+};
 
-const BRIEFLY: Duration = Duration::from_millis(100);
+const SHORT_WAIT: Duration = Duration::from_millis(100);
 
 fn apply(server: &TestApiServer, name: &str, value: &str) {
     server.objects().apply(service(name, json!({"v": value}))).unwrap();
@@ -56,7 +60,7 @@ fn a_restart_may_lose_data() {
     );
     let mut ahead = get(server.address(), &format!("{WATCH}&resourceVersion=102"));
     apply(&server, "c", "1");
-    assert_eq!(ahead.next_within(BRIEFLY), Next::Silence, "it believes to know version 102");
+    assert_eq!(ahead.next_within(SHORT_WAIT), Next::Silence, "the client believes that it knows version 102");
     apply(&server, "d", "1");
     assert_eq!(ahead.brief().1, "d");
     server.stop().unwrap();
@@ -81,7 +85,7 @@ fn watches_are_dropped_in_three_ways() {
     let mut fresh = open();
     apply(&server, "a", "1");
     assert_eq!(fresh.brief().1, "a", "a new watch works");
-    assert_eq!(mute.next_within(BRIEFLY), Next::Silence, "a mute one is open, but says nothing");
+    assert_eq!(mute.next_within(SHORT_WAIT), Next::Silence, "a mute one is open, but says nothing");
     server.objects().apply(node("n")).unwrap();
     assert_eq!(nodes.brief().1, "n", "other resources are not concerned");
 }
@@ -92,11 +96,11 @@ fn silence_holds_everything_back() {
     let mut watch = get(server.address(), WATCH);
     set(&server, Faults { silent: true, ..Faults::default() });
     apply(&server, "a", "1");
-    assert_eq!(watch.next_within(BRIEFLY), Next::Silence);
+    assert_eq!(watch.next_within(SHORT_WAIT), Next::Silence);
     let address = server.address();
     let asked = std::thread::spawn(move || fetch(address, "/api/v1/services").0);
     wait_until("the request is there", || server.requests().count(Resource::Services, Verb::List) == 1);
-    std::thread::sleep(BRIEFLY);
+    std::thread::sleep(SHORT_WAIT);
     assert!(!asked.is_finished(), "answered in silence");
     assert_eq!(fetch(address, "/api/v1/nodes").0, 200, "other resources are not concerned");
     server.clear_faults();
@@ -117,7 +121,7 @@ fn events_are_late() {
         watch.event();
         assert!(start.elapsed() >= Duration::from_millis(200));
     }
-    // Each by the same time: they do not queue.
+    // Each is late by the same time: the delays do not add up.
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
 }
 
@@ -271,7 +275,7 @@ fn answers_are_spoilt_byte_by_byte() {
     let raw = |then: Ruin, after: usize| {
         server.spoil(Pick::Nth(0), Spoil { after, then });
         let mut stream = TcpStream::connect(server.address()).unwrap();
-        stream.set_read_timeout(Some(BRIEFLY)).unwrap();
+        stream.set_read_timeout(Some(SHORT_WAIT)).unwrap();
         stream.write_all(b"GET /version HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
         let mut bytes = Vec::new();
         let end = stream.read_to_end(&mut bytes).map(drop).map_err(|error| error.kind());
@@ -285,7 +289,7 @@ fn answers_are_spoilt_byte_by_byte() {
     let (garbage, end) = raw(Ruin::Garbage, 20);
     assert_eq!((&garbage[..20], garbage.len(), end), (&whole[..20], whole.len(), Ok(())));
     assert!(garbage[20..].iter().zip(&whole[20..]).all(|(garbage, byte)| garbage != byte));
-    let (dripped, end) = raw(Ruin::Drip(BRIEFLY * 2), 20);
+    let (dripped, end) = raw(Ruin::Drip(SHORT_WAIT * 2), 20);
     assert_eq!((dripped, end), (whole[..21].to_vec(), Err(ErrorKind::WouldBlock)));
     assert_eq!((server.spoilt(), server.requests().versions()), (6, 6));
     server.spoil(Pick::Path("/version".into()), Spoil { after: 0, then: Ruin::Silence });

@@ -2,9 +2,11 @@
 
 use futures_util::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{Node, Service};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::runtime::watcher::{self, Event};
-use kube::{Api, Client, Config, ResourceExt};
+use kube::{
+    Api, Client, Config, ResourceExt,
+    config::{KubeConfigOptions, Kubeconfig},
+    runtime::watcher::{self, Event},
+};
 use serde_json::json;
 use test_apiserver::{Resource, TestApiServer, Verb};
 

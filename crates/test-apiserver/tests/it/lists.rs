@@ -3,8 +3,10 @@
 use serde_json::{Value, json};
 use test_apiserver::{Resource, TestApiServer, Verb};
 
-use crate::client::fetch;
-use crate::objects::{node, service};
+use crate::{
+    client::fetch,
+    objects::{node, service},
+};
 
 fn filled(count: usize) -> TestApiServer {
     let server = TestApiServer::builder().start().unwrap();
@@ -56,7 +58,7 @@ fn pages_are_of_one_version() {
     let server = filled(7);
     let first = list(&server, "limit=3");
     assert_eq!((&first["metadata"]["remainingItemCount"], names(&first).len()), (&json!(4), 3));
-    // What happens between the pages is not seen.
+    // Changes between the pages do not show.
     server.objects().delete(Resource::Services, "shop", "s004").unwrap();
     server.objects().apply(service("s0045", json!({}))).unwrap();
     let token = first["metadata"]["continue"].as_str().unwrap().to_owned();

@@ -1,4 +1,4 @@
-//! The server as clients see it: a raw HTTP client that hides nothing, and kube's client over TLS.
+//! Tests of the server with a raw HTTP client that hides nothing, and with kube's client over TLS.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
 mod client;

@@ -1,21 +1,17 @@
-//! Reading and writing single objects.
+//! Reads and writes of single objects, and objects for all tests.
 
 use serde_json::{Value, json};
-use test_apiserver::{Resource, StoreError, TestApiServer};
+use test_apiserver::{Resource, StoreError, TestApiServer, sample};
 
 use crate::client::{Answer, fetch, get, request};
 
-pub fn service(name: &str, labels: Value) -> Value {
-    json!({
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": name, "namespace": "shop", "labels": labels},
-        "spec": {"clusterIP": "10.96.0.1"},
-    })
-}
+pub use test_apiserver::sample::node;
 
-pub fn node(name: &str) -> Value {
-    json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})
+/// A Service in namespace `shop`.
+pub fn service(name: &str, labels: Value) -> Value {
+    let mut service = sample::service("shop", name);
+    service["metadata"]["labels"] = labels;
+    service
 }
 
 fn send(server: &TestApiServer, method: &str, target: &str, body: &Value) -> (u16, Value) {

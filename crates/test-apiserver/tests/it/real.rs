@@ -1,12 +1,16 @@
-//! Starting the real programs, with the double standing in for them, and what both servers have in common.
+//! Start of the real programs, for which the double stands in, and the contract that both servers keep.
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
 
 use futures_util::{AsyncBufReadExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Service;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use kube::{Api, ResourceExt};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+};
 use serde_json::{Value, json};
 use test_apiserver::{ApiServer, RealApiServer, RealBuilder, RealError, TestApiServer};
 
@@ -85,7 +89,7 @@ fn the_real_server_keeps_the_contract() {
     contract(&ApiServer::Real(Box::new(builder.start().unwrap())));
 }
 
-/// What tests rely on, whichever server they run against.
+/// Checks everything that tests rely on, whichever server they use.
 fn contract(server: &ApiServer) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -141,7 +145,7 @@ async fn pages(services: &Api<Service>) {
     assert_eq!(first.metadata.resource_version, second.metadata.resource_version);
 }
 
-/// A streaming list, then what a selector makes of changes.
+/// Checks a streaming list, and then changes as a watch with a selector sees them.
 async fn watches(client: &kube::Client, services: &Api<Service>) {
     let target = "/api/v1/services?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan\
                   &resourceVersion=0&allowWatchBookmarks=true&labelSelector=test%3Dcontract&timeoutSeconds=60";

@@ -5,8 +5,10 @@ use std::time::Duration;
 use serde_json::json;
 use test_apiserver::{GoneForm, Resource, StreamingLists, TestApiServer, Verb};
 
-use crate::client::{Next, brief, fetch, get, wait_until};
-use crate::objects::{node, service};
+use crate::{
+    client::{Next, brief, fetch, get, wait_until},
+    objects::{node, service},
+};
 
 pub const WATCH: &str = "/api/v1/services?watch=true";
 const STREAM: &str = "/api/v1/services?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan\
@@ -115,7 +117,7 @@ fn bookmarks_come_regularly_and_before_the_end() {
     let server = TestApiServer::builder().bookmark_interval(Duration::from_millis(50)).start().unwrap();
     let mut watch = get(server.address(), &format!("{WATCH}&allowWatchBookmarks=true"));
     server.objects().apply(node("n")).unwrap();
-    // A bookmark tells of versions of other resources, too.
+    // A bookmark has the version of any resource.
     while watch.brief() != expect("BOOKMARK", "-", 101) {}
     let mut without = get(server.address(), WATCH);
     assert_eq!(without.next_within(Duration::from_millis(200)), Next::Silence, "only who asks gets them");
@@ -127,7 +129,7 @@ fn bookmarks_come_regularly_and_before_the_end() {
     assert_eq!(watch.next(), Next::End(0));
 }
 
-/// Of a watch from the future, too.
+/// The answer to a watch from the future is the same.
 #[test]
 fn no_bookmark_says_what_the_client_has_said() {
     let server = TestApiServer::builder().bookmark_interval(Duration::from_millis(20)).start().unwrap();
