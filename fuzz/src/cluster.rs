@@ -1,16 +1,17 @@
-//! What an API server or an operator says. What was understood goes on into the model and the plan.
+//! Input from API servers and operators. Accepted objects continue into the model and the planner.
 
 use kube_source::fuzzing;
 use planner::{Context, NodeFacts, Ownership, PlannerConfig, desire_service};
 use service_model::{ModelEvent, ServiceModel};
 
-/// A watch: which kind of objects, where the answer is cut in two, and the answer.
+/// Answer to a watch, after one byte for the kind of objects and one for the place where the answer is cut in
+/// two.
 pub(crate) fn watch(input: &[u8]) -> bool {
     let [kind, cut, body @ ..] = input else { return false };
     fuzzing::watch(digit(*kind), usize::from(*cut), body).is_some_and(plan)
 }
 
-/// A list: which kind of objects, and the answer.
+/// Answer to a list, after one byte for the kind of objects.
 pub(crate) fn list(input: &[u8]) -> bool {
     let [kind, body @ ..] = input else { return false };
     let body = std::str::from_utf8(body);
@@ -30,14 +31,14 @@ pub(crate) fn kubeconfig(input: &[u8]) -> bool {
     std::str::from_utf8(input).is_ok_and(fuzzing::kubeconfig)
 }
 
-/// `'0'` is 0, so that seeds can be read.
+/// Number of a byte; `'0'` is 0, so that seeds are readable.
 fn digit(byte: u8) -> usize {
     usize::from(byte.wrapping_sub(b'0'))
 }
 
-/// Events lead to intents, in whatever order they come. Whether there were any.
+/// Plans the events, which may come in any order; returns whether there were any.
 fn plan(events: Vec<ModelEvent>) -> bool {
-    let understood = !events.is_empty();
+    let accepted = !events.is_empty();
     let mut model = ServiceModel::default();
     let (ownership, facts, config) = (Ownership::default(), NodeFacts::default(), PlannerConfig::default());
     let context = Context { config: &config, ownership: &ownership, facts: &facts };
@@ -49,5 +50,5 @@ fn plan(events: Vec<ModelEvent>) -> bool {
             }
         }
     }
-    understood
+    accepted
 }

@@ -1,4 +1,4 @@
-//! Messages of the kernel.
+//! Messages from the kernel.
 
 use ipvs::codec::{
     Command, Destination, Service, ServiceKey, Stats, parse_daemon, parse_destination, parse_info,
@@ -7,36 +7,37 @@ use ipvs::codec::{
 use lb_types::IpFamily;
 use netlink::{Message, Messages, Request};
 
-/// IFNAMSIZ: a name of an interface and the zero at its end.
-const INTERFACE_NAME: usize = 16;
+/// Longest name of an interface, with the zero at its end (IFNAMSIZ).
+const INTERFACE_NAME_BYTES: usize = 16;
 
-/// What IPVS says: what was read can be written and read again.
+/// Messages of IPVS: every value that is read can be written and read again.
 pub(crate) fn ipvs(datagram: &[u8]) -> bool {
-    let mut understood = false;
+    let mut accepted = false;
     for message in Messages::new(datagram) {
         if let Some(service) = parse_service(&message) {
             check_service(&service);
-            understood = true;
+            accepted = true;
         }
         for family in IpFamily::ALL {
             let key = ServiceKey::FwMark { family, mark: 1 };
             if let Some(destination) = parse_destination(&message, &key) {
                 check_destination(&destination, &key);
-                understood = true;
+                accepted = true;
             }
         }
         if let Some(daemon) = parse_daemon(&message) {
-            // A name that is not UTF-8 grows when it is made readable; the kernel's never are.
-            if daemon.interface.len() < INTERFACE_NAME {
+            // A name that is not UTF-8 grows when it is made readable; names from the kernel always are
+            // UTF-8.
+            if daemon.interface.len() < INTERFACE_NAME_BYTES {
                 let request = Command::NewDaemon(&daemon).request(30);
                 assert_eq!(parse_daemon(&first(&request)), Some(daemon));
             }
-            understood = true;
+            accepted = true;
         }
-        understood |= parse_timeouts(&message).is_some() | parse_info(&message).is_some();
-        understood |= message.reply().is_some();
+        accepted |= parse_timeouts(&message).is_some() | parse_info(&message).is_some();
+        accepted |= message.reply().is_some();
     }
-    understood
+    accepted
 }
 
 fn first(request: &Request) -> Message<'_> {
@@ -54,17 +55,17 @@ fn check_destination(destination: &Destination, key: &ServiceKey) {
     assert_eq!(parse_destination(&first(&request), key), Some(destination.without_counters()));
 }
 
-/// What rtnetlink says of links, addresses and routes.
+/// Messages of rtnetlink about links, addresses and routes.
 pub(crate) fn rtnetlink(datagram: &[u8]) -> bool {
     vip::fuzzing::messages(datagram)
 }
 
-/// What nf_tables says of our table.
+/// Messages of nf_tables about our table.
 pub(crate) fn nft(datagram: &[u8]) -> bool {
     packet_rules::fuzzing::messages(datagram)
 }
 
-/// What connection tracking says.
+/// Messages of connection tracking.
 pub(crate) fn conntrack(datagram: &[u8]) -> bool {
     conntrack::fuzzing::entries(datagram)
 }

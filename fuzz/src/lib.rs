@@ -1,29 +1,30 @@
 //! Every parser of outside input, as functions that take any bytes.
 //!
-//! Reading order: [`TARGETS`], then the modules by the side the input comes from: `kernel`, `cluster`, `node`. A target
-//! panics if a parser does or if what it read is not what was there; it returns whether the input was understood, so
-//! that a test can tell seeds that lead into a parser from those that it refuses at once.
+//! Reading order: [`TARGETS`], then the modules by the origin of the input: `kernel`, `cluster`, `node`. A
+//! target panics if a parser does, or if the parser misreads the input. It returns whether the parser
+//! accepted the input, so that a test can distinguish seeds that lead into a parser from those that it
+//! refuses at once.
 //!
-//! Deliberately not here: any parser. `cargo xtask fuzz` runs the targets under libFuzzer; what it finds becomes a file
-//! in `findings/TARGET` and a test beside the parser.
+//! Deliberately not here: any parser. `cargo xtask fuzz` runs the targets under libFuzzer; each finding
+//! becomes a file in `findings/TARGET` and a test beside the parser.
 
 mod cluster;
 mod kernel;
 mod node;
 pub mod seeds;
 
-/// One parser, or several that read the same.
+/// Fuzz target: one parser, or several that read the same input.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
-    /// As `cargo xtask fuzz` names it.
+    /// Name for `cargo xtask fuzz`.
     pub name: &'static str,
-    /// Takes any bytes; whether they were understood.
+    /// Function that takes any bytes and returns whether the parser accepted them.
     pub run: fn(&[u8]) -> bool,
-    /// Files and folders below the repository where inputs are that are understood.
+    /// Files and folders with accepted inputs, relative to the repository.
     pub seeds: &'static [&'static str],
 }
 
-/// All of them.
+/// All targets.
 pub const TARGETS: [Target; 10] = [
     Target { name: "ipvs", run: kernel::ipvs, seeds: &["crates/ipvs/tests/replies/captures"] },
     Target { name: "rtnetlink", run: kernel::rtnetlink, seeds: &["fuzz/seeds/rtnetlink.hex"] },
@@ -41,7 +42,7 @@ pub const TARGETS: [Target; 10] = [
     Target { name: "words", run: node::words, seeds: &["fuzz/seeds/words.txt"] },
 ];
 
-/// The target of a name.
+/// Target of a name.
 pub fn target(name: &str) -> Option<&'static Target> {
     TARGETS.iter().find(|target| target.name == name)
 }

@@ -1,5 +1,5 @@
-//! The targets under libFuzzer: `FUZZ_TARGET` chooses one, without it their names are printed; its seeds go into the
-//! folder `FUZZ_SEEDS`.
+//! Runs a target under libFuzzer. `FUZZ_TARGET` chooses it; without it, the program prints the names of all.
+//! The seeds go into the folder `FUZZ_SEEDS`.
 #![no_main]
 
 use std::{env, path::Path, process, sync::OnceLock};
@@ -11,7 +11,9 @@ static TARGET: OnceLock<&Target> = OnceLock::new();
 
 fn prepare() {
     let Ok(name) = env::var("FUZZ_TARGET") else {
-        TARGETS.iter().for_each(|target| println!("{}", target.name));
+        for target in &TARGETS {
+            println!("{}", target.name);
+        }
         process::exit(0);
     };
     let target = fuzz::target(&name).unwrap_or_else(|| panic!("there is no target {name:?}"));

@@ -1,4 +1,4 @@
-//! What lies on the node, and single words in files, flags, annotations and answers.
+//! Files on the node, and single words in files, flags, annotations and answers.
 
 use std::{fmt::Display, path::Path, str::FromStr};
 
@@ -6,7 +6,7 @@ use drain_file::DrainFile;
 use kernel::KernelVersion;
 use lb_types::{Protocol, RealServerId, Scheduler, VipPort, parse_duration};
 
-/// Boot of the seeds.
+/// Boot ID in the seeds.
 const BOOT: &str = "boot-1";
 
 /// `drain.json`.
@@ -15,29 +15,29 @@ pub(crate) fn drains(input: &[u8]) -> bool {
     loaded.is_ok_and(|loaded| {
         for saved in &loaded.drains {
             let (entry, key) = (&saved.entry, saved.key);
-            assert_eq!(entry.real_server().parse(), Ok(key.rs), "listed and kept are the same");
+            assert_eq!(entry.real_server().parse(), Ok(key.rs), "the listed and the stored one are equal");
             let _ = (entry.pod(), entry.since(), entry.deadline(), entry.virtual_server().len());
         }
         !loaded.drains.is_empty()
     })
 }
 
-/// One word as everything that has a textual form: what is printed is read back.
+/// One word as each type with a textual form: every value that is read can be printed and read again.
 pub(crate) fn words(input: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(input) else { return false };
     let text = text.trim_end_matches('\n');
     [
-        comes_back::<VipPort>(text),
-        comes_back::<RealServerId>(text),
-        comes_back::<Protocol>(text),
-        comes_back::<Scheduler>(text),
-        comes_back::<KernelVersion>(text),
+        round_trips::<VipPort>(text),
+        round_trips::<RealServerId>(text),
+        round_trips::<Protocol>(text),
+        round_trips::<Scheduler>(text),
+        round_trips::<KernelVersion>(text),
         parse_duration(text).is_ok(),
     ]
     .contains(&true)
 }
 
-fn comes_back<T: FromStr + Display + PartialEq>(text: &str) -> bool {
+fn round_trips<T: FromStr + Display + PartialEq>(text: &str) -> bool {
     let Ok(value) = text.parse::<T>() else { return false };
     let printed = value.to_string();
     assert!(printed.parse().is_ok_and(|again: T| again == value), "{text:?} is printed as {printed:?}");

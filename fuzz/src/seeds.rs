@@ -1,4 +1,4 @@
-//! Inputs to begin with: answers of kernels and API servers, and files as they are written.
+//! Seeds: answers of kernels and API servers, and files as they are written.
 
 use std::{
     fs, io,
@@ -7,11 +7,11 @@ use std::{
 
 use crate::Target;
 
-/// An input, and where it is from.
+/// Origin of an input, and the input.
 pub type Seed = (String, Vec<u8>);
 
 impl Target {
-    /// Its seeds.
+    /// Seeds of the target.
     pub fn seeds(&self) -> io::Result<Vec<Seed>> {
         let mut seeds = Vec::new();
         for place in self.seeds {
@@ -20,7 +20,7 @@ impl Target {
         Ok(seeds)
     }
 
-    /// What once broke it.
+    /// Inputs that once broke the target.
     pub fn findings(&self) -> io::Result<Vec<Seed>> {
         let (folder, mut findings) = (repository().join("fuzz/findings").join(self.name), Vec::new());
         if folder.exists() {
@@ -29,7 +29,7 @@ impl Target {
         Ok(findings)
     }
 
-    /// Writes seeds and findings into a folder, a file each.
+    /// Writes seeds and findings into a folder, one file for each.
     pub fn write_seeds(&self, folder: &Path) -> io::Result<()> {
         for (number, (_, input)) in self.seeds()?.iter().chain(&self.findings()?).enumerate() {
             fs::write(folder.join(format!("seed-{number:03}")), input)?;
@@ -51,7 +51,7 @@ fn read(place: &Path, seeds: &mut Vec<Seed>) -> io::Result<()> {
     }
     let name = place.file_name().unwrap_or_default().to_string_lossy();
     match place.extension().and_then(|extension| extension.to_str()) {
-        // Captured messages, a line each: a name and hexadecimal digits.
+        // Captured messages, one line for each: a name and hexadecimal digits.
         Some("hex" | "txt") => {
             let text = fs::read_to_string(place)?;
             seeds.extend(text.lines().enumerate().map(|(number, line)| {

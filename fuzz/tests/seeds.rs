@@ -1,9 +1,9 @@
-//! The targets over what is known: seeds, and what once broke a parser.
+//! Runs of the targets over known inputs: seeds, and findings.
 
 use fuzz::TARGETS;
 
 #[test]
-fn every_seed_is_understood() {
+fn every_seed_is_accepted() {
     for target in &TARGETS {
         let seeds = target.seeds().unwrap();
         assert!(!seeds.is_empty(), "{} has no seeds", target.name);
@@ -12,9 +12,9 @@ fn every_seed_is_understood() {
     }
 }
 
-/// One that accepts everything would find nothing.
+/// A target that accepts everything would find nothing.
 #[test]
-fn nonsense_is_not_understood() {
+fn nonsense_is_not_accepted() {
     for target in &TARGETS {
         for input in [&b""[..], b"\xff\xff\xff", b"nonsense"] {
             assert!(!(target.run)(input), "{}: {input:?}", target.name);
@@ -23,7 +23,7 @@ fn nonsense_is_not_understood() {
 }
 
 #[test]
-fn what_was_found_once_stays_mended() {
+fn findings_stay_mended() {
     for target in &TARGETS {
         for (name, input) in target.findings().unwrap() {
             println!("{}: {name}", target.name);

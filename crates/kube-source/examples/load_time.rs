@@ -1,5 +1,5 @@
-//! Time to load a directory of 10,000 Services with 10 endpoints each, as YAML and as JSON, and then one changed file;
-//! memory of the model: `cargo run --release -p kube-source --example load_time`.
+//! Time to load a directory of 10,000 Services with 10 endpoints each, as YAML and as JSON, and then one
+//! changed file; memory of the model: `cargo run --release -p kube-source --example load_time`.
 
 use std::{
     fmt::Write,

@@ -1,10 +1,10 @@
 //! Objects from the API server: listed once, then watched.
 //!
-//! Reading order: [`ApiOptions`], [`ApiSource`], [`Delivery`]; then `watch_state` (the next request, pure), `body` (the
-//! server's answers), `kinds` (the meaning of an object), `object_tracker` (names and versions of objects),
-//! `reflector` (requests and their ends), `answer` (their limits), `version` (of the server) and `sink` (where the
-//! kinds meet). The connection to the server: `access` (configuration), `proxy`, `plugin` (credentials that a program
-//! prints) and `connect`.
+//! Reading order: [`ApiOptions`], [`ApiSource`], [`Delivery`]; then `watch_state` (the next request, pure),
+//! `body` (the server's answers), `kinds` (the meaning of an object), `object_tracker` (names and versions of
+//! objects), `reflector` (requests and their ends), `answer` (their limits), `version` (of the server) and
+//! `sink` (where the kinds meet). The connection to the server: `access` (configuration), `proxy`, `plugin`
+//! (credentials that a program prints) and `connect`.
 //!
 //! An object goes straight from its line of JSON into an event; only its name and version are kept here.
 
@@ -70,8 +70,8 @@ pub enum Delivery {
 pub enum ApiStatus {
     /// Changes arrive.
     Following,
-    /// Changes do not arrive; the last objects stay. Everybody may read this code, such as `unreachable`; only the log
-    /// has the words of the server or the system.
+    /// Changes do not arrive; the last objects stay. Everybody may read this code, such as `unreachable`;
+    /// only the log has the words of the server or the system.
     Failing(&'static str),
 }
 
@@ -127,8 +127,8 @@ impl ApiSource {
 
     /// Lists and watches until the listener is gone. Blocks the thread.
     ///
-    /// The first [`Delivery::Objects`] batches end with one that contains [`service_model::ModelEvent::Synced`], once
-    /// all kinds have been listed.
+    /// The first [`Delivery::Objects`] batches end with one that contains
+    /// [`service_model::ModelEvent::Synced`], once all kinds have been listed.
     pub fn run(self, mut listener: impl FnMut(Delivery) -> Listener) {
         let ApiSource { options, connector, runtime } = self;
         runtime.block_on(follow_all(&options, connector, &mut listener));

@@ -1,8 +1,9 @@
 //! Conversion of API objects as they are written ([`crate::wire`]) into the valid types of `service-model`.
 //!
-//! Each fault is reported with its field, and as little as possible is dropped: one bad port or endpoint does not take
-//! the others with it. Defaults are those that the API server would have filled in (pkg/apis/core/v1/defaults.go,
-//! pkg/apis/discovery/v1/defaults.go), so that hand-written objects mean what they would mean in a cluster.
+//! Each fault is reported with its field, and as little as possible is dropped: one bad port or endpoint does
+//! not take the others with it. Defaults are those that the API server would have filled in
+//! (pkg/apis/core/v1/defaults.go, pkg/apis/discovery/v1/defaults.go), so that hand-written objects mean what
+//! they would mean in a cluster.
 
 mod address;
 mod node;
@@ -27,7 +28,8 @@ pub use service::service;
 pub use service_cidr::service_cidr;
 pub use slice::slice;
 
-/// Namespace and name of an object; `None` without a name. Without a namespace it is `default`, as for `kubectl`.
+/// Namespace and name of an object; `None` without a name. Without a namespace it is `default`, as for
+/// `kubectl`.
 pub fn object_name(metadata: &Object<Metadata>) -> Option<(Arc<str>, Arc<str>)> {
     let metadata = &metadata.value;
     let name = metadata.name.text().filter(|name| !name.is_empty())?;

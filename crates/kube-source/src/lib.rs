@@ -1,11 +1,11 @@
 //! Sources of Services, EndpointSlices and the own Node.
 //!
-//! [`wire`] reads API objects leniently, and [`convert`] turns them into the valid types of `service-model` and reports
-//! what cannot be used ([`Problem`]). [`ApiSource`] delivers objects from the API server of a cluster, [`ManifestSource`]
-//! from a directory of YAML or JSON files; both follow changes.
+//! [`wire`] reads API objects leniently, and [`convert`] turns them into the valid types of `service-model`
+//! and reports what cannot be used ([`Problem`]). [`ApiSource`] delivers objects from the API server of a
+//! cluster, [`ManifestSource`] from a directory of YAML or JSON files; both follow changes.
 //!
-//! Deliberately not here: any decision on what is programmed, and any memory of endpoints beyond what a source needs to
-//! notice changes.
+//! Deliberately not here: any decision on what is programmed, and any memory of endpoints beyond what a
+//! source needs to notice changes.
 
 mod api;
 pub mod convert;

@@ -62,12 +62,13 @@ pub struct Batch {
 
 /// A directory of manifests.
 ///
-/// It reads every file ending in `.yaml`, `.yml` or `.json`, symbolic links included, but no file whose name begins with
-/// a dot and no directories below. In the files it reads Services, EndpointSlices, Lists of them and the own Node. If two
-/// files have the same object, the first file by name determines it.
+/// It reads every file ending in `.yaml`, `.yml` or `.json`, symbolic links included, but no file whose name
+/// begins with a dot and no directories below. In the files it reads Services, EndpointSlices, Lists of them
+/// and the own Node. If two files have the same object, the first file by name determines it.
 ///
-/// A document that does not parse spoils no other. As long as a file contains one, objects that the file had before stay,
-/// even if they are no longer in it. So do all objects while a file is being written, or is away for a moment.
+/// A document that does not parse spoils no other. As long as a file contains one, objects that the file had
+/// before stay, even if they are no longer in it. So do all objects while a file is being written, or is away
+/// for a moment.
 pub struct ManifestSource {
     directory: Directory,
     node_name: Arc<str>,
@@ -153,7 +154,8 @@ impl ManifestSource {
         changed
     }
 
-    /// Text of a file, unless it cannot be read now, or at all. The first call takes whatever the file contains.
+    /// Text of a file, unless it cannot be read now, or at all. The first call takes whatever the file
+    /// contains.
     fn read(&mut self, name: Arc<str>, stamp: Stamp) -> Option<(Arc<str>, String)> {
         match self.directory.read(&name, stamp) {
             Ok((_, false)) if self.synced => {

@@ -34,7 +34,8 @@ impl fmt::Display for Problem {
 /// Result of the validation of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Converted<T> {
-    /// Part of the object that is served; `None` if there is none, which is not always a problem (a headless Service).
+    /// Part of the object that is served; `None` if there is none, which is not always a problem (a headless
+    /// Service).
     pub object: Option<T>,
     /// Problems of the rest.
     pub problems: Vec<Problem>,

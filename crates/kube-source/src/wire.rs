@@ -1,7 +1,7 @@
 //! API objects as they are written: only the fields that we read, each of which accepts any value.
 //!
-//! Parsing them fails only if the text is not YAML or JSON at all. `null` lists are normal (Go writes them), unknown
-//! fields are skipped, and a value of the wrong kind is kept as such for `convert` to report.
+//! Parsing them fails only if the text is not YAML or JSON at all. `null` lists are normal (Go writes them),
+//! unknown fields are skipped, and a value of the wrong kind is kept as such for `convert` to report.
 
 mod lenient;
 
@@ -62,8 +62,8 @@ pub struct ServiceCidr {
     pub spec: Object<Spec>,
 }
 
-/// `spec` of all kinds that have one. No name means two things, so one type reads them all, even if the kind of the
-/// object comes last in the text.
+/// `spec` of all kinds that have one. No name means two things, so one type reads them all, even if the kind
+/// of the object comes last in the text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 #[expect(missing_docs, reason = "the API's names")]

@@ -1,16 +1,16 @@
 //! Annotations of a Service that set [`crate::ServiceSettings`].
 
-/// Scheduler of its virtual servers.
+/// Scheduler of the virtual servers.
 pub const SCHEDULER: &str = "kube-ipvs.io/scheduler";
 /// Flags of the scheduler.
 pub const SCHEDULER_FLAGS: &str = "kube-ipvs.io/scheduler-flags";
-/// When a draining real server counts as drained.
+/// Condition under which a draining real server counts as drained.
 pub const GRACEFUL_POLICY: &str = "kube-ipvs.io/graceful-policy";
-/// How long a draining real server must be quiet.
+/// Time for which a draining real server must be quiet.
 pub const GRACEFUL_LINGER: &str = "kube-ipvs.io/graceful-linger";
-/// How long a drain can take.
+/// Longest duration of a drain.
 pub const GRACEFUL_TIMEOUT: &str = "kube-ipvs.io/graceful-timeout";
-/// How long a draining real server may be silent.
+/// Longest silence of a draining real server.
 pub const GRACEFUL_SILENCE: &str = "kube-ipvs.io/graceful-silence";
-/// What the end of its pod does to a draining real server.
+/// Fate of a draining real server when its pod ends.
 pub const GRACEFUL_ENDPOINT_GONE: &str = "kube-ipvs.io/graceful-endpoint-gone";

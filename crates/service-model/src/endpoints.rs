@@ -1,10 +1,10 @@
-//! Endpoints of one service port: merged from all slices, then chosen by policy (`select`).
+//! Endpoints of one service port, merged from all slices; `select` chooses among them by policy.
 
 use std::sync::Arc;
 
 use lb_types::{PodUid, RealServerId};
 
-/// Where an endpoint runs and for whom it is meant. Shared by all endpoints that say the same.
+/// Node and hints of an endpoint. Endpoints with equal ones share them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Placement {
     /// `nodeName`
@@ -15,27 +15,28 @@ pub struct Placement {
     pub node_hints: Vec<Arc<str>>,
 }
 
-/// One endpoint of a service port, whatever its condition.
+/// Endpoint of a service port, whatever its condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// Key of its real server.
     pub id: RealServerId,
-    /// Pod that it belongs to, if it names one: of several at one address and port the one that is believed.
+    /// Pod of the endpoint, if it names one. If there are several at one address and port, it is the most
+    /// usable one.
     pub pod: Option<PodUid>,
-    /// Takes new connections.
+    /// True if it takes new connections.
     pub ready: bool,
-    /// Passes its readiness probe, even while terminating.
+    /// True if it passes its readiness probe, even while terminating.
     pub serving: bool,
-    /// Its pod is being deleted.
+    /// True if its pod is being deleted.
     pub terminating: bool,
-    /// Runs on this node.
+    /// True if it runs on this node.
     pub local: bool,
     /// Node and hints.
     pub placement: Arc<Placement>,
 }
 
 impl Endpoint {
-    /// Whether new connections may still go there when nothing is ready (KEP-1669).
+    /// Tells whether it may take new connections while no endpoint is ready (KEP-1669).
     pub const fn is_fallback(&self) -> bool {
         self.serving && self.terminating
     }
@@ -44,7 +45,7 @@ impl Endpoint {
 /// All endpoints of one service port in one family.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortEndpoints {
-    /// Merged over all slices, one per (address, port), sorted by `id`.
+    /// Endpoints of all slices, one per (address, port), sorted by `id`.
     pub all: Vec<Endpoint>,
 }
 

@@ -1,17 +1,17 @@
-//! API objects after parsing: valid by construction.
+//! API objects after parsing, valid by construction.
 
 use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU16, num::NonZeroU32, sync::Arc};
 
 use drain::Overrides;
 use lb_types::{IpFamily, Protocol, Scheduler, SchedulerFlags, ServiceName};
 
-/// Whether endpoints of other nodes may serve.
+/// Policy on endpoints of other nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum TrafficPolicy {
-    /// Endpoints of all nodes.
+    /// Endpoints of all nodes serve.
     #[default]
     Cluster,
-    /// Only endpoints of the node where the traffic arrives.
+    /// Only endpoints of the node where the traffic arrives serve.
     Local,
 }
 
@@ -25,9 +25,9 @@ pub struct Affinity {
 /// One entry of `spec.ports`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ServicePort {
-    /// Empty when the only port has no name.
+    /// Name; empty if the only port has none.
     pub name: Arc<str>,
-    /// Protocol.
+    /// Protocol of the port on the VIPs and on the node.
     pub protocol: Protocol,
     /// Port on the VIPs.
     pub port: NonZeroU16,
@@ -35,14 +35,15 @@ pub struct ServicePort {
     pub node_port: Option<NonZeroU16>,
 }
 
-/// Per-Service settings from annotations under `kube-ipvs.io/`; absent ones follow the configuration.
+/// Settings of a Service, from annotations under `kube-ipvs.io/`; absent ones follow the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ServiceSettings {
     /// `kube-ipvs.io/scheduler`
     pub scheduler: Option<Scheduler>,
     /// `kube-ipvs.io/scheduler-flags`
     pub scheduler_flags: Option<SchedulerFlags>,
-    /// `no-fallback` among them: clients of a draining real server are to be refused rather than given to another.
+    /// True if `no-fallback` is among the flags, so that clients of a draining real server are refused rather
+    /// than moved to another one.
     pub no_fallback: bool,
     /// `kube-ipvs.io/graceful-*`, if there is any.
     pub drain: Option<Arc<Overrides>>,
@@ -51,25 +52,26 @@ pub struct ServiceSettings {
 /// A Service that has at least one ClusterIP.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Service {
-    /// Key.
+    /// Namespace and name.
     pub name: ServiceName,
-    /// `metadata.uid`; empty from manifests without one.
+    /// `metadata.uid`; empty for a manifest without one.
     pub uid: Arc<str>,
-    /// `metadata.creationTimestamp` in seconds since the epoch; decides who wins a VIP claimed twice. `None` sorts last.
+    /// `metadata.creationTimestamp` in seconds since the epoch. Of two Services that claim a VIP, the older
+    /// one gets it; `None` counts as the youngest.
     pub created: Option<i64>,
-    /// At most one per family.
+    /// ClusterIPs, at most one per family.
     pub cluster_ips: Vec<IpAddr>,
-    /// Ports; unique by (name, protocol) and by (port, protocol).
+    /// Ports, unique by (name, protocol) and by (port, protocol).
     pub ports: Vec<ServicePort>,
     /// Session affinity, if any.
     pub affinity: Option<Affinity>,
-    /// For traffic to ClusterIPs.
+    /// Policy on traffic to ClusterIPs.
     pub internal_traffic_policy: TrafficPolicy,
-    /// For traffic to node ports, external and load-balancer IPs.
+    /// Policy on traffic to node ports, external and load-balancer IPs.
     pub external_traffic_policy: TrafficPolicy,
-    /// From annotations.
+    /// Settings from annotations.
     pub settings: ServiceSettings,
-    /// Whether it is programmed before ordinary services (cluster DNS, `default/kubernetes`).
+    /// True if it is programmed before ordinary Services (cluster DNS, `default/kubernetes`).
     pub critical: bool,
 }
 
@@ -92,9 +94,9 @@ pub struct SliceName {
 /// One entry of `ports` of an EndpointSlice, always with a port number.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SlicePort {
-    /// Matched to the Service's port of the same name; empty for an unnamed one.
+    /// Name of the Service's port to which it belongs; empty for an unnamed one.
     pub name: Arc<str>,
-    /// Protocol.
+    /// Protocol, which must be that of the Service's port, too.
     pub protocol: Protocol,
     /// Port of the endpoints.
     pub port: NonZeroU16,
@@ -105,11 +107,11 @@ pub struct SlicePort {
 pub struct SliceEndpoint {
     /// `addresses[0]`
     pub addr: IpAddr,
-    /// Absent means true.
+    /// `conditions.ready`; absent means true.
     pub ready: bool,
-    /// Absent means true.
+    /// `conditions.serving`; absent means true.
     pub serving: bool,
-    /// Absent means false.
+    /// `conditions.terminating`; absent means false.
     pub terminating: bool,
     /// `nodeName`
     pub node: Option<Arc<str>>,
@@ -117,20 +119,20 @@ pub struct SliceEndpoint {
     pub zone_hints: Vec<Arc<str>>,
     /// `hints.forNodes`
     pub node_hints: Vec<Arc<str>>,
-    /// `targetRef`: tells an address that came back under another pod. `NAMESPACE/NAME/UID` or empty.
+    /// `targetRef` as `NAMESPACE/NAME/UID`, if any. It shows that an address came back with another pod.
     pub pod: Option<Arc<str>>,
 }
 
 /// An EndpointSlice of address type IPv4 or IPv6 with a service name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EndpointSlice {
-    /// Key.
+    /// Namespace and name.
     pub name: SliceName,
     /// Label `kubernetes.io/service-name`.
     pub service: ServiceName,
     /// `addressType`
     pub family: IpFamily,
-    /// Ports; all endpoints have all of them.
+    /// Ports, all of which every endpoint has.
     pub ports: Vec<SlicePort>,
     /// Endpoints, all of `family`.
     pub endpoints: Vec<SliceEndpoint>,
@@ -152,7 +154,8 @@ pub struct Node {
 /// A change of the input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelEvent {
-    /// A Service was added or changed (also to one that the model no longer accepts: then it is `ServiceDeleted`).
+    /// A Service was added or changed. If a change makes it unacceptable for the model, the event is
+    /// `ServiceDeleted`.
     ServiceApplied(Service),
     /// A Service is gone.
     ServiceDeleted(ServiceName),
@@ -162,8 +165,8 @@ pub enum ModelEvent {
     SliceDeleted(SliceName),
     /// The own Node was added or changed.
     NodeApplied(Node),
-    /// Prefixes that the cluster takes ClusterIPs from, all of them, changed.
+    /// The prefixes of ClusterIPs changed; the event has all of them.
     ServiceCidrsApplied(Vec<ipnetwork::IpNetwork>),
-    /// All Services, EndpointSlices and the Node have been delivered at least once.
+    /// The source has delivered all Services, EndpointSlices and the Node at least once.
     Synced,
 }

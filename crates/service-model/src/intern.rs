@@ -6,7 +6,8 @@ use lb_types::FastSet;
 
 use crate::Placement;
 
-/// Shared values. Values that nobody holds any more are dropped from time to time, at a constant cost per insertion.
+/// Pools of shared values. From time to time they drop values that nothing else holds, at a constant cost per
+/// insertion.
 #[derive(Debug, Default)]
 pub(crate) struct Interner {
     strings: Pool<str>,
@@ -38,7 +39,7 @@ impl Interner {
         self.strings.sweep();
     }
 
-    /// How many values it holds.
+    /// Number of values in the pools.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.strings.known.len() + self.placements.known.len()
@@ -48,7 +49,7 @@ impl Interner {
 #[derive(Debug)]
 struct Pool<T: ?Sized> {
     known: FastSet<Arc<T>>,
-    /// Size at which unused values are looked for: twice what was in use the last time.
+    /// Size at which the pool drops unused values: twice the number of used ones the last time.
     sweep_at: usize,
 }
 

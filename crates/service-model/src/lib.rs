@@ -1,12 +1,12 @@
-//! What the API objects say: Services, EndpointSlices and the own Node, merged into service ports and endpoints, with
-//! the set of services that changed.
+//! Model of the API objects: Services, EndpointSlices and the own Node, merged into service ports and
+//! endpoints, with the set of Services that changed.
 //!
-//! This crate deliberately does not know the wire format of objects (`kube-source` parses and validates), IPVS, or what
-//! should be programmed (`planner` decides). It has no clock and does no I/O.
+//! Deliberately not here: the wire format of objects (`kube-source` parses and validates), IPVS, and the
+//! decision what to program (`planner`). This crate has no clock and does no I/O.
 //!
-//! Reading order: the inputs ([`Service`], [`EndpointSlice`], [`Node`], carried by [`ModelEvent`]), [`ServiceModel`]
-//! with its dirty set, and [`ServiceModel::endpoints`] with [`SelectedEndpoints`], the choice of endpoints by
-//! readiness, traffic policy and topology.
+//! Reading order: the inputs ([`Service`], [`EndpointSlice`], [`Node`], carried by [`ModelEvent`]),
+//! [`ServiceModel`] with its dirty set, and [`ServiceModel::endpoints`] with [`SelectedEndpoints`], the
+//! choice of endpoints by readiness, traffic policy and topology.
 
 pub mod annotations;
 mod endpoints;

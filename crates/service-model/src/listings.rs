@@ -1,7 +1,8 @@
-//! Pods behind addresses, over the slices of all Services, and how that changes.
+//! Pods behind addresses, over the slices of all Services, and their changes.
 //!
-//! A real server is known by its address alone, so whose connections it has is asked here: does any slice still list
-//! the pod, has its address or its very port another pod now, had it been terminating when it left?
+//! IPVS knows a real server only by its address. To find out to which pod its connections belong, the drain
+//! logic asks here whether any slice still lists the pod, whether another pod has its address or port now,
+//! and whether it was terminating when it left.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,44 +16,44 @@ use tally::Tallied;
 
 use crate::slice::StoredSlice;
 
-/// One endpoint of one pod, as some slice lists it.
+/// Entry of a slice for one port of one pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Listing {
     /// Address of the pod, which the pods of a node's network share.
     pub addr: IpAddr,
-    /// `None` for an endpoint that names no pod: it may belong to any.
+    /// Pod; `None` for an endpoint that names none, and so may belong to any.
     pub pod: Option<PodUid>,
-    /// Port and protocol; `None` for a slice without ports.
+    /// Protocol and port; `None` for a slice without ports.
     pub port: Option<(Protocol, NonZeroU16)>,
 }
 
 impl Listing {
-    /// Whether it is an endpoint at a real server's address and port.
+    /// Tells whether the endpoint has the address and port of a real server.
     pub fn is_at(&self, rs: &RealServerId, protocol: Protocol) -> bool {
         self.addr == rs.addr && self.port == Some((protocol, rs.port))
     }
 }
 
-/// A pod that has left a slice.
+/// Departure of a pod from a slice.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Departure {
-    /// `NAMESPACE/NAME/UID`, if known.
+    /// `NAMESPACE/NAME/UID` of the pod, if known.
     pub name: Option<Arc<str>>,
-    /// Whether it was terminating, and its slice said that it is gone rather than that its Service is.
+    /// True if the pod was terminating, and left because it is gone rather than because its Service is.
     pub ended: bool,
 }
 
-/// Listings that came and went, not yet forgotten.
+/// Listings of all slices, and those that came and went since the last [`Listings::forget_changes`].
 #[derive(Debug, Default)]
 pub(crate) struct Listings {
-    /// How many slices have each listing.
+    /// Number of slices with each listing.
     counts: Tallied<BTreeMap<Listing, u32>>,
     arrived: Tallied<BTreeSet<Listing>>,
     departed: Tallied<BTreeMap<(IpAddr, Option<PodUid>), Departure>>,
 }
 
 impl Listings {
-    /// Replaces everything by the listings of all slices; nothing of it is news.
+    /// Replaces everything by the listings of all slices, none of which counts as an arrival.
     pub(crate) fn fill(&mut self, mut all: Vec<Listing>) {
         all.sort_unstable();
         let runs = all.chunk_by(PartialEq::eq);
@@ -77,7 +78,7 @@ impl Listings {
         }
     }
 
-    /// Follows a slice from one version to the next.
+    /// Takes in a new version of a slice.
     pub(crate) fn replace_slice(&mut self, before: &StoredSlice, after: &StoredSlice) {
         if before.ports() == after.ports() {
             for listing in before.without(Some(after)).flat_map(|copy| before.listings(copy)) {
@@ -87,20 +88,20 @@ impl Listings {
                 self.add(listing);
             }
         } else {
-            // What both have is added before it is removed, so that it is no arrival.
+            // Listings in both versions are added before they are removed, so that they are no arrivals.
             self.add_slice(after);
             self.remove_all(before);
         }
         self.depart_from(before, Some(after), true);
     }
 
-    /// Follows the deletion of a slice.
+    /// Takes in the deletion of a slice.
     pub(crate) fn remove_slice(&mut self, removed: &StoredSlice, says_who_ended: bool) {
         self.remove_all(removed);
         self.depart_from(removed, None, says_who_ended);
     }
 
-    /// Takes in a slice that was not there.
+    /// Takes in a new slice.
     pub(crate) fn add_slice(&mut self, slice: &StoredSlice) {
         for listing in slice.all_listings() {
             self.add(listing);
@@ -120,25 +121,26 @@ impl Listings {
         }
     }
 
-    /// Notes that a pod has left an address in some slice. Whatever says that it has ended is believed.
+    /// Notes that a pod has left an address in some slice. If one slice says that it has ended, it has.
     fn depart(&mut self, addr: IpAddr, pod: Option<PodUid>, departure: Departure) {
         let known = self.departed.entry((addr, pod)).or_default();
         known.ended |= departure.ended;
         known.name = known.name.take().or(departure.name);
     }
 
-    /// Whether a slice lists a pod at the address of a real server, whatever the port, or an endpoint at its very port
-    /// that names no pod and may be it. Without a pod: whether a slice lists the address.
+    /// Tells whether a slice lists a pod at the address of a real server, on any port, or an endpoint at its
+    /// very port that names no pod and so may belong to it. Without a pod: whether a slice lists the address.
     pub(crate) fn lists(&self, rs: &RealServerId, protocol: Protocol, pod: Option<PodUid>) -> bool {
         let may_be = |listing: &Listing| match listing.pod {
-            // Addresses of nodes are listed so by hand and for the API server: other ports say nothing of the pod.
+            // Slices written by hand, and those of the API server, list addresses of nodes without a pod.
+            // There, other ports say nothing about the pod.
             None => listing.port.is_none() || listing.is_at(rs, protocol),
             of_a_pod => of_a_pod == pod,
         };
         self.at(rs.addr).any(|listing| pod.is_none() || may_be(listing))
     }
 
-    /// Listings at an address that certainly are of another pod.
+    /// Listings at an address that certainly belong to another pod.
     pub(crate) fn others(&self, addr: IpAddr, pod: PodUid) -> impl Iterator<Item = &Listing> {
         self.at(addr).filter(move |listing| listing.pod.is_some_and(|other| other != pod))
     }
@@ -148,7 +150,7 @@ impl Listings {
     }
 
     pub(crate) fn departure(&self, addr: IpAddr, pod: Option<PodUid>) -> Option<&Departure> {
-        // Nearly always empty.
+        // The map is nearly always empty.
         if self.departed.is_empty() { None } else { self.departed.get(&(addr, pod)) }
     }
 
@@ -169,7 +171,7 @@ impl Listings {
         }
     }
 
-    /// Whether nothing is kept.
+    /// Tells whether there are no listings and no changes.
     #[cfg(test)]
     pub(crate) fn is_pristine(&self) -> bool {
         self.counts.is_empty() && self.arrived.is_empty() && self.departed.is_empty()

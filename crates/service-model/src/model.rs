@@ -1,4 +1,4 @@
-//! The merged input and the set of services that changed.
+//! The merged input, and the set of Services that changed.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
@@ -16,12 +16,13 @@ use crate::{
 
 /// Services, EndpointSlices and the own Node, as last delivered.
 ///
-/// Events may come in any order; a slice may be known before its Service and outlive it. Every change marks the
-/// services that it may affect; an event that says nothing new marks none.
+/// Events may come in any order; a slice may come before its Service and outlive it. Every change marks the
+/// Services that it may affect as dirty; an event without a change marks none.
 #[derive(Debug, Default)]
 pub struct ServiceModel {
     entries: Tallied<FastMap<ServiceName, Entry>>,
-    /// Which entry holds a slice: it may move to another Service, and its deletion names the slice only.
+    /// Entry that holds each slice: a slice may move to another Service, and its deletion names only the
+    /// slice.
     owners: Tallied<FastMap<SliceName, ServiceName>>,
     node: Node,
     node_changed: bool,
@@ -35,7 +36,7 @@ pub struct ServiceModel {
     interner: Interner,
 }
 
-/// All that is known under one Service name; never empty.
+/// Service and slices of one Service name; never empty.
 #[derive(Debug, Default)]
 struct Entry {
     service: Option<Box<Service>>,
@@ -49,13 +50,13 @@ impl Entry {
 }
 
 impl ServiceModel {
-    /// A model on a node whose name is configured: what is local does not wait for the Node, which may be unreadable,
-    /// or deleted.
+    /// A model for a node whose name is configured. So endpoints are known as local without the Node, which
+    /// may be unreadable or deleted.
     pub fn on_node(name: &str) -> Self {
         ServiceModel { node: Node { name: name.into(), ..Node::default() }, ..ServiceModel::default() }
     }
 
-    /// Takes in a change and marks the services that it affects.
+    /// Takes in a change, and marks the Services that it affects as dirty.
     pub fn apply(&mut self, event: ModelEvent) {
         match event {
             ModelEvent::ServiceApplied(service) => self.apply_service(service),
@@ -68,57 +69,57 @@ impl ServiceModel {
         }
     }
 
-    /// Whether everything has been delivered at least once; nothing is programmed before.
+    /// Tells whether the source has delivered everything at least once; nothing is programmed before.
     pub fn is_synced(&self) -> bool {
         self.synced
     }
 
-    /// Facts about the own Node; but for its name, empty until known.
+    /// Facts about the own Node; until they are known, all but the name are empty.
     pub fn node(&self) -> &Node {
         &self.node
     }
 
-    /// Prefixes that the cluster takes ClusterIPs from; empty until known.
+    /// Prefixes from which the cluster takes ClusterIPs; empty until known.
     pub fn service_cidrs(&self) -> &[IpNetwork] {
         &self.service_cidrs
     }
 
-    /// Whether any fact about the Node changed since the last call. Services whose endpoints depend on it are dirty
-    /// already; the caller has to look at addresses and pod CIDRs.
+    /// Tells whether any fact about the Node changed since the last call. Services whose endpoints depend on
+    /// it are already dirty; the caller has to look at addresses and pod CIDRs.
     pub fn take_node_changed(&mut self) -> bool {
         std::mem::take(&mut self.node_changed)
     }
 
-    /// Whether [`ServiceModel::take_node_changed`] would say so.
+    /// Tells whether [`ServiceModel::take_node_changed`] would return true.
     pub fn has_node_changed(&self) -> bool {
         self.node_changed
     }
 
-    /// Services that changed since the last call, deleted ones included: `default/kubernetes` first, then the other
-    /// critical ones, then the rest, each by name.
+    /// Services that changed since the last call, deleted ones included: `default/kubernetes` first, then the
+    /// other critical ones, then the rest, each by name.
     pub fn take_dirty(&mut self) -> Vec<ServiceName> {
         let mut names: Vec<_> = std::mem::take(&mut *self.dirty).into_iter().collect();
         names.sort_by_cached_key(|name| self.urgency(name));
         names
     }
 
-    /// Whether [`ServiceModel::take_dirty`] would return something.
+    /// Tells whether [`ServiceModel::take_dirty`] would return any Service.
     pub fn has_dirty(&self) -> bool {
         !self.dirty.is_empty()
     }
 
-    /// Marks one service, known or not: for a retry.
+    /// Marks one Service as dirty, known or not, for a retry.
     pub fn mark_dirty(&mut self, name: ServiceName) {
         self.dirty.insert(name);
     }
 
-    /// Marks every known service.
+    /// Marks every known Service as dirty.
     pub fn mark_all_dirty(&mut self) {
         let known = self.entries.iter().filter(|(_, e)| e.service.is_some());
         self.dirty.extend(known.map(|(name, _)| name.clone()));
     }
 
-    /// A Service by name.
+    /// Service of a name.
     pub fn service(&self, name: &ServiceName) -> Option<&Service> {
         self.entries.get(name)?.service.as_deref()
     }
@@ -128,19 +129,20 @@ impl ServiceModel {
         self.entries.values().filter_map(|e| e.service.as_deref())
     }
 
-    /// Whether any Service has an IPv6 ClusterIP.
+    /// Tells whether any Service has an IPv6 ClusterIP.
     pub fn has_ipv6(&self) -> bool {
         self.ipv6_services > 0
     }
 
-    /// Every endpoint of a service port in a family, whatever its condition, merged over the slices of the Service.
+    /// Every endpoint of a service port in a family, whatever its condition, merged over the slices of the
+    /// Service.
     pub fn endpoints(&self, service: &Service, port: &ServicePort, family: IpFamily) -> PortEndpoints {
         let slices = self.entries.get(&service.name).map_or(&[][..], |e| &e.slices);
         let of_family = slices.iter().filter(|s| s.family == family);
         let named =
             |slice| StoredSlice::ports_named(slice, &port.name, port.protocol).map(move |p| (slice, p));
         let sources: Vec<_> = of_family.flat_map(named).collect();
-        // Nearly always one: its endpoints are sorted.
+        // There is nearly always one source, whose endpoints are already sorted.
         if let [(slice, port)] = &*sources {
             let copies = slice.endpoints_at(port.port);
             let mut all = Vec::with_capacity(slice.endpoints().len());
@@ -155,8 +157,8 @@ impl ServiceModel {
         PortEndpoints { all: copies.iter().map(|(id, copy)| self.endpoint(*id, copy)).collect() }
     }
 
-    /// `NAMESPACE/NAME/UID` of a pod that the slices of a Service list at an address, or that has left some slice since
-    /// [`ServiceModel::forget_changes`].
+    /// `NAMESPACE/NAME/UID` of a pod that the slices of a Service list at an address, or that has left a
+    /// slice since the last [`ServiceModel::forget_changes`].
     pub fn pod_name(&self, service: &ServiceName, addr: IpAddr, pod: PodUid) -> Option<Arc<str>> {
         let slices = self.entries.get(service).map_or(&[][..], |entry| &entry.slices);
         let mut copies = slices.iter().flat_map(|slice| slice.copies(addr));
@@ -164,50 +166,52 @@ impl ServiceModel {
         listed.or_else(|| self.listings.departure(addr, Some(pod))?.name.clone())
     }
 
-    /// Whether any slice of any Service lists a pod at the address of a real server, on whatever port; or an endpoint at
-    /// its very port that names no pod and may be it. Without a pod: whether any slice lists the address.
+    /// Tells whether any slice of any Service lists a pod at the address of a real server, on any port, or an
+    /// endpoint at its very port that names no pod and so may belong to it. Without a pod: whether any slice
+    /// lists the address.
     pub fn lists_pod(&self, rs: &RealServerId, protocol: Protocol, pod: Option<PodUid>) -> bool {
         self.listings.lists(rs, protocol, pod)
     }
 
-    /// Endpoints at an address that certainly belong to another pod, whatever slice of whatever Service lists them.
+    /// Endpoints at an address that certainly belong to another pod, in any slice of any Service.
     pub fn other_pods(&self, addr: IpAddr, pod: PodUid) -> impl Iterator<Item = &Listing> {
         self.listings.others(addr, pod)
     }
 
-    /// Pods that have left a slice since [`ServiceModel::forget_changes`]; another one may list them still.
+    /// Pods that have left a slice since the last [`ServiceModel::forget_changes`]; another slice may still
+    /// list them.
     pub fn departed(&self) -> impl Iterator<Item = (&(IpAddr, Option<PodUid>), &Departure)> {
         self.listings.departed()
     }
 
-    /// How a pod has left an address since [`ServiceModel::forget_changes`], if it has.
+    /// Departure of a pod from an address since the last [`ServiceModel::forget_changes`], if there was one.
     pub fn departure(&self, addr: IpAddr, pod: Option<PodUid>) -> Option<&Departure> {
         self.listings.departure(addr, pod)
     }
 
-    /// Endpoints of pods that no slice listed before [`ServiceModel::forget_changes`]. What comes before everything has
-    /// been delivered once is no news.
+    /// Endpoints of pods that no slice listed before the last [`ServiceModel::forget_changes`]. Endpoints
+    /// that come before the source has delivered everything once do not count.
     pub fn arrived(&self) -> impl Iterator<Item = &Listing> {
         self.listings.arrived()
     }
 
-    /// Whether [`ServiceModel::departed`] or [`ServiceModel::arrived`] has anything.
+    /// Tells whether [`ServiceModel::departed`] or [`ServiceModel::arrived`] has anything.
     pub fn has_changes(&self) -> bool {
         self.listings.departed().next().is_some() || self.listings.arrived().next().is_some()
     }
 
-    /// Whether [`ServiceModel::arrived`] has an endpoint.
+    /// Tells whether [`ServiceModel::arrived`] has an endpoint.
     pub fn has_arrived(&self, listing: &Listing) -> bool {
         self.listings.has_arrived(listing)
     }
 
-    /// Forgets who departed and arrived: all Services concerned have been looked at.
+    /// Forgets departures and arrivals, once the caller has looked at all Services concerned.
     pub fn forget_changes(&mut self) {
         self.listings.forget_changes();
     }
 
-    /// Ports of a Service's slices that no port of the Service matches by name and protocol: endpoints behind them are
-    /// not served. In a cluster that is so for a moment when ports are renamed.
+    /// Ports of a Service's slices that match no port of the Service by name and protocol, so that endpoints
+    /// behind them are not served. In a cluster this happens for a moment when ports are renamed.
     pub fn unmatched_ports<'a>(
         &'a self,
         service: &'a Service,
@@ -288,7 +292,8 @@ impl ServiceModel {
                     self.listings.add_slice(&slice);
                 }
                 self.owners.insert(slice.name.clone(), service.clone());
-                // Nearly all Services have one slice per family, for which the usual spare room is too much.
+                // Nearly all Services have one slice per family, for which the usual spare room would be too
+                // much.
                 if entry.slices.len() < 2 {
                     entry.slices.reserve_exact(1);
                 }
@@ -312,7 +317,8 @@ impl ServiceModel {
         let at = slices.as_ref().and_then(|slices| slices.iter().position(|slice| slice.name == *name));
         if let Some((slices, at)) = slices.zip(at) {
             let removed = slices.remove(at);
-            // With the last slice of a Service all of it goes, or is about to be replaced: that tells nothing of pods.
+            // The last slice of a Service goes together with the Service, or is about to be replaced. Its
+            // deletion says nothing about pods.
             let others = slices.iter().any(|slice| slice.family == removed.family);
             if self.synced {
                 let says_who_ended = others && self.service(&service).is_some();
@@ -341,7 +347,7 @@ impl ServiceModel {
         self.dirty.extend(services.map(|(name, _)| name.clone()));
     }
 
-    /// The name as the entry has it, so that its strings exist once.
+    /// The same name with the strings of the entry, so that they exist once.
     fn shared_name(&mut self, name: &ServiceName) -> ServiceName {
         match self.entries.get_key_value(name) {
             Some((known, _)) => known.clone(),
@@ -351,7 +357,7 @@ impl ServiceModel {
         }
     }
 
-    /// Whether nothing is kept of any Service or slice, once the dirty set is taken.
+    /// Tells whether nothing of any Service or slice is left, once the dirty set is taken.
     #[cfg(test)]
     fn is_pristine(&mut self) -> bool {
         self.interner.sweep();

@@ -1,4 +1,4 @@
-//! Names of pods, packed: they are most of what a slice says, and only ever compared and shown.
+//! Packed names of pods. They are most of the text of a slice, and are only compared and shown.
 
 use std::sync::Arc;
 
@@ -6,9 +6,9 @@ use lb_types::PodUid;
 
 /// Length of a UUID in text.
 const UUID_LEN: usize = 36;
-/// The namespace was left out.
+/// Flag of a packed pod without its namespace, which is that of the slice.
 const SAME_NAMESPACE: u8 = 1;
-/// The last 16 bytes are a UUID.
+/// Flag of a packed pod whose last 16 bytes are a UUID.
 const UUID: u8 = 2;
 
 /// Appends a pod, `NAMESPACE/NAME/UID` or any other text, to a buffer. Nothing is appended for `None`.
@@ -32,7 +32,7 @@ pub(crate) fn pack(pod: Option<&str>, namespace: &str, buffer: &mut Vec<u8>) {
     }
 }
 
-/// What [`pack`] appended, as text again.
+/// Turns the bytes that [`pack`] appended into text again.
 pub(crate) fn unpack(packed: &[u8], namespace: &str) -> Option<Arc<str>> {
     let (flags, rest) = packed.split_first()?;
     let mut pod = String::with_capacity(namespace.len() + 1 + rest.len() + UUID_LEN);
@@ -50,12 +50,12 @@ pub(crate) fn unpack(packed: &[u8], namespace: &str) -> Option<Arc<str>> {
     Some(pod.into())
 }
 
-/// UID of what [`pack`] appended; `None` where the text names none.
+/// UID of the pod that [`pack`] appended; `None` if the text has none.
 pub(crate) fn uid(packed: &[u8], namespace: &str) -> Option<PodUid> {
     let (flags, rest) = packed.split_first()?;
     match rest.split_last_chunk::<16>().filter(|_| flags & UUID != 0) {
         Some((head, uuid)) if head.ends_with(b"/") => Some(PodUid::from_bytes(*uuid)),
-        // Never from a real API server.
+        // A real API server never sends such a UID.
         _ => PodUid::of(&unpack(packed, namespace)?),
     }
 }

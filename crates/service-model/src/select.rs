@@ -6,17 +6,18 @@ use lb_types::RealServerId;
 
 use crate::{Endpoint, Node, PortEndpoints, Service, ServicePort, TrafficPolicy};
 
-/// Which policies a service port has: decides which lists of endpoints exist.
+/// Policies of a service port, which determine the lists of endpoints.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct EndpointPolicy {
-    /// For traffic to ClusterIPs.
+    /// Policy on traffic to ClusterIPs.
     pub internal: TrafficPolicy,
-    /// For traffic from outside; `None` if the port cannot be reached from there, then the Service's policy is void.
+    /// Policy on traffic from outside; `None` if the port cannot be reached from there, so that the Service's
+    /// policy does not matter.
     pub external: Option<TrafficPolicy>,
 }
 
 impl EndpointPolicy {
-    /// Policy of a service port.
+    /// Policies of a service port.
     pub fn of(service: &Service, port: &ServicePort) -> Self {
         EndpointPolicy {
             internal: service.internal_traffic_policy,
@@ -24,29 +25,31 @@ impl EndpointPolicy {
         }
     }
 
-    /// Whether traffic may go to endpoints of all nodes. External traffic always may: with the Local policy, clients
-    /// on this node are still served by all (`UsesClusterEndpoints` in pkg/proxy/serviceport.go).
+    /// Tells whether traffic may go to endpoints of all nodes. External traffic always may: even with the
+    /// policy Local, all endpoints serve the clients on this node (`UsesClusterEndpoints` in
+    /// pkg/proxy/serviceport.go).
     pub fn uses_cluster(self) -> bool {
         self.internal == TrafficPolicy::Cluster || self.external.is_some()
     }
 
-    /// Whether some traffic stays on this node (`UsesLocalEndpoints` in pkg/proxy/serviceport.go).
+    /// Tells whether some traffic stays on this node (`UsesLocalEndpoints` in pkg/proxy/serviceport.go).
     ///
     /// Unlike kube-proxy's IPVS mode, which gives ClusterIPs all endpoints as soon as the Service has a node port, the
-    /// internal policy holds whatever else the Service has, as the API says.
+    /// internal policy applies to every Service, as the API says.
     pub fn uses_local(self) -> bool {
         self.internal == TrafficPolicy::Local || self.external == Some(TrafficPolicy::Local)
     }
 }
 
-/// The endpoints that take new connections, by policy. Sorted.
+/// Endpoints that take new connections, by policy, sorted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SelectedEndpoints {
-    /// For traffic that may leave the node; empty if no policy asks for it.
+    /// Endpoints for traffic that may leave the node; empty if no policy needs the list.
     pub cluster: Vec<RealServerId>,
-    /// For traffic that stays on the node; empty if no policy asks for it.
+    /// Endpoints for traffic that stays on the node; empty if no policy needs the list.
     pub local: Vec<RealServerId>,
-    /// Whether any node has a usable endpoint: with an empty list it tells "drop" (true) from "reject" (false).
+    /// True if any node has a usable endpoint. If a list is empty, traffic is dropped if so, and rejected
+    /// otherwise.
     pub has_any: bool,
 }
 
@@ -59,7 +62,7 @@ impl SelectedEndpoints {
         }
     }
 
-    /// Both lists, merged: a terminating or topologically distant local endpoint is in `local` only.
+    /// Both lists, merged: a terminating or topologically distant local endpoint is only in `local`.
     pub fn reachable(&self) -> Vec<RealServerId> {
         let mut all: Vec<_> = self.cluster.iter().chain(&self.local).copied().collect();
         all.sort_unstable();
@@ -76,13 +79,13 @@ impl PortEndpoints {
         SelectedEndpoints { cluster, local, has_any: self.all.iter().any(|e| e.ready || e.is_fallback()) }
     }
 
-    /// Ready endpoints that topology allows; if nothing is ready, serving ones that terminate, wherever they are.
+    /// Ready endpoints that the topology allows; if there is none, all that are serving and terminating.
     fn cluster_list(&self, node: &Node) -> Vec<RealServerId> {
         let topology = Topology::of(&self.all, node);
         ready_or_fallback(self.all.iter(), |e| topology.allows(e, node))
     }
 
-    /// The same among the endpoints of this node; topology does not matter here.
+    /// The same among the endpoints of this node, where the topology does not matter.
     fn local_list(&self) -> Vec<RealServerId> {
         ready_or_fallback(self.all.iter().filter(|e| e.local), |_| true)
     }
@@ -92,7 +95,7 @@ fn ready_or_fallback<'a>(
     endpoints: impl Iterator<Item = &'a Endpoint> + Clone,
     allowed: impl Fn(&Endpoint) -> bool,
 ) -> Vec<RealServerId> {
-    // Nearly always all of them are.
+    // Nearly always all endpoints are ready, so one allocation is enough.
     let mut ready = Vec::with_capacity(endpoints.clone().count());
     ready.extend(endpoints.clone().filter(|e| e.ready && allowed(e)).map(|e| e.id));
     if !ready.is_empty() {
@@ -101,19 +104,20 @@ fn ready_or_fallback<'a>(
     endpoints.filter(|e| e.is_fallback()).map(|e| e.id).collect()
 }
 
-/// Preference that the hints of the ready endpoints ask for (`topologyModeFromHints` in pkg/proxy/topology.go).
+/// Preference that follows from the hints of the ready endpoints (`topologyModeFromHints` in
+/// pkg/proxy/topology.go).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Topology {
-    /// Some ready endpoint has no hint, or none is meant for here.
+    /// Some ready endpoint has no hint, or no hint names this node or its zone.
     Everywhere,
-    /// All ready endpoints name nodes, and one names this one.
+    /// All ready endpoints have hints for nodes, one of them for this node.
     SameNode,
-    /// All ready endpoints name zones, and one names this node's.
+    /// All ready endpoints have hints for zones, one of them for the zone of this node.
     SameZone,
 }
 
 impl Topology {
-    /// Node hints are looked at before zone hints.
+    /// Finds the preference; hints for nodes take precedence over those for zones.
     fn of(endpoints: &[Endpoint], node: &Node) -> Self {
         let ready = || endpoints.iter().filter(|e| e.ready);
         if ready().all(|e| !e.placement.node_hints.is_empty()) && ready().any(|e| names_node(e, node)) {

@@ -1,4 +1,4 @@
-//! EndpointSlices as they are kept: canonical and small.
+//! EndpointSlices in their stored form, canonical and small.
 
 use std::{cmp::Reverse, net::IpAddr, num::NonZeroU16, sync::Arc};
 
@@ -6,16 +6,17 @@ use lb_types::{IpFamily, PodUid, Protocol, RealServerId};
 
 use crate::{EndpointSlice, Listing, Placement, SliceEndpoint, SliceName, SlicePort, intern::Interner, pods};
 
-/// A slice with its ports and endpoints sorted and without duplicates, so that a re-ordered one compares equal.
+/// A slice whose ports and endpoints are sorted and have no duplicates, so that a reordered one compares
+/// equal.
 ///
-/// An address is there once for every pod that the slice names for it, the copy that is believed first.
+/// It has each address once for every pod that the slice names for it, the most usable copy first.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct StoredSlice {
     pub(crate) name: SliceName,
     pub(crate) family: IpFamily,
     ports: Box<[SlicePort]>,
     endpoints: Box<[StoredEndpoint]>,
-    /// Pods of all endpoints, one after the other (`pods::pack`).
+    /// Pods of all endpoints, packed one after the other (`pods::pack`).
     pods: Box<[u8]>,
 }
 
@@ -25,14 +26,14 @@ struct StoredEndpoint {
     addr: IpAddr,
     rank: Rank,
     placement: Arc<Placement>,
-    /// End of its pod in `StoredSlice::pods`; it begins where the one before ends.
+    /// End of its pod in `StoredSlice::pods`; the pod begins where the one before ends.
     pod_end: u32,
 }
 
-/// Conditions, ordered by which of two copies of one endpoint is believed.
+/// Conditions of an endpoint; of two copies of one endpoint, the lesser one counts.
 ///
-/// A copy that does not terminate wins over one that does, as in pkg/proxy/endpointslicecache.go; where that leaves the
-/// result to chance, ready wins over serving wins over neither.
+/// A copy that does not terminate wins over one that does, as in pkg/proxy/endpointslicecache.go. Between
+/// equals there, which that file leaves to chance, ready wins over serving, and serving over neither.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank {
     pub(crate) terminating: bool,
@@ -40,8 +41,8 @@ pub(crate) struct Rank {
     pub(crate) serving: Reverse<bool>,
 }
 
-/// One slice's copy of an endpoint. The order tells which of several copies is believed; where conditions do not
-/// decide, any order will do as long as it is always the same.
+/// Copy of an endpoint in one slice. Of several copies, the least one counts; if conditions do not decide,
+/// any order will do as long as it is always the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct EndpointCopy<'a> {
     pub(crate) addr: IpAddr,
@@ -72,7 +73,7 @@ impl StoredSlice {
         &self.ports
     }
 
-    /// Port numbers of all endpoints for a service port.
+    /// Ports of the slice for a service port of this name and protocol.
     pub(crate) fn ports_named(&self, name: &str, protocol: Protocol) -> impl Iterator<Item = &SlicePort> {
         let key = |p: &SlicePort| (&*p.name, p.protocol).cmp(&(name, protocol));
         let from = self.ports.partition_point(|p| key(p).is_lt());
@@ -80,7 +81,7 @@ impl StoredSlice {
         self.ports.get(from..to).unwrap_or_default().iter()
     }
 
-    /// Endpoints that another version of the slice does not have, or has for another pod.
+    /// Endpoints that another version of the slice lacks, or has for another pod.
     pub(crate) fn without<'a>(
         &'a self,
         other: Option<&'a StoredSlice>,
@@ -90,7 +91,7 @@ impl StoredSlice {
         })
     }
 
-    /// What the slice says of an endpoint, port by port.
+    /// Listings of an endpoint, one for each port.
     pub(crate) fn listings<'a>(&'a self, copy: EndpointCopy<'a>) -> impl Iterator<Item = Listing> + 'a {
         let (addr, pod) = (copy.addr, copy.pod());
         let portless = self.ports.is_empty().then_some(None);
@@ -98,12 +99,12 @@ impl StoredSlice {
         ports.chain(portless).map(move |port| Listing { addr, pod, port })
     }
 
-    /// All that the slice says.
+    /// Listings of all endpoints.
     pub(crate) fn all_listings(&self) -> impl Iterator<Item = Listing> {
         self.endpoints().flat_map(|copy| self.listings(copy))
     }
 
-    /// The copies of an address, one for each pod, the one that is believed first.
+    /// Copies of an address, one for each pod, the most usable one first.
     pub(crate) fn copies(&self, addr: IpAddr) -> impl Iterator<Item = EndpointCopy<'_>> {
         let from = self.endpoints.partition_point(|e| e.addr < addr);
         let copies = (from..self.endpoints.len()).map(|at| self.endpoint_at(at));
@@ -128,7 +129,7 @@ impl StoredSlice {
         (0..self.endpoints.len()).map(|at| self.endpoint_at(at))
     }
 
-    /// The same, combined with a port; an address may come more than once.
+    /// Endpoints by address, combined with a port; an address may come more than once.
     pub(crate) fn endpoints_at(
         &self,
         port: NonZeroU16,
@@ -148,7 +149,7 @@ impl EndpointCopy<'_> {
         pods::unpack(self.packed_pod, self.namespace)
     }
 
-    /// Both copies are of one namespace.
+    /// Tells whether two copies of one namespace belong to the same pod.
     fn is_of_the_same_pod(&self, other: &EndpointCopy<'_>) -> bool {
         self.packed_pod == other.packed_pod || self.pod() == other.pod()
     }
@@ -167,14 +168,14 @@ impl StoredEndpoint {
         let SliceEndpoint { addr, node, zone_hints, node_hints, pod, .. } = endpoint;
         let placement = interner.placement(Placement { node, zone_hints, node_hints });
         pods::pack(pod.as_deref(), namespace, pods);
-        // A slice of 4 GiB of names cannot come from any API; its last pods would be cut off.
+        // No API delivers a slice with 4 GiB of names; the last pods of one would be cut off.
         let pod_end = u32::try_from(pods.len()).unwrap_or(u32::MAX);
         StoredEndpoint { addr, rank, placement, pod_end }
     }
 }
 
-/// Of the copies of one address, which are neighbours, the first of each pod stays. Copies without a pod add nothing to
-/// others: they may be any of them.
+/// Keeps the first copy of each pod at an address; the copies of one address are neighbours. A copy without a
+/// pod adds nothing to others, since it may belong to any of their pods.
 fn keep_first_of_each_pod(endpoints: &mut Vec<SliceEndpoint>) {
     if endpoints.windows(2).all(|pair| pair[0].addr != pair[1].addr) {
         return;
@@ -211,7 +212,7 @@ fn canonical_ports(mut ports: Vec<SlicePort>, interner: &mut Interner) -> Box<[S
 
 #[cfg(test)]
 mod tests {
-    /// What keeps 100,000 endpoints within a few megabytes.
+    /// Small endpoints keep 100,000 of them within a few megabytes.
     #[test]
     fn an_endpoint_is_small() {
         assert!(size_of::<super::StoredEndpoint>() <= 32, "{}", size_of::<super::StoredEndpoint>());

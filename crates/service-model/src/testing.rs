@@ -1,4 +1,4 @@
-//! Objects in few words, for tests.
+//! Objects for tests, in short notations.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -16,8 +16,9 @@ pub(crate) fn addr(family: IpFamily, number: u8) -> IpAddr {
     }
 }
 
-/// `1RSL@a+b#n1=p`: endpoint 1; ready, serving, terminating (`T`) as the letters say; on node `n1` with `L`, else on
-/// `n2`, with `-` on none; hints for zones a and b and for node n1; pod p.
+/// Parses an endpoint. `1RSL@a+b#n1=p` is endpoint 1; ready (`R`), serving (`S`), not terminating (`T`); on
+/// node `n1` (`L`; without it on `n2`, with `-` on none); with hints for zones a and b and for node n1; of
+/// pod p.
 pub(crate) fn endpoint(family: IpFamily, text: &str) -> SliceEndpoint {
     let (text, pod) = split(text, '=');
     let (text, nodes) = split(text, '#');
@@ -42,7 +43,7 @@ fn split(text: &str, at: char) -> (&str, Option<&str>) {
     text.split_once(at).map_or((text, None), |(head, tail)| (head, Some(tail)))
 }
 
-/// `http:80/TCP`, `:80/UDP`.
+/// Parses a port such as `http:80/TCP` or `:80/UDP`.
 fn port(text: &str) -> (Arc<str>, lb_types::Protocol, std::num::NonZeroU16) {
     let (name, rest) = text.split_once(':').unwrap();
     let (number, protocol) = rest.split_once('/').unwrap();

@@ -1,10 +1,10 @@
-//! Collections that count how often they are asked, so that tests can say what a change costs.
+//! Collections that count accesses, so that tests can assert the cost of a change.
 //!
-//! [`Tallied`] behaves as the collection in it. In builds with debug assertions every access counts once, and every
-//! entry that an iteration yields counts once more, so that a scan over all entries shows as one. In other builds nothing
-//! is counted and nothing is added to the code.
+//! [`Tallied`] behaves like the collection in it. In builds with debug assertions every access counts as one,
+//! and every entry that an iteration yields counts as one more, so that a scan over all entries is
+//! conspicuous. Other builds count nothing, and contain no additional code.
 //!
-//! The count belongs to the thread: [`asked`] tells what a piece of code has asked.
+//! Each thread has its own count; [`asked`] returns the part of a piece of code.
 
 use std::{
     borrow::Borrow,
@@ -17,7 +17,8 @@ thread_local! {
     static COUNT: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
-/// How often `code` asked collections, or yielded one of their entries; 0 in builds that do not count.
+/// Number of accesses of `code` to collections, and of entries that they yielded; 0 in builds that do not
+/// count.
 pub fn asked(code: impl FnOnce()) -> u64 {
     let before = total();
     code();
@@ -45,7 +46,7 @@ fn yielded<T>(item: T) -> T {
     item
 }
 
-/// A collection that counts.
+/// A collection that counts accesses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tallied<C>(C);
 
@@ -97,7 +98,7 @@ where
     }
 }
 
-/// Counts what an iterator yields.
+/// An iterator that counts the entries that it yields.
 #[derive(Clone, Debug)]
 pub struct Yields<I>(I);
 
@@ -114,7 +115,7 @@ impl<I: Iterator> Iterator for Yields<I> {
     }
 }
 
-/// Iterations; everything else comes from the map itself.
+/// Iterations over a map; all other methods are those of the map.
 impl<K, V> Tallied<BTreeMap<K, V>> {
     /// All entries, by key.
     pub fn iter(&self) -> Yields<btree_map::Iter<'_, K, V>> {
@@ -131,7 +132,7 @@ impl<K, V> Tallied<BTreeMap<K, V>> {
         Yields((**self).values())
     }
 
-    /// The entries of a range of keys.
+    /// Entries of a range of keys.
     pub fn range<Q: Ord + ?Sized>(&self, range: impl RangeBounds<Q>) -> Yields<btree_map::Range<'_, K, V>>
     where
         K: Borrow<Q> + Ord,
@@ -140,7 +141,7 @@ impl<K, V> Tallied<BTreeMap<K, V>> {
     }
 }
 
-/// Iterations; everything else comes from the map itself.
+/// Iterations over a map; all other methods are those of the map.
 impl<K, V, S> Tallied<HashMap<K, V, S>> {
     /// All entries.
     pub fn iter(&self) -> Yields<hash_map::Iter<'_, K, V>> {
@@ -158,7 +159,7 @@ impl<K, V, S> Tallied<HashMap<K, V, S>> {
     }
 }
 
-/// Iterations; everything else comes from the set itself.
+/// Iterations over a set; all other methods are those of the set.
 impl<T> Tallied<BTreeSet<T>> {
     /// All elements, in order.
     pub fn iter(&self) -> Yields<btree_set::Iter<'_, T>> {
@@ -166,7 +167,7 @@ impl<T> Tallied<BTreeSet<T>> {
     }
 }
 
-/// Iterations; everything else comes from the set itself.
+/// Iterations over a set; all other methods are those of the set.
 impl<T, S> Tallied<HashSet<T, S>> {
     /// All elements.
     pub fn iter(&self) -> Yields<hash_set::Iter<'_, T>> {
@@ -174,7 +175,7 @@ impl<T, S> Tallied<HashSet<T, S>> {
     }
 }
 
-/// Iterations; everything else comes from the slice itself, whose own searches count as one access.
+/// Iterations over a slice; all other methods are those of the slice, whose own searches count as one access.
 impl<T> Tallied<std::sync::Arc<[T]>> {
     /// All elements, in order.
     pub fn iter(&self) -> Yields<std::slice::Iter<'_, T>> {
@@ -194,7 +195,7 @@ mod tests {
         assert_eq!(asked(|| assert_eq!(map.values().count(), 10)), 11);
         assert_eq!(asked(|| assert_eq!((&map).into_iter().count(), 10)), 11);
         assert_eq!(asked(|| assert_eq!(map.range(8..).count(), 2)), 3);
-        assert_eq!(asked(|| assert!(map.keys().any(|key| *key == 1))), 3, "only what was yielded");
+        assert_eq!(asked(|| assert!(map.keys().any(|key| *key == 1))), 3, "only yielded entries count");
     }
 
     #[test]

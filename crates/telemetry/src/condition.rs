@@ -22,7 +22,7 @@ pub(crate) struct Conditions(BTreeMap<&'static str, (Effect, Vec<String>)>);
 pub(crate) struct Listed<'a> {
     code: &'static str,
     word: &'a str,
-    /// Whether the condition is a reason for `"ready":false`.
+    /// True if the condition is a reason for `"ready":false`.
     pub(crate) blocks: bool,
 }
 

@@ -1,7 +1,8 @@
 //! Choice of the connections that may stay open, so that no client can keep the others from getting answers.
 //!
-//! Every new connection is accepted. If there is no room, the client with the most connections loses its oldest one,
-//! which has been idle for the longest: an answer takes no time once its request has arrived. Pure: no socket, no clock.
+//! Every new connection is accepted. If there is no room, the client with the most connections loses its
+//! oldest one, which has been idle for the longest: an answer takes no time once its request has arrived.
+//! Pure: no socket, no clock.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -52,8 +53,8 @@ impl<T> Connections<T> {
         self.open.retain(|open| open.id != id);
     }
 
-    /// Address with the most connections (among equals, that with the oldest one), if there is no room for another
-    /// connection.
+    /// Address with the most connections (among equals, that with the oldest one), if there is no room for
+    /// another connection.
     fn largest_if_full(&self) -> Option<IpAddr> {
         let mut counts = BTreeMap::<IpAddr, usize>::new();
         for open in &self.open {

@@ -49,7 +49,7 @@ impl Limits {
 /// Answer of one of the pages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// Whether the status is 200 rather than 503.
+    /// True if the status is 200 rather than 503.
     pub good: bool,
     /// Body, in JSON.
     pub body: String,
@@ -64,8 +64,8 @@ pub struct Health {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Start of the step in which the loop is; meanwhile it takes no messages. If a call into the kernel hangs, nothing
-    /// else shows it.
+    /// Start of the step in which the loop is; meanwhile it takes no messages. If a call into the kernel
+    /// hangs, nothing else shows it.
     step_begun: Option<Instant>,
     waiting: Option<Waiting>,
     last_updated: Option<Timestamp>,
@@ -153,8 +153,8 @@ impl Health {
 
     /// Replaces the entries of `/readyz` under a code: one for each word.
     ///
-    /// Everybody can read them. A code is a fixed name for programs, such as `scheduler-unavailable`; a word names the
-    /// object, such as the scheduler, or is a number. Details and remedies belong in the log.
+    /// Everybody can read them. A code is a fixed name for programs, such as `scheduler-unavailable`; a word
+    /// names the object, such as the scheduler, or is a number. Details and remedies belong in the log.
     pub fn set_condition(
         &self,
         code: &'static str,
@@ -222,7 +222,8 @@ fn age(since: Instant, now: Instant) -> Duration {
     now.saturating_duration_since(since)
 }
 
-/// Answer with the body of kube-proxy and the reason, if it is a bad one. A good answer is up to date by definition.
+/// Answer with the body of kube-proxy and the reason, if it is a bad one. A good answer is up to date by
+/// definition.
 fn healthz(state: &State, reason: Option<&'static str>) -> Answer {
     let now = Timestamp::now();
     let good = reason.is_none();

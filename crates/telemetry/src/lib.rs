@@ -1,6 +1,7 @@
 //! Log lines of the process, and its health and metrics over HTTP.
 //!
-//! Reading order: [`init_logging`], [`Health`] and [`Metrics`] (the content of the pages), [`serve`] (the pages).
+//! Reading order: [`init_logging`], [`Health`] and [`Metrics`] (the content of the pages), [`serve`] (the
+//! pages).
 //!
 //! Deliberately not here: the decision what to log, and when the process is healthy.
 

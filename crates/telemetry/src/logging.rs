@@ -32,8 +32,8 @@ impl FromStr for LogFormat {
     }
 }
 
-/// Starts logging to standard error. `verbosity` is that of klog: up to 3 there is one line per sync that changed
-/// something, from 4 one per write, from 6 everything.
+/// Starts logging to standard error. `verbosity` is that of klog: up to 3 there is one line per sync that
+/// changed something, from 4 one per write, from 6 everything.
 pub fn init_logging(format: LogFormat, verbosity: u8) {
     // Without a reader, a line is lost. Reporting that on the same closed pipe would end the process.
     let lines = fmt()

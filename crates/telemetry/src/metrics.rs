@@ -10,8 +10,8 @@ use prometheus::{
     proto::{MetricFamily, MetricType},
 };
 
-/// Buckets of the histogram: drains end within seconds, or with their last connection; 15 minutes is the default
-/// deadline.
+/// Buckets of the histogram: drains end within seconds, or with their last connection; 15 minutes is the
+/// default deadline.
 const DRAIN_SECONDS: [f64; 11] = [0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 300.0, 900.0, 3600.0];
 
 /// A metric as its documentation must describe it.
@@ -44,7 +44,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Metrics that are all zero. `outcomes` names the outcomes of drains, each of which exists from the start.
+    /// Metrics that are all zero. `outcomes` names the outcomes of drains, each of which exists from the
+    /// start.
     pub fn new(outcomes: impl IntoIterator<Item = &'static str>) -> Result<Self, prometheus::Error> {
         let drains_ended = IntCounterVec::new(
             Opts::new("kube_ipvs_drains_ended_total", "Drains of real servers that ended, by outcome"),
@@ -142,7 +143,8 @@ impl Metrics {
         self.connections_cut.inc_by(connections_cut.into());
     }
 
-    /// Records the writes of one sync, those that the kernel refused, and the objects that others had changed.
+    /// Records the writes of one sync, those that the kernel refused, and the objects that others had
+    /// changed.
     pub fn record_sync(&self, written: usize, refused: usize, drift: usize) {
         add(&self.writes, written);
         add(&self.refused, refused);

@@ -116,7 +116,8 @@ async fn listen(addr: SocketAddr, site: Site, bound: Option<Bound>) {
     let connections = Rc::new(RefCell::new(Connections::<AbortHandle>::default()));
     loop {
         let Ok((stream, client)) = listener.accept().await else {
-            // There may be no free file descriptor: connections end, and with them their descriptors become free.
+            // There may be no free file descriptor: connections end, and with them their descriptors become
+            // free.
             sleep(Duration::from_millis(100)).await;
             continue;
         };
@@ -130,7 +131,8 @@ async fn listen(addr: SocketAddr, site: Site, bound: Option<Bound>) {
         if let Some(ended) = connections.borrow_mut().add(client.ip(), task.abort_handle()) {
             ended.abort();
         }
-        // Lets the task answer a request that has already arrived, before other connections can push its own out.
+        // Lets the task answer a request that has already arrived, before other connections can push its own
+        // out.
         yield_now().await;
     }
 }
@@ -165,8 +167,8 @@ async fn bind(addr: SocketAddr, name: &str) -> TcpListener {
     }
 }
 
-/// Listens on an address. The unspecified IPv6 address stands for both families, and for IPv4 alone if the kernel runs
-/// without IPv6.
+/// Listens on an address. The unspecified IPv6 address stands for both families, and for IPv4 alone if the
+/// kernel runs without IPv6.
 fn try_bind<T>(addr: SocketAddr, listen: impl Fn(SocketAddr) -> io::Result<T>) -> io::Result<T> {
     let is_unspecified = addr.ip() == Ipv6Addr::UNSPECIFIED;
     listen(addr).or_else(|error| match error.raw_os_error() {

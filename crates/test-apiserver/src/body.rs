@@ -18,7 +18,8 @@ use crate::{
     shared::{OpenWatch, Shared},
 };
 
-/// Pieces of a stream that may wait for the socket. They are few, so that a slow client slows down the sender.
+/// Pieces of a stream that may wait for the socket. They are few, so that a slow client slows down the
+/// sender.
 const BUFFERED_PIECES: usize = 16;
 
 /// Error of a body that was cut on purpose.

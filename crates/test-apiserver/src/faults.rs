@@ -4,16 +4,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::resource::{Resource, Verb};
 
-/// Faults of one resource; by default there are none. They can change at any time, and concern open watches, too.
+/// Faults of one resource; by default there are none. They can change at any time, and concern open watches,
+/// too.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Faults {
     /// Time between an event and its delivery.
     pub delay_ms: u64,
-    /// Whether the server sends nothing, while connections stay open. Afterwards everything continues.
+    /// True if the server sends nothing, while connections stay open. Afterwards everything continues.
     /// (A peer whose packets are lost looks different to TCP: that takes a packet filter.)
     pub silent: bool,
-    /// Whether the server delivers every event twice.
+    /// True if the server delivers every event twice.
     pub repeat: bool,
     /// Reordering of the events of different objects.
     pub reorder: Option<Reorder>,
@@ -25,8 +26,8 @@ pub struct Faults {
     pub refuse: Option<Refusal>,
 }
 
-/// Delivery of all events of a window together, shuffled. Events of one object keep their order, which no server breaks
-/// within a watch.
+/// Delivery of all events of a window together, shuffled. Events of one object keep their order, which no
+/// server breaks within a watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Reorder {

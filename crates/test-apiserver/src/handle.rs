@@ -47,7 +47,8 @@ pub enum StartError {
     Died,
 }
 
-/// Properties of a server. By default it is a plain HTTP server on a free port of 127.0.0.1 that requires no token.
+/// Properties of a server. By default it is a plain HTTP server on a free port of 127.0.0.1 that requires no
+/// token.
 #[derive(Clone, Debug)]
 pub struct Builder {
     address: SocketAddr,
@@ -290,7 +291,8 @@ impl TestApiServer {
         self.shared.faults.send_modify(|table| table.drop_watches(resource, how));
     }
 
-    /// Answers requests for "any version" (`resourceVersion=0`) from a snapshot, like a replica that lags behind.
+    /// Answers requests for "any version" (`resourceVersion=0`) from a snapshot, like a replica that lags
+    /// behind.
     pub fn set_stale(&self, snapshot: Option<Snapshot>) {
         self.shared.set_stale(snapshot);
     }
@@ -415,7 +417,8 @@ impl Objects<'_> {
         })
     }
 
-    /// Deletes an object; returns the resourceVersion of the deletion. Objects of the cluster have the namespace "".
+    /// Deletes an object; returns the resourceVersion of the deletion. Objects of the cluster have the
+    /// namespace "".
     ///
     /// # Errors
     ///
@@ -456,8 +459,8 @@ impl Objects<'_> {
         self.0.store().snapshot()
     }
 
-    /// Returns to a snapshot and to its resourceVersion. With real servers this happens while they are down, so stop the
-    /// server before.
+    /// Returns to a snapshot and to its resourceVersion. With real servers this happens while they are down,
+    /// so stop the server before.
     pub fn restore(&self, snapshot: Snapshot) {
         self.0.write(|store| store.restore(snapshot));
     }

@@ -1,20 +1,22 @@
 //! A test double of the Kubernetes API server: lists, watches and faults.
 //!
-//! It answers like the real server wherever a client of Services, EndpointSlices, Nodes and ServiceCIDRs can notice the
-//! difference: versions, pages, selectors, bookmarks, streaming lists, expired versions, refusals and their wording.
-//! And it breaks on request: outages, dropped and mute watches, late, repeated, shuffled and truncated events, errors,
-//! stale replicas, lost data, and answers that stall, break off or turn into nonsense at any byte.
+//! It answers like the real server wherever a client of Services, EndpointSlices, Nodes and ServiceCIDRs can
+//! notice the difference: versions, pages, selectors, bookmarks, streaming lists, expired versions, refusals
+//! and their wording. And it breaks on request: outages, dropped and mute watches, late, repeated, shuffled
+//! and truncated events, errors, stale replicas, lost data, and answers that stall, break off or turn into
+//! nonsense at any byte.
 //!
-//! It is deliberately not a Kubernetes: it looks only at the metadata of objects, validates, defaults, allocates and
-//! derives nothing, and runs no controller.
+//! It is deliberately not a Kubernetes: it looks only at the metadata of objects, validates, defaults,
+//! allocates and derives nothing, and runs no controller.
 //!
 //! [`TestApiServer`] runs on a thread of its own, and all its methods are synchronous: tests need no runtime.
-//! [`Builder`] determines its properties, [`Objects`] are its contents, [`Faults`] concern objects and events, [`Spoil`]
-//! concerns bytes, and [`Requests`] and [`Delivery`] record what clients requested and received. [`sample`] has small
-//! objects for tests. [`Control`] offers the methods to other processes; the program `test-apiserver` is a server with
-//! it.
+//! [`Builder`] determines its properties, [`Objects`] are its contents, [`Faults`] concern objects and
+//! events, [`Spoil`] concerns bytes, and [`Requests`] and [`Delivery`] record what clients requested and
+//! received. [`sample`] has small objects for tests. [`Control`] offers the methods to other processes; the
+//! program `test-apiserver` is a server with it.
 //!
-//! [`RealApiServer`] is the real server, for machines on which its programs are installed; [`ApiServer`] is either one.
+//! [`RealApiServer`] is the real server, for machines on which its programs are installed; [`ApiServer`] is
+//! either one.
 
 mod body;
 mod clock;

@@ -28,8 +28,8 @@ struct List {
     remaining: Option<usize>,
 }
 
-/// Content of a `continue` token. A page is part of the list at that version, so a token can be used again, and expires
-/// together with the version.
+/// Content of a `continue` token. A page is part of the list at that version, so a token can be used again,
+/// and expires together with the version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Continue {
     revision: u64,

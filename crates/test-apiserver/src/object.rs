@@ -27,7 +27,8 @@ impl Key {
 
 /// One version of an object.
 ///
-/// It is kept as bytes: a parsed tree takes several times the memory, and the same bytes go into lists and events.
+/// It is kept as bytes: a parsed tree takes several times the memory, and the same bytes go into lists and
+/// events.
 #[derive(Debug)]
 pub(crate) struct Object {
     /// Shared with the log of deliveries, which outlives the object.

@@ -1,7 +1,8 @@
-//! The real API server: `etcd` and `kube-apiserver` as child processes, from the folder that `KUBEBUILDER_ASSETS` names.
+//! The real API server: `etcd` and `kube-apiserver` as child processes, from the folder that
+//! `KUBEBUILDER_ASSETS` names.
 //!
-//! The layout of that folder and the flags are those of controller-runtime's envtest. No controller runs, so only the
-//! test creates EndpointSlices and service accounts. Faults cannot be injected.
+//! The layout of that folder and the flags are those of controller-runtime's envtest. No controller runs, so
+//! only the test creates EndpointSlices and service accounts. Faults cannot be injected.
 
 mod arguments;
 mod process;
@@ -124,7 +125,8 @@ impl RealBuilder {
         self
     }
 
-    /// Adds a user; the token of the first one is in [`RealApiServer::kubeconfig`]. By default there is an administrator.
+    /// Adds a user; the token of the first one is in [`RealApiServer::kubeconfig`]. By default there is an
+    /// administrator.
     #[must_use]
     pub fn user(mut self, user: User) -> Self {
         self.users.push(user);

@@ -48,8 +48,8 @@ pub struct Requests {
 }
 
 impl Requests {
-    /// Number of requests of one verb for a resource, refused and unanswered ones included. Each page of a list counts
-    /// as one.
+    /// Number of requests of one verb for a resource, refused and unanswered ones included. Each page of a
+    /// list counts as one.
     #[must_use]
     pub fn count(&self, resource: Resource, verb: Verb) -> u64 {
         self.counts.get(&(resource, verb)).copied().unwrap_or_default()

@@ -25,8 +25,8 @@ struct Description {
     plural: &'static str,
     kind: &'static str,
     namespaced: bool,
-    /// Fields besides metadata that a Go server writes for an empty object, as in bookmarks. Decoders stumble over a
-    /// `null` where they expect a list.
+    /// Fields besides metadata that a Go server writes for an empty object, as in bookmarks. Decoders stumble
+    /// over a `null` where they expect a list.
     blank: &'static str,
 }
 
@@ -104,7 +104,7 @@ impl Resource {
         self.describe().kind
     }
 
-    /// Whether its objects live in namespaces.
+    /// Tells whether its objects live in namespaces.
     #[must_use]
     pub const fn namespaced(self) -> bool {
         self.describe().namespaced

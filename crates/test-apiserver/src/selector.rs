@@ -47,7 +47,7 @@ impl Filter {
         })
     }
 
-    /// Whether the filter excludes objects by their content.
+    /// Tells whether the filter excludes objects by their content.
     pub(crate) fn selects(&self) -> bool {
         !self.labels.is_empty() || !self.fields.is_empty()
     }

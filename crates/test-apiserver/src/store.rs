@@ -18,7 +18,8 @@ use crate::{
     selector::Filter,
 };
 
-/// Revision of an empty store. It is not zero, which means "any version" in requests; that of a new etcd is not either.
+/// Revision of an empty store. It is not zero, which means "any version" in requests; that of a new etcd is
+/// not either.
 const FIRST_REVISION: u64 = 100;
 
 type Objects = BTreeMap<Arc<Key>, Arc<Object>>;
@@ -105,7 +106,8 @@ impl Store {
         select(&self.objects[resource.index()], filter)
     }
 
-    /// Objects that [`Self::select`] returned when `revision` was the newest; it undoes the events since then.
+    /// Objects that [`Self::select`] returned when `revision` was the newest; it undoes the events since
+    /// then.
     pub(crate) fn select_at(
         &self,
         resource: Resource,
@@ -156,7 +158,8 @@ impl Store {
     ) -> Result<(Vec<Arc<Event>>, u64), Gone> {
         let events = self.history.after(resource, revision, at_most)?;
         let reached = if events.len() < at_most {
-            // A client may know a later version than a restored server; it gets nothing until the server has caught up.
+            // A client may know a later version than a restored server; it gets nothing until the server has
+            // caught up.
             self.revision.max(revision)
         } else {
             events.last().map_or(revision, |event| event.object.revision)

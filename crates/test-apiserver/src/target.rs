@@ -11,8 +11,8 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Parses a path. The subresource `status` stands for the object itself, since nothing here depends on the
-    /// difference.
+    /// Parses a path. The subresource `status` stands for the object itself, since nothing here depends on
+    /// the difference.
     pub(crate) fn parse(path: &str) -> Option<Self> {
         let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
         let (api_version, rest) = match segments.as_slice() {
@@ -30,7 +30,8 @@ impl Target {
             _ => return None,
         };
         let resource = Resource::by_plural(&api_version, plural)?;
-        // An object of a namespaced resource needs a namespace in the path, one of the cluster must have none.
+        // An object of a namespaced resource needs a namespace in the path, one of the cluster must have
+        // none.
         let fits = namespace.is_some() == resource.namespaced() || (namespace.is_none() && name.is_none());
         fits.then_some(Self { resource, namespace, name })
     }

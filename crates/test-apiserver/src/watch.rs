@@ -36,7 +36,7 @@ pub(crate) struct Watch {
 struct Begin {
     revision: u64,
     objects: Vec<Arc<Object>>,
-    /// Whether a bookmark marks the end of the objects.
+    /// True if a bookmark marks the end of the objects.
     end: bool,
     /// Error that ends the watch at once, because its version is too old or lies in the future.
     gone: Option<ApiError>,

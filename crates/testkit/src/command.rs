@@ -1,4 +1,4 @@
-//! Running other people's tools (`ip`, `nft`, `ipvsadm`) and saying exactly what went wrong.
+//! Runs of other people's tools (`ip`, `nft`, `ipvsadm`), with full reports of failures.
 
 use std::{
     fmt,
@@ -7,16 +7,16 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// A command that did not do what the test needed: everything needed to understand it without a rerun.
+/// Failure of a command, with everything that is needed to understand it without a rerun.
 #[derive(Debug)]
 pub struct CommandError {
-    /// The command line as one would type it.
+    /// Command line as one would type it.
     pub line: String,
-    /// The exit code; `None` when the program could not start or died by a signal.
+    /// Exit code; `None` if the program could not start or died by a signal.
     pub code: Option<i32>,
-    /// What it printed on standard output.
+    /// Text on standard output.
     pub stdout: String,
-    /// What it printed on standard error, or why it could not start.
+    /// Text on standard error, or the reason why the program could not start.
     pub stderr: String,
 }
 
@@ -37,7 +37,7 @@ impl fmt::Display for CommandError {
 
 impl std::error::Error for CommandError {}
 
-/// The command line, quoted only where a reader would be misled.
+/// Renders the command line, with quotes only where a reader would be misled without them.
 fn render_line(command: &Command) -> String {
     std::iter::once(command.get_program())
         .chain(command.get_args())
@@ -53,17 +53,17 @@ fn render_line(command: &Command) -> String {
         .join(" ")
 }
 
-/// Run a prepared command to its end and return its standard output; an exit code other than 0 is an error.
+/// Runs a prepared command to its end and returns its standard output; an exit code other than 0 is an error.
 pub fn try_output(command: &mut Command) -> Result<String, CommandError> {
     try_output_with_input(command, "")
 }
 
-/// [`try_output`] with text on its standard input; for text that fits into a pipe (64 KiB) or is read at once.
+/// [`try_output`] with text on standard input, which must fit into a pipe (64 KiB) or be read at once.
 pub fn try_output_with_input(command: &mut Command, input: &str) -> Result<String, CommandError> {
     let line = render_line(command);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let output = command.spawn().and_then(|mut child| {
-        // A program that ends without reading everything has its own way to say why.
+        // A program that ends without reading everything says why itself.
         let _ = child.stdin.take().map(|mut stdin| stdin.write_all(input.as_bytes()));
         child.wait_with_output()
     });
@@ -84,21 +84,22 @@ pub fn try_output_with_input(command: &mut Command, input: &str) -> Result<Strin
     Err(CommandError { line, code: output.status.code(), stdout, stderr })
 }
 
-/// Run `words[0]` with the other words as arguments in the calling thread's network namespace.
+/// Runs `words[0]` with the other words as arguments, in the network namespace of the calling thread.
 pub fn try_run<S: AsRef<std::ffi::OsStr>>(words: &[S]) -> Result<String, CommandError> {
     let (program, arguments) = words.split_first().expect("a command has at least a program");
     try_output(Command::new(program).args(arguments))
 }
 
-/// [`try_run`], panicking with the whole story on failure.
+/// [`try_run`] that panics with the full report of a failure.
 #[track_caller]
 pub fn run<S: AsRef<std::ffi::OsStr>>(words: &[S]) -> String {
     try_run(words).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Have the kernel kill the program when the calling *thread* ends, so that a test that dies leaves nobody behind.
+/// Has the kernel kill the program when the calling *thread* ends, so that a test that dies leaves no process
+/// behind.
 ///
-/// Not for a thread made by [`crate::NetNs::enter`], which ends before the program should.
+/// Not for a thread of [`crate::NetNs::enter`], which ends before the program should.
 pub fn die_with_thread(command: &mut Command) -> &mut Command {
     #[expect(unsafe_code, reason = "the setting belongs to the child, so it is made between fork and exec")]
     // SAFETY: the closure only makes the system call prctl; it neither allocates nor takes a lock.

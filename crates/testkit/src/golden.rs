@@ -1,11 +1,11 @@
-//! Golden text: what a value renders to, kept in the repository so that a change is seen in review.
+//! Golden text: renderings of values in the repository, so that a review shows their changes.
 
 use std::{fmt::Write as _, path::Path};
 
-/// Setting this environment variable to `1` writes the files instead of comparing with them.
-pub const UPDATE: &str = "UPDATE_GOLDEN";
+/// Environment variable whose value `1` has the files written instead of compared.
+pub const UPDATE_VARIABLE: &str = "UPDATE_GOLDEN";
 
-/// Compare text with a file given relative to the package directory (`tests/golden/plan.txt`).
+/// Compares text with a file, whose path is relative to the package directory (`tests/golden/plan.txt`).
 ///
 /// `UPDATE_GOLDEN=1 cargo test` writes the file; the difference then shows in `git diff`.
 #[macro_export]
@@ -14,12 +14,12 @@ macro_rules! assert_golden {
         $crate::golden::check(
             &::std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join($path),
             ::std::convert::AsRef::<str>::as_ref(&$actual),
-            ::std::env::var_os($crate::golden::UPDATE).is_some_and(|value| value == "1"),
+            ::std::env::var_os($crate::golden::UPDATE_VARIABLE).is_some_and(|value| value == "1"),
         )
     };
 }
 
-/// What [`assert_golden!`] expands to.
+/// Function to which [`assert_golden!`] expands.
 #[track_caller]
 pub fn check(path: &Path, actual: &str, update: bool) {
     if update {
@@ -28,11 +28,13 @@ pub fn check(path: &Path, actual: &str, update: bool) {
     }
     let expected = match std::fs::read_to_string(path) {
         Ok(expected) => expected,
-        Err(error) => panic!("{}: {error}\nwrite it with {UPDATE}=1; it would be:\n{actual}", path.display()),
+        Err(error) => {
+            panic!("{}: {error}\nwrite it with {UPDATE_VARIABLE}=1; it would be:\n{actual}", path.display())
+        }
     };
     if expected != actual {
         let changes = render_changes(&expected, actual);
-        panic!("{} differs (rewrite it with {UPDATE}=1):\n{changes}", path.display());
+        panic!("{} differs (rewrite it with {UPDATE_VARIABLE}=1):\n{changes}", path.display());
     }
 }
 
@@ -43,7 +45,7 @@ fn write(path: &Path, actual: &str) -> std::io::Result<()> {
     std::fs::write(path, actual)
 }
 
-/// The lines between the common beginning and the common end, `-` expected and `+` actual.
+/// Renders the lines between the common beginning and the common end, with `-` expected and `+` actual.
 fn render_changes(expected: &str, actual: &str) -> String {
     let (old, new): (Vec<_>, Vec<_>) = (expected.lines().collect(), actual.lines().collect());
     let head = old.iter().zip(&new).take_while(|(a, b)| a == b).count();

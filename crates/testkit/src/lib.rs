@@ -1,14 +1,15 @@
-//! What tests of several crates need, and nothing a product crate may depend on (dev-dependency only).
+//! Helpers for the tests of several crates. A product crate may only have it as a dev-dependency.
 //!
-//! In reading order: [`NetNs`] and [`in_new_netns`] give a test its private network; [`run`] and
-//! [`NetNs::run`] execute tools that are not ours and complain well; [`wait_until`] and [`wait_for`] are the
-//! only ways to wait; [`assert_golden!`] compares text with a file in the repository; [`TempDir`] is a
-//! directory that goes away.
+//! In reading order: [`NetNs`] and [`in_new_netns`] give a test a private network; [`run`] and [`NetNs::run`]
+//! run tools of others and report failures in full; [`wait_until`] and [`wait_for`] are the only ways to
+//! wait; [`assert_golden!`] compares text with a file in the repository; [`TempDir`] is a directory that
+//! exists as long as the value.
 //!
-//! Deliberately not here: anything about services, IPVS or Kubernetes, and the topology of the traffic tests
-//! (that is `e2e`).
-//! Helpers panic with a full explanation instead of returning errors unless their name starts with `try_`:
-//! in a test the first failure is the result.
+//! Helpers panic with a full explanation instead of returning errors, unless their name starts with `try_`:
+//! the first failure is the result of a test.
+//!
+//! Deliberately not here: anything about Services, IPVS or Kubernetes (`test-apiserver` has sample objects),
+//! and the topology of the traffic tests (`e2e`).
 
 mod command;
 pub mod golden;

@@ -1,7 +1,7 @@
 //! Network namespaces that exist as long as a value does.
 //!
-//! They are never given a name under /run/netns: whatever happens to the test process, the kernel removes a
-//! namespace with its last user, so nothing can be left over for the next test.
+//! They never have a name under /run/netns. Whatever happens to the test process, the kernel removes a
+//! namespace with its last user, so that nothing is left over for the next test.
 
 use std::{
     fs::File,
@@ -15,30 +15,30 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space}
 
 use crate::command::{CommandError, try_output};
 
-/// A network namespace of its own, loopback up. Clones are handles of the same namespace.
+/// A network namespace. Clones are handles of the same namespace.
 #[derive(Debug, Clone)]
 pub struct NetNs {
-    /// Keeps the namespace alive and is what `setns` gets.
+    /// File that keeps the namespace alive, for `setns`.
     handle: Arc<File>,
 }
 
 impl NetNs {
-    /// A fresh namespace with its loopback link up. Needs root.
+    /// Creates a namespace with its loopback link up. Needs root.
     #[track_caller]
-    pub fn create() -> NetNs {
+    pub fn create() -> Self {
         in_new_netns(NetNs::current)
     }
 
-    /// The namespace of the calling thread.
+    /// Namespace of the calling thread.
     #[track_caller]
-    pub fn current() -> NetNs {
+    pub fn current() -> Self {
         let handle = File::open("/proc/thread-self/ns/net").expect("open this thread's network namespace");
         NetNs { handle: Arc::new(handle) }
     }
 
-    /// Call `f` on a thread of its own inside this namespace and return what it returns; panics pass through.
+    /// Calls `f` on a thread of its own inside this namespace and returns its result; panics pass through.
     ///
-    /// In there `/proc/sys/net` is this namespace's, but `/proc/net` is still the main thread's: use
+    /// There `/proc/sys/net` belongs to this namespace, but `/proc/net` still to that of the main thread: use
     /// `/proc/thread-self/net`.
     pub fn enter<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         on_own_thread(|| {
@@ -62,13 +62,14 @@ impl NetNs {
         command
     }
 
-    /// Run a command in here to its end; see [`crate::try_run`].
+    /// Runs a command in this namespace to its end; see [`crate::try_run`].
     pub fn try_run<S: AsRef<std::ffi::OsStr>>(&self, words: &[S]) -> Result<String, CommandError> {
         let (program, arguments) = words.split_first().expect("a command has at least a program");
         try_output(self.command(program).args(arguments))
     }
 
-    /// Run a command in here to its end and return its standard output; panics with the whole story on failure.
+    /// Runs a command in this namespace to its end and returns its standard output; panics with the full
+    /// report of a failure.
     #[track_caller]
     pub fn run<S: AsRef<std::ffi::OsStr>>(&self, words: &[S]) -> String {
         self.try_run(words).unwrap_or_else(|error| panic!("{error}"))
@@ -80,7 +81,7 @@ impl NetNs {
         self.run(&line.split_whitespace().collect::<Vec<_>>())
     }
 
-    /// Move the calling thread (not its process) into this namespace.
+    /// Moves the calling thread (not its process) into this namespace.
     fn join(&self) -> io::Result<()> {
         Ok(move_into_link_name_space(self.handle.as_fd(), Some(LinkNameSpaceType::Network))?)
     }
@@ -92,7 +93,7 @@ impl AsFd for NetNs {
     }
 }
 
-/// Call `f` on a thread of its own inside a new network namespace whose loopback is up. Needs root.
+/// Calls `f` on a thread of its own inside a new network namespace whose loopback link is up. Needs root.
 #[track_caller]
 pub fn in_new_netns<R: Send>(f: impl FnOnce() -> R + Send) -> R {
     on_own_thread(|| {
@@ -105,7 +106,8 @@ pub fn in_new_netns<R: Send>(f: impl FnOnce() -> R + Send) -> R {
     })
 }
 
-/// A namespace belongs to a thread: give the closure one, and let its panic be the caller's.
+/// Calls `f` on a thread of its own, because a namespace belongs to a thread; passes a panic on to the
+/// caller.
 fn on_own_thread<R: Send>(f: impl FnOnce() -> R + Send) -> R {
     let name = std::thread::current().name().unwrap_or("netns").to_owned();
     std::thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! Files of a test.
+//! Files and directories of tests.
 
 use std::{
     fs, io,
@@ -13,9 +13,9 @@ pub struct TempDir {
 }
 
 impl TempDir {
-    /// A new, empty directory whose name starts with `prefix`.
+    /// Creates an empty directory whose name starts with `prefix`.
     #[track_caller]
-    pub fn new(prefix: &str) -> TempDir {
+    pub fn new(prefix: &str) -> Self {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("{prefix}-{}-{number}", std::process::id()));
@@ -23,7 +23,7 @@ impl TempDir {
         TempDir { path }
     }
 
-    /// Where it is.
+    /// Path of the directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -31,12 +31,12 @@ impl TempDir {
 
 impl Drop for TempDir {
     fn drop(&mut self) {
-        // A leftover directory is no reason to fail a test that has already said what it had to say.
+        // A leftover directory is no reason to fail a test that has already had its result.
         let _ = fs::remove_dir_all(&self.path);
     }
 }
 
-/// Write a file the way careful tools do: under a hidden name next to it, then renamed over it.
+/// Writes a file as careful tools do: first under a hidden name beside it, which it then renames.
 pub fn write_atomic(path: &Path, content: &str) -> io::Result<()> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
     let hidden = path.with_file_name(format!(".{name}.new"));

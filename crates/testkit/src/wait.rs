@@ -1,21 +1,21 @@
-//! Waiting: always for a condition, always bounded, and the failure says what was last seen.
+//! Waits: always for a condition and with a bound, and a failure says what was seen last.
 
 use std::{
     fmt,
     time::{Duration, Instant},
 };
 
-/// Pause between two looks: short against anything a test waits for, long enough not to starve a slow guest.
-const PAUSE: Duration = Duration::from_millis(20);
+/// Pause between two looks: short compared with all waits of tests, long enough not to starve a slow guest.
+const PAUSE_BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
-/// A condition did not come true in time.
+/// Error for a condition that did not become true in time.
 #[derive(Debug)]
 pub struct TimedOut {
-    /// What was waited for, in the caller's words.
+    /// Condition, in the caller's words.
     pub what: String,
-    /// How long.
+    /// Duration of the wait.
     pub after: Duration,
-    /// Why the last look was not good enough.
+    /// Result of the last look.
     pub last: String,
 }
 
@@ -28,7 +28,8 @@ impl fmt::Display for TimedOut {
 
 impl std::error::Error for TimedOut {}
 
-/// Look until `look` returns `Ok`, at most for `timeout`; at least once, and once more at the very end.
+/// Calls `look` until it returns `Ok`, at most for `timeout`, but at least once, and once more at the very
+/// end.
 pub fn try_wait_for<T, E: fmt::Display>(
     timeout: Duration,
     what: &str,
@@ -46,18 +47,18 @@ pub fn try_wait_for<T, E: fmt::Display>(
                     last: error.to_string(),
                 });
             }
-            Err(_) => std::thread::sleep(PAUSE),
+            Err(_) => std::thread::sleep(PAUSE_BETWEEN_LOOKS),
         }
     }
 }
 
-/// [`try_wait_for`], panicking with what was waited for and what was seen last.
+/// [`try_wait_for`] that panics with the condition and the result of the last look.
 #[track_caller]
 pub fn wait_for<T, E: fmt::Display>(timeout: Duration, what: &str, look: impl FnMut() -> Result<T, E>) -> T {
     try_wait_for(timeout, what, look).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Wait until `condition` holds; returns how long that took. Panics after `timeout`.
+/// Waits until `condition` holds, and returns how long that took. Panics after `timeout`.
 #[track_caller]
 pub fn wait_until(timeout: Duration, what: &str, mut condition: impl FnMut() -> bool) -> Duration {
     let start = Instant::now();

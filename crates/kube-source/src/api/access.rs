@@ -86,9 +86,9 @@ pub(super) struct Access {
 }
 
 impl Access {
-    /// Reads the configuration as kube-proxy does: `--kubeconfig`, or without it and without `--master` the service
-    /// account; `--master` overrides the address. Runs no program and opens no connection, but may wait for a file
-    /// system.
+    /// Reads the configuration as kube-proxy does: `--kubeconfig`, or without it and without `--master` the
+    /// service account; `--master` overrides the address. Runs no program and opens no connection, but may
+    /// wait for a file system.
     pub(super) fn read(options: &ApiOptions) -> Result<Self, ConnectError> {
         let (mut config, proxy_url) = match (&options.kubeconfig, &options.master) {
             (Some(path), _) => from_kubeconfig(path)?,
@@ -106,7 +106,8 @@ impl Access {
         let tls = config.cluster_url.scheme_str() == Some("https")
             || proxy.as_ref().is_some_and(|proxy| proxy.uri().scheme_str() == Some("https"));
         if !tls {
-            // Without a certificate here, the client would read those of the operating system, a hundred files, in vain.
+            // Without a certificate here, the client would read those of the operating system, a hundred
+            // files, in vain.
             config.root_cert.get_or_insert_default();
         }
         let plugin = config.auth_info.exec.take();
@@ -155,8 +156,8 @@ fn from_kubeconfig(path: &PathBuf) -> Result<(Config, Option<String>), ConnectEr
     Ok((config, proxy))
 }
 
-/// `proxy-url` of the current cluster. The value that `kube` determines is of no use: it mixes in variables of the
-/// environment, and reads `NO_PROXY` differently from client-go.
+/// `proxy-url` of the current cluster. The value that `kube` determines is of no use: it mixes in variables
+/// of the environment, and reads `NO_PROXY` differently from client-go.
 fn proxy_url(kubeconfig: &Kubeconfig) -> Option<String> {
     let context = kubeconfig.current_context.as_ref()?;
     let context = kubeconfig.contexts.iter().find(|named| named.name == *context)?.context.as_ref()?;

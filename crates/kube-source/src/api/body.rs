@@ -60,8 +60,8 @@ fn too_large<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Erro
 }
 
 impl Status {
-    /// Whether the requested version lies in the future of this server. Kubernetes 1.17 to 1.18.5 says so only in the
-    /// message (`isTooLargeResourceVersionError` in client-go's reflector.go).
+    /// Tells whether the requested version lies in the future of this server. Kubernetes 1.17 to 1.18.5 says
+    /// so only in the message (`isTooLargeResourceVersionError` in client-go's reflector.go).
     pub(super) fn is_too_large(&self) -> bool {
         self.too_large || self.message.contains("Too large resource version")
     }

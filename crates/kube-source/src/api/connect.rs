@@ -1,5 +1,5 @@
-//! Connections to the API server. New ones replace old ones from time to time, and credentials are read again when they
-//! may have changed.
+//! Connections to the API server. New ones replace old ones from time to time, and credentials are read again
+//! when they may have changed.
 
 use std::{
     net::IpAddr,
@@ -69,7 +69,7 @@ struct Current {
     access: Access,
     /// Credential that the plugin printed.
     credential: Option<Credential>,
-    /// Whether the server no longer accepts the credentials of the client.
+    /// True if the server no longer accepts the credentials of the client.
     refused: bool,
     client: Option<CachedClient>,
     /// Time at which address and credentials were read.
@@ -129,8 +129,8 @@ impl Connector {
         &self.options.limits
     }
 
-    /// Returns a client. That is cheap, except for the first one and for its replacements from time to time, over which
-    /// the next requests make new connections. Requests under way keep theirs.
+    /// Returns a client. That is cheap, except for the first one and for its replacements from time to time,
+    /// over which the next requests make new connections. Requests under way keep theirs.
     pub(super) async fn client(&self) -> Result<Client, ConnectError> {
         let mut current = self.current.lock().await;
         if let Some(cached) = current.client.as_ref().filter(|cached| Instant::now() < cached.valid_until) {
@@ -155,7 +155,8 @@ impl Connector {
         }
     }
 
-    /// Has address and credentials read again before the next request: certificates and files may have been replaced.
+    /// Has address and credentials read again before the next request: certificates and files may have been
+    /// replaced.
     pub(super) async fn renew(&self, doubt: Doubt) {
         let mut current = self.current.lock().await;
         if current.read.elapsed() < self.limits().renewal {
@@ -236,8 +237,8 @@ impl Connector {
     }
 }
 
-/// Builds kube's own stack with connections that notice a dead peer, but without its retries and timeouts: the state of
-/// each kind decides on these.
+/// Builds kube's own stack with connections that notice a dead peer, but without its retries and timeouts:
+/// the state of each kind decides on these.
 fn client(access: &Access) -> Result<Client, ConnectError> {
     let mut http = HttpConnector::new();
     http.enforce_http(false);

@@ -17,7 +17,8 @@ use crate::Batch;
 /// Number of kinds of objects.
 pub const KINDS: usize = Kind::ALL.len();
 
-/// The events of a watch; `None` if a line of it ends the watch. The answer arrives in two pieces, cut at `cut`.
+/// The events of a watch; `None` if a line of it ends the watch. The answer arrives in two pieces, cut at
+/// `cut`.
 pub fn watch(kind: usize, cut: usize, body: &[u8]) -> Option<Vec<ModelEvent>> {
     let kind = Kind::ALL[kind % KINDS];
     let pieces = split(body, cut);
@@ -70,7 +71,7 @@ fn events(batch: Batch) -> Vec<ModelEvent> {
     batch.events
 }
 
-/// Whether a connection can be set up from a kubeconfig. Files and programs that it names are ignored.
+/// Tells whether a connection can be set up from a kubeconfig. Files and programs that it names are ignored.
 pub fn kubeconfig(text: &str) -> bool {
     let Ok(mut kubeconfig) = Kubeconfig::from_yaml(text) else { return false };
     for cluster in kubeconfig.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {

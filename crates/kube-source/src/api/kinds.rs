@@ -68,8 +68,9 @@ impl Kind {
         }
     }
 
-    /// Whether nothing may be programmed before the first list. The other kinds are dispensable: ServiceCIDRs exist only
-    /// since Kubernetes 1.33, and a proxy that may not read its Node only lacks the facts in it.
+    /// Tells whether nothing may be programmed before the first list. The other kinds are dispensable:
+    /// ServiceCIDRs exist only since Kubernetes 1.33, and a proxy that may not read its Node only lacks the
+    /// facts in it.
     pub(super) const fn is_vital(self) -> bool {
         matches!(self, Kind::Service | Kind::EndpointSlice)
     }

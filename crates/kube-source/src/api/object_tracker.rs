@@ -1,5 +1,5 @@
-//! Names and versions of the objects of one kind that were passed on. With them, objects that vanished during a gap are
-//! noticed, and old versions are not mistaken for new ones.
+//! Names and versions of the objects of one kind that were passed on. With them, objects that vanished during
+//! a gap are noticed, and old versions are not mistaken for new ones.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -25,12 +25,12 @@ pub(super) struct ObjectTracker {
 
 #[derive(Clone, Copy, Debug)]
 struct TrackedObject {
-    /// `metadata.resourceVersion`. Officially opaque, but API servers compare versions as numbers, and since Kubernetes
-    /// 1.35 the documentation says so.
+    /// `metadata.resourceVersion`. Officially opaque, but API servers compare versions as numbers, and since
+    /// Kubernetes 1.35 the documentation says so.
     version: Option<u64>,
     /// Number of the last list that contained the object.
     list: u32,
-    /// Whether the receiver knows the object: some are not served.
+    /// True if the receiver knows the object: some are not served.
     served: bool,
 }
 
@@ -51,8 +51,8 @@ impl ObjectTracker {
         self.list += 1;
     }
 
-    /// Takes in an object that exists. Outside of a list, an older version than the known one is a straggler and is
-    /// ignored.
+    /// Takes in an object that exists. Outside of a list, an older version than the known one is a straggler
+    /// and is ignored.
     pub(super) fn apply(&mut self, item: Item, listing: bool, batch: &mut Batch) {
         let Some(name) = item.name else {
             batch.problems.extend(item.problems);
@@ -156,8 +156,8 @@ mod tests {
         Kind::ServiceCidr.read(&json).unwrap()
     }
 
-    /// Short form of a batch, which it empties: `+a` for an applied Service, `-a` for a deleted one, `!` for a problem,
-    /// `~` for a healed one.
+    /// Short form of a batch, which it empties: `+a` for an applied Service, `-a` for a deleted one, `!` for
+    /// a problem, `~` for a healed one.
     fn show(batch: &mut Batch) -> String {
         let batch = std::mem::take(batch);
         let event = |event: &ModelEvent| match event {

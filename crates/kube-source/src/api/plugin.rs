@@ -1,7 +1,7 @@
 //! Exec credential plugins: programs chosen by the operator that print a token or a certificate.
 //!
-//! A plugin delays nothing else, and is killed if it takes too long. Its output may contain credentials, so no error
-//! repeats it.
+//! A plugin delays nothing else, and is killed if it takes too long. Its output may contain credentials, so
+//! no error repeats it.
 
 use std::{
     io,

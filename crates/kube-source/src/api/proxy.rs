@@ -1,5 +1,5 @@
-//! Proxies on the way to the API server, found as client-go finds them: `proxy-url` of the kubeconfig takes precedence
-//! over the environment (`ProxyFromEnvironment` in Go's net/http).
+//! Proxies on the way to the API server, found as client-go finds them: `proxy-url` of the kubeconfig takes
+//! precedence over the environment (`ProxyFromEnvironment` in Go's net/http).
 
 use std::env;
 
@@ -66,8 +66,8 @@ impl ProxyVariables {
     }
 }
 
-/// An entry of `NO_PROXY` as the matcher expects it: without a port, and without `*` before a domain. `None` if the
-/// entry is for another port.
+/// An entry of `NO_PROXY` as the matcher expects it: without a port, and without `*` before a domain. `None`
+/// if the entry is for another port.
 fn without_port(entry: &str, port: u16) -> Option<&str> {
     let entry = entry.strip_prefix('*').filter(|domain| domain.starts_with('.')).unwrap_or(entry);
     let is_address = entry.parse::<std::net::IpAddr>().is_ok();

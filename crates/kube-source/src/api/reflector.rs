@@ -41,7 +41,7 @@ pub(super) struct Reflector<'a> {
     failing_since: Option<Instant>,
     /// Codes of the failures since then whose details are in the log.
     logged: BTreeSet<&'static str>,
-    /// Whether the last request did not reach the server.
+    /// True if the last request did not reach the server.
     lost: bool,
 }
 
@@ -92,7 +92,8 @@ impl<'a> Reflector<'a> {
         }
     }
 
-    /// Performs a request. A kind that is not vital does not keep the others waiting, however long its request takes.
+    /// Performs a request. A kind that is not vital does not keep the others waiting, however long its
+    /// request takes.
     async fn perform_in_time(&mut self, request: &Request, state: &mut WatchState, begun: Instant) -> End {
         let left = self.connector.limits().patience.saturating_sub(begun.elapsed());
         let waits = state.is_listing() && !self.kind.is_vital() && left > Duration::ZERO;
@@ -320,8 +321,8 @@ impl<'a> Reflector<'a> {
         sink.settle(self.kind);
     }
 
-    /// Lets the other kinds go on without this one where a cluster has no ServiceCIDRs, or the proxy may not read
-    /// Nodes. The requests continue.
+    /// Lets the other kinds go on without this one where a cluster has no ServiceCIDRs, or the proxy may not
+    /// read Nodes. The requests continue.
     fn settle_without_list(&self, end: &End, begun: Instant) {
         let refused = matches!(end, End::Refused(refusal) if refusal.is_absence());
         let patience = self.connector.limits().patience;
@@ -360,7 +361,8 @@ impl Progress {
         Progress { begun: now, moved: now }
     }
 
-    /// Deadline of the next part of the watch. Bytes that complete no line do not postpone it: they may drip for ever.
+    /// Deadline of the next part of the watch. Bytes that complete no line do not postpone it: they may drip
+    /// for ever.
     fn deadline(&self, listing: bool, between_lines: bool, limits: &Limits) -> Instant {
         if listing {
             (self.moved + limits.first_silence).min(self.begun + limits.list)

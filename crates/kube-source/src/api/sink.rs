@@ -1,4 +1,5 @@
-//! The point where all kinds of objects meet on their way to the listener; it finds out when everything is listed.
+//! The point where all kinds of objects meet on their way to the listener; it finds out when everything is
+//! listed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,8 +12,8 @@ use tokio::sync::Notify;
 use super::{ApiStatus, Delivery, Listener, kinds::Kind};
 use crate::Batch;
 
-/// Events of the first lists in one delivery. Nobody waits for them until the last list is complete, and each delivery
-/// wakes the listener.
+/// Events of the first lists in one delivery. Nobody waits for them until the last list is complete, and each
+/// delivery wakes the listener.
 const FIRST_EVENTS_PER_DELIVERY: usize = 32;
 
 /// Passes objects and statuses of all kinds on to the listener.

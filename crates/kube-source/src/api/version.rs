@@ -32,8 +32,8 @@ impl VersionInfo {
     }
 }
 
-/// Keeps [`Connector::minor`] up to date: requests the version now, and whenever connections were lost or replaced.
-/// Never ends.
+/// Keeps [`Connector::minor`] up to date: requests the version now, and whenever connections were lost or
+/// replaced. Never ends.
 pub(super) async fn follow(connector: &Connector) {
     let mut failures = 0_u32;
     loop {

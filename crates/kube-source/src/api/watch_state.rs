@@ -1,32 +1,33 @@
-//! State of the lists and watches of one kind of objects: it decides from the end of one request which request comes
-//! next. Pure: no clock, no network.
+//! State of the lists and watches of one kind of objects: it decides from the end of one request which
+//! request comes next. Pure: no clock, no network.
 //!
-//! First comes a list, preferably as the beginning of a watch ("streaming list"), otherwise in pages. A watch continues
-//! where the list ended; each time it ends, it is resumed from the last version seen. Whenever an event may have been
-//! lost, the objects are listed again.
+//! First comes a list, preferably as the beginning of a watch ("streaming list"), otherwise in pages. A watch
+//! continues where the list ended; each time it ends, it is resumed from the last version seen. Whenever an
+//! event may have been lost, the objects are listed again.
 //!
-//! A list after a watch asks for a state "not older than" the last version seen, which the server can answer from its
-//! cache. The newest state costs a read of etcd, and after a restart of the control plane all nodes send their requests
-//! at the same time. So the newest state is requested only if the server has refused that version (kubernetes#86430
-//! fixed the same thundering herd in client-go; `relistResourceVersion` in tools/cache/reflector.go).
+//! A list after a watch asks for a state "not older than" the last version seen, which the server can answer
+//! from its cache. The newest state costs a read of etcd, and after a restart of the control plane all nodes
+//! send their requests at the same time. So the newest state is requested only if the server has refused that
+//! version (kubernetes#86430 fixed the same thundering herd in client-go; `relistResourceVersion` in
+//! tools/cache/reflector.go).
 
 use std::time::Duration;
 
 /// Minor version of the first API server that may have streaming lists (feature gate WatchList).
 const STREAMING_LISTS_SINCE_MINOR: u32 = 27;
-/// Minor version of the first API server that answers consistent lists from its cache instead of etcd (feature gate
-/// ConsistentListFromCache).
+/// Minor version of the first API server that answers consistent lists from its cache instead of etcd
+/// (feature gate ConsistentListFromCache).
 const CACHED_LISTS_SINCE_MINOR: u32 = 31;
 
 /// Pause after the first failure; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// Limit of the doubling.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-/// Refusals of one version before the newest state is requested: an API server that lags behind etcd catches up within
-/// seconds; one that was restored from a backup never does.
+/// Refusals of one version before the newest state is requested: an API server that lags behind etcd catches
+/// up within seconds; one that was restored from a backup never does.
 const REFUSALS_BEFORE_NEWEST: u32 = 3;
-/// Refusals in a row before a dispensable kind is requested only rarely. An API server that has just started does not
-/// know all kinds and permissions yet.
+/// Refusals in a row before a dispensable kind is requested only rarely. An API server that has just started
+/// does not know all kinds and permissions yet.
 const ABSENCES_BEFORE_RARE_REQUESTS: u32 = 5;
 /// Streaming lists that break off in a row before pages are requested instead, until a list is complete.
 const BROKEN_STREAMS_BEFORE_PAGES: u32 = 3;
@@ -34,15 +35,16 @@ const BROKEN_STREAMS_BEFORE_PAGES: u32 = 3;
 /// A request to the API server for objects of one kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Request {
-    /// Everything that exists, as the beginning of a watch: at least as new as a version, or the newest state.
+    /// Everything that exists, as the beginning of a watch: at least as new as a version, or the newest
+    /// state.
     StreamingList { not_older_than: Option<String> },
-    /// Everything that exists, or its next page; without a `limit`, all at once. Before Kubernetes 1.34 a limit makes
-    /// the server read etcd, whatever the version (`shouldDelegateList` in the cacher).
+    /// Everything that exists, or its next page; without a `limit`, all at once. Before Kubernetes 1.34 a
+    /// limit makes the server read etcd, whatever the version (`shouldDelegateList` in the cacher).
     List { not_older_than: Option<String>, page: Option<String>, limit: bool },
     /// All changes after a version.
     Watch { version: String },
-    /// A small list that shows whether the server knows a version. It refuses a list of a future version, but not a
-    /// watch.
+    /// A small list that shows whether the server knows a version. It refuses a list of a future version, but
+    /// not a watch.
     Confirm { version: String },
 }
 
@@ -83,12 +85,13 @@ impl Refusal {
         self.code == 410 || self.reason == "Expired" || self.reason == "Gone"
     }
 
-    /// Whether the server objects to the request itself, not to the client, the number of requests or its own state.
+    /// Tells whether the server objects to the request itself, not to the client, the number of requests or
+    /// its own state.
     const fn is_about_request(&self) -> bool {
         matches!(self.code, 400..=499) && !matches!(self.code, 401 | 403 | 404 | 408 | 410 | 429)
     }
 
-    /// Whether the server has no such kind, or does not let us see it.
+    /// Tells whether the server has no such kind, or does not let us see it.
     pub(super) const fn is_absence(&self) -> bool {
         matches!(self.code, 403 | 404)
     }
@@ -129,39 +132,41 @@ pub(super) struct WatchState {
     minor: Option<u32>,
     /// Pause while a dispensable kind is missing or forbidden; `None` for a kind that is indispensable.
     rarely: Option<Duration>,
-    /// Whether to try streaming lists.
+    /// True while streaming lists are tried.
     streams: bool,
-    /// Version to request before any is known: `Some("0")` is whatever the server has cached, `None` the newest.
+    /// Version to request before any is known: `Some("0")` is whatever the server has cached, `None` the
+    /// newest.
     first_version: Option<String>,
     /// Version up to which everything has been seen; lists must be at least this new.
     version: Option<String>,
-    /// Whether a list is complete, so that a watch can follow.
+    /// True if a list is complete, so that a watch can follow.
     listed: bool,
-    /// Whether the server may not know the version.
+    /// True if the server may not know the version.
     doubted: bool,
-    /// Whether only silence has ended watches since the last complete list. A server that loses data ends its watches;
-    /// once it has caught up, nothing else distinguishes its versions from the earlier ones.
+    /// True if only silence has ended watches since the last complete list. A server that loses data ends its
+    /// watches; once it has caught up, nothing else distinguishes its versions from the earlier ones.
     unbroken: bool,
     /// Token of the next page of an unfinished list.
     page: Option<String>,
-    /// Whether a list expired between two pages, so that the next one must come all at once.
+    /// True if a list expired between two pages, so that the next one must come all at once.
     whole: bool,
     /// Refusals of the requested version, as too large or as nonsense, since the last complete list.
     distrust: u32,
     /// Refusals in a row because the kind is missing or forbidden.
     absences: u32,
-    /// Whether the next list must be the newest state.
+    /// True if the next list must be the newest state.
     newest: bool,
     /// Failed requests in a row.
     failures: u32,
     /// Streaming lists that broke off in a row; one that fell silent counts as the maximum.
     broken_streams: u32,
-    /// Whether anything has arrived since the last request.
+    /// True if anything has arrived since the last request.
     progress: bool,
 }
 
 impl WatchState {
-    /// Initial state. Where a dispensable kind is missing or forbidden, the pause between requests is `rarely`.
+    /// Initial state. Where a dispensable kind is missing or forbidden, the pause between requests is
+    /// `rarely`.
     pub(super) fn new(rarely: Option<Duration>) -> Self {
         WatchState {
             minor: None,
@@ -183,8 +188,8 @@ impl WatchState {
         }
     }
 
-    /// Takes in that the server is version 1.`minor`, as far as is known. After an upgrade, streaming lists are tried
-    /// again, even if the old server had refused them.
+    /// Takes in that the server is version 1.`minor`, as far as is known. After an upgrade, streaming lists
+    /// are tried again, even if the old server had refused them.
     pub(super) fn set_server_minor(&mut self, minor: Option<u32>) {
         let Some(known) = minor.filter(|_| minor != self.minor) else { return };
         let can_stream = known >= STREAMING_LISTS_SINCE_MINOR;
@@ -213,13 +218,13 @@ impl WatchState {
         !self.listed && self.streams && !self.has_given_up_streams()
     }
 
-    /// Whether a list is unfinished or comes next.
+    /// Tells whether a list is unfinished or comes next.
     pub(super) const fn is_listing(&self) -> bool {
         !self.listed
     }
 
-    /// Takes in that something arrived over a watch. Objects at the beginning of a streaming list come in any order of
-    /// versions, so those versions mean nothing.
+    /// Takes in that something arrived over a watch. Objects at the beginning of a streaming list come in any
+    /// order of versions, so those versions mean nothing.
     pub(super) fn observe(&mut self, version: Option<&str>) {
         self.progress = true;
         if let Some(version) = version.filter(|version| self.listed && !version.is_empty()) {
@@ -248,8 +253,9 @@ impl WatchState {
 
     /// Takes in the end of the request that [`WatchState::next_request`] returned.
     pub(super) fn record_end(&mut self, end: &End) -> Next {
-        // A list that breaks off has to be requested again from its beginning, so what it delivered is no progress.
-        // Otherwise a server that cannot finish one would get requests for ever, without growing pauses.
+        // A list that breaks off has to be requested again from its beginning, so what it delivered is no
+        // progress. Otherwise a server that cannot finish one would get requests for ever, without growing
+        // pauses.
         let progress = std::mem::take(&mut self.progress) && self.listed;
         if progress {
             self.failures = 0;
@@ -260,8 +266,8 @@ impl WatchState {
                 self.doubted = false;
                 self.failures = 0;
             }
-            // Nothing confirms the version, so a list follows. The server refuses that one, too, if the version lies in
-            // its future.
+            // Nothing confirms the version, so a list follows. The server refuses that one, too, if the
+            // version lies in its future.
             _ if self.doubted => {
                 self.failures += 1;
                 self.list_again();
@@ -278,15 +284,15 @@ impl WatchState {
                 self.failures += 1;
                 self.count_failed_stream();
             }
-            // An old server ignores that a streaming list was requested and never says that it is complete. A server
-            // that has lost etcd does not either, but may have pages in its cache.
+            // An old server ignores that a streaming list was requested and never says that it is complete. A
+            // server that has lost etcd does not either, but may have pages in its cache.
             End::Quiet if !self.listed => {
                 self.failures += 1;
                 self.broken_streams = BROKEN_STREAMS_BEFORE_PAGES;
             }
-            // Not even a bookmark arrived: nothing has been written since, the connection is dead, or the version comes
-            // from before the server lost its data. In the last case a watch stays silent until the server has caught
-            // up with that version.
+            // Not even a bookmark arrived: nothing has been written since, the connection is dead, or the
+            // version comes from before the server lost its data. In the last case a watch stays silent until
+            // the server has caught up with that version.
             End::Quiet if self.unbroken => self.doubted = true,
             End::Quiet => self.list_again(),
             End::Garbled(_) => {
@@ -391,8 +397,8 @@ impl WatchState {
         own.max(requested).max(rarely)
     }
 
-    /// Reason to report for an end, if there is one. A single failure may be a restart of the server. It is worth a
-    /// report if another one follows, if the server itself refused, or if there was no answer.
+    /// Reason to report for an end, if there is one. A single failure may be a restart of the server. It is
+    /// worth a report if another one follows, if the server itself refused, or if there was no answer.
     fn failing(&self, end: &End) -> Option<String> {
         let text = match end {
             End::Page { .. } | End::Confirmed => return None,

@@ -23,7 +23,8 @@ fn parse_ipv4_with_zeros(text: &str) -> Option<IpAddr> {
     parts.next().is_none().then(|| Ipv4Addr::from(octets).into())
 }
 
-/// Parses a prefix and clears its host bits; the length is required (`ParseCIDRSloppy` in k8s.io/utils/net/parse.go).
+/// Parses a prefix and clears its host bits; the length is required (`ParseCIDRSloppy` in
+/// k8s.io/utils/net/parse.go).
 pub(crate) fn parse_cidr(text: &str) -> Option<IpNetwork> {
     let (addr, length) = text.split_once('/')?;
     if !length.bytes().all(|b| b.is_ascii_digit()) {

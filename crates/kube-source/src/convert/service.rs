@@ -22,8 +22,8 @@ const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
 /// `MaxClientIPServiceAffinitySeconds` in pkg/apis/core/types.go.
 const MAX_AFFINITY_SECONDS: u32 = 86_400;
 
-/// Converts a Service that has at least one ClusterIP and one port. Headless and ExternalName Services and those of
-/// other proxies are not served.
+/// Converts a Service that has at least one ClusterIP and one port. Headless and ExternalName Services and
+/// those of other proxies are not served.
 pub fn service(wire: &wire::Service) -> Converted<Service> {
     let Some((namespace, name)) = object_name(&wire.metadata) else {
         return nameless("Service", &wire.metadata).finish(None);
@@ -57,15 +57,16 @@ pub fn service(wire: &wire::Service) -> Converted<Service> {
     report.finish(Some(service))
 }
 
-/// Whether a Service is not meant for a proxy (`ShouldSkipService` in pkg/proxy/util/utils.go). Unlike there, a missing
-/// ClusterIP is reported: the API server fills it in, so only a hand-written Service lacks it.
+/// Tells whether a Service is not meant for a proxy (`ShouldSkipService` in pkg/proxy/util/utils.go). Unlike
+/// there, a missing ClusterIP is reported: the API server fills it in, so only a hand-written Service lacks
+/// it.
 fn is_skipped(spec: &Spec) -> bool {
     let first =
         if spec.cluster_ip.is_empty() { spec.cluster_ips.items.first() } else { Some(&spec.cluster_ip) };
     spec.kind.str() == Some("ExternalName") || first.and_then(Scalar::str) == Some("None")
 }
 
-/// Whether a Service is `default/kubernetes` or cluster DNS, without which nothing else starts.
+/// Tells whether a Service is `default/kubernetes` or cluster DNS, without which nothing else starts.
 fn is_critical(name: &ServiceName, labels: &Labels) -> bool {
     let (namespace, name) = (&*name.namespace, &*name.name);
     (namespace, name) == ("default", "kubernetes")
@@ -73,8 +74,9 @@ fn is_critical(name: &ServiceName, labels: &Labels) -> bool {
         || (namespace == "kube-system" && ["kube-dns", "coredns"].contains(&name))
 }
 
-/// ClusterIPs, at most one per family. The API requires `clusterIP == clusterIPs[0]` and one entry of `ipFamilies` for
-/// each; old and hand-written objects have less (`GetClusterIPByFamily` in pkg/proxy/util/utils.go).
+/// ClusterIPs, at most one per family. The API requires `clusterIP == clusterIPs[0]` and one entry of
+/// `ipFamilies` for each; old and hand-written objects have less (`GetClusterIPByFamily` in
+/// pkg/proxy/util/utils.go).
 fn cluster_ips(spec: &Spec, report: &mut Report) -> Vec<IpAddr> {
     report.expect("spec.clusterIPs", "a list", spec.cluster_ips.wrong);
     report.expect("spec.ipFamilies", "a list", spec.ip_families.wrong);
@@ -116,7 +118,7 @@ fn cluster_ip(field: &str, value: &Scalar, report: &mut Report) -> Option<IpAddr
     Some(ip)
 }
 
-/// Whether `ipFamilies`, if written at all, agrees with the address at a position.
+/// Tells whether `ipFamilies`, if written at all, agrees with the address at a position.
 fn is_family_at(spec: &Spec, i: usize, family: IpFamily, field: &str, report: &mut Report) -> bool {
     let families = &spec.ip_families.items;
     let agrees = families.is_empty() || families.get(i).is_some_and(|f| f.str() == Some(&family.to_string()));

@@ -14,7 +14,8 @@ use service_model::{
 
 use crate::{problem::Report, wire::Labels};
 
-/// Names of scheduler flags and their bits (`ipvs_flags` of ipvsadm). Bits that `sh` and `mh` share have several names.
+/// Names of scheduler flags and their bits (`ipvs_flags` of ipvsadm). Bits that `sh` and `mh` share have
+/// several names.
 const FLAGS: [(&str, u8); 7] = [
     ("flag-1", 1),
     ("flag-2", 2),
@@ -101,8 +102,8 @@ fn scheduler(annotations: &Labels, report: &mut Report) -> Option<Scheduler> {
     }
 }
 
-/// Reads the flags that replace the default ones, and whether they switch off the fallback. The empty string means no
-/// flags.
+/// Reads the flags that replace the default ones, and whether they switch off the fallback. The empty string
+/// means no flags.
 fn scheduler_flags(annotations: &Labels, report: &mut Report) -> Option<(SchedulerFlags, bool)> {
     if !annotations.has(SCHEDULER_FLAGS) {
         return None;

@@ -12,11 +12,12 @@ use crate::{
 };
 
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
-/// Label on slices of headless Services, which need no proxy (`newInformerFactory` in cmd/kube-proxy/app/server.go).
+/// Label on slices of headless Services, which need no proxy (`newInformerFactory` in
+/// cmd/kube-proxy/app/server.go).
 const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 
-/// Converts a slice of IP addresses that belongs to a Service. FQDN slices and those of headless Services are not
-/// served.
+/// Converts a slice of IP addresses that belongs to a Service. FQDN slices and those of headless Services are
+/// not served.
 pub fn slice(wire: &wire::EndpointSlice) -> Converted<EndpointSlice> {
     let Some((namespace, name)) = object_name(&wire.metadata) else {
         return nameless("EndpointSlice", &wire.metadata).finish(None);

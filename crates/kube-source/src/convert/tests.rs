@@ -16,8 +16,8 @@ fn parse<T: DeserializeOwned + PartialEq + std::fmt::Debug>(yaml: &str) -> T {
     object
 }
 
-/// Checks that each problem is one of the object, at the field before the `|`, with a message that contains the text
-/// behind it.
+/// Checks that each problem is one of the object, at the field before the `|`, with a message that contains
+/// the text behind it.
 fn check_problems(case: &str, object: &str, problems: &[Problem], expect: &[&str]) {
     let text: Vec<_> = problems.iter().map(ToString::to_string).collect();
     assert_eq!(problems.len(), expect.len(), "{case}: {text:#?}");

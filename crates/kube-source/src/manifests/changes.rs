@@ -1,8 +1,8 @@
 //! Decision when to read a file again. Pure: the time is an argument.
 //!
-//! A file that is half-written, or away for the moment in which an editor replaces it, must not take its objects with it.
-//! So a file is read when its writer has closed it or when it has not changed for a while, and forgotten when it has been
-//! away for a while.
+//! A file that is half-written, or away for the moment in which an editor replaces it, must not take its
+//! objects with it. So a file is read when its writer has closed it or when it has not changed for a while,
+//! and forgotten when it has been away for a while.
 
 use std::{
     collections::BTreeMap,
@@ -14,8 +14,8 @@ use super::{notices::Notices, stamp::Stamp};
 
 /// Time for which a file must not change before it is read, unless its writer is known to have closed it.
 pub(super) const SETTLING_TIME: Duration = Duration::from_millis(100);
-/// Time for which a file must be away before it is forgotten: some editors move the old one away before they write the
-/// new one.
+/// Time for which a file must be away before it is forgotten: some editors move the old one away before they
+/// write the new one.
 pub(super) const ABSENCE_TIME: Duration = Duration::from_millis(200);
 
 /// Action that is due for a file.
@@ -148,7 +148,8 @@ mod tests {
             files
         }
 
-        /// Makes one comparison and its reads; returns the names of read files, and of forgotten ones with `-`.
+        /// Makes one comparison and its reads; returns the names of read files, and of forgotten ones with
+        /// `-`.
         fn look(&mut self, names: &str) -> String {
             let due = self.changes.compare(&found(names), &mut self.notices, self.now);
             let mut done = Vec::new();

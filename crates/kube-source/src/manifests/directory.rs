@@ -1,8 +1,8 @@
 //! The directory of manifests: its files, and notifications about them.
 //!
-//! Notifications (inotify(7)) tell at once that the directory should be listed again, and when a writer has finished.
-//! They are missing on network file systems, for files behind symbolic links, and when the user has no watches left. So
-//! the directory is listed from time to time in any case.
+//! Notifications (inotify(7)) tell at once that the directory should be listed again, and when a writer has
+//! finished. They are missing on network file systems, for files behind symbolic links, and when the user has
+//! no watches left. So the directory is listed from time to time in any case.
 
 use std::{
     collections::BTreeMap,
@@ -26,8 +26,8 @@ use super::{
     stamp::{Inode, Stamp},
 };
 
-/// Pause between notifications that ends a burst. Changes seldom come alone (a rollout edits several files), so those
-/// of one burst are handled together.
+/// Pause between notifications that ends a burst. Changes seldom come alone (a rollout edits several files),
+/// so those of one burst are handled together.
 const BURST_PAUSE: Duration = Duration::from_millis(5);
 /// Largest number of notifications in one burst.
 const BURST_NOTIFICATIONS: usize = 20;
@@ -60,7 +60,8 @@ impl Directory {
         &self.path
     }
 
-    /// Lists all manifest files. It follows symbolic links, so that a swapped directory behind them is noticed.
+    /// Lists all manifest files. It follows symbolic links, so that a swapped directory behind them is
+    /// noticed.
     pub(super) fn list(&mut self) -> io::Result<BTreeMap<Arc<str>, Stamp>> {
         self.ensure_watched()?;
         self.drain(Instant::now());
@@ -122,7 +123,8 @@ impl Directory {
         }
     }
 
-    /// Reads all notifications; returns whether any of them calls for a new listing (an unfinished write does not).
+    /// Reads all notifications; returns whether any of them calls for a new listing (an unfinished write does
+    /// not).
     fn drain(&mut self, now: Instant) -> bool {
         let Some(watch) = &self.watch else { return false };
         let mut buffer = [MaybeUninit::uninit(); 4096];
@@ -135,7 +137,8 @@ impl Directory {
         list_again
     }
 
-    /// Subscribes to notifications about the directory, which must exist. If that fails, regular listings must do.
+    /// Subscribes to notifications about the directory, which must exist. If that fails, regular listings
+    /// must do.
     fn ensure_watched(&mut self) -> io::Result<()> {
         let inode = Inode::of(&fs::metadata(&self.path)?);
         if self.watch.as_ref().is_some_and(|watch| watch.inode == inode) {
@@ -152,7 +155,7 @@ impl Directory {
         Ok(())
     }
 
-    /// Whether notifications arrive at all.
+    /// Tells whether notifications arrive at all.
     pub(super) fn is_watched(&self) -> bool {
         self.watch.is_some()
     }
@@ -186,7 +189,8 @@ fn take_notice(event: ReadFlags, name: Option<&str>, now: Instant, notices: &mut
         notices.forget_all();
         return true;
     }
-    // Only notices about manifests are kept. Still every change counts: a manifest may be a link to any other name.
+    // Only notices about manifests are kept. Still every change counts: a manifest may be a link to any other
+    // name.
     let is_unfinished_write = event.contains(ReadFlags::MODIFY);
     if let Some(name) = name.filter(|name| is_manifest(name)) {
         if is_unfinished_write {

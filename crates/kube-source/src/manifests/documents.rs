@@ -32,8 +32,8 @@ pub(super) fn split<'a>(file: &str, text: &'a str) -> Vec<Document<'a>> {
     documents.map(|(lines_before, document)| Document::Yaml(lines_before, document)).collect()
 }
 
-/// Splits YAML at each line `---` or `...`. At the margin it separates documents even inside scalars (YAML 1.2 section
-/// 9.1.2, `c-forbidden`).
+/// Splits YAML at each line `---` or `...`. At the margin it separates documents even inside scalars (YAML
+/// 1.2 section 9.1.2, `c-forbidden`).
 fn split_yaml(text: &str) -> Vec<(usize, &str)> {
     let (mut documents, mut start, mut lines_before, mut offset) = (Vec::new(), 0, 0, 0);
     for (number, line) in text.split_inclusive('\n').enumerate() {
@@ -99,8 +99,8 @@ impl Document<'_> {
     }
 }
 
-/// Options without limits of size, since a List of all objects of a cluster is one large document. The limits on
-/// aliases stay.
+/// Options without limits of size, since a List of all objects of a cluster is one large document. The limits
+/// on aliases stay.
 fn yaml_options() -> Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
@@ -134,8 +134,8 @@ fn parse_json(text: &str) -> (Vec<Object<AnyObject>>, Option<Broken>) {
     (objects, None)
 }
 
-/// Removes the place that parsers add to a message: it counts from the start of the document, and the problem has the
-/// line of the file.
+/// Removes the place that parsers add to a message: it counts from the start of the document, and the problem
+/// has the line of the file.
 fn without_place(message: &str) -> &str {
     let end = message.rfind(" at line ").or_else(|| message.rfind(" at position "));
     let message = end.map_or(message, |end| &message[..end]);

@@ -47,7 +47,7 @@ impl Notices {
         self.complete.remove(name)
     }
 
-    /// Whether a writer is at work. One that has been idle for too long is forgotten.
+    /// Tells whether a writer is at work. One that has been idle for too long is forgotten.
     pub(super) fn is_being_written(&mut self, name: &str, now: Instant) -> bool {
         let is_active = self.writing.get(name).is_some_and(|last| now < *last + WRITER_TIMEOUT);
         if !is_active {

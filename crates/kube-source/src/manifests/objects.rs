@@ -52,7 +52,7 @@ pub(super) struct Loaded {
     pub(super) copies: Vec<(Key, ObjectCopy)>,
     /// Problems of the text.
     pub(super) problems: Vec<Problem>,
-    /// Whether the whole file could be read; otherwise the rest may contain objects that are missing here.
+    /// True if the whole file could be read; otherwise the rest may contain objects that are missing here.
     pub(super) complete: bool,
 }
 
@@ -96,7 +96,8 @@ impl Loaded {
 /// Parses and converts files, with several threads if they are large.
 pub(super) fn load(files: &[(Arc<str>, String)], node_name: &str) -> Vec<Loaded> {
     let mut loaded: Vec<_> = files.iter().map(|_| Loaded::new()).collect();
-    // Documents are the unit of work, since one file may hold nearly all objects; each keeps the index of its file.
+    // Documents are the unit of work, since one file may hold nearly all objects; each keeps the index of its
+    // file.
     let documents: Vec<_> = files
         .iter()
         .enumerate()
@@ -257,7 +258,8 @@ impl Loader<'_> {
     }
 }
 
-/// Whether we read this kind; other API groups have Services of their own. A missing version counts as the right one.
+/// Tells whether we read this kind; other API groups have Services of their own. A missing version counts as
+/// the right one.
 fn is_read(api_version: Option<&str>, kind: &str) -> bool {
     let version = api_version.unwrap_or_default();
     match kind {

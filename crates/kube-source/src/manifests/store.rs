@@ -65,7 +65,8 @@ impl Store {
         }
     }
 
-    /// Events for all changes since the last call: first objects that appear or change, then those that disappear.
+    /// Events for all changes since the last call: first objects that appear or change, then those that
+    /// disappear.
     pub(super) fn deliver(&mut self) -> Vec<ModelEvent> {
         let (mut events, mut gone) = (Vec::new(), Vec::new());
         for key in std::mem::take(&mut self.changed) {
@@ -111,7 +112,8 @@ fn claim(file: &Arc<str>, key: &Key, message: String) -> Problem {
     Problem { file, object, field: String::new(), message, remedy: "remove one".to_owned() }
 }
 
-/// Event for the disappearance of an object. A Node that is gone changes nothing (`OnNodeDelete` in pkg/proxy/node.go).
+/// Event for the disappearance of an object. A Node that is gone changes nothing (`OnNodeDelete` in
+/// pkg/proxy/node.go).
 fn deletion(key: Key) -> Option<ModelEvent> {
     match key {
         Key::Node => None,

@@ -1,7 +1,7 @@
 //! Types that deserialise from any value, so that a wrong one spoils nothing else.
 //!
-//! `null` means absent everywhere, as in Go. Instead of a value of the wrong kind, a description of it is kept for the
-//! report.
+//! `null` means absent everywhere, as in Go. Instead of a value of the wrong kind, a description of it is
+//! kept for the report.
 
 use std::{collections::BTreeMap, fmt, marker::PhantomData};
 
@@ -27,7 +27,8 @@ pub enum Scalar {
 }
 
 impl Scalar {
-    /// Whether the value is absent, `null` or the empty string; Go's API types do not distinguish these.
+    /// Tells whether the value is absent, `null` or the empty string; Go's API types do not distinguish
+    /// these.
     pub fn is_empty(&self) -> bool {
         match self {
             Scalar::Absent => true,
@@ -164,7 +165,8 @@ fn misplaced(scalar: &Scalar) -> Option<&'static str> {
     }
 }
 
-/// Methods of a visitor that forward every scalar to [`ScalarVisitor`] and make the value out of the misplaced scalar.
+/// Methods of a visitor that forward every scalar to [`ScalarVisitor`] and make the value out of the
+/// misplaced scalar.
 macro_rules! scalars_are_misplaced {
     ($make:expr) => {
         fn visit_bool<E: Error>(self, value: bool) -> Result<Self::Value, E> {
@@ -320,7 +322,7 @@ impl Labels {
         "k8s-app",
     ];
 
-    /// Whether the key exists, whatever its value.
+    /// Tells whether the key exists, whatever its value.
     pub fn has(&self, key: &str) -> bool {
         self.values.contains_key(key)
     }

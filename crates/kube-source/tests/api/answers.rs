@@ -60,8 +60,8 @@ struct Case {
 }
 
 impl Case {
-    /// Spoils the answer to one request, and checks that all objects and their changes arrive anyway. Returns whether
-    /// that request was made.
+    /// Spoils the answer to one request, and checks that all objects and their changes arrive anyway. Returns
+    /// whether that request was made.
     fn run(self) -> bool {
         let server = filled(TestApiServer::builder().streaming_lists(self.lists), 12);
         server.spoil(Pick::Nth(self.request), self.spoil);

@@ -184,7 +184,7 @@ impl<S: Server> Cluster<S> {
         self.wait("the model equals the objects of the server", |cluster| cluster.is_same());
     }
 
-    /// Whether the model equals the objects of the server.
+    /// Tells whether the model equals the objects of the server.
     pub fn is_same(&self) -> bool {
         self.model.is_synced() && view(&self.model) == self.expected()
     }

@@ -1,4 +1,5 @@
-//! Lists and watches of the real `etcd` and `kube-apiserver`, from the folder that `KUBEBUILDER_ASSETS` names.
+//! Lists and watches of the real `etcd` and `kube-apiserver`, from the folder that `KUBEBUILDER_ASSETS`
+//! names.
 //!
 //! The tests kill them and start them again, so that the faults that the double imitates happen for real.
 
@@ -262,7 +263,8 @@ fn the_real_server_is_first_asked_while_its_etcd_is_away() {
     cluster.wait_following("services");
 }
 
-/// Versions start again, too, so that those from before lie in the future. A watch from there delivers nothing.
+/// Versions start again, too, so that those from before lie in the future. A watch from there delivers
+/// nothing.
 #[test]
 #[ignore = "needs KUBEBUILDER_ASSETS, a folder with etcd and kube-apiserver"]
 fn the_real_server_lost_its_data() {

@@ -1,4 +1,4 @@
-//! Whatever happens, the model is what the last delivered objects say.
+//! Properties of the model: whatever happens, it equals the last delivered objects.
 
 use std::collections::BTreeMap;
 
@@ -45,7 +45,7 @@ fn some_event() -> impl Strategy<Value = ModelEvent> {
     ]
 }
 
-/// All that anybody can see of a model.
+/// Everything that users of a model can see.
 type View = BTreeMap<ServiceName, (Service, Vec<PortEndpoints>)>;
 
 fn view(model: &ServiceModel) -> View {
@@ -56,7 +56,7 @@ fn view(model: &ServiceModel) -> View {
     model.services().map(one).collect()
 }
 
-/// The last word on every object, without the deleted ones.
+/// Last event of every object, except deletions.
 fn last_words(events: &[ModelEvent]) -> Vec<ModelEvent> {
     let mut last = BTreeMap::new();
     for event in events {

@@ -14,14 +14,14 @@ fn name(service: &str) -> ServiceName {
     ServiceName::new("ns", service)
 }
 
-/// Names of dirty services; empties the set.
+/// Takes the dirty set and returns the names in it.
 fn dirty(model: &mut ServiceModel) -> String {
     let names: Vec<_> = model.take_dirty().iter().map(|name| name.name.to_string()).collect();
     assert!(!model.has_dirty());
     names.join(" ")
 }
 
-/// A model with Service `web` and the slices given; endpoints of its ports `http` and `admin`.
+/// Checks the endpoints of the ports `http` and `admin` in a model with Service `web` and some slices.
 fn check_merged(case: &str, slices: &[(&str, &str)], http: &str, admin: &str) {
     let applied = |slices: &[(&str, &str)], reverse: bool| {
         let mut events: Vec<_> = slices
@@ -173,7 +173,8 @@ fn families_and_services_do_not_mix() {
     assert_eq!(endpoints(&model, "api", "http", V4), "3:80RS");
 }
 
-/// Applies a change to a model with Service `web`; the endpoints of `http` after it and whether `web` is dirty.
+/// Applies a change to a model with Service `web`; checks the endpoints of `http` after it, and whether `web`
+/// is dirty.
 fn check_change(case: &str, before: &[(&str, &str)], after: &[(&str, &str)], http: &str, is_dirty: bool) {
     let named = |i: usize, ports: &str, text: &str| slice(&format!("s{i}"), "web", ports, text);
     let mut model = model([ServiceApplied(service("web", "http:80/TCP admin:443/TCP"))]);
@@ -355,7 +356,8 @@ fn critical_services_come_first() {
     assert_eq!(dirty(&mut model), "kubernetes extra-dns kube-dns first gone last");
 }
 
-/// Services: `near` has an endpoint on n1, `hinted` names zone a, `pinned` names node n1, `far` none of these.
+/// Checks which Services a change of the Node marks: `near` has an endpoint on n1, `hinted` a hint for zone
+/// a, `pinned` one for node n1, and `far` none of these.
 fn check_node_change(case: &str, to: &Node, expect: &str) {
     let with = |name: &str, text: &str| {
         [ServiceApplied(service(name, "http:80/TCP")), SliceApplied(slice(name, name, "http:80/TCP", text))]
@@ -453,7 +455,7 @@ fn services_with_ipv6_are_counted() {
     }
 }
 
-/// A model that has delivered everything once, with Service `web` and some slices.
+/// A model after the first complete delivery, with Service `web` and some slices.
 fn synced(slices: impl IntoIterator<Item = ModelEvent>) -> ServiceModel {
     let mut model = model([ServiceApplied(service("web", ":80/TCP"))]);
     slices.into_iter().for_each(|event| model.apply(event));
@@ -484,7 +486,7 @@ fn a_pod_has_ended_when_it_leaves_a_slice_while_it_terminates() {
     check(&[a("1RS"), a("")], &[]);
     let b = |endpoints: &str| web_slice("b", endpoints);
     check(&[b("3RS"), a("1ST 2T"), gone()], &[1, 2]);
-    // With the last slice all of the Service goes, or is about to be replaced.
+    // The last slice goes together with the Service, or is about to be replaced.
     check(&[a("1ST 2T"), gone()], &[]);
     check(&[a("1RS 2ST"), a("1RS 2RS")], &[]);
     // Another entry of the same slice says that the address is alive.

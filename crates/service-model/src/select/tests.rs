@@ -6,7 +6,7 @@ use crate::{
     testing::{model, node, service, slice},
 };
 
-/// One port with endpoints as in `testing::endpoint`, on node `n1`.
+/// Endpoints of one port on node `n1`, in the notation of `testing::endpoint`.
 fn endpoints(text: &str) -> PortEndpoints {
     let service = service("web", "http:80/TCP");
     let model = model([
@@ -16,7 +16,8 @@ fn endpoints(text: &str) -> PortEndpoints {
     model.endpoints(&service, &service.ports[0], IpFamily::V4)
 }
 
-/// Internal policy, and behind a slash the external one of a port that is reachable from outside: `C`, `L/C`.
+/// Parses the internal policy, and behind a slash the external one of a port that is reachable from outside:
+/// `C`, `L/C`.
 fn policy(text: &str) -> EndpointPolicy {
     let parse = |text| if text == "L" { TrafficPolicy::Local } else { TrafficPolicy::Cluster };
     let (internal, external) = text.split_once('/').map_or((text, None), |(i, e)| (i, Some(e)));
@@ -29,7 +30,8 @@ struct Case {
     policy: &'static str,
     zone: &'static str,
     endpoints: &'static str,
-    /// Lists for traffic that may leave the node, that stays, and both; `any` if some node has a usable endpoint.
+    /// Lists for traffic that may leave the node, for traffic that stays, and for both; `any` if some node
+    /// has a usable endpoint.
     expect: [&'static str; 4],
 }
 
@@ -142,7 +144,7 @@ const POLICIES: [Case; 17] = [
     case("32 single endpoint neither ready, serving nor terminating", "C", "", "0", ["", "", "", ""]),
 ];
 
-/// What the upstream table leaves open.
+/// Cases that the upstream table does not cover.
 const MORE: [Case; 9] = [
     case("serving but neither ready nor terminating", "C/L", "", "0SL", ["", "", "", ""]),
     case("ready and terminating (publishNotReadyAddresses)", "C/L", "", "0RSTL", ["0", "0", "0", "any"]),
@@ -179,7 +181,7 @@ fn policy_of_a_port_without_node_port_has_no_external_side() {
     assert_eq!(EndpointPolicy::of(&service, &service.ports[0]), policy("C/L"));
 }
 
-/// Real servers of a ClusterIP on node `n1`, which has a node port too.
+/// Checks the real servers of a ClusterIP on node `n1`; its Service has a node port, too.
 fn check_cluster_ip(name: &str, internal: TrafficPolicy, text: &str, expect: &str) {
     let mut service = service("web", "http:80/TCP");
     service.internal_traffic_policy = internal;

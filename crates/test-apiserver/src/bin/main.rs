@@ -19,7 +19,8 @@ struct Arguments {
     /// Address of the control endpoint (plain HTTP, /__test/).
     #[arg(long, default_value = "127.0.0.1:6444")]
     control: SocketAddr,
-    /// Folder of ca.crt, tls.crt and tls.key, which are made if they do not exist; without it, the API is plain HTTP.
+    /// Folder of ca.crt, tls.crt and tls.key, which are made if they do not exist; without it, the API is
+    /// plain HTTP.
     #[arg(long)]
     tls_dir: Option<PathBuf>,
     /// Additional host name or address in the certificate.

@@ -43,7 +43,8 @@ impl Layout {
         self.directory.join("etcd")
     }
 
-    /// Flags for etcd 3.4 and later. The data is worth nothing, but `--unsafe-no-fsync` exists only since 3.5.
+    /// Flags for etcd 3.4 and later. The data is worth nothing, but `--unsafe-no-fsync` exists only since
+    /// 3.5.
     pub(super) fn etcd(&self) -> Vec<String> {
         let (client, peer) = (format!("http://{}", self.etcd_client), format!("http://{}", self.etcd_peer));
         vec![

@@ -67,8 +67,8 @@ impl Drop for Process {
     }
 }
 
-/// Waits until the answer to a GET of `path` is 200. With `access`, the certificate of an authority and a token, it
-/// speaks TLS.
+/// Waits until the answer to a GET of `path` is 200. With `access`, the certificate of an authority and a
+/// token, it speaks TLS.
 pub(super) fn wait_until_ready(
     mut process: Process,
     address: SocketAddr,

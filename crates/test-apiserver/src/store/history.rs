@@ -35,8 +35,8 @@ pub(crate) struct Event {
 }
 
 impl Event {
-    /// Change that a watch with `filter` sees: an object that begins to match is added, one that ceases to is deleted
-    /// (pkg/storage/cacher/cache_watcher.go in apiserver).
+    /// Change that a watch with `filter` sees: an object that begins to match is added, one that ceases to is
+    /// deleted (pkg/storage/cacher/cache_watcher.go in apiserver).
     pub(crate) fn seen_by(&self, filter: &Filter) -> Option<Change> {
         let before = self.previous.as_ref().is_some_and(|previous| filter.matches(previous));
         let after = self.change != Change::Deleted && filter.matches(&self.object);
@@ -116,7 +116,8 @@ impl History {
     }
 }
 
-/// Size of the version that an event superseded. Its own version is either current, or counted for a later event.
+/// Size of the version that an event superseded. Its own version is either current, or counted for a later
+/// event.
 fn weight(event: &Event) -> usize {
     event.previous.as_ref().map_or(0, |previous| previous.json.len())
 }

@@ -100,7 +100,7 @@ fn a_server_that_ignores_the_wish_for_a_streaming_list() {
     let mut state = state(None);
     state.observe(Some("3"));
     state.record_end(&End::Quiet);
-    assert_eq!(show(&state.next_request()), "list 0", "no version was learned from the begin of a watch");
+    assert_eq!(show(&state.next_request()), "list 0", "no version was learned from the beginning of a watch");
 }
 
 #[test]
