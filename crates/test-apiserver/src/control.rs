@@ -6,9 +6,10 @@ mod calls;
 
 use std::{
     convert::Infallible,
+    io,
     net::{SocketAddr, TcpListener},
     sync::Arc,
-    thread::JoinHandle,
+    thread::{self, JoinHandle},
 };
 
 use bytes::Bytes;
@@ -45,7 +46,7 @@ impl Control {
         listener.set_nonblocking(true).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let (end, ended) = oneshot::channel();
-        let thread = std::thread::Builder::new().name("control".to_owned());
+        let thread = thread::Builder::new().name("control".to_owned());
         let thread = thread
             .spawn(move || {
                 if let Err(error) = run(listener, ended, Calls::new(server)) {
@@ -72,7 +73,7 @@ impl Drop for Control {
     }
 }
 
-fn run(listener: TcpListener, mut ended: oneshot::Receiver<Infallible>, calls: Calls) -> std::io::Result<()> {
+fn run(listener: TcpListener, mut ended: oneshot::Receiver<Infallible>, calls: Calls) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let calls = Arc::new(calls);
     runtime.block_on(async {

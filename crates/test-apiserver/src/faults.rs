@@ -1,5 +1,7 @@
 //! Faults of objects and events.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::resource::{Resource, Verb};
@@ -159,8 +161,7 @@ impl FaultTable {
 /// Shuffles `items`, keeping the order of those with the same key.
 pub(crate) fn shuffle<T, K: Ord>(items: Vec<T>, seed: u64, key: impl Fn(&T) -> K) -> Vec<T> {
     let mut random = seed ^ 0x9e37_79b9_7f4a_7c15;
-    let mut queues: std::collections::BTreeMap<K, std::collections::VecDeque<T>> =
-        std::collections::BTreeMap::new();
+    let mut queues: BTreeMap<K, std::collections::VecDeque<T>> = BTreeMap::new();
     let total = items.len();
     for item in items {
         queues.entry(key(&item)).or_default().push_back(item);

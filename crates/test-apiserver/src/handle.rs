@@ -1,9 +1,10 @@
 //! Handle with which its owner uses a server.
 
 use std::{
+    io,
     net::{SocketAddr, TcpListener},
     sync::Arc,
-    thread::JoinHandle,
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -11,12 +12,13 @@ use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::{
-    faults::{Faults, Hangup},
+    faults::{FaultTable, Faults, Hangup},
     kubeconfig,
     object::Key,
     policy::{DEFAULT_USER, GoneForm, Policy, StreamingLists},
     requests::{Delivery, Requests},
     resource::{Resource, Verb},
+    selector::Filter,
     server::{Command, Server},
     shared::Shared,
     spoil::{Pick, Spoil},
@@ -37,11 +39,11 @@ pub enum StartError {
         address: SocketAddr,
         /// Error of the kernel.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// Its thread did not start.
     #[error("start a thread")]
-    Thread(#[source] std::io::Error),
+    Thread(#[source] io::Error),
     /// Its thread has ended; a panic of it says why.
     #[error("the thread of the server has ended")]
     Died,
@@ -167,7 +169,7 @@ impl Builder {
         let shared = Arc::new(Shared::new(Store::new(self.retention), self.policy, self.bookmark_interval));
         let (commands, receiver) = unbounded_channel();
         let server = Server { shared: Arc::clone(&shared), address, tls, commands: receiver };
-        let thread = std::thread::Builder::new().name("test-apiserver".to_owned());
+        let thread = thread::Builder::new().name("test-apiserver".to_owned());
         let thread = thread
             .spawn(move || {
                 if let Err(error) = server.run(listener) {
@@ -186,7 +188,7 @@ impl Builder {
     }
 }
 
-fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let listener = TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
@@ -270,7 +272,7 @@ impl TestApiServer {
 
     /// Ends all faults, but does not undo hangups of watches and connections.
     pub fn clear_faults(&self) {
-        self.shared.faults.send_modify(crate::faults::FaultTable::clear);
+        self.shared.faults.send_modify(FaultTable::clear);
         self.shared.set_stale(None);
         self.shared.spoils().clear();
     }
@@ -370,7 +372,7 @@ impl TestApiServer {
 
     fn command(
         &self,
-        command: impl FnOnce(std::sync::mpsc::Sender<std::io::Result<()>>) -> Command,
+        command: impl FnOnce(std::sync::mpsc::Sender<io::Result<()>>) -> Command,
     ) -> Result<(), StartError> {
         let (done, answer) = std::sync::mpsc::channel();
         let commands = self.commands.as_ref().ok_or(StartError::Died)?;
@@ -437,7 +439,7 @@ impl Objects<'_> {
     /// All objects of a resource.
     #[must_use]
     pub fn list(&self, resource: Resource) -> Vec<Value> {
-        let objects = self.0.store().select(resource, &crate::selector::Filter::default());
+        let objects = self.0.store().select(resource, &Filter::default());
         objects.iter().map(|object| object.value()).collect()
     }
 

@@ -8,6 +8,7 @@ mod arguments;
 mod process;
 
 use std::{
+    env, fs, io,
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
@@ -40,7 +41,7 @@ pub enum RealError {
         what: String,
         /// Error of the kernel.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The certificates cannot be used.
     #[error(transparent)]
@@ -57,7 +58,7 @@ pub enum RealError {
     },
 }
 
-pub(crate) fn prepare(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> RealError {
+pub(crate) fn prepare(what: impl Into<String>) -> impl FnOnce(io::Error) -> RealError {
     let what = what.into();
     move |source| RealError::Prepare { what, source }
 }
@@ -223,7 +224,7 @@ fn write_files(layout: &Layout, identity: &Identity, users: &[User]) -> Result<(
         (layout.tokens(), &arguments::token_file(users)),
     ];
     for (file, text) in files {
-        std::fs::write(&file, text).map_err(prepare(format!("writing {}", file.display())))?;
+        fs::write(&file, text).map_err(prepare(format!("writing {}", file.display())))?;
     }
     Ok(())
 }
@@ -236,15 +237,15 @@ impl Directory {
     fn make() -> Result<Self, RealError> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::SeqCst);
-        let path = std::env::temp_dir().join(format!("kube-apiserver-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&path).map_err(prepare(format!("making {}", path.display())))?;
+        let path = env::temp_dir().join(format!("kube-apiserver-{}-{number}", std::process::id()));
+        fs::create_dir_all(&path).map_err(prepare(format!("making {}", path.display())))?;
         Ok(Self(path))
     }
 }
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
@@ -262,7 +263,7 @@ impl RealApiServer {
     /// Starts the description of a server, if `KUBEBUILDER_ASSETS` is set.
     #[must_use]
     pub fn from_env() -> Option<RealBuilder> {
-        let assets = std::env::var_os(ASSETS).filter(|value| !value.is_empty())?;
+        let assets = env::var_os(ASSETS).filter(|value| !value.is_empty())?;
         Some(RealBuilder::new(Path::new(&assets)))
     }
 
@@ -337,6 +338,6 @@ impl RealApiServer {
         self.stop_apiserver();
         self.stop_etcd();
         let data = self.programs.layout.etcd_data();
-        std::fs::remove_dir_all(&data).map_err(prepare(format!("removing {}", data.display())))
+        fs::remove_dir_all(&data).map_err(prepare(format!("removing {}", data.display())))
     }
 }

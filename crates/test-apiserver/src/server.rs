@@ -1,8 +1,11 @@
 //! Thread of the server: listener, connections, TLS.
 
 use std::{
+    convert::Infallible,
+    io,
     net::SocketAddr,
     sync::{Arc, PoisonError, mpsc::Sender},
+    time::Duration,
 };
 
 use hyper::{server::conn::http1, service::service_fn};
@@ -25,9 +28,9 @@ use crate::{
 #[derive(Debug)]
 pub(crate) enum Command {
     /// Refuse connections, and end open ones.
-    Close(Sender<std::io::Result<()>>),
+    Close(Sender<io::Result<()>>),
     /// Accept them again, on the same port.
-    Open(Sender<std::io::Result<()>>),
+    Open(Sender<io::Result<()>>),
 }
 
 /// Everything that the thread needs.
@@ -40,12 +43,12 @@ pub(crate) struct Server {
 
 impl Server {
     /// Serves until the owner has gone.
-    pub(crate) fn run(self, listener: std::net::TcpListener) -> std::io::Result<()> {
+    pub(crate) fn run(self, listener: std::net::TcpListener) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(self.serve(listener))
     }
 
-    async fn serve(mut self, listener: std::net::TcpListener) -> std::io::Result<()> {
+    async fn serve(mut self, listener: std::net::TcpListener) -> io::Result<()> {
         let mut listener = Some(TcpListener::from_std(listener)?);
         let mut connections = JoinSet::new();
         loop {
@@ -68,7 +71,7 @@ impl Server {
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept a connection; trying again");
                         // Most likely there is no free file descriptor: they become free as connections end.
-                        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                        tokio::time::sleep(Duration::from_millis(50)).await;
                     }
                 },
                 Some(_) = connections.join_next() => {}
@@ -76,7 +79,7 @@ impl Server {
         }
     }
 
-    async fn open(&self, listener: &mut Option<TcpListener>) -> std::io::Result<()> {
+    async fn open(&self, listener: &mut Option<TcpListener>) -> io::Result<()> {
         if listener.is_none() {
             *listener = Some(TcpListener::bind(self.address).await?);
         }
@@ -85,7 +88,7 @@ impl Server {
 }
 
 /// Accepts the next connection; waits while the server refuses them.
-async fn accept(listener: Option<&TcpListener>) -> std::io::Result<TcpStream> {
+async fn accept(listener: Option<&TcpListener>) -> io::Result<TcpStream> {
     match listener {
         Some(listener) => Ok(listener.accept().await?.0),
         None => std::future::pending().await,
@@ -121,7 +124,7 @@ impl Connection {
             if spoil.is_some() {
                 *fate.lock().unwrap_or_else(PoisonError::into_inner) = spoil;
             }
-            async move { Ok::<_, std::convert::Infallible>(serve(shared, number, request).await) }
+            async move { Ok::<_, Infallible>(serve(shared, number, request).await) }
         });
         // Clients leave, and faults cut bodies; neither is worth more than a debug line.
         if let Err(error) = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await {

@@ -1,6 +1,6 @@
 //! Requests and their answers.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
@@ -13,8 +13,9 @@ use serde_json::{Value, json};
 
 use crate::{
     body::Answer,
+    clock::monotonic,
     list,
-    object::{Key, set, text},
+    object::{Key, Object, set, text},
     query::Query,
     requests::Request as LoggedRequest,
     resource::{Resource, Verb},
@@ -75,7 +76,7 @@ fn describe(resource: Resource, verb: Verb, request: &Request<Incoming>, connect
         uri: request.uri().to_string(),
         agent: agent.unwrap_or_default().to_owned(),
         connection,
-        at: crate::clock::monotonic(),
+        at: monotonic(),
     }
 }
 
@@ -132,7 +133,7 @@ fn refuse(shared: &Shared, target: &Target, verb: Verb) -> Result<(), ApiError> 
     let Some(refusal) = refusal else { return Ok(()) };
     Err(match refusal.status {
         410 => ApiError::too_old(0, shared.store().revision()),
-        429 => ApiError::too_many_requests(std::time::Duration::from_secs(refusal.retry_after_s)),
+        429 => ApiError::too_many_requests(Duration::from_secs(refusal.retry_after_s)),
         status => {
             ApiError::failure(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR))
         }
@@ -203,11 +204,7 @@ async fn write(
     Ok(response)
 }
 
-fn patched(
-    object: Option<&Arc<crate::object::Object>>,
-    target: &Target,
-    patch: &Value,
-) -> Result<Value, ApiError> {
+fn patched(object: Option<&Arc<Object>>, target: &Target, patch: &Value) -> Result<Value, ApiError> {
     let name = target.name.as_deref().unwrap_or_default();
     let mut object = object.ok_or_else(|| ApiError::not_found(target.resource, name))?.value();
     merge(&mut object, patch);
@@ -241,7 +238,7 @@ fn placed(mut object: Value, target: &Target) -> Result<Value, ApiError> {
     if text(&object, "name").is_none()
         && let Some(prefix) = text(&object, "generateName")
     {
-        let name = format!("{prefix}{:05x}", crate::clock::monotonic().subsec_nanos() & 0xf_ffff);
+        let name = format!("{prefix}{:05x}", monotonic().subsec_nanos() & 0xf_ffff);
         set(&mut object, "name", name.into());
     }
     let path = [("namespace", target.namespace.as_deref()), ("name", target.name.as_deref())];

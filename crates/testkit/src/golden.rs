@@ -1,6 +1,6 @@
 //! Golden text: renderings of values in the repository, so that a review shows their changes.
 
-use std::{fmt::Write as _, path::Path};
+use std::{fmt::Write as _, fs, io, path::Path};
 
 /// Environment variable whose value `1` has the files written instead of compared.
 pub const UPDATE_VARIABLE: &str = "UPDATE_GOLDEN";
@@ -26,7 +26,7 @@ pub fn check(path: &Path, actual: &str, update: bool) {
         write(path, actual).unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
         return;
     }
-    let expected = match std::fs::read_to_string(path) {
+    let expected = match fs::read_to_string(path) {
         Ok(expected) => expected,
         Err(error) => {
             panic!("{}: {error}\nwrite it with {UPDATE_VARIABLE}=1; it would be:\n{actual}", path.display())
@@ -38,11 +38,11 @@ pub fn check(path: &Path, actual: &str, update: bool) {
     }
 }
 
-fn write(path: &Path, actual: &str) -> std::io::Result<()> {
+fn write(path: &Path, actual: &str) -> io::Result<()> {
     if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory)?;
+        fs::create_dir_all(directory)?;
     }
-    std::fs::write(path, actual)
+    fs::write(path, actual)
 }
 
 /// Renders the lines between the common beginning and the common end, with `-` expected and `+` actual.

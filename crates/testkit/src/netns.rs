@@ -9,6 +9,7 @@ use std::{
     os::{fd::AsFd, unix::process::CommandExt},
     process::Command,
     sync::Arc,
+    thread,
 };
 
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
@@ -109,9 +110,9 @@ pub fn in_new_netns<R: Send>(f: impl FnOnce() -> R + Send) -> R {
 /// Calls `f` on a thread of its own, because a namespace belongs to a thread; passes a panic on to the
 /// caller.
 fn on_own_thread<R: Send>(f: impl FnOnce() -> R + Send) -> R {
-    let name = std::thread::current().name().unwrap_or("netns").to_owned();
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name(name).spawn_scoped(scope, f).expect("start a thread");
+    let name = thread::current().name().unwrap_or("netns").to_owned();
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name(name).spawn_scoped(scope, f).expect("start a thread");
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }

@@ -1,7 +1,7 @@
 //! Files and directories of tests.
 
 use std::{
-    fs, io,
+    env, fs, io,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -18,7 +18,7 @@ impl TempDir {
     pub fn new(prefix: &str) -> Self {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("{prefix}-{}-{number}", std::process::id()));
+        let path = env::temp_dir().join(format!("{prefix}-{}-{number}", std::process::id()));
         fs::create_dir_all(&path).unwrap_or_else(|error| panic!("create {}: {error}", path.display()));
         TempDir { path }
     }
@@ -46,6 +46,8 @@ pub fn write_atomic(path: &Path, content: &str) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::{TempDir, write_atomic};
 
     #[test]
@@ -53,8 +55,8 @@ mod tests {
         let (one, two) = (TempDir::new("testkit"), TempDir::new("testkit"));
         assert_ne!(one.path(), two.path());
         write_atomic(&one.path().join("file"), "content").unwrap();
-        assert_eq!(std::fs::read_to_string(one.path().join("file")).unwrap(), "content");
-        assert_eq!(std::fs::read_dir(one.path()).unwrap().count(), 1);
+        assert_eq!(fs::read_to_string(one.path().join("file")).unwrap(), "content");
+        assert_eq!(fs::read_dir(one.path()).unwrap().count(), 1);
         let path = one.path().to_owned();
         drop(one);
         assert!(!path.exists());

@@ -1,7 +1,7 @@
 //! Waits: always for a condition and with a bound, and a failure says what was seen last.
 
 use std::{
-    fmt,
+    fmt, thread,
     time::{Duration, Instant},
 };
 
@@ -47,7 +47,7 @@ pub fn try_wait_for<T, E: fmt::Display>(
                     last: error.to_string(),
                 });
             }
-            Err(_) => std::thread::sleep(PAUSE_BETWEEN_LOOKS),
+            Err(_) => thread::sleep(PAUSE_BETWEEN_LOOKS),
         }
     }
 }

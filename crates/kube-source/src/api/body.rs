@@ -1,6 +1,6 @@
 //! Bodies of the API server's answers: lists, lines of a watch, and Status objects.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use serde::{
     Deserialize, Deserializer,
@@ -87,7 +87,7 @@ struct BookmarkMetadata {
     #[serde(deserialize_with = "or_default")]
     resource_version: String,
     #[serde(deserialize_with = "or_default")]
-    annotations: std::collections::BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
 }
 
 /// Reads `null` as the default, as Go does.
@@ -148,7 +148,7 @@ impl<'de, F: FnMut(&str)> DeserializeSeed<'de> for ListSeed<F> {
 impl<'de, F: FnMut(&str)> Visitor<'de> for ListSeed<F> {
     type Value = ListMeta;
 
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a list of API objects")
     }
 
@@ -178,7 +178,7 @@ impl<'de, F: FnMut(&str)> DeserializeSeed<'de> for ItemsSeed<'_, F> {
 impl<'de, F: FnMut(&str)> Visitor<'de> for ItemsSeed<'_, F> {
     type Value = ();
 
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a list")
     }
 

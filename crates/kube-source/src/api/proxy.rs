@@ -1,7 +1,7 @@
 //! Proxies on the way to the API server, found as client-go finds them: `proxy-url` of the kubeconfig takes
 //! precedence over the environment (`ProxyFromEnvironment` in Go's net/http).
 
-use std::env;
+use std::{env, fmt, net::IpAddr};
 
 use http::Uri;
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
@@ -19,9 +19,9 @@ pub struct ProxyVariables {
     pub no: String,
 }
 
-impl std::fmt::Debug for ProxyVariables {
+impl fmt::Debug for ProxyVariables {
     /// Shows no URL of a proxy, since it may contain a password.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ProxyVariables").field("no", &self.no).finish_non_exhaustive()
     }
 }
@@ -54,7 +54,7 @@ impl ProxyVariables {
     fn exempts(&self, server: &Uri) -> bool {
         let Some(host) = server.host() else { return true };
         let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let loopback = bare.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
+        let loopback = bare.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
         let everywhere = self.no.split(',').any(|entry| entry.trim() == "*");
         if everywhere || loopback || bare == "localhost" {
             return true;
@@ -70,7 +70,7 @@ impl ProxyVariables {
 /// if the entry is for another port.
 fn without_port(entry: &str, port: u16) -> Option<&str> {
     let entry = entry.strip_prefix('*').filter(|domain| domain.starts_with('.')).unwrap_or(entry);
-    let is_address = entry.parse::<std::net::IpAddr>().is_ok();
+    let is_address = entry.parse::<IpAddr>().is_ok();
     match entry.rsplit_once(':') {
         Some((host, number)) if !is_address && number.bytes().all(|byte| byte.is_ascii_digit()) => {
             (number.parse() == Ok(port)).then_some(host.trim_start_matches('[').trim_end_matches(']'))

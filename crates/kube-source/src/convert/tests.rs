@@ -2,6 +2,8 @@ mod nodes;
 mod services;
 mod slices;
 
+use std::fmt;
+
 use proptest::{collection::vec, prelude::*, sample::select};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -9,7 +11,7 @@ use serde_json::{Value, json};
 use crate::{Problem, wire::AnyObject};
 
 /// Parses an object in YAML, and again by way of JSON: both must be equal.
-fn parse<T: DeserializeOwned + PartialEq + std::fmt::Debug>(yaml: &str) -> T {
+fn parse<T: DeserializeOwned + PartialEq + fmt::Debug>(yaml: &str) -> T {
     let object: T = serde_saphyr::from_str(yaml).unwrap_or_else(|error| panic!("{yaml}\n{error}"));
     let value: serde_json::Value = serde_saphyr::from_str(yaml).unwrap();
     assert_eq!(serde_json::from_value::<T>(value).unwrap(), object, "{yaml}");

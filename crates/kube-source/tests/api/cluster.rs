@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    io,
+    fs, io,
     path::PathBuf,
     sync::{
         Arc, Mutex,
@@ -118,7 +118,7 @@ impl<S: Server> Cluster<S> {
     pub fn follow_by(server: S, kubeconfig_text: &str, change: impl FnOnce(&mut ApiOptions)) -> Self {
         let dir = TempDir::new("api");
         let kubeconfig = dir.path().join("kubeconfig");
-        std::fs::write(&kubeconfig, kubeconfig_text).expect("write the kubeconfig");
+        fs::write(&kubeconfig, kubeconfig_text).expect("write the kubeconfig");
         let mut options = options(kubeconfig.clone());
         change(&mut options);
         let source = ApiSource::open(options).expect("open");

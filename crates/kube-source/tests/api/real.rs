@@ -3,7 +3,7 @@
 //!
 //! The tests kill them and start them again, so that the faults that the double imitates happen for real.
 
-use std::time::Duration;
+use std::{thread, time::Duration};
 
 use kube::{
     Api, Client, Config, ResourceExt,
@@ -194,7 +194,7 @@ fn the_real_server_is_idle() {
     let mut cluster = Cluster::follow_with(Real::start(builder(), 20), SILENCE * 2);
     cluster.wait_same();
     let events = cluster.events.len();
-    std::thread::sleep(SILENCE * 12);
+    thread::sleep(SILENCE * 12);
     cluster.take();
     assert_eq!(cluster.events.len(), events);
     cluster.server.stir(65, 40);
@@ -236,7 +236,7 @@ fn the_etcd_of_the_real_server_is_killed_and_comes_back() {
     for seed in 0..3 {
         let events = cluster.events.len();
         cluster.server.0.stop_etcd();
-        std::thread::sleep(Duration::from_secs(3));
+        thread::sleep(Duration::from_secs(3));
         cluster.take();
         assert_eq!(cluster.events.len(), events, "an outage changes nothing");
         cluster.server.0.start_etcd().unwrap();
@@ -254,7 +254,7 @@ fn the_real_server_is_first_asked_while_its_etcd_is_away() {
     let mut server = Real::start(builder(), 20);
     server.0.stop_etcd();
     let mut cluster = Cluster::follow_with(server, REAL_SILENCE);
-    std::thread::sleep(Duration::from_secs(12));
+    thread::sleep(Duration::from_secs(12));
     cluster.take();
     assert!(!cluster.model.is_synced());
     cluster.server.0.start_etcd().unwrap();
@@ -292,11 +292,11 @@ fn any_kill_at_any_time() {
             0 => cluster.server.0.start_apiserver().unwrap(),
             1 => {
                 cluster.server.0.stop_etcd();
-                std::thread::sleep(Duration::from_millis(round * 150));
+                thread::sleep(Duration::from_millis(round * 150));
                 cluster.server.0.start_etcd().unwrap();
                 cluster.server.wait_writable();
             }
-            _ => std::thread::sleep(Duration::from_millis(1500)),
+            _ => thread::sleep(Duration::from_millis(1500)),
         }
         cluster.server.stir(round + 201, 15);
         if round % 2 == 1 {

@@ -2,9 +2,11 @@
 
 use std::{
     error::Error,
+    fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
 };
 
 use clap::Parser;
@@ -51,7 +53,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let server = Arc::new(builder.start()?);
     for file in &arguments.load {
-        server.objects().apply_all(parse_objects(&std::fs::read_to_string(file)?)?)?;
+        server.objects().apply_all(parse_objects(&fs::read_to_string(file)?)?)?;
     }
     if let Some(load) = arguments.generate {
         server.objects().apply_all(load.objects())?;
@@ -62,7 +64,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let control = Control::start(Arc::clone(&server), arguments.control)?;
     println!("API {} control http://{}/__test/", server.url(), control.address());
     loop {
-        std::thread::park();
+        thread::park();
     }
 }
 
@@ -70,12 +72,12 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn with_tls(builder: Builder, directory: &Path, names: &[String]) -> Result<Builder, Box<dyn Error>> {
     let [ca, certificate, key] = ["ca.crt", "tls.crt", "tls.key"].map(|file| directory.join(file));
     if key.exists() {
-        let read = |path: &Path| std::fs::read_to_string(path);
+        let read = |path: &Path| fs::read_to_string(path);
         let identity =
             Identity { ca_pem: read(&ca)?, certificate_pem: read(&certificate)?, key_pem: read(&key)? };
         return Ok(builder.identity(identity));
     }
-    std::fs::create_dir_all(directory)?;
+    fs::create_dir_all(directory)?;
     let identity = Identity::make(names)?;
     write_atomically(&ca, &identity.ca_pem)?;
     write_atomically(&certificate, &identity.certificate_pem)?;
@@ -85,9 +87,9 @@ fn with_tls(builder: Builder, directory: &Path, names: &[String]) -> Result<Buil
 }
 
 /// Writes a file so that a reader never sees half of it.
-fn write_atomically(file: &Path, text: &str) -> std::io::Result<()> {
+fn write_atomically(file: &Path, text: &str) -> io::Result<()> {
     let mut new = file.as_os_str().to_owned();
     new.push(".new");
-    std::fs::write(&new, text)?;
-    std::fs::rename(&new, file)
+    fs::write(&new, text)?;
+    fs::rename(&new, file)
 }

@@ -1,11 +1,13 @@
 //! Child processes with a log, and the wait for their first answer.
 
 use std::{
-    fs::OpenOptions,
+    fs::{self, OpenOptions},
+    io,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -54,7 +56,7 @@ impl Process {
     }
 
     fn not_ready(&self, what: impl Into<String>) -> RealError {
-        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         let tail = lines[lines.len().saturating_sub(20)..].join("\n");
         RealError::NotReady { program: self.name, what: what.into(), log: tail }
@@ -95,14 +97,14 @@ pub(super) fn wait_until_ready(
         if start.elapsed() > limit {
             return Err(process.not_ready(state));
         }
-        std::thread::sleep(Duration::from_millis(50));
+        thread::sleep(Duration::from_millis(50));
     }
 }
 
-async fn ask(address: SocketAddr, access: Option<(&str, &str)>, path: &str) -> std::io::Result<String> {
+async fn ask(address: SocketAddr, access: Option<(&str, &str)>, path: &str) -> io::Result<String> {
     let stream = TcpStream::connect(address).await?;
     let Some((ca_pem, token)) = access else { return request(stream, path, "").await };
-    let config = client_config(ca_pem).map_err(std::io::Error::other)?;
+    let config = client_config(ca_pem).map_err(io::Error::other)?;
     let stream = TlsConnector::from(Arc::new(config)).connect(address.ip().into(), stream).await?;
     request(stream, path, &format!("Authorization: Bearer {token}\r\n")).await
 }
@@ -112,7 +114,7 @@ async fn request<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     path: &str,
     header: &str,
-) -> std::io::Result<String> {
+) -> io::Result<String> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\n{header}Connection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut line = String::new();

@@ -1,8 +1,9 @@
 //! A raw HTTP/1.1 client: one connection per request, every byte visible.
 
 use std::{
-    io::{BufRead, BufReader, ErrorKind, Read, Write},
+    io::{self, BufRead, BufReader, ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
+    thread,
     time::Duration,
 };
 
@@ -93,7 +94,7 @@ impl Answer {
     }
 
     /// Reads one chunk; returns false for the last one.
-    fn chunk(&mut self) -> std::io::Result<bool> {
+    fn chunk(&mut self) -> io::Result<bool> {
         let mut line = String::new();
         if self.reader.read_line(&mut line)? == 0 {
             return Err(ErrorKind::UnexpectedEof.into());
@@ -150,6 +151,6 @@ pub fn wait_until(what: &str, condition: impl Fn() -> bool) {
     let start = std::time::Instant::now();
     while !condition() {
         assert!(start.elapsed() < TIMEOUT, "in vain: {what}");
-        std::thread::sleep(Duration::from_millis(2));
+        thread::sleep(Duration::from_millis(2));
     }
 }

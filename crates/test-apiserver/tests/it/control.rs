@@ -1,6 +1,7 @@
 //! Control endpoint of a server in this process, and of the program.
 
 use std::{
+    env, fs,
     io::{BufRead, BufReader},
     net::{Ipv4Addr, SocketAddr},
     process::{Child, Command, Stdio},
@@ -173,30 +174,29 @@ fn start(directory: &std::path::Path, more: &[&str]) -> (Program, SocketAddr, So
 }
 
 fn directory(name: &str) -> std::path::PathBuf {
-    let directory = std::env::temp_dir().join(format!("test-apiserver-{}-{name}", std::process::id()));
-    std::fs::create_dir_all(&directory).unwrap();
+    let directory = env::temp_dir().join(format!("test-apiserver-{}-{name}", std::process::id()));
+    fs::create_dir_all(&directory).unwrap();
     directory
 }
 
 #[test]
 fn the_program_loads_and_generates() {
     let directory = directory("plain");
-    std::fs::write(directory.join("node.yaml"), "apiVersion: v1\nkind: Node\nmetadata: {name: one}\n")
-        .unwrap();
+    fs::write(directory.join("node.yaml"), "apiVersion: v1\nkind: Node\nmetadata: {name: one}\n").unwrap();
     let more = ["--load", "node.yaml", "--generate", "services=20,endpoints=3"];
     let (_program, api, control) = start(&directory, &more);
     let state = fetch(control, "/__test/state").1;
     let count = |resource: &str| state["objects"][resource].as_u64().unwrap();
     assert_eq!((count("nodes"), count("services"), count("endpointslices")), (1, 20, 20));
     assert_eq!(fetch(api, "/api/v1/nodes/one").0, 200);
-    std::fs::remove_dir_all(directory).unwrap();
+    fs::remove_dir_all(directory).unwrap();
 }
 
 #[test]
 fn the_program_keeps_its_certificates() {
     let directory = directory("tls");
     let more = ["--tls-dir", "tls", "--token", "secret", "--kubeconfig-out", "kubeconfig"];
-    let read = |file: &str| std::fs::read_to_string(directory.join(file)).unwrap();
+    let read = |file: &str| fs::read_to_string(directory.join(file)).unwrap();
     let (program, _, control) = start(&directory, &more);
     let (certificate, kubeconfig) = (read("tls/ca.crt"), read("kubeconfig"));
     assert!(kubeconfig.contains("server: https://127.0.0.1:") && kubeconfig.contains("token: \"secret\""));
@@ -204,7 +204,7 @@ fn the_program_keeps_its_certificates() {
     drop(program);
     let (_program, ..) = start(&directory, &more);
     assert_eq!(read("tls/ca.crt"), certificate);
-    std::fs::remove_dir_all(&directory).unwrap();
+    fs::remove_dir_all(&directory).unwrap();
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     io::{ErrorKind, Read, Write},
     net::TcpStream,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -98,9 +99,9 @@ fn silence_holds_everything_back() {
     apply(&server, "a", "1");
     assert_eq!(watch.next_within(SHORT_WAIT), Next::Silence);
     let address = server.address();
-    let asked = std::thread::spawn(move || fetch(address, "/api/v1/services").0);
+    let asked = thread::spawn(move || fetch(address, "/api/v1/services").0);
     wait_until("the request is there", || server.requests().count(Resource::Services, Verb::List) == 1);
-    std::thread::sleep(SHORT_WAIT);
+    thread::sleep(SHORT_WAIT);
     assert!(!asked.is_finished(), "answered in silence");
     assert_eq!(fetch(address, "/api/v1/nodes").0, 200, "other resources are not concerned");
     server.clear_faults();

@@ -1,6 +1,7 @@
 //! Start of the real programs, for which the double stands in, and the contract that both servers keep.
 
 use std::{
+    env, fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
@@ -43,12 +44,12 @@ struct StandIns(PathBuf);
 
 impl StandIns {
     fn make() -> Self {
-        let folder = std::env::temp_dir().join(format!("stand-ins-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
+        let folder = env::temp_dir().join(format!("stand-ins-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
         for (name, script) in [("etcd", ETCD), ("kube-apiserver", APISERVER)] {
             let file = folder.join(name);
-            std::fs::write(&file, script.replace("PROGRAM", env!("CARGO_BIN_EXE_test-apiserver"))).unwrap();
-            std::fs::set_permissions(&file, PermissionsExt::from_mode(0o755)).unwrap();
+            fs::write(&file, script.replace("PROGRAM", env!("CARGO_BIN_EXE_test-apiserver"))).unwrap();
+            fs::set_permissions(&file, PermissionsExt::from_mode(0o755)).unwrap();
         }
         Self(folder)
     }
@@ -56,7 +57,7 @@ impl StandIns {
 
 impl Drop for StandIns {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        let _ = fs::remove_dir_all(&self.0);
     }
 }
 

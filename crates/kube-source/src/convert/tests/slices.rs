@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use service_model::EndpointSlice;
 
 use super::{check_problems, parse};
@@ -8,7 +10,7 @@ fn summary(slice: &EndpointSlice) -> String {
     let ports = slice.ports.iter().map(|p| format!("{}:{}/{}", p.name, p.port, p.protocol));
     let endpoints = slice.endpoints.iter().map(|e| {
         let letter = |yes: bool, letter: &'static str| if yes { letter } else { "" };
-        let list = |sign: &str, names: &[std::sync::Arc<str>]| match names {
+        let list = |sign: &str, names: &[Arc<str>]| match names {
             [] => String::new(),
             names => format!("{sign}{}", names.join("+")),
         };
