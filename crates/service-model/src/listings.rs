@@ -55,6 +55,7 @@ pub(crate) struct Listings {
 impl Listings {
     /// Replaces everything by the listings of all slices, none of which counts as an arrival.
     pub(crate) fn fill(&mut self, mut all: Vec<Listing>) {
+        // After sorting, equal listings are neighbours, and each run becomes one entry with its length.
         all.sort_unstable();
         let runs = all.chunk_by(PartialEq::eq);
         let count = |run: &[Listing]| (run[0], u32::try_from(run.len()).unwrap_or(u32::MAX));

@@ -152,6 +152,7 @@ impl ServiceModel {
         }
         let mut copies: Vec<_> =
             sources.iter().flat_map(|(slice, port)| slice.endpoints_at(port.port)).collect();
+        // The least copy of each endpoint counts, so it is sorted first and stays.
         copies.sort_unstable();
         copies.dedup_by_key(|(id, _)| *id);
         PortEndpoints { all: copies.iter().map(|(id, copy)| self.endpoint(*id, copy)).collect() }
@@ -335,6 +336,8 @@ impl ServiceModel {
         }
         let old = std::mem::replace(&mut self.node, node);
         self.node_changed = true;
+        // A change of the name affects endpoints on the old or new node and hints for them; a change of the zone
+        // affects hints for the old or new zone.
         let names = (old.name != self.node.name).then(|| [old.name.clone(), self.node.name.clone()]);
         let zones = (old.zone != self.node.zone).then(|| [old.zone.clone(), self.node.zone.clone()]);
         let affected = |copy: EndpointCopy<'_>| {

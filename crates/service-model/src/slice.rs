@@ -177,6 +177,7 @@ impl StoredEndpoint {
 /// Keeps the first copy of each pod at an address; the copies of one address are neighbours. A copy without a
 /// pod adds nothing to others, since it may belong to any of their pods.
 fn keep_first_of_each_pod(endpoints: &mut Vec<SliceEndpoint>) {
+    // Hardly any slice has an address twice.
     if endpoints.windows(2).all(|pair| pair[0].addr != pair[1].addr) {
         return;
     }

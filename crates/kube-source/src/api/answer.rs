@@ -58,6 +58,7 @@ pub(super) async fn collect(response: Response<Body>, limits: &Limits) -> Result
 /// Reads the error in a response that is no success.
 async fn refusal(response: Response<Body>, limits: &Limits) -> End {
     let (head, mut body) = response.into_parts();
+    // The API server sends seconds, never a date.
     let retry_after =
         head.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
     let mut bytes = Vec::new();

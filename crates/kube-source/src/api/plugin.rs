@@ -147,6 +147,7 @@ pub(super) async fn run(config: &ExecConfig, limit: Duration) -> Result<Credenti
     let mut prepared = prepare(config, &command);
     // On another thread, because the file system of the program may hang.
     let started = timeout(limit, spawn_blocking(move || prepared.spawn())).await;
+    // The wait, the thread and the start of the program can fail, in this order.
     let late = || PluginError::Late { command: command.clone(), limit };
     let mut child =
         started.map_err(|_elapsed| late())?.map_err(|error| start(error.into()))?.map_err(start)?;

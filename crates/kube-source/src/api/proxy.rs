@@ -54,6 +54,7 @@ impl ProxyVariables {
     fn exempts(&self, server: &Uri) -> bool {
         let Some(host) = server.host() else { return true };
         let bare = host.trim_start_matches('[').trim_end_matches(']');
+        // Like Go, never reaches a loopback address over a proxy.
         let loopback = bare.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
         let everywhere = self.no.split(',').any(|entry| entry.trim() == "*");
         if everywhere || loopback || bare == "localhost" {
@@ -81,6 +82,7 @@ fn without_port(entry: &str, port: u16) -> Option<&str> {
 
 /// Parses the URL of a proxy, the value of `setting`; without a scheme, the proxy speaks HTTP.
 pub(super) fn parse(setting: &'static str, url: &str) -> Result<Intercept, ConnectError> {
+    // The matcher parses the URL, but shows the result only for a request that it intercepts.
     let target = Uri::from_static("https://any");
     let proxy = Matcher::builder().all(url.trim()).build().intercept(&target);
     let known = |proxy: &Intercept| {

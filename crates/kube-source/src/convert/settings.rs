@@ -114,12 +114,14 @@ fn scheduler_flags(annotations: &Labels, report: &mut Report) -> Option<(Schedul
     let mut no_fallback = names.contains(&NO_FALLBACK);
     names.retain(|name| *name != NO_FALLBACK);
     let known = |name: &&str| FLAGS.iter().find(|(flag, _)| flag == name);
+    // Each unknown word is reported; the known ones apply all the same.
     for name in names.iter().filter(|name| known(name).is_none()) {
         let list = FLAGS.map(|(flag, _)| flag).join(", ");
         let message = format!("unknown scheduler flag {name:?}: expected {list}, {NO_FALLBACK}; ignored");
         report.add(field(SCHEDULER_FLAGS), message, "name known flags, with commas between them");
     }
     let bits: Vec<_> = names.iter().filter_map(known).map(|(_, bit)| bit).collect();
+    // An annotation with unknown words only counts as absent.
     let none_known = bits.is_empty() && !no_fallback && !no_name;
     let flags = SchedulerFlags::from_bits(bits.into_iter().fold(0, |all, bit| all | bit));
     if no_fallback && flags.contains(SchedulerFlags::FALLBACK) {

@@ -70,6 +70,7 @@ impl Store {
     pub(super) fn deliver(&mut self) -> Vec<ModelEvent> {
         let (mut events, mut gone) = (Vec::new(), Vec::new());
         for key in std::mem::take(&mut self.changed) {
+            // The copy in the first file by name determines the object. Without an event it is not served.
             let winner = self.copies.get(&key).and_then(|copies| copies.values().next());
             match winner.and_then(|copy| copy.event.clone()) {
                 Some(event) if self.delivered.get(&key) == Some(&event) => {}
