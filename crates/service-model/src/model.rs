@@ -336,8 +336,8 @@ impl ServiceModel {
         }
         let old = std::mem::replace(&mut self.node, node);
         self.node_changed = true;
-        // A change of the name affects endpoints on the old or new node and hints for them; a change of the zone
-        // affects hints for the old or new zone.
+        // A change of the name affects endpoints on the old or new node and hints for them; a change of the
+        // zone affects hints for the old or new zone.
         let names = (old.name != self.node.name).then(|| [old.name.clone(), self.node.name.clone()]);
         let zones = (old.zone != self.node.zone).then(|| [old.zone.clone(), self.node.zone.clone()]);
         let affected = |copy: EndpointCopy<'_>| {

@@ -34,8 +34,8 @@ impl EndpointPolicy {
 
     /// Tells whether some traffic stays on this node (`UsesLocalEndpoints` in pkg/proxy/serviceport.go).
     ///
-    /// Unlike kube-proxy's IPVS mode, which gives ClusterIPs all endpoints as soon as the Service has a node port, the
-    /// internal policy applies to every Service, as the API says.
+    /// Unlike kube-proxy's IPVS mode, which gives ClusterIPs all endpoints as soon as the Service has a node
+    /// port, the internal policy applies to every Service, as the API says.
     pub fn uses_local(self) -> bool {
         self.internal == TrafficPolicy::Local || self.external == Some(TrafficPolicy::Local)
     }
@@ -54,7 +54,7 @@ pub struct SelectedEndpoints {
 }
 
 impl SelectedEndpoints {
-    /// The list for traffic under a policy.
+    /// List for traffic under a policy.
     pub fn under(&self, policy: TrafficPolicy) -> &[RealServerId] {
         match policy {
             TrafficPolicy::Cluster => &self.cluster,
