@@ -46,8 +46,12 @@ impl FlowFilter {
 impl fmt::Display for FlowFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.target {
-            FlowTarget::RealServer(rs) => write!(f, "flows of {} to real server {rs}", self.service),
-            FlowTarget::Untranslated => write!(f, "flows of {} to no real server", self.service),
+            FlowTarget::RealServer(rs) => {
+                write!(f, "tracked connections of {} to real server {rs}", self.service)
+            }
+            FlowTarget::Untranslated => {
+                write!(f, "tracked connections of {} to no real server", self.service)
+            }
         }
     }
 }

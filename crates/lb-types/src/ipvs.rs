@@ -137,9 +137,10 @@ impl FromStr for Scheduler {
     type Err = UnknownScheduler;
 
     fn from_str(name: &str) -> Result<Self, UnknownScheduler> {
-        match KNOWN_SCHEDULERS.contains(&name) {
-            true => Ok(Scheduler::from_static(name)),
-            false => Err(UnknownScheduler(name.to_owned())),
+        if KNOWN_SCHEDULERS.contains(&name) {
+            Ok(Scheduler::from_static(name))
+        } else {
+            Err(UnknownScheduler(name.to_owned()))
         }
     }
 }

@@ -1,4 +1,5 @@
-//! What the loop keeps in memory, and what it needs on the way there, at 10,000 services with ten endpoints each.
+//! What the loop keeps in memory, and what it needs on the way there, at 10,000 services with ten endpoints
+//! each.
 #![expect(unsafe_code, reason = "an allocator that counts")]
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 

@@ -17,7 +17,9 @@ fn a_notification_during_the_start_does_not_unbind_vips_that_were_not_planned_ye
     first.deliver([]);
     first.run();
     let vips: Vec<_> = (0..3000).map(|n: usize| ip(&format!("10.96.{}.{}", n / 250, n % 250))).collect();
-    vips.iter().for_each(|vip| kernel.vips.add_address(*vip));
+    for vip in &vips {
+        kernel.vips.add_address(*vip);
+    }
     let mut world = World::on(kernel.clone(), config());
     world.deliver(many(3000));
     world.reconciler.step(world.now);

@@ -176,9 +176,13 @@ fn polls_of_a_great_many_drains_keep_to_their_share() {
     let virtual_servers = world.kernel.ipvs.virtual_servers();
     for (vs, (_, real_servers)) in &virtual_servers {
         let connections = lb_types::ConnectionCounters { active: 1, inactive: 0, persistent: 0 };
-        real_servers.keys().for_each(|rs| world.kernel.ipvs.set_connections(*vs, *rs, connections));
+        for rs in real_servers.keys() {
+            world.kernel.ipvs.set_connections(*vs, *rs, connections);
+        }
     }
-    (0..COUNT).for_each(|n| world.send(ready(&format!("s{n}"), &[])));
+    for n in 0..COUNT {
+        world.send(ready(&format!("s{n}"), &[]));
+    }
     let ends = [world.now + Duration::from_secs(120), world.now + Duration::from_secs(180)];
     let mut took = [Duration::ZERO; 2];
     for (part, end) in ends.into_iter().enumerate() {

@@ -97,7 +97,9 @@ fn a_service_that_comes_back_while_it_drains_is_whole_again() {
     let mut world = World::synced(web());
     world.sync(deleted("web"));
     world.pass(Duration::from_secs(1));
-    web().into_iter().for_each(|event| world.send(event));
+    for event in web() {
+        world.send(event);
+    }
     world.run();
     assert_eq!(world.kernel.weights(web_vs()), [(11, 1), (12, 1)]);
     world.pass(Duration::from_secs(120));
