@@ -364,11 +364,10 @@ fn mark_from_outside(layout: &RulesLayout) -> Vec<RuleSpec> {
 
 /// `meta nfproto ipv4 ip daddr . meta l4proto . th dport @masquerade-nonlocal-v4 meta mark set meta mark | 0x4000`
 fn mark_from_this_node(layout: &RulesLayout) -> Vec<RuleSpec> {
-    per_family(
-        |family| {
-            if is_by_interface(layout.local(family)) { vec![mark(layout, family, None)] } else { vec![] }
-        },
-    )
+    per_family(|family| match is_by_interface(layout.local(family)) {
+        true => vec![mark(layout, family, None)],
+        false => vec![],
+    })
 }
 
 fn mark(layout: &RulesLayout, family: IpFamily, from: Option<Statement>) -> RuleSpec {

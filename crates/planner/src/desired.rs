@@ -104,6 +104,7 @@ impl Desired {
             Some(new) => self.services.insert(name.clone(), new.clone()),
             None => self.services.remove(name),
         };
+        // The winners before the change are noted first: `succeed` compares them with those after it.
         let fronts = old.iter().chain(&new).flat_map(|intent| &intent.fronts);
         let mut before: Vec<_> = fronts.filter_map(|want| self.claim_on(&want.front).cloned()).collect();
         before.dedup_by_key(|claim| claim.wanted().front);

@@ -103,6 +103,7 @@ pub fn diff(dirty: &Dirty, inputs: &Inputs<'_>) -> Plan {
     for front in sorted(refusals) {
         differ.element(RuleElement::Refuse(front.port), differ.refuses(&front));
     }
+    // An address is dirty by itself, or because the plan may bring the route of its VIP.
     let found = dirty.iter().filter_map(|subject| match subject {
         Subject::Address(addr) => Some(*addr),
         _ => None,
@@ -285,8 +286,10 @@ impl Differ<'_> {
     fn add_real_servers(&mut self, want: &FrontIntent, missing: impl Iterator<Item = RealServerId>) {
         let Inputs { drains, mirror, .. } = self.inputs;
         let key = |rs: RealServerId| Key { front: want.front, rs };
+        // Real servers that come in one sync stand in this node's order, not in the API's.
         let may_come = missing.filter(|rs| !drains.is_held_down(&key(*rs)));
         let added = sorted(may_come.map(|rs| (self.order.hash_one(rs), rs)));
+        // One that drains, but that somebody else has removed, serves again by being added.
         if !drains.is_empty() {
             let keys = added.iter().map(|(_, rs)| key(*rs));
             self.plan.returned.extend(keys.filter(|key| drains.get(key).is_some()));

@@ -83,6 +83,7 @@ impl Dirty {
         let vips = mirror.routes.keys().filter(|vip| !desired.claims_vip(vip));
         dirty.extend(vips.copied().map(Subject::Vip));
         dirty.extend(mirror.addresses.iter().copied().map(Subject::Address));
+        // An element may be left over where neither a virtual server nor a route is.
         dirty.extend(mirror.elements.iter().map(Subject::of_element).filter(|subject| match subject {
             Subject::Vip(vip) => !desired.claims_vip(vip),
             Subject::Front(front) => is_unwanted(front),

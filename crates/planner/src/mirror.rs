@@ -65,7 +65,7 @@ impl MirrorServer {
     }
 }
 
-/// What the kernel holds, as far as we know.
+/// Contents of the kernel, as far as we know.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mirror {
     /// All virtual servers of the namespace, foreign ones included.
@@ -117,6 +117,7 @@ impl Mirror {
 
     /// Fronts on a VIP that have a virtual server.
     pub fn fronts_on(&self, vip: IpAddr) -> impl Iterator<Item = Front> {
+        // Keys are sorted by address first, so that the fronts of a VIP are one range of the map.
         let lowest = VipPort { addr: vip, protocol: Protocol::Tcp, port: NonZeroU16::MIN };
         let from = self.servers.range(VirtualServerId::from(lowest)..).map(|(vs, _)| vs);
         let ports = from.map_while(move |vs| vs.vip_port().filter(|port| port.addr == vip));

@@ -8,9 +8,9 @@
 //! | --- | --- | --- |
 //! | is listed by some slice | any | [`Fate::Keep`]: it lives, or shares the address |
 //! | was terminating and has left every slice | none, or on another port | [`Fate::Gone`] |
-//! | has left every slice, otherwise | none, or on another port | [`Fate::Keep`]: only its label may have changed |
+//! | has left every slice, otherwise | none, or on another port | [`Fate::Keep`]: perhaps its label changed |
 //! | has left every slice | another pod at the same address and port | [`Fate::HandedOver`] |
-//! | the same, but that pod served there beside it | serves | [`Fate::Keep`]: connections of both are mixed there |
+//! | the same, but that pod served there beside it | serves | [`Fate::Keep`]: connections of both mix there |
 
 use drain::EndpointGone;
 use lb_types::{PodUid, Protocol, RealServerId};
@@ -78,6 +78,7 @@ impl Situation {
         let LostPod { pod, ref rs, protocol, ended, serves, endpoint_gone } = *lost;
         let listed = model.lists_pod(rs, protocol, pod);
         let ended = ended || model.departure(rs.addr, pod).is_some_and(|departure| departure.ended);
+        // A pod that is still listed has no successor, and nobody can succeed an unknown one.
         let others = pod.filter(|_| !listed).into_iter().flat_map(|pod| model.other_pods(rs.addr, pod));
         let successor = others.map(|other| {
             if !other.is_at(rs, protocol) {

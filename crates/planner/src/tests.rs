@@ -457,8 +457,8 @@ fn the_source_of_connections_is_an_address_that_other_nodes_can_answer() {
     check(Some("192.0.2.1"), &[], None);
 }
 
-/// What a Service with these settings gets under a configuration: its virtual server and its drains; and its
-/// problems.
+/// Renders the virtual server, the drains and the problems of a Service with these settings under a
+/// configuration.
 fn with_settings(settings: ServiceSettings, config: PlannerConfig) -> (String, Overrides, String) {
     let world = World { config, ..World::new() };
     let service = Service { settings, ..service("web", &["10.96.0.80"], Protocol::Tcp) };

@@ -123,6 +123,7 @@ impl Kernel {
     ) -> Result<(), TableError> {
         let mut found = self.tables.ipvs.dump_virtual_servers()?.virtual_servers;
         found.sort_unstable_by_key(|(vs, _)| *vs);
+        // Both directions: what only the mirror has was deleted, what only the kernel has was added.
         let is_missing = |vs: &&VirtualServerId| found.binary_search_by_key(*vs, |(vs, _)| *vs).is_err();
         let missing: Vec<_> = self.mirror.servers.keys().filter(is_missing).copied().collect();
         for (vs, settings) in found {

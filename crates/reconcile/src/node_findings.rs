@@ -141,6 +141,7 @@ impl Inspector<'_> {
             LocalMode::ClusterCidr(cidrs) => cidrs,
             _ => &[],
         };
+        // Pods have addresses in the configured prefixes or in those of the Node.
         let prefixes = || configured.iter().chain(&model.node().pod_cidrs);
         let has_pods = |bridge: &str| {
             if *local_mode == LocalMode::BridgeInterface(bridge.to_owned()) {

@@ -77,6 +77,7 @@ impl Reconciler {
     /// the route of its VIP.
     fn unserved(&self) -> usize {
         let desired = &self.intents.desired;
+        // Only Services with a failure are looked at, so that the cost follows the failures.
         let concerned = self.work.failing().flat_map(|task| self.fronts_without(task));
         let services: BTreeSet<&ServiceName> =
             concerned.filter_map(|front| desired.service_of(&front)).collect();

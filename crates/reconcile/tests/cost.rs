@@ -1,5 +1,5 @@
-//! What a change costs, counted: requests to the kernel, allocations, look-ups in our own tables.
-//! All counters belong to the thread, so that the tests may run side by side.
+//! Cost of a change, counted: requests to the kernel, allocations, look-ups in our own tables. All counters
+//! belong to the thread, so that the tests may run side by side.
 #![expect(unsafe_code, reason = "an allocator that counts")]
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -62,7 +62,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-/// What one change costs.
+/// Cost of one change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Cost {
     requests: usize,
@@ -164,7 +164,7 @@ impl World {
     }
 }
 
-/// What a kind of change is called, the requests that it costs, and its n-th event.
+/// Name of a kind of change, the requests that it costs, and its n-th event.
 type Kind = (&'static str, usize, fn(usize) -> ModelEvent);
 
 /// Kinds of changes that cost the same among 10 and among 10,000 services.

@@ -1,4 +1,4 @@
-//! Which deletions of tracked connections follow from what.
+//! Deletions of tracked connections that follow from other writes.
 
 use lb_types::{FlowFilter, FlowsOp, RealServer, RealServerId, VipPort};
 

@@ -1,4 +1,4 @@
-//! What is found in the kernel: the time until everything has been planned once, and what is ours.
+//! Adoption of what the kernel holds: the time until everything has been planned once, and what is ours.
 
 use dataplane::{ErrorKind, Touched, Unopened};
 use lb_types::{ConnectionCounters, IpvsOp, RealServer, RuleElement, Scheduler, VirtualServer};
@@ -177,7 +177,7 @@ fn cleanup_goes_through_the_other_tables_where_one_cannot_be_opened() {
     assert_eq!(cleanup.unread.len(), 1);
 }
 
-/// What kube-proxy leaves: VIPs as addresses on the link, virtual servers without a tag.
+/// Leftovers of kube-proxy: VIPs as addresses on the link, virtual servers without a tag.
 fn left_by_kube_proxy() -> Kernel {
     let kernel = Kernel::new();
     let mut first = World::on(kernel.clone(), no_cidrs());

@@ -1,4 +1,4 @@
-//! What the loop allows itself: the audit's share of a core, and the distance between syncs.
+//! Limits that the loop keeps to: the audit's share of a core, and the distance between syncs.
 
 use dataplane::Touched;
 use lb_types::{IpvsOp, RealServer, RuleElement, VirtualServer, Weight};
@@ -41,7 +41,8 @@ fn damage(kernel: &Kernel) {
     kernel.rules.delete_element(RuleElement::Vip(ip(WEB)));
 }
 
-/// How much of a core an hour of audits takes, in hundredths of a percent, and how long damage stays.
+/// Share of a core that an hour of audits takes, in hundredths of a percent, and the time for which damage
+/// stays.
 fn check(services: usize, slice: Duration) -> (u128, Duration) {
     let mut world = World::synced(many(services).into_iter().chain(web()));
     let before = world.kernel.state();

@@ -56,7 +56,7 @@ fn a_crash_at_any_write_is_repaired_by_the_next_start() {
     }
 }
 
-/// What may happen to a running loop.
+/// Events that may happen to a running loop.
 #[derive(Clone, Debug)]
 enum Step {
     Endpoints(u8, u8),

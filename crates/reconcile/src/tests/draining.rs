@@ -334,7 +334,7 @@ fn the_settings_of_a_deleted_service_outlive_it() {
     assert_eq!(world.kernel.weights(web_vs()), [(11, 0)], "no deadline");
 }
 
-/// How long a real server stays that answers nobody, where clients repeat packets of so many bytes.
+/// Time for which a real server stays that answers nobody, while clients repeat packets of a size in bytes.
 fn stays(size: u64) -> Duration {
     let mut world = World::synced(web());
     let dead = rs("10.244.0.11");
@@ -433,12 +433,12 @@ fn an_address_that_moves_to_another_service_takes_no_old_connection_along() {
     assert_eq!(world.kernel.weights(web_vs()), [(11, 0), (12, 1)]);
 }
 
-/// What a process leaves to the next one.
+/// Records that a process leaves to the next one.
 fn records(world: &World) -> Vec<(drain::Key, drain::Record)> {
     world.reconciler.drains().map(|(key, drain)| (*key, drain.into())).collect()
 }
 
-/// As [`World::restart`], with the records of the process before.
+/// Restarts as [`World::restart`] does, with the records of the process before.
 fn resume(world: &mut World, records: Vec<(drain::Key, drain::Record)>, endpoints: ModelEvent) -> Report {
     *world = World { now: world.now, ..World::on(world.kernel.clone(), config()) };
     world.reconciler.restore(records);

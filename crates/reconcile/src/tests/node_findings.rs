@@ -1,4 +1,4 @@
-//! What of the node keeps services from working.
+//! Settings of the node that keep Services from working.
 
 use dataplane::{BridgeFilters, ForwardDrop, Touched};
 

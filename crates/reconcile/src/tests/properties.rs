@@ -13,12 +13,12 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What can happen. Numbers choose among a few.
+/// Events that can happen. Numbers choose among a few.
 #[derive(Clone, Debug)]
 enum Step {
     Service(Shape),
     DeleteService(u8),
-    /// Which slice, of which service, which endpoints it has, their conditions, which ports.
+    /// A slice changes: its number, its Service, its endpoints, their conditions, its ports.
     Slice {
         n: u8,
         owner: u8,
@@ -97,7 +97,7 @@ struct Api {
     services: BTreeMap<u8, Service>,
     slices: BTreeMap<u8, EndpointSlice>,
     node: Option<ModelEvent>,
-    /// Which addresses the node has.
+    /// Addresses of the node.
     addresses: u8,
 }
 
@@ -106,7 +106,7 @@ impl Api {
         let services = self.services.values().cloned().map(applied);
         let slices = self.slices.values().cloned().map(ModelEvent::SliceApplied);
         world.deliver(services.chain(slices));
-        for node in &self.node {
+        if let Some(node) = &self.node {
             world.send(node.clone());
         }
     }
@@ -427,8 +427,8 @@ fn serving(kernel: &Kernel) -> BTreeSet<(VirtualServerId, RealServerId)> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Nothing that the objects want is ever quiesced, removed or refused, where all that changed is planned
-    /// in one step.
+    /// Nothing that the objects want is ever quiesced, removed or refused, as long as one step plans all that
+    /// changed.
     #[test]
     fn nothing_wanted_is_taken_away(steps in proptest::collection::vec(step(), 1..40)) {
         let (mut world, mut api) = (World::on(Kernel::new(), by_cidr()), Api::default());

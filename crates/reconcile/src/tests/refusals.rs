@@ -1,4 +1,4 @@
-//! What the kernel refuses: each refusal costs what depends on it, and nothing else.
+//! Refusals by the kernel: each costs what depends on it, and nothing else.
 
 use dataplane::{ErrorKind, Touched};
 use lb_types::{IpvsOp, RuleElement, RuleSet, RulesOp, Scheduler, VipOp};
@@ -259,7 +259,7 @@ fn a_table_that_cannot_be_dumped_keeps_no_other_one_in_doubt() {
     assert_eq!(world.kernel.state(), before);
 }
 
-/// What the kernel refuses for a while.
+/// Writes that the kernel refuses for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refused {
     Nothing,

@@ -1,4 +1,4 @@
-//! What health checks are told.
+//! Answers for health checks.
 
 use dataplane::ErrorKind;
 use lb_types::{IpvsOp, RulesOp, VipOp};

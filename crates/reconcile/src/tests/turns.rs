@@ -6,7 +6,7 @@ use proptest::{collection::vec, prelude::*};
 
 use super::*;
 
-/// What keeps the loop busy.
+/// Work that keeps the loop busy.
 #[derive(Clone, Copy, Debug)]
 enum Burden {
     /// The cluster announces another prefix: everything is audited at once.
@@ -17,7 +17,7 @@ enum Burden {
     Touched(Touched),
     /// Answers of the kernel are lost: virtual servers are suspect.
     LostReplies,
-    /// So many virtual servers begin to drain.
+    /// This many virtual servers begin to drain.
     Drains(usize),
     /// Somebody has changed virtual servers.
     Damage(usize),
