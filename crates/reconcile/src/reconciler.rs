@@ -194,8 +194,8 @@ impl Reconciler {
             Phase::Starting => true,
             Phase::Running => model.has_node_changed() || self.intents.has_new_cidrs(),
         };
-        // Services are planned no sooner than the configured distance allows; a walk over tracked connections waits
-        // for its own rest.
+        // Services are planned no sooner than the configured distance allows; a walk over tracked connections
+        // waits for its own rest.
         let is_dirty = model.has_changes() || self.intents.has_backlog();
         let changes = (self.phase == Phase::Running && is_dirty).then(|| now.max(self.earliest_plan()));
         let flows = self.flows.due(&self.kernel.mirror, &self.work);
