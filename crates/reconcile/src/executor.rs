@@ -144,7 +144,8 @@ impl Run<'_> {
         }
     }
 
-    /// Whether a write needs the link. A VIP that has its route already does not wait for it, and what is there goes on.
+    /// Tells whether a write needs the link. A virtual server that exists, or whose VIP has its route, serves
+    /// already and does not wait for it.
     fn needs_link(&self, op: &Operation, subject: Option<Subject>) -> bool {
         let mirror = &self.executor.kernel.mirror;
         match (op, subject) {
