@@ -7,7 +7,8 @@ use std::time::Duration;
 #[error("invalid duration {0:?}: expected a form like 30s, 1m30s or 500ms")]
 pub struct InvalidDuration(pub String);
 
-/// Parses a Go duration (`time.ParseDuration`): `30s`, `1m30s`, `1.5h`, `500ms`, `0`. Negative ones are refused.
+/// Parses a Go duration (`time.ParseDuration`): `30s`, `1m30s`, `1.5h`, `500ms`, `0`. Negative ones are
+/// refused.
 pub fn parse_duration(text: &str) -> Result<Duration, InvalidDuration> {
     parse(text).ok_or_else(|| InvalidDuration(text.to_owned()))
 }

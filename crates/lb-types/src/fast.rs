@@ -6,8 +6,8 @@ use foldhash::fast::RandomState;
 
 /// A map by address, key of the kernel, or name.
 ///
-/// These keys are small and looked up several times for every write; the standard library's hasher takes most of the
-/// time then. Users of the cluster choose names and addresses, so the hasher has a random seed.
+/// These keys are small and looked up several times for every write; the standard library's hasher takes most
+/// of the time then. Users of the cluster choose names and addresses, so the hasher has a random seed.
 pub type FastMap<K, V> = HashMap<K, V, RandomState>;
 
 /// The same as a set.

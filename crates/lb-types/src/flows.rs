@@ -1,20 +1,20 @@
-//! Connections as the kernel's connection tracking knows them.
+//! Tracked connections: entries of the kernel's connection tracking.
 
 use std::{fmt, net::SocketAddr};
 
 use crate::{RealServerId, VipPort};
 
-/// Which tracked connections of a service port are meant. Always both ends of it, never a port alone: the same number
-/// is somebody else's port elsewhere.
+/// Filter for tracked connections of a Service port. It always names both ends, never a port alone: the same
+/// number is somebody else's port elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FlowFilter {
-    /// Where the client has sent to: the destination in the original direction.
+    /// Place where the client has sent to: the destination in the original direction.
     pub service: VipPort,
-    /// Who answers: the source in the reply direction.
+    /// Endpoint that answers: the source in the reply direction.
     pub target: FlowTarget,
 }
 
-/// Who answers a tracked connection.
+/// Endpoint that answers a tracked connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FlowTarget {
     /// This real server.
@@ -24,12 +24,12 @@ pub enum FlowTarget {
 }
 
 impl FlowFilter {
-    /// The connections that a real server has by this service port.
+    /// Filter for the connections that a real server has by this Service port.
     pub const fn of_real_server(service: VipPort, rs: RealServerId) -> Self {
         FlowFilter { service, target: FlowTarget::RealServer(rs) }
     }
 
-    /// The connections to this service port that no real server has.
+    /// Filter for the connections to this Service port that no real server has.
     pub const fn untranslated(service: VipPort) -> Self {
         FlowFilter { service, target: FlowTarget::Untranslated }
     }
@@ -46,8 +46,12 @@ impl FlowFilter {
 impl fmt::Display for FlowFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.target {
-            FlowTarget::RealServer(rs) => write!(f, "flows of {} to real server {rs}", self.service),
-            FlowTarget::Untranslated => write!(f, "flows of {} to no real server", self.service),
+            FlowTarget::RealServer(rs) => {
+                write!(f, "tracked connections of {} to real server {rs}", self.service)
+            }
+            FlowTarget::Untranslated => {
+                write!(f, "tracked connections of {} to no real server", self.service)
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a Service offers its clients.
+//! Fronts: the places where a Service serves its clients.
 
 use std::{fmt, net::IpAddr, num::NonZeroU16, str::FromStr};
 
@@ -7,22 +7,23 @@ use crate::{InvalidId, IpFamily, Protocol, VipPort};
 /// Clients that a front is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Clients {
-    /// All that no other front of the same port is for.
+    /// All clients that no other front of the same port is for.
     #[default]
     Any,
-    /// Those outside of the cluster, where a Local traffic policy gives them real servers of their own.
+    /// Clients outside of the cluster, where a Local traffic policy gives them real servers of their own.
     External,
 }
 
 /// Place where clients reach a Service port: address, protocol and port, and for which clients.
 ///
-/// It is the key of everything that is decided about a virtual server. How the kernel encodes it, by address or by
-/// packet mark, is a [`crate::VirtualServerId`].
+/// A front is the key of everything that is decided about a virtual server. Its encoding in the kernel, by
+/// address or by packet mark, is a [`crate::VirtualServerId`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Front {
-    /// Where they connect to. The unspecified address stands for all addresses of the node: the port is a node port.
+    /// Address, protocol and port that clients connect to. The unspecified address stands for all addresses
+    /// of the node: the port is a node port.
     pub port: VipPort,
-    /// Which of them.
+    /// Clients that the front is for.
     pub clients: Clients,
 }
 
@@ -60,7 +61,7 @@ impl From<VipPort> for Front {
     }
 }
 
-/// Follows the VIP port of a front for external clients.
+/// Suffix of the VIP port of a front for external clients, in text.
 const EXTERNAL: &str = " (external clients)";
 
 impl fmt::Display for Front {

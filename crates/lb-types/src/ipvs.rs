@@ -26,7 +26,7 @@ pub enum VirtualServerId {
     FwMark {
         /// Family of the packets.
         family: IpFamily,
-        /// The whole mark is compared; 0 means "no mark" to the kernel and cannot be a key.
+        /// Mark, which is compared as a whole; 0 means "no mark" to the kernel and cannot be a key.
         mark: NonZeroU32,
     },
 }
@@ -137,9 +137,10 @@ impl FromStr for Scheduler {
     type Err = UnknownScheduler;
 
     fn from_str(name: &str) -> Result<Self, UnknownScheduler> {
-        match KNOWN_SCHEDULERS.contains(&name) {
-            true => Ok(Scheduler::from_static(name)),
-            false => Err(UnknownScheduler(name.to_owned())),
+        if KNOWN_SCHEDULERS.contains(&name) {
+            Ok(Scheduler::from_static(name))
+        } else {
+            Err(UnknownScheduler(name.to_owned()))
         }
     }
 }
@@ -170,7 +171,7 @@ impl SchedulerFlags {
     /// `sh-port`, `mh-port`: the source port is part of the hash.
     pub const PORT: SchedulerFlags = SchedulerFlags(2);
 
-    /// From bits 0 to 2; higher bits are dropped.
+    /// Makes flags from bits 0 to 2; drops higher bits.
     pub const fn from_bits(bits: u8) -> Self {
         SchedulerFlags(bits & 7)
     }
@@ -186,7 +187,7 @@ impl SchedulerFlags {
         SchedulerFlags(self.0 | others.0)
     }
 
-    /// Whether all of some flags are set.
+    /// Tells whether all of some flags are set.
     pub const fn contains(self, others: SchedulerFlags) -> bool {
         self.0 & others.0 == others.0
     }
@@ -206,16 +207,16 @@ pub struct Persistence {
 pub struct VirtualServer {
     /// Chooses the real server of a new connection.
     pub scheduler: Scheduler,
-    /// Interpreted by the scheduler.
+    /// Flags that the scheduler interprets.
     pub scheduler_flags: SchedulerFlags,
     /// Session affinity, if any.
     pub persistence: Option<Persistence>,
-    /// UDP only: schedule every datagram anew.
+    /// True if every datagram is scheduled anew; UDP only.
     pub one_packet: bool,
 }
 
 impl VirtualServer {
-    /// Only a scheduler.
+    /// Settings with a scheduler and nothing else.
     pub const fn new(scheduler: Scheduler) -> Self {
         VirtualServer {
             scheduler,
@@ -264,7 +265,7 @@ impl PartialOrd for RealServerId {
 }
 
 impl Ord for RealServerId {
-    /// By field.
+    /// Compares address, then port.
     fn cmp(&self, other: &Self) -> Ordering {
         cmp_addr(&self.addr, &other.addr).then_with(|| self.port.cmp(&other.port))
     }
@@ -276,7 +277,7 @@ impl fmt::Display for RealServerId {
     }
 }
 
-/// How IPVS sends packets to a real server (`IP_VS_CONN_F_*`).
+/// Method by which IPVS sends packets to a real server (`IP_VS_CONN_F_*`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ForwardingMethod {
     /// Destination NAT: what Services need, because the ports differ.
@@ -312,7 +313,7 @@ impl Weight {
     /// Weight of every serving endpoint.
     pub const SERVING: Weight = Weight(1);
 
-    /// Whether new connections are kept away.
+    /// Tells whether the weight keeps new connections away.
     pub const fn is_quiesced(self) -> bool {
         self.0 == 0
     }
@@ -329,7 +330,7 @@ impl fmt::Display for Weight {
 pub struct RealServer {
     /// Share of new connections.
     pub weight: Weight,
-    /// How packets reach it.
+    /// Method by which packets reach it.
     pub forwarding: ForwardingMethod,
     /// No new connections at or above this many; 0 for no limit.
     pub upper_threshold: u32,
@@ -365,9 +366,9 @@ impl fmt::Display for RealServer {
 /// Live connection counters of a real server.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ConnectionCounters {
-    /// Until the first FIN or RST; never counts UDP.
+    /// TCP and SCTP connections before the first FIN or RST; never counts UDP.
     pub active: u32,
-    /// Everything else, TIME_WAIT included.
+    /// All other connections, TIME_WAIT included.
     pub inactive: u32,
     /// Persistence templates.
     pub persistent: u32,

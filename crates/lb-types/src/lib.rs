@@ -4,9 +4,10 @@
 //! environment, and no opinion on what should be programmed.
 //!
 //! Reading order: [`IpFamily`], [`Protocol`] and [`VipPort`]; the Kubernetes side ([`ServiceName`],
-//! [`ServicePortName`]) and what it offers ([`Front`]); the IPVS side ([`VirtualServerId`], [`VirtualServer`], [`RealServerId`],
-//! [`RealServer`]); tracked connections ([`FlowFilter`]); the packet rules ([`RuleElement`], [`RulesLayout`]); and the typed kernel writes
-//! ([`Operation`]) of which every plan consists.
+//! [`ServicePortName`]) and what it offers ([`Front`]); the IPVS side ([`VirtualServerId`],
+//! [`VirtualServer`], [`RealServerId`], [`RealServer`]); tracked connections ([`FlowFilter`]); the packet
+//! rules ([`RuleElement`], [`RulesLayout`]); and the typed kernel writes ([`Operation`]) of which every plan
+//! consists.
 
 mod duration;
 mod fast;

@@ -16,7 +16,7 @@ pub struct ServiceName {
 }
 
 impl ServiceName {
-    /// Both parts from strings.
+    /// Makes a name of two strings.
     pub fn new(namespace: &str, name: &str) -> Self {
         ServiceName { namespace: namespace.into(), name: name.into() }
     }
@@ -35,7 +35,7 @@ pub struct ServicePortName {
     pub service: ServiceName,
     /// Port name; empty when the Service has a single unnamed port.
     pub port: Arc<str>,
-    /// Protocol is part of the key: one name may serve TCP and UDP.
+    /// Protocol, which is part of the key because one name may serve TCP and UDP.
     pub protocol: Protocol,
 }
 
@@ -51,8 +51,8 @@ impl fmt::Display for ServicePortName {
 
 /// Identity of a pod: its UID in 128 bits.
 ///
-/// An address comes back under another pod, and pods of one node's network share an address: only the UID tells them
-/// apart.
+/// An address comes back under another pod, and pods of one node's network share an address: only the UID
+/// tells them apart.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PodUid([u8; 16]);
 
@@ -60,7 +60,8 @@ impl PodUid {
     /// Length of a UUID in text.
     const TEXT_LEN: usize = 36;
 
-    /// UID of a pod by the text of `targetRef.uid`: a UUID, or any other text, which is hashed. `None` for no text.
+    /// UID of a pod by the text of `targetRef.uid`: a UUID, or any other text, which is hashed. `None` for no
+    /// text.
     pub fn new(text: &str) -> Option<Self> {
         (!text.is_empty()).then(|| PodUid::from_uuid(text).unwrap_or_else(|| PodUid::hashed(text)))
     }
@@ -101,7 +102,7 @@ impl PodUid {
         self.0
     }
 
-    /// Any other text: two independent hashes, the same in every process.
+    /// Identity from any other text: two independent hashes, the same in every process.
     fn hashed(text: &str) -> Self {
         let half = |seed| FixedState::with_seed(seed).hash_one(text);
         PodUid((u128::from(half(1)) << 64 | u128::from(half(2))).to_be_bytes())

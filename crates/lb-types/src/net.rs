@@ -119,7 +119,7 @@ impl FromStr for Protocol {
     }
 }
 
-/// Where clients of a service port connect to: a VIP, a protocol and a port.
+/// Place where clients of a Service port connect to: a VIP, a protocol and a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VipPort {
     /// The VIP.
@@ -131,7 +131,7 @@ pub struct VipPort {
 }
 
 impl Hash for VipPort {
-    /// Every virtual server is looked up several times.
+    /// Hashes all fields as one number or two, because every virtual server is looked up several times.
     fn hash<H: Hasher>(&self, state: &mut H) {
         let rest = u32::from(self.port.get()) | u32::from(self.protocol.number()) << 16;
         hash_with_addr(&self.addr, rest, state);
@@ -145,14 +145,15 @@ impl PartialOrd for VipPort {
 }
 
 impl Ord for VipPort {
-    /// By field.
+    /// Compares address, then protocol, then port.
     fn cmp(&self, other: &Self) -> Ordering {
         let rest = || (self.protocol, self.port).cmp(&(other.protocol, other.port));
         cmp_addr(&self.addr, &other.addr).then_with(rest)
     }
 }
 
-/// An address and whatever else is in a key as one number or two: field by field takes twice the time.
+/// Hashes an address, and whatever else is in a key, as one number or two: field by field takes twice the
+/// time.
 #[inline]
 pub(crate) fn hash_with_addr<H: Hasher>(addr: &IpAddr, rest: u32, state: &mut H) {
     match addr {
@@ -164,8 +165,8 @@ pub(crate) fn hash_with_addr<H: Hasher>(addr: &IpAddr, rest: u32, state: &mut H)
     }
 }
 
-/// The order of [`IpAddr`], as numbers: the standard library compares bytes by a call of `memcmp`, and all tables here
-/// are ordered by addresses.
+/// Compares addresses in the order of [`IpAddr`], but as numbers: the standard library compares bytes by a
+/// call of `memcmp`, and all tables here are ordered by addresses.
 #[inline]
 pub(crate) fn cmp_addr(one: &IpAddr, other: &IpAddr) -> Ordering {
     match (one, other) {

@@ -1,4 +1,4 @@
-//! Every write to the kernel, as a value. A plan is a list of these; each prints as one line.
+//! Every write to the kernel, as a value. A plan is an ordered list of these; each prints as one line.
 
 use std::{borrow::Cow, fmt, net::IpAddr};
 
@@ -9,46 +9,46 @@ use crate::{FlowFilter, RealServer, RealServerId, RuleElement, RulesLayout, Virt
 pub enum IpvsOp {
     /// NEW_SERVICE
     AddVirtualServer {
-        /// Which.
+        /// Key of the virtual server.
         vs: VirtualServerId,
-        /// How.
+        /// Settings of the virtual server.
         settings: VirtualServer,
     },
     /// SET_SERVICE
     SetVirtualServer {
-        /// Which.
+        /// Key of the virtual server.
         vs: VirtualServerId,
-        /// How.
+        /// Settings of the virtual server.
         settings: VirtualServer,
     },
     /// DEL_SERVICE; its real servers go with it.
     DeleteVirtualServer {
-        /// Which.
+        /// Key of the virtual server.
         vs: VirtualServerId,
     },
     /// NEW_DEST
     AddRealServer {
-        /// Of which virtual server.
+        /// Virtual server that it belongs to.
         vs: VirtualServerId,
-        /// Which.
+        /// Key of the real server.
         rs: RealServerId,
-        /// How.
+        /// Settings of the real server.
         settings: RealServer,
     },
     /// SET_DEST
     SetRealServer {
-        /// Of which virtual server.
+        /// Virtual server that it belongs to.
         vs: VirtualServerId,
-        /// Which.
+        /// Key of the real server.
         rs: RealServerId,
-        /// How.
+        /// Settings of the real server.
         settings: RealServer,
     },
     /// DEL_DEST
     DeleteRealServer {
-        /// Of which virtual server.
+        /// Virtual server that it belongs to.
         vs: VirtualServerId,
-        /// Which.
+        /// Key of the real server.
         rs: RealServerId,
     },
 }
@@ -87,7 +87,7 @@ impl fmt::Display for IpvsOp {
 /// A write to links, addresses or routes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum VipOp {
-    /// Create `kube-ipvs0` (type dummy) if it is missing, and set it up.
+    /// Creates `kube-ipvs0` (type dummy) if it is missing, and sets it up.
     EnsureLink,
     /// `local VIP dev kube-ipvs0 table local src SOURCE`, replacing one of ours with another source.
     EnsureRoute {
@@ -96,17 +96,17 @@ pub enum VipOp {
         /// Source of connections from this node to the VIP; `None` lets the kernel choose.
         source: Option<IpAddr>,
     },
-    /// Remove our route of a VIP.
+    /// Removes our route of a VIP.
     DeleteRoute {
         /// The VIP.
         vip: IpAddr,
     },
-    /// Remove an address that was found on `kube-ipvs0` and is not wanted there.
+    /// Removes an address that was found on `kube-ipvs0` and is not wanted there.
     DeleteAddress {
         /// The address.
         addr: IpAddr,
     },
-    /// Remove `kube-ipvs0` with all that is on it; used by cleanup alone.
+    /// Removes `kube-ipvs0` with all that is on it; only cleanup uses it.
     DeleteLink,
 }
 
@@ -128,13 +128,13 @@ impl fmt::Display for VipOp {
 /// A write to the nftables table `inet kube-ipvs`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum RulesOp {
-    /// Create the table or rewrite its chains; elements of existing sets stay.
+    /// Creates the table or rewrites its chains; elements of existing sets stay.
     InstallLayout(RulesLayout),
-    /// Add an element.
+    /// Adds an element.
     AddElement(RuleElement),
-    /// Delete an element.
+    /// Deletes an element.
     DeleteElement(RuleElement),
-    /// Remove the table; used by cleanup alone.
+    /// Removes the table; only cleanup uses it.
     DeleteTable,
 }
 
@@ -154,7 +154,7 @@ impl fmt::Display for RulesOp {
 pub struct SysctlOp {
     /// Path below `/proc/sys`, such as `net/ipv4/vs/conntrack`.
     pub name: Cow<'static, str>,
-    /// What to write.
+    /// Value to write.
     pub value: u32,
 }
 
@@ -174,7 +174,7 @@ impl fmt::Display for SysctlOp {
 /// A write to the connection tracking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FlowsOp {
-    /// Forget tracked connections.
+    /// Makes the kernel forget tracked connections.
     Delete(FlowFilter),
 }
 

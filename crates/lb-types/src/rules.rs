@@ -1,4 +1,4 @@
-//! What the packet rules decide on: set elements, and the part of the table that configuration shapes.
+//! Vocabulary of the packet rules: set elements, and the part of the table that configuration shapes.
 
 use std::{fmt, net::IpAddr};
 
@@ -6,7 +6,7 @@ use ipnetwork::IpNetwork;
 
 use crate::{IpFamily, VipPort};
 
-/// One element of one set: what the packet rules know of a VIP or of a front.
+/// One element of one set: a fact that the packet rules know of a VIP or of a front.
 ///
 /// A variant is a set; what it holds is the set's key. Each set exists once per family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -126,7 +126,7 @@ impl fmt::Display for RuleElement {
     }
 }
 
-/// How a client is recognised as a pod of this node (kube-proxy's `detectLocalMode`).
+/// Way to recognise a client as a pod of this node (kube-proxy's `detectLocalMode`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum LocalDetection {
     /// Unknown: no client of a ClusterIP is masqueraded because of where it is.

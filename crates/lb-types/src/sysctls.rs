@@ -7,16 +7,16 @@ use crate::SysctlOp;
 pub struct SysctlNeed {
     /// The write that makes it so.
     pub op: SysctlOp,
-    /// Which other values are left alone.
+    /// Other values that are left alone.
     pub leaves: Leaves,
-    /// When it must have the value.
+    /// Condition under which it must have the value.
     pub when: SysctlWhen,
 }
 
 /// Values, besides the needed one, that a parameter may keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leaves {
-    /// None.
+    /// No other value.
     Nothing,
     /// Larger ones.
     Larger,
@@ -26,22 +26,22 @@ pub enum Leaves {
     LargerBut(u32),
 }
 
-/// When a parameter must have its value.
+/// Condition under which a parameter must have its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SysctlWhen {
     /// As long as the process runs.
     Always,
-    /// Until it had it once: what somebody sets later stays.
+    /// Until it had the value once: whatever somebody sets later stays.
     Once,
-    /// While a Service has an IPv6 ClusterIP. Forwarding: when it is switched on, the kernel drops the default routes
-    /// that it has by router advertisements, except on interfaces with `accept_ra=2`.
+    /// While a Service has an IPv6 ClusterIP. Forwarding: when it is switched on, the kernel drops the
+    /// default routes that it has by router advertisements, except on interfaces with `accept_ra=2`.
     Ipv6Forwarding,
     /// While a Service has an IPv6 ClusterIP and the node has IPv6: a parameter of our link.
     OnLink,
 }
 
 impl From<SysctlOp> for SysctlNeed {
-    /// Exactly this value, always.
+    /// Demands exactly this value, always.
     fn from(op: SysctlOp) -> Self {
         SysctlNeed { op, leaves: Leaves::Nothing, when: SysctlWhen::Always }
     }

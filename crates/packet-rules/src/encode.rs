@@ -1,9 +1,9 @@
 //! Values as nf_tables messages, by libnftnl.
 //!
-//! What the safe wrapper `nftnl` offers is used; what it does not (most expressions, flags of masquerade, byte order
-//! of sets, elements that may exist already) is built on `nftnl_sys` in `encode/raw.rs`.
-//! `nftnl::Batch` is not used: it hides where messages begin, asks for an answer to each, and parses the kernel
-//! version in a way that fails on some.
+//! What the safe wrapper `nftnl` offers is used; what it does not (most expressions, flags of masquerade,
+//! byte order of sets, elements that may exist already) is built on `nftnl_sys` in `encode/raw.rs`.
+//! `nftnl::Batch` is not used: it hides where messages begin, asks for an answer to each, and parses the
+//! kernel version in a way that fails on some.
 
 mod raw;
 #[cfg(test)]
@@ -30,7 +30,7 @@ pub(crate) struct Encoder {
     next_set: u32,
 }
 
-/// Whether elements are added or deleted.
+/// Choice between adding and deleting elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     Add,
@@ -112,7 +112,8 @@ fn encode_rule<'c>(chain: &'c Chain<'_>, spec: &RuleSpec) -> Rule<'c> {
     for expr in expr::lower(spec) {
         rule.add_expr(&RawExpr(expr));
     }
-    // Fails only for texts longer than any of ours; such a rule would never be found current and be rewritten.
+    // Fails only for texts longer than any of ours; such a rule would never be found current and be
+    // rewritten.
     let _ = rule.set_comment(c_string(&spec.comment()));
     rule
 }

@@ -1,6 +1,7 @@
 //! Statements as the kernel's expressions: small instructions over registers.
 //!
-//! Matching goes through register 1 (`NFT_REG32_00`); the fields of a concatenation lie side by side from there.
+//! Matching goes through register 1 (`NFT_REG32_00`); the fields of a concatenation lie side by side from
+//! there.
 
 use std::net::IpAddr;
 
@@ -10,7 +11,8 @@ use nftnl_sys::libc;
 
 use crate::spec::{Interface, RuleSpec, Selector, SetId, SoftError, Statement};
 
-/// Counted up when the same text is translated differently, so that tables by older versions are rewritten.
+/// Version of the translation: counted up when the same text is translated differently, so that tables by
+/// older versions are rewritten.
 pub(crate) const ENCODING: u32 = 1;
 
 pub(crate) const ICMP: u8 = 1;
@@ -131,8 +133,8 @@ fn lookup(selector: Selector, set: SetId, inverted: bool) -> Vec<Expr> {
     load.exprs
 }
 
-/// The destination as [`Selector::Sender`] finds it later, and [`Selector::DestinationPortAndSource`] where the source
-/// is the same.
+/// The destination as [`Selector::Sender`] finds it later, and [`Selector::DestinationPortAndSource`] where
+/// the source is the same.
 fn remember(set: SetId) -> Vec<Expr> {
     let mut load = Load { family: set.family, next: FIRST, exprs: vec![] };
     load.destination_port();
@@ -150,7 +152,7 @@ struct Load {
 }
 
 impl Load {
-    /// The register of a field of so many bytes.
+    /// Register of a field of this many bytes.
     fn register(&mut self, bytes: u32) -> u32 {
         let register = self.next;
         self.next += bytes.div_ceil(4);
@@ -231,7 +233,7 @@ impl Load {
     }
 }
 
-/// Whether a word of the connection has one of these bits.
+/// Tests that a word of the connection has one of these bits.
 fn ct_has(key: i32, bits: u32) -> Vec<Expr> {
     vec![ct(key, None, FIRST), and(bits.to_ne_bytes().into()), unequal(vec![0; 4])]
 }

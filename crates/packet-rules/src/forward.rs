@@ -173,10 +173,11 @@ pub(crate) fn parse_rule(message: &Message<'_>) -> Option<Rule> {
     for attribute in message.attributes(nft::HEADER) {
         match attribute.kind {
             attr::RULE_CHAIN => chain = Some(text(&attribute)),
-            EXPRESSIONS => attribute
-                .nested()
-                .filter(|element| element.kind == ELEMENT)
-                .for_each(|element| reading.take(&element)),
+            EXPRESSIONS => {
+                for element in attribute.nested().filter(|element| element.kind == ELEMENT) {
+                    reading.take(&element);
+                }
+            }
             _ => {}
         }
     }
@@ -424,10 +425,14 @@ fn xt_conntrack(info: &[u8]) -> Judgement {
         return Doubtful;
     }
     let has = u32::from(states) & ESTABLISHED != 0;
-    match has != (inverted & XT_CONNTRACK_STATE != 0) {
-        false => No,
-        true if flags == XT_CONNTRACK_STATE => Yes,
-        true => Doubtful,
+    let is_inverted = inverted & XT_CONNTRACK_STATE != 0;
+    if has == is_inverted {
+        No
+    } else if flags == XT_CONNTRACK_STATE {
+        Yes
+    } else {
+        // Other conditions of the same match are not judged.
+        Doubtful
     }
 }
 

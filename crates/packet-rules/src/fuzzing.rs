@@ -10,7 +10,8 @@ use crate::{
     spec::SetId,
 };
 
-/// Reads a datagram as dumps, notifications and the answer to a transaction. Whether any of it was understood.
+/// Reads a datagram as dumps, notifications and the answer to a transaction; returns whether any of it was
+/// understood.
 pub fn messages(datagram: &[u8]) -> bool {
     let (mut understood, mut replies) = (false, Replies::default());
     for message in Messages::new(datagram) {

@@ -1,13 +1,14 @@
 //! The nftables table `inet kube-ipvs`: what it says (pure) and how it gets into the kernel (transactions).
 //!
-//! One table with a constant number of chains and sets, whatever the number of services; only elements of sets
-//! change. No process is executed and nothing outside the table is touched. Deliberately not here: which elements
-//! there should be, any copy of them, and conntrack.
+//! One table with a constant number of chains and sets, whatever the number of services; only elements of
+//! sets change. No process is executed and nothing outside the table is touched. Deliberately not here: which
+//! elements there should be, any copy of them, and conntrack.
 //!
-//! Reading order: [`render_table`] (which chains and rules, and why) gives a [`TableSpec`] whose `Display` is nft text
-//! (`spec`, `text`); `expr` and `encode` turn it into messages; `observed` and `install` compare it with what is
-//! there; `transaction` and `socket` execute operations; [`RulesClient`] is a [`dataplane::RulesTable`] made of all
-//! that. [`RulesWatcher`] tells when somebody else touched the table; `forward` judges chains of others.
+//! Reading order: [`render_table`] (which chains and rules, and why) gives a [`TableSpec`] whose `Display` is
+//! nft text (`spec`, `text`); `expr` and `encode` turn it into messages; `observed` and `install` compare it
+//! with what is there; `transaction` and `socket` execute operations; [`RulesClient`] is a
+//! [`dataplane::RulesTable`] made of all that. [`RulesWatcher`] tells when somebody else touched the table;
+//! `forward` judges chains of others.
 
 mod client;
 mod encode;

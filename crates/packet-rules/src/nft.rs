@@ -54,7 +54,7 @@ pub(crate) mod attr {
     pub(crate) const HOOK_PRIORITY: u16 = 2;
     pub(crate) const RULE_CHAIN: u16 = 2;
     pub(crate) const RULE_USERDATA: u16 = 7;
-    /// Of sets and of lists of elements.
+    /// Name of the set, in messages about sets and about lists of elements.
     pub(crate) const SET_NAME: u16 = 2;
     pub(crate) const SET_FLAGS: u16 = 3;
     pub(crate) const SET_KEY_TYPE: u16 = 4;

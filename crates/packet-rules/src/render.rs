@@ -1,27 +1,30 @@
-//! Which chains and rules the table has, and why.
+//! Chains and rules of the table, with the reason for each.
 //!
 //! ```text
 //! from outside    prerouting [prerouting-mark] -> input [input 90, IPVS 98/99, input-late 101]
 //!                     -> output -> postrouting [postrouting 100]
 //! answers         prerouting -> forward [forward 90, IPVS 99/100] -> postrouting
-//! from this node  output [output -110, output-mark -100, IPVS -98] -> output again -> postrouting [postrouting 100]
+//! from this node  output [output -110, output-mark -100, IPVS -98] -> output again
+//!                     -> postrouting [postrouting 100]
 //! ```
 //!
-//! Masquerading is decided by the original tuple of the connection (client -> VIP:port), which IPVS leaves alone, so
-//! no packet mark is spent on it; only the two interface modes of local detection need one, because postrouting does
-//! not know where a packet came in.
+//! Masquerading is decided by the original tuple of the connection (client -> VIP:port), which IPVS leaves
+//! alone, so no packet mark is spent on it; only the two interface modes of local detection need one, because
+//! postrouting does not know where a packet came in.
 //!
 //! No packet of an established connection meets a refusal: `reply` packets pass at the top, services without
-//! endpoints are refused to new connections only (their draining real servers keep theirs), and what IPVS forwards
-//! leaves the input hook before `input-late`.
+//! endpoints are refused to new connections only (their draining real servers keep theirs), and what IPVS
+//! forwards leaves the input hook before `input-late`.
 //!
-//! Whether a pod reaches itself through a Service is seen in the packet: its source equals its destination once IPVS
-//! has translated it. nftables cannot compare two fields of a packet (the kernel can since 6.13, by an xor of two
-//! registers), but it can look both up in a set: the destination of every connection of a Service is added to
-//! `endpoints` as a pair with itself, and the rule behind asks for the pair of source and destination.
+//! Whether a pod reaches itself through a Service is seen in the packet: its source equals its destination
+//! once IPVS has translated it. nftables cannot compare two fields of a packet (the kernel can since 6.13, by
+//! an xor of two registers), but it can look both up in a set: the destination of every connection of a
+//! Service is added to `endpoints` as a pair with itself, and the rule behind asks for the pair of source and
+//! destination.
 //!
-//! IPVS never sees ICMP errors that end no connection, because it would count them as packets of the real server:
-//! whether anything comes back from a real server that drains is how `drain` tells a living one from a dead one.
+//! IPVS never sees ICMP errors that end no connection, because it would count them as packets of the real
+//! server: whether anything comes back from a real server that drains is how `drain` tells a living one from
+//! a dead one.
 
 use ipnetwork::IpNetwork;
 use lb_types::{IpFamily, LocalDetection, RuleSet, RulesLayout};
@@ -42,11 +45,12 @@ const INPUT_LATE: BaseChain = BaseChain { kind: ChainKind::Filter, hook: Hook::I
 const FORWARD: BaseChain = BaseChain { kind: ChainKind::Filter, hook: Hook::Forward, priority: 90 };
 /// Behind conntrack (-200), before destination NAT (-100) and IPVS (-99, -98).
 const OUTPUT: BaseChain = BaseChain { kind: ChainKind::Filter, hook: Hook::Output, priority: -110 };
-/// Wherever their priority, nat chains run in the order of priorities at 100 here, and at -100 in the next two hooks.
+/// Wherever their priority, nat chains run in the order of priorities at 100 here, and at -100 in the next
+/// two hooks.
 const POSTROUTING: BaseChain = BaseChain { kind: ChainKind::Nat, hook: Hook::Postrouting, priority: 100 };
-/// A nat chain, because the mark is for the first packet only, and because a packet that IPVS forwards passes the
-/// output hook too, where it must not be taken for one of this node: its destination is settled, so `output-mark`
-/// does not see it.
+/// A nat chain, because the mark is for the first packet only, and because a packet that IPVS forwards passes
+/// the output hook too, where it must not be taken for one of this node: its destination is settled, so
+/// `output-mark` does not see it.
 const PREROUTING_MARK: BaseChain = BaseChain { kind: ChainKind::Nat, hook: Hook::Prerouting, priority: -110 };
 const OUTPUT_MARK: BaseChain = BaseChain { kind: ChainKind::Nat, hook: Hook::Output, priority: -110 };
 
@@ -90,8 +94,8 @@ pub fn render_table(layout: &RulesLayout) -> TableSpec {
 /// SCTP clients ignore "port unreachable" and retry for a minute, but abort on IPv4's "protocol unreachable"
 /// (sctp_v4_err in net/sctp/protocol.c; RFC 9260 section 10).
 ///
-/// TODO-correctness: over IPv6 they abort on "unrecognized next header" only, which nft cannot send: such a client
-/// learns of the refusal when its own retries are used up.
+/// TODO-correctness: over IPv6 they abort on "unrecognized next header" only, which nft cannot send: such a
+/// client learns of the refusal when its own retries are used up.
 fn refuse() -> Vec<RuleSpec> {
     vec![
         rule("as a closed port does", [Statement::Protocol(TCP), Statement::RejectReset]),
@@ -107,7 +111,8 @@ fn refuse() -> Vec<RuleSpec> {
 ///
 /// `meta l4proto ipv6-icmp goto icmp`
 ///
-/// In every hook where IPVS looks at packets; all others pay for the two comparisons only. No refusal is for ICMP.
+/// In every hook where IPVS looks at packets; all others pay for the two comparisons only. No refusal is for
+/// ICMP.
 fn icmp() -> Vec<RuleSpec> {
     let rules = [ICMP, ICMPV6].map(|protocol| {
         let about = "errors that IPVS would count";
@@ -116,12 +121,13 @@ fn icmp() -> Vec<RuleSpec> {
     rules.into()
 }
 
-/// `icmp type destination-unreachable icmp code != prot-unreachable icmp code != frag-needed goto soft-errors`
+/// `icmp type destination-unreachable icmp code != prot-unreachable icmp code != frag-needed
+/// goto soft-errors`
 ///
 /// `icmp type time-exceeded goto soft-errors`
 ///
-/// What routers and firewalls say of the address of a pod that is gone. "Protocol unreachable" ends SCTP associations,
-/// "too big" must reach the client.
+/// What routers and firewalls say of the address of a pod that is gone. "Protocol unreachable" ends SCTP
+/// associations, "too big" must reach the client.
 fn soft_errors(family: IpFamily) -> Vec<RuleSpec> {
     let rules = [SoftError::Unreachable, SoftError::TimeExceeded].map(|error| {
         let about = "ends no connection";
@@ -133,10 +139,10 @@ fn soft_errors(family: IpFamily) -> Vec<RuleSpec> {
 /// `ct state related ct direction reply ct status seen-reply meta nfproto ipv4 ct protocol != udp
 /// ct original ip daddr . ct protocol . ct original proto-dst @services-v4 drop`
 ///
-/// TCP and SCTP disregard such an error once they are connected; before that it makes connect() fail at once, so it
-/// passes, and it always does for UDP, which has no other way to learn of it. Without this, IPVS counts it as a packet
-/// of the real server (`handle_response_icmp`, net/netfilter/ipvs/ip_vs_core.c) as if that were alive. Errors about a
-/// client, which go to its real server, are no such thing.
+/// TCP and SCTP disregard such an error once they are connected; before that it makes connect() fail at once,
+/// so it passes, and it always does for UDP, which has no other way to learn of it. Without this, IPVS counts
+/// it as a packet of the real server (`handle_response_icmp`, net/netfilter/ipvs/ip_vs_core.c) as if that
+/// were alive. Errors about a client, which go to its real server, are no such thing.
 fn unheard(family: IpFamily) -> RuleSpec {
     rule(
         "an established connection does not need to know",
@@ -174,11 +180,11 @@ fn input_late() -> Vec<RuleSpec> {
 /// `ct state invalid meta nfproto ipv4 meta l4proto tcp
 /// ip saddr . meta l4proto . th sport . ip saddr @endpoints-v4 goto misplaced`
 ///
-/// Conntrack disowns a packet outside of its connection's window. Where the client was masqueraded, such a packet of an
-/// endpoint is addressed to a port of this node that nobody has, the stack would answer with a reset, and the endpoint
-/// would end the connection (kubernetes/kubernetes#74839). Behind IPVS, which knows the connections of clients that are
-/// not masqueraded and translates their packets whatever conntrack says: those have a VIP as their source by now, or
-/// went through the forward hook, where nothing need be dropped.
+/// Conntrack disowns a packet outside of its connection's window. Where the client was masqueraded, such a
+/// packet of an endpoint is addressed to a port of this node that nobody has, the stack would answer with a
+/// reset, and the endpoint would end the connection (kubernetes/kubernetes#74839). Behind IPVS, which knows
+/// the connections of clients that are not masqueraded and translates their packets whatever conntrack says:
+/// those have a VIP as their source by now, or went through the forward hook, where nothing need be dropped.
 fn invalid(family: IpFamily) -> RuleSpec {
     rule(
         "of an endpoint, but of no connection",
@@ -204,8 +210,8 @@ fn misplaced() -> Vec<RuleSpec> {
 
 /// `ct direction reply accept`
 ///
-/// A node process may have a VIP as its source (a route without a source, or connections from before a takeover);
-/// the answers to it are addressed to a port of the VIP that no service has.
+/// A node process may have a VIP as its source (a route without a source, or connections from before a
+/// takeover); the answers to it are addressed to a port of the VIP that no service has.
 fn replies() -> RuleSpec {
     rule("answers to this node, whose source may be a VIP", [Statement::Reply, Statement::Accept])
 }
@@ -262,10 +268,11 @@ fn postrouting(layout: &RulesLayout) -> Vec<RuleSpec> {
     rules
 }
 
-/// `oif "lo" accept`, with `meta mark set meta mark & 0xffffbfff` before the verdict where packets are marked.
+/// `oif "lo" accept`, with `meta mark set meta mark & 0xffffbfff` before the verdict where packets are
+/// marked.
 ///
-/// Client and endpoint are this node. Masquerading would give the client the first address of any interface, which the
-/// endpoint's firewall need not know; as it is, it has the source of the VIP's route.
+/// Client and endpoint are this node. Masquerading would give the client the first address of any interface,
+/// which the endpoint's firewall need not know; as it is, it has the source of the VIP's route.
 fn stays_here(layout: &RulesLayout) -> RuleSpec {
     let mut statements = vec![Statement::ToLoopback];
     statements.extend(marks(layout).then_some(Statement::ClearMark(layout.masquerade_bit & 31)));
@@ -276,8 +283,8 @@ fn stays_here(layout: &RulesLayout) -> RuleSpec {
 /// `meta nfproto ipv4 ct original ip daddr . meta l4proto . ct original proto-dst @services-v4
 /// update @endpoints-v4 { ip daddr . meta l4proto . th dport . ip daddr }`
 ///
-/// A rule of its own, so that a full set keeps nobody from being masqueraded. Its size follows from the endpoints that
-/// there are, not from the clients, whom nobody knows.
+/// A rule of its own, so that a full set keeps nobody from being masqueraded. Its size follows from the
+/// endpoints that there are, not from the clients, whom nobody knows.
 fn remember(family: IpFamily) -> RuleSpec {
     rule(
         "where the connection was sent",
@@ -289,13 +296,13 @@ fn remember(family: IpFamily) -> RuleSpec {
     )
 }
 
-/// `meta nfproto ipv4 ct original ip daddr . meta l4proto . ct original proto-dst @masquerade-nonlocal-v4` and then,
-/// by local detection:
+/// `meta nfproto ipv4 ct original ip daddr . meta l4proto . ct original proto-dst @masquerade-nonlocal-v4`
+/// and then, by local detection:
 ///
 /// - CIDRs: `ct original ip saddr != 10.244.0.0/16 masquerade fully-random`
 /// - interface: `meta mark & 0x4000 == 0x4000 meta mark set meta mark & 0xffffbfff masquerade fully-random`
-/// - none: `ct original ip saddr @vips-v4 masquerade fully-random`; no answer would find its way to a VIP of this
-///   node from another one.
+/// - none: `ct original ip saddr @vips-v4 masquerade fully-random`; no answer would find its way to a VIP of
+///   this node from another one.
 fn masquerade_nonlocal(layout: &RulesLayout, family: IpFamily) -> RuleSpec {
     let set = SetId::planned(RuleSet::MasqueradeNonLocal, family);
     let mut statements =
@@ -362,12 +369,14 @@ fn mark_from_outside(layout: &RulesLayout) -> Vec<RuleSpec> {
     })
 }
 
-/// `meta nfproto ipv4 ip daddr . meta l4proto . th dport @masquerade-nonlocal-v4 meta mark set meta mark | 0x4000`
+/// `meta nfproto ipv4 ip daddr . meta l4proto . th dport @masquerade-nonlocal-v4
+/// meta mark set meta mark | 0x4000`
 fn mark_from_this_node(layout: &RulesLayout) -> Vec<RuleSpec> {
-    per_family(|family| match is_by_interface(layout.local(family)) {
-        true => vec![mark(layout, family, None)],
-        false => vec![],
-    })
+    per_family(
+        |family| {
+            if is_by_interface(layout.local(family)) { vec![mark(layout, family, None)] } else { vec![] }
+        },
+    )
 }
 
 fn mark(layout: &RulesLayout, family: IpFamily, from: Option<Statement>) -> RuleSpec {
@@ -379,7 +388,7 @@ fn mark(layout: &RulesLayout, family: IpFamily, from: Option<Statement>) -> Rule
     RuleSpec { about: "client is not a pod of this node", statements }
 }
 
-/// Which interfaces a name or prefix stands for.
+/// Interfaces that a name or prefix stands for.
 enum Coverage {
     /// Every interface.
     All,
@@ -402,7 +411,7 @@ impl Interface {
     }
 }
 
-/// Whether packets are marked on their way in.
+/// Tells whether packets are marked on their way in.
 fn marks(layout: &RulesLayout) -> bool {
     IpFamily::ALL.into_iter().any(|family| is_by_interface(layout.local(family)))
 }

@@ -20,45 +20,46 @@ pub struct TableSpec {
 /// One of our sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SetId {
-    /// What it holds.
+    /// Kind of its elements.
     pub kind: SetKind,
     /// Family of its addresses.
     pub family: IpFamily,
 }
 
-/// What a set holds, and who writes its elements.
+/// Kind of the elements of a set, and of whoever writes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SetKind {
     /// Elements that follow the Services: added and deleted by operations, compared by audits.
     Planned(RuleSet),
-    /// Endpoints to which connections of Services went lately: packets add them, time deletes them, and nobody else
-    /// ever writes or dumps them. Key: address, protocol, port, and the address once more.
+    /// Endpoints to which connections of Services went lately: packets add them, time deletes them, and
+    /// nobody else ever writes or dumps them. Key: address, protocol, port, and the address once more.
     Endpoints,
 }
 
-/// How long a set of kind [`SetKind::Endpoints`] remembers an endpoint after the last new connection to it.
+/// Time for which a set of kind [`SetKind::Endpoints`] remembers an endpoint after the last new connection to
+/// it.
 ///
-/// A packet that conntrack cannot place is recognised as an endpoint's for so long; that a pod reaches itself needs
-/// the memory for the evaluation of one rule only.
+/// For that time a packet that conntrack cannot place is recognised as an endpoint's; for a pod that reaches
+/// itself, the memory is needed during the evaluation of one rule only.
 pub(crate) const ENDPOINT_MEMORY: Duration = Duration::from_secs(60 * 60);
-/// How often the kernel deletes what has expired.
+/// Time between two deletions of expired elements by the kernel.
 pub(crate) const ENDPOINT_SWEEP: Duration = Duration::from_secs(60);
-/// Bound of such a set. The kernel allocates buckets for all of them at once: 1 MiB for each family. In a full set
-/// those remembered stay, and the rules do nothing for others.
+/// Bound of such a set. The kernel allocates buckets for all of them at once: 1 MiB for each family. In a
+/// full set those remembered stay, and the rules do nothing for others.
 pub(crate) const ENDPOINTS_MAX: u32 = 1 << 16;
 
 /// A chain with its rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChainSpec {
-    /// Unique in the table.
+    /// Name, unique in the table.
     pub name: &'static str,
-    /// Where packets enter it; `None` if only rules lead here.
+    /// Hook where packets enter it; `None` if only rules lead here.
     pub base: Option<BaseChain>,
-    /// In order of evaluation.
+    /// Rules in order of evaluation.
     pub rules: Vec<RuleSpec>,
 }
 
-/// Where a chain is hooked into the stack; the policy is always accept.
+/// Place where a chain is hooked into the stack; the policy is always accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BaseChain {
     /// Chain type.
@@ -97,16 +98,17 @@ pub enum Hook {
 /// A rule: statements that are evaluated until one does not match.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleSpec {
-    /// Why the rule exists, for who reads `nft list`.
+    /// Reason for the rule, for readers of `nft list`.
     pub about: &'static str,
-    /// In order.
+    /// Statements in order.
     pub statements: Vec<Statement>,
 }
 
 /// One statement of a rule. `Display` prints it as `nft list` does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Statement {
-    /// The packet is of this family. Must precede every [`Selector`]: headers are read at the family's offsets.
+    /// The packet is of this family. Must precede every [`Selector`]: headers are read at the family's
+    /// offsets.
     Family(IpFamily),
     /// The transport protocol is this one (IP protocol number).
     Protocol(u8),
@@ -114,19 +116,22 @@ pub enum Statement {
     SoftError(IpFamily, SoftError),
     /// The packet runs against the direction of its connection's first packet.
     Reply,
-    /// The packet is the first of a connection, or conntrack was told to look away.
+    /// The packet is the first of a connection, or a rule keeps conntrack from tracking it.
     NewOrUntracked,
-    /// Conntrack could not place the packet, for instance because it lies outside of the window of its connection.
+    /// Conntrack could not place the packet, for instance because it lies outside of the window of its
+    /// connection.
     Invalid,
-    /// A connected socket of this node is waiting for the packet. Known in the input hook, by early demultiplexing.
+    /// A connected socket of this node is waiting for the packet. Known in the input hook, by early
+    /// demultiplexing.
     HasSocket,
     /// The packet stays on this node: it leaves through the loopback link.
     ToLoopback,
-    /// The packet is an error about a connection, whose tuple and status then are those of that connection.
+    /// The packet is an error about a connection, whose tuple and status count then.
     Related,
     /// The connection's server has answered.
     SeenReply,
-    /// The connection's transport protocol is any but this one; unlike the packet's own it is known of an error too.
+    /// The connection's transport protocol is any but this one; unlike the packet's own it is known of an
+    /// error too.
     ConnectionNot(u8),
     /// The connection's client has an address outside this prefix.
     ClientNotIn(IpNetwork),
@@ -138,7 +143,8 @@ pub enum Statement {
     In(Selector, SetId),
     /// A field of the packet is not in a set.
     NotIn(Selector, SetId),
-    /// Adds the packet's destination to a set of endpoints, or renews it there; ends the rule if the set is full.
+    /// Adds the packet's destination to a set of endpoints, or renews it there; ends the rule if the set is
+    /// full.
     Remember(SetId),
     /// Sets a bit of the packet mark.
     SetMark(u8),
@@ -160,18 +166,18 @@ pub enum Statement {
     Goto(&'static str),
 }
 
-/// Kinds of ICMP errors that TCP and SCTP take for a passing trouble once they are connected (RFC 5461, section 2.2, and
-/// `tcp_v4_err`, `sctp_v4_err`).
+/// Kinds of ICMP errors that TCP and SCTP take for a passing trouble once they are connected (RFC 5461,
+/// section 2.2, and `tcp_v4_err`, `sctp_v4_err`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SoftError {
-    /// Destination unreachable in any way, except that the protocol is refused, which ends SCTP associations, and that
-    /// the packet is too big, which is about the packet.
+    /// Destination unreachable in any way, except that the protocol is refused, which ends SCTP associations,
+    /// and that the packet is too big, which is about the packet.
     Unreachable,
     /// Time exceeded: the packet has gone in circles.
     TimeExceeded,
 }
 
-/// What of a packet is looked up in a set.
+/// Part of a packet that is looked up in a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Selector {
     /// Destination address.
@@ -186,8 +192,8 @@ pub enum Selector {
     OriginalClient,
     /// Destination address, transport protocol, destination port, source address.
     DestinationPortAndSource,
-    /// Source address, transport protocol, source port, and the source address once more: what a packet's sender is
-    /// in a set of endpoints.
+    /// Source address, transport protocol, source port, and the source address once more: what a packet's
+    /// sender is in a set of endpoints.
     Sender,
 }
 

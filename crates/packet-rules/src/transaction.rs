@@ -1,4 +1,4 @@
-//! Operations as one transaction: which messages it consists of, and which operations stand behind each.
+//! Operations as one transaction: its messages, and the operations behind each.
 
 #[cfg(test)]
 mod tests;
@@ -27,7 +27,7 @@ pub(crate) struct Transaction {
 
 /// One message of a transaction.
 pub(crate) struct Sent {
-    /// Where it begins in the bytes.
+    /// Offset of its first byte in the transaction.
     pub(crate) start: usize,
     /// Positions of the operations that it executes.
     pub(crate) ops: Vec<usize>,
@@ -51,7 +51,7 @@ fn failed(index: usize, op: &RulesOp, errno: i32, text: Option<&str>) -> FailedO
     FailedOp { index, errno, reason }
 }
 
-/// Whether the messages depend on what is there: then the table must be read first.
+/// Tells whether the messages depend on what is there, so that the table must be read first.
 pub(crate) fn depends_on_table(ops: &[RulesOp]) -> bool {
     ops.iter().any(|op| matches!(op, RulesOp::InstallLayout(_) | RulesOp::DeleteTable))
 }
@@ -112,7 +112,7 @@ impl Transaction {
     }
 }
 
-/// Whether an error of a message concerns all its elements: adding fails so only without set or table.
+/// Tells whether an error of a message concerns all its elements: adding fails so only without set or table.
 fn blames_all(op: &RulesOp, errno: i32) -> bool {
     matches!(op, RulesOp::AddElement(_)) && errno == libc::ENOENT
 }

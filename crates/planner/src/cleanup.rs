@@ -6,8 +6,8 @@ use lb_types::{IpvsOp, RuleElement, RulesOp, VipOp};
 
 use crate::{Mirror, Ownership, Plan, Stage, diff::sorted};
 
-/// Removes everything that is ours and nothing else, but for the packet rules ([`cleanup_rules`]): VIPs first, so that
-/// nothing leads to what goes next.
+/// Plans the removal of everything that is ours and nothing else, except for the packet rules
+/// ([`cleanup_rules`]): VIPs first, so that nothing leads to what goes next.
 pub fn cleanup(mirror: &Mirror, ownership: &Ownership) -> Plan {
     let mut plan = Plan::default();
     if mirror.link_ours {
@@ -18,8 +18,8 @@ pub fn cleanup(mirror: &Mirror, ownership: &Ownership) -> Plan {
     plan
 }
 
-/// Removes the packet rules. If virtual servers of ours are still there, because the kernel refused to delete them, the
-/// elements that name them ours stay, so that the next clean-up finds them.
+/// Plans the removal of the packet rules. If virtual servers of ours are still there because the kernel
+/// refused to delete them, the elements that tag them as ours stay, so that the next clean-up finds them.
 pub fn cleanup_rules(mirror: &Mirror, ownership: &Ownership) -> Plan {
     let mut plan = Plan::default();
     let left = mirror.servers.keys().filter(|vs| ownership.owns(vs, mirror));

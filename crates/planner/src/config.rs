@@ -1,4 +1,4 @@
-//! What the planner decides by, besides the model.
+//! Configuration, ownership and facts about the node: the planner's inputs besides the model.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,22 +19,22 @@ use service_model::{Service, ServicePort};
 pub struct PlannerConfig {
     /// Scheduler of Services that name none.
     pub scheduler: Scheduler,
-    /// Schedulers that the kernel turned out not to have; Services that name one get the default.
+    /// Schedulers that the kernel turned out to lack; Services that name one get the default.
     pub unavailable_schedulers: BTreeSet<Scheduler>,
-    /// Which annotations count.
+    /// Annotations that count.
     pub service_overrides: ServiceOverrides,
     /// Schedulers that annotations may name.
     pub allowed_schedulers: BTreeSet<Scheduler>,
     /// Longest timeout of drains that an annotation can ask for; `None` for any.
     pub graceful_timeout_max: Option<Duration>,
-    /// Masquerade every connection to a ClusterIP.
+    /// True if every connection to a ClusterIP is masqueraded.
     pub masquerade_all: bool,
-    /// The configured part of the packet rules.
+    /// Configured part of the packet rules.
     pub layout: RulesLayout,
     /// Kernel parameters that must have a value, in the order in which they are written.
     pub sysctls: Vec<SysctlNeed>,
-    /// Decides what is local, whether or not the Node can be read; and the order in which real servers are added, so
-    /// that not every node's `rr` starts at the same one.
+    /// Name of this node. It decides what is local, even if the Node cannot be read, and the order in which
+    /// real servers are added, so that not every node's `rr` starts at the same one.
     pub node_name: String,
 }
 
@@ -54,31 +54,31 @@ impl Default for PlannerConfig {
     }
 }
 
-/// What intents and plans depend on besides the objects and the kernel.
+/// Inputs of intents and plans besides the objects and the kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
     /// Configuration.
     pub config: &'a PlannerConfig,
-    /// Which virtual servers are ours.
+    /// Predicate for the virtual servers that are ours.
     pub ownership: &'a Ownership,
     /// Facts about the node.
     pub facts: &'a NodeFacts,
 }
 
-/// Which annotations of Services count: who may edit a Service need not be who runs the node.
+/// Annotations of Services that count: whoever may edit a Service need not be whoever runs the node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ServiceOverrides {
-    /// None.
+    /// No annotation.
     None,
-    /// Those about drains.
+    /// Annotations about drains.
     Graceful,
-    /// All.
+    /// All annotations.
     #[default]
     All,
 }
 
 impl ServiceOverrides {
-    /// Spelling of the flag.
+    /// Spelling in the value of the flag.
     pub const fn as_str(self) -> &'static str {
         match self {
             ServiceOverrides::None => "none",
@@ -94,7 +94,7 @@ impl fmt::Display for ServiceOverrides {
     }
 }
 
-/// A word that is none of them.
+/// Text that is no value of the flag.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown value {0:?}: expected none, graceful or all")]
 pub struct UnknownOverrides(pub String);
@@ -108,22 +108,23 @@ impl FromStr for ServiceOverrides {
     }
 }
 
-/// Facts about this node; they change while it runs.
+/// Facts about this node; they change while the process runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeFacts {
     /// Source of connections from this node to VIPs, per family; always one of `addresses`.
     pub sources: BTreeMap<IpFamily, IpAddr>,
-    /// Addresses on real interfaces, with the interface's name: never bound as VIPs. Packets to them come without that.
+    /// Addresses on real interfaces, with the interface's name. They are never bound as VIPs: packets to them
+    /// arrive anyway.
     pub addresses: BTreeMap<IpAddr, String>,
-    /// Of the ports of Services on those addresses, the ones that belong to programs of the node: a socket that is
-    /// bound to the very address listens there.
+    /// Ports of Services on those addresses that belong to programs of the node: a socket bound to that very
+    /// address listens there.
     pub own_ports: BTreeSet<VipPort>,
 }
 
 impl NodeFacts {
-    /// Chooses the source of each family: the Node object's address if it is really on an interface here (the kernel
-    /// refuses any other), else one by which other nodes are likely to reach this one ([`internal_link`]), else the
-    /// lowest address of the family.
+    /// Chooses the source of each family: the Node object's address if it is really on an interface here (the
+    /// kernel refuses any other), else one by which other nodes are likely to reach this one
+    /// ([`internal_link`]), else the lowest address of the family.
     pub fn new(node_ips: &BTreeMap<IpFamily, IpAddr>, addresses: BTreeMap<IpAddr, String>) -> Self {
         let source = |family: IpFamily| {
             let of_node = node_ips.get(&family).filter(|ip| addresses.contains_key(ip));
@@ -135,7 +136,7 @@ impl NodeFacts {
         NodeFacts { sources, addresses, own_ports: BTreeSet::new() }
     }
 
-    /// The ports of a Service whose VIP is an address of the node.
+    /// Ports of a Service on those of its VIPs that are addresses of the node.
     pub fn shared_ports(&self, service: &Service) -> Vec<VipPort> {
         let shared = service.cluster_ips.iter().filter(|ip| self.addresses.contains_key(ip));
         let port =
@@ -143,15 +144,16 @@ impl NodeFacts {
         shared.flat_map(|addr| service.ports.iter().map(|p| port(*addr, p))).collect()
     }
 
-    /// Whether the VIP of a front is an address of the node.
+    /// Tells whether the VIP of a front is an address of the node.
     pub fn has_vip_of(&self, front: &Front) -> bool {
         front.vip().is_some_and(|vip| self.addresses.contains_key(&vip))
     }
 }
 
-/// Whether a link is, by the usual names, one of those that only lead to this node's own pods, containers and daemons:
-/// bridges of container runtimes, links of network plugins, the dummy of node-local DNS (which has the ClusterIP of the
-/// cluster DNS), tunnels. Replies to their addresses may not find back from other nodes.
+/// Tells whether a link, by its usual name, leads only to this node's own pods, containers and daemons: a
+/// bridge of a container runtime, a link of a network plugin, the dummy of node-local DNS (which has the
+/// ClusterIP of the cluster DNS), a tunnel. Replies from other nodes may not find their way back to its
+/// addresses.
 fn internal_link(name: &str) -> bool {
     const PREFIXES: [&str; 20] = [
         "lo",
@@ -178,20 +180,21 @@ fn internal_link(name: &str) -> bool {
     PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// Which virtual servers are ours. IPVS entries carry no tag, so this predicate is all there is.
+/// Ownership of virtual servers. IPVS entries carry no tag, so this predicate is all there is.
 #[derive(Clone, Debug, Default)]
 pub struct Ownership {
     /// Prefixes of ClusterIPs as configured: everything in them is ours.
     pub service_cidrs: Vec<IpNetwork>,
-    /// Prefixes of ClusterIPs that the cluster tells; the same holds.
+    /// Prefixes of ClusterIPs that the cluster announces: everything in them is ours, too.
     pub announced_cidrs: Vec<IpNetwork>,
-    /// Never ours, whatever else says so.
+    /// Prefixes in which nothing is ours, whatever else says so.
     pub exclude_cidrs: Vec<IpNetwork>,
 }
 
 impl Ownership {
-    /// Whether we may change or delete a virtual server: its VIP is in a prefix of ClusterIPs, our packet rules name it
-    /// ([`Mirror::names`]), or its VIP is an address on `kube-ipvs0`, where only kube-proxy can have put it.
+    /// Tells whether we may change or delete a virtual server: its VIP is in a prefix of ClusterIPs, our
+    /// packet rules name it ([`Mirror::names`]), or its VIP is an address on `kube-ipvs0`, where only
+    /// kube-proxy can have put it.
     pub fn owns(&self, vs: &VirtualServerId, mirror: &Mirror) -> bool {
         if self.excludes(vs) {
             return false;
@@ -201,12 +204,12 @@ impl Ownership {
         mirror.names(vs) || vs.vip_port().is_some_and(|vip| has(vip.addr))
     }
 
-    /// Whether a virtual server lies in an excluded prefix.
+    /// Tells whether a virtual server lies in an excluded prefix.
     pub fn excludes(&self, vs: &VirtualServerId) -> bool {
         vs.vip_port().is_some_and(|vip| self.excludes_vip(vip.addr))
     }
 
-    /// Whether a VIP does.
+    /// Tells whether a VIP lies in an excluded prefix.
     pub fn excludes_vip(&self, vip: IpAddr) -> bool {
         self.exclude_cidrs.iter().any(|net| net.contains(vip))
     }

@@ -1,4 +1,11 @@
-//! The intents of all Services together, with what they share resolved.
+//! Intents of all Services together, with claims on the same front resolved.
+//!
+//! [`Desired`] owns the answer to two questions: which Service has a front, and which VIPs are in use.
+//! Replacing the intent of one Service ([`Desired::replace`]) returns what follows from it: subjects to
+//! compare, real servers that a pod has lost, drain settings that changed. It never looks at the kernel or
+//! the mirror, and does not compute intents ([`crate::desire_service`] does).
+//!
+//! Reading order: [`Changes`] and [`Vacated`], [`Desired::replace`], then the queries behind it.
 
 use std::{cmp::Ordering, collections::BTreeSet, net::IpAddr, sync::Arc};
 
@@ -12,12 +19,12 @@ use crate::{Binding, Dirty, FrontIntent, IntentProblem, ServerEndpoint, ServiceI
 #[derive(Clone, Debug, Default)]
 pub struct Desired {
     services: Tallied<FastMap<ServiceName, Arc<ServiceIntent>>>,
-    /// Claims on a front, the winner first; more than one only where two Services claim the same.
+    /// Claims on a front, the winner first; more than one only where Services claim the same front.
     claims: Tallied<FastMap<Front, Vec<Claim>>>,
-    /// Drain settings of fronts that nobody claims any more, until their virtual servers are gone. No write is decided
-    /// by it.
+    /// Drain settings of fronts that nobody claims any more, kept until their virtual servers are gone. They
+    /// decide no write.
     former: Tallied<FastMap<Front, Option<Arc<Overrides>>>>,
-    /// Fronts on each VIP, by binding.
+    /// Number of fronts on each VIP, by binding.
     vips: Tallied<FastMap<IpAddr, [u32; Binding::ALL.len()]>>,
 }
 
@@ -34,25 +41,25 @@ impl Claim {
         &self.intent.fronts[self.at]
     }
 
-    /// The older Service first; without a time stamp it is the youngest; the name decides between equals.
+    /// Orders claims: the older Service first, one without a time stamp last, and equals by name.
     fn rank(&self, other: &Claim) -> Ordering {
         let created = |claim: &Claim| claim.intent.created.unwrap_or(i64::MAX);
         created(self).cmp(&created(other)).then_with(|| self.service.cmp(&other.service))
     }
 }
 
-/// What replacing intents changes.
+/// Consequences of replaced intents.
 #[derive(Clone, Debug, Default)]
 pub struct Changes {
     /// Subjects that must be compared with the kernel.
     pub dirty: Dirty,
-    /// Real servers that took connections for a pod, and do not any more.
+    /// Real servers that took connections for a pod and no longer do.
     pub vacated: Vec<Vacated>,
     /// Fronts whose drains may follow other settings from now on.
     pub configured: Vec<Front>,
 }
 
-/// A real server that a pod has lost: it takes no new connections, or another pod takes them.
+/// Real server that a pod has lost: it takes no new connections, or another pod takes them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vacated {
     /// The real server.
@@ -63,10 +70,10 @@ pub struct Vacated {
     pub pod: Option<PodUid>,
 }
 
-/// What replacing one intent changes.
+/// Consequences of one replaced intent.
 struct Change<'a> {
     changes: &'a mut Changes,
-    /// Services that may win a key which this one gave up, or lose one to it.
+    /// Services that may win a front which this one gave up, or lose one to it.
     rivals: BTreeSet<ServiceName>,
 }
 
@@ -80,8 +87,8 @@ impl Change<'_> {
 }
 
 impl Desired {
-    /// Replaces the intent of a Service; `None` when it is gone. What follows is added to `changes`; returned are the
-    /// other Services whose [`Desired::conflicts`] may have changed.
+    /// Replaces the intent of a Service (`None` when the Service is gone) and adds the consequences to
+    /// `changes`. Returns the other Services whose [`Desired::conflicts`] may have changed.
     pub fn replace(
         &mut self,
         name: &ServiceName,
@@ -97,6 +104,7 @@ impl Desired {
             Some(new) => self.services.insert(name.clone(), new.clone()),
             None => self.services.remove(name),
         };
+        // The winners before the change are noted first: `succeed` compares them with those after it.
         let fronts = old.iter().chain(&new).flat_map(|intent| &intent.fronts);
         let mut before: Vec<_> = fronts.filter_map(|want| self.claim_on(&want.front).cloned()).collect();
         before.dedup_by_key(|claim| claim.wanted().front);
@@ -131,7 +139,7 @@ impl Desired {
         }
     }
 
-    /// Gives a front up. What nobody claims any more drains, and then goes ([`crate::diff`]).
+    /// Gives a front up. A front that nobody claims any more drains, and then goes ([`crate::diff`]).
     fn unclaim(&mut self, name: &ServiceName, want: &FrontIntent, change: &mut Change<'_>) {
         let Some(claims) = self.claims.get_mut(&want.front) else { return };
         claims.retain(|claim| claim.service != *name);
@@ -180,13 +188,13 @@ impl Desired {
         }
     }
 
-    /// Fronts that a Service has.
+    /// Fronts that a Service has won.
     pub fn fronts_of(&self, name: &ServiceName) -> impl Iterator<Item = &FrontIntent> {
         let fronts = self.services.get(name).into_iter().flat_map(|intent| &intent.fronts);
         fronts.filter(move |want| self.service_of(&want.front) == Some(name))
     }
 
-    /// Fronts that a Service wants and another one has.
+    /// Problems of a Service with fronts that it wants and another one has.
     pub fn conflicts(&self, name: &ServiceName) -> Vec<IntentProblem> {
         let fronts = self.services.get(name).into_iter().flat_map(|intent| &intent.fronts);
         let lost = fronts.filter_map(|want| {
@@ -202,12 +210,12 @@ impl Desired {
         self.claim_on(front).map(Claim::wanted)
     }
 
-    /// The Service that a front serves.
+    /// Service that a front serves.
     pub fn service_of(&self, front: &Front) -> Option<&ServiceName> {
         self.claim_on(front).map(|claim| &claim.service)
     }
 
-    /// Settings of drains, other than the configuration's, of the Service that a front serves or served last.
+    /// Drain settings that differ from the configuration, of the Service that a front serves or served last.
     pub fn drain_overrides(&self, front: &Front) -> &Overrides {
         let former = || self.former.get(front).and_then(|drain| drain.as_deref());
         match self.front(front) {
@@ -220,23 +228,25 @@ impl Desired {
         self.claims.get(front)?.first()
     }
 
-    /// Whether a Service has a VIP. One that none has is still needed while a virtual server on it drains.
+    /// Tells whether a Service has a VIP. A VIP that none has is still needed while a virtual server on it
+    /// drains.
     pub fn claims_vip(&self, vip: &IpAddr) -> bool {
         self.vips.contains_key(vip)
     }
 
-    /// How packets to a VIP come to IPVS: of the bindings of its fronts the one that reaches furthest.
+    /// Way by which packets to a VIP come to IPVS: of the bindings of its fronts, the one that reaches
+    /// furthest.
     pub fn binding(&self, vip: &IpAddr) -> Option<Binding> {
         let counts = self.vips.get(vip)?;
         Binding::ALL.into_iter().rev().find(|binding| counts[*binding as usize] > 0)
     }
 
-    /// Fronts that Services have.
+    /// All fronts that Services claim.
     pub fn fronts(&self) -> impl Iterator<Item = &Front> {
         self.claims.keys()
     }
 
-    /// VIPs that Services have.
+    /// All VIPs on which Services claim a front.
     pub fn vips(&self) -> impl Iterator<Item = &IpAddr> {
         self.vips.keys()
     }

@@ -1,4 +1,12 @@
-//! Desired state and mirror compared: the only place where a write is decided.
+//! Comparison of desired state and mirror: the only place where a write is decided.
+//!
+//! [`diff`] is pure: it reads its [`Inputs`] and returns a [`Plan`]. It looks only at what is dirty, asks the
+//! drain ledger what becomes of a real server that nobody wants, and never writes, waits or remembers
+//! anything.
+//!
+//! Reading order: [`Inputs`], [`diff`], then `Differ` from the base (link, chains, kernel parameters) by way
+//! of VIPs and fronts to single real servers. Deletions of tracked connections follow from the finished plan
+//! (`flows`).
 
 use std::{hash::BuildHasher, net::IpAddr};
 
@@ -13,18 +21,19 @@ use crate::{
     flows, sysctls,
 };
 
-/// Everything that a comparison reads.
+/// Values that a comparison reads.
 #[derive(Clone, Copy)]
 pub struct Inputs<'a> {
-    /// What Services ask for.
+    /// Intents of all Services.
     pub desired: &'a Desired,
-    /// What the kernel holds.
+    /// Copy of what the kernel holds.
     pub mirror: &'a Mirror,
-    /// Configuration and facts.
+    /// Configuration, ownership and facts about the node.
     pub context: Context<'a>,
     /// Real servers on their way out.
     pub drains: &'a Ledger,
-    /// Whether the mirror may have the real servers of a front's virtual server wrong; they are dumped soon.
+    /// Predicate: the mirror may have the real servers of a front's virtual server wrong. They are dumped
+    /// soon.
     pub is_in_doubt: &'a dyn Fn(&Front) -> bool,
 }
 
@@ -43,8 +52,8 @@ impl Inputs<'_> {
         }
     }
 
-    /// How packets to a VIP must come to IPVS; `None` if they must not: no Service has it, and no virtual server on it
-    /// drains.
+    /// Way by which packets to a VIP must come to IPVS; `None` if they must not, because no Service has the
+    /// VIP and no virtual server on it drains.
     fn binding(&self, vip: &IpAddr) -> Option<Binding> {
         let is_draining =
             |front: &Front| self.desired.front(front).is_none() && self.unwanted(front) == Unwanted::Drains;
@@ -63,7 +72,7 @@ enum Unwanted {
     NotOurs,
     /// It refuses new connections until its real servers have drained.
     Drains,
-    /// It has none left, or its VIP is an address of the node, which is none of ours: it is deleted.
+    /// It is deleted: it has no real servers left, or its VIP is an address of the node and so not ours.
     Goes,
 }
 
@@ -71,7 +80,7 @@ enum Unwanted {
 pub fn diff(dirty: &Dirty, inputs: &Inputs<'_>) -> Plan {
     let mut differ = Differ { inputs, plan: Plan::default(), order: order(&inputs.context.config.node_name) };
     differ.base(dirty);
-    // With the virtual server of a front that nobody wants its VIP may go.
+    // A front that nobody wants may have kept its VIP bound, so that VIP is compared too.
     let unwanted = dirty.fronts().filter(|front| inputs.desired.front(front).is_none());
     let vips = dirty.iter().filter_map(|subject| match subject {
         Subject::Vip(vip) => Some(*vip),
@@ -85,7 +94,8 @@ pub fn diff(dirty: &Dirty, inputs: &Inputs<'_>) -> Plan {
     for front in sorted(dirty.fronts().copied()) {
         differ.front(front);
     }
-    // A front that is compared as a whole refuses or not by what the plan will have done.
+    // A front that is compared as a whole gets its refusal from `will_refuse`, by what the plan will have
+    // done.
     let refusals = dirty.iter().filter_map(|subject| match subject {
         Subject::Refusal(front) if !dirty.contains(&Subject::Front(*front)) => Some(*front),
         _ => None,
@@ -93,6 +103,7 @@ pub fn diff(dirty: &Dirty, inputs: &Inputs<'_>) -> Plan {
     for front in sorted(refusals) {
         differ.element(RuleElement::Refuse(front.port), differ.refuses(&front));
     }
+    // An address is dirty by itself, or because the plan may bring the route of its VIP.
     let found = dirty.iter().filter_map(|subject| match subject {
         Subject::Address(addr) => Some(*addr),
         _ => None,
@@ -107,22 +118,22 @@ pub fn diff(dirty: &Dirty, inputs: &Inputs<'_>) -> Plan {
     plan
 }
 
-/// Order in which real servers are added: differs between nodes, stable across syncs.
+/// Order in which real servers are added: different on each node, the same in every sync.
 ///
-/// The kernel's `rr` begins at the head of the list, and with the same order everywhere every node of the cluster would
-/// send its first connection to the same endpoint.
+/// The kernel's `rr` begins at the head of the list. With the same order everywhere, every node of the
+/// cluster would send its first connection to the same endpoint.
 fn order(node_name: &str) -> FixedState {
     FixedState::with_seed(FixedState::default().hash_one(node_name))
 }
 
-/// Makes neither plans nor intents depend on the order in which changes came.
+/// Sorts keys, so that neither plans nor intents depend on the order in which changes came.
 pub(crate) fn sorted<K: Ord>(keys: impl Iterator<Item = K>) -> Vec<K> {
     let mut keys: Vec<_> = keys.collect();
     keys.sort_unstable();
     keys
 }
 
-/// A comparison at work.
+/// Comparison in progress.
 struct Differ<'a> {
     inputs: &'a Inputs<'a>,
     plan: Plan,
@@ -130,7 +141,7 @@ struct Differ<'a> {
 }
 
 impl Differ<'_> {
-    /// Link, chains and kernel parameters.
+    /// Compares link, chains and kernel parameters.
     fn base(&mut self, dirty: &Dirty) {
         let Inputs { mirror, context, .. } = self.inputs;
         if dirty.contains(&Subject::Sysctls) {
@@ -159,7 +170,8 @@ impl Differ<'_> {
         self.element(RuleElement::Vip(vip), is_bound);
     }
 
-    /// Whether nothing depends on an address: it is no VIP, or its VIP has a route (this plan brings it at the latest).
+    /// Tells whether nothing depends on an address: it is not a VIP, or its VIP has a route, by this plan at
+    /// the latest.
     fn is_spare(&self, addr: &IpAddr, vips: &[IpAddr]) -> bool {
         let is_routed = self.inputs.mirror.routes.contains_key(addr) || vips.binary_search(addr).is_ok();
         is_routed || self.inputs.binding(addr).is_none()
@@ -199,8 +211,8 @@ impl Differ<'_> {
         let has = |set: RuleSet| self.inputs.mirror.elements.contains(&set.element(front.port));
         let masquerades_all = has(RuleSet::Masquerade);
         for set in FRONT_SETS {
-            // While it drains it is named ours and refuses new connections, and its connections are masqueraded as they
-            // were.
+            // While it drains, it stays tagged as ours and refuses new connections, and its connections are
+            // masqueraded as before.
             let stays = match set {
                 RuleSet::Masquerade => masquerades_all,
                 RuleSet::MasqueradeNonLocal => !masquerades_all,
@@ -223,8 +235,8 @@ impl Differ<'_> {
         }
     }
 
-    /// Whether new connections must be refused once the kernel has executed the plan: none of the real servers that are
-    /// wanted is there and stays, or may come now.
+    /// Tells whether new connections must be refused once the kernel has executed the plan: no wanted real
+    /// server is there and stays, and none may come now.
     fn will_refuse(&self, want: &FrontIntent) -> bool {
         let Inputs { drains, mirror, .. } = self.inputs;
         if drains.is_idle() {
@@ -241,8 +253,8 @@ impl Differ<'_> {
         !want.real_servers().any(comes)
     }
 
-    /// Whether they must be refused as things are: the kernel has none of the real servers that are wanted, or only
-    /// quiesced ones, which happens where it has refused writes.
+    /// Tells whether new connections must be refused as things are: of the wanted real servers the kernel has
+    /// none, or only quiesced ones. That happens where it has refused writes.
     fn refuses(&self, front: &Front) -> bool {
         let have = self.inputs.mirror.server(front);
         let serves = |rs: RealServerId| {
@@ -274,8 +286,10 @@ impl Differ<'_> {
     fn add_real_servers(&mut self, want: &FrontIntent, missing: impl Iterator<Item = RealServerId>) {
         let Inputs { drains, mirror, .. } = self.inputs;
         let key = |rs: RealServerId| Key { front: want.front, rs };
+        // Real servers that come in one sync stand in this node's order, not in the API's.
         let may_come = missing.filter(|rs| !drains.is_held_down(&key(*rs)));
         let added = sorted(may_come.map(|rs| (self.order.hash_one(rs), rs)));
+        // One that drains, but that somebody else has removed, serves again by being added.
         if !drains.is_empty() {
             let keys = added.iter().map(|(_, rs)| key(*rs));
             self.plan.returned.extend(keys.filter(|key| drains.get(key).is_some()));
@@ -318,7 +332,8 @@ impl Differ<'_> {
         }
     }
 
-    /// Quiesces it first: if the kernel refuses to remove it, at least nobody new is sent there.
+    /// Quiesces a real server, then removes it: if the kernel refuses the removal, at least no new client is
+    /// sent there.
     fn remove_real_server(&mut self, key: Key, present: &RealServer, stage: Stage) {
         self.quiesce(key, present, stage);
         let vs = self.inputs.mirror.key(&key.front);

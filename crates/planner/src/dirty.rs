@@ -1,4 +1,11 @@
-//! What must be compared.
+//! Subjects that must be compared with the kernel.
+//!
+//! This module owns the unit of comparison ([`Subject`]): whatever belongs to one subject is compared,
+//! written, and tried again together. It finds the subject of a write, and the leftovers in the mirror that
+//! nobody wants. It never compares anything itself ([`crate::diff`] does), and does not know why or when a
+//! subject became dirty.
+//!
+//! Reading order: [`Subject`], [`Dirty`].
 
 use std::net::IpAddr;
 
@@ -6,10 +13,10 @@ use lb_types::{FastSet, Front, IpvsOp, Operation, RuleElement, RulesOp, VipOp};
 
 use crate::{Desired, Mirror};
 
-/// What is compared, written and tried again as a unit.
+/// Unit that is compared, written and tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Subject {
-    /// What everything else stands on: the link and the chains.
+    /// Link and chains, which everything else depends on.
     Base,
     /// All kernel parameters.
     Sysctls,
@@ -24,7 +31,7 @@ pub enum Subject {
 }
 
 impl Subject {
-    /// The subject that a write belongs to; `None` for writes that only follow from others.
+    /// Subject that a write belongs to; `None` for writes that only follow from others.
     pub fn of(op: &Operation, mirror: &Mirror) -> Option<Self> {
         match op {
             Operation::Ipvs(op) => Subject::of_ipvs(op, mirror),
@@ -42,18 +49,18 @@ impl Subject {
         }
     }
 
-    /// The front whose virtual server a write changes.
+    /// Front whose virtual server a write changes.
     pub fn of_ipvs(op: &IpvsOp, mirror: &Mirror) -> Option<Self> {
         mirror.front(&op.virtual_server()).map(Subject::Front)
     }
 
-    /// What an element is part of.
+    /// Subject that an element is part of.
     pub fn of_element(element: &RuleElement) -> Self {
         element.vip_port().map_or(Subject::Vip(element.vip()), |port| Subject::Front(port.into()))
     }
 }
 
-/// What must be compared.
+/// Set of subjects that must be compared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dirty(FastSet<Subject>);
 
@@ -76,6 +83,7 @@ impl Dirty {
         let vips = mirror.routes.keys().filter(|vip| !desired.claims_vip(vip));
         dirty.extend(vips.copied().map(Subject::Vip));
         dirty.extend(mirror.addresses.iter().copied().map(Subject::Address));
+        // An element may be left over where neither a virtual server nor a route is.
         dirty.extend(mirror.elements.iter().map(Subject::of_element).filter(|subject| match subject {
             Subject::Vip(vip) => !desired.claims_vip(vip),
             Subject::Front(front) => is_unwanted(front),
@@ -94,7 +102,7 @@ impl Dirty {
         self.0.extend(subjects);
     }
 
-    /// Leaves out what nobody wants.
+    /// Drops the subjects that no Service wants.
     pub fn keep_desired(&mut self, desired: &Desired) {
         self.0.retain(|subject| match subject {
             Subject::Base | Subject::Sysctls => true,
@@ -104,12 +112,12 @@ impl Dirty {
         });
     }
 
-    /// Whether a subject is among them.
+    /// Tells whether a subject is dirty.
     pub fn contains(&self, subject: &Subject) -> bool {
         self.0.contains(subject)
     }
 
-    /// All of them, in no order.
+    /// All dirty subjects, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Subject> {
         self.0.iter()
     }
@@ -122,7 +130,7 @@ impl Dirty {
         })
     }
 
-    /// Whether nothing is dirty.
+    /// Tells whether nothing is dirty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -1,6 +1,7 @@
-//! Which tracked connections a plan must put an end to, because they stand on what it has changed.
+//! Deletions of tracked connections that depend on what a plan has changed.
 //!
-//! Only UDP: a connection of TCP or SCTP ends by itself, a UDP client that keeps its port keeps its entry for ever.
+//! Only UDP: a connection of TCP or SCTP ends by itself, but a UDP client that keeps its port keeps its
+//! tracked connection for ever.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -8,14 +9,14 @@ use lb_types::{FlowFilter, FlowTarget, FlowsOp, Front, IpvsOp, Operation, Protoc
 
 use crate::{Desired, FrontIntent, Inputs, Mirror, Plan};
 
-/// The deletions that follow from the writes of a plan.
+/// Deletions that follow from the writes of a plan.
 ///
 /// - A real server goes: connections that were translated to it. IPVS itself deletes them where
-///   `expire_nodest_conn=1` flushes its own table (`ip_vs_conn_expire` in net/netfilter/ipvs/ip_vs_conn.c, Linux 5.9),
-///   but only those that it still has a connection for.
-/// - The first real server comes, or the VIP gets its route: connections of clients that have sent to the VIP before.
-///   IPVS never alters an entry that is confirmed already (`ip_vs_update_conntrack` in ip_vs_nfct.c), so that such a
-///   client would neither be masqueraded nor get an answer, for as long as it keeps sending.
+///   `expire_nodest_conn=1` flushes its own table (`ip_vs_conn_expire` in net/netfilter/ipvs/ip_vs_conn.c,
+///   Linux 5.9), but only those that it still has a connection for.
+/// - The first real server comes, or the VIP gets its route: connections of clients that have sent to the VIP
+///   before. IPVS never alters an entry that is confirmed already (`ip_vs_update_conntrack` in ip_vs_nfct.c),
+///   so that such a client would neither be masqueraded nor get an answer, for as long as it keeps sending.
 pub(crate) fn follow(plan: &Plan, inputs: &Inputs<'_>) -> Vec<FlowsOp> {
     let mirror = inputs.mirror;
     let mut filters = BTreeSet::new();
@@ -39,8 +40,8 @@ pub(crate) fn follow(plan: &Plan, inputs: &Inputs<'_>) -> Vec<FlowsOp> {
     filters.into_iter().map(FlowsOp::Delete).collect()
 }
 
-/// Connections that no served UDP port of ours may have, whatever its history: a process that died just after it had
-/// programmed the port may have left some.
+/// Deletions of untranslated connections to all served UDP ports of ours, whatever their history: a process
+/// that died just after it had programmed a port may have left some.
 pub fn untranslated(desired: &Desired, mirror: &Mirror) -> Vec<FlowsOp> {
     let fronts = mirror.servers.keys().filter_map(|vs| udp_front(vs, mirror));
     let served = fronts.filter(|front| mirror.has_real_servers(front) && desired.front(front).is_some());
@@ -48,8 +49,8 @@ pub fn untranslated(desired: &Desired, mirror: &Mirror) -> Vec<FlowsOp> {
 }
 
 impl Mirror {
-    /// Whether what the kernel holds is a reason to delete these connections: their real server is really gone, or
-    /// their port is really served.
+    /// Tells whether what the kernel holds justifies deleting these connections: their real server is really
+    /// gone, or their port is really served.
     pub fn justifies(&self, filter: &FlowFilter) -> bool {
         let front = filter.service.into();
         match filter.target {
@@ -63,14 +64,14 @@ impl Mirror {
     }
 }
 
-/// Connections to all real servers of a virtual server.
+/// Tracked connections to all real servers of a virtual server.
 fn translated<'a>(vs: &VirtualServerId, mirror: &'a Mirror) -> impl Iterator<Item = FlowFilter> + 'a {
     let real_servers = mirror.servers.get(vs).into_iter().flat_map(|server| &server.real_servers);
     let front = udp_front(vs, mirror);
     real_servers.filter_map(move |(rs, _)| Some(FlowFilter::of_real_server(front?.port, *rs)))
 }
 
-/// Untranslated connections to the ports of a VIP that are served already.
+/// Untranslated connections to those ports of a VIP that are served already.
 fn untranslated_on<'a>(
     vip: IpAddr,
     desired: &'a Desired,

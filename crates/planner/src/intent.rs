@@ -1,4 +1,11 @@
-//! What one Service wants of the kernel.
+//! Intent of one Service: what it asks of the kernel.
+//!
+//! [`desire_service`] turns one Service, its endpoints and the configuration into a [`ServiceIntent`], and
+//! into the [`IntentProblem`]s of what cannot be programmed. It is pure and looks at this Service alone: who
+//! wins a front that two Services claim is decided in [`crate::Desired`].
+//!
+//! Reading order: [`ServiceIntent`], [`FrontIntent`], [`ServerEndpoint`]; [`desire_service`];
+//! [`IntentProblem`].
 
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
@@ -17,48 +24,48 @@ use crate::{
     settings::{desire_drain, desire_settings, settings_problems},
 };
 
-/// An endpoint of a front, whatever its condition: a real server that the kernel may have.
+/// Endpoint of a front, whatever its condition: a real server that the kernel may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerEndpoint {
     /// Key of the real server.
     pub id: RealServerId,
     /// Pod that takes connections there, if the API names one.
     pub pod: Option<PodUid>,
-    /// Takes new connections: policy and topology choose it.
+    /// True if it takes new connections, because policy and topology choose it.
     pub chosen: bool,
-    /// Is ready, so that it could.
+    /// True if it is ready, so that it could be chosen.
     pub ready: bool,
-    /// Its pod is being deleted.
+    /// True if its pod is being deleted.
     pub terminating: bool,
 }
 
-/// How packets to a VIP come to IPVS, in the order of their reach: where Services share a VIP, the last of their
-/// bindings holds.
+/// Way by which packets to a VIP come to IPVS, in the order of reach: where Services share a VIP, the last of
+/// their bindings holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Binding {
     /// A local route leads there.
     Route,
-    /// The VIP is an address of this node, and stays the node's: packets come there anyway, and ports without a front
-    /// are none of ours.
+    /// The VIP is an address of this node and stays the node's: packets arrive there anyway, and ports
+    /// without a front are not ours.
     Node,
 }
 
 impl Binding {
-    /// All of them, in the order of their reach.
+    /// All bindings, in the order of their reach.
     pub const ALL: [Binding; 2] = [Binding::Route, Binding::Node];
 }
 
 /// Connections to a front whose source becomes the node's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Masquerade {
-    /// Those of clients that are no pods of this node.
+    /// Connections of clients that are not pods of this node.
     NonLocal,
-    /// All.
+    /// All connections.
     All,
 }
 
 impl Masquerade {
-    /// The element that makes it so.
+    /// Element of our packet rules that makes it so.
     pub const fn element(self, port: VipPort) -> RuleElement {
         match self {
             Masquerade::NonLocal => RuleElement::MasqueradeNonLocal(port),
@@ -67,12 +74,12 @@ impl Masquerade {
     }
 }
 
-/// A front that a Service wants.
+/// Front that a Service wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FrontIntent {
-    /// Key.
+    /// Place where clients reach the port; the key of everything below.
     pub front: Front,
-    /// How packets come there.
+    /// Way by which packets come to IPVS.
     pub binding: Binding,
     /// Settings of its virtual server.
     pub settings: VirtualServer,
@@ -80,14 +87,14 @@ pub struct FrontIntent {
     pub real_server: RealServer,
     /// Endpoints that the API lists for the port, one for each address and port, sorted by key.
     pub endpoints: Tallied<Arc<[ServerEndpoint]>>,
-    /// Connections that are masqueraded.
+    /// Choice of the connections that are masqueraded.
     pub masquerade: Masquerade,
-    /// Settings of drains, other than the configuration's, if any.
+    /// Drain settings that differ from the configuration, if any.
     pub drain: Option<Arc<Overrides>>,
 }
 
 impl FrontIntent {
-    /// Settings of drains, other than the configuration's.
+    /// Drain settings that differ from the configuration.
     pub fn drain_overrides(&self) -> &Overrides {
         self.drain.as_deref().unwrap_or(&Overrides::NONE)
     }
@@ -97,28 +104,28 @@ impl FrontIntent {
         self.endpoints.iter().filter(|endpoint| endpoint.chosen).map(|endpoint| endpoint.id)
     }
 
-    /// Whether there is any.
+    /// Tells whether any real server takes new connections.
     pub fn has_real_servers(&self) -> bool {
         self.endpoints.iter().any(|endpoint| endpoint.chosen)
     }
 
-    /// The endpoint behind a real server, whatever its condition.
+    /// Endpoint behind a real server, whatever its condition.
     pub fn endpoint(&self, rs: &RealServerId) -> Option<&ServerEndpoint> {
         let at = self.endpoints.binary_search_by(|endpoint| endpoint.id.cmp(rs)).ok()?;
         self.endpoints.get(at)
     }
 }
 
-/// All that one Service wants.
+/// Everything that one Service wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceIntent {
     /// `metadata.creationTimestamp`; the older Service wins a front claimed twice.
     pub created: Option<i64>,
-    /// Its fronts.
+    /// Fronts of its ClusterIPs, one per family and port.
     pub fronts: Vec<FrontIntent>,
 }
 
-/// Why a part of a Service is not programmed.
+/// Reason why a part of a Service is not programmed as it asks.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum IntentProblem {
     /// A ClusterIP lies in a prefix that is left to others.
@@ -132,7 +139,7 @@ pub enum IntentProblem {
     PortIsNodes {
         /// The Service.
         service: ServiceName,
-        /// Address and port.
+        /// Address, protocol and port that the program has.
         port: VipPort,
         /// The interface that has the address.
         link: String,
@@ -145,7 +152,7 @@ pub enum IntentProblem {
         slice: SliceName,
         /// Name of the port; often forgotten, which means the empty one.
         name: Arc<str>,
-        /// Its protocol.
+        /// Protocol of the port.
         protocol: Protocol,
     },
     /// An annotation is one of those that the configuration forbids.
@@ -154,41 +161,41 @@ pub enum IntentProblem {
         service: ServiceName,
         /// The annotation.
         annotation: &'static str,
-        /// Those that count.
+        /// Annotations that the configuration allows.
         overrides: ServiceOverrides,
     },
     /// The scheduler that it names is not one of those that the configuration allows.
     SchedulerNotAllowed {
         /// The Service.
         service: ServiceName,
-        /// What it names.
+        /// Scheduler that the Service names.
         scheduler: Scheduler,
-        /// The configured one.
+        /// Scheduler that is used instead.
         instead: Scheduler,
     },
     /// The timeout of its drains exceeds the longest one that the configuration allows.
     TimeoutTooLong {
         /// The Service.
         service: ServiceName,
-        /// What it asks for; zero for no deadline.
+        /// Timeout that the Service asks for; zero for no deadline.
         timeout: Duration,
-        /// What it gets.
+        /// Timeout that is used instead.
         max: Duration,
     },
     /// Its scheduler refuses the clients of a real server that drains.
     RefusesWhileDraining {
         /// The Service.
         service: ServiceName,
-        /// What it names.
+        /// Scheduler that the Service names.
         scheduler: Scheduler,
     },
     /// Another Service has the same front.
     ClaimedByOther {
-        /// The Service that is not served there.
+        /// Service that is not served there.
         service: ServiceName,
         /// The front.
         front: Front,
-        /// The Service that is.
+        /// Service that is served there.
         winner: ServiceName,
     },
 }
@@ -225,7 +232,7 @@ impl fmt::Display for IntentProblem {
 }
 
 impl IntentProblem {
-    /// What is wrong with an annotation.
+    /// Prints the problem of an annotation.
     fn fmt_annotation(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut field = |service: &ServiceName, annotation: &str| {
             write!(f, "Service {service}: metadata.annotations[{annotation}]: ")
@@ -269,7 +276,8 @@ impl IntentProblem {
     }
 }
 
-/// Intent of one Service, and what of it cannot be: its fronts, each with the endpoints that policy selects for it.
+/// Computes the intent of one Service (its fronts, each with the endpoints that policy selects for it), and
+/// the problems of what cannot be programmed.
 pub fn desire_service(
     service: &Service,
     model: &ServiceModel,
@@ -335,7 +343,7 @@ fn desire_front(
     }
 }
 
-/// All endpoints with the choice among them, which is in the same order.
+/// Marks the chosen endpoints. Both lists have the same order, so that one pass suffices.
 fn mark_chosen(endpoints: &PortEndpoints, chosen: &[RealServerId]) -> Arc<[ServerEndpoint]> {
     let mut chosen = chosen.iter().peekable();
     let mark = |endpoint: &service_model::Endpoint| ServerEndpoint {

@@ -1,11 +1,11 @@
-//! What the kernel should hold, and the writes that lead there.
+//! Desired state of the kernel, and the writes that lead there.
 //!
-//! Pure: the planner reads the model, facts about the node and the configuration, and returns values. It never asks the
-//! kernel, has no clock, and leaves whoever executes a [`Plan`] no choices.
+//! Pure: the planner reads the model, facts about the node and the configuration, and returns values. It
+//! never asks the kernel, has no clock, and leaves whoever executes a [`Plan`] no choices.
 //!
-//! Reading order: [`PlannerConfig`] and [`NodeFacts`]; [`desire_service`] (one Service to its [`ServiceIntent`]);
-//! [`Desired`] (all intents, with claims on shared fronts resolved); [`Mirror`] (what the kernel holds); [`Dirty`] (what
-//! must be compared); [`diff`] (both compared) and the resulting [`Plan`].
+//! Reading order: [`PlannerConfig`] and [`NodeFacts`]; [`desire_service`] (one Service to its
+//! [`ServiceIntent`]); [`Desired`] (all intents, with claims on shared fronts resolved); [`Mirror`] (what the
+//! kernel holds); [`Dirty`] (what must be compared); [`diff`] (both compared) and the resulting [`Plan`].
 
 mod cleanup;
 mod config;
@@ -34,5 +34,5 @@ pub use intent::{
 pub use mirror::{Mirror, MirrorServer};
 pub use plan::{NewDrain, Plan, Stage};
 pub use settings::{default_scheduler, default_schedulers, refuses_while_draining};
-pub use succession::{Fate, Situation, Successor};
+pub use succession::{Fate, LostPod, Situation, Successor};
 pub use sysctls::{MirrorSysctls, accept_ra, enables_forwarding, is_of_link, keeps_routes};

@@ -1,4 +1,10 @@
-//! Our copy of what the kernel holds: it starts from a dump, follows every write, and is corrected by audits.
+//! Our copy of what the kernel holds.
+//!
+//! The mirror starts from a dump, follows every write that the kernel executed ([`Mirror::record`]), and is
+//! corrected by audits. It also owns the encoding of a [`Front`] as a key of the kernel ([`Mirror::key`]). It
+//! never asks the kernel and never decides anything: whoever dumps or writes tells it the result.
+//!
+//! Reading order: [`Mirror`], [`MirrorServer`], [`Mirror::record`].
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +23,7 @@ use crate::MirrorSysctls;
 /// A virtual server as the kernel holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MirrorServer {
-    /// Settings.
+    /// Settings, as dumped or written last.
     pub settings: VirtualServer,
     /// Real servers, sorted by key.
     pub real_servers: Vec<(RealServerId, RealServer)>,
@@ -59,20 +65,20 @@ impl MirrorServer {
     }
 }
 
-/// What the kernel holds, as far as we know.
+/// Contents of the kernel, as far as we know.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mirror {
     /// All virtual servers of the namespace, foreign ones included.
     pub servers: Tallied<BTreeMap<VirtualServerId, MirrorServer>>,
-    /// Whether `kube-ipvs0` is a dummy link: one of another type is somebody else's.
+    /// True if `kube-ipvs0` is a dummy link; a link of another type is somebody else's.
     pub link_ours: bool,
-    /// Whether it is up, too.
+    /// True if it is also up.
     pub link_ready: bool,
-    /// Our local routes and their source.
+    /// Our local routes, by VIP, with their source.
     pub routes: Tallied<FastMap<IpAddr, Option<IpAddr>>>,
     /// Addresses on `kube-ipvs0`.
     pub addresses: Tallied<BTreeSet<IpAddr>>,
-    /// Whether our table has the wanted chains.
+    /// True if our nftables table has the wanted chains.
     pub layout_current: bool,
     /// All elements of our sets.
     pub elements: Tallied<FastSet<RuleElement>>,
@@ -86,38 +92,39 @@ impl Mirror {
         front.port.into()
     }
 
-    /// The front whose virtual server has a key; `None` for one that cannot be ours.
+    /// Front whose virtual server has a key; `None` for a virtual server that cannot be ours.
     pub fn front(&self, vs: &VirtualServerId) -> Option<Front> {
         vs.vip_port().map(Front::from)
     }
 
-    /// The virtual server of a front.
+    /// Virtual server of a front.
     pub fn server(&self, front: &Front) -> Option<&MirrorServer> {
         self.servers.get(&self.key(front))
     }
 
-    /// Whether the kernel has real servers for a front.
+    /// Tells whether the kernel has real servers for a front.
     pub fn has_real_servers(&self, front: &Front) -> bool {
         self.server(front).is_some_and(|server| !server.real_servers.is_empty())
     }
 
-    /// Whether an element of ours names a virtual server: we wrote it, or took it over.
+    /// Tells whether an element of ours names a virtual server: we wrote that, or took it over.
     ///
-    /// IPVS entries carry no tag, but the element that names one is written before it and deleted after it, so that
-    /// even a crash in between leaves none without.
+    /// IPVS entries carry no tag. The element that names one is written before it and deleted after it, so
+    /// that even a crash in between leaves no virtual server of ours without its element.
     pub fn names(&self, vs: &VirtualServerId) -> bool {
         self.front(vs).is_some_and(|front| self.elements.contains(&RuleElement::Service(front.port)))
     }
 
     /// Fronts on a VIP that have a virtual server.
     pub fn fronts_on(&self, vip: IpAddr) -> impl Iterator<Item = Front> {
+        // Keys are sorted by address first, so that the fronts of a VIP are one range of the map.
         let lowest = VipPort { addr: vip, protocol: Protocol::Tcp, port: NonZeroU16::MIN };
         let from = self.servers.range(VirtualServerId::from(lowest)..).map(|(vs, _)| vs);
         let ports = from.map_while(move |vs| vs.vip_port().filter(|port| port.addr == vip));
         ports.map(Front::from)
     }
 
-    /// Follows a write that the kernel executed.
+    /// Records a write that the kernel executed.
     pub fn record(&mut self, op: &Operation) {
         match op {
             Operation::Ipvs(op) => self.record_ipvs_op(op),
@@ -128,10 +135,10 @@ impl Mirror {
         }
     }
 
-    /// Follows writes to IPVS that the kernel executed, in order.
+    /// Records writes to IPVS that the kernel executed, in order.
     ///
-    /// The real servers of a virtual server come together: then it is looked up once for all of them, and their list
-    /// has the right size at once.
+    /// Additions to one virtual server stand side by side: it is looked up once for all of them, and their
+    /// list gets the right size at once.
     pub fn record_ipvs(&mut self, ops: &[IpvsOp]) {
         for together in ops.chunk_by(add_to_the_same) {
             match together {
@@ -212,7 +219,7 @@ impl Mirror {
     }
 }
 
-/// Whether both add real servers, and to one virtual server.
+/// Tells whether both operations add real servers to the same virtual server.
 fn add_to_the_same(one: &IpvsOp, other: &IpvsOp) -> bool {
     match (one, other) {
         (IpvsOp::AddRealServer { vs: one, .. }, IpvsOp::AddRealServer { vs: other, .. }) => one == other,

@@ -1,4 +1,11 @@
-//! An ordered list of writes.
+//! The plan: all writes of one sync, in their order.
+//!
+//! This module owns the order of writes ([`Stage`]), and nothing else has an opinion on it: [`crate::diff`]
+//! says what is written and names a stage for it, the executor walks the stages from first to last, and
+//! `kube-ipvs plan` prints the same value. It never decides whether a write is needed, and never touches the
+//! kernel.
+//!
+//! Reading order: [`Stage`], [`Plan`], [`NewDrain`].
 
 use std::{collections::BTreeMap, fmt};
 
@@ -7,38 +14,39 @@ use lb_types::Operation;
 
 /// Place of a write within its plan: make before break.
 ///
-/// A VIP never leads to a virtual server whose packet rules do not exist yet, and no real server goes before the
-/// ones that replace it have come. This is the only place where the order stands: printing, counting and applying
-/// walk the stages as they are declared.
+/// A VIP never leads to a virtual server whose packet rules do not exist yet, and no real server goes before
+/// the ones that replace it have come. This is the only place where the order stands: printing, counting and
+/// applying walk the stages as they are declared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
     /// Kernel parameters that keep routes which later ones would end.
     KeepRoutes,
     /// Kernel parameters.
     Sysctls,
-    /// Real servers whose address has changed hands: their connections must not reach the new owner, so that they go
-    /// before anything comes.
+    /// Real servers whose address has changed hands. They go before anything comes, because their connections
+    /// must not reach the new owner.
     Evict,
     /// `kube-ipvs0`.
     Link,
     /// Kernel parameters of `kube-ipvs0`.
     LinkSysctls,
-    /// Chains, and elements that come.
+    /// Chains, and elements to add.
     RulesAdd,
-    /// Virtual servers that come: before all real servers, so that none is sent for one that the kernel refuses.
+    /// Virtual servers to add: before all real servers, so that none is sent for a virtual server that the
+    /// kernel refuses.
     ServersAdd,
-    /// Virtual servers that change, and real servers that come or change.
+    /// Virtual servers to change, and real servers to add or change.
     IpvsAdd,
-    /// VIPs that come.
+    /// VIPs to bind.
     VipsAdd,
-    /// VIPs that go.
+    /// VIPs to release.
     VipsRemove,
-    /// Virtual and real servers that go, or are quiesced.
+    /// Virtual and real servers to remove, and real servers to quiesce.
     IpvsRemove,
-    /// Elements that go.
+    /// Elements to delete.
     RulesRemove,
-    /// Tracked connections that stand on what has gone, or began before it came: last, so that no packet makes them
-    /// anew.
+    /// Tracked connections that depend on what has gone, or that began before it came: last, so that no
+    /// packet creates them anew.
     Flows,
 }
 
@@ -47,7 +55,7 @@ pub enum Stage {
 pub struct NewDrain {
     /// The real server.
     pub key: Key,
-    /// Why it begins.
+    /// Reason for it to begin.
     pub cause: Cause,
 }
 
@@ -55,7 +63,7 @@ pub struct NewDrain {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     stages: BTreeMap<Stage, Vec<Operation>>,
-    /// Drains that begin, or that learn of a cause that says more; their writes are quiescing ones.
+    /// Drains that begin, or whose cause is replaced by one that says more; their writes set the weight to 0.
     pub drains: Vec<NewDrain>,
     /// Draining real servers that serve again; their writes raise the weight.
     pub returned: Vec<Key>,
@@ -99,14 +107,14 @@ impl Plan {
         self.stages.values().map(Vec::len).sum()
     }
 
-    /// Whether nothing would be written.
+    /// Tells whether nothing would be written.
     pub fn is_empty(&self) -> bool {
         self.stages.is_empty()
     }
 }
 
 impl fmt::Display for Plan {
-    /// One line per write, in the order of execution.
+    /// Prints one line per write, in the order of execution.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.operations().try_for_each(|op| writeln!(f, "{op}"))
     }

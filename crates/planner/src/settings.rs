@@ -1,4 +1,5 @@
-//! Settings of a Service's virtual servers: what its annotations ask for, as far as the configuration allows it.
+//! Settings of a Service's virtual servers: what its annotations ask for, as far as the configuration allows
+//! it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,14 +9,14 @@ use service_model::{Service, annotations};
 
 use crate::{IntentProblem, PlannerConfig, ServiceOverrides};
 
-/// In the place of a configured scheduler that the kernel lacks, in this order. None of them needs weights.
+/// Substitutes for a configured scheduler that the kernel lacks, in this order. None of them needs weights.
 const SUBSTITUTES: [Scheduler; 6] =
     [Scheduler::RR, Scheduler::WRR, Scheduler::LC, Scheduler::WLC, Scheduler::MH, Scheduler::SH];
 
-/// Treatment of a real server of weight 0, one that drains, by a scheduler (net/netfilter/ipvs/ip_vs_*.c).
+/// Treatment of a real server of weight 0 (one that drains) by a scheduler (net/netfilter/ipvs/ip_vs_*.c).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AtWeightZero {
-    /// It is passed over.
+    /// The scheduler passes it over.
     Skips,
     /// It keeps its share of the clients, who are refused, unless the fallback flag gives them to another.
     SkipsWithFallback,
@@ -33,24 +34,24 @@ impl AtWeightZero {
     }
 }
 
-/// Whether a scheduler refuses clients while one of several endpoints drains, whatever its flags.
+/// Tells whether a scheduler refuses clients while one of several endpoints drains, whatever its flags.
 pub fn refuses_while_draining(scheduler: Scheduler) -> bool {
     AtWeightZero::of(scheduler) == AtWeightZero::Refuses
 }
 
-/// Schedulers of Services that name none: the configured one, then those that replace it.
+/// Candidates for Services that name no scheduler: the configured one, then its substitutes.
 pub fn default_schedulers(configured: Scheduler) -> impl Iterator<Item = Scheduler> {
     [configured].into_iter().chain(SUBSTITUTES.into_iter().filter(move |name| *name != configured))
 }
 
-/// The scheduler of Services that name none; the configured one if the kernel has none at all.
+/// Scheduler of Services that name none; the configured one if the kernel has no candidate at all.
 pub fn default_scheduler(config: &PlannerConfig) -> Scheduler {
     let available = |name: &Scheduler| !config.unavailable_schedulers.contains(name);
     default_schedulers(config.scheduler).find(available).unwrap_or(config.scheduler)
 }
 
 impl PlannerConfig {
-    /// The scheduler that a Service names, if it may; the kernel may lack it.
+    /// Scheduler that a Service names, if the configuration lets it; the kernel may lack it.
     pub fn named_scheduler(&self, service: &Service) -> Option<Scheduler> {
         let named = service.settings.scheduler.filter(|name| self.allowed_schedulers.contains(name));
         named.filter(|_| self.service_overrides == ServiceOverrides::All)
@@ -59,12 +60,13 @@ impl PlannerConfig {
 
 /// Scheduler and persistence of a Service's virtual servers.
 ///
-/// Like kube-proxy (pkg/proxy/ipvs/proxier.go), `mh` hashes the source port too unless told otherwise; unlike it, a
-/// Service can name its own scheduler, and fallback is on: quiescing a real server must cost no client anything.
+/// Like kube-proxy (pkg/proxy/ipvs/proxier.go), `mh` hashes the source port too unless told otherwise; unlike
+/// it, a Service can name its own scheduler, and fallback is on: quiescing a real server must cost no client
+/// anything.
 pub(crate) fn desire_settings(service: &Service, family: IpFamily, config: &PlannerConfig) -> VirtualServer {
     let named = config.named_scheduler(service).filter(|name| !config.unavailable_schedulers.contains(name));
     let scheduler = named.unwrap_or_else(|| default_scheduler(config));
-    // Flags next to a name are meant for that scheduler.
+    // Flags next to the name of a scheduler are meant for that one, not for its substitute.
     let follows = service.settings.scheduler.is_none_or(|name| name == scheduler);
     let heard = follows && config.service_overrides == ServiceOverrides::All;
     VirtualServer {
@@ -78,7 +80,7 @@ pub(crate) fn desire_settings(service: &Service, family: IpFamily, config: &Plan
     }
 }
 
-/// Flags of a scheduler, as a Service asks for them if it may.
+/// Flags of a scheduler; those that the Service asks for, if one is given.
 fn desire_flags(scheduler: Scheduler, service: Option<&Service>) -> SchedulerFlags {
     let default = if scheduler == Scheduler::MH { SchedulerFlags::PORT } else { SchedulerFlags::NONE };
     let flags = service.and_then(|service| service.settings.scheduler_flags).unwrap_or(default);
@@ -89,7 +91,7 @@ fn desire_flags(scheduler: Scheduler, service: Option<&Service>) -> SchedulerFla
     }
 }
 
-/// What a Service wants of drains otherwise than the configuration, and may have.
+/// Drain settings that a Service asks for in place of the configuration's, as far as it may have them.
 pub(crate) fn desire_drain(service: &Service, config: &PlannerConfig) -> Option<Arc<Overrides>> {
     let wanted = service.settings.drain.as_ref()?;
     if config.service_overrides == ServiceOverrides::None {
@@ -101,13 +103,14 @@ pub(crate) fn desire_drain(service: &Service, config: &PlannerConfig) -> Option<
     }
 }
 
-/// A timeout that exceeds the longest one allowed, with that; zero is no deadline at all.
+/// Timeout that exceeds the longest one allowed, together with that one. Zero is no deadline at all, and so
+/// exceeds any.
 fn too_long(wanted: &Overrides, config: &PlannerConfig) -> Option<(Duration, Duration)> {
     let (timeout, max) = (wanted.timeout?, config.graceful_timeout_max?);
     (timeout.is_zero() || timeout > max).then_some((timeout, max))
 }
 
-/// What a Service's annotations ask for and must not have, or should not.
+/// Problems of a Service's annotations: what they ask for and must not, or should not, have.
 pub(crate) fn settings_problems(service: &Service, config: &PlannerConfig) -> Vec<IntentProblem> {
     let name = &service.name;
     let mut problems: Vec<_> = forbidden(service, config.service_overrides)

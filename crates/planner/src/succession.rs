@@ -1,25 +1,25 @@
-//! Rules of succession: what becomes of a real server's connections when pods come and go.
+//! Rules of succession: the fate of a real server's connections when pods come and go.
 //!
-//! Connections belong to a pod, IPVS knows only its address and port. A pod's address is free once its pod is deleted,
-//! and may come back under another pod at once; the pods of a node's network share one address and come and go on their
-//! ports. So a connection is cut for certain reasons only, each once.
+//! Connections belong to a pod, IPVS knows only its address and port. A pod's address is free once its pod is
+//! deleted, and may come back under another pod at once; the pods of a node's network share one address and
+//! come and go on their ports. So a connection is cut for certain reasons only, each once.
 //!
 //! | the pod whose connections they are | an endpoint there | verdict |
 //! | --- | --- | --- |
 //! | is listed by some slice | any | [`Fate::Keep`]: it lives, or shares the address |
 //! | was terminating and has left every slice | none, or on another port | [`Fate::Gone`] |
-//! | has left every slice, otherwise | none, or on another port | [`Fate::Keep`]: only its label may have changed |
+//! | has left every slice, otherwise | none, or on another port | [`Fate::Keep`]: perhaps its label changed |
 //! | has left every slice | another pod at the same address and port | [`Fate::HandedOver`] |
-//! | the same, but that pod served there beside it | serves | [`Fate::Keep`]: connections of both are mixed there |
+//! | the same, but that pod served there beside it | serves | [`Fate::Keep`]: connections of both mix there |
 
 use drain::EndpointGone;
 use lb_types::{PodUid, Protocol, RealServerId};
 use service_model::ServiceModel;
 
-/// What becomes of the connections of a real server.
+/// Fate of the connections of a real server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// They continue, by the policy.
+    /// They continue, as the policy of the drain has it.
     Keep,
     /// Their pod is deleted.
     Gone,
@@ -30,53 +30,71 @@ pub enum Fate {
 /// Other pods at the address of a real server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Successor {
-    /// None is listed.
+    /// No other pod is listed.
     None,
-    /// Only on other ports.
+    /// Pods on other ports only.
     OtherPort,
-    /// On the same port, and listed before.
+    /// A pod on the same port that was listed before.
     SamePort,
-    /// On the same port, and new.
+    /// A pod on the same port that is new.
     Newcomer,
 }
 
-/// What is known of a pod that has lost a real server.
+/// Pod that has lost a real server, and what is known of it besides the slices.
+#[derive(Clone, Copy, Debug)]
+pub struct LostPod {
+    /// Identity of the pod, if the API named one.
+    pub pod: Option<PodUid>,
+    /// Real server that the pod has lost.
+    pub rs: RealServerId,
+    /// Protocol of the front.
+    pub protocol: Protocol,
+    /// True if it is known that the pod was terminating when it left a slice.
+    pub ended: bool,
+    /// True if the real server takes connections again, for another pod.
+    pub serves: bool,
+    /// Configured treatment of the pod's end.
+    pub endpoint_gone: EndpointGone,
+}
+
+/// Knowledge about a pod that has lost a real server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Situation {
-    /// Whether some slice still lists the pod at the address.
+    /// True if some slice still lists the pod at the address.
     pub listed: bool,
-    /// Whether it was terminating when it left a slice.
+    /// True if it was terminating when it left a slice.
     pub ended: bool,
-    /// Whether the real server takes connections again, for another pod.
+    /// True if the real server takes connections again, for another pod.
     pub serves: bool,
     /// Other pods there.
     pub successor: Successor,
-    /// What is configured for the end of a pod.
+    /// Configured treatment of a pod's end.
     pub endpoint_gone: EndpointGone,
 }
 
 impl Situation {
     /// Situation of a pod, as the slices have it now.
-    pub fn of(
-        pod: Option<PodUid>,
-        (rs, protocol): (&RealServerId, Protocol),
-        model: &ServiceModel,
-        (ended, serves): (bool, bool),
-        endpoint_gone: EndpointGone,
-    ) -> Self {
+    pub fn of(lost: &LostPod, model: &ServiceModel) -> Self {
+        let LostPod { pod, ref rs, protocol, ended, serves, endpoint_gone } = *lost;
         let listed = model.lists_pod(rs, protocol, pod);
         let ended = ended || model.departure(rs.addr, pod).is_some_and(|departure| departure.ended);
+        // A pod that is still listed has no successor, and nobody can succeed an unknown one.
         let others = pod.filter(|_| !listed).into_iter().flat_map(|pod| model.other_pods(rs.addr, pod));
-        let successor = others.map(|other| match other.is_at(rs, protocol) {
-            false => Successor::OtherPort,
-            true if model.has_arrived(other) => Successor::Newcomer,
-            true => Successor::SamePort,
+        let successor = others.map(|other| {
+            if !other.is_at(rs, protocol) {
+                Successor::OtherPort
+            } else if model.has_arrived(other) {
+                Successor::Newcomer
+            } else {
+                Successor::SamePort
+            }
         });
+        // Of several pods the one that says most counts: `Successor` is ordered by that.
         let successor = successor.max().unwrap_or(Successor::None);
         Situation { listed, ended, serves, successor, endpoint_gone }
     }
 
-    /// The verdict.
+    /// Verdict of the table at the top of this module.
     pub fn fate(self) -> Fate {
         let is_dead = self.ended && !self.listed;
         match self.successor {

@@ -1,4 +1,4 @@
-//! Which kernel parameters are written.
+//! Writes of kernel parameters.
 
 use std::{
     borrow::Cow,
@@ -14,19 +14,20 @@ const FORWARDING: &str = "net/ipv6/conf/all/forwarding";
 /// Parameters of `kube-ipvs0`.
 const OF_LINK: &str = "net/ipv6/conf/kube-ipvs0/";
 
-/// What is known of kernel parameters.
+/// Kernel parameters as far as they are known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MirrorSysctls {
-    /// Values of those that are needed; those that the kernel does not have, or did not tell, are missing.
+    /// Values of the needed parameters; those that the kernel does not have, or did not report, are missing.
     pub values: BTreeMap<Cow<'static, str>, u32>,
-    /// Those that need no write any more: they had their value once, or cannot be set in this network namespace.
+    /// Parameters that need no write any more: they had their value once, or cannot be set in this network
+    /// namespace.
     pub settled: BTreeSet<Cow<'static, str>>,
-    /// Whether any Service has an IPv6 ClusterIP.
+    /// True if any Service has an IPv6 ClusterIP.
     pub needs_ipv6: bool,
-    /// Whether the node has IPv6.
+    /// True if the node has IPv6.
     pub has_ipv6: bool,
-    /// `accept_ra` of the interfaces with an IPv6 default route by router advertisement; `None` while that is not
-    /// known, and forwarding of IPv6 is not written then.
+    /// `accept_ra` of the interfaces with an IPv6 default route by router advertisement; `None` while that is
+    /// unknown, and then forwarding of IPv6 is not written.
     pub advertised: Option<BTreeMap<String, u32>>,
 }
 
@@ -44,7 +45,7 @@ pub(crate) fn diff(needs: &[SysctlNeed], known: &MirrorSysctls, plan: &mut Plan)
 }
 
 impl MirrorSysctls {
-    /// Whether a parameter is needed now.
+    /// Tells whether a parameter is needed now.
     pub fn applies(&self, need: &SysctlNeed) -> bool {
         match need.when {
             SysctlWhen::Always => true,
@@ -54,15 +55,16 @@ impl MirrorSysctls {
         }
     }
 
-    /// Whether a parameter must be written. The module that has a missing one is loaded with our packet rules at the
-    /// latest; one of the link has the value that new links get until there is one.
+    /// Tells whether a parameter must be written. A missing one counts as different unless it is optional:
+    /// its module is loaded with our packet rules at the latest. A parameter of the link has the value of new
+    /// links until there is a link.
     pub fn differs(&self, need: &SysctlNeed) -> bool {
         let is_optional = matches!(need.when, SysctlWhen::Once | SysctlWhen::OnLink);
         self.values.get(&need.op.name).map_or(!is_optional, |value| must_write(need, *value))
     }
 }
 
-/// Whether a parameter with a value must be written.
+/// Tells whether a parameter with a value must be written.
 pub(crate) fn must_write(need: &SysctlNeed, current: u32) -> bool {
     let larger = current >= need.op.value;
     let stays = match need.leaves {
@@ -74,29 +76,29 @@ pub(crate) fn must_write(need: &SysctlNeed, current: u32) -> bool {
     !stays
 }
 
-/// Parameter that says whether an interface takes router advertisements.
+/// Name of the parameter that says whether an interface takes router advertisements.
 pub fn accept_ra(link: &str) -> String {
     format!("net/ipv6/conf/{link}/accept_ra")
 }
 
-/// Whether a write keeps routes that [`enables_forwarding`] would end.
+/// Tells whether a write keeps routes that [`enables_forwarding`] would end.
 pub fn keeps_routes(op: &SysctlOp) -> bool {
     op.name.ends_with("/accept_ra")
 }
 
-/// Whether a write switches on the forwarding of IPv6.
+/// Tells whether a write switches on the forwarding of IPv6.
 pub fn enables_forwarding(op: &SysctlOp) -> bool {
     op.name == FORWARDING
 }
 
-/// Whether a write needs `kube-ipvs0`.
+/// Tells whether a write needs `kube-ipvs0`.
 pub fn is_of_link(op: &SysctlOp) -> bool {
     op.name.starts_with(OF_LINK)
 }
 
-/// The write that keeps the routes that an interface has by router advertisements when forwarding is switched on, given
-/// the value of [`accept_ra`] there. With 1 the kernel drops them and takes no others (`rt6_purge_dflt_routers` in
-/// net/ipv6/route.c, `ipv6_accept_ra` in include/net/addrconf.h); 0 means that they are not the kernel's.
+/// Write that keeps an interface's routes by router advertisements when forwarding is switched on, given the
+/// value of [`accept_ra`] there. With 1 the kernel drops them and takes no others (`rt6_purge_dflt_routers`
+/// in net/ipv6/route.c, `ipv6_accept_ra` in include/net/addrconf.h); 0 means that they are not the kernel's.
 fn keep_advertised(link: &str, current: u32) -> Option<SysctlOp> {
     (current == 1).then(|| SysctlOp { name: accept_ra(link).into(), value: 2 })
 }

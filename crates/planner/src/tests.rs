@@ -70,10 +70,12 @@ impl World {
     }
 
     fn execute(&mut self, plan: &Plan) {
-        plan.operations().for_each(|op| self.mirror.record(op));
-        plan.drains.iter().for_each(|new| {
+        for op in plan.operations() {
+            self.mirror.record(op);
+        }
+        for new in &plan.drains {
             self.drains.begin(new.key, new.cause, &Overrides::NONE, drain::Time::ZERO);
-        });
+        }
         for key in &plan.returned {
             self.drains.end(key);
         }
@@ -179,7 +181,9 @@ fn a_service_from_its_first_object_to_its_last() {
          set real server 10.244.0.12:8080 of 10.96.0.80:80/TCP Masq weight 0",
     );
     assert!(world.resync().is_empty(), "a retiring virtual server is kept: {}", world.resync());
-    world.mirror.servers.values_mut().for_each(|server| server.real_servers.clear());
+    for server in world.mirror.servers.values_mut() {
+        server.real_servers.clear();
+    }
     check(
         &world.resync(),
         "delete route local 10.96.0.80
@@ -200,7 +204,7 @@ fn udp_real_servers_go_at_once() {
     check(
         &plan,
         "delete real server 10.244.0.11:8080 of 10.96.0.80:80/UDP
-         delete flows of 10.96.0.80:80/UDP to real server 10.244.0.11:8080",
+         delete tracked connections of 10.96.0.80:80/UDP to real server 10.244.0.11:8080",
     );
 }
 
@@ -289,7 +293,9 @@ fn foreign_virtual_servers_are_never_written() {
         matches!(of_stage(&plan, Stage::IpvsRemove)[..], [Operation::Ipvs(IpvsOp::SetRealServer { .. })]),
         "{plan}"
     );
-    world.mirror.servers.values_mut().for_each(|server| server.real_servers.clear());
+    for server in world.mirror.servers.values_mut() {
+        server.real_servers.clear();
+    }
     let delete = IpvsOp::DeleteVirtualServer { vs }.into();
     assert_eq!(of_stage(&world.resync(), Stage::IpvsRemove), [delete]);
     let dirty = Dirty::all(&world.desired, &world.mirror);
@@ -351,14 +357,15 @@ fn nodes_add_real_servers_in_different_orders() {
     assert_ne!(order("node-a"), order("node-b"));
 }
 
-/// One random change: which service, and which of its four possible endpoints are absent, ready or terminating.
+/// One random change: which service, and which of its four possible endpoints are absent, ready or
+/// terminating.
 fn change() -> impl Strategy<Value = (u8, Option<[u8; 4]>)> {
     (0u8..4, proptest::option::of([0u8..3, 0u8..3, 0u8..3, 0u8..3]))
 }
 
 proptest! {
-    /// After any history the mirror is what the objects say, a full comparison writes nothing more, and no step ever
-    /// leaves a service with fewer serving real servers than both its old and its new set.
+    /// After any history the mirror is what the objects say, a full comparison writes nothing more, and no
+    /// step ever leaves a service with fewer serving real servers than both its old and its new set.
     #[test]
     fn every_history_converges(changes in proptest::collection::vec(change(), 1..40)) {
         let mut world = World::new();
@@ -450,7 +457,8 @@ fn the_source_of_connections_is_an_address_that_other_nodes_can_answer() {
     check(Some("192.0.2.1"), &[], None);
 }
 
-/// What a Service with these settings gets under a configuration: its virtual server and its drains; and its problems.
+/// Renders the virtual server, the drains and the problems of a Service with these settings under a
+/// configuration.
 fn with_settings(settings: ServiceSettings, config: PlannerConfig) -> (String, Overrides, String) {
     let world = World { config, ..World::new() };
     let service = Service { settings, ..service("web", &["10.96.0.80"], Protocol::Tcp) };
@@ -468,7 +476,9 @@ fn assert_lines(text: &str, lines: &[&str]) {
     assert_eq!(text.lines().count(), lines.len(), "{text}");
     for (found, expected) in text.lines().zip(lines) {
         assert!(found.starts_with("Service default/web: metadata.annotations[kube-ipvs.io/"), "{found}");
-        expected.split("..").for_each(|part| assert!(found.contains(part), "{part:?} is not in {found}"));
+        for part in expected.split("..") {
+            assert!(found.contains(part), "{part:?} is not in {found}");
+        }
     }
 }
 

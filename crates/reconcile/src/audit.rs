@@ -1,14 +1,14 @@
-//! The audit: the kernel is dumped and compared, a part at a time, so that events never wait long, and with a budget,
-//! so that it stays cheap however large the tables are.
+//! The audit: it dumps the kernel and compares it with the mirror, a part at a time, so that events never
+//! wait long, and with a budget, so that it stays cheap however large the tables are.
 //!
-//! Every [`Part`] has a round of its own, which begins every sync period. What a slice of it has cost is paid off
-//! before the next one: it rests for the time that makes the slice its share of a core ([`Part::share`]). So large tables
-//! are compared as often as half a percent of a core allows. Small ones ([`SLICES_OF_SMALL`]) are compared completely
-//! every sync period, however slow the machine or short the period.
-//! Routes and packet rules get the smaller shares, because netlink tells when others change them; of IPVS nobody tells.
+//! Every [`Part`] has a round of its own, which begins every sync period. After a slice the part rests until
+//! the slice is no more than its share of a core ([`Part::share`]). So large tables are compared as often as
+//! half a percent of a core allows. Small ones ([`SLICES_OF_SMALL`]) are compared completely every sync
+//! period, however slow the machine or short the period. Routes and packet rules get the smaller shares,
+//! because netlink reports when others change them; nothing reports changes of IPVS.
 //!
-//! A part that is requested ([`Audit::request`]) is due at once and does not rest: something has failed, and the mirror
-//! is not to be trusted.
+//! A part that is requested ([`Audit::request`]) is due at once and does not rest: something has failed, and
+//! the mirror is not to be trusted.
 
 use std::{ops::Bound, time::Duration};
 
@@ -24,19 +24,20 @@ use crate::{
     problems::chain,
 };
 
-/// Virtual servers whose real servers are dumped in one slice: bounds how long an event may have to wait.
+/// Virtual servers whose real servers are dumped in one slice; the bound on how long an event may have to
+/// wait.
 const SERVERS_PER_SLICE: usize = 4;
 
-/// A table with so few slices of real servers is small.
+/// Slices of real servers up to which a table is small.
 const SLICES_OF_SMALL: u32 = 8;
 
 /// Delays of a part after a failed dump.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(30) };
 
-/// What is compared in one go, in the order in which parts that are due together have their turns.
+/// Part of the kernel that is compared in one go; parts that are due together have their turns in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// The list of virtual servers with their settings.
+    /// List of virtual servers with their settings.
     Servers,
     /// Link, routes, addresses; and the kernel parameters, which cost next to nothing.
     Vips,
@@ -49,7 +50,7 @@ pub enum Part {
 impl Part {
     const ALL: [Part; 4] = [Part::Servers, Part::Vips, Part::Rules, Part::RealServers];
 
-    /// Share of a core. All of them together are half a percent.
+    /// Share of a core. All shares together are half a percent.
     const fn share(self) -> Share {
         match self {
             Part::Servers | Part::RealServers => Share::one_of(500),
@@ -58,22 +59,22 @@ impl Part {
     }
 }
 
-/// When a part has its turn.
+/// Schedule of a part.
 #[derive(Clone, Copy, Debug, Default)]
 struct Turn {
     /// Begin of its next round.
     round: Time,
-    /// Until then it pays off what its last slice has cost.
+    /// End of the rest that pays off its last slice.
     rest: Time,
-    /// Its round begins, or goes on, at once.
+    /// True if its round begins, or goes on, at once.
     requested: bool,
-    /// How often it has failed since it succeeded; while it does it is requested again, but not at once.
+    /// Failures since its last success; each requests the part again, but not at once.
     failures: u32,
-    /// Until then it waits for another try.
+    /// Earliest time for another try after a failure.
     wait: Time,
 }
 
-/// Where the audit is.
+/// Progress of the audit.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Audit {
     turns: [Turn; Part::ALL.len()],
@@ -82,18 +83,22 @@ pub(crate) struct Audit {
 }
 
 impl Audit {
-    /// Begins all rounds a period from now; what was requested stays so.
+    /// Begins all rounds a period from now; requested parts stay requested.
     pub(crate) fn schedule(&mut self, now: Time, period: Duration) {
-        self.turns.iter_mut().for_each(|turn| turn.round = now + period);
+        for turn in &mut self.turns {
+            turn.round = now + period;
+        }
     }
 
     /// Begins all rounds as soon as possible: the mirror is not to be trusted.
     pub(crate) fn request(&mut self) {
-        self.turns.iter_mut().for_each(|turn| turn.requested = true);
+        for turn in &mut self.turns {
+            turn.requested = true;
+        }
         self.reached = None;
     }
 
-    /// When a part is due; may lie in the past.
+    /// Time at which the next part is due; it may lie in the past.
     pub(crate) fn next_due(&self) -> Time {
         self.next().1
     }
@@ -113,7 +118,7 @@ impl Audit {
         }
     }
 
-    /// A round begins; the next one does so a period later at the earliest.
+    /// Begins a round; the next one begins a period later at the earliest.
     fn begin(&mut self, part: Part, now: Time, period: Duration) {
         self.turns[part as usize].round = now + period;
     }
@@ -126,7 +131,7 @@ impl Audit {
         self.turns[part as usize].failures = 0;
     }
 
-    /// A dump was interrupted, or refused: what made the part necessary holds as before.
+    /// Notes that a dump was interrupted or refused: the part is still necessary.
     fn failed(&mut self, part: Part, now: Time) {
         let turn = &mut self.turns[part as usize];
         turn.failures = turn.failures.saturating_add(1);
@@ -134,7 +139,7 @@ impl Audit {
         turn.requested = true;
     }
 
-    /// Takes in the processor time of a slice, which ended at `now`. No part rests longer than `longest`.
+    /// Accounts for the processor time of a slice, which ended at `now`. No part rests longer than `longest`.
     pub(crate) fn charge(&mut self, part: Part, took: Duration, now: Time, longest: Duration) {
         let rest = part.share().pause(took).min(longest);
         self.turns[part as usize].rest = now.saturating_add(rest);
@@ -142,15 +147,15 @@ impl Audit {
 }
 
 impl Reconciler {
-    /// How long a part may rest at most.
+    /// Longest rest of a part.
     pub(crate) fn longest_rest(&self) -> Duration {
         let slices = self.kernel.mirror.servers.len().div_ceil(SERVERS_PER_SLICE);
         let small = u32::try_from(slices).is_ok_and(|slices| slices <= SLICES_OF_SMALL);
         if small { self.config.sync_period / SLICES_OF_SMALL } else { Duration::MAX }
     }
 
-    /// Compares the part that is due next. What it finds is made good by the next step, so that what this one costs is
-    /// what the audit costs.
+    /// Compares the part that is due next. The next step repairs what this one finds, so that the cost of
+    /// this step is the cost of the audit.
     pub(crate) fn audit_next(&mut self, now: Time, report: &mut Report) -> Part {
         let (part, _) = self.audit.next();
         let mut findings = Findings::default();
@@ -194,7 +199,8 @@ impl Reconciler {
         }
     }
 
-    /// Goes on behind the virtual server that was reached, or begins a round.
+    /// Compares the real servers of the next few virtual servers: those behind the one that was reached, or
+    /// the first ones of a new round.
     fn audit_real_servers(&mut self, now: Time, findings: &mut Findings) -> Result<(), TableError> {
         if self.audit.reached.is_none() {
             self.audit.begin(Part::RealServers, now, self.config.sync_period);
@@ -209,14 +215,15 @@ impl Reconciler {
         }
         let mut result = Ok(());
         for vs in slice {
-            // One that cannot be dumped keeps none behind it from being compared.
+            // A virtual server that cannot be dumped does not keep those behind it from being compared.
             let observed = self.kernel.observe_real_servers(vs, ours, findings);
             result = result.and(observed.map(drop));
         }
         result
     }
 
-    /// Fronts of ours that no Service wants: their virtual servers may have become ours, or empty, without a write.
+    /// Fronts of ours that no Service wants: their virtual servers may have become ours, or empty, without a
+    /// write.
     fn unwanted(&self) -> Dirty {
         let Ours { desired, ownership } = self.intents.ours();
         let mirror = &self.kernel.mirror;

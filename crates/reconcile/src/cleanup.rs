@@ -1,4 +1,4 @@
-//! Removing everything that is ours, for `kube-ipvs cleanup`.
+//! Removal of everything that is ours, for `kube-ipvs cleanup`.
 
 use dataplane::{ErrorKind, TableError};
 use drain::Time;
@@ -6,19 +6,20 @@ use planner::{Dirty, Plan};
 
 use crate::{Reconciler, Report, kernel::Findings};
 
-/// What a cleanup did.
+/// Result of a cleanup.
 #[derive(Debug)]
 pub struct Cleanup {
-    /// What it wrote, or tried to.
+    /// Writes that it executed or tried.
     pub plan: Plan,
-    /// What became of that.
+    /// Counts of what became of them.
     pub report: Report,
     /// Tables that could not be read: what is ours in them stays.
     pub unread: Vec<TableError>,
 }
 
 impl Reconciler {
-    /// Removes everything that is ours, of each table by itself: one that cannot be read does not keep the others.
+    /// Removes everything that is ours, from each table by itself: one that cannot be read does not keep the
+    /// others.
     ///
     /// A table that the kernel does not have holds nothing of ours, and is no failure.
     pub fn cleanup(&mut self) -> Cleanup {
@@ -30,8 +31,8 @@ impl Reconciler {
         let mut report = Report::default();
         let mut plan = planner::cleanup(&self.kernel.mirror, &self.intents.ownership);
         self.execute(&plan, Dirty::default(), Time::ZERO, &mut report);
-        // The table names the virtual servers that are ours: without it, those that could not be read or deleted now
-        // would stay for ever.
+        // The table names the virtual servers that are ours: without it, those that could not be read or
+        // deleted now would stay for ever.
         if rules.is_ok() && servers.as_ref().err().is_none_or(|error| error.kind == ErrorKind::NotSupported) {
             let rules = planner::cleanup_rules(&self.kernel.mirror, &self.intents.ownership);
             self.execute(&rules, Dirty::default(), Time::ZERO, &mut report);

@@ -1,4 +1,4 @@
-//! What the loop is configured with.
+//! Configuration of the loop.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use lb_types::{IpFamily, LocalDetection, RulesLayout};
 use planner::{Ownership, PlannerConfig};
 use service_model::Node;
 
-/// How a pod of this node is recognised, before the node's own facts are known.
+/// Way to recognise a pod of this node, as configured, before the Node's own prefixes are known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum LocalMode {
     /// Not at all.
@@ -24,7 +24,7 @@ pub enum LocalMode {
 }
 
 impl LocalMode {
-    /// The configured part of the packet rules on this node.
+    /// Configured part of the packet rules on this node.
     ///
     /// A family without prefixes has no detection, as in kube-proxy (cmd/kube-proxy/app/server_linux.go,
     /// `getLocalDetectors`).
@@ -42,28 +42,25 @@ impl LocalMode {
 
 fn of_family(cidrs: &[IpNetwork], family: IpFamily) -> LocalDetection {
     let cidrs: Vec<_> = cidrs.iter().filter(|net| IpFamily::of(net.ip()) == family).copied().collect();
-    match cidrs.is_empty() {
-        true => LocalDetection::None,
-        false => LocalDetection::Cidr(cidrs),
-    }
+    if cidrs.is_empty() { LocalDetection::None } else { LocalDetection::Cidr(cidrs) }
 }
 
 /// Configuration of the loop; valid by construction.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Shapes the desired state; its layout follows `local_mode` and the node.
+    /// Configuration of the desired state; its layout follows `local_mode` and the Node.
     pub planner: PlannerConfig,
-    /// How a pod of this node is recognised.
+    /// Way to recognise a pod of this node.
     pub local_mode: LocalMode,
-    /// Which virtual servers are ours.
+    /// Predicate for the virtual servers that are ours.
     pub ownership: Ownership,
-    /// How real servers leave.
+    /// Settings of drains.
     pub drain: drain::Settings,
-    /// The kernel is compared with the mirror this often, and less often where the tables are so large that it would
-    /// take more than half a percent of a core.
+    /// Period of the audit, which is longer where the tables are so large that it would take more than half a
+    /// percent of a core.
     pub sync_period: Duration,
-    /// Changed Services are planned at least this far apart; zero for at once. What arrives meanwhile is planned
-    /// together, as is what arrives while the loop is at work.
+    /// Least distance between two plans of changed Services; zero for at once. Changes that arrive meanwhile
+    /// are planned together, as are those that arrive while the loop is at work.
     pub min_sync_period: Duration,
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use drain::{Cause, Drain, Key, Ledger, Outcome, Record, Settings, Time};
 use lb_types::{Front, IpvsOp, PodUid, RealServerId};
-use planner::{Desired, Dirty, Fate, Mirror, Plan, Situation, Subject, Successor, Vacated};
+use planner::{Desired, Dirty, Fate, LostPod, Mirror, Plan, Situation, Subject, Successor, Vacated};
 use service_model::ServiceModel;
 use tracing::{info, warn};
 
@@ -166,8 +166,8 @@ impl Drains {
         let endpoint = view.desired.front(&key.front).and_then(|want| want.endpoint(&key.rs));
         let serves = endpoint.is_some_and(|endpoint| endpoint.chosen);
         let endpoint_gone = self.settings.with(view.desired.drain_overrides(&key.front)).endpoint_gone;
-        let at = (&key.rs, key.front.protocol());
-        Situation::of(pod, at, view.model, (ended, serves), endpoint_gone)
+        let protocol = key.front.protocol();
+        Situation::of(&LostPod { pod, rs: key.rs, protocol, ended, serves, endpoint_gone }, view.model)
     }
 
     fn follow_fate(&mut self, key: Key, fate: Fate, view: View<'_>, dirty: &mut Dirty) {

@@ -1,7 +1,15 @@
-//! Executing a plan: one loop over its stages. What is written, and in which order, stands in the plan.
+//! Execution of a plan: one loop over its stages.
 //!
-//! One rule stands above it: where a write fails, the later ones of the same plan that stand on it are held
-//! ([`Run::holds`]), and everything else goes on. What was held is planned again together with what failed.
+//! The executor owns the calls that write, and the record of what came of them: the mirror follows each
+//! executed write, [`Work`] keeps each refused one for another try, and [`Outcome`] tells the rest of the
+//! loop. It never decides what is written or in which order; that stands in the plan.
+//!
+//! One rule stands above the order: where a write fails, the later writes of the same plan that depend on it
+//! are held ([`Run::holds`]), and everything else goes on. Held writes are planned again together with the
+//! failed one.
+//!
+//! Reading order: [`Executor::run`], [`Run::batch`], [`Run::holds`]; then one module for each table (`ipvs`,
+//! `vips`, `rules`, `sysctls`).
 
 mod ipvs;
 mod rules;
@@ -23,7 +31,7 @@ use crate::{
     work::{Extent, Work},
 };
 
-/// What an execution needs besides the plan.
+/// Inputs of an execution besides the plan.
 pub(crate) struct Executor<'a> {
     pub(crate) kernel: &'a mut Kernel,
     pub(crate) work: &'a mut Work,
@@ -33,19 +41,19 @@ pub(crate) struct Executor<'a> {
     pub(crate) now: Time,
 }
 
-/// What came of a plan, for those who follow it.
+/// Outcome of a plan, for the rest of the loop.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     /// Deletions in IPVS that the kernel executed, in order.
     pub(crate) deleted: Vec<IpvsOp>,
-    /// Deletions of tracked connections that the plan asks for; which of them are due shows in the mirror.
+    /// Deletions of tracked connections that the plan asks for; the mirror shows which of them are due.
     pub(crate) flows: Vec<FlowsOp>,
-    /// Schedulers that a write has shown to be gone.
+    /// Schedulers that are gone, as a refused write has shown.
     pub(crate) lost_schedulers: BTreeSet<Scheduler>,
-    /// Writes of kernel parameters, and how each went.
+    /// Writes of kernel parameters, each with its result.
     pub(crate) sysctls: Vec<(SysctlOp, Result<(), TableError>)>,
-    /// Fronts with a refused write to IPVS: whether they refuse new connections is decided once more, by what the
-    /// kernel holds then.
+    /// Fronts with a refused write to IPVS. The planner decides once more whether they refuse new
+    /// connections, by what the kernel holds then.
     pub(crate) refused: BTreeSet<Front>,
 }
 
@@ -73,26 +81,26 @@ impl Executor<'_> {
     }
 }
 
-/// One execution of a plan.
+/// Execution of a plan in progress.
 struct Run<'a> {
     executor: Executor<'a>,
     report: &'a mut Report,
-    /// Whether the link and the chains may be tried, or have just been refused.
+    /// True if the link and the chains may be tried; false if they have just failed.
     base_due: bool,
-    /// Whether the link was to be made, and is not there.
+    /// True if the link was to be made and is not there.
     link_failed: bool,
-    /// Whether routes that the forwarding of IPv6 would end could not be kept.
+    /// True if routes that the forwarding of IPv6 would end could not be kept.
     forwarding_held: bool,
-    /// Subjects that an earlier write has failed for.
+    /// Subjects with an earlier write that failed.
     held: BTreeSet<Subject>,
-    /// Fronts whose virtual servers could not be deleted: their elements stay until they are, the one that names them
-    /// above all.
+    /// Fronts whose virtual servers could not be deleted. Their elements stay until those are gone, above all
+    /// the one that tags them as ours.
     undeleted: BTreeSet<Front>,
     outcome: Outcome,
 }
 
 impl Run<'_> {
-    /// Executes writes to one table.
+    /// Executes consecutive writes to one table, except for those that are held.
     fn batch(&mut self, ops: &[Operation]) {
         let (mut ipvs, mut vips, mut rules, mut sysctls) = (vec![], vec![], vec![], vec![]);
         for op in ops {
@@ -113,7 +121,8 @@ impl Run<'_> {
         self.sysctls(sysctls);
     }
 
-    /// Whether a write stands on another one that failed. One that stands on the link waits for it.
+    /// Tells whether a write depends on another one that failed. A write that depends on the link waits for
+    /// it.
     fn holds(&mut self, op: &Operation) -> bool {
         let subject = Subject::of(op, &self.executor.kernel.mirror);
         if self.link_failed && self.needs_link(op, subject) {
@@ -123,7 +132,7 @@ impl Run<'_> {
             return true;
         }
         match op {
-            // An address goes with its VIP, because that must be bound some other way first.
+            // An address stays while its VIP is held, because that must be bound some other way first.
             Operation::Vip(VipOp::DeleteAddress { addr }) if self.held.contains(&Subject::Vip(*addr)) => true,
             Operation::Rules(RulesOp::DeleteElement(element))
                 if element.vip_port().is_some_and(|port| self.holds_element(element, &port.into())) =>
@@ -135,7 +144,8 @@ impl Run<'_> {
         }
     }
 
-    /// Whether a write needs the link. A VIP that has its route already does not wait for it, and what is there goes on.
+    /// Tells whether a write needs the link. A virtual server that exists, or whose VIP has its route, serves
+    /// already and does not wait for it.
     fn needs_link(&self, op: &Operation, subject: Option<Subject>) -> bool {
         let mirror = &self.executor.kernel.mirror;
         match (op, subject) {
@@ -154,7 +164,8 @@ impl Run<'_> {
         self.undeleted.contains(front) || is_refusal && self.outcome.refused.contains(front)
     }
 
-    /// Holds what the kernel does not have yet. What it has already serves, and goes on following the API.
+    /// Holds the subjects that the kernel does not have yet. Those that it has serve already, and go on
+    /// following the API.
     fn hold_new(&mut self, subjects: impl IntoIterator<Item = Subject>) {
         let mirror = &self.executor.kernel.mirror;
         let is_new = |subject: &Subject| match subject {
@@ -165,7 +176,7 @@ impl Run<'_> {
         self.held.extend(subjects.into_iter().filter(is_new));
     }
 
-    /// A write waits until the link and the chains are there.
+    /// Keeps the subject of a write until the link and the chains are there.
     fn await_base(&mut self, op: &Operation) {
         let subject = Subject::of(op, &self.executor.kernel.mirror);
         if let Some(subject) = subject.filter(|subject| *subject != Subject::Base) {

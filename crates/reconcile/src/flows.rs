@@ -1,9 +1,9 @@
-//! Deleting tracked connections: what waits for it, and when the kernel's table is walked.
+//! Deletion of tracked connections: what waits for it, and when the kernel's table is walked.
 //!
-//! The table may be large and every deletion walks all of it, so deletions are collected: the first one happens in the
-//! step that gave the reason, those that follow soon after together, and all of them take a tenth of a core at most.
-//! What the kernel did not do of a plan is sorted out here, by the mirror: a real server that is still there keeps its
-//! connections.
+//! The table may be large and every deletion walks all of it, so deletions are collected: the first one
+//! happens in the step that gave the reason, those that follow soon after happen together, and all of them
+//! take a tenth of a core at most. The mirror shows which writes of a plan the kernel really executed: a real
+//! server that is still there keeps its connections.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -20,35 +20,37 @@ use crate::{
     work::{Extent, Task, Work},
 };
 
-/// Between the beginnings of two walks at least: clients whose connections wait for it must be well within 2 s.
+/// Least time between the beginnings of two walks. Clients whose connections wait for one must be served well
+/// within 2 s.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// Share of a processor that walks keep to.
 const SHARE: Share = Share::one_of(10);
 
-/// Deletions that are not done.
+/// Deletions that are not done yet.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Flows {
-    /// At most as many as there are ports and pod addresses: a filter that comes again is the same.
+    /// Filters of the connections to delete; at most as many as there are ports and pod addresses, because a
+    /// filter that comes again is the same.
     pending: BTreeSet<FlowFilter>,
-    /// Until then the table is not walked again.
+    /// Earliest time for another walk.
     rest: Time,
-    /// Why this kernel cannot do it, so that this is logged once.
+    /// Reason why this kernel cannot delete, so that it is logged once.
     unavailable: Option<String>,
 }
 
 impl Flows {
-    /// Takes the deletions of a plan over, executed or not: which of its writes were shows in the mirror.
+    /// Takes the deletions of a plan over; the mirror shows later which of the plan's writes were executed.
     pub(crate) fn add(&mut self, ops: &[FlowsOp]) {
         self.pending.extend(ops.iter().map(|FlowsOp::Delete(filter)| filter));
     }
 
-    /// Takes in the processor time of a step that has walked the table, until `now`.
+    /// Accounts for the processor time of a step that has walked the table and ended at `now`.
     pub(crate) fn charge(&mut self, took: Duration, now: Time) {
         self.rest = self.rest.max(now.saturating_add(SHARE.pause(took)));
     }
 
-    /// When the table has to be walked; `None` if nothing can be deleted now.
+    /// Time at which the table has to be walked; `None` if nothing can be deleted now.
     pub(crate) fn due(&self, mirror: &Mirror, work: &Work) -> Option<Time> {
         let any = self.pending.iter().any(|filter| !is_doubtful(filter, mirror, work));
         any.then(|| work.due(Task::DeleteFlows).unwrap_or(self.rest))
@@ -65,7 +67,8 @@ impl Flows {
         match self.due(&kernel.mirror, work) {
             Some(due) if due > now => return false,
             Some(_) => {}
-            // What failed before has become doubtful, or was done: nothing must be waited for on its account.
+            // Whatever failed before has become doubtful or is done: the failure must not keep anything
+            // waiting.
             None => {
                 work.succeed(Task::DeleteFlows);
                 return false;
@@ -105,7 +108,7 @@ impl Flows {
     fn failed(&mut self, filters: Vec<FlowFilter>, error: &TableError, work: &mut Work, now: Time) {
         let reason = chain(error);
         if let ErrorKind::NotSupported | ErrorKind::PermissionDenied = error.kind {
-            // Not kept: somebody has to act first, and then the next deletion shows it.
+            // These deletions are not kept: somebody has to act first, and then the next deletion shows it.
             work.succeed(Task::DeleteFlows);
             if self.unavailable.as_ref() != Some(&reason) {
                 error!(
@@ -123,7 +126,7 @@ impl Flows {
     }
 }
 
-/// Whether the mirror may be wrong about the virtual server; it is dumped again soon.
+/// Tells whether the mirror may be wrong about the virtual server, which then is dumped again soon.
 fn is_doubtful(filter: &FlowFilter, mirror: &Mirror, work: &Work) -> bool {
     work.is_in_doubt(&mirror.key(&filter.service.into()))
 }

@@ -1,4 +1,13 @@
 //! The desired side: objects and facts in, intents of all Services out.
+//!
+//! [`Intents`] owns everything that decides what Services ask for: the model, the configuration, facts about
+//! the node, and the resulting [`Desired`]; it also keeps the backlog of Services to plan, and the problems
+//! found in them. It never compares an intent with the kernel and never writes. It asks the kernel two
+//! questions only, through [`Kernel`]: which schedulers it has, and who listens on a VIP that is an address
+//! of the node.
+//!
+//! Reading order: [`Intents`], [`Intents::desire_some`], then what makes Services dirty: `refresh_ownership`,
+//! `refresh_node`, `replace_addresses`, `recheck_listeners`.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -20,9 +29,18 @@ use crate::{
     schedulers::Schedulers,
 };
 
+/// Dirty Services that one step plans.
+#[derive(Clone, Copy)]
+pub(crate) struct Portion {
+    /// Largest number of Services.
+    pub(crate) most: usize,
+    /// True if critical Services at the head of the backlog are planned alone, and all of them at once.
+    pub(crate) critical_first: bool,
+}
+
 /// Everything that decides what Services ask of the kernel.
 pub(crate) struct Intents {
-    /// Its layout follows `local_mode` and the Node.
+    /// Configuration of the planner; its layout follows `local_mode` and the Node.
     pub(crate) config: PlannerConfig,
     pub(crate) local_mode: LocalMode,
     pub(crate) ownership: Ownership,
@@ -60,17 +78,17 @@ impl Intents {
         Ours { desired: &self.desired, ownership: &self.ownership }
     }
 
-    /// Whether Services wait to be planned.
+    /// Tells whether Services wait to be planned.
     pub(crate) fn has_backlog(&self) -> bool {
         !self.backlog.is_empty() || self.model.has_dirty()
     }
 
-    /// Whether the cluster has changed the prefixes of its ClusterIPs.
+    /// Tells whether the cluster has changed the prefixes of its ClusterIPs.
     pub(crate) fn has_new_cidrs(&self) -> bool {
         self.ownership.announced_cidrs != self.model.service_cidrs()
     }
 
-    /// Takes over which prefixes are ours; returns whether they have changed.
+    /// Takes over the prefixes that the cluster announces as ours; returns whether they have changed.
     pub(crate) fn refresh_ownership(&mut self) -> bool {
         let has_new = self.has_new_cidrs();
         if has_new {
@@ -96,7 +114,7 @@ impl Intents {
         }
     }
 
-    /// Takes over the node's addresses; every VIP may need another source then.
+    /// Takes over the node's addresses, and marks what depends on them: every VIP may need another source.
     pub(crate) fn replace_addresses(
         &mut self,
         addresses: BTreeMap<IpAddr, String>,
@@ -121,11 +139,11 @@ impl Intents {
             dirty.insert(Subject::Vip(*addr));
             dirty.extend(mirror.fronts_on(*addr).map(Subject::Front));
         }
-        // Only a VIP that became, or no longer is, an address of the node changes an intent.
+        // An address changes the intent of those Services only that have it as their ClusterIP.
         self.mark_dirty(|service| service.cluster_ips.iter().any(|ip| changed.contains(ip)));
     }
 
-    /// Plans some Services again.
+    /// Marks Services to be planned again.
     pub(crate) fn mark_dirty(&mut self, is_concerned: impl Fn(&Service) -> bool) {
         let concerned = self.model.services().filter(|service| is_concerned(service));
         let names: Vec<_> = concerned.map(|service| service.name.clone()).collect();
@@ -134,29 +152,28 @@ impl Intents {
         }
     }
 
-    /// Computes the intents of as many dirty Services as may be planned in one go, critical ones alone at first; returns
-    /// how many those were.
+    /// Computes the intents of a portion of the dirty Services; returns how many those were.
     pub(crate) fn desire_some(
         &mut self,
-        most: usize,
-        critical_first: bool,
-        (kernel, now): (&mut Kernel, Time),
+        portion: Portion,
+        kernel: &mut Kernel,
+        now: Time,
         changes: &mut Changes,
     ) -> usize {
         self.backlog.extend(self.model.take_dirty());
         let is_critical = |name: &&ServiceName| {
-            critical_first && self.model.service(name).is_some_and(|service| service.critical)
+            portion.critical_first && self.model.service(name).is_some_and(|service| service.critical)
         };
         let critical = self.backlog.iter().take_while(is_critical).count();
-        let count = if critical > 0 { critical } else { self.backlog.len().min(most) };
+        let count = if critical > 0 { critical } else { self.backlog.len().min(portion.most) };
         let names: Vec<_> = self.backlog.drain(..count).collect();
         for name in &names {
-            self.desire(name, (kernel, now), changes);
+            self.desire(name, kernel, now, changes);
         }
         names.len()
     }
 
-    fn desire(&mut self, name: &ServiceName, (kernel, now): (&mut Kernel, Time), changes: &mut Changes) {
+    fn desire(&mut self, name: &ServiceName, kernel: &mut Kernel, now: Time, changes: &mut Changes) {
         if let Some(service) = self.model.service(name) {
             self.schedulers.find_named(service, &mut self.config, kernel, now);
         }
@@ -174,7 +191,8 @@ impl Intents {
         }
     }
 
-    /// Looks again which ports of VIPs that are addresses of the node belong to its programs, if that is due.
+    /// Finds out again, if that is due, which ports of VIPs that are addresses of the node belong to its
+    /// programs.
     pub(crate) fn recheck_listeners(&mut self, kernel: &mut Kernel, now: Time) {
         for name in self.listeners.take_due(now) {
             if self.listeners.look(self.model.service(&name), &name, &mut self.facts, kernel) {

@@ -1,4 +1,12 @@
-//! The kernel's tables and our copy of what they hold, which every dump corrects.
+//! The kernel's tables, with the mirror that every dump corrects.
+//!
+//! [`Kernel`] owns the handles of all tables and our copy of what they hold; every dump goes through here. A
+//! dump corrects the mirror and leaves what it found different in [`Findings`]. This module never writes to a
+//! table (`executor` and `flows` do) and never decides what a difference means: it marks the subject dirty,
+//! and the planner compares.
+//!
+//! Reading order: [`Kernel`], [`Findings`], [`Ours`]; then [`Kernel::adopt_servers`] (the first dump) and the
+//! `observe_` methods.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,13 +18,13 @@ use dataplane::{BridgeFilters, ObservedRealServer, ObservedRules, ObservedVips, 
 use lb_types::{FastMap, RulesLayout, VirtualServerId};
 use planner::{Desired, Dirty, Mirror, MirrorServer, Ownership, Subject};
 
-/// The tables with the mirror: nobody else dumps or writes.
+/// Tables and mirror; nobody else has the handles.
 pub(crate) struct Kernel {
     pub(crate) tables: Tables,
     pub(crate) mirror: Mirror,
 }
 
-/// Differences that dumps have shown between kernel and mirror; the mirror is right now.
+/// Differences between kernel and mirror that dumps have shown; the mirror is correct again.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
     pub(crate) dirty: Dirty,
@@ -26,7 +34,7 @@ pub(crate) struct Findings {
     pub(crate) unknown: Vec<VirtualServerId>,
 }
 
-/// What tells that a virtual server concerns us: others may do with theirs as they like.
+/// Predicate for the virtual servers that concern us: others may do with theirs as they like.
 #[derive(Clone, Copy)]
 pub(crate) struct Ours<'a> {
     pub(crate) desired: &'a Desired,
@@ -40,7 +48,7 @@ impl Ours<'_> {
     }
 }
 
-/// Facts about the node's links that a dump of the VIPs brings along.
+/// Facts about the node's links that come along with a dump of the VIPs.
 #[derive(Debug, Default)]
 pub(crate) struct NodeLinks {
     /// Addresses with the names of their links.
@@ -53,7 +61,7 @@ impl Kernel {
         Kernel { tables, mirror: Mirror::default() }
     }
 
-    /// Whether the link and the chains are there.
+    /// Tells whether the link and the chains are there.
     pub(crate) fn has_base(&self) -> bool {
         self.mirror.link_ready && self.mirror.layout_current
     }
@@ -107,7 +115,7 @@ impl Kernel {
         Ok(())
     }
 
-    /// Dumps the list of virtual servers.
+    /// Dumps the list of virtual servers with their settings.
     pub(crate) fn observe_servers(
         &mut self,
         ours: Ours<'_>,
@@ -115,6 +123,7 @@ impl Kernel {
     ) -> Result<(), TableError> {
         let mut found = self.tables.ipvs.dump_virtual_servers()?.virtual_servers;
         found.sort_unstable_by_key(|(vs, _)| *vs);
+        // Both directions: what only the mirror has was deleted, what only the kernel has was added.
         let is_missing = |vs: &&VirtualServerId| found.binary_search_by_key(*vs, |(vs, _)| *vs).is_err();
         let missing: Vec<_> = self.mirror.servers.keys().filter(is_missing).copied().collect();
         for (vs, settings) in found {

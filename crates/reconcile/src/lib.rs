@@ -1,10 +1,13 @@
-//! The loop: events to dirty services, to a plan, to the kernel, to a report.
+//! The loop: events to dirty Services, to a plan, to the kernel, to a report.
 //!
-//! The reconciler decides nothing about what is written (`planner` does) and knows no kernel interface (`dataplane`'s
-//! traits). It has no clock and no thread: whoever drives it hands in the time, calls [`Reconciler::step`] when
-//! [`Reconciler::next_wakeup`] says so or an event came, and owns the tables through it.
+//! The reconciler decides nothing about what is written (`planner` does) and knows no kernel interface
+//! (`dataplane`'s traits hide them). It has no clock and no thread: whoever drives it hands in the time,
+//! calls [`Reconciler::step`] when [`Reconciler::next_wakeup`] says so or an event came, and owns the tables
+//! through it.
 //!
-//! Reading order: [`Config`], [`Event`], [`Reconciler`], [`Report`].
+//! Reading order: [`Config`], [`Event`], [`Reconciler`], [`Report`]. Inside: `reconciler` (the loop),
+//! `intents` (the desired side), `kernel` (tables and mirror), `executor` (the writes), `work` (tasks for
+//! later), `drains` (real servers on their way out), `audit`.
 
 mod audit;
 mod cleanup;

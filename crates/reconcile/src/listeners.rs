@@ -1,5 +1,5 @@
-//! VIPs that another program has put on an interface of the node, as NodeLocal DNSCache does with the address of the
-//! cluster DNS: its ports stay the program's, those on which nobody listens are served.
+//! VIPs that another program has put on an interface of the node, as NodeLocal DNSCache does with the address
+//! of the cluster DNS. The ports on which the program listens stay the program's, and the others are served.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -12,26 +12,27 @@ use tracing::warn;
 
 use crate::{kernel::Kernel, problems::chain};
 
-/// How often sockets are looked at while there are such VIPs: the kernel does not tell when one begins to listen.
+/// Time between two looks at sockets while there are such VIPs: the kernel does not report when a socket
+/// begins to listen.
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// Services with such VIPs.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Listeners {
     services: BTreeSet<ServiceName>,
-    /// When sockets are looked at next.
+    /// Time of the next look at sockets.
     next: Time,
-    /// Whether the kernel did not tell last time, which is logged once.
+    /// True if the kernel gave no answer last time, which is logged once.
     failed: bool,
 }
 
 impl Listeners {
-    /// When sockets are to be looked at.
+    /// Time of the next look at sockets; `None` if no Service has such a VIP.
     pub(crate) fn due(&self) -> Option<Time> {
         (!self.services.is_empty()).then_some(self.next)
     }
 
-    /// Services whose ports are to be looked at now.
+    /// Takes the Services whose ports are to be looked at now.
     pub(crate) fn take_due(&mut self, now: Time) -> BTreeSet<ServiceName> {
         if self.due().is_none_or(|due| now < due) {
             return BTreeSet::new();
@@ -64,7 +65,7 @@ impl Listeners {
                 if is_known {
                     return false;
                 }
-                // Whoever has put the address there must not be robbed.
+                // Whoever has put the address there must not lose its ports.
                 ports.iter().copied().collect()
             }
         };

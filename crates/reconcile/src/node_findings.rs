@@ -1,7 +1,7 @@
-//! What of the node keeps services from working and is not ours to change.
+//! Findings about the node: settings that keep Services from working and are not ours to change.
 //!
-//! Looked at at start, with every audit, and when a notification tells of links or addresses; logged once with the
-//! remedy, and once when it is gone.
+//! The loop looks at start, with every audit, and when a notification reports a change of links or addresses.
+//! It logs each finding once with the remedy, and once when it is gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ use crate::{LocalMode, intents::Intents, kernel::Kernel, problems::chain};
 /// Kinds of findings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum NodeFinding {
-    /// A chain of somebody else's drops the answers of pods.
+    /// Somebody else's chain drops the answers of pods.
     ForwardPolicyDrop,
     /// Pods are on a bridge whose packets do not pass netfilter.
     BridgeNotFiltered,
@@ -24,11 +24,11 @@ pub enum NodeFinding {
 }
 
 impl NodeFinding {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [NodeFinding; 3] =
         [NodeFinding::ForwardPolicyDrop, NodeFinding::BridgeNotFiltered, NodeFinding::ParameterRefused];
 
-    /// Its name for programs.
+    /// Name for programs.
     pub const fn code(self) -> &'static str {
         match self {
             NodeFinding::ForwardPolicyDrop => "forward-policy-drop",
@@ -38,17 +38,17 @@ impl NodeFinding {
     }
 }
 
-/// What is found at the moment.
+/// Findings of the moment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct NodeFindings {
-    /// Objects concerned, with what to say about them.
+    /// Objects concerned, each with the text for the log.
     found: BTreeMap<NodeFinding, BTreeMap<String, String>>,
-    /// Bridges that were seen last.
+    /// Bridges, as seen last.
     pub(crate) bridges: BTreeMap<String, BridgeFilters>,
 }
 
 impl NodeFindings {
-    /// Replaces what is found of one kind, and logs what changed; returns whether anything did.
+    /// Replaces the findings of one kind and logs what changed; returns whether anything did.
     fn replace(&mut self, finding: NodeFinding, now: BTreeMap<String, String>) -> bool {
         let before = self.found.entry(finding).or_default();
         for (_, text) in now.iter().filter(|(object, _)| !before.contains_key(*object)) {
@@ -62,8 +62,8 @@ impl NodeFindings {
         changed
     }
 
-    /// Takes over which kernel parameters could not be written; the reasons are in the log already. Returns whether that
-    /// has changed.
+    /// Takes over the kernel parameters that could not be written; the reasons are in the log already.
+    /// Returns whether they have changed.
     pub(crate) fn replace_parameters(&mut self, refused: impl Iterator<Item = String>) -> bool {
         let refused: BTreeSet<_> = refused.collect();
         let before = self.found.entry(NodeFinding::ParameterRefused).or_default();
@@ -78,7 +78,7 @@ impl NodeFindings {
     }
 }
 
-/// Looks for what is wrong with the node.
+/// View on the node, the kernel and the configuration for finding what is wrong with the node.
 pub(crate) struct Inspector<'a> {
     pub(crate) findings: &'a mut NodeFindings,
     pub(crate) kernel: &'a mut Kernel,
@@ -86,8 +86,8 @@ pub(crate) struct Inspector<'a> {
 }
 
 impl Inspector<'_> {
-    /// Looks for chains that drop what pods answer; returns whether that has changed. What cannot be read now is looked
-    /// at with the next audit.
+    /// Looks for chains that drop the answers of pods; returns whether the findings have changed. The next
+    /// audit reads again what cannot be read now.
     pub(crate) fn check_forwarding(&mut self) -> bool {
         let drops = match self.kernel.tables.rules.forward_drops() {
             Ok(drops) => drops,
@@ -102,7 +102,8 @@ impl Inspector<'_> {
         self.findings.replace(NodeFinding::ForwardPolicyDrop, found)
     }
 
-    /// Looks whether connections between pods of this node pass netfilter; returns whether that has changed.
+    /// Checks that connections between pods of this node pass netfilter; returns whether the findings have
+    /// changed.
     pub(crate) fn check_bridges(&mut self) -> bool {
         let mut found = BTreeMap::new();
         for family in IpFamily::ALL {
@@ -114,7 +115,7 @@ impl Inspector<'_> {
                 continue;
             }
             let name = bridge_parameter(family);
-            // What cannot be read cannot be judged.
+            // A parameter that cannot be read cannot be judged.
             let Ok(value) = self.kernel.tables.sysctls.read(name) else { continue };
             if value == Some(1) {
                 continue;
@@ -127,8 +128,8 @@ impl Inspector<'_> {
         self.findings.replace(NodeFinding::BridgeNotFiltered, found)
     }
 
-    /// Bridges that have pods, by the address that they have of the pods' prefixes, and do not pass packets to netfilter
-    /// by a setting of their own.
+    /// Bridges that have pods, recognised by a bridge address in the pods' prefixes, and that do not pass
+    /// packets to netfilter by a setting of their own.
     fn bridges_of_pods(&self, family: IpFamily) -> BTreeSet<String> {
         let filters = |filters: &BridgeFilters| match family {
             IpFamily::V4 => filters.ipv4,
@@ -140,6 +141,7 @@ impl Inspector<'_> {
             LocalMode::ClusterCidr(cidrs) => cidrs,
             _ => &[],
         };
+        // Pods have addresses in the configured prefixes or in those of the Node.
         let prefixes = || configured.iter().chain(&model.node().pod_cidrs);
         let has_pods = |bridge: &str| {
             if *local_mode == LocalMode::BridgeInterface(bridge.to_owned()) {
@@ -181,11 +183,10 @@ fn forward_text(drop: &ForwardDrop) -> String {
 
 fn bridge_text(bridge: &str, family: IpFamily, absent: bool) -> String {
     let parameter = bridge_parameter(family).replace('/', ".");
-    let remedy = match absent {
-        true => {
-            format!("load the module br_netfilter (modprobe br_netfilter) and set sysctl -w {parameter}=1")
-        }
-        false => format!("sysctl -w {parameter}=1"),
+    let remedy = if absent {
+        format!("load the module br_netfilter (modprobe br_netfilter) and set sysctl -w {parameter}=1")
+    } else {
+        format!("sysctl -w {parameter}=1")
     };
     format!(
         "the bridge {bridge} has pods, and {family} packets between them do not pass netfilter: a pod that reaches \

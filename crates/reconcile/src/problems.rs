@@ -1,4 +1,4 @@
-//! Problems of single Services, reported once when they appear and once when they are gone.
+//! Problems of single Services, logged once when they appear and once when they are gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,31 +6,31 @@ use lb_types::ServiceName;
 use planner::IntentProblem;
 use tracing::{info, warn};
 
-/// What is known to be wrong, by Service.
+/// Known problems, by Service.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Problems(BTreeMap<ServiceName, Known>);
 
-/// What is wrong with one Service.
+/// Known problems of one Service.
 #[derive(Clone, Debug, Default)]
 struct Known {
-    /// By itself: changes with its intent.
+    /// Problems of the Service itself, which change with its intent.
     own: BTreeSet<IntentProblem>,
-    /// Because of others: changes with theirs.
+    /// Conflicts with other Services, which change with their intents.
     conflicts: BTreeSet<IntentProblem>,
 }
 
 impl Problems {
-    /// Replaces what is wrong with a Service by itself, and logs what changed.
+    /// Replaces the problems of the Service itself, and logs what changed.
     pub(crate) fn replace_own(&mut self, service: &ServiceName, now: Vec<IntentProblem>) {
         self.replace(service, now, |known| &mut known.own);
     }
 
-    /// Replaces what is wrong with a Service because of others, and logs what changed.
+    /// Replaces the conflicts of a Service with others, and logs what changed.
     pub(crate) fn replace_conflicts(&mut self, service: &ServiceName, now: Vec<IntentProblem>) {
         self.replace(service, now, |known| &mut known.conflicts);
     }
 
-    /// Whether something is wrong with a Service because of others.
+    /// Tells whether a Service is in conflict with others.
     pub(crate) fn has_conflicts(&self, service: &ServiceName) -> bool {
         self.0.get(service).is_some_and(|known| !known.conflicts.is_empty())
     }
@@ -65,7 +65,7 @@ impl Problems {
     }
 }
 
-/// An error with its whole chain of causes on one line.
+/// Renders an error with its whole chain of causes on one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

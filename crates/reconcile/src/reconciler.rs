@@ -1,7 +1,14 @@
-//! The loop itself, without clock and thread: what is due, in which turn.
+//! The loop itself: it decides what is due, and in which turn.
 //!
-//! Everything else has an owner of its own: what Services ask for ([`Intents`]), tables and mirror ([`Kernel`]), writing
-//! ([`Executor`]), what is to be done later ([`Work`]), real servers on their way out ([`Drains`]).
+//! [`Reconciler`] owns one step from events to report, and nothing besides: what Services ask for belongs to
+//! [`Intents`], tables and mirror to [`Kernel`], writing to [`Executor`], tasks for later to [`Work`], real
+//! servers on their way out to [`Drains`], and the decision about each write to [`planner::diff`]. It never
+//! reads a clock, blocks, or starts a thread: the time is an argument of every step.
+//!
+//! Reading order: [`Event`], [`Reconciler::handle`], [`Reconciler::step`] with the three turns, then
+//! `plan_changes`: dump what is in doubt, plan dirty Services, compare and write (`settle`, `execute`).
+//! [`Reconciler::next_wakeup`] and [`Reconciler::charge`] are how the driver learns when to call again, and
+//! reports what a step took.
 
 use std::time::Duration;
 
@@ -17,7 +24,7 @@ use crate::{
     drains::{Drains, View},
     executor::{Executor, fail_base},
     flows::Flows,
-    intents::Intents,
+    intents::{Intents, Portion},
     kernel::{Findings, Kernel},
     node_findings::{Inspector, NodeFindings},
     problems::chain,
@@ -25,31 +32,32 @@ use crate::{
     work::{Extent, Table, Task, Work},
 };
 
-/// Services planned in one go: bounds how long an event can wait behind a large backlog.
+/// Services planned in one go; the bound on how long an event can wait behind a large backlog.
 const SERVICES_PER_STEP: usize = 1024;
 
 /// Dumps of tables and of single virtual servers in one step, so that events never wait long.
 const DUMPS_PER_STEP: usize = 128;
 
-/// Share of a core of dumps that others make necessary: that much gets whoever fights with us over a table.
+/// Share of a core for dumps that others make necessary: whoever fights with us over a table gets no more.
 const SHARE_OF_DUMPS: Share = Share::one_of(10);
 
-/// Rounds within one step: a virtual server that has lost its last real server goes in the next round.
+/// Rounds of comparing and writing within one step: a virtual server that has lost its last real server goes
+/// in the next round.
 const ROUNDS: usize = 3;
 
-/// Healed tasks that are named in the log; more are counted.
+/// Healed tasks that one step names in the log; it counts the others.
 const HEALED_NAMED: usize = 8;
 
-/// What reaches the loop from outside.
+/// Input of the loop from outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The input changed.
+    /// Objects of the API changed.
     Model(ModelEvent),
-    /// Somebody else wrote to a table.
+    /// Somebody else wrote to a table of the kernel.
     Touched(Touched),
 }
 
-/// The loop's whole state; one thread owns it and, through it, the kernel tables.
+/// State of the loop; one thread owns it and, through it, the kernel tables.
 pub struct Reconciler {
     pub(crate) config: Config,
     pub(crate) kernel: Kernel,
@@ -57,48 +65,48 @@ pub struct Reconciler {
     pub(crate) drains: Drains,
     pub(crate) work: Work,
     pub(crate) audit: Audit,
-    /// Tracked connections that are to be deleted.
+    /// Deletions of tracked connections that are not done.
     pub(crate) flows: Flows,
     pub(crate) node_findings: NodeFindings,
     refused_sysctls: RefusedSysctls,
     /// Objects that audits and polls have found changed, to be reported with the writes that follow.
     drift: usize,
-    /// Until then tables that others have touched are not dumped again.
+    /// Earliest time for another dump of tables that others have touched.
     dump_rest: Time,
-    /// How many Services are planned in one go: [`SERVICES_PER_STEP`], and fewer in tests.
+    /// Services planned in one go: [`SERVICES_PER_STEP`], and fewer in tests.
     pub(crate) services_per_step: usize,
-    /// When changed Services were planned last.
+    /// Time of the last planning of changed Services.
     planned: Option<Time>,
     phase: Phase,
-    /// What the last step did.
+    /// Turn of the last step.
     turn: Turn,
-    /// Whether everything has been written once, except for what the kernel refuses by itself.
+    /// True if everything has been written once, except for single objects that the kernel refuses.
     programmed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// The kernel has not been dumped yet.
+    /// Nothing has been dumped yet.
     Unknown,
-    /// The mirror is filled; not all services have been planned once.
+    /// The mirror is filled; some Services have not been planned yet.
     Starting,
-    /// Everything has been planned once; what is left over was compared too.
+    /// Everything has been planned once, and leftovers have been compared.
     Running,
 }
 
-/// What a step is for.
+/// Purpose of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
-    /// A slice of the audit.
+    /// Slice of the audit.
     Audit,
     /// Polls of some drains.
     Polls,
-    /// Everything else: changes, retries, and what audit and polls have found.
+    /// Everything else: changes, retries, and the findings of audit and polls.
     Changes,
 }
 
 impl Turn {
-    /// The order of the next turns: where nothing else is due, what has just had its turn has the next one too.
+    /// Order in which the next step looks for something due: the turn that was just taken comes last.
     const fn next(self) -> [Turn; 3] {
         match self {
             Turn::Changes => [Turn::Audit, Turn::Polls, Turn::Changes],
@@ -109,7 +117,7 @@ impl Turn {
 }
 
 impl Reconciler {
-    /// A loop that knows nothing yet.
+    /// Creates a loop that knows nothing yet.
     pub fn new(config: Config, tables: Tables) -> Self {
         Reconciler {
             kernel: Kernel::new(tables),
@@ -139,10 +147,11 @@ impl Reconciler {
         }
     }
 
-    /// Does what is due: a slice of the audit, or some polls of drains, or everything else (plans dirty services,
-    /// retries). They take turns, so that none of them waits for more than two steps that are not its own.
+    /// Does what is due: a slice of the audit, or some polls of drains, or everything else (dirty Services,
+    /// retries). The three take turns, so that none waits for more than two steps of the others.
     ///
-    /// Tell [`Reconciler::charge`] afterwards what it took, and audit and polls keep to their shares of a core.
+    /// The caller passes the processor time that the step took to [`Reconciler::charge`]; that keeps audit
+    /// and polls to their shares of a core.
     pub fn step(&mut self, now: Time) -> Report {
         let mut report = Report::default();
         if !self.intents.model.is_synced() || !self.adopted(now, &mut report) {
@@ -166,7 +175,7 @@ impl Reconciler {
         report
     }
 
-    /// When a turn has something to do; `None` if that takes an event.
+    /// Time at which a turn has something to do; `None` if that takes an event.
     fn due(&self, turn: Turn, now: Time) -> Option<Time> {
         let running = self.phase == Phase::Running;
         match turn {
@@ -176,7 +185,7 @@ impl Reconciler {
         }
     }
 
-    /// When there is something to do besides audit and polls.
+    /// Time at which there is something to do besides audit and polls.
     fn next_change(&self, now: Time) -> Option<Time> {
         let Intents { model, listeners, .. } = &self.intents;
         let at_once = match self.phase {
@@ -185,6 +194,8 @@ impl Reconciler {
             Phase::Starting => true,
             Phase::Running => model.has_node_changed() || self.intents.has_new_cidrs(),
         };
+        // Services are planned no sooner than the configured distance allows; a walk over tracked connections
+        // waits for its own rest.
         let is_dirty = model.has_changes() || self.intents.has_backlog();
         let changes = (self.phase == Phase::Running && is_dirty).then(|| now.max(self.earliest_plan()));
         let flows = self.flows.due(&self.kernel.mirror, &self.work);
@@ -194,7 +205,8 @@ impl Reconciler {
         dues.into_iter().flatten().min()
     }
 
-    /// When [`Reconciler::step`] has something to do even without an event; `None` before the input is complete.
+    /// Time at which [`Reconciler::step`] has something to do even without an event; `None` before the input
+    /// is complete.
     pub fn next_wakeup(&self, now: Time) -> Option<Time> {
         if !self.intents.model.is_synced() {
             return None;
@@ -202,9 +214,9 @@ impl Reconciler {
         self.turn.next().into_iter().filter_map(|turn| self.due(turn, now)).min()
     }
 
-    /// Accounts for the processor time of a step of a kind, which ended at `now`. If it was a slice of the audit, the
-    /// next one waits until that is paid off; if it polled drains, the next polls are as far away as that demands. What
-    /// has failed is tried again that much later.
+    /// Accounts for the processor time of a step, which ended at `now`. After a slice of the audit the next
+    /// one waits until the time is paid off; after polls of drains the next ones are as far away as the time
+    /// demands. The delays of what has failed in the step count from `now`.
     pub fn charge(&mut self, step: Step, took: Duration, now: Time) {
         self.work.end_step(now);
         match step {
@@ -224,7 +236,7 @@ impl Reconciler {
         }
     }
 
-    /// Everything but audit and polls.
+    /// Does everything but audit and polls.
     fn plan_changes(&mut self, now: Time, report: &mut Report) -> Step {
         let mut findings = Findings { drift: std::mem::take(&mut self.drift), ..Findings::default() };
         let dumped = self.dump_due(now, &mut findings, report);
@@ -255,8 +267,8 @@ impl Reconciler {
             return;
         }
         let mut changes = Changes::default();
-        let most = self.services_per_step;
-        let count = self.intents.desire_some(most, starting, (&mut self.kernel, now), &mut changes);
+        let portion = Portion { most: self.services_per_step, critical_first: starting };
+        let count = self.intents.desire_some(portion, &mut self.kernel, now, &mut changes);
         let Changes { dirty: changed, vacated, configured } = changes;
         dirty.extend(changed);
         for front in configured {
@@ -278,13 +290,14 @@ impl Reconciler {
         }
     }
 
-    /// When changed services may be planned: at once, unless a minimal distance between syncs is configured.
+    /// Earliest time for planning changed Services: at once, unless a minimal distance between syncs is
+    /// configured.
     fn earliest_plan(&self) -> Time {
         self.planned.map_or(Time::ZERO, |planned| planned + self.config.min_sync_period)
     }
 
-    /// Dumps what a notification or a failed write made doubtful; returns whether there was something. What cannot be
-    /// dumped stays in doubt, and keeps nothing else from being dumped.
+    /// Dumps what a notification or a failed write made doubtful; returns whether that included a whole table
+    /// that others write to. What cannot be dumped stays in doubt, and keeps nothing else from being dumped.
     fn dump_due(&mut self, now: Time, findings: &mut Findings, report: &mut Report) -> bool {
         if self.phase == Phase::Unknown {
             return false;
@@ -296,7 +309,7 @@ impl Reconciler {
                 Table::Rules => self.kernel.observe_rules(&self.intents.config.layout, findings),
                 Table::VirtualServers => self.kernel.observe_servers(self.intents.ours(), findings),
                 Table::RealServers(vs) => {
-                    // Whether one that nobody wants is empty was not known.
+                    // For a virtual server that nobody wants, the planner did not know whether it is empty.
                     let front = self.kernel.mirror.front(vs);
                     let unwanted = front.filter(|front| self.intents.desired.front(front).is_none());
                     findings.dirty.extend(unwanted.map(Subject::Front));
@@ -335,7 +348,7 @@ impl Reconciler {
         self.kernel.observe_sysctls(&self.intents.config.sysctls, self.intents.model.has_ipv6())
     }
 
-    /// The first Service with IPv6 needs parameters of its own.
+    /// Reads the kernel parameters again when the first Service with IPv6 needs more of them.
     fn observe_sysctls_for_ipv6(&mut self, now: Time, dirty: &mut Dirty) {
         let needs_ipv6 = self.intents.model.has_ipv6();
         if needs_ipv6 && !self.kernel.mirror.sysctls.needs_ipv6 && self.observe_sysctls(dirty).is_err() {
@@ -343,7 +356,7 @@ impl Reconciler {
         }
     }
 
-    /// Keeps what a step of audit or polls has found for the next one.
+    /// Keeps what a step of audit or polls has found for the next step of changes.
     pub(crate) fn keep(&mut self, findings: Findings, now: Time) {
         self.doubt(&findings, now);
         self.drift += findings.drift;
@@ -356,17 +369,17 @@ impl Reconciler {
         }
     }
 
-    /// Compares and writes until nothing follows from what was written.
+    /// Compares and writes until nothing follows from what was written, for at most [`ROUNDS`] rounds.
     fn settle(&mut self, now: Time, mut dirty: Dirty, report: &mut Report) {
         for _ in 0..ROUNDS {
             if self.phase != Phase::Running {
-                // What no Service wants so far may only not have been planned yet.
+                // What no Service wants so far may belong to one that has not been planned yet.
                 dirty.keep_desired(&self.intents.desired);
             }
             let may_try_base = self.may_try_base(now);
             if dirty.is_empty() && (self.kernel.has_base() || !may_try_base) {
                 if self.kernel.has_base() && may_try_base {
-                    // What failed has been done along with something else meanwhile.
+                    // The link and the chains have been made along with something else meanwhile.
                     self.work.succeed(Subject::Base);
                 }
                 return;
@@ -401,8 +414,8 @@ impl Reconciler {
         for front in dirty.fronts().filter(|front| self.kernel.mirror.server(front).is_none()) {
             desired.forget(front);
         }
-        // What nobody wants goes when its last real server has gone; what has a refused write refuses new connections by
-        // what the kernel has.
+        // A virtual server that nobody wants goes once its last real server has gone. A front with a refused
+        // write refuses new connections or not by what the kernel really has.
         let shrunk = outcome.deleted.iter().filter_map(|op| self.kernel.mirror.front(&op.virtual_server()));
         let shrunk = shrunk
             .filter(|front| desired.front(front).is_none() && self.kernel.mirror.server(front).is_some());
@@ -434,13 +447,13 @@ impl Reconciler {
         diff(dirty, &Inputs { desired, mirror, context, drains, is_in_doubt: &is_in_doubt })
     }
 
-    /// Whether the link and the chains may be tried: they have not just failed.
+    /// Tells whether the link and the chains may be tried: they have not just failed.
     fn may_try_base(&self, now: Time) -> bool {
         !self.work.must_wait(Subject::Base, now)
     }
 
-    /// The first programming is complete when all of it has been tried with the link and the chains in place. What the
-    /// kernel refuses of single Services even then must not keep the node from being ready.
+    /// Notes when the first programming is complete: all of it has been tried with the link and the chains in
+    /// place. What the kernel refuses of single Services even then must not keep the node from being ready.
     fn note_programmed(&mut self, report: &mut Report) {
         let has_base = self.kernel.has_base() && !self.work.awaits_base();
         let is_tried = self.phase == Phase::Running && has_base && !self.work.has_failed_call();
@@ -451,7 +464,7 @@ impl Reconciler {
         }
     }
 
-    /// Dumps the kernel once, before anything is written.
+    /// Dumps the kernel once, before anything is written; returns whether that is done.
     fn adopted(&mut self, now: Time, report: &mut Report) -> bool {
         if self.phase != Phase::Unknown {
             return true;
@@ -474,7 +487,7 @@ impl Reconciler {
     /// Fills the mirror from dumps of all tables.
     fn adopt(&mut self, now: Time, report: &mut Report) -> Result<(), TableError> {
         self.kernel.adopt_servers()?;
-        // Nothing is planned yet: whatever differs from an empty mirror is no finding.
+        // Nothing is planned yet, so a difference from the empty mirror is not a finding.
         let mut findings = Findings::default();
         if let Err(error) = self.observe_sysctls(&mut findings.dirty) {
             debug!("{}; will be tried again", chain(&error));
@@ -504,16 +517,15 @@ impl Reconciler {
         Inspector { findings, kernel, intents }
     }
 
-    /// What would be written if everything were synced now; writes nothing.
+    /// Plans everything that a sync would write now; writes nothing.
     pub fn dry_run(&mut self) -> Result<Plan, TableError> {
         self.adopt(Time::ZERO, &mut Report::default())?;
         let mut dirty = Dirty::default();
         self.intents.refresh_ownership();
         self.intents.refresh_node(&mut self.kernel.mirror, &mut dirty);
         while self.intents.has_backlog() {
-            let most = self.services_per_step;
-            let kernel = (&mut self.kernel, Time::ZERO);
-            self.intents.desire_some(most, false, kernel, &mut Changes::default());
+            let portion = Portion { most: self.services_per_step, critical_first: false };
+            self.intents.desire_some(portion, &mut self.kernel, Time::ZERO, &mut Changes::default());
         }
         self.observe_sysctls(&mut dirty)?;
         dirty.extend(Dirty::all(&self.intents.desired, &self.kernel.mirror));
@@ -525,43 +537,44 @@ impl Reconciler {
         self.drains.restore(records);
     }
 
-    /// The real servers that are on their way out: for listings, and for [`Reconciler::restore`] after a restart.
+    /// Real servers on their way out: for listings, and for [`Reconciler::restore`] after a restart.
     pub fn drains(&self) -> impl Iterator<Item = (&Key, &Drain)> {
         self.drains.iter()
     }
 
-    /// How many there are.
+    /// Number of real servers on their way out.
     pub fn draining(&self) -> usize {
         self.drains.ledger.len()
     }
 
-    /// Changes whenever what must survive a restart has changed.
+    /// Version of the drains; it changes whenever what must survive a restart has changed.
     pub fn drains_version(&self) -> u64 {
         self.drains.ledger.version()
     }
 
-    /// Objects that a finding about the node concerns at the moment, such as the names of chains; none if it does not
-    /// hold.
+    /// Objects that a finding about the node concerns at the moment, such as names of chains; none if it does
+    /// not hold.
     pub fn node_findings(&self, finding: NodeFinding) -> impl Iterator<Item = &str> {
         self.node_findings.objects(finding)
     }
 
-    /// Whether everything has been programmed at least once, except for single objects that the kernel refuses.
+    /// Tells whether everything has been programmed at least once, except for single objects that the kernel
+    /// refuses.
     pub fn is_running(&self) -> bool {
         self.programmed
     }
 
-    /// Whether everything has been planned once.
+    /// Tells whether everything has been planned once.
     pub(crate) fn is_planned(&self) -> bool {
         self.phase == Phase::Running
     }
 
-    /// Whether changes wait that [`Reconciler::step`] has not planned yet.
+    /// Tells whether there are changes that [`Reconciler::step`] has not planned yet.
     pub fn has_backlog(&self) -> bool {
         self.intents.has_backlog()
     }
 
-    /// Sizes of what is programmed.
+    /// Numbers of programmed objects.
     pub fn totals(&self) -> Totals {
         let servers = &self.kernel.mirror.servers;
         Totals {
@@ -573,7 +586,7 @@ impl Reconciler {
         }
     }
 
-    /// What the kernel cannot or will not do at the moment.
+    /// Shortfalls of the kernel: what it cannot or will not do at the moment.
     pub fn shortfalls(&self) -> Shortfalls {
         let count = |is_meant: fn(&Subject) -> bool| {
             let failing = self.work.failing();

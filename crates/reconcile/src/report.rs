@@ -1,4 +1,4 @@
-//! What a step did.
+//! Report of a step.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use lb_types::Scheduler;
 
 use crate::Part;
 
-/// Kinds of steps, by what their processor time is accounted to.
+/// Kind of a step, by the account that its processor time goes to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Step {
     /// Nothing was due.
@@ -15,29 +15,29 @@ pub enum Step {
     Idle,
     /// A slice of the audit.
     Audit(Part),
-    /// Polls of so many fronts.
+    /// Polls of the drains of this many fronts.
     Polls(usize),
     /// Everything else.
     Changes {
-        /// Whether tables were dumped that somebody else had touched.
+        /// True if tables were dumped that somebody else had touched.
         dumped: bool,
-        /// Whether the table of tracked connections was walked.
+        /// True if the table of tracked connections was walked.
         walked: bool,
     },
 }
 
-/// What one step did; all zero when there was nothing to do.
+/// Report of one step; all zero when there was nothing to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Which kind of step it was.
+    /// Kind of step.
     pub step: Step,
     /// Services whose intent was computed anew.
     pub services: usize,
     /// Writes that the kernel executed.
     pub written: usize,
-    /// Writes that it refused; they are tried again.
+    /// Writes that the kernel refused; they are tried again.
     pub failed: usize,
-    /// Objects that an audit found different from the mirror: somebody else wrote.
+    /// Objects that an audit found different from the mirror, because somebody else wrote.
     pub drift: usize,
     /// Drains that began.
     pub drains_begun: usize,
@@ -45,14 +45,14 @@ pub struct Report {
     pub ended: Vec<Ended>,
     /// Tracked connections that were deleted.
     pub flows: usize,
-    /// Whether what is found about the node has changed.
+    /// True if what is found about the node has changed.
     pub findings: bool,
-    /// Whether this step completed the first programming of everything.
+    /// True if this step completed the first programming of everything.
     pub completed_start: bool,
 }
 
 impl Report {
-    /// Whether anything happened that an operator would want a line for.
+    /// Tells whether nothing happened that an operator would want a line for.
     pub fn is_quiet(&self) -> bool {
         let Report { step, services, findings, .. } = *self;
         *self == Report { step, services, findings, ..Report::default() }
@@ -95,15 +95,15 @@ impl fmt::Display for Report {
 /// A drain that ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended {
-    /// How.
+    /// Way in which it ended.
     pub outcome: Outcome,
-    /// How long it took.
+    /// Duration of the drain.
     pub after: Time,
     /// Connections that were still active when its real server was removed.
     pub cut: u32,
 }
 
-/// Sizes of what is programmed, for metrics and status.
+/// Numbers of programmed objects, for metrics and status.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Services with an intent.
@@ -118,12 +118,13 @@ pub struct Totals {
     pub retrying: usize,
 }
 
-/// What the kernel cannot or will not do at the moment, for readiness and metrics; details are in the log.
+/// Shortfalls of the kernel: what it cannot or will not do at the moment, for readiness and metrics. Details
+/// are in the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shortfalls {
     /// Schedulers that it lacks, of those that the configuration or a Service names; others are used instead.
     pub schedulers: Vec<Scheduler>,
-    /// Whether it lacks every scheduler that could be used instead: no Service works.
+    /// True if it also lacks every scheduler that could be used instead, so that no Service works.
     pub no_scheduler: bool,
     /// VIPs that it refuses.
     pub vips: usize,

@@ -1,7 +1,7 @@
-//! Schedulers of the kernel: asked about once for all Services, before a write names them.
+//! Schedulers of the kernel: the loop asks about each once for all Services, before a write names it.
 //!
-//! A write that names a scheduler whose module is missing makes the kernel run modprobe under the lock of all IPVS
-//! tables. So none is sent: what is missing is known, and asked about again by the audit, ever more rarely.
+//! A write that names a scheduler whose module is missing makes the kernel run modprobe under the lock of all
+//! IPVS tables. So the loop sends none: it knows what is missing, and the audit asks again, ever more rarely.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -16,30 +16,30 @@ use crate::{intents::Intents, kernel::Kernel, problems::chain};
 /// Pauses between questions about a missing scheduler.
 const BACKOFF: Backoff = Backoff { first: Duration::from_secs(30), longest: Duration::from_secs(15 * 60) };
 
-/// What the kernel has answered about its schedulers.
+/// Answers of the kernel about its schedulers.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Schedulers {
-    /// It has these, or could not be asked.
+    /// Schedulers that it has, or could not be asked about.
     found: FastSet<Scheduler>,
-    /// It lacks these; the same as [`PlannerConfig::unavailable_schedulers`].
+    /// Schedulers that it lacks; the same as [`PlannerConfig::unavailable_schedulers`].
     missing: BTreeMap<Scheduler, Missing>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Missing {
-    /// How often the kernel has answered so in a row.
+    /// Number of such answers in a row.
     answers: u32,
-    /// When it is asked again.
+    /// Time of the next question.
     due: Time,
 }
 
 impl Schedulers {
-    /// Those that the kernel lacks, of those that anybody has asked for.
+    /// Schedulers that the kernel lacks, of those that the configuration or a Service names.
     pub(crate) fn missing(&self) -> impl Iterator<Item = Scheduler> {
         self.missing.keys().copied()
     }
 
-    /// Whether the kernel lacks a scheduler.
+    /// Tells whether the kernel lacks a scheduler.
     pub(crate) fn lack(&self, scheduler: Scheduler) -> bool {
         self.missing.contains_key(&scheduler)
     }
@@ -90,7 +90,7 @@ impl Schedulers {
         }
     }
 
-    /// Whether the kernel has a scheduler; asks unless the answer is known.
+    /// Tells whether the kernel has a scheduler; asks unless the answer is known.
     fn find(
         &mut self,
         scheduler: Scheduler,
@@ -101,8 +101,9 @@ impl Schedulers {
         if self.found.contains(&scheduler) || self.lack(scheduler) {
             return self.found.contains(&scheduler);
         }
-        // What a virtual server has needs no question, so that a restart sends nothing that is a write by its form. A
-        // kernel that gives no answer is believed to have it: a write will tell.
+        // A scheduler that some virtual server uses needs no question, so that a restart sends nothing that
+        // has the form of a write. Where the kernel gives no answer, it is believed to have the scheduler: a
+        // write will show it.
         let in_use = kernel.mirror.servers.values().any(|server| server.settings.scheduler == scheduler);
         let is_found = in_use || ask(scheduler, kernel).unwrap_or(true);
         if is_found {
@@ -120,7 +121,7 @@ impl Schedulers {
         config.unavailable_schedulers.insert(scheduler);
     }
 
-    /// Those that are missing and due to be asked about, but for those that still are.
+    /// Asks about the missing schedulers that are due, and takes those that the kernel has now.
     fn take_returned(
         &mut self,
         config: &mut PlannerConfig,
@@ -131,7 +132,7 @@ impl Schedulers {
         let due: Vec<_> = due.map(|(scheduler, _)| *scheduler).collect();
         let mut returned = Vec::new();
         for scheduler in due {
-            // Without an answer a write will tell.
+            // Without an answer, a write will show it.
             if ask(scheduler, kernel).unwrap_or(true) {
                 self.missing.remove(&scheduler);
                 self.found.insert(scheduler);
@@ -146,7 +147,7 @@ impl Schedulers {
 }
 
 impl Intents {
-    /// A write has shown that a scheduler is gone which was there: its module was unloaded.
+    /// Notes that a scheduler is gone, as a write has shown: its module was unloaded.
     pub(crate) fn lose_scheduler(&mut self, scheduler: Scheduler, kernel: &mut Kernel, now: Time) {
         if self.schedulers.lack(scheduler) {
             return;
@@ -161,7 +162,8 @@ impl Intents {
         self.plan_again(scheduler);
     }
 
-    /// Asks again about what is missing and due: a module may have been loaded or installed meanwhile.
+    /// Asks again about missing schedulers that are due: a module may have been loaded or installed
+    /// meanwhile.
     pub(crate) fn look_for_schedulers(&mut self, kernel: &mut Kernel, now: Time) {
         for scheduler in self.schedulers.take_returned(&mut self.config, kernel, now) {
             info!("the kernel has scheduler {scheduler} now: Services that are to have it get it");
@@ -169,7 +171,7 @@ impl Intents {
         }
     }
 
-    /// Plans the Services again whose virtual servers may have another scheduler now that one has come or gone.
+    /// Marks the Services whose virtual servers may get another scheduler, now that one has come or gone.
     fn plan_again(&mut self, changed: Scheduler) {
         let config = self.config.clone();
         let is_default = default_schedulers(config.scheduler).any(|name| name == changed);
@@ -180,13 +182,13 @@ impl Intents {
     }
 }
 
-/// The kernel's answer; `None` if there is none.
+/// Asks the kernel whether it has a scheduler; `None` if it gives no answer.
 fn ask(scheduler: Scheduler, kernel: &mut Kernel) -> Option<bool> {
     let answer = kernel.tables.ipvs.has_scheduler(scheduler);
     answer.inspect_err(|error| warn!("{}", chain(error))).ok()
 }
 
-/// What an operator can do about a missing scheduler.
+/// Remedy for a missing scheduler.
 fn remedy(scheduler: Scheduler) -> String {
     format!(
         "load its module (modprobe ip_vs_{scheduler}), which distributions may have in a package of its own such as \

@@ -1,4 +1,4 @@
-//! How far the kernel is behind the objects, for health checks.
+//! Distance of the kernel from the objects, for health checks.
 
 use std::collections::BTreeSet;
 
@@ -7,25 +7,25 @@ use planner::Subject;
 
 use crate::{Reconciler, kernel::Kernel, work::Task};
 
-/// How far the kernel is behind the objects.
+/// Distance of the kernel from the objects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
-    /// What changes wait for, if any wait.
+    /// Reason for which changes wait, if any wait.
     pub waits_for: Option<Wait>,
     /// Services that have no virtual server that can be reached, because the kernel refuses it.
     pub unserved: usize,
-    /// Whether those are more than half of all Services.
+    /// True if those are more than half of all Services.
     pub most_unserved: bool,
     /// Objects whose last write the kernel refused; they are tried again.
     pub refused: usize,
 }
 
-/// What changes wait for.
+/// Reason for which changes wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
     /// The first programming of everything.
     Start,
-    /// Their turn.
+    /// Their turn behind other work.
     Turn,
     /// The link or the chains, which the kernel refuses.
     Base,
@@ -34,7 +34,7 @@ pub enum Wait {
 }
 
 impl Wait {
-    /// A code for health checks.
+    /// Code for health checks.
     pub const fn as_str(self) -> &'static str {
         match self {
             Wait::Start => "first-programming",
@@ -46,7 +46,7 @@ impl Wait {
 }
 
 impl Reconciler {
-    /// How far the kernel is behind the objects. Before all objects are known, nothing waits.
+    /// Distance of the kernel from the objects. Before all objects are known, nothing waits.
     ///
     /// Costs as much as has failed.
     pub fn standing(&self) -> Standing {
@@ -73,9 +73,11 @@ impl Reconciler {
         }
     }
 
-    /// Services all of whose virtual servers the kernel refuses, or the routes of their VIPs.
+    /// Number of Services that the kernel leaves unreachable: it refuses each of their virtual servers, or
+    /// the route of its VIP.
     fn unserved(&self) -> usize {
         let desired = &self.intents.desired;
+        // Only Services with a failure are looked at, so that the cost follows the failures.
         let concerned = self.work.failing().flat_map(|task| self.fronts_without(task));
         let services: BTreeSet<&ServiceName> =
             concerned.filter_map(|front| desired.service_of(&front)).collect();

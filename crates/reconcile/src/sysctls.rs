@@ -1,5 +1,6 @@
-//! Kernel parameters: their values are read at start, with every audit, and when somebody has touched our link: IPv6
-//! that is switched off there takes the routes along. What must be written then is in the plan.
+//! Values of kernel parameters. The loop reads them at start, with every audit, and when somebody has touched
+//! our link, because switching IPv6 off there removes the routes as well. The plan says what must be written
+//! then.
 
 use std::{
     borrow::Cow,
@@ -13,14 +14,14 @@ use tracing::{error, info};
 
 use crate::{Report, kernel::Kernel, problems::chain};
 
-/// Whether the node has no IPv6, wherever.
+/// Parameter that switches IPv6 off on all links.
 const NO_IPV6: &str = "net/ipv6/conf/all/disable_ipv6";
-/// What our link inherits when it is made.
+/// Parameter that our link inherits when it is made.
 const NO_IPV6_ON_NEW_LINKS: &str = "net/ipv6/conf/default/disable_ipv6";
 
 impl Kernel {
-    /// Reads the parameters that are needed. An error means that it is not known which routes the forwarding of IPv6
-    /// would end; it is not planned before that is.
+    /// Reads the needed parameters. An error means that nobody knows which routes the forwarding of IPv6
+    /// would end; until that is known, forwarding is not planned.
     pub(crate) fn observe_sysctls(
         &mut self,
         needs: &[SysctlNeed],
@@ -59,7 +60,8 @@ impl Kernel {
         }
     }
 
-    /// Some parameters are the same in all network namespaces, and can be written in the node's first one alone.
+    /// Tells whether a parameter can be written here. Some are the same in all network namespaces, and only
+    /// the node's first one can write them.
     fn is_ours_to_set(&mut self, need: &SysctlNeed, value: u32) -> bool {
         let is_writable = self.tables.sysctls.is_writable(&need.op.name);
         if !is_writable {
@@ -72,12 +74,12 @@ impl Kernel {
         is_writable
     }
 
-    /// Interfaces that would lose routes by the forwarding of IPv6, if that can be told.
+    /// Interfaces that would lose routes by the forwarding of IPv6, with their `accept_ra`.
     fn advertised(&mut self) -> Result<Option<BTreeMap<String, u32>>, TableError> {
         self.mirror.sysctls.advertised = None;
         let mut links = BTreeMap::new();
         for link in self.tables.vips.advertised_links()? {
-            // Without the parameter the interface has just gone.
+            // An interface without the parameter has just gone.
             if let Some(value) = self.tables.sysctls.read(&accept_ra(&link))? {
                 links.insert(link, value);
             }
@@ -91,12 +93,13 @@ impl Kernel {
 pub(crate) struct RefusedSysctls(BTreeSet<Cow<'static, str>>);
 
 impl RefusedSysctls {
-    /// Their names.
+    /// Names of the refused parameters.
     pub(crate) fn names(&self) -> impl Iterator<Item = String> {
         self.0.iter().map(ToString::to_string)
     }
 
-    /// Takes in how writes went. What could not be written and needs no write any more was set by somebody else.
+    /// Takes in the results of writes. A refused parameter that needs no write any more was set by somebody
+    /// else.
     pub(crate) fn follow(&mut self, written: Vec<(SysctlOp, Result<(), TableError>)>, report: &mut Report) {
         let is_pending = |name: &Cow<'static, str>| written.iter().any(|(op, _)| op.name == *name);
         for name in self.0.extract_if(.., |name| !is_pending(name)) {

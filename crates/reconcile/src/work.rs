@@ -1,8 +1,13 @@
-//! What is to be done later, and why: one table of tasks.
+//! Tasks for later, and the reason for each: one table.
 //!
-//! A task is there because it has failed and is tried again, because a dump is needed before the mirror can be trusted,
-//! because it waits for the link and the chains, or because an audit or a poll has found a difference. Whatever the
-//! reason, it has one due time: [`Work::next_due`] is their minimum, and [`Work::take_due`] returns what is due by it.
+//! A task is here because it has failed and is tried again, because a dump is needed before the mirror can be
+//! trusted, because it waits for the link and the chains, or because an audit or a poll has found a
+//! difference. Whatever the reason, a task has one due time: [`Work::next_due`] is the earliest of them, and
+//! [`Work::take_due`] and [`Work::due_dumps`] return what is due by it. This module also owns the delays
+//! between tries. It never does a task, and has no clock.
+//!
+//! Reading order: [`Task`], [`Table`], [`Work`]: first [`Work::request`] and [`Work::fail`], then
+//! [`Work::take_due`] and [`Work::finish`].
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,10 +24,11 @@ use tally::Tallied;
 /// Delays between tries of what has failed.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(30) };
 
-/// Something to do later.
+/// Task for later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Task {
-    /// A comparison with the mirror, and the writes that follow. [`Subject::Base`] stands for the first dumps too.
+    /// A comparison with the mirror, and the writes that follow. [`Subject::Base`] stands for the first dumps
+    /// too.
     Compare(Subject),
     /// A dump, because a notification or a failed write has made the mirror doubtful.
     Dump(Table),
@@ -30,16 +36,16 @@ pub(crate) enum Task {
     DeleteFlows,
 }
 
-/// What is dumped as a unit.
+/// Unit that is dumped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Table {
     /// Link, routes, addresses and kernel parameters.
     Vips,
     /// The nftables table.
     Rules,
-    /// The list of virtual servers.
+    /// List of virtual servers.
     VirtualServers,
-    /// The real servers of one of them.
+    /// Real servers of one virtual server.
     RealServers(VirtualServerId),
 }
 
@@ -65,7 +71,8 @@ impl From<Table> for Task {
 }
 
 impl Task {
-    /// Whether it is about an object of the kernel, unlike what all of them stand on and what only accompanies them.
+    /// Tells whether the task is about a single object of the kernel, not about what all of them depend on or
+    /// what only accompanies them.
     pub(crate) const fn is_object(&self) -> bool {
         matches!(self, Task::Compare(Subject::Front(_) | Subject::Vip(_) | Subject::Address(_)))
     }
@@ -90,12 +97,12 @@ impl fmt::Display for Task {
     }
 }
 
-/// How far a failure reached.
+/// Reach of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Extent {
     /// The kernel refused something of this task.
     Task,
-    /// A whole call failed, whatever it was about.
+    /// A whole call failed, whatever was in it.
     Call,
 }
 
@@ -103,14 +110,14 @@ pub(crate) enum Extent {
 struct Failure {
     /// Failures in a row.
     attempts: u32,
-    /// The last reason, so that a failure that stays is reported once.
+    /// Last reason, so that a lasting failure is reported once.
     reason: String,
     extent: Extent,
 }
 
 #[derive(Clone, Debug)]
 struct Entry {
-    /// When it is done next; `None` while it waits for the link and the chains alone.
+    /// Time at which it is done next; `None` while it only waits for the link and the chains.
     due: Option<Time>,
     awaits_base: bool,
     failure: Option<Failure>,
@@ -120,7 +127,7 @@ struct Entry {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Work {
     entries: Tallied<BTreeMap<Task, Entry>>,
-    /// The same by due time, so that what is not due is not looked at.
+    /// Tasks by due time, so that nobody looks at those that are not due.
     by_due: Tallied<BTreeSet<(Time, Task)>>,
     /// Tasks that have failed since [`Work::end_step`].
     fresh: BTreeSet<Task>,
@@ -129,8 +136,8 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    /// Asks for a task at a time; one that is due earlier stays so. A dump that has failed keeps its own time, and so do
-    /// the link and the chains. Returns when it is done.
+    /// Asks for a task at a time; one that is due earlier stays so. A dump that has failed keeps its own
+    /// time, and so do the link and the chains. Returns the time at which the task is due.
     pub(crate) fn request(&mut self, task: impl Into<Task>, due: Time) -> Time {
         let task = task.into();
         let due = match self.entries.get(&task) {
@@ -160,8 +167,8 @@ impl Work {
         self.change(task, |entry| (entry.awaits_base, entry.due) = (true, None));
     }
 
-    /// Notes a failure, which is tried again later; returns whether its reason is news. Several failures of a task that
-    /// is not due again yet count once.
+    /// Notes a failure, so that the task is tried again later; returns whether the reason is news. Several
+    /// failures of a task that is not due again yet count once.
     pub(crate) fn fail(&mut self, task: impl Into<Task>, reason: &str, extent: Extent, now: Time) -> bool {
         let task = task.into();
         let before = self.entries.get(&task);
@@ -181,8 +188,8 @@ impl Work {
         is_news
     }
 
-    /// Ends a step: the delays of what has failed in it count from here, so that a step that takes longer than they are
-    /// is not repeated without a pause.
+    /// Ends a step: the delays of what has failed in it count from here, so that a step that takes longer
+    /// than its delays is not repeated without a pause.
     pub(crate) fn end_step(&mut self, now: Time) {
         for task in std::mem::take(&mut self.fresh) {
             if let Some(failure) = self.entries.get(&task).and_then(|entry| entry.failure.as_ref()) {
@@ -203,16 +210,16 @@ impl Work {
         entry.failure.is_some()
     }
 
-    /// Forgets a task that has just been done, unless it failed in that or waits: then it is not due. Returns whether it
-    /// had failed before.
+    /// Forgets a task that has just been done; one that failed again, or waits, is not due and stays. Returns
+    /// whether a forgotten task had failed before.
     pub(crate) fn finish(&mut self, task: impl Into<Task>, now: Time) -> bool {
         let task = task.into();
         let is_done = |entry: &Entry| !entry.awaits_base && entry.due.is_some_and(|due| due <= now);
         self.entries.get(&task).is_some_and(is_done) && self.succeed(task)
     }
 
-    /// Comparisons that are due, and all that wait for the link and the chains once these can be tried. Those that have
-    /// failed stay until they succeed.
+    /// Takes the comparisons that are due, and all that wait for the link and the chains once these can be
+    /// tried (`base`). Those that have failed stay until they succeed.
     pub(crate) fn take_due(&mut self, now: Time, base: bool) -> Dirty {
         let due = self.by_due.iter().take_while(|(due, _)| *due <= now).map(|(_, task)| *task);
         let mut due: Vec<_> = due.collect();
@@ -240,7 +247,7 @@ impl Work {
         dirty
     }
 
-    /// Dumps that are due: whole tables, and some virtual servers.
+    /// Dumps that are due, `most` of them at the most: whole tables, and single virtual servers.
     pub(crate) fn due_dumps(&self, now: Time, most: usize) -> Vec<Table> {
         let due = self.by_due.iter().take_while(|(due, _)| *due <= now);
         let dumps = due.filter_map(|(_, task)| match task {
@@ -250,38 +257,38 @@ impl Work {
         dumps.take(most).collect()
     }
 
-    /// When something is due next.
+    /// Time at which something is due next.
     pub(crate) fn next_due(&self) -> Option<Time> {
         self.by_due.first().map(|(due, _)| *due)
     }
 
-    /// Whether a task has failed and not succeeded since.
+    /// Tells whether a task has failed and not succeeded since.
     pub(crate) fn is_failing(&self, task: impl Into<Task>) -> bool {
         self.entries.get(&task.into()).is_some_and(|entry| entry.failure.is_some())
     }
 
-    /// Whether a task has failed and is not due again yet.
+    /// Tells whether a task has failed and is not due again yet.
     pub(crate) fn must_wait(&self, task: impl Into<Task>, now: Time) -> bool {
         self.due(task).is_some_and(|due| due > now)
     }
 
-    /// When a task that has failed is due.
+    /// Time at which a task that has failed is due; `None` for any other task.
     pub(crate) fn due(&self, task: impl Into<Task>) -> Option<Time> {
         let entry = self.entries.get(&task.into())?;
         entry.due.filter(|_| entry.failure.is_some())
     }
 
-    /// Whether the mirror may have the real servers of a virtual server wrong.
+    /// Tells whether the mirror may have the real servers of a virtual server wrong.
     pub(crate) fn is_in_doubt(&self, vs: &VirtualServerId) -> bool {
         self.entries.contains_key(&Task::Dump(Table::RealServers(*vs)))
     }
 
-    /// Whether comparisons wait for the link and the chains.
+    /// Tells whether comparisons wait for the link and the chains.
     pub(crate) fn awaits_base(&self) -> bool {
         self.awaiting > 0
     }
 
-    /// Whether a whole call has failed, with something in it that has not succeeded since.
+    /// Tells whether a whole call has failed, with something in it that has not succeeded since.
     pub(crate) fn has_failed_call(&self) -> bool {
         let mut failures = self.entries.values().filter_map(|entry| entry.failure.as_ref());
         failures.any(|failure| failure.extent == Extent::Call)

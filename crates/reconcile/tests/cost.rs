@@ -1,5 +1,5 @@
-//! What a change costs, counted: requests to the kernel, allocations, look-ups in our own tables.
-//! All counters belong to the thread, so that the tests may run side by side.
+//! Cost of a change, counted: requests to the kernel, allocations, look-ups in our own tables. All counters
+//! belong to the thread, so that the tests may run side by side.
 #![expect(unsafe_code, reason = "an allocator that counts")]
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -62,7 +62,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-/// What one change costs.
+/// Cost of one change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Cost {
     requests: usize,
@@ -164,7 +164,7 @@ impl World {
     }
 }
 
-/// What a kind of change is called, the requests that it costs, and its n-th event.
+/// Name of a kind of change, the requests that it costs, and its n-th event.
 type Kind = (&'static str, usize, fn(usize) -> ModelEvent);
 
 /// Kinds of changes that cost the same among 10 and among 10,000 services.
@@ -244,9 +244,9 @@ fn an_idle_loop_asks_and_allocates_nothing() {
 
 /// A kernel that looks at every single operation of a burst.
 ///
-/// The invariant, after every operation and for every service: the real servers that serve are never fewer than those
-/// that both its old and its new set have, and, because what comes precedes what goes, never fewer than the smaller of
-/// both sets; nor is any of those that both sets have ever not serving.
+/// The invariant, after every operation and for every service: the real servers that serve are never fewer
+/// than those that both its old and its new set have, and, because what comes precedes what goes, never fewer
+/// than the smaller of both sets; nor is any of those that both sets have ever not serving.
 struct Watched {
     inner: FakeIpvs,
     serving: BTreeMap<VirtualServerId, BTreeSet<RealServerId>>,
@@ -260,10 +260,11 @@ impl Watched {
         let serving = self.serving.entry(op.virtual_server()).or_default();
         match op {
             IpvsOp::AddRealServer { rs, settings, .. } | IpvsOp::SetRealServer { rs, settings, .. } => {
-                match settings.weight.is_quiesced() {
-                    true => serving.remove(rs),
-                    false => serving.insert(*rs),
-                };
+                if settings.weight.is_quiesced() {
+                    serving.remove(rs);
+                } else {
+                    serving.insert(*rs);
+                }
             }
             IpvsOp::DeleteRealServer { rs, .. } => drop(serving.remove(rs)),
             IpvsOp::DeleteVirtualServer { .. } => serving.clear(),
@@ -325,7 +326,9 @@ fn a_burst_of_1000_changes_is_a_handful_of_batches_and_no_service_ever_lacks_rea
     let (before, transactions) = (batches.replace(0), world.rules.transactions());
     assert!(before <= 2, "{before} batches for the first programming");
     armed.set(true);
-    (0..SERVICES).for_each(|n| world.send(slice(n, new(n))));
+    for n in 0..SERVICES {
+        world.send(slice(n, new(n)));
+    }
     world.settle();
     assert!((1..=2).contains(&batches.get()), "one for what comes, one for what goes: {}", batches.get());
     assert_eq!(world.rules.transactions(), transactions, "no rule depends on them");

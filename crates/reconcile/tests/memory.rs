@@ -1,4 +1,5 @@
-//! What the loop keeps in memory, and what it needs on the way there, at 10,000 services with ten endpoints each.
+//! Memory that the loop keeps, and that it needs on the way there, at 10,000 Services with ten endpoints
+//! each.
 #![expect(unsafe_code, reason = "an allocator that counts")]
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -33,7 +34,7 @@ thread_local! {
 /// Follows what a thread has allocated.
 struct Counting;
 
-/// What glibc's allocator takes for a request: a header, and sizes that are multiples of 16.
+/// Bytes that glibc's allocator takes for a request: a header, and sizes that are multiples of 16.
 const fn taken(bytes: usize) -> usize {
     let chunk = (bytes + 8).next_multiple_of(16);
     if chunk < 32 { 32 } else { chunk }

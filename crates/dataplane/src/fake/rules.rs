@@ -36,7 +36,7 @@ impl FakeRules {
         self.0.borrow().table.elements()
     }
 
-    /// Whether the table exists.
+    /// Tells whether the table exists.
     pub fn exists(&self) -> bool {
         self.0.borrow().table.exists()
     }

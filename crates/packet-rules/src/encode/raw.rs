@@ -21,9 +21,9 @@ const NETWORK_BYTE_ORDER: u32 = 2;
 /// Room for one attribute of user data.
 const USER_DATA: u32 = 32;
 
-/// Where libnftnl writes a message.
+/// Buffer into which libnftnl writes a message.
 pub(super) struct Scratch {
-    /// Words, because headers are written through pointers to structures.
+    /// Words, not bytes, because libnftnl writes headers through pointers to structures.
     words: Vec<u64>,
 }
 
@@ -45,7 +45,8 @@ impl Scratch {
     }
 }
 
-/// Memory is short when libnftnl cannot allocate some hundred bytes; the standard library gives up there, too.
+/// Memory is short when libnftnl cannot allocate some hundred bytes; the standard library gives up there,
+/// too.
 fn allocated<T>(pointer: *mut T) -> NonNull<T> {
     NonNull::new(pointer).unwrap_or_else(|| std::process::abort())
 }
@@ -163,8 +164,8 @@ impl Attributes {
 
     fn data(&mut self, attribute: u32, value: &[u8]) {
         let (data, len) = (value.as_ptr().cast::<c_void>(), value.len() as u32);
-        // SAFETY: the expression is alive, this attribute of it is register data (64 bytes), and the longest of ours
-        // is an address of 16; libnftnl copies it.
+        // SAFETY: the expression is alive, this attribute of it is register data (64 bytes), and the longest
+        // of ours is an address of 16; libnftnl copies it.
         unsafe { sys::nftnl_expr_set(self.0.as_ptr(), attribute as u16, data, len) };
     }
 
@@ -192,13 +193,14 @@ impl RawSet {
         set
     }
 
-    /// What the kernel needs to create the set. No size: it grows without bound.
+    /// Adds what the kernel needs to create the set. No size: it grows without bound.
     pub(super) fn describe(&mut self, key_type: u32, key_len: u32, id: u32) {
         self.number(sys::NFTNL_SET_FLAGS, 0);
         self.number(sys::NFTNL_SET_KEY_TYPE, key_type);
         self.number(sys::NFTNL_SET_KEY_LEN, key_len);
         self.number(sys::NFTNL_SET_ID, id);
-        // SAFETY: the buffer is alive until it is freed, has room for one number, and the set copies its contents.
+        // SAFETY: the buffer is alive until it is freed, has room for one number, and the set copies its
+        // contents.
         unsafe {
             let buffer = allocated(sys::nftnl_udata_buf_alloc(USER_DATA)).as_ptr();
             let key = sys::NFTNL_UDATA_SET_KEYBYTEORDER as u8;
@@ -209,8 +211,8 @@ impl RawSet {
         }
     }
 
-    /// What the kernel needs besides where packets add the elements, at most `size`: when they go, and how often it
-    /// looks for those that must.
+    /// Adds what the kernel also needs where packets add the elements, at most `size` of them: their timeout,
+    /// and the interval at which it looks for expired ones.
     pub(super) fn filled_by_packets(&mut self, size: u32, (memory, sweep): (Duration, Duration)) {
         self.number(sys::NFTNL_SET_FLAGS, nft::SET_TIMEOUT | nft::SET_EVAL);
         self.number(sys::NFTNL_SET_DESC_SIZE, size);
@@ -224,8 +226,8 @@ impl RawSet {
     /// Appends an element.
     pub(super) fn add(&mut self, key: &[u8]) {
         let (data, len) = (key.as_ptr().cast::<c_void>(), key.len() as u32);
-        // SAFETY: both objects are alive; keys are at most 24 bytes, less than the 64 of an element; libnftnl copies
-        // the key, and the set takes ownership of the element.
+        // SAFETY: both objects are alive; keys are at most 24 bytes, less than the 64 of an element; libnftnl
+        // copies the key, and the set takes ownership of the element.
         unsafe {
             let element = allocated(sys::nftnl_set_elem_alloc()).as_ptr();
             sys::nftnl_set_elem_set(element, sys::NFTNL_SET_ELEM_KEY as u16, data, len);
@@ -239,8 +241,8 @@ impl RawSet {
     }
 
     fn string(&self, attribute: u32, value: &CStr) {
-        // SAFETY: the set is alive, this attribute of it is a string, and libnftnl copies it. It fails only without
-        // memory; the kernel then refuses the message.
+        // SAFETY: the set is alive, this attribute of it is a string, and libnftnl copies it. It fails only
+        // without memory; the kernel then refuses the message.
         let _ = unsafe { sys::nftnl_set_set_str(self.0.as_ptr(), attribute as u16, value.as_ptr()) };
     }
 }

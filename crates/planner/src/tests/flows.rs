@@ -1,6 +1,6 @@
-//! Which deletions of tracked connections follow from what.
+//! Deletions of tracked connections that follow from other writes.
 
-use lb_types::{FlowFilter, FlowsOp, RealServerId, VipPort};
+use lb_types::{FlowFilter, FlowsOp, RealServer, RealServerId, VipPort};
 
 use super::*;
 use crate::untranslated;
@@ -15,8 +15,24 @@ fn dns(endpoints: &[(&str, bool)]) -> [ModelEvent; 2] {
 /// A world that has programmed the Service with these endpoints.
 fn programmed(endpoints: &[(&str, bool)]) -> World {
     let mut world = World::new();
-    dns(endpoints).into_iter().for_each(|event| drop(world.sync(event)));
+    for event in dns(endpoints) {
+        _ = world.sync(event);
+    }
     world
+}
+
+/// Damages the real servers of every virtual server.
+fn each_server(mirror: &mut Mirror, damage: fn(&mut Vec<(RealServerId, RealServer)>)) {
+    for server in mirror.servers.values_mut() {
+        damage(&mut server.real_servers);
+    }
+}
+
+/// Takes the source of every route away.
+fn forget_sources(mirror: &mut Mirror) {
+    for source in mirror.routes.values_mut() {
+        *source = None;
+    }
 }
 
 #[track_caller]
@@ -31,8 +47,9 @@ fn check_flows(plan: &Plan, expect: &[&str]) {
 fn a_service_from_its_first_endpoint_to_its_last() {
     let mut world = World::new();
     let [service, first] = dns(&[("10.244.0.11", true)]);
-    let no_real_server = format!("delete flows of {UDP} to no real server");
-    let real_server = |last: u8| format!("delete flows of {UDP} to real server 10.244.0.{last}:8080");
+    let no_real_server = format!("delete tracked connections of {UDP} to no real server");
+    let real_server =
+        |last: u8| format!("delete tracked connections of {UDP} to real server 10.244.0.{last}:8080");
     check_flows(&world.sync(service), &[]);
     check_flows(&world.sync(first), &[&no_real_server]);
     let both = slice("dns", Protocol::Udp, &[("10.244.0.11", true), ("10.244.0.12", true)]);
@@ -49,7 +66,9 @@ fn a_service_from_its_first_endpoint_to_its_last() {
 fn a_service_that_is_new_with_its_endpoints() {
     let mut world = World::new();
     let mut dirty = Dirty::default();
-    dns(&[("10.244.0.11", true)]).into_iter().for_each(|event| dirty.extend(world.replace(event)));
+    for event in dns(&[("10.244.0.11", true)]) {
+        dirty.extend(world.replace(event));
+    }
     check(
         &world.diff(&dirty),
         "add element vips 10.96.0.80
@@ -58,21 +77,21 @@ fn a_service_that_is_new_with_its_endpoints() {
          add virtual server 10.96.0.80:80/UDP rr
          add real server 10.244.0.11:8080 to 10.96.0.80:80/UDP Masq weight 1
          ensure route local 10.96.0.80 src 192.168.50.10
-         delete flows of 10.96.0.80:80/UDP to no real server",
+         delete tracked connections of 10.96.0.80:80/UDP to no real server",
     );
 }
 
 #[test]
 fn what_was_lost_and_comes_back() {
-    let no_real_server = format!("delete flows of {UDP} to no real server");
+    let no_real_server = format!("delete tracked connections of {UDP} to no real server");
     type Damage<'a> = &'a dyn Fn(&mut Mirror);
     let cases: [(Damage<'_>, &[&str]); 6] = [
         (&|_| {}, &[]),
         (&|m| m.servers.clear(), &[&no_real_server]),
-        (&|m| m.servers.values_mut().for_each(|s| s.real_servers.clear()), &[&no_real_server]),
-        (&|m| m.servers.values_mut().for_each(|s| _ = s.real_servers.pop()), &[]),
+        (&|m| each_server(m, |real_servers| real_servers.clear()), &[&no_real_server]),
+        (&|m| each_server(m, |real_servers| _ = real_servers.pop()), &[]),
         (&|m| m.routes.clear(), &[&no_real_server]),
-        (&|m| m.routes.values_mut().for_each(|source| *source = None), &[]),
+        (&|m| forget_sources(m), &[]),
     ];
     for (number, (damage, expect)) in cases.into_iter().enumerate() {
         let mut world = programmed(&[("10.244.0.11", true), ("10.244.0.12", true)]);
@@ -96,7 +115,7 @@ fn a_virtual_server_that_is_given_up_with_its_real_servers() {
     world.facts.addresses.insert(vs.vip_port().unwrap().addr, "eth0".to_owned());
     let plan = world.diff(&dirty);
     assert_eq!(of_stage(&plan, Stage::IpvsRemove), [IpvsOp::DeleteVirtualServer { vs }.into()]);
-    check_flows(&plan, &[&format!("delete flows of {UDP} to real server 10.244.0.11:8080")]);
+    check_flows(&plan, &[&format!("delete tracked connections of {UDP} to real server 10.244.0.11:8080")]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Virtual and real servers.
+//! Writes of virtual and real servers.
 
 use dataplane::{TableError, explain_ipvs};
 use lb_types::{IpvsOp, VirtualServer};
@@ -17,8 +17,8 @@ const EEXIST: i32 = 17;
 
 impl Run<'_> {
     pub(super) fn ipvs(&mut self, ops: &[IpvsOp]) {
-        // A write that names a scheduler which the kernel is known to lack would run modprobe under the lock of all IPVS
-        // tables. Such writes are planned only where there is no scheduler at all.
+        // A write that names a scheduler which the kernel is known to lack would make it run modprobe under
+        // the lock of all IPVS tables. The planner names such a scheduler only where there is none at all.
         let lacking = self.executor.lacking;
         let lacks = |op: &&IpvsOp| settings(op).is_some_and(|settings| lacking.contains(&settings.scheduler));
         if !ops.iter().any(|op| lacks(&op)) {
@@ -43,7 +43,7 @@ impl Run<'_> {
             warn!("answers of the kernel were lost: the virtual servers concerned are dumped again");
             self.doubt(ops);
         }
-        // What lies between failures, which are in order, was executed.
+        // Failures are in order, and the kernel executed whatever lies between them.
         let mut done = 0;
         for failure in &outcome.failed {
             let Some(op) = ops.get(failure.index) else { continue };
@@ -68,7 +68,7 @@ impl Run<'_> {
     fn ipvs_refused(&mut self, op: &IpvsOp, errno: i32, reason: &str) {
         self.report.failed += 1;
         let Executor { kernel, work, desired, now, .. } = &mut self.executor;
-        // Only fronts are planned.
+        // Every planned write to IPVS belongs to a front.
         let Some(front) = kernel.mirror.front(&op.virtual_server()) else { return };
         if work.fail(Subject::Front(front), reason, Extent::Task, *now) {
             let service =
@@ -96,18 +96,18 @@ impl Run<'_> {
             let Executor { kernel, work, now, .. } = &mut self.executor;
             if let Some(subject) = Subject::of_ipvs(op, &kernel.mirror) {
                 work.fail(subject, &error.operation, Extent::Call, *now);
-                // Nothing of it may have been executed: what goes must not go before what replaces it.
+                // Perhaps none of it was executed: nothing may be removed before what replaces it is there.
                 self.held.insert(subject);
             }
         }
-        // Some of them may have been executed.
+        // Some of it may have been executed.
         self.doubt(ops);
     }
 
-    /// The kernel may hold anything of these virtual servers.
+    /// Requests dumps of virtual servers of which the kernel may hold anything.
     fn doubt(&mut self, ops: &[IpvsOp]) {
         let Executor { work, now, .. } = &mut self.executor;
-        // Not before it is known whether they exist: what is done with them would fail as before.
+        // The list of virtual servers comes first: a write to one that does not exist would fail as before.
         let due = work.request(Table::VirtualServers, *now);
         for op in ops {
             work.request(Table::RealServers(op.virtual_server()), due);

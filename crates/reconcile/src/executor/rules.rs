@@ -1,4 +1,5 @@
-//! The nftables table. Its transactions are all or nothing, which must not make one Service pay for another.
+//! Writes of the nftables table. Its transactions are all or nothing, which must not make one Service pay for
+//! another.
 
 use std::collections::BTreeSet;
 
@@ -10,13 +11,13 @@ use tracing::error;
 use super::{Executor, Run};
 use crate::work::{Extent, Table};
 
-/// How often a transaction is repeated without what the kernel has refused in it. It names everything that it refuses,
-/// so that once suffices unless refusals depend on each other.
+/// Attempts at a transaction, each without what the kernel refused in the one before. The kernel names
+/// everything that it refuses, so that two suffice unless refusals depend on each other.
 const ROUNDS: usize = 4;
 
 impl Run<'_> {
-    /// Executes the operations in one transaction. If the kernel refuses some, those fail, and the rest is executed
-    /// without them.
+    /// Executes the operations in one transaction. If the kernel refuses some, those fail, and the rest is
+    /// executed without them.
     pub(super) fn rules(&mut self, mut ops: Vec<RulesOp>) {
         for round in 0..ROUNDS {
             if ops.is_empty() {

@@ -1,4 +1,5 @@
-//! Kernel parameters, one by one: a refusal is an error to report, not a reason to leave the node without services.
+//! Writes of kernel parameters, one by one: a refusal is an error to report, not a reason to leave the node
+//! without Services.
 
 use lb_types::{Operation, SysctlOp};
 use planner::{enables_forwarding, keeps_routes};
@@ -14,7 +15,7 @@ impl Run<'_> {
             let result = self.executor.kernel.tables.sysctls.write(&op);
             match &result {
                 Ok(()) => self.executed(&Operation::Sysctl(op.clone())),
-                // Forwarding would end what could not be kept.
+                // Forwarding would end the routes that could not be kept.
                 Err(_) => self.forwarding_held |= keeps_routes(&op),
             }
             self.outcome.sysctls.push((op, result));

@@ -1,4 +1,4 @@
-//! The link, routes and addresses.
+//! Writes of the link, routes and addresses.
 
 use lb_types::{Operation, VipOp};
 use planner::Subject;
@@ -14,7 +14,7 @@ impl Run<'_> {
         if !ops.contains(&VipOp::EnsureLink) {
             return self.vips_call(ops);
         }
-        // Not at once again if it has just failed.
+        // A link that has just failed is not tried again at once.
         if self.base_due {
             self.vips_call(ops);
         }

@@ -1,4 +1,4 @@
-//! What is found in the kernel: the time until everything has been planned once, and what is ours.
+//! Adoption of what the kernel holds: the time until everything has been planned once, and what is ours.
 
 use dataplane::{ErrorKind, Touched, Unopened};
 use lb_types::{ConnectionCounters, IpvsOp, RealServer, RuleElement, Scheduler, VirtualServer};
@@ -17,7 +17,9 @@ fn a_notification_during_the_start_does_not_unbind_vips_that_were_not_planned_ye
     first.deliver([]);
     first.run();
     let vips: Vec<_> = (0..3000).map(|n: usize| ip(&format!("10.96.{}.{}", n / 250, n % 250))).collect();
-    vips.iter().for_each(|vip| kernel.vips.add_address(*vip));
+    for vip in &vips {
+        kernel.vips.add_address(*vip);
+    }
     let mut world = World::on(kernel.clone(), config());
     world.deliver(many(3000));
     world.reconciler.step(world.now);
@@ -175,7 +177,7 @@ fn cleanup_goes_through_the_other_tables_where_one_cannot_be_opened() {
     assert_eq!(cleanup.unread.len(), 1);
 }
 
-/// What kube-proxy leaves: VIPs as addresses on the link, virtual servers without a tag.
+/// Leftovers of kube-proxy: VIPs as addresses on the link, virtual servers without a tag.
 fn left_by_kube_proxy() -> Kernel {
     let kernel = Kernel::new();
     let mut first = World::on(kernel.clone(), no_cidrs());

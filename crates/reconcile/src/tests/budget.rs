@@ -1,4 +1,4 @@
-//! What the loop allows itself: the audit's share of a core, and the distance between syncs.
+//! Limits that the loop keeps to: the audit's share of a core, and the distance between syncs.
 
 use dataplane::Touched;
 use lb_types::{IpvsOp, RealServer, RuleElement, VirtualServer, Weight};
@@ -41,7 +41,8 @@ fn damage(kernel: &Kernel) {
     kernel.rules.delete_element(RuleElement::Vip(ip(WEB)));
 }
 
-/// How much of a core an hour of audits takes, in hundredths of a percent, and how long damage stays.
+/// Share of a core that an hour of audits takes, in hundredths of a percent, and the time for which damage
+/// stays.
 fn check(services: usize, slice: Duration) -> (u128, Duration) {
     let mut world = World::synced(many(services).into_iter().chain(web()));
     let before = world.kernel.state();
@@ -176,9 +177,13 @@ fn polls_of_a_great_many_drains_keep_to_their_share() {
     let virtual_servers = world.kernel.ipvs.virtual_servers();
     for (vs, (_, real_servers)) in &virtual_servers {
         let connections = lb_types::ConnectionCounters { active: 1, inactive: 0, persistent: 0 };
-        real_servers.keys().for_each(|rs| world.kernel.ipvs.set_connections(*vs, *rs, connections));
+        for rs in real_servers.keys() {
+            world.kernel.ipvs.set_connections(*vs, *rs, connections);
+        }
     }
-    (0..COUNT).for_each(|n| world.send(ready(&format!("s{n}"), &[])));
+    for n in 0..COUNT {
+        world.send(ready(&format!("s{n}"), &[]));
+    }
     let ends = [world.now + Duration::from_secs(120), world.now + Duration::from_secs(180)];
     let mut took = [Duration::ZERO; 2];
     for (part, end) in ends.into_iter().enumerate() {

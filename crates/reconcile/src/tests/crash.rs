@@ -18,7 +18,8 @@ fn after() -> Vec<ModelEvent> {
     many(2).into_iter().chain(gone_from_web).chain(new).collect()
 }
 
-/// A process that dies after `writes` writes to the kernel, while it brings the kernel from `before` to `after`.
+/// A process that dies after `writes` writes to the kernel, while it brings the kernel from `before` to
+/// `after`.
 fn crash_after(writes: usize) -> Kernel {
     let mut world = World::synced(before());
     let left = Rc::new(Cell::new(writes));
@@ -34,7 +35,9 @@ fn crash_after(writes: usize) -> Kernel {
     world.kernel.vips.refuse(move |_| vips());
     world.kernel.rules.refuse(move |_| rules());
     world.send(deleted("s2"));
-    after().into_iter().for_each(|event| world.send(event));
+    for event in after() {
+        world.send(event);
+    }
     world.reconciler.step(world.now);
     world.kernel.ipvs.refuse_nothing();
     world.kernel.vips.refuse_nothing();
@@ -53,7 +56,7 @@ fn a_crash_at_any_write_is_repaired_by_the_next_start() {
     }
 }
 
-/// What may happen to a running loop.
+/// Events that may happen to a running loop.
 #[derive(Clone, Debug)]
 enum Step {
     Endpoints(u8, u8),
@@ -142,7 +145,9 @@ proptest! {
         let (mut world, mut api) = (World::new(), Api::default());
         world.deliver(api.all());
         world.run();
-        steps.into_iter().for_each(|step| play(&mut world, &mut api, step));
+        for step in steps {
+            play(&mut world, &mut api, step);
+        }
         world.pass(Duration::from_secs(200));
         let expect = World::synced(api.all()).kernel.state();
         prop_assert_eq!(world.kernel.state(), expect);

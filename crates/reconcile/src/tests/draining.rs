@@ -97,7 +97,9 @@ fn a_service_that_comes_back_while_it_drains_is_whole_again() {
     let mut world = World::synced(web());
     world.sync(deleted("web"));
     world.pass(Duration::from_secs(1));
-    web().into_iter().for_each(|event| world.send(event));
+    for event in web() {
+        world.send(event);
+    }
     world.run();
     assert_eq!(world.kernel.weights(web_vs()), [(11, 1), (12, 1)]);
     world.pass(Duration::from_secs(120));
@@ -332,7 +334,7 @@ fn the_settings_of_a_deleted_service_outlive_it() {
     assert_eq!(world.kernel.weights(web_vs()), [(11, 0)], "no deadline");
 }
 
-/// How long a real server stays that answers nobody, where clients repeat packets of so many bytes.
+/// Time for which a real server stays that answers nobody, while clients repeat packets of a size in bytes.
 fn stays(size: u64) -> Duration {
     let mut world = World::synced(web());
     let dead = rs("10.244.0.11");
@@ -431,12 +433,12 @@ fn an_address_that_moves_to_another_service_takes_no_old_connection_along() {
     assert_eq!(world.kernel.weights(web_vs()), [(11, 0), (12, 1)]);
 }
 
-/// What a process leaves to the next one.
+/// Records that a process leaves to the next one.
 fn records(world: &World) -> Vec<(drain::Key, drain::Record)> {
     world.reconciler.drains().map(|(key, drain)| (*key, drain.into())).collect()
 }
 
-/// As [`World::restart`], with the records of the process before.
+/// Restarts as [`World::restart`] does, with the records of the process before.
 fn resume(world: &mut World, records: Vec<(drain::Key, drain::Record)>, endpoints: ModelEvent) -> Report {
     *world = World { now: world.now, ..World::on(world.kernel.clone(), config()) };
     world.reconciler.restore(records);

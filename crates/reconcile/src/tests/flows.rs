@@ -42,17 +42,19 @@ fn to_pod(client: u16, pod: &str) -> Flow {
 }
 
 fn add(world: &World, flows: &[Flow]) {
-    flows.iter().for_each(|flow| world.kernel.flows.add(*flow));
+    for flow in flows {
+        world.kernel.flows.add(*flow);
+    }
 }
 
 fn filters(world: &World) -> Vec<String> {
     world.kernel.flows.take_filters().iter().map(ToString::to_string).collect()
 }
 
-const NO_REAL_SERVER: &str = "flows of 10.96.9.9:80/UDP to no real server";
+const NO_REAL_SERVER: &str = "tracked connections of 10.96.9.9:80/UDP to no real server";
 
 fn of_real_server(last: u8) -> String {
-    format!("flows of 10.96.9.9:80/UDP to real server 10.244.0.{last}:8080")
+    format!("tracked connections of 10.96.9.9:80/UDP to real server 10.244.0.{last}:8080")
 }
 
 #[test]
@@ -83,7 +85,9 @@ fn clients_that_sent_before_the_first_endpoint_are_freed_in_the_same_step() {
 
     let mut world = World::synced(web());
     add(&world, &[early(1), early(2)]);
-    dns(&["10.244.0.11"]).into_iter().for_each(|event| world.send(event));
+    for event in dns(&["10.244.0.11"]) {
+        world.send(event);
+    }
     assert_eq!(world.reconciler.step(world.now).flows, 2, "the Service is new, with its endpoint");
     assert_eq!(world.kernel.flows.calls(), 1);
 }
@@ -113,7 +117,9 @@ fn flows_of_a_port_stay_until_it_is_really_served() {
             .ipvs
             .refuse(move |op| (!refuse_route && matches!(op, IpvsOp::AddRealServer { .. })).then_some(5));
         world.kernel.vips.refuse(move |_| refuse_route.then_some(5));
-        dns(&["10.244.0.11"]).into_iter().for_each(|event| world.send(event));
+        for event in dns(&["10.244.0.11"]) {
+            world.send(event);
+        }
         world.pass(Duration::from_secs(1));
         assert_eq!(world.kernel.flows.calls(), 0, "a packet would make the entry anew");
         world.kernel.ipvs.refuse_nothing();
@@ -172,7 +178,9 @@ fn a_failed_deletion_is_tried_again_with_backoff() {
     world.pass(SOON);
     add(&world, &[to_pod(1, "10.244.0.11")]);
     let calls = world.kernel.flows.calls();
-    (0..3).for_each(|_| world.kernel.flows.fail_next_call(ErrorKind::Transient));
+    for _ in 0..3 {
+        world.kernel.flows.fail_next_call(ErrorKind::Transient);
+    }
     let report = world.sync(endpoints(&["10.244.0.12"]));
     assert_eq!((report.written, report.failed), (1, 1));
     assert_eq!(world.reconciler.totals().retrying, 1);

@@ -128,7 +128,9 @@ impl World {
     }
 
     fn deliver(&mut self, events: impl IntoIterator<Item = ModelEvent>) {
-        events.into_iter().chain([node(), ModelEvent::Synced]).for_each(|event| self.send(event));
+        for event in events.into_iter().chain([node(), ModelEvent::Synced]) {
+            self.send(event);
+        }
     }
 
     fn send(&mut self, event: ModelEvent) {

@@ -8,7 +8,9 @@ use super::*;
 fn without_a_node(events: impl IntoIterator<Item = ModelEvent>) -> World {
     let planner = PlannerConfig { node_name: "n1".into(), ..PlannerConfig::default() };
     let mut world = World::on(Kernel::new(), Config { planner, ..config() });
-    events.into_iter().chain([ModelEvent::Synced]).for_each(|event| world.send(event));
+    for event in events.into_iter().chain([ModelEvent::Synced]) {
+        world.send(event);
+    }
     world.run();
     world
 }

@@ -1,4 +1,4 @@
-//! What of the node keeps services from working.
+//! Settings of the node that keep Services from working.
 
 use dataplane::{BridgeFilters, ForwardDrop, Touched};
 
@@ -63,7 +63,9 @@ fn a_bridge_of_pods_that_netfilter_does_not_see_is_told() {
         (Some(0), false, Config { local_mode: LocalMode::BridgeInterface("cni0".into()), ..config() }, true),
     ] {
         let kernel = with_bridges(BridgeFilters { ipv4: own, ipv6: false });
-        value.into_iter().for_each(|value| kernel.sysctls.set(FILTER, value));
+        if let Some(value) = value {
+            kernel.sysctls.set(FILTER, value);
+        }
         let what = format!("{value:?} {own} {:?}", config.local_mode);
         let mut world = World::on(kernel, config);
         world.deliver(web());

@@ -5,7 +5,9 @@ use super::*;
 #[test]
 fn nothing_is_programmed_before_the_input_is_complete() {
     let mut world = World::new();
-    web().into_iter().for_each(|event| world.send(event));
+    for event in web() {
+        world.send(event);
+    }
     assert_eq!(world.reconciler.next_wakeup(world.now), None);
     assert_eq!(world.reconciler.step(world.now), Report::default());
     assert_eq!(world.kernel.requests(), 0);
@@ -75,7 +77,9 @@ fn a_new_vip_is_bound_after_its_rules_and_servers() {
     let mut world = World::synced([]);
     world.kernel.vips.take_ops();
     world.kernel.rules.refuse(|_| Some(12));
-    web().into_iter().for_each(|event| world.send(event));
+    for event in web() {
+        world.send(event);
+    }
     let report = world.reconciler.step(world.now);
     assert!(report.failed > 0);
     assert!(world.kernel.ipvs.virtual_servers().is_empty(), "no virtual server without its rules");
@@ -153,7 +157,9 @@ fn addresses_that_another_proxy_bound_go_only_after_the_routes_have_come() {
     first.deliver([]);
     first.run();
     let vips: Vec<_> = (0..3).map(|n| ip(&format!("10.96.0.{n}"))).collect();
-    vips.iter().for_each(|vip| kernel.vips.add_address(*vip));
+    for vip in &vips {
+        kernel.vips.add_address(*vip);
+    }
     kernel.vips.take_ops();
     let mut world = World::on(kernel.clone(), config());
     world.deliver(many(3));

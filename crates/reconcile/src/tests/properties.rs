@@ -1,5 +1,5 @@
-//! Random histories of everything at once: objects, node, time, refusals, failing calls, lost answers, damage by
-//! others, restarts.
+//! Random histories of everything at once: objects, node, time, refusals, failing calls, lost answers, damage
+//! by others, restarts.
 
 use std::{
     cell::RefCell,
@@ -13,12 +13,12 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What can happen. Numbers choose among a few.
+/// Events that can happen. Numbers choose among a few.
 #[derive(Clone, Debug)]
 enum Step {
     Service(Shape),
     DeleteService(u8),
-    /// Which slice, of which service, which endpoints it has, their conditions, which ports.
+    /// A slice changes: its number, its Service, its endpoints, their conditions, its ports.
     Slice {
         n: u8,
         owner: u8,
@@ -97,7 +97,7 @@ struct Api {
     services: BTreeMap<u8, Service>,
     slices: BTreeMap<u8, EndpointSlice>,
     node: Option<ModelEvent>,
-    /// Which addresses the node has.
+    /// Addresses of the node.
     addresses: u8,
 }
 
@@ -106,7 +106,9 @@ impl Api {
         let services = self.services.values().cloned().map(applied);
         let slices = self.slices.values().cloned().map(ModelEvent::SliceApplied);
         world.deliver(services.chain(slices));
-        self.node.iter().for_each(|node| world.send(node.clone()));
+        if let Some(node) = &self.node {
+            world.send(node.clone());
+        }
     }
 
     /// A kernel on which nothing but this input has ever been programmed.
@@ -277,15 +279,22 @@ fn damage(world: &mut World, which: u8) {
             world.reconciler.handle(Event::Touched(Touched::Rules));
         }
         2 => kernel.vips.delete_link(),
-        3 => servers
-            .keys()
-            .take(1)
-            .for_each(|vs| kernel.ipvs.by_another(IpvsOp::DeleteVirtualServer { vs: *vs })),
-        4 => {
-            let all = servers.iter().flat_map(|(vs, (_, rs))| rs.keys().map(|rs| (*vs, *rs)));
-            all.take(1).for_each(|(vs, rs)| kernel.ipvs.by_another(IpvsOp::DeleteRealServer { vs, rs }));
+        3 => {
+            if let Some(vs) = servers.keys().next() {
+                kernel.ipvs.by_another(IpvsOp::DeleteVirtualServer { vs: *vs });
+            }
         }
-        _ => kernel.rules.elements().into_iter().take(1).for_each(|e| kernel.rules.delete_element(e)),
+        4 => {
+            let mut all = servers.iter().flat_map(|(vs, (_, rs))| rs.keys().map(|rs| (*vs, *rs)));
+            if let Some((vs, rs)) = all.next() {
+                kernel.ipvs.by_another(IpvsOp::DeleteRealServer { vs, rs });
+            }
+        }
+        _ => {
+            if let Some(element) = kernel.rules.elements().into_iter().next() {
+                kernel.rules.delete_element(element);
+            }
+        }
     }
 }
 
@@ -301,7 +310,8 @@ fn set_busy(kernel: &Kernel, n: u8, busy: bool) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 250, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Once it is quiet, the kernel holds what a first start would write, nothing drains, and nothing is written.
+    /// Once it is quiet, the kernel holds what a first start would write, nothing drains, and nothing is
+    /// written.
     #[test]
     fn every_history_ends_like_a_first_start(
         steps in proptest::collection::vec(step(), 1..60),
@@ -311,7 +321,9 @@ proptest! {
         world.reconciler.services_per_step = services_per_step;
         api.begin(&mut world);
         world.run();
-        steps.into_iter().for_each(|step| play(&mut world, &mut api, step));
+        for step in steps {
+            play(&mut world, &mut api, step);
+        }
         world.pass(Duration::from_secs(1000));
         // A ready endpoint that is not chosen keeps its connections for as long as they last.
         world.kernel.ipvs.end_connections();
@@ -415,7 +427,8 @@ fn serving(kernel: &Kernel) -> BTreeSet<(VirtualServerId, RealServerId)> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Nothing that the objects want is ever quiesced, removed or refused, where all that changed is planned in one step.
+    /// Nothing that the objects want is ever quiesced, removed or refused, as long as one step plans all that
+    /// changed.
     #[test]
     fn nothing_wanted_is_taken_away(steps in proptest::collection::vec(step(), 1..40)) {
         let (mut world, mut api) = (World::on(Kernel::new(), by_cidr()), Api::default());

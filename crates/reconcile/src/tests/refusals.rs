@@ -1,4 +1,4 @@
-//! What the kernel refuses: each refusal costs what depends on it, and nothing else.
+//! Refusals by the kernel: each costs what depends on it, and nothing else.
 
 use dataplane::{ErrorKind, Touched};
 use lb_types::{IpvsOp, RuleElement, RuleSet, RulesOp, Scheduler, VipOp};
@@ -121,7 +121,7 @@ fn an_address_stays_while_the_route_of_its_vip_is_refused() {
     assert!(world.kernel.vips.addresses().contains(&ip(WEB)));
 }
 
-/// Whether the kernel refuses new connections to the Service.
+/// Tells whether the kernel refuses new connections to the Service.
 fn is_refused(world: &World) -> bool {
     let port = web_vs().vip_port().unwrap();
     world.kernel.rules.elements().contains(&RuleElement::Refuse(port))
@@ -248,7 +248,9 @@ fn a_new_port_of_a_vip_that_is_routed_does_not_wait_for_the_link() {
 fn a_table_that_cannot_be_dumped_keeps_no_other_one_in_doubt() {
     let mut world = World::synced(web());
     let before = world.kernel.state();
-    (0..12).for_each(|_| world.kernel.vips.fail_next_call(ErrorKind::Transient));
+    for _ in 0..12 {
+        world.kernel.vips.fail_next_call(ErrorKind::Transient);
+    }
     world.reconciler.handle(Event::Touched(Touched::Vips));
     world.pass(Duration::from_secs(20));
     world.kernel.rules.delete_element(RuleElement::Vip(ip(WEB)));
@@ -257,7 +259,7 @@ fn a_table_that_cannot_be_dumped_keeps_no_other_one_in_doubt() {
     assert_eq!(world.kernel.state(), before);
 }
 
-/// What the kernel refuses for a while.
+/// Writes that the kernel refuses for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refused {
     Nothing,
@@ -295,8 +297,8 @@ fn refusal() -> impl Strategy<Value = Refused> {
 }
 
 proptest! {
-    /// Whatever the kernel refuses: new connections are refused if and only if no real server that the API wants would
-    /// take them.
+    /// Whatever the kernel refuses: new connections are refused if and only if no real server that the API
+    /// wants would take them.
     #[test]
     fn new_connections_are_refused_where_nobody_would_take_them(
         steps in vec((vec(any::<bool>(), 3), refusal(), 1..=3_u8, any::<bool>(), 0..8_u64), 1..12),

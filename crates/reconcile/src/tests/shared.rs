@@ -6,7 +6,7 @@ use lb_types::{ConnectionCounters, RuleElement, RuleSet};
 use super::*;
 
 const DNS: &str = "10.96.0.10";
-/// What a change of listening sockets may take.
+/// Time that a change of listening sockets may take.
 const SOON: Duration = Duration::from_millis(1100);
 
 fn port(protocol: Protocol, port: u16) -> VipPort {
@@ -110,13 +110,15 @@ fn a_cache_that_was_there_first_keeps_its_ports() {
     assert!(!ops.iter().any(|op| op.to_string().contains(":53/")), "not for a moment: {ops:#?}");
 }
 
-/// Whether anybody listens is not known: nothing is taken from the node.
+/// While nobody knows whether a program listens, nothing is taken from the node.
 #[test]
 fn a_service_is_not_served_before_it_is_known_who_listens() {
     let mut world = World::synced(web());
     share(&mut world);
     world.kernel.vips.fail_next_call(ErrorKind::NotSupported);
-    dns().into_iter().for_each(|event| world.send(event));
+    for event in dns() {
+        world.send(event);
+    }
     world.reconciler.step(world.now);
     let served = |world: &World| world.kernel.ipvs.virtual_servers().len();
     assert_eq!(served(&world), 1, "the other Service");

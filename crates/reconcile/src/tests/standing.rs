@@ -1,4 +1,4 @@
-//! What health checks are told.
+//! Answers for health checks.
 
 use dataplane::ErrorKind;
 use lb_types::{IpvsOp, RulesOp, VipOp};
@@ -19,7 +19,9 @@ impl World {
 #[test]
 fn nothing_waits_before_all_objects_are_known() {
     let mut world = World::new();
-    web().into_iter().for_each(|event| world.send(event));
+    for event in web() {
+        world.send(event);
+    }
     world.pass(Duration::from_secs(600));
     assert_eq!(world.standing(), Standing::default(), "EndpointSlices are late");
     world.deliver([]);
@@ -60,7 +62,9 @@ fn changes_that_need_the_chains_wait_while_those_are_refused() {
 #[test]
 fn ipvs_that_answers_no_call_is_waited_for() {
     let mut world = World::synced(web());
-    (0..6).for_each(|_| world.kernel.ipvs.fail_next_call(ErrorKind::PermissionDenied));
+    for _ in 0..6 {
+        world.kernel.ipvs.fail_next_call(ErrorKind::PermissionDenied);
+    }
     world.send(ready("web", &["10.244.0.13"]));
     world.run();
     assert_eq!(world.waits_for(), Some(Wait::Ipvs));

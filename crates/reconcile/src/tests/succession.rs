@@ -1,4 +1,4 @@
-//! Whose connections a real server has, when pods come and go at its address.
+//! Ownership of a real server's connections when pods come and go at its address.
 
 use dataplane::Touched;
 use drain::Outcome;

@@ -6,7 +6,7 @@ use proptest::{collection::vec, prelude::*};
 
 use super::*;
 
-/// What keeps the loop busy.
+/// Work that keeps the loop busy.
 #[derive(Clone, Copy, Debug)]
 enum Burden {
     /// The cluster announces another prefix: everything is audited at once.
@@ -17,7 +17,7 @@ enum Burden {
     Touched(Touched),
     /// Answers of the kernel are lost: virtual servers are suspect.
     LostReplies,
-    /// So many virtual servers begin to drain.
+    /// This many virtual servers begin to drain.
     Drains(usize),
     /// Somebody has changed virtual servers.
     Damage(usize),
@@ -35,15 +35,21 @@ fn bear(world: &mut World, burden: Burden) {
             world.send(ModelEvent::ServiceCidrsApplied(vec![format!("10.97.{n}.0/24").parse().unwrap()]));
         }
         Burden::FailedDumps(count) => {
-            (0..count).for_each(|_| world.kernel.ipvs.fail_next_call(ErrorKind::Transient));
+            for _ in 0..count {
+                world.kernel.ipvs.fail_next_call(ErrorKind::Transient);
+            }
         }
         Burden::Touched(table) => world.reconciler.handle(Event::Touched(table)),
         Burden::LostReplies => {
             world.kernel.ipvs.lose_replies_next();
-            (0..20).for_each(|n| world.send(ready(&format!("s{n}"), &["10.244.9.1"])));
+            for n in 0..20 {
+                world.send(ready(&format!("s{n}"), &["10.244.9.1"]));
+            }
         }
         Burden::Drains(count) => {
-            (0..count).for_each(|n| world.send(ready(&format!("s{}", SERVICES - 1 - n), &[])));
+            for n in 0..count {
+                world.send(ready(&format!("s{}", SERVICES - 1 - n), &[]));
+            }
         }
         Burden::Damage(count) => {
             let settings = VirtualServer::new(Scheduler::WRR);
@@ -51,7 +57,11 @@ fn bear(world: &mut World, burden: Burden) {
                 world.kernel.ipvs.by_another(lb_types::IpvsOp::SetVirtualServer { vs, settings });
             }
         }
-        Burden::Steps(count) => (0..count).for_each(|_| _ = world.reconciler.step(world.now)),
+        Burden::Steps(count) => {
+            for _ in 0..count {
+                world.reconciler.step(world.now);
+            }
+        }
         Burden::Wait(ms) => world.now += Duration::from_millis(ms),
     }
 }
@@ -60,7 +70,9 @@ fn bear(world: &mut World, burden: Burden) {
 fn connect(world: &World) {
     let connections = ConnectionCounters { active: 1, inactive: 0, persistent: 0 };
     for (vs, (_, real_servers)) in world.kernel.ipvs.virtual_servers() {
-        real_servers.keys().for_each(|rs| world.kernel.ipvs.set_connections(vs, *rs, connections));
+        for rs in real_servers.keys() {
+            world.kernel.ipvs.set_connections(vs, *rs, connections);
+        }
     }
 }
 
@@ -94,7 +106,9 @@ proptest! {
         let mut world = World::synced(many(SERVICES).into_iter().chain(web()));
         connect(&world);
         for (burdens, last) in rounds.into_iter().zip(1..) {
-            burdens.iter().for_each(|burden| bear(&mut world, *burden));
+            for burden in &burdens {
+                bear(&mut world, *burden);
+            }
             let steps = steps_of_a_change(&mut world, last);
             prop_assert!(steps <= 3, "{steps} steps after {burdens:?}");
         }
@@ -105,7 +119,9 @@ proptest! {
 fn a_requested_audit_of_2000_services_holds_back_neither_changes_nor_polls() {
     let mut world = World::synced(many(2000).into_iter().chain(web()));
     connect(&world);
-    (0..8).for_each(|n| world.send(ready(&format!("s{n}"), &[])));
+    for n in 0..8 {
+        world.send(ready(&format!("s{n}"), &[]));
+    }
     world.run();
     world.pass(Duration::from_secs(5));
     bear(&mut world, Burden::Announced(1));
