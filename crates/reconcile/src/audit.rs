@@ -15,13 +15,14 @@ use std::{ops::Bound, time::Duration};
 use dataplane::TableError;
 use drain::{Backoff, Share, Time};
 use lb_types::VirtualServerId;
-use planner::{Dirty, Subject};
+use planner::{Dirty, Mirror, Subject};
 use tracing::warn;
 
 use crate::{
-    Reconciler, Report,
+    Report,
     kernel::{Findings, Ours},
     problems::chain,
+    syncer::Syncer,
 };
 
 /// Virtual servers whose real servers are dumped in one slice; the bound on how long an event may have to
@@ -77,6 +78,8 @@ struct Turn {
 /// Progress of the audit.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Audit {
+    /// Time between the beginnings of two rounds of a part.
+    period: Duration,
     turns: [Turn; Part::ALL.len()],
     /// The virtual server whose real servers were compared last in this round; `None` between rounds.
     reached: Option<VirtualServerId>,
@@ -85,6 +88,7 @@ pub(crate) struct Audit {
 impl Audit {
     /// Begins all rounds a period from now; requested parts stay requested.
     pub(crate) fn schedule(&mut self, now: Time, period: Duration) {
+        self.period = period;
         for turn in &mut self.turns {
             turn.round = now + period;
         }
@@ -119,8 +123,8 @@ impl Audit {
     }
 
     /// Begins a round; the next one begins a period later at the earliest.
-    fn begin(&mut self, part: Part, now: Time, period: Duration) {
-        self.turns[part as usize].round = now + period;
+    fn begin(&mut self, part: Part, now: Time) {
+        self.turns[part as usize].round = now + self.period;
     }
 
     fn end(&mut self, part: Part) {
@@ -139,61 +143,59 @@ impl Audit {
         turn.requested = true;
     }
 
-    /// Accounts for the processor time of a slice, which ended at `now`. No part rests longer than `longest`.
-    pub(crate) fn charge(&mut self, part: Part, took: Duration, now: Time, longest: Duration) {
-        let rest = part.share().pause(took).min(longest);
+    /// Accounts for the processor time of a slice, which ended at `now`.
+    pub(crate) fn charge(&mut self, part: Part, took: Duration, now: Time, mirror: &Mirror) {
+        let rest = part.share().pause(took).min(self.longest_rest(mirror));
         self.turns[part as usize].rest = now.saturating_add(rest);
     }
-}
 
-impl Reconciler {
     /// Longest rest of a part.
-    pub(crate) fn longest_rest(&self) -> Duration {
-        let slices = self.kernel.mirror.servers.len().div_ceil(SERVERS_PER_SLICE);
-        let small = u32::try_from(slices).is_ok_and(|slices| slices <= SLICES_OF_SMALL);
-        if small { self.config.sync_period / SLICES_OF_SMALL } else { Duration::MAX }
+    fn longest_rest(&self, mirror: &Mirror) -> Duration {
+        let slices = mirror.servers.len().div_ceil(SERVERS_PER_SLICE);
+        let is_small = u32::try_from(slices).is_ok_and(|slices| slices <= SLICES_OF_SMALL);
+        if is_small { self.period / SLICES_OF_SMALL } else { Duration::MAX }
     }
 
     /// Compares the part that is due next. The next step repairs what this one finds, so that the cost of
     /// this step is the cost of the audit.
-    pub(crate) fn audit_next(&mut self, now: Time, report: &mut Report) -> Part {
-        let (part, _) = self.audit.next();
+    pub(crate) fn compare_next(&mut self, syncer: &mut Syncer, now: Time, report: &mut Report) -> Part {
+        let (part, _) = self.next();
         let mut findings = Findings::default();
-        let reached = self.audit.reached;
-        match self.audit_part(part, now, &mut findings, report) {
-            Ok(()) => self.audit.succeeded(part),
+        let reached = self.reached;
+        match self.compare(part, syncer, now, (&mut findings, report)) {
+            Ok(()) => self.succeeded(part),
             Err(error) => {
                 warn!("audit: {}; will be tried again", chain(&error));
-                self.audit.failed(part, now);
-                self.audit.reached = reached;
+                self.failed(part, now);
+                self.reached = reached;
             }
         }
-        self.keep(findings, now);
+        syncer.keep(findings, now);
         part
     }
 
-    fn audit_part(
+    fn compare(
         &mut self,
         part: Part,
+        syncer: &mut Syncer,
         now: Time,
-        findings: &mut Findings,
-        report: &mut Report,
+        (findings, report): (&mut Findings, &mut Report),
     ) -> Result<(), TableError> {
         if part == Part::RealServers {
-            return self.audit_real_servers(now, findings);
+            return self.compare_real_servers(syncer, now, findings);
         }
-        self.audit.begin(part, now, self.config.sync_period);
-        self.audit.end(part);
+        self.begin(part, now);
+        self.end(part);
         match part {
-            Part::Vips => self.observe_vips(findings, report),
+            Part::Vips => syncer.observe_vips(findings, report),
             Part::Rules => {
-                report.findings |= self.inspector().check_forwarding();
-                self.kernel.observe_rules(&self.intents.config.layout, findings)
+                report.findings |= syncer.inspector().check_forwarding();
+                syncer.kernel.observe_rules(&syncer.intents.config.layout, findings)
             }
             Part::Servers | Part::RealServers => {
-                self.intents.look_for_schedulers(&mut self.kernel, now);
-                self.kernel.observe_servers(self.intents.ours(), findings)?;
-                findings.dirty.extend(self.unwanted());
+                syncer.intents.look_for_schedulers(&mut syncer.kernel, now);
+                syncer.kernel.observe_servers(syncer.intents.ours(), findings)?;
+                findings.dirty.extend(unwanted(syncer));
                 Ok(())
             }
         }
@@ -201,34 +203,39 @@ impl Reconciler {
 
     /// Compares the real servers of the next few virtual servers: those behind the one that was reached, or
     /// the first ones of a new round.
-    fn audit_real_servers(&mut self, now: Time, findings: &mut Findings) -> Result<(), TableError> {
-        if self.audit.reached.is_none() {
-            self.audit.begin(Part::RealServers, now, self.config.sync_period);
+    fn compare_real_servers(
+        &mut self,
+        syncer: &mut Syncer,
+        now: Time,
+        findings: &mut Findings,
+    ) -> Result<(), TableError> {
+        if self.reached.is_none() {
+            self.begin(Part::RealServers, now);
         }
-        let (ours, mirror) = (self.intents.ours(), &self.kernel.mirror);
-        let from = self.audit.reached.map_or(Bound::Unbounded, Bound::Excluded);
+        let (ours, mirror) = (syncer.intents.ours(), &syncer.kernel.mirror);
+        let from = self.reached.map_or(Bound::Unbounded, Bound::Excluded);
         let behind = mirror.servers.range((from, Bound::Unbounded)).map(|(vs, _)| *vs);
         let slice: Vec<_> = behind.filter(|vs| ours.has(vs, mirror)).take(SERVERS_PER_SLICE).collect();
-        self.audit.reached = slice.last().copied().filter(|_| slice.len() == SERVERS_PER_SLICE);
-        if self.audit.reached.is_none() {
-            self.audit.end(Part::RealServers);
+        self.reached = slice.last().copied().filter(|_| slice.len() == SERVERS_PER_SLICE);
+        if self.reached.is_none() {
+            self.end(Part::RealServers);
         }
         let mut result = Ok(());
         for vs in slice {
             // A virtual server that cannot be dumped does not keep those behind it from being compared.
-            let observed = self.kernel.observe_real_servers(vs, ours, findings);
+            let observed = syncer.kernel.observe_real_servers(vs, ours, findings);
             result = result.and(observed.map(drop));
         }
         result
     }
+}
 
-    /// Fronts of ours that no Service wants: their virtual servers may have become ours, or empty, without a
-    /// write.
-    fn unwanted(&self) -> Dirty {
-        let Ours { desired, ownership } = self.intents.ours();
-        let mirror = &self.kernel.mirror;
-        let ours = mirror.servers.keys().filter(|vs| ownership.owns(vs, mirror));
-        let unwanted = ours.filter_map(|vs| mirror.front(vs)).filter(|front| desired.front(front).is_none());
-        unwanted.map(Subject::Front).collect()
-    }
+/// Fronts of ours that no Service wants: their virtual servers may have become ours, or empty, without a
+/// write.
+fn unwanted(syncer: &Syncer) -> Dirty {
+    let Ours { desired, ownership } = syncer.intents.ours();
+    let mirror = &syncer.kernel.mirror;
+    let ours = mirror.servers.keys().filter(|vs| ownership.owns(vs, mirror));
+    let unwanted = ours.filter_map(|vs| mirror.front(vs)).filter(|front| desired.front(front).is_none());
+    unwanted.map(Subject::Front).collect()
 }

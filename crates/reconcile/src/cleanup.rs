@@ -24,18 +24,18 @@ impl Reconciler {
     /// A table that the kernel does not have holds nothing of ours, and is no failure.
     pub fn cleanup(&mut self) -> Cleanup {
         let mut findings = Findings::default();
-        let servers = self.kernel.adopt_servers();
-        let vips = self.kernel.observe_vips(&mut findings).map(drop);
-        self.intents.refresh_layout();
-        let rules = self.kernel.observe_rules(&self.intents.config.layout, &mut findings);
+        let servers = self.syncer.kernel.adopt_servers();
+        let vips = self.syncer.kernel.observe_vips(&mut findings).map(drop);
+        self.syncer.intents.refresh_layout();
+        let rules = self.syncer.kernel.observe_rules(&self.syncer.intents.config.layout, &mut findings);
         let mut report = Report::default();
-        let mut plan = planner::cleanup(&self.kernel.mirror, &self.intents.ownership);
-        self.execute(&plan, Dirty::default(), Time::ZERO, &mut report);
+        let mut plan = planner::cleanup(&self.syncer.kernel.mirror, &self.syncer.intents.ownership);
+        self.syncer.execute(&plan, Dirty::default(), Time::ZERO, &mut report);
         // The table names the virtual servers that are ours: without it, those that could not be read or
         // deleted now would stay for ever.
         if rules.is_ok() && servers.as_ref().err().is_none_or(|error| error.kind == ErrorKind::NotSupported) {
-            let rules = planner::cleanup_rules(&self.kernel.mirror, &self.intents.ownership);
-            self.execute(&rules, Dirty::default(), Time::ZERO, &mut report);
+            let rules = planner::cleanup_rules(&self.syncer.kernel.mirror, &self.syncer.intents.ownership);
+            self.syncer.execute(&rules, Dirty::default(), Time::ZERO, &mut report);
             plan.append(rules);
         }
         let failures = [servers, vips, rules].into_iter().filter_map(Result::err);

@@ -5,19 +5,14 @@ use std::{
     sync::Arc,
 };
 
+use dataplane::TableError;
 use drain::{Cause, Drain, Key, Ledger, Outcome, Record, Settings, Time};
 use lb_types::{Front, IpvsOp, PodUid, RealServerId};
 use planner::{Desired, Dirty, Fate, LostPod, Mirror, Plan, Situation, Subject, Successor, Vacated};
 use service_model::ServiceModel;
 use tracing::{info, warn};
 
-use crate::{
-    Ended, Report,
-    intents::Intents,
-    kernel::{Findings, Kernel},
-    problems::chain,
-    work::Work,
-};
+use crate::{Ended, Report, intents::Intents, kernel::Findings, problems::chain, syncer::Syncer};
 
 /// Fronts whose draining real servers are polled in one step, so that events never wait long.
 const POLLS_PER_STEP: usize = 4;
@@ -263,44 +258,6 @@ impl Drains {
         }
     }
 
-    /// Reads the counters of some fronts that have draining real servers; returns of how many. What is over is removed
-    /// by the next step, so that what this one costs is what the polls cost.
-    pub(crate) fn poll_some(
-        &mut self,
-        kernel: &mut Kernel,
-        (intents, work): (&Intents, &Work),
-        now: Time,
-        (findings, report): (&mut Findings, &mut Report),
-    ) -> usize {
-        let due: Vec<_> = self.ledger.due(now).take(POLLS_PER_STEP).collect();
-        let mut failed = None;
-        for front in &due {
-            let vs = kernel.mirror.key(front);
-            let mut counters = BTreeMap::new();
-            match kernel.observe_real_servers(vs, intents.ours(), findings) {
-                Ok(observed) => {
-                    counters.extend(observed.into_iter().map(|rs| (rs.id, (rs.connections, rs.traffic))));
-                    self.forget_vanished(front, &counters.keys().copied().collect(), now, report);
-                }
-                // Only the deadline counts then.
-                Err(error) => failed = Some(error),
-            }
-            let known = self.count_over(front);
-            let any_due = self.ledger.poll(*front, now, |rs| counters.get(rs).copied());
-            // A refused write is tried again when its time has come, not with every poll; but what has just come to
-            // its end does not wait for that.
-            let is_new = self.count_over(front) > known;
-            let subject = Subject::Front(*front);
-            if is_new || any_due && !work.must_wait(subject, now) {
-                findings.dirty.insert(subject);
-            }
-        }
-        if let Some(error) = failed {
-            warn!("{}", chain(&error));
-        }
-        due.len()
-    }
-
     /// Real servers of a front that must be removed.
     fn count_over(&self, front: &Front) -> usize {
         let drains = self.ledger.of(front).filter_map(|key| self.ledger.get(key));
@@ -325,5 +282,51 @@ impl Drains {
     /// The real servers on their way out.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Key, &Drain)> {
         self.ledger.iter()
+    }
+}
+
+impl Syncer {
+    /// Polls some fronts that have draining real servers: reads their counters; returns of how many fronts. What is
+    /// over is removed by the next step, so that what this one costs is what the polls cost.
+    pub(crate) fn poll_some(&mut self, now: Time, report: &mut Report) -> usize {
+        let due: Vec<_> = self.drains.ledger.due(now).take(POLLS_PER_STEP).collect();
+        let (mut findings, mut failed) = (Findings::default(), None);
+        for front in &due {
+            // Without counters only the deadline counts.
+            if let Err(error) = self.poll(front, now, &mut findings, report) {
+                failed = Some(error);
+            }
+        }
+        if let Some(error) = failed {
+            warn!("{}", chain(&error));
+        }
+        self.keep(findings, now);
+        due.len()
+    }
+
+    fn poll(
+        &mut self,
+        front: &Front,
+        now: Time,
+        findings: &mut Findings,
+        report: &mut Report,
+    ) -> Result<(), TableError> {
+        let Syncer { kernel, intents, drains, work, .. } = self;
+        let mut counters = BTreeMap::new();
+        let result = kernel.observe_real_servers(kernel.mirror.key(front), intents.ours(), findings);
+        let result = result.map(|observed| {
+            counters.extend(observed.into_iter().map(|rs| (rs.id, (rs.connections, rs.traffic))));
+            drains.forget_vanished(front, &counters.keys().copied().collect(), now, report);
+        });
+        let known = drains.count_over(front);
+        let any_due = drains.ledger.poll(*front, now, |rs| counters.get(rs).copied());
+        // A refused write is tried again when its time has come, not with every poll; but what has just come to its end
+        // does not wait for that.
+        let is_new = drains.count_over(front) > known;
+        let subject = Subject::Front(*front);
+        if is_new || any_due && !work.must_wait(subject, now) {
+            findings.dirty.insert(subject);
+        }
+        result
     }
 }

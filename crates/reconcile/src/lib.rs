@@ -24,6 +24,7 @@ mod reconciler;
 mod report;
 mod schedulers;
 mod standing;
+mod syncer;
 mod sysctls;
 #[cfg(test)]
 mod tests;

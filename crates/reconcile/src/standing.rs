@@ -50,21 +50,21 @@ impl Reconciler {
     ///
     /// Costs as much as has failed.
     pub fn standing(&self) -> Standing {
-        if !self.intents.model.is_synced() {
+        if !self.syncer.intents.model.is_synced() {
             return Standing::default();
         }
         let unserved = self.unserved();
-        let most_unserved = unserved > 0 && unserved * 2 > self.intents.desired.services().count();
-        let refused = self.work.failing().filter(|task| task.is_object()).count();
+        let most_unserved = unserved > 0 && unserved * 2 > self.syncer.intents.desired.services().count();
+        let refused = self.syncer.work.failing().filter(|task| task.is_object()).count();
         Standing { waits_for: self.waits_for(), unserved, most_unserved, refused }
     }
 
     fn waits_for(&self) -> Option<Wait> {
         if !self.is_planned() {
             Some(Wait::Start)
-        } else if self.work.is_failing(Subject::Base) || self.work.awaits_base() {
+        } else if self.syncer.work.is_failing(Subject::Base) || self.syncer.work.awaits_base() {
             Some(Wait::Base)
-        } else if self.work.has_failed_call() {
+        } else if self.syncer.work.has_failed_call() {
             Some(Wait::Ipvs)
         } else if !self.is_running() {
             Some(Wait::Start)
@@ -76,9 +76,9 @@ impl Reconciler {
     /// Number of Services that the kernel leaves unreachable: it refuses each of their virtual servers, or
     /// the route of its VIP.
     fn unserved(&self) -> usize {
-        let desired = &self.intents.desired;
+        let desired = &self.syncer.intents.desired;
         // Only Services with a failure are looked at, so that the cost follows the failures.
-        let concerned = self.work.failing().flat_map(|task| self.fronts_without(task));
+        let concerned = self.syncer.work.failing().flat_map(|task| self.fronts_without(task));
         let services: BTreeSet<&ServiceName> =
             concerned.filter_map(|front| desired.service_of(&front)).collect();
         let is_unserved =
@@ -88,7 +88,7 @@ impl Reconciler {
 
     /// Fronts that cannot be reached because of a failure.
     fn fronts_without(&self, failing: &Task) -> Vec<Front> {
-        let mirror = &self.kernel.mirror;
+        let mirror = &self.syncer.kernel.mirror;
         match failing {
             Task::Compare(Subject::Front(front)) if !self.reaches(front) => vec![*front],
             Task::Compare(Subject::Vip(vip)) if !mirror.routes.contains_key(vip) => {
@@ -99,7 +99,7 @@ impl Reconciler {
     }
 
     fn reaches(&self, front: &Front) -> bool {
-        let Kernel { mirror, .. } = &self.kernel;
+        let Kernel { mirror, .. } = &self.syncer.kernel;
         mirror.server(front).is_some() && front.vip().is_none_or(|vip| mirror.routes.contains_key(&vip))
     }
 }

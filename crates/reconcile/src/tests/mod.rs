@@ -149,7 +149,7 @@ impl World {
         let mut steps = 0;
         while self.reconciler.next_wakeup(self.now).is_some_and(|due| due <= self.now) {
             steps += 1;
-            assert!(steps < 1000, "always something to do at once: {:?}", self.reconciler.work);
+            assert!(steps < 1000, "always something to do at once: {:?}", self.reconciler.syncer.work);
             let report = self.reconciler.step(self.now);
             all.written += report.written;
             all.failed += report.failed;
@@ -167,7 +167,11 @@ impl World {
         let mut steps_at_once = 0;
         while let Some(due) = self.reconciler.next_wakeup(self.now).filter(|due| *due <= end) {
             steps_at_once = if due > self.now { 0 } else { steps_at_once + 1 };
-            assert!(steps_at_once < 1000, "always something to do at once: {:?}", self.reconciler.work);
+            assert!(
+                steps_at_once < 1000,
+                "always something to do at once: {:?}",
+                self.reconciler.syncer.work
+            );
             self.now = self.now.max(due);
             self.reconciler.step(self.now);
         }

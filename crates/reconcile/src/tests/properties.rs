@@ -331,7 +331,7 @@ proptest! {
         let mut expect = api.fresh();
         expect.pass(Duration::from_secs(100));
         prop_assert_eq!(world.kernel.state(), expect.kernel.state());
-        prop_assert_eq!(world.reconciler.work.len(), expect.reconciler.work.len());
+        prop_assert_eq!(world.reconciler.syncer.work.len(), expect.reconciler.syncer.work.len());
         prop_assert_eq!(world.reconciler.drains().count(), 0);
         let written = world.kernel.ipvs.ops().len();
         world.pass(Duration::from_secs(100));

@@ -3,7 +3,7 @@
 use lb_types::{ConnectionCounters, IpvsOp, TrafficCounters};
 
 use super::*;
-use crate::kernel::Findings;
+use crate::{kernel::Findings, syncer::Syncer};
 
 const API: &str = "10.96.255.90";
 
@@ -273,7 +273,7 @@ fn a_deadline_counts_from_the_drain_that_runs() {
     let (vs, gone) = (web_vs(), rs("10.244.0.11"));
     // The audit sees it before the poll does.
     world.kernel.ipvs.by_another(IpvsOp::DeleteRealServer { vs, rs: gone });
-    let Reconciler { kernel, intents, .. } = &mut world.reconciler;
+    let Syncer { kernel, intents, .. } = &mut world.reconciler.syncer;
     kernel.observe_real_servers(vs, intents.ours(), &mut Findings::default()).unwrap();
     world.sync(pods("web", &[("10.244.0.11", "a", Is::Ready), ("10.244.0.12", "b", Is::Ready)]));
     world.kernel.ipvs.set_connections(vs, gone, connections(5));

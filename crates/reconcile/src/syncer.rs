@@ -1,0 +1,287 @@
+//! One sync: dumps of what is in doubt, the comparison, and the writes that follow.
+//!
+//! [`Syncer`] owns everything that a sync reads or changes, each part with an owner of its own: what Services ask
+//! for ([`Intents`]), tables and mirror ([`Kernel`]), writing ([`Executor`]), tasks for later ([`Work`]), real
+//! servers on their way out ([`Drains`]). It never decides when it runs, which is the [`crate::Reconciler`]'s part,
+//! nor what is written, which is [`planner::diff`]'s.
+//!
+//! Reading order: [`Syncer::adopt`] and [`Syncer::dump_due`], [`Syncer::settle`], [`Syncer::execute`].
+
+use dataplane::{TableError, Tables};
+use drain::Time;
+use planner::{Dirty, Inputs, Plan, Subject, default_scheduler, diff};
+use tracing::{debug, info, warn};
+
+use crate::{
+    Config, Report, Shortfalls, Totals,
+    drains::{Drains, View},
+    executor::Executor,
+    flows::Flows,
+    intents::Intents,
+    kernel::{Findings, Kernel},
+    node_findings::{Inspector, NodeFindings},
+    problems::chain,
+    sysctls::RefusedSysctls,
+    work::{Extent, Table, Task, Work},
+};
+
+/// Dumps of tables and of single virtual servers in one step, so that events never wait long.
+const DUMPS_PER_STEP: usize = 128;
+
+/// Rounds of comparing and writing within one step: a virtual server that has lost its last real server goes
+/// in the next round.
+const ROUNDS: usize = 3;
+
+/// Healed tasks that one step names in the log; it counts the others.
+const HEALED_NAMED: usize = 8;
+
+/// Everything that a sync reads or changes.
+pub(crate) struct Syncer {
+    pub(crate) kernel: Kernel,
+    pub(crate) intents: Intents,
+    pub(crate) drains: Drains,
+    pub(crate) work: Work,
+    /// Deletions of tracked connections that are not done.
+    pub(crate) flows: Flows,
+    pub(crate) node_findings: NodeFindings,
+    refused_sysctls: RefusedSysctls,
+    /// Objects that audits and polls have found changed, to be reported with the writes that follow.
+    pub(crate) drift: usize,
+}
+
+/// Subjects that a sync may write to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Those that a Service asks for.
+    Desired,
+    /// Also those that no Service asks for.
+    All,
+}
+
+impl Syncer {
+    pub(crate) fn new(config: &Config, tables: Tables) -> Self {
+        Syncer {
+            kernel: Kernel::new(tables),
+            intents: Intents::new(config),
+            drains: Drains::new(config.drain),
+            work: Work::default(),
+            flows: Flows::default(),
+            node_findings: NodeFindings::default(),
+            refused_sysctls: RefusedSysctls::default(),
+            drift: 0,
+        }
+    }
+
+    /// Dumps what a notification or a failed write made doubtful; returns whether that included a whole table
+    /// that others write to. What cannot be dumped stays in doubt, and keeps nothing else from being dumped.
+    pub(crate) fn dump_due(&mut self, now: Time, findings: &mut Findings, report: &mut Report) -> bool {
+        let tables = self.work.due_dumps(now, DUMPS_PER_STEP);
+        for table in &tables {
+            let result = match table {
+                Table::Vips => self.observe_vips(findings, report),
+                Table::Rules => self.kernel.observe_rules(&self.intents.config.layout, findings),
+                Table::VirtualServers => self.kernel.observe_servers(self.intents.ours(), findings),
+                Table::RealServers(vs) => {
+                    // For a virtual server that nobody wants, the planner did not know whether it is empty.
+                    let front = self.kernel.mirror.front(vs);
+                    let unwanted = front.filter(|front| self.intents.desired.front(front).is_none());
+                    findings.dirty.extend(unwanted.map(Subject::Front));
+                    self.kernel.observe_real_servers(*vs, self.intents.ours(), findings).map(drop)
+                }
+            };
+            match result {
+                Ok(()) => _ = self.work.succeed(*table),
+                Err(error) => {
+                    let reason = chain(&error);
+                    if self.work.fail(*table, &reason, Extent::Task, now) {
+                        warn!("{reason}; will be tried again");
+                    }
+                }
+            }
+        }
+        tables.iter().any(|table| matches!(table, Table::Vips | Table::Rules))
+    }
+
+    /// Dumps link, routes, addresses and kernel parameters.
+    pub(crate) fn observe_vips(
+        &mut self,
+        findings: &mut Findings,
+        report: &mut Report,
+    ) -> Result<(), TableError> {
+        let sysctls = self.observe_sysctls(&mut findings.dirty);
+        let links = self.kernel.observe_vips(findings)?;
+        self.intents.replace_addresses(links.addresses, &self.kernel.mirror, &mut findings.dirty);
+        self.node_findings.bridges = links.bridges;
+        report.findings |= self.inspector().check_bridges();
+        sysctls
+    }
+
+    pub(crate) fn observe_sysctls(&mut self, dirty: &mut Dirty) -> Result<(), TableError> {
+        dirty.insert(Subject::Sysctls);
+        self.kernel.observe_sysctls(&self.intents.config.sysctls, self.intents.model.has_ipv6())
+    }
+
+    /// Reads the kernel parameters again when the first Service with IPv6 needs more of them.
+    pub(crate) fn observe_sysctls_for_ipv6(&mut self, now: Time, dirty: &mut Dirty) {
+        let needs_ipv6 = self.intents.model.has_ipv6();
+        if needs_ipv6 && !self.kernel.mirror.sysctls.needs_ipv6 && self.observe_sysctls(dirty).is_err() {
+            self.work.request(Table::Vips, now);
+        }
+    }
+
+    /// Keeps what a step of audit or polls has found for the next step of changes.
+    pub(crate) fn keep(&mut self, findings: Findings, now: Time) {
+        self.doubt(&findings, now);
+        self.drift += findings.drift;
+        self.work.compare(findings.dirty, now);
+    }
+
+    pub(crate) fn doubt(&mut self, findings: &Findings, now: Time) {
+        for vs in &findings.unknown {
+            self.work.request(Table::RealServers(*vs), now);
+        }
+    }
+
+    /// Compares and writes until nothing follows from what was written, for at most [`ROUNDS`] rounds.
+    pub(crate) fn settle(&mut self, now: Time, mut dirty: Dirty, scope: Scope, report: &mut Report) {
+        for _ in 0..ROUNDS {
+            if scope == Scope::Desired {
+                // What no Service wants so far may belong to one that has not been planned yet.
+                dirty.keep_desired(&self.intents.desired);
+            }
+            let may_try_base = self.may_try_base(now);
+            if dirty.is_empty() && (self.kernel.has_base() || !may_try_base) {
+                if self.kernel.has_base() && may_try_base {
+                    // The link and the chains have been made along with something else meanwhile.
+                    self.work.succeed(Subject::Base);
+                }
+                return;
+            }
+            let plan = self.diff(&dirty);
+            dirty = self.execute(&plan, dirty, now, report);
+        }
+        self.work.compare(dirty, now);
+    }
+
+    /// Executes a plan for what was dirty, and returns what has to be compared again because of it.
+    pub(crate) fn execute(&mut self, plan: &Plan, dirty: Dirty, now: Time, report: &mut Report) -> Dirty {
+        if !plan.is_empty() {
+            debug!(writes = plan.len(), "plan");
+        }
+        let Intents { desired, config, .. } = &self.intents;
+        let lacking = &config.unavailable_schedulers;
+        let executor = Executor { kernel: &mut self.kernel, work: &mut self.work, desired, lacking, now };
+        let outcome = executor.run(plan, report);
+        let view = View::new(&self.intents, &self.kernel.mirror, now);
+        self.drains.follow(plan, &outcome.deleted, view, report);
+        self.flows.add(&outcome.flows);
+        if dirty.contains(&Subject::Sysctls) {
+            self.refused_sysctls.follow(outcome.sysctls, report);
+            report.findings |= self.node_findings.replace_parameters(self.refused_sysctls.names());
+        }
+        for scheduler in outcome.lost_schedulers {
+            self.intents.lose_scheduler(scheduler, &mut self.kernel, now);
+        }
+        self.finish(&dirty, now);
+        let Intents { desired, .. } = &mut self.intents;
+        for front in dirty.fronts().filter(|front| self.kernel.mirror.server(front).is_none()) {
+            desired.forget(front);
+        }
+        // A virtual server that nobody wants goes once its last real server has gone. A front with a refused
+        // write refuses new connections or not by what the kernel really has.
+        let shrunk = outcome.deleted.iter().filter_map(|op| self.kernel.mirror.front(&op.virtual_server()));
+        let shrunk = shrunk
+            .filter(|front| desired.front(front).is_none() && self.kernel.mirror.server(front).is_some());
+        let refused = outcome.refused.iter().filter(|front| desired.front(front).is_some());
+        shrunk.map(Subject::Front).chain(refused.copied().map(Subject::Refusal)).collect()
+    }
+
+    /// Forgets the failures of what has just been compared, unless it has failed again.
+    fn finish(&mut self, dirty: &Dirty, now: Time) {
+        if self.work.len() == 0 {
+            return;
+        }
+        let base = Some(Subject::Base).filter(|_| self.kernel.has_base());
+        let tried = dirty.iter().copied().chain(base);
+        let healed: Vec<_> = tried.map(Task::Compare).filter(|task| self.work.finish(*task, now)).collect();
+        for task in healed.iter().take(HEALED_NAMED) {
+            info!("healed: {task}");
+        }
+        if let Some(more) = healed.len().checked_sub(HEALED_NAMED).filter(|more| *more > 0) {
+            info!("healed: {more} more");
+        }
+    }
+
+    pub(crate) fn diff(&self, dirty: &Dirty) -> Plan {
+        let mirror = &self.kernel.mirror;
+        let is_in_doubt = |front: &lb_types::Front| self.work.is_in_doubt(&mirror.key(front));
+        let Intents { desired, .. } = &self.intents;
+        let (context, drains) = (self.intents.context(), &self.drains.ledger);
+        diff(dirty, &Inputs { desired, mirror, context, drains, is_in_doubt: &is_in_doubt })
+    }
+
+    /// Tells whether the link and the chains may be tried: they have not just failed.
+    pub(crate) fn may_try_base(&self, now: Time) -> bool {
+        !self.work.must_wait(Subject::Base, now)
+    }
+
+    /// Fills the mirror from dumps of all tables.
+    pub(crate) fn adopt(&mut self, now: Time, report: &mut Report) -> Result<(), TableError> {
+        self.kernel.adopt_servers()?;
+        // Nothing is planned yet, so a difference from the empty mirror is not a finding.
+        let mut findings = Findings::default();
+        if let Err(error) = self.observe_sysctls(&mut findings.dirty) {
+            debug!("{}; will be tried again", chain(&error));
+            self.work.request(Table::Vips, now);
+        }
+        self.work.request(Subject::Sysctls, now);
+        let links = self.kernel.observe_vips(&mut findings)?;
+        self.intents.replace_addresses(links.addresses, &self.kernel.mirror, &mut findings.dirty);
+        self.node_findings.bridges = links.bridges;
+        report.findings |= self.inspector().check_bridges();
+        self.intents.refresh_layout();
+        self.kernel.observe_rules(&self.intents.config.layout, &mut findings)?;
+        let Intents { schedulers, config, .. } = &mut self.intents;
+        schedulers.find_default(config, &mut self.kernel, now);
+        let mirror = &self.kernel.mirror;
+        info!(
+            virtual_servers = mirror.servers.len(),
+            routes = mirror.routes.len(),
+            elements = mirror.elements.len(),
+            "adopted what the kernel holds"
+        );
+        Ok(())
+    }
+
+    pub(crate) fn inspector(&mut self) -> Inspector<'_> {
+        let Syncer { node_findings: findings, kernel, intents, .. } = self;
+        Inspector { findings, kernel, intents }
+    }
+
+    /// Numbers of programmed objects.
+    pub(crate) fn totals(&self) -> Totals {
+        let servers = &self.kernel.mirror.servers;
+        Totals {
+            services: self.intents.desired.services().count(),
+            virtual_servers: servers.len(),
+            real_servers: servers.values().map(|server| server.real_servers.len()).sum(),
+            draining: self.drains.ledger.len(),
+            retrying: self.work.len() + self.intents.problems.len(),
+        }
+    }
+
+    /// Shortfalls of the kernel: what it cannot or will not do at the moment.
+    pub(crate) fn shortfalls(&self) -> Shortfalls {
+        let count = |is_meant: fn(&Subject) -> bool| {
+            let failing = self.work.failing();
+            failing.filter(|task| matches!(task, Task::Compare(subject) if is_meant(subject))).count()
+        };
+        let Intents { schedulers, config, .. } = &self.intents;
+        Shortfalls {
+            schedulers: schedulers.missing().collect(),
+            no_scheduler: schedulers.lack(default_scheduler(config)),
+            vips: count(|subject| matches!(subject, Subject::Vip(_))),
+            virtual_servers: count(|subject| matches!(subject, Subject::Front(_))),
+        }
+    }
+}
