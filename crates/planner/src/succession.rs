@@ -14,7 +14,7 @@
 
 use drain::EndpointGone;
 use lb_types::{PodUid, Protocol, RealServerId};
-use service_model::ServiceModel;
+use service_model::Listings;
 
 /// Fate of the connections of a real server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,16 +74,16 @@ pub struct Situation {
 
 impl Situation {
     /// Situation of a pod, as the slices have it now.
-    pub fn of(lost: &LostPod, model: &ServiceModel) -> Self {
+    pub fn of(lost: &LostPod, listings: &Listings) -> Self {
         let LostPod { pod, ref rs, protocol, ended, serves, endpoint_gone } = *lost;
-        let listed = model.lists_pod(rs, protocol, pod);
-        let ended = ended || model.departure(rs.addr, pod).is_some_and(|departure| departure.ended);
+        let listed = listings.lists(rs, protocol, pod);
+        let ended = ended || listings.departure(rs.addr, pod).is_some_and(|departure| departure.ended);
         // A pod that is still listed has no successor, and nobody can succeed an unknown one.
-        let others = pod.filter(|_| !listed).into_iter().flat_map(|pod| model.other_pods(rs.addr, pod));
+        let others = pod.filter(|_| !listed).into_iter().flat_map(|pod| listings.others(rs.addr, pod));
         let successor = others.map(|other| {
             if !other.is_at(rs, protocol) {
                 Successor::OtherPort
-            } else if model.has_arrived(other) {
+            } else if listings.has_arrived(other) {
                 Successor::Newcomer
             } else {
                 Successor::SamePort

@@ -132,8 +132,8 @@ impl Drains {
 
     /// Judges the drains at addresses that somebody has left or come to.
     fn revise_running(&mut self, view: View<'_>, dirty: &mut Dirty) {
-        let departed = view.model.departed().map(|((addr, pod), how)| (*addr, *pod, how.ended));
-        let arrived = view.model.arrived().map(|listing| (listing.addr, listing.pod, false));
+        let departed = view.model.listings().departed().map(|((addr, pod), how)| (*addr, *pod, how.ended));
+        let arrived = view.model.listings().arrived().map(|listing| (listing.addr, listing.pod, false));
         for (addr, pod, ended) in departed.chain(arrived) {
             // Also of those whose drains cannot begin, because the kernel refuses the weight.
             for (key, owner) in &mut self.owners {
@@ -162,7 +162,10 @@ impl Drains {
         let serves = endpoint.is_some_and(|endpoint| endpoint.chosen);
         let endpoint_gone = self.settings.with(view.desired.drain_overrides(&key.front)).endpoint_gone;
         let protocol = key.front.protocol();
-        Situation::of(&LostPod { pod, rs: key.rs, protocol, ended, serves, endpoint_gone }, view.model)
+        Situation::of(
+            &LostPod { pod, rs: key.rs, protocol, ended, serves, endpoint_gone },
+            view.model.listings(),
+        )
     }
 
     fn follow_fate(&mut self, key: Key, fate: Fate, view: View<'_>, dirty: &mut Dirty) {

@@ -157,7 +157,7 @@ impl Reconciler {
         };
         // Services are planned no sooner than the configured distance allows; a walk over tracked connections
         // waits for its own rest.
-        let is_dirty = model.has_changes() || self.syncer.intents.has_backlog();
+        let is_dirty = model.listings().have_changed() || self.syncer.intents.has_backlog();
         let changes = (self.phase == Phase::Running && is_dirty).then(|| now.max(self.earliest_plan()));
         let flows = self.syncer.flows.due(&self.syncer.kernel.mirror, &self.syncer.work);
         let listeners = listeners.due().filter(|_| self.phase == Phase::Running).map(|due| due.max(now));

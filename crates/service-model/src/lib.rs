@@ -25,6 +25,6 @@ pub use input::{
     Affinity, EndpointSlice, ModelEvent, Node, Service, ServicePort, ServiceSettings, SliceEndpoint,
     SliceName, SlicePort, TrafficPolicy,
 };
-pub use listings::{Departure, Listing};
+pub use listings::{Departure, Listing, Listings};
 pub use model::ServiceModel;
 pub use select::{EndpointPolicy, SelectedEndpoints};

@@ -43,9 +43,9 @@ pub struct Departure {
     pub ended: bool,
 }
 
-/// Listings of all slices, and those that came and went since the last [`Listings::forget_changes`].
+/// Listings of all slices, and those that came and went since the last [`crate::ServiceModel::forget_changes`].
 #[derive(Debug, Default)]
-pub(crate) struct Listings {
+pub struct Listings {
     /// Number of slices with each listing.
     counts: Tallied<BTreeMap<Listing, u32>>,
     arrived: Tallied<BTreeSet<Listing>>,
@@ -129,9 +129,14 @@ impl Listings {
         known.name = known.name.take().or(departure.name);
     }
 
+    /// Tells whether anybody has arrived or departed.
+    pub fn have_changed(&self) -> bool {
+        !self.arrived.is_empty() || !self.departed.is_empty()
+    }
+
     /// Tells whether a slice lists a pod at the address of a real server, on any port, or an endpoint at its
     /// very port that names no pod and so may belong to it. Without a pod: whether a slice lists the address.
-    pub(crate) fn lists(&self, rs: &RealServerId, protocol: Protocol, pod: Option<PodUid>) -> bool {
+    pub fn lists(&self, rs: &RealServerId, protocol: Protocol, pod: Option<PodUid>) -> bool {
         let may_be = |listing: &Listing| match listing.pod {
             // Slices written by hand, and those of the API server, list addresses of nodes without a pod.
             // There, other ports say nothing about the pod.
@@ -142,24 +147,28 @@ impl Listings {
     }
 
     /// Listings at an address that certainly belong to another pod.
-    pub(crate) fn others(&self, addr: IpAddr, pod: PodUid) -> impl Iterator<Item = &Listing> {
+    pub fn others(&self, addr: IpAddr, pod: PodUid) -> impl Iterator<Item = &Listing> {
         self.at(addr).filter(move |listing| listing.pod.is_some_and(|other| other != pod))
     }
 
-    pub(crate) fn departed(&self) -> impl Iterator<Item = (&(IpAddr, Option<PodUid>), &Departure)> {
+    /// Pods that have left a slice; another one may list them still.
+    pub fn departed(&self) -> impl Iterator<Item = (&(IpAddr, Option<PodUid>), &Departure)> {
         self.departed.iter()
     }
 
-    pub(crate) fn departure(&self, addr: IpAddr, pod: Option<PodUid>) -> Option<&Departure> {
+    /// How a pod has left an address, if it has.
+    pub fn departure(&self, addr: IpAddr, pod: Option<PodUid>) -> Option<&Departure> {
         // The map is nearly always empty.
         if self.departed.is_empty() { None } else { self.departed.get(&(addr, pod)) }
     }
 
-    pub(crate) fn arrived(&self) -> impl Iterator<Item = &Listing> {
+    /// Endpoints of pods that no slice listed before.
+    pub fn arrived(&self) -> impl Iterator<Item = &Listing> {
         self.arrived.iter()
     }
 
-    pub(crate) fn has_arrived(&self, listing: &Listing) -> bool {
+    /// Tells whether an endpoint is one of [`Listings::arrived`].
+    pub fn has_arrived(&self, listing: &Listing) -> bool {
         self.arrived.contains(listing)
     }
 

@@ -3,12 +3,11 @@
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use ipnetwork::IpNetwork;
-use lb_types::{FastMap, IpFamily, PodUid, Protocol, RealServerId, ServiceName};
+use lb_types::{FastMap, IpFamily, PodUid, RealServerId, ServiceName};
 use tally::Tallied;
 
 use crate::{
-    Departure, Endpoint, EndpointSlice, Listing, ModelEvent, Node, PortEndpoints, Service, ServicePort,
-    SliceName, SlicePort,
+    Endpoint, EndpointSlice, ModelEvent, Node, PortEndpoints, Service, ServicePort, SliceName, SlicePort,
     intern::Interner,
     listings::Listings,
     slice::{EndpointCopy, StoredSlice},
@@ -113,12 +112,6 @@ impl ServiceModel {
         self.dirty.insert(name);
     }
 
-    /// Marks every known Service as dirty.
-    pub fn mark_all_dirty(&mut self) {
-        let known = self.entries.iter().filter(|(_, e)| e.service.is_some());
-        self.dirty.extend(known.map(|(name, _)| name.clone()));
-    }
-
     /// Service of a name.
     pub fn service(&self, name: &ServiceName) -> Option<&Service> {
         self.entries.get(name)?.service.as_deref()
@@ -167,43 +160,10 @@ impl ServiceModel {
         listed.or_else(|| self.listings.departure(addr, Some(pod))?.name.clone())
     }
 
-    /// Tells whether any slice of any Service lists a pod at the address of a real server, on any port, or an
-    /// endpoint at its very port that names no pod and so may belong to it. Without a pod: whether any slice
-    /// lists the address.
-    pub fn lists_pod(&self, rs: &RealServerId, protocol: Protocol, pod: Option<PodUid>) -> bool {
-        self.listings.lists(rs, protocol, pod)
-    }
-
-    /// Endpoints at an address that certainly belong to another pod, in any slice of any Service.
-    pub fn other_pods(&self, addr: IpAddr, pod: PodUid) -> impl Iterator<Item = &Listing> {
-        self.listings.others(addr, pod)
-    }
-
-    /// Pods that have left a slice since the last [`ServiceModel::forget_changes`]; another slice may still
-    /// list them.
-    pub fn departed(&self) -> impl Iterator<Item = (&(IpAddr, Option<PodUid>), &Departure)> {
-        self.listings.departed()
-    }
-
-    /// Departure of a pod from an address since the last [`ServiceModel::forget_changes`], if there was one.
-    pub fn departure(&self, addr: IpAddr, pod: Option<PodUid>) -> Option<&Departure> {
-        self.listings.departure(addr, pod)
-    }
-
-    /// Endpoints of pods that no slice listed before the last [`ServiceModel::forget_changes`]. Endpoints
-    /// that come before the source has delivered everything once do not count.
-    pub fn arrived(&self) -> impl Iterator<Item = &Listing> {
-        self.listings.arrived()
-    }
-
-    /// Tells whether [`ServiceModel::departed`] or [`ServiceModel::arrived`] has anything.
-    pub fn has_changes(&self) -> bool {
-        self.listings.departed().next().is_some() || self.listings.arrived().next().is_some()
-    }
-
-    /// Tells whether [`ServiceModel::arrived`] has an endpoint.
-    pub fn has_arrived(&self, listing: &Listing) -> bool {
-        self.listings.has_arrived(listing)
+    /// Pods behind addresses, over the slices of all Services, and who came and went since
+    /// [`ServiceModel::forget_changes`]. Arrivals before everything has been delivered once are no news.
+    pub fn listings(&self) -> &Listings {
+        &self.listings
     }
 
     /// Forgets departures and arrivals, once the caller has looked at all Services concerned.

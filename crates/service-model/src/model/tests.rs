@@ -351,7 +351,10 @@ fn critical_services_come_first() {
         named("z", "last", false),
     ]);
     assert_eq!(dirty(&mut model), "kubernetes extra-dns kube-dns first last");
-    model.mark_all_dirty();
+    let known: Vec<_> = model.services().map(|service| service.name.clone()).collect();
+    for name in known {
+        model.mark_dirty(name);
+    }
     model.mark_dirty(ServiceName::new("a", "gone"));
     assert_eq!(dirty(&mut model), "kubernetes extra-dns kube-dns first gone last");
 }
@@ -473,11 +476,15 @@ fn a_pod_has_ended_when_it_leaves_a_slice_while_it_terminates() {
         let mut model = synced([]);
         events.iter().for_each(|event| model.apply(event.clone()));
         let ended: Vec<_> =
-            model.departed().filter(|(_, how)| how.ended).map(|((addr, _), _)| *addr).collect();
+            model.listings().departed().filter(|(_, how)| how.ended).map(|((addr, _), _)| *addr).collect();
         let expect: Vec<_> = expect.iter().map(|number| addr(V4, *number)).collect();
         assert_eq!(ended, expect);
         model.forget_changes();
-        assert_eq!((model.departed().count(), model.arrived().count()), (0, 0), "only once");
+        assert_eq!(
+            (model.listings().departed().count(), model.listings().arrived().count()),
+            (0, 0),
+            "only once"
+        );
     };
     let a = |endpoints: &str| web_slice("a", endpoints);
     let gone = || SliceDeleted(slice_name("a"));
@@ -499,21 +506,25 @@ fn pods_are_listed_until_the_last_slice_of_any_service_has_lost_them() {
     let pod = |number: u8| lb_types::PodUid::new(&number.to_string());
     let rs = |number| lb_types::RealServerId { addr: addr(V4, number), port: 8080.try_into().unwrap() };
     let tcp = lb_types::Protocol::Tcp;
-    let lists = |model: &ServiceModel, number| model.lists_pod(&rs(1), tcp, pod(number));
+    let lists = |model: &ServiceModel, number| model.listings().lists(&rs(1), tcp, pod(number));
     let mut model = synced([web_slice("a", "1ST=ns/p/1 1RS=ns/q/2"), web_slice("b", "1RS=ns/p/1")]);
     let other = |endpoints: &str| SliceApplied(slice("c", "unknown", "http:9090/TCP", endpoints));
     model.apply(other("1RS=ns/p/1 2RS"));
     assert!(lists(&model, 1) && lists(&model, 2) && !lists(&model, 3));
-    assert_eq!(model.arrived().filter(|listing| listing.pod == pod(1)).count(), 1, "on another port");
+    assert_eq!(
+        model.listings().arrived().filter(|listing| listing.pod == pod(1)).count(),
+        1,
+        "on another port"
+    );
     model.apply(web_slice("a", "1RS=ns/q/2"));
     model.apply(SliceDeleted(slice_name("b")));
     assert!(lists(&model, 1), "in a slice of a Service that is not known");
     model.apply(other("2RS"));
     assert!(!lists(&model, 1) && lists(&model, 2));
-    let others: Vec<_> = model.other_pods(addr(V4, 1), pod(1).unwrap()).copied().collect();
+    let others: Vec<_> = model.listings().others(addr(V4, 1), pod(1).unwrap()).copied().collect();
     let port = Some((lb_types::Protocol::Tcp, 8080.try_into().unwrap()));
     assert_eq!(others, [crate::Listing { addr: addr(V4, 1), pod: pod(2), port }]);
-    assert!(model.lists_pod(&rs(1), tcp, None) && !model.lists_pod(&rs(3), tcp, None));
+    assert!(model.listings().lists(&rs(1), tcp, None) && !model.listings().lists(&rs(3), tcp, None));
     model.apply(other("1RS 2RS"));
     assert!(!lists(&model, 1), "an endpoint without a pod on another port");
     model.apply(web_slice("a", "1RS"));
@@ -524,7 +535,7 @@ fn pods_are_listed_until_the_last_slice_of_any_service_has_lost_them() {
 fn another_port_is_neither_an_end_nor_a_new_pod() {
     let mut model = synced([web_slice("a", "1RS=ns/p/1")]);
     model.apply(SliceApplied(slice("a", "web", ":9090/TCP", "1RS=ns/p/1")));
-    assert_eq!(model.departed().count(), 0);
+    assert_eq!(model.listings().departed().count(), 0);
     let rs = lb_types::RealServerId { addr: addr(V4, 1), port: 8080.try_into().unwrap() };
-    assert!(model.lists_pod(&rs, lb_types::Protocol::Tcp, lb_types::PodUid::new("1")));
+    assert!(model.listings().lists(&rs, lb_types::Protocol::Tcp, lb_types::PodUid::new("1")));
 }
