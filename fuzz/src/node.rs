@@ -14,9 +14,8 @@ pub(crate) fn drains(input: &[u8]) -> bool {
     let loaded = DrainFile::new(Path::new("/nonexistent"), BOOT.to_owned()).parse(input);
     loaded.is_ok_and(|loaded| {
         for saved in &loaded.drains {
-            let (entry, key) = (&saved.entry, saved.key);
-            assert_eq!(entry.real_server().parse(), Ok(key.rs), "the listed and the stored one are equal");
-            let _ = (entry.pod(), entry.since(), entry.deadline(), entry.virtual_server().len());
+            let waits_for = saved.waits_for.as_ref().map(|waits_for| waits_for.render(saved.record.since));
+            let _ = (saved.pod(), saved.key.front.to_string(), waits_for);
         }
         !loaded.drains.is_empty()
     })

@@ -1,17 +1,9 @@
-//! Keeping `drain.json` up to date: the loop copies its drains, a thread of its own encodes and writes them.
+//! Keeping `drain.json` up to date, on the loop: writing a thousand drains takes some milliseconds.
 
-use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        mpsc::{self, Receiver, SyncSender},
-    },
-    thread::{self, JoinHandle},
-    time::Duration,
-};
+use std::time::Duration;
 
-use anyhow::{Context, anyhow};
-use drain::{Drain, Key, Time};
-use drain_file::DrainFile;
+use drain::{Share, Time};
+use drain_file::{DrainFile, Saved};
 use reconcile::Reconciler;
 use tracing::{info, warn};
 
@@ -20,87 +12,96 @@ use crate::clock;
 /// Shortest time between two versions of the file: what a crash forgets at most, but for the time of writing.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Share of a core that saving may take, as the number of times that it rests for what it took.
-const REST: u32 = 50;
+/// The same where only what the drains wait for has changed, which is for listings.
+const PAUSE_OF_DETAILS: Duration = Duration::from_secs(1);
+
+/// Share of a core that saving may take.
+const SHARE: Share = Share::one_of(50);
 
 /// Until the next attempt after a failed one.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// All drains at one moment.
-type Snapshot = Vec<(Key, Drain)>;
-
-/// Knows which version the file has, or will have soon.
+/// Knows which version the file has.
 #[derive(Debug)]
 pub struct DrainSaver {
-    snapshots: SyncSender<Snapshot>,
-    writer: JoinHandle<()>,
-    progress: Arc<Mutex<Progress>>,
-    /// The version that was handed to the writer last.
-    handed_over: u64,
-    /// Nothing is handed over before.
-    rested: Time,
-}
-
-/// What the writer tells.
-#[derive(Debug, Default)]
-struct Progress {
-    /// Whether it has something to write, or is writing.
-    busy: bool,
-    /// Whether the last attempt failed.
-    failing: bool,
+    file: DrainFile,
+    saved: Version,
+    /// When it was written last.
+    written: Time,
     /// No attempt before.
     rest: Time,
+    /// Whether the last attempt failed.
+    failing: bool,
+}
+
+/// Version of what is saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Version {
+    /// What must survive a restart.
+    records: u64,
+    /// What drains wait for.
+    details: u64,
+}
+
+impl Version {
+    fn of(reconciler: &Reconciler) -> Self {
+        Version { records: reconciler.drains_version(), details: reconciler.drain_details() }
+    }
 }
 
 impl DrainSaver {
-    /// Reads the file, hands what the process before this one left to the loop, and starts the writer.
-    pub fn resume(file: DrainFile, reconciler: &mut Reconciler) -> anyhow::Result<Self> {
+    /// Reads the file, and hands what the process before this one left to the loop.
+    pub fn resume(file: DrainFile, reconciler: &mut Reconciler) -> Self {
         restore(&file, reconciler);
-        let progress = Arc::new(Mutex::new(Progress::default()));
-        let (snapshots, receiver) = mpsc::sync_channel(1);
-        let told = Arc::clone(&progress);
-        let writer = thread::Builder::new()
-            .name("drain-saver".to_owned())
-            .spawn(move || write_all(&file, &receiver, &told))
-            .context("start thread drain-saver")?;
-        let handed_over = reconciler.drains_version();
-        Ok(DrainSaver { snapshots, writer, progress, handed_over, rested: Time::ZERO })
+        let saved = Version::of(reconciler);
+        DrainSaver { file, saved, written: Time::ZERO, rest: Time::ZERO, failing: false }
     }
 
-    /// When the file should be written, if it should, or when to look how the writer got on.
+    /// When the file should be written, if it should.
     pub fn due(&self, reconciler: &Reconciler) -> Option<Time> {
-        let Progress { busy, failing, rest } = *lock(&self.progress);
-        let is_outdated = failing || reconciler.drains_version() != self.handed_over;
-        (busy || is_outdated).then(|| rest.max(self.rested))
-    }
-
-    /// Has the file written if it is due at `now`.
-    pub fn save_if_due(&mut self, reconciler: &Reconciler, now: Time) -> anyhow::Result<()> {
-        if self.due(reconciler).is_none_or(|due| due > now) {
-            return Ok(());
-        }
-        self.rested = now + PAUSE;
-        let busy = lock(&self.progress).busy;
-        match busy {
-            true if self.writer.is_finished() => Err(writer_died()),
-            true => Ok(()),
-            false => self.hand_over(reconciler),
+        let Version { records, details } = Version::of(reconciler);
+        if self.failing || records != self.saved.records {
+            Some(self.rest)
+        } else if details != self.saved.details && reconciler.draining() > 0 {
+            Some(self.rest.max(self.written + PAUSE_OF_DETAILS))
+        } else {
+            None
         }
     }
 
-    fn hand_over(&mut self, reconciler: &Reconciler) -> anyhow::Result<()> {
-        self.handed_over = reconciler.drains_version();
-        lock(&self.progress).busy = true;
-        self.snapshots.send(snapshot(reconciler)).map_err(|_| writer_died())
+    /// Writes the file if it is due at `now`.
+    pub fn save_if_due(&mut self, reconciler: &Reconciler, now: Time) {
+        if self.due(reconciler).is_some_and(|due| due <= now) {
+            self.save(reconciler);
+        }
     }
 
-    /// Writes the file unless it is up to date for certain, and returns when that is done.
-    pub fn finish(mut self, reconciler: &Reconciler) -> anyhow::Result<()> {
+    /// Writes the file unless it is up to date.
+    pub fn finish(mut self, reconciler: &Reconciler) {
         if self.due(reconciler).is_some() {
-            self.hand_over(reconciler)?;
+            self.save(reconciler);
         }
-        drop(self.snapshots);
-        self.writer.join().map_err(|_| writer_died())
+    }
+
+    fn save(&mut self, reconciler: &Reconciler) {
+        let (begin, version) = (clock::now(), Version::of(reconciler));
+        let drains = reconciler.drains();
+        let drains =
+            drains.map(|(key, drain)| Saved::new(key, drain, reconciler.drain_waits_for(key, drain)));
+        let result = self.file.save(drains);
+        let end = clock::now();
+        let path = self.file.path().display();
+        match (&result, self.failing) {
+            (Ok(()), true) => info!("{path} is written again"),
+            (Err(error), false) => {
+                warn!("{path}: {error}; a restart would forget since when and why real servers drain");
+            }
+            _ => {}
+        }
+        let pause = PAUSE.max(SHARE.pause(end.saturating_sub(begin)));
+        (self.saved, self.written) = (version, end);
+        self.failing = result.is_err();
+        self.rest = end + if self.failing { RETRY } else { pause };
     }
 }
 
@@ -118,68 +119,62 @@ fn restore(file: &DrainFile, reconciler: &mut Reconciler) {
     }
 }
 
-fn snapshot(reconciler: &Reconciler) -> Snapshot {
-    reconciler.drains().map(|(key, drain)| (*key, drain.clone())).collect()
-}
-
-fn writer_died() -> anyhow::Error {
-    anyhow!("thread drain-saver has panicked; the message is in the log above")
-}
-
-/// The writer: ends when nothing can come any more.
-fn write_all(file: &DrainFile, snapshots: &Receiver<Snapshot>, told: &Mutex<Progress>) {
-    for drains in snapshots {
-        let begin = clock::now();
-        let result = file.save(drains.iter().map(|(key, drain)| (key, drain)));
-        let end = clock::now();
-        let mut progress = lock(told);
-        let path = file.path().display();
-        match (&result, progress.failing) {
-            (Ok(()), true) => info!("{path} is written again"),
-            (Err(error), false) => {
-                warn!("{path}: {error}; a restart would forget since when and why real servers drain");
-            }
-            _ => {}
-        }
-        let took = end.saturating_sub(begin);
-        progress.busy = false;
-        progress.failing = result.is_err();
-        progress.rest = end + if result.is_ok() { PAUSE.max(took * REST) } else { RETRY };
-    }
-}
-
-/// Nobody panics while holding it, and if: its fields are always valid.
-fn lock(progress: &Mutex<Progress>) -> MutexGuard<'_, Progress> {
-    progress.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
 
+    use dataplane::{
+        Tables,
+        fake::{FakeFlows, FakeIpvs, FakeRules, FakeSysctls, FakeVips},
+    };
+    use reconcile::Config;
     use testkit::TempDir;
 
     use super::*;
+
+    fn reconciler() -> Reconciler {
+        let tables = Tables {
+            ipvs: Box::new(FakeIpvs::default()),
+            vips: Box::new(FakeVips::default()),
+            rules: Box::new(FakeRules::default()),
+            sysctls: Box::new(FakeSysctls::default()),
+            flows: Box::new(FakeFlows::default()),
+        };
+        Reconciler::new(Config::default(), tables)
+    }
 
     #[test]
     fn a_file_that_cannot_be_written_is_tried_again_later_and_then_is() {
         let directory = TempDir::new("drain-saver");
         let missing = directory.path().join("missing");
-        let file = DrainFile::new(&missing, "boot".to_owned());
-        let progress = Mutex::new(Progress::default());
-        let attempt = || {
-            let (sender, receiver) = mpsc::sync_channel(1);
-            sender.send(Snapshot::new()).unwrap();
-            drop(sender);
-            write_all(&file, &receiver, &progress);
-            let Progress { busy, failing, rest } = *lock(&progress);
-            assert!(!busy);
-            (failing, rest.saturating_sub(clock::now()))
-        };
-        let (failing, rest) = attempt();
-        assert!(failing && rest > RETRY / 2, "{rest:?}");
+        let mut reconciler = reconciler();
+        let mut saver = DrainSaver::resume(DrainFile::new(&missing, "boot".to_owned()), &mut reconciler);
+        assert_eq!(saver.due(&reconciler), None, "nothing has changed");
+        saver.save(&reconciler);
+        let due = saver.due(&reconciler).unwrap();
+        assert!(saver.failing && due > clock::now() + RETRY / 2, "{due:?}");
         fs::create_dir(&missing).unwrap();
-        let (failing, _) = attempt();
-        assert!(!failing && file.path().exists());
+        saver.save_if_due(&reconciler, due - Duration::from_millis(1));
+        assert!(saver.failing, "not before its time");
+        saver.save_if_due(&reconciler, due);
+        assert!(!saver.failing && saver.file.path().exists());
+        assert_eq!(saver.due(&reconciler), None);
+    }
+
+    #[test]
+    fn records_are_saved_soon_and_details_at_most_once_a_second() {
+        let directory = TempDir::new("drain-saver-pauses");
+        let mut reconciler = reconciler();
+        let file = DrainFile::new(directory.path(), "boot".to_owned());
+        let mut saver = DrainSaver::resume(file, &mut reconciler);
+        saver.save(&reconciler);
+        let (written, rest) = (saver.written, saver.rest);
+        assert!(rest >= written + PAUSE);
+        saver.saved.details += 1;
+        assert_eq!(saver.due(&reconciler), None, "nothing drains");
+        saver.saved.records += 1;
+        assert_eq!(saver.due(&reconciler), Some(rest));
+        // A slow file is written less often.
+        assert_eq!(SHARE.pause(Duration::from_millis(20)), Duration::from_millis(980));
     }
 }

@@ -9,8 +9,8 @@ use std::{
 
 use anyhow::Context;
 use dataplane::IpvsTable as _;
-use drain::{Key, Time};
-use drain_file::{DrainFile, Entry, Saved};
+use drain::{Cause, Key, Policy, Time, WaitsFor};
+use drain_file::{DrainFile, Saved};
 use ipvs::IpvsClient;
 use lb_types::{ConnectionCounters, Front};
 use serde::Serialize;
@@ -32,18 +32,20 @@ const CLEAR: &str = "\x1b[2J\x1b[H";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Row {
-    virtual_server: String,
-    real_server: String,
+    #[serde(flatten)]
+    key: Key,
     /// `NAMESPACE/NAME`; null if it is not known.
     pod: Option<String>,
-    reason: String,
-    policy: String,
+    reason: Cause,
+    policy: Policy,
     /// Null if the kernel does not have the real server any more.
     active_connections: Option<u32>,
     inactive_connections: Option<u32>,
     since_seconds: u64,
     /// Until it is removed in any case; null if it may take for ever.
     deadline_seconds: Option<u64>,
+    /// In words; null if neither the file nor the kernel tells.
+    waits_for: Option<String>,
 }
 
 /// Prints the list, once or for ever.
@@ -81,26 +83,26 @@ fn read(file: &DrainFile, kernel: &mut IpvsClient) -> anyhow::Result<Vec<Row>> {
     }
     let now = clock::now();
     let counters = |key: &Key| servers.get(&key.front)?.get(&key.rs);
-    let row = |saved: &Saved| Row::new(&saved.entry, counters(&saved.key), now);
+    let row = |saved: &Saved| Row::new(saved, counters(&saved.key), now);
     Ok(loaded.drains.iter().map(row).collect())
 }
 
 impl Row {
-    fn new(entry: &Entry, counters: Option<&ConnectionCounters>, now: Time) -> Self {
+    fn new(saved: &Saved, counters: Option<&ConnectionCounters>, now: Time) -> Self {
         Row {
-            virtual_server: entry.virtual_server().to_owned(),
-            real_server: entry.real_server().to_owned(),
-            pod: entry.pod().map(str::to_owned),
-            reason: entry.cause().to_owned(),
-            policy: entry.policy().to_owned(),
+            key: saved.key,
+            pod: saved.pod().map(str::to_owned),
+            reason: saved.record.cause,
+            policy: saved.policy,
             active_connections: counters.map(|counters| counters.active),
             inactive_connections: counters.map(|counters| counters.inactive),
-            since_seconds: now.saturating_sub(entry.since()).as_secs(),
-            deadline_seconds: entry.deadline().map(|deadline| deadline.saturating_sub(now).as_secs()),
+            since_seconds: now.saturating_sub(saved.record.since).as_secs(),
+            deadline_seconds: saved.deadline.map(|deadline| deadline.saturating_sub(now).as_secs()),
+            waits_for: waits_for(saved, counters, now).map(|waits_for| waits_for.render(now)),
         }
     }
 
-    fn cells(&self) -> [String; 9] {
+    fn cells(&self) -> [String; 10] {
         let count = |count: Option<u32>| count.map_or_else(|| "gone".to_owned(), |count| count.to_string());
         let deadline = match self.deadline_seconds {
             None => "never".to_owned(),
@@ -108,21 +110,42 @@ impl Row {
             Some(seconds) => format!("in {}", short(seconds)),
         };
         [
-            self.virtual_server.clone(),
-            self.real_server.clone(),
+            self.key.front.to_string(),
+            self.key.rs.to_string(),
             self.pod.clone().unwrap_or_else(|| "-".to_owned()),
-            self.reason.clone(),
-            self.policy.clone(),
+            self.reason.to_string(),
+            self.policy.to_string(),
             count(self.active_connections),
             count(self.inactive_connections),
             short(self.since_seconds),
             deadline,
+            self.waits_for.clone().unwrap_or_else(|| "-".to_owned()),
         ]
     }
 }
 
-const HEADER: [&str; 9] =
-    ["VIRTUAL SERVER", "REAL SERVER", "POD", "REASON", "POLICY", "ACTIVE", "INACTIVE", "SINCE", "DEADLINE"];
+/// What was recorded, unless the kernel's counters of this moment say otherwise.
+fn waits_for(saved: &Saved, counters: Option<&ConnectionCounters>, now: Time) -> Option<WaitsFor> {
+    let open = counters.map(|counters| saved.policy.awaited(counters));
+    match saved.waits_for.clone() {
+        Some(recorded) => Some(recorded.by(open, now)),
+        // A process of before does not record it.
+        None => open.filter(|open| *open > 0).map(WaitsFor::Connections),
+    }
+}
+
+const HEADER: [&str; 10] = [
+    "VIRTUAL SERVER",
+    "REAL SERVER",
+    "POD",
+    "REASON",
+    "POLICY",
+    "ACTIVE",
+    "INACTIVE",
+    "SINCE",
+    "DEADLINE",
+    "WAITS FOR",
+];
 
 fn render_table(rows: &[Row]) -> String {
     if rows.is_empty() {
@@ -158,50 +181,74 @@ fn short(seconds: u64) -> String {
 mod tests {
     use super::*;
 
-    fn row(pod: Option<&str>, active: Option<u32>, since: u64, deadline: Option<u64>) -> Row {
-        Row {
-            virtual_server: "10.96.0.80:80/TCP".to_owned(),
-            real_server: "10.244.0.11:8080".to_owned(),
-            pod: pod.map(str::to_owned),
-            reason: "terminating".to_owned(),
-            policy: "active-only".to_owned(),
-            active_connections: active,
-            inactive_connections: active.map(|active| active * 10),
-            since_seconds: since,
-            deadline_seconds: deadline,
-        }
+    /// A row from an entry as the file has it, 1,000 s after the node was booted.
+    fn row(fields: &str, active: Option<u32>) -> Row {
+        let text = format!(
+            r#"{{"version":1,"bootId":"boot","drains":[{{"virtualServer":"10.96.0.80:80/TCP",
+            "realServer":"10.244.0.11:8080","cause":"terminating","policy":"active-only",{fields}}}]}}"#
+        );
+        let file = DrainFile::new("/nonexistent".as_ref(), "boot".to_owned());
+        let loaded = file.parse(text.as_bytes()).unwrap();
+        assert_eq!(loaded.problems, [""; 0]);
+        let counters =
+            active.map(|active| ConnectionCounters { active, inactive: active * 10, persistent: 0 });
+        Row::new(&loaded.drains[0], counters.as_ref(), Time::from_secs(1000))
     }
 
     #[test]
     fn tables_are_for_people() {
         assert_eq!(render_table(&[]), "nothing drains\n");
         let rows = [
-            row(Some("shop/web-1"), Some(3), 12, Some(888)),
-            row(None, None, 7260, None),
-            row(Some("a/b"), Some(0), 900, Some(0)),
+            row(
+                r#""pod":"shop/web-1/uid","sinceMillis":988000,"deadlineMillis":1888000,"waitsFor":{"connections":5}"#,
+                Some(3),
+            ),
+            row(r#""sinceMillis":0,"waitsFor":{"connections":5}"#, None),
+            row(
+                r#""pod":"a/b/uid","sinceMillis":100000,"deadlineMillis":999000,
+                "waitsFor":{"retry":{"atMillis":1003500,"refused":"EPERM: no"}}"#,
+                Some(0),
+            ),
+            row(r#""sinceMillis":990000,"waitsFor":{"quietUntilMillis":1003000}"#, Some(0)),
         ];
         let expect = "\
-VIRTUAL SERVER      REAL SERVER        POD          REASON        POLICY        ACTIVE   INACTIVE   SINCE   DEADLINE
-10.96.0.80:80/TCP   10.244.0.11:8080   shop/web-1   terminating   active-only   3        30         12s     in 14m48s
-10.96.0.80:80/TCP   10.244.0.11:8080   -            terminating   active-only   gone     gone       2h1m    never
-10.96.0.80:80/TCP   10.244.0.11:8080   a/b          terminating   active-only   0        0          15m     now
+VIRTUAL SERVER      REAL SERVER        POD          REASON        POLICY        ACTIVE   INACTIVE   SINCE    DEADLINE    WAITS FOR
+10.96.0.80:80/TCP   10.244.0.11:8080   shop/web-1   terminating   active-only   3        30         12s      in 14m48s   3 connections
+10.96.0.80:80/TCP   10.244.0.11:8080   -            terminating   active-only   gone     gone       16m40s   never       the next reading
+10.96.0.80:80/TCP   10.244.0.11:8080   a/b          terminating   active-only   0        0          15m      now         retry in 4s: EPERM: no
+10.96.0.80:80/TCP   10.244.0.11:8080   -            terminating   active-only   0        0          10s      never       quiet for 3s more
 ";
         assert_eq!(render_table(&rows), expect);
     }
 
     #[test]
+    fn a_process_of_before_does_not_say_what_a_drain_waits_for() {
+        let waits_for = |active| row(r#""sinceMillis":0"#, active).waits_for;
+        assert_eq!([waits_for(Some(1)), waits_for(Some(0))], [Some("1 connection".to_owned()), None]);
+    }
+
+    #[test]
+    fn ages_have_two_units_at_most() {
+        let ages = [0, 59, 60, 90, 3600, 7260].map(short);
+        assert_eq!(ages, ["0s", "59s", "1m", "1m30s", "1h", "2h1m"]);
+    }
+
+    #[test]
     fn json_is_for_programs() {
-        let json = serde_json::to_value([row(None, None, 1, None)]).unwrap();
+        let json =
+            serde_json::to_value([row(r#""sinceMillis":999000,"waitsFor":{"connections":5}"#, Some(2))])
+                .unwrap();
         let expect = serde_json::json!([{
             "virtualServer": "10.96.0.80:80/TCP",
             "realServer": "10.244.0.11:8080",
             "pod": null,
             "reason": "terminating",
             "policy": "active-only",
-            "activeConnections": null,
-            "inactiveConnections": null,
+            "activeConnections": 2,
+            "inactiveConnections": 20,
             "sinceSeconds": 1,
             "deadlineSeconds": null,
+            "waitsFor": "2 connections",
         }]);
         assert_eq!(json, expect);
     }

@@ -86,7 +86,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
     watch_rules(opened.rules_watcher, sender)?;
     let mut reconciler = Reconciler::new(config, opened.tables);
     let file = DrainFile::new(&settings.state_dir, kernel::boot_id().context("read the boot's id")?);
-    let saver = DrainSaver::resume(file, &mut reconciler)?;
+    let saver = DrainSaver::resume(file, &mut reconciler);
     let observers = Observers::new(health, metrics);
     observers.report_findings(&reconciler);
     drive(reconciler, saver, &receiver, &observers)
@@ -266,16 +266,17 @@ fn drive(
                 Message::Touched(table) => reconciler.handle(Event::Touched(table)),
                 Message::Stop(signal) => {
                     info!(signal, "stops; virtual servers, routes and packet rules stay as they are");
-                    return saver.finish(&reconciler);
+                    saver.finish(&reconciler);
+                    return Ok(());
                 }
                 Message::Failed(error) => {
-                    saver.finish(&reconciler).unwrap_or_else(|error| warn!("{error:#}"));
+                    saver.finish(&reconciler);
                     return Err(error);
                 }
             }
         }
         planned += step(&mut reconciler, observers);
-        saver.save_if_due(&reconciler, clock::now())?;
+        saver.save_if_due(&reconciler, clock::now());
         observers.report_standing(begun, reconciler.standing());
         let is_idle = reconciler.is_running() && !reconciler.has_backlog();
         if is_idle && std::mem::take(&mut planned) >= SERVICES_BEFORE_TRIM {
@@ -353,7 +354,7 @@ mod tests {
         };
         let mut reconciler = Reconciler::new(Config::default(), tables);
         let file = DrainFile::new(dir.path(), "boot".to_owned());
-        let saver = DrainSaver::resume(file, &mut reconciler).unwrap();
+        let saver = DrainSaver::resume(file, &mut reconciler);
         let metrics = Arc::new(Metrics::new([]).unwrap());
         drive(reconciler, saver, receiver, &Observers::new(health, metrics)).unwrap();
     }

@@ -2,7 +2,7 @@
 //!
 //! Times are since boot, so that the file of an earlier boot means nothing; it is told by the boot's id.
 //!
-//! Reading order: [`DrainFile`], [`Saved`], [`Entry`]. Deliberately not here: when it is written, and what an entry is
+//! Reading order: [`DrainFile`], [`Saved`]. Deliberately not here: when it is written, and what an entry is
 //! worth once the kernel has been looked at.
 
 use std::{
@@ -10,11 +10,10 @@ use std::{
     io::{self, Read as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
-use drain::{Drain, Key, Overrides, Record, Settings, Time};
-use serde::{Deserialize, Serialize};
+use drain::{Drain, Key, Policy, Record, Time, WaitsFor, spelling::millis};
+use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
 /// Changes whenever older programs would misread it.
@@ -50,60 +49,34 @@ pub struct Loaded {
     pub problems: Vec<String>,
 }
 
-/// An entry, understood.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One draining real server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Saved {
     /// Who drains.
+    #[serde(flatten)]
     pub key: Key,
     /// What the next process must know of it.
+    #[serde(flatten)]
     pub record: Record,
-    /// The words of it, for listings.
-    pub entry: Entry,
+    /// By which policy it drains; for listings.
+    pub policy: Policy,
+    /// When it is removed in any case, since boot; for listings.
+    #[serde(default, rename = "deadlineMillis", serialize_with = "millis::serialize")]
+    #[serde(deserialize_with = "millis::optional")]
+    pub deadline: Option<Time>,
+    /// Why it is still there; for listings. Files of before do not have it, and what a newer process waits for may not be
+    /// known.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "if_known")]
+    pub waits_for: Option<WaitsFor>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Content {
+struct Content<D> {
     version: u32,
     boot_id: String,
-    /// One by one, so that a damaged entry costs no other.
-    drains: Vec<serde_json::Value>,
-}
-
-/// One draining real server.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Entry {
-    virtual_server: String,
-    real_server: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pod: Option<String>,
-    cause: String,
-    /// Since boot.
-    since_millis: u64,
-    /// By which policy it drains; for listings.
-    policy: String,
-    /// When it is removed in any case, since boot; for listings.
-    #[serde(default)]
-    deadline_millis: Option<u64>,
-    /// What its Service wants otherwise than the configuration of whoever reads this.
-    #[serde(default, skip_serializing_if = "Wishes::is_empty")]
-    service: Wishes,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Wishes {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    policy: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    linger_millis: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    timeout_millis: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    silence_millis: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    endpoint_gone: Option<String>,
+    drains: Vec<D>,
 }
 
 impl DrainFile {
@@ -119,10 +92,8 @@ impl DrainFile {
 
     /// Replaces it in one step: a reader sees the old or the new one. It is not flushed to a disk: it only has to
     /// outlive the process.
-    pub fn save<'a>(&self, drains: impl Iterator<Item = (&'a Key, &'a Drain)>) -> io::Result<()> {
-        let drains = drains.map(|(key, drain)| serde_json::to_value(Entry::new(key, drain)));
-        let drains = drains.collect::<Result<Vec<_>, _>>()?;
-        let content = Content { version: VERSION, boot_id: self.boot.clone(), drains };
+    pub fn save(&self, drains: impl Iterator<Item = Saved>) -> io::Result<()> {
+        let content = Content { version: VERSION, boot_id: self.boot.clone(), drains: drains.collect() };
         let next = self.path.with_extension("json.next");
         // Left by a process that died here, or laid out by somebody else: a link would be followed.
         match fs::remove_file(&next) {
@@ -146,7 +117,8 @@ impl DrainFile {
 
     /// What a text says that was saved in this boot; nothing if it was saved in another one.
     pub fn parse(&self, text: &[u8]) -> Result<Loaded, LoadError> {
-        let content: Content = serde_json::from_slice(text).map_err(LoadError::Damaged)?;
+        // Entries one by one, so that a damaged one costs no other.
+        let content: Content<serde_json::Value> = serde_json::from_slice(text).map_err(LoadError::Damaged)?;
         if content.boot_id != self.boot {
             return Ok(Loaded::default());
         }
@@ -155,9 +127,9 @@ impl DrainFile {
         }
         let mut loaded = Loaded::default();
         for value in content.drains {
-            match Entry::read(value) {
+            match serde_json::from_value(value) {
                 Ok(saved) => loaded.drains.push(saved),
-                Err(problem) => loaded.problems.push(problem),
+                Err(problem) => loaded.problems.push(problem.to_string()),
             }
         }
         Ok(loaded)
@@ -176,112 +148,24 @@ fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-impl Entry {
-    fn new(key: &Key, drain: &Drain) -> Self {
-        let Settings { policy, .. } = drain.settings;
-        Entry {
-            virtual_server: key.front.to_string(),
-            real_server: key.rs.to_string(),
-            pod: drain.pod.as_deref().map(str::to_owned),
-            cause: drain.cause.to_string(),
-            since_millis: millis(drain.since),
-            policy: policy.to_string(),
-            deadline_millis: drain.deadline().map(millis),
-            service: Wishes::new(&drain.overrides),
-        }
-    }
-
-    /// Complete and understood, or not at all.
-    fn read(value: serde_json::Value) -> Result<Saved, String> {
-        let entry: Entry = serde_json::from_value(value).map_err(|error| error.to_string())?;
-        Ok(Saved { key: entry.key()?, record: entry.record()?, entry })
-    }
-
-    fn key(&self) -> Result<Key, String> {
-        Ok(Key { front: parse(&self.virtual_server)?, rs: parse(&self.real_server)? })
-    }
-
-    fn record(&self) -> Result<Record, String> {
-        Ok(Record {
-            cause: parse(&self.cause)?,
-            since: Duration::from_millis(self.since_millis),
-            overrides: self.service.overrides()?,
-            pod: self.pod.as_deref().map(Into::into),
-        })
+impl Saved {
+    /// What is to be saved of a drain.
+    pub fn new(key: &Key, drain: &Drain, waits_for: WaitsFor) -> Self {
+        let (policy, deadline) = (drain.settings.policy, drain.deadline());
+        Saved { key: *key, record: Record::from(drain), policy, deadline, waits_for: Some(waits_for) }
     }
 
     /// `NAMESPACE/NAME` of its pod; the file has the UID too.
     pub fn pod(&self) -> Option<&str> {
-        let pod = self.pod.as_deref()?;
+        let pod = self.record.pod.as_deref()?;
         let name_ends = pod.match_indices('/').nth(1).map(|(at, _)| at);
         Some(name_ends.map_or(pod, |at| &pod[..at]))
     }
-
-    /// The virtual server, as it is printed everywhere.
-    pub fn virtual_server(&self) -> &str {
-        &self.virtual_server
-    }
-
-    /// The real server, as it is printed everywhere.
-    pub fn real_server(&self) -> &str {
-        &self.real_server
-    }
-
-    /// Why it drains.
-    pub fn cause(&self) -> &str {
-        &self.cause
-    }
-
-    /// By which policy.
-    pub fn policy(&self) -> &str {
-        &self.policy
-    }
-
-    /// Since when.
-    pub fn since(&self) -> Time {
-        Duration::from_millis(self.since_millis)
-    }
-
-    /// Until when in any case.
-    pub fn deadline(&self) -> Option<Time> {
-        self.deadline_millis.map(Duration::from_millis)
-    }
 }
 
-impl Wishes {
-    fn new(overrides: &Overrides) -> Self {
-        let Overrides { policy, linger, timeout, silence, endpoint_gone } = overrides;
-        Wishes {
-            policy: policy.map(|policy| policy.to_string()),
-            linger_millis: linger.map(millis),
-            timeout_millis: timeout.map(millis),
-            silence_millis: silence.map(millis),
-            endpoint_gone: endpoint_gone.map(|action| action.to_string()),
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        *self == Wishes::default()
-    }
-
-    fn overrides(&self) -> Result<Overrides, String> {
-        Ok(Overrides {
-            policy: self.policy.as_deref().map(parse).transpose()?,
-            linger: self.linger_millis.map(Duration::from_millis),
-            timeout: self.timeout_millis.map(Duration::from_millis),
-            silence: self.silence_millis.map(Duration::from_millis),
-            endpoint_gone: self.endpoint_gone.as_deref().map(parse).transpose()?,
-        })
-    }
-}
-
-fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, String> {
-    text.parse().map_err(|error: T::Err| error.to_string())
-}
-
-/// 584 million years and more count as that.
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+/// Costs nothing else where it is not.
+fn if_known<'de, D: Deserializer<'de>>(from: D) -> Result<Option<WaitsFor>, D::Error> {
+    serde_json::Value::deserialize(from).map(|value| serde_json::from_value(value).ok())
 }
 
 #[cfg(test)]

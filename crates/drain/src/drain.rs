@@ -84,11 +84,6 @@ impl Drain {
         self.seen.map_or(0, |(connections, _)| connections.active)
     }
 
-    /// The same after a restart: what has moved before is not known.
-    pub(crate) fn resumed(self, pod: Option<Arc<str>>, now: Time) -> Self {
-        Drain { pod, last_activity: now, ..self }
-    }
-
     fn must_go(&mut self, outcome: Outcome) {
         self.due = self.due.or(Some(outcome));
     }
@@ -130,6 +125,11 @@ impl Drain {
         idle.then(|| self.last_activity.saturating_add(quiet))
     }
 
+    /// When clients will have waited too long, if they wait.
+    pub(crate) fn unanswered_until(&self) -> Option<Time> {
+        self.silence.lasts_until(self.silence_limit()?)
+    }
+
     /// When a poll could find it silent.
     pub(crate) fn silent_at(&self, now: Time) -> Option<Time> {
         self.silence.decided_at(now, self.silence_limit()?)
@@ -145,19 +145,16 @@ impl Drain {
     }
 
     fn decide(&self, now: Time, connections: &ConnectionCounters) -> Option<Outcome> {
-        let drained = match self.settings.policy {
+        let policy = self.settings.policy;
+        let is_quiet = match policy {
             Policy::Immediate => return Some(Outcome::Immediate),
-            Policy::AllConnections => connections.active == 0 && connections.inactive == 0,
-            Policy::ActiveOnly => {
-                connections.active == 0
-                    && now.saturating_sub(self.last_activity) >= self.quiet_time(connections)
-            }
+            Policy::AllConnections => true,
+            Policy::ActiveOnly => now.saturating_sub(self.last_activity) >= self.quiet_time(connections),
         };
-        if drained {
+        if is_quiet && policy.awaited(connections) == 0 {
             return Some(Outcome::Drained);
         }
-        let limit = self.silence_limit();
-        limit.is_some_and(|limit| self.silence.lasts(now, limit)).then_some(Outcome::Silent)
+        self.unanswered_until().is_some_and(|until| now >= until).then_some(Outcome::Silent)
     }
 
     /// How long clients may wait for an answer; `None` where that is never judged, as of a ready endpoint.

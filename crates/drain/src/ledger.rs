@@ -1,4 +1,18 @@
 //! The ledger of draining real servers.
+//!
+//! ```text
+//!            begin, restore              poll: drained, silent or overdue;
+//!                                        endpoint_gone; address_reused
+//!   Absent ──────────────────> Draining ─────────────────────────────────> Due(outcome)
+//!    ^  ^                         │                                            │
+//!    │  └─────────────────────────┴── end: removed, serves again, vanished ────┤
+//!    │                                                                         │
+//!    └────────────────── HeldDown(until) <─────────────────────────────────────┘
+//!      take_released                     end and hold_down: removed, because its
+//!                                        pod is gone or its address changed hands
+//! ```
+//!
+//! [`Ledger::address_reused`] goes from `Absent` to `Due` in one step.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,15 +25,33 @@ use std::{
 use lb_types::{Front, Protocol, RealServerId};
 use tally::Tallied;
 
+#[cfg(feature = "serde")]
+use crate::spelling::{millis, text};
 use crate::{Cause, Drain, Outcome, Overrides, Policy, Reading, Settings, Time, polls::Polls};
 
 /// A real server of a virtual server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Key {
     /// The virtual server.
+    #[cfg_attr(feature = "serde", serde(rename = "virtualServer", with = "text"))]
     pub front: Front,
     /// Its real server.
+    #[cfg_attr(feature = "serde", serde(rename = "realServer", with = "text"))]
     pub rs: RealServerId,
+}
+
+/// State of a real server in the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It serves, or nothing is known of it.
+    Absent,
+    /// Its connections may end by themselves.
+    Draining,
+    /// It must be removed; stays so until the kernel has executed that.
+    Due(Outcome),
+    /// It was removed, and must not come back before a time.
+    HeldDown(Time),
 }
 
 /// What must become of a real server that should not serve.
@@ -33,15 +65,25 @@ pub enum Verdict {
 
 /// What of a drain survives a restart of the process.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "camelCase"))]
 pub struct Record {
     /// Why it began.
     pub cause: Cause,
     /// When it began, in time since boot: the deadline follows from it.
+    #[cfg_attr(feature = "serde", serde(rename = "sinceMillis", with = "millis"))]
     pub since: Time,
     /// What its Service wants otherwise than the configuration.
+    #[cfg_attr(
+        feature = "serde",
+        serde(rename = "service", default, skip_serializing_if = "Overrides::is_none")
+    )]
     pub overrides: Overrides,
     /// Whose connections they are.
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "Option::is_none"))]
     pub pod: Option<Arc<str>>,
+    /// Whether that pod has left some slice while it was terminating.
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "std::ops::Not::not"))]
+    pub pod_ended: bool,
 }
 
 /// How long a real server stays away that was removed because its pod is gone or its address has changed hands.
@@ -65,6 +107,8 @@ pub struct Ledger {
     held_down: Tallied<BTreeMap<Key, Time>>,
     /// Counts changes of what must survive a restart.
     version: u64,
+    /// Counts what polls have changed of what drains wait for.
+    details: u64,
 }
 
 impl Ledger {
@@ -78,7 +122,7 @@ impl Ledger {
     /// UDP has no end that the kernel could count (it is never "active", net/netfilter/ipvs/ip_vs_proto_udp.c), so its
     /// real servers go at once and their flows move on with the next packet.
     pub fn judge(&self, key: &Key, overrides: &Overrides) -> Verdict {
-        if let Some(outcome) = self.drains.get(key).and_then(|drain| drain.due) {
+        if let State::Due(outcome) = self.state(key) {
             return Verdict::Remove(outcome);
         }
         let connectionless = key.front.protocol() == Protocol::Udp;
@@ -113,10 +157,12 @@ impl Ledger {
 
     /// Takes over a drain that began before a restart.
     pub fn restore(&mut self, key: Key, record: Record, now: Time) {
-        let Record { cause, since, overrides, pod } = record;
+        let Record { cause, since, overrides, pod, pod_ended } = record;
         let settings = self.settings.with(&overrides);
-        let drain = Drain::new(key.front.family(), cause, since.min(now), (overrides, settings));
-        self.insert(key, drain.resumed(pod, now), now);
+        let mut drain = Drain::new(key.front.family(), cause, since.min(now), (overrides, settings));
+        // What has moved before is not known.
+        (drain.pod, drain.pod_ended, drain.last_activity) = (pod, pod_ended, now);
+        self.insert(key, drain, now);
     }
 
     fn insert(&mut self, key: Key, drain: Drain, now: Time) {
@@ -172,8 +218,9 @@ impl Ledger {
 
     /// The pod has left some slice while it was terminating.
     pub fn pod_ended(&mut self, key: &Key) {
-        if let Some(drain) = self.drains.get_mut(key) {
+        if let Some(drain) = self.drains.get_mut(key).filter(|drain| !drain.pod_ended) {
             drain.pod_ended = true;
+            self.version += 1;
         }
     }
 
@@ -200,9 +247,15 @@ impl Ledger {
         self.held_down.insert(key, now + HOLD_DOWN);
     }
 
-    /// Whether a real server must not come back yet.
-    pub fn is_held_down(&self, key: &Key) -> bool {
-        self.held_down.contains_key(key)
+    /// State of a real server. One that somebody else has brought back too early is still held down until it must be
+    /// removed again.
+    pub fn state(&self, key: &Key) -> State {
+        let drain = self.drains.get(key);
+        match (drain.and_then(|drain| drain.due), self.held_down.get(key)) {
+            (Some(outcome), _) => State::Due(outcome),
+            (None, Some(until)) => State::HeldDown(*until),
+            (None, None) => drain.map_or(State::Absent, |_| State::Draining),
+        }
     }
 
     /// Virtual servers some of whose real servers may come back now; they do not rest any more.
@@ -224,7 +277,9 @@ impl Ledger {
     ) -> bool {
         let (mut any_due, mut deadline) = (false, None::<Time>);
         for (key, drain) in self.drains.range_mut(lowest(front)..).take_while(|(key, _)| key.front == front) {
+            let before = drain.waits_for(Time::ZERO, || None);
             drain.poll(now, counters(&key.rs));
+            self.details += u64::from(drain.waits_for(Time::ZERO, || None) != before);
             any_due |= drain.due.is_some();
             let ends = [deadline, drain.deadline(), drain.lingers_until(), drain.silent_at(now)];
             deadline = ends.into_iter().flatten().filter(|at| *at > now).min();
@@ -241,6 +296,11 @@ impl Ledger {
     /// When [`Ledger::due`] has something; `None` when nothing drains.
     pub fn next_poll(&self) -> Option<Time> {
         self.polls.next()
+    }
+
+    /// When the counters of a virtual server are read next; `None` if nothing of it drains.
+    pub fn next_reading(&self, front: &Front) -> Option<Time> {
+        self.polls.next_of(front)
     }
 
     /// When [`Ledger::take_released`] has something.
@@ -297,12 +357,17 @@ impl Ledger {
     pub fn version(&self) -> u64 {
         self.version
     }
+
+    /// Changes whenever a poll has changed what some drain waits for.
+    pub fn details(&self) -> u64 {
+        self.details
+    }
 }
 
 impl From<&Drain> for Record {
     fn from(drain: &Drain) -> Self {
-        let Drain { cause, since, overrides, pod, .. } = drain;
-        Record { cause: *cause, since: *since, overrides: *overrides, pod: pod.clone() }
+        let Drain { cause, since, overrides, pod_ended, .. } = *drain;
+        Record { cause, since, overrides, pod: drain.pod.clone(), pod_ended }
     }
 }
 

@@ -103,6 +103,11 @@ impl Polls {
         self.by_due.first().map(|(due, _)| *due)
     }
 
+    /// When one virtual server is due.
+    pub(crate) fn next_of(&self, front: &Front) -> Option<Time> {
+        self.watches.get(front).map(|watch| watch.due)
+    }
+
     fn schedule(&mut self, front: Front, watch: Watch) {
         if let Some(before) = self.watches.insert(front, watch) {
             self.by_due.remove(&(before.due, front));

@@ -1,88 +1,52 @@
 //! How draining is configured and how it is described.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::time::Duration;
 
-/// When a draining real server counts as drained.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Policy {
-    /// No active connection for the linger time, and no traffic either: half-closed transfers still move data.
-    #[default]
-    ActiveOnly,
-    /// Neither active nor inactive connections: kube-proxy's rule (pkg/proxy/ipvs/graceful_termination.go).
-    AllConnections,
-    /// At once.
-    Immediate,
+use lb_types::ConnectionCounters;
+
+#[cfg(feature = "serde")]
+use crate::spelling::millis;
+use crate::words::words;
+
+words! {
+    /// When a draining real server counts as drained.
+    #[derive(Default)]
+    Policy {
+        /// No active connection for the linger time, and no traffic either: half-closed transfers still move data.
+        #[default]
+        ActiveOnly = "active-only",
+        /// Neither active nor inactive connections: kube-proxy's rule (pkg/proxy/ipvs/graceful_termination.go).
+        AllConnections = "all-connections",
+        /// At once.
+        Immediate = "immediate",
+    }
+    /// A policy name that does not exist.
+    UnknownPolicy = "unknown graceful policy {0:?}: expected active-only, all-connections or immediate"
 }
 
 impl Policy {
-    /// Spelling of the flag.
-    pub const fn as_str(self) -> &'static str {
+    /// Connections that must end before a real server counts as drained.
+    pub const fn awaited(self, connections: &ConnectionCounters) -> u32 {
         match self {
-            Policy::ActiveOnly => "active-only",
-            Policy::AllConnections => "all-connections",
-            Policy::Immediate => "immediate",
+            Policy::ActiveOnly => connections.active,
+            Policy::AllConnections => connections.active.saturating_add(connections.inactive),
+            Policy::Immediate => 0,
         }
     }
 }
 
-impl fmt::Display for Policy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+words! {
+    /// What to do when a terminating endpoint leaves every EndpointSlice: its pod is deleted and its address free.
+    #[derive(Default)]
+    EndpointGone {
+        /// Remove the real server at once, so that clients of the dead pod are told.
+        #[default]
+        Remove = "remove",
+        /// Go on draining by the policy.
+        Drain = "drain",
     }
-}
-
-/// A policy name that does not exist.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown graceful policy {0:?}: expected active-only, all-connections or immediate")]
-pub struct UnknownPolicy(pub String);
-
-impl FromStr for Policy {
-    type Err = UnknownPolicy;
-
-    fn from_str(s: &str) -> Result<Self, UnknownPolicy> {
-        let all = [Policy::ActiveOnly, Policy::AllConnections, Policy::Immediate];
-        all.into_iter().find(|p| p.as_str() == s).ok_or_else(|| UnknownPolicy(s.to_owned()))
-    }
-}
-
-/// What to do when a terminating endpoint leaves every EndpointSlice: its pod is deleted and its address free.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum EndpointGone {
-    /// Remove the real server at once, so that clients of the dead pod are told.
-    #[default]
-    Remove,
-    /// Go on draining by the policy.
-    Drain,
-}
-
-impl EndpointGone {
-    /// Spelling of the flag.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            EndpointGone::Remove => "remove",
-            EndpointGone::Drain => "drain",
-        }
-    }
-}
-
-impl fmt::Display for EndpointGone {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// An action that does not exist.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown action {0:?}: expected remove or drain")]
-pub struct UnknownAction(pub String);
-
-impl FromStr for EndpointGone {
-    type Err = UnknownAction;
-
-    fn from_str(s: &str) -> Result<Self, UnknownAction> {
-        let all = [EndpointGone::Remove, EndpointGone::Drain];
-        all.into_iter().find(|a| a.as_str() == s).ok_or_else(|| UnknownAction(s.to_owned()))
-    }
+    /// An action that does not exist.
+    UnknownAction = "unknown action {0:?}: expected remove or drain"
 }
 
 /// Settings of one drain.
@@ -142,16 +106,35 @@ pub fn silence_limit(duration: Duration) -> Option<Duration> {
 
 /// What one Service wants otherwise than the configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "camelCase", default))]
 pub struct Overrides {
     /// In the place of [`Settings::policy`].
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub policy: Option<Policy>,
     /// In the place of [`Settings::linger`].
+    #[cfg_attr(feature = "serde", serde(rename = "lingerMillis", serialize_with = "millis::serialize"))]
+    #[cfg_attr(
+        feature = "serde",
+        serde(skip_serializing_if = "Option::is_none", deserialize_with = "millis::optional")
+    )]
     pub linger: Option<Duration>,
     /// In the place of [`Settings::timeout`]; zero for no deadline.
+    #[cfg_attr(feature = "serde", serde(rename = "timeoutMillis", serialize_with = "millis::serialize"))]
+    #[cfg_attr(
+        feature = "serde",
+        serde(skip_serializing_if = "Option::is_none", deserialize_with = "millis::optional")
+    )]
     pub timeout: Option<Duration>,
     /// In the place of [`Settings::silence`]; zero for never.
+    #[cfg_attr(feature = "serde", serde(rename = "silenceMillis", serialize_with = "millis::serialize"))]
+    #[cfg_attr(
+        feature = "serde",
+        serde(skip_serializing_if = "Option::is_none", deserialize_with = "millis::optional")
+    )]
     pub silence: Option<Duration>,
     /// In the place of [`Settings::endpoint_gone`].
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub endpoint_gone: Option<EndpointGone>,
 }
 
@@ -159,4 +142,9 @@ impl Overrides {
     /// For Services that want nothing special.
     pub const NONE: Overrides =
         Overrides { policy: None, linger: None, timeout: None, silence: None, endpoint_gone: None };
+
+    /// Whether it wants nothing special.
+    pub fn is_none(&self) -> bool {
+        *self == Overrides::NONE
+    }
 }

@@ -96,20 +96,22 @@ impl Silence {
         self.packets <= LAST_WORDS.saturating_mul(ended)
     }
 
-    /// Whether clients have waited for so long.
-    pub(crate) fn lasts(&self, now: Time, limit: Time) -> bool {
-        matches!(self.waiting, Waiting::Surely { since } if now.saturating_sub(since) >= limit.max(SETTLED))
+    /// When clients will have waited for so long; `None` unless they wait for certain.
+    pub(crate) fn lasts_until(&self, limit: Time) -> Option<Time> {
+        match self.waiting {
+            Waiting::Surely { since } => Some(since.saturating_add(limit.max(SETTLED))),
+            Waiting::No | Waiting::Perhaps { .. } => None,
+        }
     }
 
     /// When the next reading could tell.
     pub(crate) fn decided_at(&self, now: Time, limit: Time) -> Option<Time> {
         match self.waiting {
-            Waiting::No => None,
             // The second of them may come late without being too late.
             Waiting::Perhaps { last, .. } => {
                 [last + SETTLED, last + APART - STALE].into_iter().find(|decision| *decision > now)
             }
-            Waiting::Surely { since } => Some(since.saturating_add(limit.max(SETTLED))),
+            Waiting::No | Waiting::Surely { .. } => self.lasts_until(limit),
         }
     }
 }

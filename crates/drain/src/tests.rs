@@ -1,12 +1,14 @@
 mod properties;
 mod silence;
+mod waits;
 
 use std::time::Duration;
 
 use lb_types::{ConnectionCounters, Front, Protocol, RealServerId, TrafficCounters, VipPort};
 
 use crate::{
-    Cause, EndpointGone, Key, LEAST_SILENCE, Ledger, Outcome, Overrides, Policy, Record, Settings, Verdict,
+    Cause, EndpointGone, Key, LEAST_SILENCE, Ledger, Outcome, Overrides, Policy, Record, Settings, State,
+    Verdict,
 };
 
 fn key(protocol: Protocol, last: u8) -> Key {
@@ -421,12 +423,12 @@ fn an_address_that_changed_hands_goes_and_rests() {
     ledger.end(&key);
     assert_eq!(ledger.at(key.rs.addr).count(), 0);
     ledger.hold_down(key, at(1));
-    assert!(ledger.is_held_down(&key));
     let until = ledger.next_release().unwrap();
+    assert_eq!(ledger.state(&key), State::HeldDown(until));
     assert!(until > at(1) && until < at(2), "{until:?}");
     assert!(ledger.take_released(at(1)).is_empty());
     assert_eq!(ledger.take_released(until), [key.front]);
-    assert!(!ledger.is_held_down(&key) && ledger.next_poll().is_none());
+    assert_eq!((ledger.state(&key), ledger.next_poll()), (State::Absent, None));
 }
 
 #[test]

@@ -10,7 +10,7 @@
 
 use std::{hash::BuildHasher, net::IpAddr};
 
-use drain::{Cause, Key, Ledger, Outcome, Verdict};
+use drain::{Cause, Key, Ledger, Outcome, State, Verdict};
 use foldhash::quality::FixedState;
 use lb_types::{
     Front, IpFamily, IpvsOp, RealServer, RealServerId, RuleElement, RuleSet, RulesOp, VipOp, Weight,
@@ -247,7 +247,7 @@ impl Differ<'_> {
             let key = Key { front: want.front, rs };
             match have.and_then(|have| have.real_server(&rs)) {
                 Some(_) => !self.is_evicted(&key),
-                None => !drains.is_held_down(&key),
+                None => !self.is_held_down(&key),
             }
         };
         !want.real_servers().any(comes)
@@ -264,8 +264,11 @@ impl Differ<'_> {
     }
 
     fn is_evicted(&self, key: &Key) -> bool {
-        let drain = self.inputs.drains.get(key);
-        drain.is_some_and(|drain| drain.due == Some(Outcome::AddressReused))
+        self.inputs.drains.state(key) == State::Due(Outcome::AddressReused)
+    }
+
+    fn is_held_down(&self, key: &Key) -> bool {
+        matches!(self.inputs.drains.state(key), State::HeldDown(_))
     }
 
     fn change_server(&mut self, want: &FrontIntent, have: &MirrorServer) {
@@ -287,7 +290,7 @@ impl Differ<'_> {
         let Inputs { drains, mirror, .. } = self.inputs;
         let key = |rs: RealServerId| Key { front: want.front, rs };
         // Real servers that come in one sync stand in this node's order, not in the API's.
-        let may_come = missing.filter(|rs| !drains.is_held_down(&key(*rs)));
+        let may_come = missing.filter(|rs| !self.is_held_down(&key(*rs)));
         let added = sorted(may_come.map(|rs| (self.order.hash_one(rs), rs)));
         // One that drains, but that somebody else has removed, serves again by being added.
         if !drains.is_empty() {

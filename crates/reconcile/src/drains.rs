@@ -6,7 +6,7 @@ use std::{
 };
 
 use dataplane::TableError;
-use drain::{Cause, Drain, Key, Ledger, Outcome, Record, Settings, Time};
+use drain::{Cause, Drain, Key, Ledger, Outcome, Record, Settings, State, Time, WaitsFor};
 use lb_types::{Front, IpvsOp, PodUid, RealServerId};
 use planner::{Desired, Dirty, Fate, LostPod, Mirror, Plan, Situation, Subject, Successor, Vacated};
 use service_model::ServiceModel;
@@ -85,7 +85,7 @@ impl Drains {
             if !view.is_quiesced(&key) {
                 continue;
             }
-            let ended = record.cause == Cause::Terminating;
+            let ended = record.pod_ended || record.cause == Cause::Terminating;
             self.ledger.restore(key, record, view.now);
             if ended {
                 self.ledger.pod_ended(&key);
@@ -244,7 +244,10 @@ impl Drains {
 
     /// A real server was removed.
     fn end_removed(&mut self, key: &Key, now: Time, report: &mut Report) {
-        let outcome = self.ledger.get(key).and_then(|drain| drain.due).unwrap_or(Outcome::Immediate);
+        let outcome = match self.ledger.state(key) {
+            State::Due(outcome) => outcome,
+            State::Absent | State::Draining | State::HeldDown(_) => Outcome::Immediate,
+        };
         self.owners.remove(key);
         if matches!(outcome, Outcome::AddressReused | Outcome::EndpointGone) {
             self.ledger.hold_down(*key, now);
@@ -263,8 +266,7 @@ impl Drains {
 
     /// Real servers of a front that must be removed.
     fn count_over(&self, front: &Front) -> usize {
-        let drains = self.ledger.of(front).filter_map(|key| self.ledger.get(key));
-        drains.filter(|drain| drain.due.is_some()).count()
+        self.ledger.of(front).filter(|key| matches!(self.ledger.state(key), State::Due(_))).count()
     }
 
     fn forget_vanished(
@@ -289,6 +291,12 @@ impl Drains {
 }
 
 impl Syncer {
+    /// Answers what a real server on its way out waits for.
+    pub(crate) fn drain_waits_for(&self, key: &Key, drain: &Drain) -> WaitsFor {
+        let reading = self.drains.ledger.next_reading(&key.front).unwrap_or_default();
+        drain.waits_for(reading, || self.work.obstacle(&key.front, &self.kernel.mirror.key(&key.front)))
+    }
+
     /// Polls some fronts that have draining real servers: reads their counters; returns of how many fronts. What is
     /// over is removed by the next step, so that what this one costs is what the polls cost.
     pub(crate) fn poll_some(&mut self, now: Time, report: &mut Report) -> usize {

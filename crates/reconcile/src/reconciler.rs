@@ -11,7 +11,7 @@
 use std::time::Duration;
 
 use dataplane::{TableError, Tables, Touched};
-use drain::{Drain, Key, Record, Share, Time};
+use drain::{Drain, Key, Record, Share, Time, WaitsFor};
 use planner::{Changes, Dirty, Plan, Subject};
 use service_model::ModelEvent;
 
@@ -330,6 +330,11 @@ impl Reconciler {
         self.syncer.drains.iter()
     }
 
+    /// What one of them waits for.
+    pub fn drain_waits_for(&self, key: &Key, drain: &Drain) -> WaitsFor {
+        self.syncer.drain_waits_for(key, drain)
+    }
+
     /// Number of real servers on their way out.
     pub fn draining(&self) -> usize {
         self.syncer.drains.ledger.len()
@@ -338,6 +343,11 @@ impl Reconciler {
     /// Version of the drains; it changes whenever what must survive a restart has changed.
     pub fn drains_version(&self) -> u64 {
         self.syncer.drains.ledger.version()
+    }
+
+    /// Changes whenever some of them may wait for something else.
+    pub fn drain_details(&self) -> u64 {
+        self.syncer.drains.ledger.details() + self.syncer.work.obstacles()
     }
 
     /// Objects that a finding about the node concerns at the moment, such as names of chains; none if it does

@@ -16,8 +16,8 @@ use std::{
 };
 
 use dataplane::Touched;
-use drain::{Backoff, Time};
-use lb_types::VirtualServerId;
+use drain::{Backoff, Time, WaitsFor};
+use lb_types::{Front, VirtualServerId};
 use planner::{Dirty, Subject};
 use tally::Tallied;
 
@@ -123,6 +123,13 @@ struct Entry {
     failure: Option<Failure>,
 }
 
+impl Entry {
+    /// Whether writes may be waiting for it.
+    fn is_obstacle(&self, task: &Task) -> bool {
+        self.awaits_base || self.failure.is_some() || matches!(task, Task::Dump(Table::RealServers(_)))
+    }
+}
+
 /// Tasks by key and by time.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Work {
@@ -133,6 +140,8 @@ pub(crate) struct Work {
     fresh: BTreeSet<Task>,
     /// Number of tasks that wait for the link and the chains.
     awaiting: usize,
+    /// Counts changes of what [`Work::obstacle`] answers.
+    obstacles: u64,
 }
 
 impl Work {
@@ -207,6 +216,7 @@ impl Work {
             self.by_due.remove(&(due, task));
         }
         self.awaiting -= usize::from(entry.awaits_base);
+        self.obstacles += u64::from(entry.is_obstacle(&task));
         entry.failure.is_some()
     }
 
@@ -283,6 +293,24 @@ impl Work {
         self.entries.contains_key(&Task::Dump(Table::RealServers(*vs)))
     }
 
+    /// What keeps writes to a virtual server from being executed.
+    pub(crate) fn obstacle(&self, front: &Front, vs: &VirtualServerId) -> Option<WaitsFor> {
+        let entry = self.entries.get(&Task::Compare(Subject::Front(*front)));
+        let refused = entry.and_then(|entry| Some((entry.due?, &entry.failure.as_ref()?.reason)));
+        if entry.is_some_and(|entry| entry.awaits_base) {
+            Some(WaitsFor::Base)
+        } else if let Some((at, reason)) = refused {
+            Some(WaitsFor::Retry { at, refused: reason.clone() })
+        } else {
+            self.is_in_doubt(vs).then_some(WaitsFor::Dump)
+        }
+    }
+
+    /// Changes whenever [`Work::obstacle`] may answer something else.
+    pub(crate) fn obstacles(&self) -> u64 {
+        self.obstacles
+    }
+
     /// Tells whether comparisons wait for the link and the chains.
     pub(crate) fn awaits_base(&self) -> bool {
         self.awaiting > 0
@@ -307,9 +335,10 @@ impl Work {
     fn change(&mut self, task: Task, change: impl FnOnce(&mut Entry)) {
         let new = || Entry { due: None, awaits_base: false, failure: None };
         let entry = self.entries.entry(task).or_insert_with(new);
-        let before = entry.due;
+        let (before, was_obstacle) = (entry.due, entry.is_obstacle(&task));
         change(entry);
         let after = entry.due;
+        self.obstacles += u64::from(was_obstacle || entry.is_obstacle(&task));
         if before != after {
             if let Some(due) = before {
                 self.by_due.remove(&(due, task));

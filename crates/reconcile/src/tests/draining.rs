@@ -237,6 +237,40 @@ fn a_refused_removal_of_a_drained_real_server_backs_off() {
     assert!(tries <= 4, "{tries} tries in a minute");
 }
 
+/// What the draining real servers wait for, in words of the moment.
+fn waits(world: &World) -> Vec<String> {
+    let drains = world.reconciler.drains();
+    drains.map(|(key, drain)| world.reconciler.drain_waits_for(key, drain).render(world.now)).collect()
+}
+
+#[test]
+fn a_drain_says_what_it_waits_for_until_it_is_removed() {
+    let mut world = World::synced(web());
+    world.kernel.ipvs.set_connections(web_vs(), rs("10.244.0.11"), connections(2, 0));
+    world.kernel.ipvs.refuse(|op| matches!(op, IpvsOp::DeleteRealServer { .. }).then_some(5));
+    world.sync(ready("web", &["10.244.0.12"]));
+    assert_eq!(waits(&world), ["the next reading in 1s"]);
+    let mut changed = |world: &mut World, what: &str| {
+        let before = world.reconciler.drain_details();
+        world.pass(Duration::from_secs(1));
+        assert_ne!(world.reconciler.drain_details(), before, "{what}");
+        waits(world)
+    };
+    assert_eq!(changed(&mut world, "read"), ["2 connections"]);
+    world.kernel.ipvs.set_connections(web_vs(), rs("10.244.0.11"), connections(0, 0));
+    assert_eq!(changed(&mut world, "read again"), ["quiet for 5s more"]);
+    world.pass(Duration::from_secs(5));
+    let [refused] = &waits(&world)[..] else { panic!() };
+    assert!(refused.starts_with("retry in 1s: EIO"), "{refused}");
+    let details = world.reconciler.drain_details();
+    world.kernel.ipvs.refuse_nothing();
+    world.pass(Duration::from_secs(1));
+    assert!(waits(&world).is_empty() && world.reconciler.drain_details() > details);
+    let details = world.reconciler.drain_details();
+    world.pass(Duration::from_secs(300));
+    assert_eq!(world.reconciler.drain_details(), details, "where nothing drains nothing changes");
+}
+
 #[test]
 fn a_refused_removal_from_a_retiring_virtual_server_is_tried_once_per_step() {
     let mut world = World::synced(web());

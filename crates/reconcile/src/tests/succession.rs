@@ -276,6 +276,7 @@ fn records_of_drains_that_are_none_are_not_kept() {
         since: Time::from_secs(1),
         overrides: drain::Overrides::NONE,
         pod: None,
+        pod_ended: false,
     };
     world = World { now: world.now, ..World::on(world.kernel.clone(), config()) };
     world.reconciler.restore([(stale, record)]);
@@ -284,6 +285,42 @@ fn records_of_drains_that_are_none_are_not_kept() {
     world.run();
     assert_eq!(world.reconciler.draining(), 0);
     assert_ne!(world.reconciler.drains_version(), before, "the file is written anew");
+}
+
+#[test]
+fn a_restart_does_not_forget_that_a_pod_has_ended() {
+    for restarts in [false, true] {
+        let slices = [
+            web_slice("a", "10.244.0.11=old 10.244.0.12=other"),
+            listed("b", "api", 9090, "10.244.0.11=old"),
+            listed("c", "api", 9091, "10.244.0.11=old"),
+        ];
+        let mut world = World::with_slices(slices.clone());
+        world.hold(web_vs(), rs("10.244.0.11"));
+        let [_, _, second] = slices;
+        let other = web_slice("a", "10.244.0.12=other");
+        world.sync(other.clone());
+        // It terminates in one slice, leaves that, and is listed by another one still.
+        world.sync(listed("b", "api", 9090, "10.244.0.11=old-T"));
+        let version = world.reconciler.drains_version();
+        world.sync(listed("b", "api", 9090, ""));
+        assert_ne!(world.reconciler.drains_version(), version, "the file is written anew");
+        assert!(world.causes().contains(&(rs("10.244.0.11"), drain::Cause::LeftSlices)));
+        if restarts {
+            let drains = world.reconciler.drains();
+            let records: Vec<(drain::Key, drain::Record)> =
+                drains.map(|(key, drain)| (*key, drain.into())).collect();
+            world = World { now: world.now, ..World::on(world.kernel.clone(), config()) };
+            world.reconciler.restore(records);
+            let services = [applied(service("web", WEB)), applied(service("api", API))];
+            world.deliver(services.into_iter().chain([other, second]));
+            world.run();
+        }
+        assert_eq!(world.has(web_vs(), rs("10.244.0.11")), Some(0), "listed: {restarts}");
+        world.sync(listed("c", "api", 9091, ""));
+        world.run();
+        assert_eq!(world.has(web_vs(), rs("10.244.0.11")), None, "gone: {restarts}");
+    }
 }
 
 #[test]
