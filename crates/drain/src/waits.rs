@@ -26,7 +26,7 @@ pub enum WaitsFor {
         /// The time of the next try.
         #[cfg_attr(feature = "serde", serde(rename = "atMillis", with = "millis"))]
         at: Time,
-        /// The errno and its meaning.
+        /// The write, its errno and what that means.
         refused: String,
     },
     /// Link and chains, without which its virtual server is not written.

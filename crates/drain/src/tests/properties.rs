@@ -343,7 +343,9 @@ fn event() -> impl Strategy<Value = Event> {
     ];
     let seconds = |max: u64| proptest::option::of((0..max).prop_map(Duration::from_secs));
     let gone = proptest::option::of(prop_oneof![Just(EndpointGone::Remove), Just(EndpointGone::Drain)]);
-    let overrides = (policy, seconds(20), seconds(200), seconds(20), gone).prop_map(
+    // Often shorter than counters are old.
+    let linger = prop_oneof![seconds(3), seconds(20)];
+    let overrides = (policy, linger, seconds(200), seconds(20), gone).prop_map(
         |(policy, linger, timeout, silence, endpoint_gone)| Overrides {
             policy,
             linger,

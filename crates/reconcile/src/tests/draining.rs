@@ -250,7 +250,7 @@ fn a_drain_says_what_it_waits_for_until_it_is_removed() {
     world.kernel.ipvs.refuse(|op| matches!(op, IpvsOp::DeleteRealServer { .. }).then_some(5));
     world.sync(ready("web", &["10.244.0.12"]));
     assert_eq!(waits(&world), ["the next reading in 1s"]);
-    let mut changed = |world: &mut World, what: &str| {
+    let changed = |world: &mut World, what: &str| {
         let before = world.reconciler.drain_details();
         world.pass(Duration::from_secs(1));
         assert_ne!(world.reconciler.drain_details(), before, "{what}");
@@ -258,10 +258,10 @@ fn a_drain_says_what_it_waits_for_until_it_is_removed() {
     };
     assert_eq!(changed(&mut world, "read"), ["2 connections"]);
     world.kernel.ipvs.set_connections(web_vs(), rs("10.244.0.11"), connections(0, 0));
-    assert_eq!(changed(&mut world, "read again"), ["quiet for 5s more"]);
+    assert_eq!(changed(&mut world, "read again"), ["quiet for 4s more"]);
     world.pass(Duration::from_secs(5));
     let [refused] = &waits(&world)[..] else { panic!() };
-    assert!(refused.starts_with("retry in 1s: EIO"), "{refused}");
+    assert!(refused.starts_with("retry in 1s: ") && refused.contains("EIO"), "{refused}");
     let details = world.reconciler.drain_details();
     world.kernel.ipvs.refuse_nothing();
     world.pass(Duration::from_secs(1));
