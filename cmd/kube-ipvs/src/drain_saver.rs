@@ -18,7 +18,7 @@ const PAUSE_OF_DETAILS: Duration = Duration::from_secs(1);
 /// Share of a core that saving may take.
 const SHARE: Share = Share::one_of(50);
 
-/// Until the next attempt after a failed one.
+/// Pause after a failed attempt.
 const RETRY: Duration = Duration::from_secs(10);
 
 /// Knows which version the file has.
@@ -26,20 +26,20 @@ const RETRY: Duration = Duration::from_secs(10);
 pub struct DrainSaver {
     file: DrainFile,
     saved: Version,
-    /// When it was written last.
+    /// Time of the last attempt.
     written: Time,
     /// No attempt before.
     rest: Time,
-    /// Whether the last attempt failed.
+    /// Set if the last attempt failed.
     failing: bool,
 }
 
 /// Version of what is saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Version {
-    /// What must survive a restart.
+    /// Changes of what must survive a restart.
     records: u64,
-    /// What drains wait for.
+    /// Changes of what drains wait for.
     details: u64,
 }
 
@@ -57,7 +57,7 @@ impl DrainSaver {
         DrainSaver { file, saved, written: Time::ZERO, rest: Time::ZERO, failing: false }
     }
 
-    /// When the file should be written, if it should.
+    /// Time at which the file should be written, if it should.
     pub fn due(&self, reconciler: &Reconciler) -> Option<Time> {
         self.due_of(Version::of(reconciler), reconciler.draining())
     }

@@ -42,7 +42,7 @@ struct Row {
     active_connections: Option<u32>,
     inactive_connections: Option<u32>,
     since_seconds: u64,
-    /// Until it is removed in any case; null if it may take for ever.
+    /// Time until it is removed in any case; null if it may take for ever.
     deadline_seconds: Option<u64>,
     /// In words; null if neither the file nor the kernel tells.
     waits_for: Option<String>,
@@ -124,7 +124,7 @@ impl Row {
     }
 }
 
-/// What was recorded, unless the kernel's counters of this moment say otherwise.
+/// Chooses what was recorded, unless the kernel's counters of this moment say otherwise.
 fn waits_for(saved: &Saved, counters: Option<&ConnectionCounters>, now: Time) -> Option<WaitsFor> {
     let open = counters.map(|counters| saved.policy.awaited(counters));
     match saved.waits_for.clone() {

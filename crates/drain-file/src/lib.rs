@@ -26,7 +26,7 @@ pub struct DrainFile {
     boot: String,
 }
 
-/// Why the drains of the process before are not known.
+/// Reason for which the drains of the process before are not known.
 #[derive(Debug, Error)]
 pub enum LoadError {
     /// It cannot be read.
@@ -40,12 +40,12 @@ pub enum LoadError {
     Version(u32),
 }
 
-/// What the file contains.
+/// Content of the file, understood.
 #[derive(Debug, Default)]
 pub struct Loaded {
     /// The drains.
     pub drains: Vec<Saved>,
-    /// Why some entries are left out.
+    /// Reasons for which entries are left out.
     pub problems: Vec<String>,
 }
 
@@ -53,20 +53,20 @@ pub struct Loaded {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Saved {
-    /// Who drains.
+    /// The real server that drains.
     #[serde(flatten)]
     pub key: Key,
-    /// What the next process must know of it.
+    /// The part that the next process must know.
     #[serde(flatten)]
     pub record: Record,
-    /// By which policy it drains; for listings.
+    /// The policy by which it drains; for listings.
     pub policy: Policy,
-    /// When it is removed in any case, since boot; for listings.
+    /// Time since boot at which it is removed in any case; for listings.
     #[serde(default, rename = "deadlineMillis", serialize_with = "millis::serialize")]
     #[serde(deserialize_with = "millis::optional")]
     pub deadline: Option<Time>,
-    /// Why it is still there; for listings. Files of before do not have it, and what a newer process waits for may not be
-    /// known.
+    /// Reason for which it is still there; for listings. Files of before do not have it, and words of a newer
+    /// process may not be known.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "if_known")]
     pub waits_for: Option<WaitsFor>,
 }
@@ -85,13 +85,13 @@ impl DrainFile {
         DrainFile { path: state_dir.join("drain.json"), boot }
     }
 
-    /// Where it is.
+    /// Path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Replaces it in one step: a reader sees the old or the new one. It is not flushed to a disk: it only has to
-    /// outlive the process.
+    /// Replaces it in one step: a reader sees the old or the new one. It is not flushed to a disk: it only
+    /// has to outlive the process.
     pub fn save(&self, drains: impl Iterator<Item = Saved>) -> io::Result<()> {
         let content = Content { version: VERSION, boot_id: self.boot.clone(), drains: drains.collect() };
         let next = self.path.with_extension("json.next");
@@ -105,7 +105,7 @@ impl DrainFile {
         fs::rename(&next, &self.path)
     }
 
-    /// What was saved last; nothing if that was never, or before the node was booted.
+    /// Reads what was saved last; nothing if that was never, or before the node was booted.
     pub fn load(&self) -> Result<Loaded, LoadError> {
         let text = match read_regular(&self.path) {
             Ok(text) => text,
@@ -115,7 +115,7 @@ impl DrainFile {
         self.parse(&text)
     }
 
-    /// What a text says that was saved in this boot; nothing if it was saved in another one.
+    /// Parses a text that was saved in this boot; nothing if it was saved in another one.
     pub fn parse(&self, text: &[u8]) -> Result<Loaded, LoadError> {
         // Entries one by one, so that a damaged one costs no other.
         let content: Content<serde_json::Value> = serde_json::from_slice(text).map_err(LoadError::Damaged)?;
@@ -149,7 +149,7 @@ fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 impl Saved {
-    /// What is to be saved of a drain.
+    /// An entry for a drain.
     pub fn new(key: &Key, drain: &Drain, waits_for: WaitsFor) -> Self {
         let (policy, deadline) = (drain.settings.policy, drain.deadline());
         Saved { key: *key, record: Record::from(drain), policy, deadline, waits_for: Some(waits_for) }

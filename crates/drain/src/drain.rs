@@ -9,19 +9,19 @@ use crate::{
     silence::{STALE, Silence},
 };
 
-/// What the kernel says of a real server.
+/// Counters of a real server.
 pub type Reading = (ConnectionCounters, TrafficCounters);
 
 /// One draining real server.
 #[derive(Clone, Debug)]
 pub struct Drain {
-    /// Why it began.
+    /// Reason for which it began.
     pub cause: Cause,
-    /// When it began: its deadline counts from here.
+    /// Its beginning, from which the deadline counts.
     pub since: Time,
-    /// What its Service wants otherwise than the configuration.
+    /// Settings of its Service.
     pub overrides: Overrides,
-    /// The configuration with that.
+    /// The configuration with those.
     pub settings: Settings,
     /// `NAMESPACE/NAME/UID` of the pod that its connections belong to, if known.
     pub pod: Option<Arc<str>>,
@@ -29,9 +29,9 @@ pub struct Drain {
     pub pod_ended: bool,
     /// Last time that an active connection or traffic was seen; starts at `since`, and anew after a restart.
     pub last_activity: Time,
-    /// What the last poll saw; `None` before the first.
+    /// Counters of the last poll; `None` before the first.
     pub seen: Option<Reading>,
-    /// Set once it must be removed; stays until the kernel has executed that.
+    /// The outcome for which it must be removed; stays until the kernel has executed that.
     pub due: Option<Outcome>,
     family: IpFamily,
     silence: Silence,
@@ -59,7 +59,7 @@ impl Drain {
         }
     }
 
-    /// When it is removed in any case.
+    /// Time at which it is removed in any case.
     pub fn deadline(&self) -> Option<Time> {
         let timeout = self.settings.timeout.filter(|_| !self.cause.is_patient());
         timeout.map(|timeout| self.since.saturating_add(timeout))
@@ -70,8 +70,8 @@ impl Drain {
         self.pod.as_deref().and_then(PodUid::of)
     }
 
-    /// Follows a cause that says more. What had no deadline has one from now on; what clients waited for before says
-    /// nothing about a pod that was healthy.
+    /// Follows a cause that says more. What had no deadline has one from now on; what clients waited for
+    /// before says nothing about a pod that was healthy.
     pub(crate) fn change_cause(&mut self, cause: Cause, now: Time) {
         if self.cause.is_patient() {
             (self.since, self.silence) = (now, Silence::default());
@@ -118,25 +118,25 @@ impl Drain {
         }
     }
 
-    /// When a poll could find it drained, unless something happens before.
+    /// Time at which a poll could find it drained, unless something happens before.
     pub(crate) fn lingers_until(&self) -> Option<Time> {
         let idle = self.settings.policy == Policy::ActiveOnly && self.active() == 0;
         let quiet = self.seen.map_or(self.settings.linger, |(connections, _)| self.quiet_time(&connections));
         idle.then(|| self.last_activity.saturating_add(quiet))
     }
 
-    /// When clients will have waited too long, if they wait.
+    /// Time at which clients will have waited too long; `None` unless they wait for certain.
     pub(crate) fn unanswered_until(&self) -> Option<Time> {
         self.silence.lasts_until(self.silence_limit()?)
     }
 
-    /// When a poll could find it silent.
+    /// Time at which a poll could find it silent.
     pub(crate) fn silent_at(&self, now: Time) -> Option<Time> {
         self.silence.decided_at(now, self.silence_limit()?)
     }
 
-    /// How long nothing must have moved. Where there may be half-closed connections, so long that the counters would
-    /// show it.
+    /// Time for which nothing must have moved. Where there may be half-closed connections, so long that the
+    /// counters would show it.
     fn quiet_time(&self, connections: &ConnectionCounters) -> Time {
         match connections.inactive {
             0 => self.settings.linger,
@@ -157,7 +157,8 @@ impl Drain {
         self.unanswered_until().is_some_and(|until| now >= until).then_some(Outcome::Silent)
     }
 
-    /// How long clients may wait for an answer; `None` where that is never judged, as of a ready endpoint.
+    /// Time for which clients may wait for an answer; `None` where that is never judged, as of a ready
+    /// endpoint.
     fn silence_limit(&self) -> Option<Time> {
         self.settings.silence.filter(|_| !self.cause.is_patient())
     }

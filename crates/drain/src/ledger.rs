@@ -54,7 +54,7 @@ pub enum State {
     HeldDown(Time),
 }
 
-/// What must become of a real server that should not serve.
+/// Fate of a real server that should not serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Weight 0; connections continue.
@@ -63,35 +63,36 @@ pub enum Verdict {
     Remove(Outcome),
 }
 
-/// What of a drain survives a restart of the process.
+/// The part of a drain that survives a restart of the process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "camelCase"))]
 pub struct Record {
-    /// Why it began.
+    /// Reason for which it began.
     pub cause: Cause,
-    /// When it began, in time since boot: the deadline follows from it.
+    /// Its beginning, in time since boot: the deadline follows from it.
     #[cfg_attr(feature = "serde", serde(rename = "sinceMillis", with = "millis"))]
     pub since: Time,
-    /// What its Service wants otherwise than the configuration.
+    /// Settings of its Service.
     #[cfg_attr(
         feature = "serde",
         serde(rename = "service", default, skip_serializing_if = "Overrides::is_none")
     )]
     pub overrides: Overrides,
-    /// Whose connections they are.
+    /// The pod that its connections belong to.
     #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "Option::is_none"))]
     pub pod: Option<Arc<str>>,
-    /// Whether that pod has left some slice while it was terminating.
+    /// Set if that pod has left some slice while it was terminating.
     #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "std::ops::Not::not"))]
     pub pod_ended: bool,
 }
 
-/// How long a real server stays away that was removed because its pod is gone or its address has changed hands.
+/// Time for which a real server stays away that was removed because its pod is gone or its address has
+/// changed hands.
 ///
 /// A real server that comes back at once is revived with its old connections (`ip_vs_trash_get_dest`,
-/// net/netfilter/ipvs/ip_vs_ctl.c); those are gone when `expire_nodest_conn_work`, queued a jiffy after the removal,
-/// has walked the table: 0.1 to 0.2 s for 100,000 connections.
-/// Nor does it come back before tracked UDP connections to it have been deleted, which happens twice a second.
+/// net/netfilter/ipvs/ip_vs_ctl.c); those are gone when `expire_nodest_conn_work`, queued a jiffy after the
+/// removal, has walked the table: 0.1 to 0.2 s for 100,000 connections. Nor does it come back before tracked
+/// UDP connections to it have been deleted, which happens twice a second.
 const HOLD_DOWN: Duration = Duration::from_millis(600);
 
 /// All draining real servers.
@@ -117,10 +118,11 @@ impl Ledger {
         Ledger { settings, ..Ledger::default() }
     }
 
-    /// What must become of a real server that should not serve; also answers for one that is not draining yet.
+    /// Decides what becomes of a real server that should not serve, also of one that does not drain yet.
     ///
-    /// UDP has no end that the kernel could count (it is never "active", net/netfilter/ipvs/ip_vs_proto_udp.c), so its
-    /// real servers go at once and their flows move on with the next packet.
+    /// UDP has no end that the kernel could count (it is never "active",
+    /// net/netfilter/ipvs/ip_vs_proto_udp.c), so its real servers go at once and their flows move on with the
+    /// next packet.
     pub fn judge(&self, key: &Key, overrides: &Overrides) -> Verdict {
         if let State::Due(outcome) = self.state(key) {
             return Verdict::Remove(outcome);
@@ -134,7 +136,8 @@ impl Ledger {
         }
     }
 
-    /// Starts a drain unless one runs; returns whether it started. A running one learns of a cause that says more.
+    /// Starts a drain unless one runs; returns whether it started. A running one learns of a cause that says
+    /// more.
     pub fn begin(&mut self, key: Key, cause: Cause, overrides: &Overrides, now: Time) -> bool {
         if let Some(drain) = self.drains.get_mut(&key) {
             if cause.supersedes(drain.cause) {
@@ -182,7 +185,8 @@ impl Ledger {
         }
     }
 
-    /// The Service wants something else than when the drains of its virtual server began: it counts from now on.
+    /// The Service wants something else than when the drains of its virtual server began: it counts from now
+    /// on.
     pub fn configure(&mut self, front: Front, overrides: &Overrides, now: Time) {
         let settings = self.settings.with(overrides);
         let mut changed = false;
@@ -231,8 +235,8 @@ impl Ledger {
         }
     }
 
-    /// The address belongs to another pod: whatever connections there are, they are not its own. Also for a real server
-    /// that serves; returns whether it did.
+    /// The address belongs to another pod: whatever connections there are, they are not its own. Also for a
+    /// real server that serves; returns whether it did.
     pub fn address_reused(&mut self, key: Key, now: Time) -> bool {
         let served = self.begin(key, Cause::AddressReused, &Overrides::NONE, now);
         if let Some(drain) = self.drains.get_mut(&key) {
@@ -241,14 +245,14 @@ impl Ledger {
         served
     }
 
-    /// A real server was removed because its pod is gone, or its address has changed hands: it must not come back at
-    /// once.
+    /// A real server was removed because its pod is gone, or its address has changed hands: it must not come
+    /// back at once.
     pub fn hold_down(&mut self, key: Key, now: Time) {
         self.held_down.insert(key, now + HOLD_DOWN);
     }
 
-    /// State of a real server. One that somebody else has brought back too early is still held down until it must be
-    /// removed again.
+    /// State of a real server. One that somebody else has brought back too early is still held down until it
+    /// must be removed again.
     pub fn state(&self, key: &Key) -> State {
         let drain = self.drains.get(key);
         match (drain.and_then(|drain| drain.due), self.held_down.get(key)) {
@@ -288,22 +292,22 @@ impl Ledger {
         any_due
     }
 
-    /// What so many polls took of a processor: all of them together keep to a share of it.
+    /// Takes in the processor time of some polls: all of them together keep to a share of it.
     pub fn polls_took(&mut self, polls: u32, took: Duration) {
         self.polls.took(polls, took);
     }
 
-    /// When [`Ledger::due`] has something; `None` when nothing drains.
+    /// Time at which [`Ledger::due`] has something; `None` if nothing drains.
     pub fn next_poll(&self) -> Option<Time> {
         self.polls.next()
     }
 
-    /// When the counters of a virtual server are read next; `None` if nothing of it drains.
+    /// Time of the next reading of a virtual server; `None` if nothing of it drains.
     pub fn next_reading(&self, front: &Front) -> Option<Time> {
         self.polls.next_of(front)
     }
 
-    /// When [`Ledger::take_released`] has something.
+    /// Time at which [`Ledger::take_released`] has something.
     pub fn next_release(&self) -> Option<Time> {
         self.held_down.values().copied().min()
     }
@@ -318,17 +322,17 @@ impl Ledger {
         self.drains.iter()
     }
 
-    /// How many there are.
+    /// Number of drains.
     pub fn len(&self) -> usize {
         self.drains.len()
     }
 
-    /// Whether nothing drains, and nothing has to stay away.
+    /// Tells whether nothing drains, and nothing has to stay away.
     pub fn is_idle(&self) -> bool {
         self.drains.is_empty() && self.held_down.is_empty()
     }
 
-    /// Whether nothing drains.
+    /// Tells whether nothing drains.
     pub fn is_empty(&self) -> bool {
         self.drains.is_empty()
     }
@@ -371,7 +375,7 @@ impl From<&Drain> for Record {
     }
 }
 
-/// Not above any key of the virtual server.
+/// A key that is not above any of the virtual server.
 fn lowest(front: Front) -> Key {
     Key { front, rs: RealServerId { addr: Ipv4Addr::UNSPECIFIED.into(), port: NonZeroU16::MIN } }
 }

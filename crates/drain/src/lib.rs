@@ -1,10 +1,11 @@
 //! Graceful-termination bookkeeping: which real servers are on their way out, why, since when, until when.
 //!
-//! A state machine without clock or I/O: time is an argument ([`Time`], since boot), counters are handed in, and what
-//! comes out are verdicts that the planner turns into operations. It never decides that an endpoint should serve, and
-//! knows nothing of Kubernetes objects.
+//! A state machine without clock or I/O: time is an argument ([`Time`], since boot), counters are handed in,
+//! and what comes out are verdicts that the planner turns into operations. It never decides that an endpoint
+//! should serve, and knows nothing of Kubernetes objects.
 //!
-//! Reading order: [`Settings`] and [`Policy`], [`Cause`] and [`Outcome`], [`Drain`], [`Ledger`], [`WaitsFor`].
+//! Reading order: [`Settings`] and [`Policy`], [`Cause`] and [`Outcome`], [`Drain`], [`Ledger`],
+//! [`WaitsFor`].
 //!
 //! With the feature `serde`, what outlives the process is spelled as in `drain.json`.
 

@@ -1,4 +1,4 @@
-//! When the counters of which virtual server are read.
+//! Times at which the counters of virtual servers are read.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,30 +13,32 @@ use crate::{Share, Time};
 /// Share of a processor that polls keep to, however many real servers drain.
 const SHARE: Share = Share::one_of(100);
 
-/// Number of virtual servers that are polled as often as their age demands, whatever that costs: a client that waits for
-/// the reset of a silent real server gets it sooner.
+/// Number of virtual servers that are polled as often as their age demands, whatever that costs: a client
+/// that waits for the reset of a silent real server gets it sooner.
 const ALWAYS_POLLED_BY_AGE: usize = 16;
 
-/// Assumed cost of a poll until one has been measured: more than on hardware, because many drains may begin at once.
+/// Assumed cost of a poll until one has been measured: more than on hardware, because many drains may begin
+/// at once.
 const FIRST_COST: Duration = Duration::from_millis(2);
 
 /// Lower bound of the cost of a poll: from zero it could never grow again.
 const LEAST_COST: Duration = Duration::from_micros(1);
 
-/// Bound of the pauses that polls make for the sake of each other. Whatever must end at a certain time has a poll of its
-/// own.
+/// Bound of the pauses that polls make for the sake of each other. Whatever must end at a certain time has a
+/// poll of its own.
 const LONGEST_PAUSE: Duration = Duration::from_secs(90);
 
 /// One virtual server that has draining real servers.
 #[derive(Clone, Copy, Debug)]
 struct Watch {
     due: Time,
-    /// Begin of its youngest drain; that one may have ended since, which only means that the others are polled often
-    /// for a little longer.
+    /// Begin of its youngest drain; that one may have ended since, which only means that the others are
+    /// polled often for a little longer.
     youngest: Time,
 }
 
-/// Every virtual server is polled at times of its own, so that new drains never postpone the polls of old ones.
+/// Every virtual server is polled at times of its own, so that new drains never postpone the polls of old
+/// ones.
 #[derive(Clone, Debug)]
 pub(crate) struct Polls {
     /// Processor time of one poll, by that of the last ones.
@@ -61,8 +63,8 @@ impl Polls {
         }
     }
 
-    /// A drain of a virtual server begins, and ends at `deadline` in any case: it is polled soon, but a poll that is due
-    /// earlier is not put off.
+    /// A drain of a virtual server begins, and ends at `deadline` in any case: it is polled soon, but a poll
+    /// that is due earlier is not put off.
     pub(crate) fn watch(&mut self, front: Front, now: Time, deadline: Option<Time>) {
         let due = now + self.interval(Duration::ZERO);
         let due = deadline.map_or(due, |deadline| due.min(deadline));
@@ -98,12 +100,12 @@ impl Polls {
         self.by_due.iter().take_while(move |(due, _)| *due <= now).map(|(_, front)| *front)
     }
 
-    /// When the first one is due.
+    /// Time at which the first one is due.
     pub(crate) fn next(&self) -> Option<Time> {
         self.by_due.first().map(|(due, _)| *due)
     }
 
-    /// When one virtual server is due.
+    /// Time at which one virtual server is due.
     pub(crate) fn next_of(&self, front: &Front) -> Option<Time> {
         self.watches.get(front).map(|watch| watch.due)
     }
@@ -115,8 +117,8 @@ impl Polls {
         self.by_due.insert((watch.due, front));
     }
 
-    /// Often while a drain is young, because that is when connections end; rarely once it has become a long one, or
-    /// when polls of many add up.
+    /// Often while a drain is young, because that is when connections end; rarely once it has become a long
+    /// one, or when polls of many add up.
     fn interval(&self, age: Duration) -> Duration {
         let by_age = match age.as_secs() {
             0..10 => Duration::from_millis(500),

@@ -1,16 +1,16 @@
-//! Why a drain begins, and how it ends.
+//! Reasons for which a drain begins, and ways in which it ends.
 
 use crate::words::words;
 
 words! {
-    /// Why a drain began.
+    /// Reason for which a drain began.
     Cause {
         /// The endpoint is terminating.
         Terminating = "terminating",
         /// The endpoint is listed but not ready.
         NotServing = "not-serving",
-        /// The endpoint is ready, but topology or a traffic policy does not choose it any more. Its pod is healthy and
-        /// stays, so its connections may too: no deadline, no silence.
+        /// The endpoint is ready, but topology or a traffic policy does not choose it any more. Its pod is
+        /// healthy and stays, so its connections may too: no deadline, no silence.
         NotChosen = "not-chosen",
         /// The endpoint left the EndpointSlices without having been seen terminating: its pod may live.
         LeftSlices = "left-slices",
@@ -24,21 +24,21 @@ words! {
 }
 
 impl Cause {
-    /// Whether a drain that began for another reason is told this one as well: a pod that terminates does not come
+    /// Tells whether this takes the place of an earlier cause: a pod that terminates does not come
     /// back, whatever its conditions or slices say later.
     pub fn supersedes(self, earlier: Cause) -> bool {
         let is_final = matches!(earlier, Cause::Terminating | Cause::AddressReused);
         self != earlier && (!is_final || self == Cause::ServiceGone)
     }
 
-    /// Whether connections may last as long as they like.
+    /// Tells whether connections may last as long as they like.
     pub(crate) const fn is_patient(self) -> bool {
         matches!(self, Cause::NotChosen)
     }
 }
 
 words! {
-    /// How a drain ended, or must end.
+    /// Way in which a drain ended, or must end.
     Outcome {
         /// Its connections ended.
         Drained = "drained",
@@ -64,7 +64,7 @@ words! {
 }
 
 impl Outcome {
-    /// Whether connections that were still open were cut by it.
+    /// Tells whether connections that were still open were cut by it.
     pub const fn cuts(self) -> bool {
         !matches!(self, Outcome::Drained | Outcome::Returned | Outcome::Vanished)
     }

@@ -1,4 +1,4 @@
-//! How draining is configured and how it is described.
+//! Configuration of draining.
 
 use std::time::Duration;
 
@@ -9,13 +9,15 @@ use crate::spelling::millis;
 use crate::words::words;
 
 words! {
-    /// When a draining real server counts as drained.
+    /// Rule by which a draining real server counts as drained.
     #[derive(Default)]
     Policy {
-        /// No active connection for the linger time, and no traffic either: half-closed transfers still move data.
+        /// No active connection for the linger time, and no traffic either: half-closed transfers still move
+        /// data.
         #[default]
         ActiveOnly = "active-only",
-        /// Neither active nor inactive connections: kube-proxy's rule (pkg/proxy/ipvs/graceful_termination.go).
+        /// Neither active nor inactive connections: kube-proxy's rule
+        /// (pkg/proxy/ipvs/graceful_termination.go).
         AllConnections = "all-connections",
         /// At once.
         Immediate = "immediate",
@@ -36,7 +38,8 @@ impl Policy {
 }
 
 words! {
-    /// What to do when a terminating endpoint leaves every EndpointSlice: its pod is deleted and its address free.
+    /// Action when a terminating endpoint leaves every EndpointSlice: its pod is deleted and its address
+    /// free.
     #[derive(Default)]
     EndpointGone {
         /// Remove the real server at once, so that clients of the dead pod are told.
@@ -52,15 +55,15 @@ words! {
 /// Settings of one drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Settings {
-    /// When it counts as drained.
+    /// Rule by which it counts as drained.
     pub policy: Policy,
-    /// How long `ActiveOnly` wants it quiet.
+    /// Time for which `ActiveOnly` wants it quiet.
     pub linger: Duration,
     /// Removed after this long in any case; `None` for no deadline.
     pub timeout: Option<Duration>,
     /// Removed when clients have sent for this long and nothing came back; `None` for never.
     pub silence: Option<Duration>,
-    /// What the end of its pod does.
+    /// Action when its pod is deleted.
     pub endpoint_gone: EndpointGone,
 }
 
@@ -95,8 +98,8 @@ pub fn limit(duration: Duration) -> Option<Duration> {
     (!duration.is_zero()).then_some(duration)
 }
 
-/// The shortest silence that means something: the kernel's counters are up to 2 s old, so that a shorter one may only
-/// mean that an answer has not been counted yet.
+/// The shortest silence that means something: the kernel's counters are up to 2 s old, so that a shorter one
+/// may only mean that an answer has not been counted yet.
 pub const LEAST_SILENCE: Duration = Duration::from_millis(2500);
 
 /// The limit of silence as users write it: zero means that there is none, and what is too short is raised.
@@ -104,7 +107,7 @@ pub fn silence_limit(duration: Duration) -> Option<Duration> {
     limit(duration).map(|silence| silence.max(LEAST_SILENCE))
 }
 
-/// What one Service wants otherwise than the configuration.
+/// Settings that one Service wants otherwise than the configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "camelCase", default))]
@@ -143,7 +146,7 @@ impl Overrides {
     pub const NONE: Overrides =
         Overrides { policy: None, linger: None, timeout: None, silence: None, endpoint_gone: None };
 
-    /// Whether it wants nothing special.
+    /// Tells whether nothing special is wanted.
     pub fn is_none(&self) -> bool {
         *self == Overrides::NONE
     }

@@ -1,38 +1,42 @@
 //! Clients that send and get no answer.
 //!
-//! Readings are snapshots of the past: counters of traffic are up to [`STALE`] old, and polls may be far apart. So a
-//! packet that one reading shows without its answer is as good as answered; only a later reading tells, at least
-//! [`SETTLED`] later. Silence therefore counts from the first reading that shows something unanswered, and never from
-//! the last one that did not.
+//! Readings are snapshots of the past: counters of traffic are up to [`STALE`] old, and polls may be far
+//! apart. So a packet that one reading shows without its answer is as good as answered; only a later reading
+//! tells, at least [`SETTLED`] later. Silence therefore counts from the first reading that shows something
+//! unanswered, and never from the last one that did not.
 
 use lb_types::IpFamily;
 
 use crate::{Time, drain::Reading};
 
-/// Counters are up to so old: the kernel sums them up every 2 s (`IP_VS_EST_TICK`, net/netfilter/ipvs/ip_vs_est.c).
+/// Counters are up to so old: the kernel sums them up every 2 s (`IP_VS_EST_TICK`,
+/// net/netfilter/ipvs/ip_vs_est.c).
 pub(crate) const STALE: Time = Time::from_secs(2);
 
-/// So much later a reading shows every answer to what an earlier one has shown: a living host takes a second at most.
+/// Time after which a reading shows every answer to what an earlier one has shown: a living host takes a
+/// second at most.
 const SETTLED: Time = STALE.saturating_add(Time::from_secs(1));
 
-/// Readings with packets that nobody has to answer after which somebody should have: clients of a dead pod repeat theirs.
+/// Readings with packets that nobody has to answer after which somebody should have: clients of a dead pod
+/// repeat theirs.
 const REPEATED: u8 = 3;
 
-/// Such packets further apart have nothing to do with each other; clients repeat theirs after 0.2, 0.4, ... 6.4 s.
+/// Such packets further apart have nothing to do with each other; clients repeat theirs after 0.2, 0.4, ...
+/// 6.4 s.
 const APART: Time = Time::from_secs(10);
 
-/// Packets that a client may have sent without an answer before it reset its connection, the reset included: the
-/// initial window of TCP (RFC 6928) and one.
+/// Packets that a client may have sent without an answer before it reset its connection, the reset included:
+/// the initial window of TCP (RFC 6928) and one.
 const LAST_WORDS: u64 = 11;
 
-/// Whether the clients of one real server wait for an answer.
+/// Clients of one real server that may wait for an answer.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Silence {
     waiting: Waiting,
     /// Packets of clients since the last answer.
     packets: u64,
-    /// Readings that showed fewer active connections than the one before, and how many fewer. Those whose last packets
-    /// the counters had shown at the last answer are left out.
+    /// Readings that showed fewer active connections than the one before, and how many fewer. Those whose
+    /// last packets the counters had shown at the last answer are left out.
     ended: Vec<(Time, u64)>,
 }
 
@@ -43,12 +47,14 @@ enum Waiting {
     No,
     /// They have sent something that nobody has to answer, such as a last ACK or a window update.
     Perhaps {
-        /// Readings that have shown it, each so much later than the one before that they show different packets.
+        /// Readings that have shown it, each so much later than the one before that they show different
+        /// packets.
         repeats: u8,
         /// The last of those readings.
         last: Time,
     },
-    /// They have sent data, which a living host acknowledges within a fraction of a second, or something again and again.
+    /// They have sent data, which a living host acknowledges within a fraction of a second, or something
+    /// again and again.
     Surely {
         /// The first reading that has shown it.
         since: Time,
@@ -59,8 +65,8 @@ impl Silence {
     /// Compares a reading with the one before it.
     ///
     /// An ICMP error that IPVS passes on to the client counts as a packet to it (`handle_response_icmp`,
-    /// net/netfilter/ipvs/ip_vs_core.c). Routers report the address of a vanished pod as unreachable; our packet rules
-    /// keep that from IPVS.
+    /// net/netfilter/ipvs/ip_vs_core.c). Routers report the address of a vanished pod as unreachable; our
+    /// packet rules keep that from IPVS.
     pub(crate) fn observe(&mut self, now: Time, before: &Reading, reading: &Reading, family: IpFamily) {
         let ended = u64::from(before.0.active.saturating_sub(reading.0.active));
         self.ended.extend((ended > 0).then_some((now, ended)));
@@ -90,13 +96,13 @@ impl Silence {
         (self.waiting, self.packets) = (Waiting::No, 0);
     }
 
-    /// Whether clients that have reset their connections may have sent all of it: nobody answers that.
+    /// Tells whether clients that have reset their connections may have sent all of it: nobody answers that.
     fn is_explained(&self) -> bool {
         let ended: u64 = self.ended.iter().map(|(_, ended)| ended).sum();
         self.packets <= LAST_WORDS.saturating_mul(ended)
     }
 
-    /// When clients will have waited for so long; `None` unless they wait for certain.
+    /// Time at which clients will have waited for so long; `None` unless they wait for certain.
     pub(crate) fn lasts_until(&self, limit: Time) -> Option<Time> {
         match self.waiting {
             Waiting::Surely { since } => Some(since.saturating_add(limit.max(SETTLED))),
@@ -104,7 +110,7 @@ impl Silence {
         }
     }
 
-    /// When the next reading could tell.
+    /// Time at which the next reading could tell.
     pub(crate) fn decided_at(&self, now: Time, limit: Time) -> Option<Time> {
         match self.waiting {
             // The second of them may come late without being too late.

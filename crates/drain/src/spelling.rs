@@ -1,4 +1,4 @@
-//! How values are spelled in `drain.json`, for `#[serde(with = "...")]`.
+//! Spelling of values in `drain.json`, for `#[serde(with = "...")]`.
 
 /// Values as their text.
 pub mod text {

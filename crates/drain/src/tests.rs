@@ -28,8 +28,8 @@ const fn at(seconds: u64) -> Duration {
     Duration::from_secs(1000 + seconds)
 }
 
-/// Runs one TCP drain that begins at second 0 through (second, active, inactive, bytes) readings and checks when and
-/// how it is due.
+/// Runs one TCP drain that begins at second 0 through (second, active, inactive, bytes) readings and checks
+/// when and how it is due.
 fn check(settings: Settings, readings: &[(u64, u32, u32, u64)], expect: Option<(u64, Outcome)>) {
     let (mut ledger, key) = (Ledger::new(settings), key(Protocol::Tcp, 1));
     assert_eq!(ledger.judge(&key, &NONE), Verdict::Quiesce);
@@ -171,8 +171,8 @@ fn new_drains_postpone_no_poll_of_old_ones() {
     assert!(polls >= 30, "{polls} polls in 50 s");
 }
 
-/// Share of a processor that polls take in the last three of five minutes, in thousandths, and the oldest reading at their
-/// end, where many virtual servers drain.
+/// Share of a processor that polls take in the last three of five minutes, in thousandths, and the oldest
+/// reading at their end, where many virtual servers drain.
 fn five_minutes(count: u16, cost: Duration) -> (u128, Duration) {
     let mut ledger = Ledger::new(Settings { timeout: None, ..Settings::default() });
     for n in 0..count {
@@ -257,7 +257,8 @@ fn a_virtual_server_is_polled_until_its_last_drain_ends() {
 /// Bytes of a packet without data.
 const BARE: u64 = 60;
 
-/// Runs one drain under silent clients: (second, active, packets in, packets out), with packets of so many bytes.
+/// Runs one drain under silent clients: (second, active, packets in, packets out), with packets of so many
+/// bytes.
 fn check_silence(silence: Option<u64>, size: u64, readings: &[(u64, u32, u64, u64)], expect: Option<u64>) {
     let settings = Settings { silence: silence.map(Duration::from_secs), ..Settings::default() };
     let (mut ledger, key) = (Ledger::new(settings), key(Protocol::Tcp, 1));

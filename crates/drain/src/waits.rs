@@ -36,7 +36,8 @@ pub enum WaitsFor {
 }
 
 impl Drain {
-    /// What it waits for, given the time of the next reading and what keeps its removal from being written.
+    /// Answers what it waits for, given the time of the next reading and what keeps its removal from being
+    /// written.
     pub fn waits_for(&self, reading: Time, obstacle: impl FnOnce() -> Option<WaitsFor>) -> WaitsFor {
         if let Some(outcome) = self.due {
             return obstacle().unwrap_or(WaitsFor::Removal(outcome));

@@ -330,7 +330,7 @@ impl Reconciler {
         self.syncer.drains.iter()
     }
 
-    /// What one of them waits for.
+    /// Answers what one of them waits for.
     pub fn drain_waits_for(&self, key: &Key, drain: &Drain) -> WaitsFor {
         self.syncer.drain_waits_for(key, drain)
     }

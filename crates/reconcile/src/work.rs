@@ -124,7 +124,7 @@ struct Entry {
 }
 
 impl Entry {
-    /// Whether writes may be waiting for it.
+    /// Tells whether writes may be waiting for it.
     fn is_obstacle(&self, task: &Task) -> bool {
         self.awaits_base || self.failure.is_some() || matches!(task, Task::Dump(Table::RealServers(_)))
     }
@@ -293,7 +293,7 @@ impl Work {
         self.entries.contains_key(&Task::Dump(Table::RealServers(*vs)))
     }
 
-    /// What keeps writes to a virtual server from being executed.
+    /// Finds what keeps writes to a virtual server from being executed.
     pub(crate) fn obstacle(&self, front: &Front, vs: &VirtualServerId) -> Option<WaitsFor> {
         let entry = self.entries.get(&Task::Compare(Subject::Front(*front)));
         let refused = entry.and_then(|entry| Some((entry.due?, &entry.failure.as_ref()?.reason)));

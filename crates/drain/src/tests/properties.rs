@@ -210,7 +210,8 @@ impl World {
     fn judge(&self, key: &Key) {
         let (due, memory) = (self.due(key), &self.memory[key]);
         let expect = memory.decide(self.now, !self.mute);
-        // That clients wait in vain has tests of its own; here it must be borne out, and nothing else come first.
+        // That clients wait in vain has tests of its own; here it must be borne out, and nothing else come
+        // first.
         let may_be_silent = matches!(expect, None | Some(Outcome::TimedOut)) && memory.is_silent(self.now);
         let right = due == expect || due == Some(Outcome::Silent) && may_be_silent && !self.mute;
         assert!(right, "{due:?} instead of {expect:?} at {:?}: {memory:?}", self.now);

@@ -1,4 +1,5 @@
-//! A world of clients, servers and counters as the kernel shows them: whoever answers is never taken for silent.
+//! A world of clients, servers and counters as the kernel shows them: whoever answers is never taken for
+//! silent.
 
 use proptest::{collection::vec, prelude::*};
 

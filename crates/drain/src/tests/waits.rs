@@ -3,7 +3,8 @@
 use super::*;
 use crate::{Time, WaitsFor};
 
-/// One drain after readings (second, active, inactive, bytes of clients), and what it waits for, in words of that moment.
+/// One drain after readings (second, active, inactive, bytes of clients), and what it waits for, in words of
+/// that moment.
 fn check_waits(settings: Settings, readings: &[(u64, u32, u32, u64)], expect: &str) {
     let (mut ledger, key) = (Ledger::new(settings), key(Protocol::Tcp, 1));
     ledger.begin(key, Cause::Terminating, &NONE, at(0));

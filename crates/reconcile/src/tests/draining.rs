@@ -237,7 +237,7 @@ fn a_refused_removal_of_a_drained_real_server_backs_off() {
     assert!(tries <= 4, "{tries} tries in a minute");
 }
 
-/// What the draining real servers wait for, in words of the moment.
+/// Words of the moment for what the draining real servers wait for.
 fn waits(world: &World) -> Vec<String> {
     let drains = world.reconciler.drains();
     drains.map(|(key, drain)| world.reconciler.drain_waits_for(key, drain).render(world.now)).collect()
