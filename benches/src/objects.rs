@@ -180,6 +180,7 @@ fn service(index: usize) -> Service {
         uid: format!("u-{index}").into(),
         created: None,
         cluster_ips: vec![vip(index).into()],
+        external_ips: Vec::new(),
         ports: vec![ServicePort {
             name: "http".into(),
             protocol: Protocol::Tcp,

@@ -64,6 +64,13 @@ impl Service {
         }
     }
 
+    /// Adds external addresses with a policy for the traffic to them.
+    pub fn with_external_ips(mut self, ips: Both, policy: &str) -> Service {
+        let [v4, v6] = ips.each().map(|ip| format!("{:?}", ip.to_string()));
+        let _ = writeln!(self.spec, "  externalIPs: [{v4}, {v6}]\n  externalTrafficPolicy: {policy}");
+        self
+    }
+
     /// Adds `sessionAffinity: ClientIP`.
     pub fn with_affinity(mut self, seconds: u32) -> Service {
         let _ = writeln!(self.spec, "  sessionAffinity: ClientIP");
@@ -140,6 +147,8 @@ pub struct Endpoint {
     pub serving: bool,
     /// True if it is being deleted.
     pub terminating: bool,
+    /// Node of the pod, as the slice has it.
+    pub node: &'static str,
 }
 
 impl Endpoint {
@@ -151,6 +160,7 @@ impl Endpoint {
             ready: true,
             serving: true,
             terminating: false,
+            node: NODE_NAME,
         }
     }
 
@@ -179,8 +189,8 @@ pub fn render_slice(service: &Service, suffix: &str, v4: bool, endpoints: &[Endp
     text.push_str(if endpoints.is_empty() { "endpoints: []\n" } else { "endpoints:\n" });
     for endpoint in endpoints {
         let ip = endpoint.address.each()[usize::from(!v4)];
-        let Endpoint { pod, ready, serving, terminating, .. } = endpoint;
-        let _ = writeln!(text, "- addresses: [{:?}]\n  nodeName: {NODE_NAME}", ip.to_string());
+        let Endpoint { pod, ready, serving, terminating, node, .. } = endpoint;
+        let _ = writeln!(text, "- addresses: [{:?}]\n  nodeName: {node}", ip.to_string());
         let _ = writeln!(
             text,
             "  conditions: {{ready: {ready}, serving: {serving}, terminating: {terminating}}}"

@@ -30,6 +30,7 @@ pub struct Metadata {
 pub struct Service {
     pub metadata: Object<Metadata>,
     pub spec: Object<Spec>,
+    pub status: Object<Status>,
 }
 
 /// `v1` Node
@@ -81,6 +82,8 @@ pub struct Spec {
     pub session_affinity_config: Object<SessionAffinityConfig>,
     pub internal_traffic_policy: Scalar,
     pub external_traffic_policy: Scalar,
+    #[serde(rename = "externalIPs")]
+    pub external_ips: List<Scalar>,
     // Node
     #[serde(rename = "podCIDR")]
     pub pod_cidr: Scalar,
@@ -118,12 +121,30 @@ pub struct ClientIpConfig {
     pub timeout_seconds: Scalar,
 }
 
-/// `status` of a Node
+/// `status` of a Node or a Service
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 #[expect(missing_docs, reason = "the API's names")]
 pub struct Status {
     pub addresses: List<Object<NodeAddress>>,
+    pub load_balancer: Object<LoadBalancer>,
+}
+
+/// `status.loadBalancer` of a Service
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+#[expect(missing_docs, reason = "the API's names")]
+pub struct LoadBalancer {
+    pub ingress: List<Object<Ingress>>,
+}
+
+/// `status.loadBalancer.ingress[]` of a Service
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+#[expect(missing_docs, reason = "the API's names")]
+pub struct Ingress {
+    pub ip: Scalar,
+    pub ip_mode: Scalar,
 }
 
 /// `status.addresses[]` of a Node
@@ -214,7 +235,7 @@ pub struct AnyObject {
 impl AnyObject {
     /// Its fields as a Service.
     pub fn into_service(self) -> Service {
-        Service { metadata: self.metadata, spec: self.spec }
+        Service { metadata: self.metadata, spec: self.spec, status: self.status }
     }
 
     /// Its fields as a Node.

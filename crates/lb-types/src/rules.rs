@@ -21,6 +21,11 @@ pub enum RuleElement {
     Masquerade(VipPort),
     /// Original destination whose connections are masqueraded unless the client is a pod of this node.
     MasqueradeNonLocal(VipPort),
+    /// Original destination whose connections are masqueraded unless the client is known to be a pod of this node.
+    MasqueradeExternal(VipPort),
+    /// VIP port without an endpoint on this node under a Local traffic policy: new connections are dropped
+    /// unless the client is a pod or a process of this node.
+    DropExternal(VipPort),
 }
 
 /// Set that holds elements of one variant of [`RuleElement`].
@@ -36,16 +41,22 @@ pub enum RuleSet {
     Masquerade,
     /// Holds [`RuleElement::MasqueradeNonLocal`].
     MasqueradeNonLocal,
+    /// Holds [`RuleElement::MasqueradeExternal`].
+    MasqueradeExternal,
+    /// Holds [`RuleElement::DropExternal`].
+    NoLocalEndpoints,
 }
 
 impl RuleSet {
     /// All sets, in the order in which they are created.
-    pub const ALL: [RuleSet; 5] = [
+    pub const ALL: [RuleSet; 7] = [
         RuleSet::Vips,
         RuleSet::Services,
         RuleSet::NoEndpoints,
         RuleSet::Masquerade,
         RuleSet::MasqueradeNonLocal,
+        RuleSet::MasqueradeExternal,
+        RuleSet::NoLocalEndpoints,
     ];
 
     /// Name without the family suffix (`-v4`, `-v6`).
@@ -56,6 +67,8 @@ impl RuleSet {
             RuleSet::NoEndpoints => "no-endpoints",
             RuleSet::Masquerade => "masquerade",
             RuleSet::MasqueradeNonLocal => "masquerade-nonlocal",
+            RuleSet::MasqueradeExternal => "masquerade-external",
+            RuleSet::NoLocalEndpoints => "no-local-endpoints",
         }
     }
 
@@ -67,6 +80,8 @@ impl RuleSet {
             RuleSet::NoEndpoints => RuleElement::Refuse(port),
             RuleSet::Masquerade => RuleElement::Masquerade(port),
             RuleSet::MasqueradeNonLocal => RuleElement::MasqueradeNonLocal(port),
+            RuleSet::MasqueradeExternal => RuleElement::MasqueradeExternal(port),
+            RuleSet::NoLocalEndpoints => RuleElement::DropExternal(port),
         }
     }
 }
@@ -86,6 +101,8 @@ impl RuleElement {
             RuleElement::Refuse(_) => RuleSet::NoEndpoints,
             RuleElement::Masquerade(_) => RuleSet::Masquerade,
             RuleElement::MasqueradeNonLocal(_) => RuleSet::MasqueradeNonLocal,
+            RuleElement::MasqueradeExternal(_) => RuleSet::MasqueradeExternal,
+            RuleElement::DropExternal(_) => RuleSet::NoLocalEndpoints,
         }
     }
 
@@ -96,7 +113,9 @@ impl RuleElement {
             RuleElement::Service(port)
             | RuleElement::Refuse(port)
             | RuleElement::Masquerade(port)
-            | RuleElement::MasqueradeNonLocal(port) => Some(*port),
+            | RuleElement::MasqueradeNonLocal(port)
+            | RuleElement::MasqueradeExternal(port)
+            | RuleElement::DropExternal(port) => Some(*port),
         }
     }
 
@@ -107,7 +126,9 @@ impl RuleElement {
             RuleElement::Service(port)
             | RuleElement::Refuse(port)
             | RuleElement::Masquerade(port)
-            | RuleElement::MasqueradeNonLocal(port) => port.addr,
+            | RuleElement::MasqueradeNonLocal(port)
+            | RuleElement::MasqueradeExternal(port)
+            | RuleElement::DropExternal(port) => port.addr,
         }
     }
 

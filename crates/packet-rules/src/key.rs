@@ -56,9 +56,7 @@ impl SetId {
         let address = Field::Address(self.family);
         match self.kind {
             SetKind::Planned(RuleSet::Vips) => vec![address],
-            SetKind::Planned(
-                RuleSet::Services | RuleSet::NoEndpoints | RuleSet::Masquerade | RuleSet::MasqueradeNonLocal,
-            ) => vec![address, Field::Protocol, Field::Port],
+            SetKind::Planned(_) => vec![address, Field::Protocol, Field::Port],
             SetKind::Endpoints => vec![address, Field::Protocol, Field::Port, address],
         }
     }

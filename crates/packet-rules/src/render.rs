@@ -72,7 +72,7 @@ pub fn render_table(layout: &RulesLayout) -> TableSpec {
         ChainSpec { name: SOFT_ERRORS, base: None, rules: per_family(|family| vec![unheard(family)]) },
         ChainSpec { name: MISPLACED, base: None, rules: misplaced() },
         ChainSpec { name: ICMP_PACKETS, base: None, rules: per_family(soft_errors) },
-        chain("input", INPUT, input()),
+        chain("input", INPUT, input(layout)),
         chain("input-late", INPUT_LATE, input_late()),
         chain("forward", FORWARD, icmp()),
         chain("output", OUTPUT, output()),
@@ -158,10 +158,15 @@ fn unheard(family: IpFamily) -> RuleSpec {
     )
 }
 
-fn input() -> Vec<RuleSpec> {
+fn input(layout: &RulesLayout) -> Vec<RuleSpec> {
     let mut rules = icmp();
     rules.push(replies());
-    rules.extend(per_family(|family| vec![no_endpoints(family), unserved(family)]));
+    rules.extend(per_family(|family| {
+        let mut rules = vec![no_endpoints(family)];
+        rules.extend(no_local_endpoints(layout, family));
+        rules.push(unserved(family));
+        rules
+    }));
     rules
 }
 
@@ -231,6 +236,27 @@ fn no_endpoints(family: IpFamily) -> RuleSpec {
     )
 }
 
+/// `ct state new,untracked meta nfproto ipv4 ip daddr . meta l4proto . th dport @no-local-endpoints-v4` and
+/// then, by local detection, `ct original ip saddr != 10.244.0.0/16`, `iifname != "cbr0"` or nothing, and `drop`.
+///
+/// A client outside would see the answers of another node's endpoint come from an address that it has never
+/// called. It is to time out, as the API has it, and to be sent elsewhere by the health check of its load
+/// balancer. Pods and processes of this node are served by all endpoints.
+fn no_local_endpoints(layout: &RulesLayout, family: IpFamily) -> Option<RuleSpec> {
+    let set = SetId::planned(RuleSet::NoLocalEndpoints, family);
+    let mut statements = vec![
+        Statement::NewOrUntracked,
+        Statement::Family(family),
+        Statement::In(Selector::DestinationPort, set),
+    ];
+    statements.extend(not_local(layout.local(family))?.into_iter().filter(|statement| match statement {
+        Statement::ClientNotIn(net) => IpFamily::of(net.ip()) == family,
+        _ => true,
+    }));
+    statements.push(Statement::Drop);
+    Some(RuleSpec { about: "Local policy, and no endpoint on this node", statements })
+}
+
 /// `meta nfproto ipv4 ip daddr @vips-v4 ip daddr . meta l4proto . th dport != @services-v4 goto refuse`
 ///
 /// ICMP has left the chain: pings are answered by the local stack, errors belong to connections of IPVS.
@@ -263,7 +289,13 @@ fn stray(family: IpFamily) -> RuleSpec {
 fn postrouting(layout: &RulesLayout) -> Vec<RuleSpec> {
     let mut rules = vec![stays_here(layout)];
     rules.extend(per_family(|family| {
-        vec![remember(family), masquerade_nonlocal(layout, family), masquerade(family), hairpin(family)]
+        vec![
+            remember(family),
+            masquerade_nonlocal(layout, family),
+            masquerade_external(layout, family),
+            masquerade(family),
+            hairpin(family),
+        ]
     }));
     rules
 }
@@ -305,21 +337,39 @@ fn remember(family: IpFamily) -> RuleSpec {
 ///   this node from another one.
 fn masquerade_nonlocal(layout: &RulesLayout, family: IpFamily) -> RuleSpec {
     let set = SetId::planned(RuleSet::MasqueradeNonLocal, family);
+    let vips = Statement::In(Selector::OriginalClient, SetId::planned(RuleSet::Vips, family));
+    let unknown = ("client is this node under the address of a VIP", Some(vips));
+    masquerade_unless_local(layout, set, unknown)
+}
+
+/// The same with `@masquerade-external-v4`, but without detection every connection is masqueraded: a client that
+/// came in through an external address expects its answers from there, whatever node has the endpoint.
+fn masquerade_external(layout: &RulesLayout, family: IpFamily) -> RuleSpec {
+    let set = SetId::planned(RuleSet::MasqueradeExternal, family);
+    masquerade_unless_local(layout, set, ("client may be outside of the cluster", None))
+}
+
+/// Masquerades connections to a set unless the client is a pod of this node; `unknown` is the purpose and the
+/// condition where local pods cannot be told.
+fn masquerade_unless_local(
+    layout: &RulesLayout,
+    set: SetId,
+    unknown: (&'static str, Option<Statement>),
+) -> RuleSpec {
+    let family = set.family;
     let mut statements =
         vec![Statement::Family(family), Statement::In(Selector::OriginalDestinationPort, set)];
     let nets: Vec<_> = local_networks(layout.local(family), family).collect();
-    let about = if is_by_interface(layout.local(family)) {
+    let mut about = "client is not a pod of this node";
+    if is_by_interface(layout.local(family)) {
         let bit = layout.masquerade_bit & 31;
         statements.extend([Statement::Marked(bit), Statement::ClearMark(bit)]);
-        "client is not a pod of this node"
     } else if nets.is_empty() {
-        let vips = SetId::planned(RuleSet::Vips, family);
-        statements.push(Statement::In(Selector::OriginalClient, vips));
-        "client is this node under the address of a VIP"
+        about = unknown.0;
+        statements.extend(unknown.1);
     } else {
         statements.extend(nets.into_iter().map(Statement::ClientNotIn));
-        "client is not a pod of this node"
-    };
+    }
     statements.push(Statement::Masquerade);
     RuleSpec { about, statements }
 }
@@ -353,39 +403,51 @@ fn hairpin(family: IpFamily) -> RuleSpec {
 }
 
 /// `meta nfproto ipv4 iifname != "cbr0" ip daddr . meta l4proto . th dport @masquerade-nonlocal-v4
-/// meta mark set meta mark | 0x4000`
+/// meta mark set meta mark | 0x4000`, and the same for `@masquerade-external-v4`.
 fn mark_from_outside(layout: &RulesLayout) -> Vec<RuleSpec> {
-    per_family(|family| {
-        let interface = match layout.local(family) {
-            LocalDetection::BridgeInterface(name) => Interface::Name(name.clone()),
-            LocalDetection::InterfaceNamePrefix(prefix) => Interface::Prefix(prefix.clone()),
-            LocalDetection::None | LocalDetection::Cidr(_) => return vec![],
-        };
-        match interface.coverage() {
-            Coverage::All => vec![],
-            Coverage::Some => vec![mark(layout, family, Some(Statement::NotFrom(interface)))],
-            Coverage::None => vec![mark(layout, family, None)],
-        }
+    per_family(|family| match not_local(layout.local(family)) {
+        Some(from) if is_by_interface(layout.local(family)) => mark(layout, family, &from),
+        _ => vec![],
     })
 }
 
 /// `meta nfproto ipv4 ip daddr . meta l4proto . th dport @masquerade-nonlocal-v4
-/// meta mark set meta mark | 0x4000`
+/// meta mark set meta mark | 0x4000`, and the same for `@masquerade-external-v4`.
 fn mark_from_this_node(layout: &RulesLayout) -> Vec<RuleSpec> {
     per_family(
         |family| {
-            if is_by_interface(layout.local(family)) { vec![mark(layout, family, None)] } else { vec![] }
+            if is_by_interface(layout.local(family)) { mark(layout, family, &[]) } else { vec![] }
         },
     )
 }
 
-fn mark(layout: &RulesLayout, family: IpFamily, from: Option<Statement>) -> RuleSpec {
-    let set = SetId::planned(RuleSet::MasqueradeNonLocal, family);
-    let mut statements = vec![Statement::Family(family)];
-    statements.extend(from);
-    statements.push(Statement::In(Selector::DestinationPort, set));
-    statements.push(Statement::SetMark(layout.masquerade_bit & 31));
-    RuleSpec { about: "client is not a pod of this node", statements }
+fn mark(layout: &RulesLayout, family: IpFamily, from: &[Statement]) -> Vec<RuleSpec> {
+    let rules = [RuleSet::MasqueradeNonLocal, RuleSet::MasqueradeExternal].map(|set| {
+        let mut statements = vec![Statement::Family(family)];
+        statements.extend_from_slice(from);
+        statements.push(Statement::In(Selector::DestinationPort, SetId::planned(set, family)));
+        statements.push(Statement::SetMark(layout.masquerade_bit & 31));
+        RuleSpec { about: "client is not a pod of this node", statements }
+    });
+    rules.into()
+}
+
+/// Conditions for a client that came in and is not known to be a pod of this node; `None` where all clients are
+/// local.
+fn not_local(local: &LocalDetection) -> Option<Vec<Statement>> {
+    let interface = match local {
+        LocalDetection::None => return Some(vec![]),
+        LocalDetection::Cidr(nets) => {
+            return Some(nets.iter().copied().map(Statement::ClientNotIn).collect());
+        }
+        LocalDetection::BridgeInterface(name) => Interface::Name(name.clone()),
+        LocalDetection::InterfaceNamePrefix(prefix) => Interface::Prefix(prefix.clone()),
+    };
+    match interface.coverage() {
+        Coverage::All => None,
+        Coverage::Some => Some(vec![Statement::NotFrom(interface)]),
+        Coverage::None => Some(vec![]),
+    }
 }
 
 /// Interfaces that a name or prefix stands for.

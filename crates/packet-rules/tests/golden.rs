@@ -39,10 +39,21 @@ fn shaped(local: &LocalDetection) -> Vec<String> {
     rules.filter(|(_, rule)| !usual.contains(rule)).map(|(chain, rule)| format!("{chain}: {rule}")).collect()
 }
 
-const LOOKUP: &str =
-    "meta nfproto ipv4 ct original ip daddr . meta l4proto . ct original proto-dst @masquerade-nonlocal-v4";
-const MARK: &str =
-    "ip daddr . meta l4proto . th dport @masquerade-nonlocal-v4 meta mark set meta mark | 0x00004000";
+/// Rule that masquerades connections to a set under a condition.
+fn masquerades(set: &str, condition: &str) -> String {
+    format!(
+        "postrouting: meta nfproto ipv4 ct original ip daddr . meta l4proto . ct original proto-dst \
+         @masquerade-{set}-v4 {condition} masquerade fully-random"
+    )
+}
+
+/// Rule of a chain that marks first packets to a set.
+fn marks(chain: &str, set: &str) -> String {
+    format!(
+        "{chain}-mark: meta nfproto ipv4 ip daddr . meta l4proto . th dport @masquerade-{set}-v4 \
+         meta mark set meta mark | 0x00004000"
+    )
+}
 
 #[test]
 fn prefixes_of_the_other_family_only_are_no_detection() {
@@ -54,28 +65,33 @@ fn prefixes_of_the_other_family_only_are_no_detection() {
 fn host_bits_of_prefixes_do_not_matter() {
     assert_eq!(
         shaped(&LocalDetection::Cidr(vec![net("10.244.0.9/24")])),
-        [format!("postrouting: {LOOKUP} ct original ip saddr != 10.244.0.0/24 masquerade fully-random")]
+        [
+            "input: ct state new,untracked meta nfproto ipv4 ip daddr . meta l4proto . th dport \
+             @no-local-endpoints-v4 ct original ip saddr != 10.244.0.0/24 drop"
+                .to_owned(),
+            masquerades("nonlocal", "ct original ip saddr != 10.244.0.0/24"),
+            masquerades("external", "ct original ip saddr != 10.244.0.0/24"),
+        ]
     );
 }
 
 #[test]
 fn names_that_no_interface_can_have_match_none() {
-    let marked = format!(
-        "postrouting: {LOOKUP} meta mark & 0x00004000 == 0x00004000 meta mark set meta mark & 0xffffbfff \
-         masquerade fully-random"
-    );
+    let marked = "meta mark & 0x00004000 == 0x00004000 meta mark set meta mark & 0xffffbfff";
     let unmarked = "postrouting: oif \"lo\" meta mark set meta mark & 0xffffbfff accept".to_owned();
-    let everything = [
-        unmarked.clone(),
-        marked.clone(),
-        format!("prerouting-mark: meta nfproto ipv4 {MARK}"),
-        format!("output-mark: meta nfproto ipv4 {MARK}"),
+    let empty = vec![
+        unmarked,
+        masquerades("nonlocal", marked),
+        masquerades("external", marked),
+        marks("output", "nonlocal"),
+        marks("output", "external"),
     ];
+    let mut everything = empty.clone();
+    everything.splice(3..3, [marks("prerouting", "nonlocal"), marks("prerouting", "external")]);
     assert_eq!(shaped(&LocalDetection::BridgeInterface("b".repeat(16))), everything);
     assert_eq!(shaped(&LocalDetection::BridgeInterface(String::new())), everything);
     assert_eq!(shaped(&LocalDetection::InterfaceNamePrefix("p".repeat(16))), everything);
     // Every interface: only this node itself is not local.
-    let empty = [unmarked, marked, everything[3].clone()];
     assert_eq!(shaped(&LocalDetection::InterfaceNamePrefix(String::new())), empty);
 }
 
@@ -83,7 +99,7 @@ fn names_that_no_interface_can_have_match_none() {
 fn a_star_in_a_name_is_no_prefix() {
     let name = shaped(&LocalDetection::BridgeInterface("br*".to_owned()));
     let prefix = shaped(&LocalDetection::InterfaceNamePrefix("br".to_owned()));
-    assert!(name[2].contains(r#"iifname != "br\*""#) && prefix[2].contains(r#"iifname != "br*""#));
+    assert!(name[0].contains(r#"iifname != "br\*""#) && prefix[0].contains(r#"iifname != "br*""#));
 }
 
 /// Where a set is full, or without memory, the kernel ends the rule (`nft_dynset_eval`): no decision may stand behind.

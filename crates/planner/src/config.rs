@@ -138,10 +138,10 @@ impl NodeFacts {
 
     /// Ports of a Service on those of its VIPs that are addresses of the node.
     pub fn shared_ports(&self, service: &Service) -> Vec<VipPort> {
-        let shared = service.cluster_ips.iter().filter(|ip| self.addresses.contains_key(ip));
+        let shared = service.vips().filter(|vip| self.addresses.contains_key(vip));
         let port =
             |addr: IpAddr, port: &ServicePort| VipPort { addr, protocol: port.protocol, port: port.port };
-        shared.flat_map(|addr| service.ports.iter().map(|p| port(*addr, p))).collect()
+        shared.flat_map(|addr| service.ports.iter().map(move |p| port(addr, p))).collect()
     }
 
     /// Tells whether the VIP of a front is an address of the node.
@@ -202,6 +202,12 @@ impl Ownership {
         let mut cidrs = self.service_cidrs.iter().chain(&self.announced_cidrs);
         let mut has = |vip: IpAddr| mirror.addresses.contains(&vip) || cidrs.any(|net| net.contains(vip));
         mirror.names(vs) || vs.vip_port().is_some_and(|vip| has(vip.addr))
+    }
+
+    /// Prefix of ClusterIPs that an address lies in.
+    pub fn cluster_range_of(&self, addr: IpAddr) -> Option<IpNetwork> {
+        let mut cidrs = self.service_cidrs.iter().chain(&self.announced_cidrs);
+        cidrs.find(|net| net.contains(addr)).copied()
     }
 
     /// Tells whether a virtual server lies in an excluded prefix.

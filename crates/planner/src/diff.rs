@@ -192,7 +192,8 @@ impl Differ<'_> {
             let is_wanted = match set {
                 RuleSet::Services => true,
                 RuleSet::NoEndpoints => self.will_refuse(want),
-                _ => element == want.masquerade.element(front.port),
+                RuleSet::NoLocalEndpoints => want.drop_external,
+                _ => want.masquerade.element(front.port) == Some(element),
             };
             self.element(element, is_wanted);
         }
@@ -208,17 +209,16 @@ impl Differ<'_> {
 
     fn unwanted(&mut self, front: Front) {
         let unwanted = self.inputs.unwanted(&front);
-        let has = |set: RuleSet| self.inputs.mirror.elements.contains(&set.element(front.port));
-        let masquerades_all = has(RuleSet::Masquerade);
         for set in FRONT_SETS {
             // While it drains, it stays tagged as ours and refuses new connections, and its connections are
             // masqueraded as before.
+            let element = set.element(front.port);
             let stays = match set {
-                RuleSet::Masquerade => masquerades_all,
-                RuleSet::MasqueradeNonLocal => !masquerades_all,
-                _ => true,
+                RuleSet::Services | RuleSet::NoEndpoints => true,
+                RuleSet::NoLocalEndpoints => false,
+                _ => self.inputs.mirror.elements.contains(&element),
             };
-            self.element(set.element(front.port), stays && unwanted == Unwanted::Drains);
+            self.element(element, stays && unwanted == Unwanted::Drains);
         }
         match unwanted {
             Unwanted::Drains => {
@@ -363,5 +363,11 @@ impl Differ<'_> {
 }
 
 /// Sets that may have an element for a front.
-const FRONT_SETS: [RuleSet; 4] =
-    [RuleSet::Services, RuleSet::NoEndpoints, RuleSet::Masquerade, RuleSet::MasqueradeNonLocal];
+const FRONT_SETS: [RuleSet; 6] = [
+    RuleSet::Services,
+    RuleSet::NoEndpoints,
+    RuleSet::NoLocalEndpoints,
+    RuleSet::Masquerade,
+    RuleSet::MasqueradeNonLocal,
+    RuleSet::MasqueradeExternal,
+];

@@ -10,12 +10,14 @@
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use drain::Overrides;
+use ipnetwork::IpNetwork;
 use lb_types::{
     Front, IpFamily, PodUid, Protocol, RealServer, RealServerId, RuleElement, Scheduler, ServiceName,
     VipPort, VirtualServer,
 };
 use service_model::{
-    EndpointPolicy, PortEndpoints, Service, ServiceModel, ServicePort, SliceName, SlicePort, annotations,
+    EndpointPolicy, PortEndpoints, Service, ServiceModel, ServicePort, SliceName, SlicePort, TrafficPolicy,
+    annotations,
 };
 use tally::Tallied;
 
@@ -60,16 +62,22 @@ impl Binding {
 pub enum Masquerade {
     /// Connections of clients that are not pods of this node.
     NonLocal,
+    /// Connections of clients that are not known as pods of this node.
+    External,
+    /// No connections: clients outside keep their address.
+    Never,
     /// All connections.
     All,
 }
 
 impl Masquerade {
-    /// Element of our packet rules that makes it so.
-    pub const fn element(self, port: VipPort) -> RuleElement {
+    /// Element of our packet rules that makes it so, if it takes one.
+    pub const fn element(self, port: VipPort) -> Option<RuleElement> {
         match self {
-            Masquerade::NonLocal => RuleElement::MasqueradeNonLocal(port),
-            Masquerade::All => RuleElement::Masquerade(port),
+            Masquerade::NonLocal => Some(RuleElement::MasqueradeNonLocal(port)),
+            Masquerade::External => Some(RuleElement::MasqueradeExternal(port)),
+            Masquerade::All => Some(RuleElement::Masquerade(port)),
+            Masquerade::Never => None,
         }
     }
 }
@@ -89,6 +97,9 @@ pub struct FrontIntent {
     pub endpoints: Tallied<Arc<[ServerEndpoint]>>,
     /// Choice of the connections that are masqueraded.
     pub masquerade: Masquerade,
+    /// True if new connections of clients outside of the node are dropped: only endpoints of other nodes are chosen,
+    /// against a Local policy.
+    pub drop_external: bool,
     /// Drain settings that differ from the configuration, if any.
     pub drain: Option<Arc<Overrides>>,
 }
@@ -128,12 +139,25 @@ pub struct ServiceIntent {
 /// Reason why a part of a Service is not programmed as it asks.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum IntentProblem {
-    /// A ClusterIP lies in a prefix that is left to others.
+    /// A VIP lies in a prefix that is left to others.
     VipIsExcluded {
         /// The Service.
         service: ServiceName,
-        /// The ClusterIP.
+        /// Field of the Service that has the VIP.
+        field: &'static str,
+        /// The VIP.
         vip: IpAddr,
+    },
+    /// An external address lies among the ClusterIPs, whose traffic it would take.
+    ExternalIpIsClusterIp {
+        /// The Service.
+        service: ServiceName,
+        /// Field of the Service that has the address.
+        field: &'static str,
+        /// The address.
+        vip: IpAddr,
+        /// Prefix of ClusterIPs.
+        range: IpNetwork,
     },
     /// A port of a ClusterIP that is an address of this node too belongs to a program of the node.
     PortIsNodes {
@@ -203,10 +227,15 @@ pub enum IntentProblem {
 impl fmt::Display for IntentProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            IntentProblem::VipIsExcluded { service, vip } => write!(
+            IntentProblem::VipIsExcluded { service, field, vip } => write!(
                 f,
-                "Service {service}: spec.clusterIPs: {vip} lies in an excluded prefix (--ipvs-exclude-cidrs, \
+                "Service {service}: {field}: {vip} lies in an excluded prefix (--ipvs-exclude-cidrs, \
                  ipvs.excludeCIDRs) and is not programmed; remove the prefix if kube-ipvs is to serve it"
+            ),
+            IntentProblem::ExternalIpIsClusterIp { service, field, vip, range } => write!(
+                f,
+                "Service {service}: {field}: {vip} lies in the range of ClusterIPs {range}, where it would take the \
+                 traffic of another Service; it is not served; use an address outside of that range"
             ),
             IntentProblem::PortIsNodes { service, port, link } => write!(
                 f,
@@ -276,8 +305,8 @@ impl IntentProblem {
     }
 }
 
-/// Computes the intent of one Service (its fronts, each with the endpoints that policy selects for it), and
-/// the problems of what cannot be programmed.
+/// Computes the intent of one Service, and what of it cannot be: its fronts, each with the endpoints that policy
+/// selects for it.
 pub fn desire_service(
     service: &Service,
     model: &ServiceModel,
@@ -286,22 +315,59 @@ pub fn desire_service(
     let mut intent = ServiceIntent { created: service.created, ..ServiceIntent::default() };
     let mut problems = unmatched_ports(service, model);
     problems.extend(settings_problems(service, context.config));
-    intent.fronts.reserve_exact(service.cluster_ips.len() * service.ports.len());
     for family in IpFamily::ALL {
-        let Some(vip) = service.cluster_ip(family) else { continue };
-        if context.ownership.excludes_vip(vip) {
-            problems.push(IntentProblem::VipIsExcluded { service: service.name.clone(), vip });
-            continue;
-        }
-        for port in &service.ports {
-            let at = VipPort { addr: vip, protocol: port.protocol, port: port.port };
-            match port_of_the_node(service, &at, context.facts) {
-                Some(problem) => problems.push(problem),
-                None => intent.fronts.push(desire_front(service, port, at.into(), model, context)),
+        let offers = offers(service, family, context, &mut problems);
+        intent.fronts.reserve_exact(offers.len() * service.ports.len());
+        for port in service.ports.iter().filter(|_| !offers.is_empty()) {
+            // Selected once for all fronts of the port.
+            let selection = Selection::new(service, port, family, model);
+            for (vip, reach) in &offers {
+                let at = VipPort { addr: *vip, protocol: port.protocol, port: port.port };
+                match port_of_the_node(service, &at, context.facts) {
+                    Some(problem) => problems.push(problem),
+                    None => intent.fronts.push(selection.desire_front(at.into(), *reach, context)),
+                }
             }
         }
     }
     (intent, problems)
+}
+
+/// Clients that a VIP is meant for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    /// Those of the cluster.
+    Cluster,
+    /// Those outside of it, too.
+    External,
+}
+
+/// VIPs that a Service has and may have.
+fn offers(
+    service: &Service,
+    family: IpFamily,
+    context: Context<'_>,
+    problems: &mut Vec<IntentProblem>,
+) -> Vec<(IpAddr, Reach)> {
+    let mut offers = Vec::new();
+    let mut offer = |vip: IpAddr, reach: Reach, field: &'static str| {
+        let service = service.name.clone();
+        let range = context.ownership.cluster_range_of(vip).filter(|_| reach == Reach::External);
+        if context.ownership.excludes_vip(vip) {
+            problems.push(IntentProblem::VipIsExcluded { service, field, vip });
+        } else if let Some(range) = range {
+            problems.push(IntentProblem::ExternalIpIsClusterIp { service, field, vip, range });
+        } else {
+            offers.push((vip, reach));
+        }
+    };
+    if let Some(vip) = service.cluster_ip(family) {
+        offer(vip, Reach::Cluster, "spec.clusterIPs");
+    }
+    for ip in service.external_ips_of(family) {
+        offer(ip.addr, Reach::External, ip.source.field());
+    }
+    offers
 }
 
 fn port_of_the_node(service: &Service, port: &VipPort, facts: &NodeFacts) -> Option<IntentProblem> {
@@ -320,26 +386,61 @@ fn unmatched_ports(service: &Service, model: &ServiceModel) -> Vec<IntentProblem
     model.unmatched_ports(service).map(problem).collect()
 }
 
-fn desire_front(
-    service: &Service,
-    port: &ServicePort,
-    front: Front,
-    model: &ServiceModel,
-    context: Context<'_>,
-) -> FrontIntent {
-    let endpoints = model.endpoints(service, port, front.family());
-    let selected = endpoints.select(EndpointPolicy::of(service, port), model.node());
-    let chosen = selected.under(service.internal_traffic_policy);
-    let Context { config, facts, .. } = context;
-    let is_of_node = front.vip().is_some_and(|vip| facts.addresses.contains_key(&vip));
-    FrontIntent {
-        front,
-        binding: if is_of_node { Binding::Node } else { Binding::Route },
-        settings: desire_settings(service, front.family(), config),
-        real_server: RealServer::SERVING,
-        endpoints: mark_chosen(&endpoints, chosen).into(),
-        drain: desire_drain(service, config),
-        masquerade: if config.masquerade_all { Masquerade::All } else { Masquerade::NonLocal },
+/// Endpoints of one port in one family, by policy.
+struct Selection<'a> {
+    service: &'a Service,
+    /// For traffic that may leave the node.
+    cluster: Arc<[ServerEndpoint]>,
+    /// For traffic that stays on the node.
+    local: Arc<[ServerEndpoint]>,
+}
+
+impl<'a> Selection<'a> {
+    fn new(service: &'a Service, port: &ServicePort, family: IpFamily, model: &ServiceModel) -> Self {
+        let policy = EndpointPolicy::of(service, port);
+        let endpoints = model.endpoints(service, port, family);
+        let selected = endpoints.select(policy, model.node());
+        // Nearly all Services have one of the lists only.
+        let none: Arc<[ServerEndpoint]> = Arc::default();
+        let list = |is_used: bool, chosen: &[RealServerId]| {
+            if is_used { mark_chosen(&endpoints, chosen) } else { Arc::clone(&none) }
+        };
+        Selection {
+            service,
+            cluster: list(policy.uses_cluster(), &selected.cluster),
+            local: list(policy.uses_local(), &selected.local),
+        }
+    }
+
+    fn desire_front(&self, front: Front, reach: Reach, context: Context<'_>) -> FrontIntent {
+        let Context { config, facts, .. } = context;
+        let has_chosen = |list: &[ServerEndpoint]| list.iter().any(|endpoint| endpoint.chosen);
+        let Service { internal_traffic_policy: internal, external_traffic_policy: external, .. } =
+            self.service;
+        let (endpoints, masquerade) = match (reach, internal, external) {
+            (Reach::Cluster, TrafficPolicy::Cluster, _) => (&self.cluster, Masquerade::NonLocal),
+            (Reach::Cluster, TrafficPolicy::Local, _) => (&self.local, Masquerade::NonLocal),
+            (Reach::External, _, TrafficPolicy::Cluster) => (&self.cluster, Masquerade::External),
+            (Reach::External, _, TrafficPolicy::Local) if has_chosen(&self.local) => {
+                (&self.local, Masquerade::Never)
+            }
+            // For pods and processes of this node alone.
+            (Reach::External, _, TrafficPolicy::Local) => (&self.cluster, Masquerade::Never),
+        };
+        let is_local = reach == Reach::External && *external == TrafficPolicy::Local;
+        let drop_external = is_local && !has_chosen(&self.local) && has_chosen(&self.cluster);
+        let is_of_node = front.vip().is_some_and(|vip| facts.addresses.contains_key(&vip));
+        let masquerades_all = reach == Reach::Cluster && config.masquerade_all;
+        FrontIntent {
+            front,
+            binding: if is_of_node { Binding::Node } else { Binding::Route },
+            settings: desire_settings(self.service, front.family(), config),
+            real_server: RealServer::SERVING,
+            endpoints: Arc::clone(endpoints).into(),
+            drain: desire_drain(self.service, config),
+            masquerade: if masquerades_all { Masquerade::All } else { masquerade },
+            drop_external,
+        }
     }
 }
 

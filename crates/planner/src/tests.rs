@@ -6,8 +6,8 @@ use drain::{Ledger, Overrides, Verdict};
 use lb_types::{Front, IpFamily, IpvsOp, Operation, Protocol, RealServer, RuleElement, ServiceName, Weight};
 use proptest::prelude::*;
 use service_model::{
-    EndpointSlice, ModelEvent, Service, ServiceModel, ServicePort, ServiceSettings, SliceEndpoint, SliceName,
-    SlicePort, TrafficPolicy,
+    EndpointSlice, ExternalIp, ExternalSource, ModelEvent, Service, ServiceModel, ServicePort,
+    ServiceSettings, SliceEndpoint, SliceName, SlicePort, TrafficPolicy,
 };
 
 use crate::{
@@ -103,6 +103,7 @@ fn service(name: &str, cluster_ips: &[&str], protocol: Protocol) -> Service {
         uid: "".into(),
         created: None,
         cluster_ips: cluster_ips.iter().map(|text| ip(text)).collect(),
+        external_ips: Vec::new(),
         ports: vec![ServicePort { name: "".into(), protocol, port: 80.try_into().unwrap(), node_port: None }],
         affinity: None,
         internal_traffic_policy: TrafficPolicy::Cluster,
@@ -558,4 +559,110 @@ fn annotations_count_as_far_as_the_operator_allows() {
         &problems,
         &["/scheduler]: sh is not one of --allowed-schedulers; rr is used instead; name one"],
     );
+}
+
+/// A Service with an external and a load-balancer IP, whose endpoints are one on this node and one elsewhere.
+fn external(policy: TrafficPolicy, endpoints: &[(&str, Option<&str>)]) -> [ModelEvent; 2] {
+    let at = |addr: &str, source| ExternalIp { addr: ip(addr), source };
+    let service = Service {
+        external_ips: vec![
+            at("192.0.2.7", ExternalSource::ExternalIps),
+            at("192.0.2.8", ExternalSource::LoadBalancer),
+        ],
+        external_traffic_policy: policy,
+        ..service("web", &[WEB], Protocol::Tcp)
+    };
+    let addrs: Vec<_> = endpoints.iter().map(|(addr, _)| (*addr, true)).collect();
+    let ModelEvent::SliceApplied(mut slice) = slice("web", Protocol::Tcp, &addrs) else { unreachable!() };
+    for (endpoint, (_, node)) in slice.endpoints.iter_mut().zip(endpoints) {
+        endpoint.node = node.map(Into::into);
+    }
+    [ModelEvent::ServiceApplied(service), ModelEvent::SliceApplied(slice)]
+}
+
+/// Plan for such a Service on node `n1`, without the lines of its ClusterIP.
+fn external_plan(policy: TrafficPolicy, endpoints: &[(&str, Option<&str>)]) -> String {
+    let mut world = World { model: ServiceModel::on_node("n1"), ..World::new() };
+    let mut dirty = Dirty::default();
+    for event in external(policy, endpoints) {
+        dirty.extend(world.replace(event));
+    }
+    let plan = world.diff(&dirty).to_string();
+    let lines = plan.lines().filter(|line| line.contains("192.0.2.7") && !line.contains(WEB));
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
+const BOTH: [(&str, Option<&str>); 2] = [("10.244.0.11", Some("n1")), ("10.244.1.12", Some("n2"))];
+
+#[test]
+fn external_addresses_are_served_by_all_endpoints_and_masqueraded() {
+    assert_eq!(
+        external_plan(TrafficPolicy::Cluster, &BOTH),
+        "add element vips 192.0.2.7\n\
+         add element services 192.0.2.7:80/TCP\n\
+         add element masquerade-external 192.0.2.7:80/TCP\n\
+         add virtual server 192.0.2.7:80/TCP rr\n\
+         add real server 10.244.1.12:8080 to 192.0.2.7:80/TCP Masq weight 1\n\
+         add real server 10.244.0.11:8080 to 192.0.2.7:80/TCP Masq weight 1\n\
+         ensure route local 192.0.2.7 src 192.168.50.10\n"
+    );
+}
+
+#[test]
+fn with_a_local_policy_only_endpoints_of_the_node_and_the_clients_own_address() {
+    assert_eq!(
+        external_plan(TrafficPolicy::Local, &BOTH),
+        "add element vips 192.0.2.7\n\
+         add element services 192.0.2.7:80/TCP\n\
+         add virtual server 192.0.2.7:80/TCP rr\n\
+         add real server 10.244.0.11:8080 to 192.0.2.7:80/TCP Masq weight 1\n\
+         ensure route local 192.0.2.7 src 192.168.50.10\n"
+    );
+}
+
+#[test]
+fn without_an_endpoint_on_the_node_a_local_policy_drops_clients_outside() {
+    assert_eq!(
+        external_plan(TrafficPolicy::Local, &BOTH[1..]),
+        "add element vips 192.0.2.7\n\
+         add element services 192.0.2.7:80/TCP\n\
+         add element no-local-endpoints 192.0.2.7:80/TCP\n\
+         add virtual server 192.0.2.7:80/TCP rr\n\
+         add real server 10.244.1.12:8080 to 192.0.2.7:80/TCP Masq weight 1\n\
+         ensure route local 192.0.2.7 src 192.168.50.10\n"
+    );
+    let none = external_plan(TrafficPolicy::Local, &[]);
+    assert!(none.contains("add element no-endpoints") && !none.contains("no-local-endpoints"), "{none}");
+}
+
+#[test]
+fn an_external_address_among_the_cluster_ips_is_refused_and_costs_nothing_else() {
+    let mut world = World::new();
+    let [ModelEvent::ServiceApplied(mut service), slice] = external(TrafficPolicy::Cluster, &BOTH) else {
+        unreachable!()
+    };
+    service.external_ips[0].addr = ip("10.96.0.99");
+    world.replace(slice);
+    let (intent, problems) = desire_service(&service, &world.model, world.context());
+    let problems: String = problems.iter().map(ToString::to_string).collect();
+    assert!(problems.starts_with("Service default/web: spec.externalIPs: 10.96.0.99 lies in"), "{problems}");
+    let vips: Vec<_> = intent.fronts.iter().filter_map(|want| want.front.vip()).collect();
+    assert_eq!(vips, [ip(WEB), ip("192.0.2.8")]);
+}
+
+#[test]
+fn a_service_that_loses_its_external_address_drains_there() {
+    let mut world = World::new();
+    for event in external(TrafficPolicy::Cluster, &BOTH) {
+        world.sync(event);
+    }
+    let plan = world.sync(ModelEvent::ServiceApplied(service("web", &[WEB], Protocol::Tcp)));
+    let plan = plan.to_string();
+    for line in [
+        "add element no-endpoints 192.0.2.7:80/TCP",
+        "set real server 10.244.0.11:8080 of 192.0.2.7:80/TCP Masq weight 0",
+    ] {
+        assert!(plan.contains(line), "{plan}");
+    }
+    assert!(!plan.contains("delete element masquerade-external 192.0.2.7:80/TCP"), "{plan}");
 }

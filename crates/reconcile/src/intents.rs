@@ -140,7 +140,7 @@ impl Intents {
             dirty.extend(mirror.fronts_on(*addr).map(Subject::Front));
         }
         // An address changes the intent of those Services only that have it as their ClusterIP.
-        self.mark_dirty(|service| service.cluster_ips.iter().any(|ip| changed.contains(ip)));
+        self.mark_dirty(|service| service.vips().any(|vip| changed.contains(&vip)));
     }
 
     /// Marks Services to be planned again.

@@ -367,6 +367,7 @@ fn service(n: usize) -> Service {
         uid: "".into(),
         created: None,
         cluster_ips: vec![vip(n)],
+        external_ips: Vec::new(),
         ports: vec![ServicePort {
             name: "".into(),
             protocol: Protocol::Tcp,

@@ -172,6 +172,7 @@ fn service(n: usize) -> Service {
         uid: "00000000-0000-0000-0000-000000000000".into(),
         created: None,
         cluster_ips: vec![vip(n)],
+        external_ips: Vec::new(),
         ports: vec![ServicePort {
             name: "http".into(),
             protocol: Protocol::Tcp,

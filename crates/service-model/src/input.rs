@@ -49,6 +49,34 @@ pub struct ServiceSettings {
     pub drain: Option<Arc<Overrides>>,
 }
 
+/// Where a Service's external address is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ExternalSource {
+    /// `spec.externalIPs`
+    ExternalIps,
+    /// `status.loadBalancer.ingress`, with `ipMode: VIP`
+    LoadBalancer,
+}
+
+impl ExternalSource {
+    /// Field of the object.
+    pub const fn field(self) -> &'static str {
+        match self {
+            ExternalSource::ExternalIps => "spec.externalIPs",
+            ExternalSource::LoadBalancer => "status.loadBalancer.ingress",
+        }
+    }
+}
+
+/// Address under which clients outside of the cluster reach a Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ExternalIp {
+    /// The address.
+    pub addr: IpAddr,
+    /// Where it is written.
+    pub source: ExternalSource,
+}
+
 /// A Service that has at least one ClusterIP.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Service {
@@ -61,6 +89,8 @@ pub struct Service {
     pub created: Option<i64>,
     /// ClusterIPs, at most one per family.
     pub cluster_ips: Vec<IpAddr>,
+    /// External and load-balancer IPs, each once.
+    pub external_ips: Vec<ExternalIp>,
     /// Ports, unique by (name, protocol) and by (port, protocol).
     pub ports: Vec<ServicePort>,
     /// Session affinity, if any.
@@ -79,6 +109,19 @@ impl Service {
     /// ClusterIP of a family.
     pub fn cluster_ip(&self, family: IpFamily) -> Option<IpAddr> {
         self.cluster_ips.iter().copied().find(|ip| IpFamily::of(*ip) == family)
+    }
+
+    /// External and load-balancer IPs of a family. Without a ClusterIP of that family there are none, as in
+    /// kube-proxy (pkg/proxy/serviceport.go).
+    pub fn external_ips_of(&self, family: IpFamily) -> impl Iterator<Item = ExternalIp> {
+        let served = self.cluster_ip(family).is_some();
+        self.external_ips.iter().filter(move |ip| served && IpFamily::of(ip.addr) == family).copied()
+    }
+
+    /// All VIPs.
+    pub fn vips(&self) -> impl Iterator<Item = IpAddr> {
+        let external = IpFamily::ALL.into_iter().flat_map(|family| self.external_ips_of(family));
+        self.cluster_ips.iter().copied().chain(external.map(|ip| ip.addr))
     }
 }
 

@@ -22,8 +22,8 @@ mod testing;
 
 pub use endpoints::{Endpoint, Placement, PortEndpoints};
 pub use input::{
-    Affinity, EndpointSlice, ModelEvent, Node, Service, ServicePort, ServiceSettings, SliceEndpoint,
-    SliceName, SlicePort, TrafficPolicy,
+    Affinity, EndpointSlice, ExternalIp, ExternalSource, ModelEvent, Node, Service, ServicePort,
+    ServiceSettings, SliceEndpoint, SliceName, SlicePort, TrafficPolicy,
 };
 pub use listings::{Departure, Listing, Listings};
 pub use model::ServiceModel;

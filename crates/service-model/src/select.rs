@@ -19,9 +19,10 @@ pub struct EndpointPolicy {
 impl EndpointPolicy {
     /// Policies of a service port.
     pub fn of(service: &Service, port: &ServicePort) -> Self {
+        let is_external = port.node_port.is_some() || !service.external_ips.is_empty();
         EndpointPolicy {
             internal: service.internal_traffic_policy,
-            external: port.node_port.map(|_| service.external_traffic_policy),
+            external: is_external.then_some(service.external_traffic_policy),
         }
     }
 

@@ -58,6 +58,7 @@ pub(crate) fn service(name: &str, ports: &str) -> Service {
         uid: name.into(),
         created: None,
         cluster_ips: vec![[10, 96, 0, 1].into()],
+        external_ips: Vec::new(),
         ports: ports
             .map(|(name, protocol, port)| ServicePort { name, protocol, port, node_port: None })
             .collect(),

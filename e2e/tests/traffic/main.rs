@@ -10,6 +10,7 @@ mod bad_input;
 mod change;
 mod chaos;
 mod drain;
+mod external;
 mod families;
 mod foreign;
 mod limits;

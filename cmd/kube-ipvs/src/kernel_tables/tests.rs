@@ -88,6 +88,7 @@ fn service() -> Service {
         uid: "".into(),
         created: None,
         cluster_ips: vec![VIP.parse().expect("an address")],
+        external_ips: Vec::new(),
         ports: vec![ServicePort {
             name: "".into(),
             protocol: Protocol::Tcp,

@@ -7,12 +7,12 @@ use std::{
 
 use jiff::Timestamp;
 use lb_types::{IpFamily, ServiceName};
-use service_model::{Affinity, Service, ServicePort, TrafficPolicy};
+use service_model::{Affinity, ExternalIp, ExternalSource, Service, ServicePort, TrafficPolicy};
 
 use super::{address, nameless, object_name, optional_text, port_number, protocol, settings};
 use crate::{
     problem::{Converted, Report},
-    wire::{self, Labels, Scalar, Spec},
+    wire::{self, Ingress, Labels, Scalar, Spec},
 };
 
 /// A Service with this label belongs to another proxy (pkg/proxy/apis/well_known_labels.go).
@@ -42,12 +42,14 @@ pub fn service(wire: &wire::Service) -> Converted<Service> {
     if cluster_ips.is_empty() || ports.is_empty() {
         return report.finish(None);
     }
+    let external_ips = external_ips(wire, &cluster_ips, &mut report);
     let service = Service {
         critical: is_critical(&name, &metadata.labels),
         name,
         uid: optional_text("metadata.uid", &metadata.uid, &mut report).unwrap_or_default(),
         created: created(&metadata.creation_timestamp, &mut report),
         cluster_ips,
+        external_ips,
         ports,
         affinity: affinity(spec, &mut report),
         internal_traffic_policy: policy("internalTrafficPolicy", &spec.internal_traffic_policy, &mut report),
@@ -132,6 +134,53 @@ fn is_family_at(spec: &Spec, i: usize, family: IpFamily, field: &str, report: &m
         );
     }
     agrees
+}
+
+/// `spec.externalIPs` and, where `ipMode` is VIP or missing, the addresses of `status.loadBalancer.ingress`; an entry
+/// that has a host name alone is none.
+fn external_ips(wire: &wire::Service, cluster_ips: &[IpAddr], report: &mut Report) -> Vec<ExternalIp> {
+    let (spec, balancer) = (&wire.spec.value, &wire.status.value.load_balancer);
+    report.expect("spec.externalIPs", "a list", spec.external_ips.wrong);
+    report.expect("status.loadBalancer", "an object", balancer.wrong);
+    report.expect("status.loadBalancer.ingress", "a list", balancer.value.ingress.wrong);
+    let mut ips: Vec<ExternalIp> = Vec::new();
+    let mut add = |field: String, value: &Scalar, source: ExternalSource| {
+        let Some(addr) = external_ip(&field, value, report) else { return };
+        let is_served = cluster_ips.iter().any(|ip| IpFamily::of(*ip) == IpFamily::of(addr));
+        if !is_served {
+            let message = format!("the Service has no {} ClusterIP; not served", IpFamily::of(addr));
+            report.add(field, message, "add the family to spec.ipFamilies, or remove the address");
+        } else if ips.iter().all(|known| known.addr != addr) && !cluster_ips.contains(&addr) {
+            ips.push(ExternalIp { addr, source });
+        }
+    };
+    for (i, value) in spec.external_ips.items.iter().enumerate() {
+        add(format!("spec.externalIPs[{i}]"), value, ExternalSource::ExternalIps);
+    }
+    for (i, ingress) in balancer.value.ingress.items.iter().enumerate() {
+        let Ingress { ip, ip_mode } = &ingress.value;
+        if !ip.is_empty() && (ip_mode.is_empty() || ip_mode.str() == Some("VIP")) {
+            add(format!("status.loadBalancer.ingress[{i}].ip"), ip, ExternalSource::LoadBalancer);
+        }
+    }
+    ips
+}
+
+fn external_ip(field: &str, value: &Scalar, report: &mut Report) -> Option<IpAddr> {
+    let Some(ip) = value.str().and_then(address::parse_ip) else {
+        report.add(
+            field,
+            format!("an IP address is expected, found {value}; not served"),
+            "write an IP address",
+        );
+        return None;
+    };
+    if let Some(special) = address::special(ip) {
+        let message = format!("{ip} is {special}, which cannot be a VIP; not served");
+        report.add(field, message, "write an address that clients can reach");
+        return None;
+    }
+    Some(ip)
 }
 
 fn ports(spec: &Spec, report: &mut Report) -> Vec<ServicePort> {

@@ -32,7 +32,7 @@ fn check_problems(case: &str, object: &str, problems: &[Problem], expect: &[&str
 }
 
 /// Names that the API uses, so that random objects resemble real ones.
-const FIELDS: [&str; 20] = [
+const FIELDS: [&str; 25] = [
     "metadata",
     "name",
     "labels",
@@ -53,6 +53,11 @@ const FIELDS: [&str; 20] = [
     "conditions",
     "ready",
     "status",
+    "externalIPs",
+    "loadBalancer",
+    "ingress",
+    "ip",
+    "ipMode",
 ];
 
 fn any_json() -> impl Strategy<Value = Value> {

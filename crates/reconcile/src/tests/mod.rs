@@ -212,6 +212,7 @@ fn service(name: &str, vip: &str) -> Service {
         uid: "".into(),
         created: None,
         cluster_ips: vec![ip(vip)],
+        external_ips: Vec::new(),
         ports: vec![ServicePort {
             name: "".into(),
             protocol: Protocol::Tcp,

@@ -1,4 +1,4 @@
-use service_model::{Service, TrafficPolicy};
+use service_model::{ExternalSource, Service, TrafficPolicy};
 
 use super::{check_problems, parse};
 use crate::{convert::service, wire};
@@ -9,6 +9,10 @@ fn summary(service: &Service) -> String {
     let ports = service.ports.iter().map(|p| {
         let node_port = p.node_port.map(|n| format!("@{n}")).unwrap_or_default();
         format!("{}:{}/{}{node_port}", p.name, p.port, p.protocol)
+    });
+    let external = service.external_ips.iter().map(|ip| match ip.source {
+        ExternalSource::ExternalIps => format!("external {}", ip.addr),
+        ExternalSource::LoadBalancer => format!("balancer {}", ip.addr),
     });
     let local = |policy, name: &str| (policy == TrafficPolicy::Local).then(|| name.to_owned());
     let settings = &service.settings;
@@ -23,7 +27,7 @@ fn summary(service: &Service) -> String {
         service.created.map(|created| format!("created {created}")),
         service.critical.then(|| "critical".to_owned()),
     ];
-    ips.chain(ports).chain(rest.into_iter().flatten()).collect::<Vec<_>>().join(" ")
+    ips.chain(ports).chain(external).chain(rest.into_iter().flatten()).collect::<Vec<_>>().join(" ")
 }
 
 /// Checks a Service `ns/web` with more metadata and a spec; `-` is expected if it is not served at all.
@@ -445,4 +449,44 @@ fn objects_without_a_usable_frame() {
         "Service default/a",
         &["spec|found a list", "spec.clusterIP|found nothing", "spec.ports|no port"],
     );
+}
+
+/// Checks external addresses: the rest of a spec, and the ingress points of `status`.
+fn check_external(case: &str, spec: &str, ingress: &str, expect: &str, problems: &[&str]) {
+    let yaml = format!(
+        "metadata: {{name: web, namespace: ns, uid: 1}}\n\
+         spec: {{clusterIP: 10.96.0.1, ports: [{{port: 80}}], {spec}}}\n\
+         status: {{loadBalancer: {{ingress: {ingress}}}}}\n"
+    );
+    let converted = service(&parse::<wire::Service>(&yaml));
+    let served = converted.object.as_ref().map_or("-".to_owned(), summary);
+    assert_eq!(served, format!("10.96.0.1 :80/TCP {expect}").trim(), "{case}: {:?}", converted.problems);
+    check_problems(case, "Service ns/web", &converted.problems, problems);
+}
+
+#[test]
+fn external_addresses() {
+    let v4 = "externalIPs: [192.0.2.7]";
+    check_external("none", "externalIPs: null", "null", "", &[]);
+    check_external("one of each", v4, "[{ip: 192.0.2.8}]", "external 192.0.2.7 balancer 192.0.2.8", &[]);
+    check_external("VIP", "type: LoadBalancer", "[{ip: 192.0.2.8, ipMode: VIP}]", "balancer 192.0.2.8", &[]);
+    check_external("Proxy is not ours", "type: LoadBalancer", "[{ip: 192.0.2.8, ipMode: Proxy}]", "", &[]);
+    check_external(
+        "a host name is no address",
+        "type: LoadBalancer",
+        "[{hostname: lb.example.com}]",
+        "",
+        &[],
+    );
+    check_external("the same twice", v4, "[{ip: 192.0.2.7}]", "external 192.0.2.7", &[]);
+    check_external("the ClusterIP itself", "externalIPs: [10.96.0.1]", "[]", "", &[]);
+    let no_family = "spec.externalIPs[0]|the Service has no IPv6 ClusterIP; not served";
+    check_external("another family", "externalIPs: ['2001:db8::7']", "[]", "", &[no_family]);
+    let not_an_ip = "spec.externalIPs[0]|an IP address is expected, found \"x\"; not served";
+    let both = "externalIPs: [x, 192.0.2.7]";
+    check_external("one is wrong", both, "[]", "external 192.0.2.7", &[not_an_ip]);
+    let loopback = "status.loadBalancer.ingress[0].ip|127.0.0.1 is a loopback address, which cannot be a VIP";
+    check_external("loopback", "type: LoadBalancer", "[{ip: 127.0.0.1}]", "", &[loopback]);
+    let list = "spec.externalIPs|a list";
+    check_external("no list", "externalIPs: 192.0.2.7", "[]", "", &[list]);
 }
