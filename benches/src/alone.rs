@@ -12,7 +12,7 @@ use anyhow::{Result, ensure};
 use dataplane::{
     BatchReport, ForwardDrop, IpvsTable, ObservedLink, ObservedRealServer, ObservedRules, ObservedVips,
     RulesTable, TableError, Tables, VipTable, VirtualServerDump,
-    fake::{FakeFlows, FakeSysctls},
+    fake::{FakeConntrack, FakeSysctls},
 };
 use ipvs::IpvsClient;
 use lb_types::{IpvsOp, RulesLayout, RulesOp, Scheduler, VipOp, VipPort, VirtualServerId};
@@ -92,7 +92,7 @@ impl Absent {
             vips: Box::new(Absent),
             rules: Box::new(Absent),
             sysctls: Box::new(FakeSysctls::default()),
-            flows: Box::new(FakeFlows::default()),
+            conntrack: Box::new(FakeConntrack::default()),
         }
     }
 }

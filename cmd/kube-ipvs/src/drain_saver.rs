@@ -128,7 +128,7 @@ mod tests {
 
     use dataplane::{
         Tables,
-        fake::{FakeFlows, FakeIpvs, FakeRules, FakeSysctls, FakeVips},
+        fake::{FakeConntrack, FakeIpvs, FakeRules, FakeSysctls, FakeVips},
     };
     use reconcile::Config;
     use testkit::TempDir;
@@ -141,7 +141,7 @@ mod tests {
             vips: Box::new(FakeVips::default()),
             rules: Box::new(FakeRules::default()),
             sysctls: Box::new(FakeSysctls::default()),
-            flows: Box::new(FakeFlows::default()),
+            conntrack: Box::new(FakeConntrack::default()),
         };
         Reconciler::new(Config::default(), tables)
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use conntrack::ConntrackClient;
-use dataplane::{ErrorKind, FlowTable, IpvsTable, RulesTable, Sysctls as _, Tables, Unopened, VipTable};
+use dataplane::{ConntrackTable, ErrorKind, IpvsTable, RulesTable, Sysctls as _, Tables, Unopened, VipTable};
 use ipvs::IpvsClient;
 use kernel::{
     KernelModule, KernelRelease, ModuleFinder, ModulePresence, ProcSysctls, SysctlNeeds, required_sysctls,
@@ -40,20 +40,20 @@ pub fn open() -> anyhow::Result<Opened> {
     warn_of_missing_modules();
     warn_without_estimation();
     mention_legacy_iptables();
-    let flows = ConntrackClient::open().context("open the connection tracking")?;
+    let conntrack = ConntrackClient::open().context("open the connection tracking")?;
     let tables = Tables {
         ipvs: Box::new(ipvs),
         vips: Box::new(vips),
         rules: Box::new(rules),
         sysctls: Box::new(ProcSysctls::default()),
-        flows: Box::new(flows),
+        conntrack: Box::new(conntrack),
     };
     Ok(Opened { tables, vip_port, rules_watcher })
 }
 
 /// Opens each table by itself; one that cannot be opened fails with each use.
 pub fn open_each() -> Tables {
-    let flows: Box<dyn FlowTable> = match ConntrackClient::open() {
+    let conntrack: Box<dyn ConntrackTable> = match ConntrackClient::open() {
         Ok(client) => Box::new(client),
         Err(error) => {
             Box::new(Unopened::new("open the connection tracking", ErrorKind::Other, chain(&error)))
@@ -71,7 +71,7 @@ pub fn open_each() -> Tables {
         Ok(client) => Box::new(client),
         Err(error) => Box::new(Unopened::new("open nftables", error.kind(), chain(&error))),
     };
-    Tables { ipvs, vips, rules, sysctls: Box::new(ProcSysctls::default()), flows }
+    Tables { ipvs, vips, rules, sysctls: Box::new(ProcSysctls::default()), conntrack }
 }
 
 /// Error and its causes on one line.

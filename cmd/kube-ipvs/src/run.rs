@@ -307,7 +307,7 @@ fn step(reconciler: &mut Reconciler, observers: &Observers) -> usize {
 mod tests {
     use dataplane::{
         BatchReport, IpvsTable, ObservedRealServer, TableError, Tables, VirtualServerDump,
-        fake::{FakeFlows, FakeIpvs, FakeRules, FakeSysctls, FakeVips},
+        fake::{FakeConntrack, FakeIpvs, FakeRules, FakeSysctls, FakeVips},
     };
     use drain_file::DrainFile;
     use lb_types::{IpvsOp, VirtualServerId};
@@ -350,7 +350,7 @@ mod tests {
             vips: Box::new(FakeVips::default()),
             rules: Box::new(FakeRules::default()),
             sysctls: Box::new(FakeSysctls::default()),
-            flows: Box::new(FakeFlows::default()),
+            conntrack: Box::new(FakeConntrack::default()),
         };
         let mut reconciler = Reconciler::new(Config::default(), tables);
         let file = DrainFile::new(dir.path(), "boot".to_owned());

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dataplane::{FlowTable, TableError};
-use lb_types::{FlowFilter, IpFamily, Protocol};
+use dataplane::{ConntrackTable, TableError};
+use lb_types::{ConntrackFilter, IpFamily, Protocol};
 use netlink::{Batch, BatchOutcome, Buffers, Counters, Protocol as Netlink, RequestSocket};
 
 use crate::{
@@ -35,7 +35,7 @@ impl ConntrackClient {
         self.socket.counters()
     }
 
-    fn delete(&mut self, filters: &[FlowFilter]) -> Result<usize, Error> {
+    fn delete(&mut self, filters: &[ConntrackFilter]) -> Result<usize, Error> {
         let mut groups: BTreeMap<(IpFamily, Protocol), BTreeSet<Key>> = BTreeMap::new();
         for filter in filters {
             let service = filter.service;
@@ -100,8 +100,8 @@ fn count_deleted(named: usize, outcome: BatchOutcome) -> Result<usize, Error> {
     }
 }
 
-impl FlowTable for ConntrackClient {
-    fn delete_flows(&mut self, filters: &[FlowFilter]) -> Result<usize, TableError> {
+impl ConntrackTable for ConntrackClient {
+    fn delete_flows(&mut self, filters: &[ConntrackFilter]) -> Result<usize, TableError> {
         Ok(self.delete(filters)?)
     }
 }

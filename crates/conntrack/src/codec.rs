@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use lb_types::{FlowFilter, IpFamily, Protocol};
+use lb_types::{ConntrackFilter, IpFamily, Protocol};
 use netlink::{Attribute, Attributes, Batch, Message, MessageBuffer, Request};
 
 /// Subsystem NFNL_SUBSYS_CTNETLINK, the upper byte of a message's type.
@@ -72,7 +72,7 @@ pub(crate) struct Key {
 }
 
 impl Key {
-    pub(crate) fn of(filter: &FlowFilter) -> Self {
+    pub(crate) fn of(filter: &ConntrackFilter) -> Self {
         let service = filter.service;
         Key { to: SocketAddr::new(service.addr, service.port.get()), answers_from: filter.answers_from() }
     }

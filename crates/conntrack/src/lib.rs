@@ -11,7 +11,7 @@
 //! by the kernel where that is safe, compares here, and deletes every tracked connection by its whole tuple
 //! and its id.
 //!
-//! Reading order: [`ConntrackClient`], which implements [`dataplane::FlowTable`]; [`Error`]; `codec`, the
+//! Reading order: [`ConntrackClient`], which implements [`dataplane::ConntrackTable`]; [`Error`]; `codec`, the
 //! bytes.
 
 mod client;

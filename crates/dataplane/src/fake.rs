@@ -3,14 +3,14 @@
 //! Each fake is a cheap handle: clone it, give one clone to the code under test and keep the other to look
 //! inside, count requests, or make the n-th operation fail.
 
+mod conntrack;
 mod faults;
-mod flows;
 mod ipvs;
 mod rules;
 mod sysctls;
 mod vips;
 
-pub use flows::FakeFlows;
+pub use conntrack::FakeConntrack;
 pub use ipvs::{FakeIpvs, IpvsSnapshot};
 pub use rules::FakeRules;
 pub use sysctls::FakeSysctls;

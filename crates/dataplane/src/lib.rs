@@ -3,7 +3,7 @@
 //! The traits are deliberately thin: they dump what exists and apply typed operations. They take no decision,
 //! keep no copy of the state and never repair anything by themselves.
 //!
-//! Reading order: [`IpvsTable`], [`VipTable`], [`RulesTable`], [`Sysctls`], [`FlowTable`], bundled by
+//! Reading order: [`IpvsTable`], [`VipTable`], [`RulesTable`], [`Sysctls`], [`ConntrackTable`], bundled by
 //! [`Tables`]; the results of their calls ([`BatchReport`], [`TableError`]); [`fake`] holds in-memory tables
 //! with the kernel's rules, and [`contract`] the tests that fakes and kernel must both pass.
 
@@ -26,7 +26,7 @@ pub use error::{ErrorKind, TableError};
 pub use explain_rules::explain_rules;
 pub use explain_vip::explain_vip;
 use lb_types::{
-    ConnectionCounters, FastMap, FastSet, FlowFilter, IpFamily, IpvsOp, RealServer, RealServerId,
+    ConnectionCounters, ConntrackFilter, FastMap, FastSet, IpFamily, IpvsOp, RealServer, RealServerId,
     RuleElement, RulesLayout, RulesOp, Scheduler, SysctlOp, TrafficCounters, VipOp, VipPort, VirtualServer,
     VirtualServerId,
 };
@@ -212,12 +212,12 @@ pub trait Sysctls {
 }
 
 /// The connection tracking of one network namespace.
-pub trait FlowTable {
+pub trait ConntrackTable {
     /// Deletes every tracked connection that one of the filters names, and no other; returns their number.
     ///
     /// One call for many filters costs one walk over the table for each family and protocol among them. It
     /// may miss tracked connections that appear meanwhile: make the change that they must not outlive first.
-    fn delete_flows(&mut self, filters: &[FlowFilter]) -> Result<usize, TableError>;
+    fn delete_flows(&mut self, filters: &[ConntrackFilter]) -> Result<usize, TableError>;
 }
 
 /// Table that somebody else has written to, according to a netlink notification.
@@ -240,5 +240,5 @@ pub struct Tables {
     /// Kernel parameters.
     pub sysctls: Box<dyn Sysctls>,
     /// Connection tracking.
-    pub flows: Box<dyn FlowTable>,
+    pub conntrack: Box<dyn ConntrackTable>,
 }

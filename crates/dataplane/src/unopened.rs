@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use lb_types::{FlowFilter, IpvsOp, RulesLayout, RulesOp, Scheduler, VipOp, VipPort, VirtualServerId};
+use lb_types::{ConntrackFilter, IpvsOp, RulesLayout, RulesOp, Scheduler, VipOp, VipPort, VirtualServerId};
 
 use crate::{
-    BatchReport, ErrorKind, FlowTable, ForwardDrop, IpvsTable, ObservedRealServer, ObservedRules,
+    BatchReport, ConntrackTable, ErrorKind, ForwardDrop, IpvsTable, ObservedRealServer, ObservedRules,
     ObservedVips, RulesTable, TableError, VipTable, VirtualServerDump,
 };
 
@@ -79,8 +79,8 @@ impl RulesTable for Unopened {
     }
 }
 
-impl FlowTable for Unopened {
-    fn delete_flows(&mut self, _filters: &[FlowFilter]) -> Result<usize, TableError> {
+impl ConntrackTable for Unopened {
+    fn delete_flows(&mut self, _filters: &[ConntrackFilter]) -> Result<usize, TableError> {
         self.fail()
     }
 }

@@ -5,13 +5,13 @@
 //!
 //! Reading order: [`IpFamily`], [`Protocol`] and [`VipPort`]; the Kubernetes side ([`ServiceName`],
 //! [`ServicePortName`]) and what it offers ([`Front`]); the IPVS side ([`VirtualServerId`],
-//! [`VirtualServer`], [`RealServerId`], [`RealServer`]); tracked connections ([`FlowFilter`]); the packet
+//! [`VirtualServer`], [`RealServerId`], [`RealServer`]); tracked connections ([`ConntrackFilter`]); the packet
 //! rules ([`RuleElement`], [`RulesLayout`]); and the typed kernel writes ([`Operation`]) of which every plan
 //! consists.
 
+mod conntrack;
 mod duration;
 mod fast;
-mod flows;
 mod front;
 mod ipvs;
 mod names;
@@ -21,9 +21,9 @@ mod parse;
 mod rules;
 mod sysctls;
 
+pub use conntrack::{ConntrackFilter, ConntrackTarget};
 pub use duration::{InvalidDuration, parse_duration};
 pub use fast::{FastMap, FastSet};
-pub use flows::{FlowFilter, FlowTarget};
 pub use front::{Clients, Front};
 pub use ipvs::{
     ConnectionCounters, ForwardingMethod, Persistence, RealServer, RealServerId, Scheduler, SchedulerFlags,
@@ -31,7 +31,7 @@ pub use ipvs::{
 };
 pub use names::{PodUid, ServiceName, ServicePortName};
 pub use net::{IpFamily, Protocol, UnknownProtocol, VipPort};
-pub use op::{FlowsOp, IpvsOp, Operation, RulesOp, SysctlOp, VipOp};
+pub use op::{ConntrackOp, IpvsOp, Operation, RulesOp, SysctlOp, VipOp};
 pub use parse::InvalidId;
 pub use rules::{LocalDetection, RuleElement, RuleSet, RulesLayout};
 pub use sysctls::{Leaves, SysctlNeed, SysctlWhen};

@@ -2,7 +2,9 @@
 
 use std::{borrow::Cow, fmt, net::IpAddr};
 
-use crate::{FlowFilter, RealServer, RealServerId, RuleElement, RulesLayout, VirtualServer, VirtualServerId};
+use crate::{
+    ConntrackFilter, RealServer, RealServerId, RuleElement, RulesLayout, VirtualServer, VirtualServerId,
+};
 
 /// A write to the IPVS tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -173,15 +175,15 @@ impl fmt::Display for SysctlOp {
 
 /// A write to the connection tracking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum FlowsOp {
+pub enum ConntrackOp {
     /// Makes the kernel forget tracked connections.
-    Delete(FlowFilter),
+    Delete(ConntrackFilter),
 }
 
-impl fmt::Display for FlowsOp {
+impl fmt::Display for ConntrackOp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            FlowsOp::Delete(filter) => write!(f, "delete {filter}"),
+            ConntrackOp::Delete(filter) => write!(f, "delete {filter}"),
         }
     }
 }
@@ -198,7 +200,7 @@ pub enum Operation {
     /// `/proc/sys`.
     Sysctl(SysctlOp),
     /// Connection tracking.
-    Flows(FlowsOp),
+    Conntrack(ConntrackOp),
 }
 
 impl fmt::Display for Operation {
@@ -208,7 +210,7 @@ impl fmt::Display for Operation {
             Operation::Vip(op) => op.fmt(f),
             Operation::Rules(op) => op.fmt(f),
             Operation::Sysctl(op) => op.fmt(f),
-            Operation::Flows(op) => op.fmt(f),
+            Operation::Conntrack(op) => op.fmt(f),
         }
     }
 }
@@ -237,8 +239,8 @@ impl From<SysctlOp> for Operation {
     }
 }
 
-impl From<FlowsOp> for Operation {
-    fn from(op: FlowsOp) -> Self {
-        Operation::Flows(op)
+impl From<ConntrackOp> for Operation {
+    fn from(op: ConntrackOp) -> Self {
+        Operation::Conntrack(op)
     }
 }

@@ -18,7 +18,7 @@ use lb_types::{
 
 use crate::{
     Binding, Context, Desired, Dirty, FrontIntent, Mirror, MirrorServer, NewDrain, Plan, Stage, Subject,
-    flows, sysctls,
+    conntrack, sysctls,
 };
 
 /// Values that a comparison reads.
@@ -113,8 +113,8 @@ pub fn diff(dirty: &Dirty, inputs: &Inputs<'_>) -> Plan {
     addresses.retain(|addr| inputs.mirror.addresses.contains(addr) && differ.is_spare(addr, &vips));
     differ.plan.extend(Stage::VipsRemove, addresses.into_iter().map(|addr| VipOp::DeleteAddress { addr }));
     let Differ { mut plan, .. } = differ;
-    let flows = flows::follow(&plan, inputs);
-    plan.extend(Stage::Flows, flows);
+    let deletions = conntrack::follow(&plan, inputs);
+    plan.extend(Stage::Conntrack, deletions);
     plan
 }
 

@@ -45,7 +45,7 @@ impl Subject {
                 Some(Subject::of_element(element))
             }
             Operation::Sysctl(_) => Some(Subject::Sysctls),
-            Operation::Flows(_) => None,
+            Operation::Conntrack(_) => None,
         }
     }
 

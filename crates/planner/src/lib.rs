@@ -9,10 +9,10 @@
 
 mod cleanup;
 mod config;
+mod conntrack;
 mod desired;
 mod diff;
 mod dirty;
-mod flows;
 mod intent;
 mod mirror;
 mod plan;
@@ -24,10 +24,10 @@ mod tests;
 
 pub use cleanup::{cleanup, cleanup_rules};
 pub use config::{Context, NodeFacts, Ownership, PlannerConfig, ServiceOverrides, UnknownOverrides};
+pub use conntrack::untranslated;
 pub use desired::{Changes, Desired, Vacated};
 pub use diff::{Inputs, diff};
 pub use dirty::{Dirty, Subject};
-pub use flows::untranslated;
 pub use intent::{
     Binding, FrontIntent, IntentProblem, Masquerade, ServerEndpoint, ServiceIntent, desire_service,
 };

@@ -131,7 +131,7 @@ impl Mirror {
             Operation::Vip(op) => self.record_vip(op),
             Operation::Rules(op) => self.record_rules(op),
             Operation::Sysctl(op) => _ = self.sysctls.values.insert(op.name.clone(), op.value),
-            Operation::Flows(_) => {}
+            Operation::Conntrack(_) => {}
         }
     }
 

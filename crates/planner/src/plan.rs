@@ -47,7 +47,7 @@ pub enum Stage {
     RulesRemove,
     /// Tracked connections that depend on what has gone, or that began before it came: last, so that no
     /// packet creates them anew.
-    Flows,
+    Conntrack,
 }
 
 /// A drain that begins when its plan is executed, unless it runs already.

@@ -1,4 +1,4 @@
-mod flows;
+mod conntrack;
 
 use std::{collections::BTreeMap, net::IpAddr};
 

@@ -20,7 +20,7 @@ use std::{collections::BTreeSet, mem::discriminant};
 
 use dataplane::TableError;
 use drain::Time;
-use lb_types::{FlowsOp, Front, IpvsOp, Operation, RulesOp, Scheduler, SysctlOp, VipOp};
+use lb_types::{ConntrackOp, Front, IpvsOp, Operation, RulesOp, Scheduler, SysctlOp, VipOp};
 use planner::{Desired, Plan, Subject, is_of_link};
 use tracing::{debug, error};
 
@@ -47,7 +47,7 @@ pub(crate) struct Outcome {
     /// Deletions in IPVS that the kernel executed, in order.
     pub(crate) deleted: Vec<IpvsOp>,
     /// Deletions of tracked connections that the plan asks for; the mirror shows which of them are due.
-    pub(crate) flows: Vec<FlowsOp>,
+    pub(crate) conntrack: Vec<ConntrackOp>,
     /// Schedulers that are gone, as a refused write has shown.
     pub(crate) lost_schedulers: BTreeSet<Scheduler>,
     /// Writes of kernel parameters, each with its result.
@@ -112,7 +112,7 @@ impl Run<'_> {
                 Operation::Vip(op) => vips.push(*op),
                 Operation::Rules(op) => rules.push(op.clone()),
                 Operation::Sysctl(op) => sysctls.push(op.clone()),
-                Operation::Flows(op) => self.outcome.flows.push(*op),
+                Operation::Conntrack(op) => self.outcome.conntrack.push(*op),
             }
         }
         self.ipvs(&ipvs);

@@ -12,9 +12,9 @@
 mod audit;
 mod cleanup;
 mod config;
+mod conntrack;
 mod drains;
 mod executor;
-mod flows;
 mod intents;
 mod kernel;
 mod listeners;

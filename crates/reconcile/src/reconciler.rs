@@ -159,10 +159,11 @@ impl Reconciler {
         // waits for its own rest.
         let is_dirty = model.listings().have_changed() || self.syncer.intents.has_backlog();
         let changes = (self.phase == Phase::Running && is_dirty).then(|| now.max(self.earliest_plan()));
-        let flows = self.syncer.flows.due(&self.syncer.kernel.mirror, &self.syncer.work);
+        let deletions = self.syncer.deletions.due(&self.syncer.kernel.mirror, &self.syncer.work);
         let listeners = listeners.due().filter(|_| self.phase == Phase::Running).map(|due| due.max(now));
         let release = self.syncer.drains.ledger.next_release();
-        let dues = [at_once.then_some(now), changes, flows, listeners, release, self.syncer.work.next_due()];
+        let dues =
+            [at_once.then_some(now), changes, deletions, listeners, release, self.syncer.work.next_due()];
         dues.into_iter().flatten().min()
     }
 
@@ -191,7 +192,7 @@ impl Reconciler {
                     self.dump_rest = now + SHARE_OF_DUMPS.pause(took);
                 }
                 if walked {
-                    self.syncer.flows.charge(took, now);
+                    self.syncer.deletions.charge(took, now);
                 }
             }
         }
@@ -218,7 +219,8 @@ impl Reconciler {
         let scope = if self.phase == Phase::Running { Scope::All } else { Scope::Desired };
         self.syncer.settle(now, dirty, scope, report);
         self.note_programmed(report);
-        let walked = self.syncer.flows.delete(&mut self.syncer.kernel, &mut self.syncer.work, now, report);
+        let walked =
+            self.syncer.deletions.delete(&mut self.syncer.kernel, &mut self.syncer.work, now, report);
         Step::Changes { dumped, walked }
     }
 
@@ -275,7 +277,7 @@ impl Reconciler {
             self.programmed = true;
             report.completed_start = true;
             self.syncer
-                .flows
+                .deletions
                 .add(&planner::untranslated(&self.syncer.intents.desired, &self.syncer.kernel.mirror));
         }
     }

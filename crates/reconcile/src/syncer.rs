@@ -14,9 +14,9 @@ use tracing::{debug, info, warn};
 
 use crate::{
     Config, Report, Shortfalls, Totals,
+    conntrack::PendingDeletions,
     drains::{Drains, View},
     executor::Executor,
-    flows::Flows,
     intents::Intents,
     kernel::{Findings, Kernel},
     node_findings::{Inspector, NodeFindings},
@@ -42,7 +42,7 @@ pub(crate) struct Syncer {
     pub(crate) drains: Drains,
     pub(crate) work: Work,
     /// Deletions of tracked connections that are not done.
-    pub(crate) flows: Flows,
+    pub(crate) deletions: PendingDeletions,
     pub(crate) node_findings: NodeFindings,
     refused_sysctls: RefusedSysctls,
     /// Objects that audits and polls have found changed, to be reported with the writes that follow.
@@ -65,7 +65,7 @@ impl Syncer {
             intents: Intents::new(config),
             drains: Drains::new(config.drain),
             work: Work::default(),
-            flows: Flows::default(),
+            deletions: PendingDeletions::default(),
             node_findings: NodeFindings::default(),
             refused_sysctls: RefusedSysctls::default(),
             drift: 0,
@@ -174,7 +174,7 @@ impl Syncer {
         let outcome = executor.run(plan, report);
         let view = View::new(&self.intents, &self.kernel.mirror, now);
         self.drains.follow(plan, &outcome.deleted, view, report);
-        self.flows.add(&outcome.flows);
+        self.deletions.add(&outcome.conntrack);
         if dirty.contains(&Subject::Sysctls) {
             self.refused_sysctls.follow(outcome.sysctls, report);
             report.findings |= self.node_findings.replace_parameters(self.refused_sysctls.names());

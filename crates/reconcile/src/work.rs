@@ -33,7 +33,7 @@ pub(crate) enum Task {
     /// A dump, because a notification or a failed write has made the mirror doubtful.
     Dump(Table),
     /// Deletions of tracked connections.
-    DeleteFlows,
+    DeleteTracked,
 }
 
 /// Unit that is dumped.
@@ -92,7 +92,7 @@ impl fmt::Display for Task {
             Task::Dump(Table::Rules) => f.write_str("dump of packet rules"),
             Task::Dump(Table::VirtualServers) => f.write_str("dump of virtual servers"),
             Task::Dump(Table::RealServers(vs)) => write!(f, "dump of the real servers of {vs}"),
-            Task::DeleteFlows => f.write_str("deletions of tracked connections"),
+            Task::DeleteTracked => f.write_str("deletions of tracked connections"),
         }
     }
 }

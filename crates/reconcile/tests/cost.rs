@@ -13,7 +13,7 @@ use std::{
 
 use dataplane::{
     BatchReport, IpvsTable, ObservedRealServer, TableError, Tables, VirtualServerDump,
-    fake::{FakeFlows, FakeIpvs, FakeRules, FakeSysctls, FakeVips},
+    fake::{FakeConntrack, FakeIpvs, FakeRules, FakeSysctls, FakeVips},
 };
 use drain::Time;
 use lb_types::{IpFamily, IpvsOp, Protocol, RealServerId, Scheduler, ServiceName, VipPort, VirtualServerId};
@@ -95,7 +95,7 @@ impl World {
             vips: Box::new(vips.clone()),
             rules: Box::new(rules.clone()),
             sysctls: Box::new(FakeSysctls::default()),
-            flows: Box::new(FakeFlows::default()),
+            conntrack: Box::new(FakeConntrack::default()),
         };
         let ownership =
             Ownership { service_cidrs: vec!["10.96.0.0/12".parse().unwrap()], ..Ownership::default() };

@@ -13,7 +13,7 @@ use std::{
 use dataplane::{
     BatchReport, ForwardDrop, IpvsTable, ObservedLink, ObservedRealServer, ObservedRules, ObservedVips,
     RulesTable, TableError, Tables, VipTable, VirtualServerDump,
-    fake::{FakeFlows, FakeSysctls},
+    fake::{FakeConntrack, FakeSysctls},
 };
 use drain::Time;
 use lb_types::{
@@ -137,7 +137,7 @@ fn memory_at_10_000_services_with_10_endpoints() {
         vips: Box::new(Void),
         rules: Box::new(Void),
         sysctls: Box::new(FakeSysctls::default()),
-        flows: Box::new(FakeFlows::default()),
+        conntrack: Box::new(FakeConntrack::default()),
     };
     let ownership =
         Ownership { service_cidrs: vec!["10.96.0.0/12".parse().unwrap()], ..Ownership::default() };

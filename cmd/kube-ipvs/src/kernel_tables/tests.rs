@@ -9,7 +9,7 @@ use std::{
 };
 
 use clap::Parser as _;
-use dataplane::fake::{FakeFlows, FakeIpvs, FakeRules};
+use dataplane::fake::{FakeConntrack, FakeIpvs, FakeRules};
 use dataplane::{Tables, Touched};
 use kernel::{ConnReuseFlag, KernelRelease, ProcSysctls};
 use lb_types::{Protocol, ServiceName};
@@ -58,7 +58,7 @@ impl Process {
             vips: Box::new(VipClient::open_with_kind(STAND_IN).expect("a socket")),
             rules: Box::new(FakeRules::default()),
             sysctls: Box::new(ProcSysctls::default()),
-            flows: Box::new(FakeFlows::default()),
+            conntrack: Box::new(FakeConntrack::default()),
         };
         let reconciler = Reconciler::new(for_this_kernel(&settings, &choice), tables);
         let mut process = Process { reconciler, now: Duration::from_secs(1000) };

@@ -9,12 +9,12 @@ fn service(addr: &str, port: u16) -> VipPort {
     VipPort { addr, protocol: Protocol::Udp, port }
 }
 
-fn of(service: VipPort, addr: &str, port: u16) -> FlowFilter {
+fn of(service: VipPort, addr: &str, port: u16) -> ConntrackFilter {
     let rs = RealServerId { addr: addr.parse().unwrap(), port: port.try_into().unwrap() };
-    FlowFilter::of_real_server(service, rs)
+    ConntrackFilter::of_real_server(service, rs)
 }
 
-fn keys(filters: &[FlowFilter]) -> BTreeSet<Key> {
+fn keys(filters: &[ConntrackFilter]) -> BTreeSet<Key> {
     filters.iter().map(Key::of).collect()
 }
 
@@ -27,7 +27,7 @@ fn bytes(text: &str) -> Vec<u8> {
     (0..digits.len()).step_by(2).map(|i| u8::from_str_radix(&digits[i..i + 2], 16).unwrap()).collect()
 }
 
-fn narrow(filters: &[FlowFilter]) -> Narrowing {
+fn narrow(filters: &[ConntrackFilter]) -> Narrowing {
     Narrowing::to(Protocol::Udp, &keys(filters))
 }
 
@@ -136,7 +136,7 @@ fn listed(from: &str, to: &str, server: &str, number: u8, id: u32) -> Batch {
     batch
 }
 
-fn parse(batch: &Batch, wanted: &[FlowFilter]) -> Option<Tracked> {
+fn parse(batch: &Batch, wanted: &[ConntrackFilter]) -> Option<Tracked> {
     let message = Messages::new(batch.as_bytes()).next().unwrap();
     parse_tracked(&message, Protocol::Udp, &keys(wanted))
 }
@@ -158,7 +158,7 @@ fn wanted_entries_are_told_from_others() {
     ] {
         assert_eq!(parse(&listed(client, to, server, number, 9), &[filter]), None, "{to} {server} {number}");
     }
-    let untranslated = FlowFilter::untranslated(dns);
+    let untranslated = ConntrackFilter::untranslated(dns);
     assert!(parse(&listed(client, vip, vip, 17, 9), &[untranslated]).is_some());
     assert!(parse(&listed(client, vip, server, 17, 9), &[untranslated]).is_none());
 }
@@ -185,7 +185,7 @@ proptest! {
     #[test]
     fn any_bytes_are_read(payload in vec(any::<u8>(), 0..200), kind in prop_oneof![Just(NEW), any::<u16>()]) {
         let message = Message { kind, flags: 0, sequence: 0, port_id: 0, payload: &payload };
-        let _ = parse_tracked(&message, Protocol::Udp, &keys(&[FlowFilter::untranslated(service("::", 1))]));
+        let _ = parse_tracked(&message, Protocol::Udp, &keys(&[ConntrackFilter::untranslated(service("::", 1))]));
     }
 
     #[test]

@@ -7,8 +7,8 @@ use std::{
 
 use conntrack::ConntrackClient;
 use dataplane::{
-    FlowTable,
-    contract::flows::{CASES, Flow, FlowsWorld},
+    ConntrackTable,
+    contract::conntrack::{CASES, Flow, FlowsWorld},
 };
 
 use crate::tool;
@@ -16,7 +16,7 @@ use crate::tool;
 struct ConntrackWorld(ConntrackClient);
 
 impl FlowsWorld for ConntrackWorld {
-    fn table(&mut self) -> &mut dyn FlowTable {
+    fn table(&mut self) -> &mut dyn ConntrackTable {
         &mut self.0
     }
 

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use conntrack::ConntrackClient;
-use dataplane::{FlowTable as _, contract::flows::Flow};
-use lb_types::{FlowFilter, IpFamily, Protocol, RealServerId, VipPort};
+use dataplane::{ConntrackTable as _, contract::conntrack::Flow};
+use lb_types::{ConntrackFilter, IpFamily, Protocol, RealServerId, VipPort};
 use testkit::{in_new_netns, run};
 
 use crate::tool;
@@ -38,7 +38,7 @@ fn cost(family: IpFamily) -> u64 {
         let mut table = ConntrackClient::open().expect("open");
         let vip = VipPort { addr: vip, protocol: Protocol::Udp, port: 53.try_into().expect("not 0") };
         let rs = RealServerId { addr: server, port: 5353.try_into().expect("not 0") };
-        let deleted = table.delete_flows(&[FlowFilter::of_real_server(vip, rs)]).expect("delete");
+        let deleted = table.delete_flows(&[ConntrackFilter::of_real_server(vip, rs)]).expect("delete");
         let counters = table.counters();
         println!("{family}: {counters:?}");
         assert_eq!(deleted, usize::from(MINE));

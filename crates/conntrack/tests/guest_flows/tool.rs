@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use dataplane::contract::flows::Flow;
+use dataplane::contract::conntrack::Flow;
 use lb_types::Protocol;
 use netlink::{Batch, Buffers, MessageBuffer, Protocol as Netlink, RequestSocket, flags};
 use testkit::run;

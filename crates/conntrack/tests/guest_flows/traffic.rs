@@ -8,8 +8,8 @@ use std::{
 };
 
 use conntrack::ConntrackClient;
-use dataplane::{FlowTable as _, contract::flows::Flow};
-use lb_types::{FlowFilter, IpFamily, Protocol, RealServerId, VipPort};
+use dataplane::{ConntrackTable as _, contract::conntrack::Flow};
+use lb_types::{ConntrackFilter, IpFamily, Protocol, RealServerId, VipPort};
 use testkit::{in_new_netns, run};
 
 use crate::tool;
@@ -170,7 +170,7 @@ fn only_the_real_servers_flows_go(family: IpFamily) {
     let mut table = ConntrackClient::open().expect("open");
     for (to, nth) in [((net.vip, PORT), 0), ((net.node, NODE_PORT), 1)] {
         let before = of_clients(&clients);
-        let filter = FlowFilter::of_real_server(net.vip_port(to.0, to.1), net.real_server(nth));
+        let filter = ConntrackFilter::of_real_server(net.vip_port(to.0, to.1), net.real_server(nth));
         let server = SocketAddr::new(net.servers[nth], TARGET);
         let meant: BTreeSet<_> = before
             .values()
@@ -231,7 +231,7 @@ fn early_clients_are_found(family: IpFamily) {
     assert!(late.values().all(|client| client.ask() == server));
     let late_entries = of_clients(&late);
     let mut table = ConntrackClient::open().expect("open");
-    let filter = FlowFilter::untranslated(net.vip_port(net.vip, PORT));
+    let filter = ConntrackFilter::untranslated(net.vip_port(net.vip, PORT));
     assert_eq!(table.delete_flows(&[filter]).expect("delete"), 2);
     assert_eq!(of_clients(&late), late_entries, "those of real servers stay");
     for client in early.values() {

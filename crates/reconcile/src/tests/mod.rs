@@ -2,9 +2,9 @@
 
 mod adoption;
 mod budget;
+mod conntrack;
 mod crash;
 mod draining;
-mod flows;
 mod node;
 mod node_findings;
 mod programming;
@@ -23,7 +23,7 @@ use std::{net::IpAddr, time::Duration};
 
 use dataplane::{
     Tables,
-    fake::{FakeFlows, FakeIpvs, FakeRules, FakeSysctls, FakeVips},
+    fake::{FakeConntrack, FakeIpvs, FakeRules, FakeSysctls, FakeVips},
 };
 use drain::Time;
 use lb_types::{Front, IpFamily, Protocol, RealServerId, ServiceName, SysctlOp, VipPort, VirtualServerId};
@@ -42,7 +42,7 @@ struct Kernel {
     vips: FakeVips,
     rules: FakeRules,
     sysctls: FakeSysctls,
-    flows: FakeFlows,
+    conntrack: FakeConntrack,
 }
 
 impl Kernel {
@@ -59,7 +59,7 @@ impl Kernel {
             vips: Box::new(self.vips.clone()),
             rules: Box::new(self.rules.clone()),
             sysctls: Box::new(self.sysctls.clone()),
-            flows: Box::new(self.flows.clone()),
+            conntrack: Box::new(self.conntrack.clone()),
         }
     }
 

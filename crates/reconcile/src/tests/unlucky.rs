@@ -427,12 +427,12 @@ fn flows_of_a_udp_address_that_changes_hands_are_deleted_even_while_the_table_re
     let three = |last| dns(&[("10.244.0.11", last), ("10.244.0.12", "b"), ("10.244.0.13", "c")]);
     let mut world = World::synced([applied(udp(service("dns", WEB))), three("a")]);
     world.pass(Duration::from_secs(2));
-    world.kernel.flows.take_filters();
+    world.kernel.conntrack.take_filters();
     // The table is walked for another one; the next walk waits for half a second.
     world.sync(dns(&[("10.244.0.11", "a"), ("10.244.0.12", "b")]));
     world.pass(Duration::from_millis(100));
     world.sync(dns(&[("10.244.0.11", "new"), ("10.244.0.12", "b")]));
     world.pass(Duration::from_secs(5));
-    let filters: Vec<_> = world.kernel.flows.take_filters().iter().map(ToString::to_string).collect();
+    let filters: Vec<_> = world.kernel.conntrack.take_filters().iter().map(ToString::to_string).collect();
     assert!(filters.iter().any(|filter| filter.contains("10.244.0.11")), "{filters:?}");
 }

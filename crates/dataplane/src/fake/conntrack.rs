@@ -2,27 +2,27 @@
 
 use std::{cell::RefCell, collections::BTreeSet, net::SocketAddr, rc::Rc};
 
-use lb_types::{FlowFilter, FlowTarget, Protocol};
+use lb_types::{ConntrackFilter, ConntrackTarget, Protocol};
 
 use super::faults::Faults;
-use crate::{ErrorKind, FlowTable, TableError, contract::flows::Flow};
+use crate::{ConntrackTable, ErrorKind, TableError, contract::conntrack::Flow};
 
 /// The connection tracking in memory.
 ///
-/// A clone is another handle to the same table. Only calls through [`FlowTable`] are counted and can fail.
+/// A clone is another handle to the same table. Only calls through [`ConntrackTable`] are counted and can fail.
 #[derive(Clone, Default)]
-pub struct FakeFlows(Rc<RefCell<State>>);
+pub struct FakeConntrack(Rc<RefCell<State>>);
 
 #[derive(Default)]
 struct State {
     flows: BTreeSet<Flow>,
     calls: usize,
     /// Filters of all calls.
-    log: Vec<FlowFilter>,
-    faults: Faults<FlowFilter>,
+    log: Vec<ConntrackFilter>,
+    faults: Faults<ConntrackFilter>,
 }
 
-impl FakeFlows {
+impl FakeConntrack {
     /// Makes a client connect.
     ///
     /// # Panics
@@ -48,7 +48,7 @@ impl FakeFlows {
     }
 
     /// Filters of all calls since the last time; empties the log.
-    pub fn take_filters(&self) -> Vec<FlowFilter> {
+    pub fn take_filters(&self) -> Vec<ConntrackFilter> {
         std::mem::take(&mut self.0.borrow_mut().log)
     }
 
@@ -58,8 +58,8 @@ impl FakeFlows {
     }
 }
 
-impl FlowTable for FakeFlows {
-    fn delete_flows(&mut self, filters: &[FlowFilter]) -> Result<usize, TableError> {
+impl ConntrackTable for FakeConntrack {
+    fn delete_flows(&mut self, filters: &[ConntrackFilter]) -> Result<usize, TableError> {
         let state = &mut *self.0.borrow_mut();
         state.calls += 1;
         state.faults.next_call("delete flows")?;
@@ -76,11 +76,11 @@ fn directions(flow: &Flow) -> [(Protocol, SocketAddr, SocketAddr); 2] {
     [(protocol, client, to), (protocol, server, client)]
 }
 
-fn is_meant(filter: &FlowFilter, flow: &Flow) -> bool {
+fn is_meant(filter: &ConntrackFilter, flow: &Flow) -> bool {
     let service = SocketAddr::new(filter.service.addr, filter.service.port.get());
     let target = match filter.target {
-        FlowTarget::RealServer(rs) => SocketAddr::new(rs.addr, rs.port.get()),
-        FlowTarget::Untranslated => flow.to,
+        ConntrackTarget::RealServer(rs) => SocketAddr::new(rs.addr, rs.port.get()),
+        ConntrackTarget::Untranslated => flow.to,
     };
     flow.protocol == filter.service.protocol && flow.to == service && flow.server == target
 }
@@ -88,15 +88,15 @@ fn is_meant(filter: &FlowFilter, flow: &Flow) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contract::flows::{CASES, FlowsWorld};
+    use crate::contract::conntrack::{CASES, FlowsWorld};
 
-    struct FakeFlowsWorld {
-        table: FakeFlows,
-        hands: FakeFlows,
+    struct FakeConntrackWorld {
+        table: FakeConntrack,
+        hands: FakeConntrack,
     }
 
-    impl FlowsWorld for FakeFlowsWorld {
-        fn table(&mut self) -> &mut dyn FlowTable {
+    impl FlowsWorld for FakeConntrackWorld {
+        fn table(&mut self) -> &mut dyn ConntrackTable {
             &mut self.table
         }
 
@@ -115,14 +115,14 @@ mod tests {
     fn the_fake_meets_every_demand() {
         for case in CASES {
             eprintln!("{}", case.name);
-            let hands = FakeFlows::default();
-            (case.run)(&mut FakeFlowsWorld { table: hands.clone(), hands });
+            let hands = FakeConntrack::default();
+            (case.run)(&mut FakeConntrackWorld { table: hands.clone(), hands });
         }
     }
 
     #[test]
     fn calls_are_counted_logged_and_can_fail() {
-        let hands = FakeFlows::default();
+        let hands = FakeConntrack::default();
         let mut table = hands.clone();
         hands.fail_next_call(ErrorKind::Transient);
         assert!(table.delete_flows(&[]).is_err_and(|error| error.is_retryable()));

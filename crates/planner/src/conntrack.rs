@@ -5,7 +5,9 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use lb_types::{FlowFilter, FlowTarget, FlowsOp, Front, IpvsOp, Operation, Protocol, VipOp, VirtualServerId};
+use lb_types::{
+    ConntrackFilter, ConntrackOp, ConntrackTarget, Front, IpvsOp, Operation, Protocol, VipOp, VirtualServerId,
+};
 
 use crate::{Desired, FrontIntent, Inputs, Mirror, Plan};
 
@@ -17,19 +19,19 @@ use crate::{Desired, FrontIntent, Inputs, Mirror, Plan};
 /// - The first real server comes, or the VIP gets its route: connections of clients that have sent to the VIP
 ///   before. IPVS never alters an entry that is confirmed already (`ip_vs_update_conntrack` in ip_vs_nfct.c),
 ///   so that such a client would neither be masqueraded nor get an answer, for as long as it keeps sending.
-pub(crate) fn follow(plan: &Plan, inputs: &Inputs<'_>) -> Vec<FlowsOp> {
+pub(crate) fn follow(plan: &Plan, inputs: &Inputs<'_>) -> Vec<ConntrackOp> {
     let mirror = inputs.mirror;
     let mut filters = BTreeSet::new();
     for op in plan.operations() {
         match op {
             Operation::Ipvs(IpvsOp::DeleteRealServer { vs, rs }) => {
                 let front = udp_front(vs, mirror);
-                filters.extend(front.map(|front| FlowFilter::of_real_server(front.port, *rs)));
+                filters.extend(front.map(|front| ConntrackFilter::of_real_server(front.port, *rs)));
             }
             Operation::Ipvs(IpvsOp::DeleteVirtualServer { vs }) => filters.extend(translated(vs, mirror)),
             Operation::Ipvs(IpvsOp::AddRealServer { vs, .. }) => {
                 let front = udp_front(vs, mirror).filter(|front| !mirror.has_real_servers(front));
-                filters.extend(front.map(|front| FlowFilter::untranslated(front.port)));
+                filters.extend(front.map(|front| ConntrackFilter::untranslated(front.port)));
             }
             Operation::Vip(VipOp::EnsureRoute { vip, .. }) if !mirror.routes.contains_key(vip) => {
                 filters.extend(untranslated_on(*vip, inputs.desired, mirror));
@@ -37,27 +39,27 @@ pub(crate) fn follow(plan: &Plan, inputs: &Inputs<'_>) -> Vec<FlowsOp> {
             _ => {}
         }
     }
-    filters.into_iter().map(FlowsOp::Delete).collect()
+    filters.into_iter().map(ConntrackOp::Delete).collect()
 }
 
 /// Deletions of untranslated connections to all served UDP ports of ours, whatever their history: a process
 /// that died just after it had programmed a port may have left some.
-pub fn untranslated(desired: &Desired, mirror: &Mirror) -> Vec<FlowsOp> {
+pub fn untranslated(desired: &Desired, mirror: &Mirror) -> Vec<ConntrackOp> {
     let fronts = mirror.servers.keys().filter_map(|vs| udp_front(vs, mirror));
     let served = fronts.filter(|front| mirror.has_real_servers(front) && desired.front(front).is_some());
-    served.map(|front| FlowsOp::Delete(FlowFilter::untranslated(front.port))).collect()
+    served.map(|front| ConntrackOp::Delete(ConntrackFilter::untranslated(front.port))).collect()
 }
 
 impl Mirror {
     /// Tells whether what the kernel holds justifies deleting these connections: their real server is really
     /// gone, or their port is really served.
-    pub fn justifies(&self, filter: &FlowFilter) -> bool {
+    pub fn justifies(&self, filter: &ConntrackFilter) -> bool {
         let front = filter.service.into();
         match filter.target {
-            FlowTarget::RealServer(rs) => {
+            ConntrackTarget::RealServer(rs) => {
                 self.server(&front).is_none_or(|server| server.real_server(&rs).is_none())
             }
-            FlowTarget::Untranslated => {
+            ConntrackTarget::Untranslated => {
                 self.has_real_servers(&front) && self.routes.contains_key(&filter.service.addr)
             }
         }
@@ -65,10 +67,10 @@ impl Mirror {
 }
 
 /// Tracked connections to all real servers of a virtual server.
-fn translated<'a>(vs: &VirtualServerId, mirror: &'a Mirror) -> impl Iterator<Item = FlowFilter> + 'a {
+fn translated<'a>(vs: &VirtualServerId, mirror: &'a Mirror) -> impl Iterator<Item = ConntrackFilter> + 'a {
     let real_servers = mirror.servers.get(vs).into_iter().flat_map(|server| &server.real_servers);
     let front = udp_front(vs, mirror);
-    real_servers.filter_map(move |(rs, _)| Some(FlowFilter::of_real_server(front?.port, *rs)))
+    real_servers.filter_map(move |(rs, _)| Some(ConntrackFilter::of_real_server(front?.port, *rs)))
 }
 
 /// Untranslated connections to those ports of a VIP that are served already.
@@ -76,12 +78,12 @@ fn untranslated_on<'a>(
     vip: IpAddr,
     desired: &'a Desired,
     mirror: &'a Mirror,
-) -> impl Iterator<Item = FlowFilter> + 'a {
+) -> impl Iterator<Item = ConntrackFilter> + 'a {
     let is_served = move |front: &Front| {
         let is_wanted = desired.front(front).is_some_and(FrontIntent::has_real_servers);
         front.protocol() == Protocol::Udp && is_wanted && mirror.has_real_servers(front)
     };
-    mirror.fronts_on(vip).filter(is_served).map(|front| FlowFilter::untranslated(front.port))
+    mirror.fronts_on(vip).filter(is_served).map(|front| ConntrackFilter::untranslated(front.port))
 }
 
 fn udp_front(vs: &VirtualServerId, mirror: &Mirror) -> Option<Front> {

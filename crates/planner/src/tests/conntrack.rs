@@ -1,6 +1,6 @@
 //! Deletions of tracked connections that follow from other writes.
 
-use lb_types::{FlowFilter, FlowsOp, RealServer, RealServerId, VipPort};
+use lb_types::{ConntrackFilter, ConntrackOp, RealServer, RealServerId, VipPort};
 
 use super::*;
 use crate::untranslated;
@@ -37,10 +37,10 @@ fn forget_sources(mirror: &mut Mirror) {
 
 #[track_caller]
 fn check_flows(plan: &Plan, expect: &[&str]) {
-    let lines: Vec<_> = of_stage(plan, Stage::Flows).iter().map(ToString::to_string).collect();
+    let lines: Vec<_> = of_stage(plan, Stage::Conntrack).iter().map(ToString::to_string).collect();
     assert_eq!(lines, expect, "{plan}");
     let last = plan.operations().skip(plan.len() - lines.len());
-    assert!(last.into_iter().all(|op| matches!(op, Operation::Flows(_))), "flows come last: {plan}");
+    assert!(last.into_iter().all(|op| matches!(op, Operation::Conntrack(_))), "flows come last: {plan}");
 }
 
 #[test]
@@ -126,19 +126,19 @@ fn only_what_the_kernel_holds_is_a_reason() {
     let served = port(WEB, Protocol::Udp);
     let check =
         |world: &World, filter, expect| assert_eq!(world.mirror.justifies(&filter), expect, "{filter}");
-    check(&world, FlowFilter::of_real_server(served, rs("10.244.0.11")), false);
-    check(&world, FlowFilter::of_real_server(served, rs("10.244.0.12")), true);
-    check(&world, FlowFilter::of_real_server(port("10.96.0.1", Protocol::Udp), rs("10.244.0.11")), true);
-    check(&world, FlowFilter::untranslated(served), true);
-    check(&world, FlowFilter::untranslated(port("10.96.0.1", Protocol::Udp)), false);
+    check(&world, ConntrackFilter::of_real_server(served, rs("10.244.0.11")), false);
+    check(&world, ConntrackFilter::of_real_server(served, rs("10.244.0.12")), true);
+    check(&world, ConntrackFilter::of_real_server(port("10.96.0.1", Protocol::Udp), rs("10.244.0.11")), true);
+    check(&world, ConntrackFilter::untranslated(served), true);
+    check(&world, ConntrackFilter::untranslated(port("10.96.0.1", Protocol::Udp)), false);
     assert_eq!(
         untranslated(&world.desired, &world.mirror),
-        [FlowsOp::Delete(FlowFilter::untranslated(served))]
+        [ConntrackOp::Delete(ConntrackFilter::untranslated(served))]
     );
     world.mirror.routes.clear();
-    check(&world, FlowFilter::untranslated(served), false);
+    check(&world, ConntrackFilter::untranslated(served), false);
     let mut world = programmed(&[]);
-    check(&world, FlowFilter::untranslated(served), false);
+    check(&world, ConntrackFilter::untranslated(served), false);
     assert_eq!(untranslated(&world.desired, &world.mirror), []);
     world.desired = Desired::default();
     assert_eq!(untranslated(&world.desired, &world.mirror), []);

@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use dataplane::{ErrorKind, Touched, contract::flows::Flow};
-use lb_types::{FlowFilter, IpvsOp};
+use dataplane::{ErrorKind, Touched, contract::conntrack::Flow};
+use lb_types::{ConntrackFilter, IpvsOp};
 
 use super::*;
 
@@ -43,12 +43,12 @@ fn to_pod(client: u16, pod: &str) -> Flow {
 
 fn add(world: &World, flows: &[Flow]) {
     for flow in flows {
-        world.kernel.flows.add(*flow);
+        world.kernel.conntrack.add(*flow);
     }
 }
 
 fn filters(world: &World) -> Vec<String> {
-    world.kernel.flows.take_filters().iter().map(ToString::to_string).collect()
+    world.kernel.conntrack.take_filters().iter().map(ToString::to_string).collect()
 }
 
 const NO_REAL_SERVER: &str = "tracked connections of 10.96.9.9:80/UDP to no real server";
@@ -68,7 +68,7 @@ fn flows_go_with_their_real_server_and_no_other() {
     let report = world.sync(endpoints(&["10.244.0.12"]));
     assert_eq!((report.written, report.failed, report.flows), (1, 0, 1), "in the step that removes it");
     assert_eq!(filters(&world), [of_real_server(11)]);
-    assert_eq!(world.kernel.flows.flows(), others.into());
+    assert_eq!(world.kernel.conntrack.flows(), others.into());
     assert!(report.to_string().contains("1 tracked connections deleted"), "{report}");
 }
 
@@ -76,7 +76,7 @@ fn flows_go_with_their_real_server_and_no_other() {
 fn clients_that_sent_before_the_first_endpoint_are_freed_in_the_same_step() {
     let mut world = World::synced(dns(&[]));
     world.pass(SOON);
-    assert_eq!(world.kernel.flows.calls(), 0, "nobody is served");
+    assert_eq!(world.kernel.conntrack.calls(), 0, "nobody is served");
     add(&world, &[early(1), early(2)]);
     assert_eq!(world.sync(endpoints(&["10.244.0.11"])).flows, 2);
     add(&world, &[early(1)]);
@@ -89,22 +89,22 @@ fn clients_that_sent_before_the_first_endpoint_are_freed_in_the_same_step() {
         world.send(event);
     }
     assert_eq!(world.reconciler.step(world.now).flows, 2, "the Service is new, with its endpoint");
-    assert_eq!(world.kernel.flows.calls(), 1);
+    assert_eq!(world.kernel.conntrack.calls(), 1);
 }
 
 #[test]
 fn only_what_was_really_removed_loses_its_flows() {
     let mut world = World::synced(dns(&["10.244.0.11", "10.244.0.12"]));
     world.pass(SOON);
-    let calls = world.kernel.flows.calls();
+    let calls = world.kernel.conntrack.calls();
     add(&world, &[to_pod(1, "10.244.0.11")]);
     world.kernel.ipvs.refuse(|op| matches!(op, IpvsOp::DeleteRealServer { .. }).then_some(5));
     world.sync(endpoints(&["10.244.0.12"]));
     world.pass(Duration::from_secs(5));
-    assert_eq!((world.kernel.flows.calls(), world.kernel.flows.flows().len()), (calls, 1));
+    assert_eq!((world.kernel.conntrack.calls(), world.kernel.conntrack.flows().len()), (calls, 1));
     world.kernel.ipvs.refuse_nothing();
     world.pass(Duration::from_secs(10));
-    assert_eq!((world.kernel.flows.calls(), world.kernel.flows.flows().len()), (calls + 1, 0));
+    assert_eq!((world.kernel.conntrack.calls(), world.kernel.conntrack.flows().len()), (calls + 1, 0));
 }
 
 #[test]
@@ -121,11 +121,11 @@ fn flows_of_a_port_stay_until_it_is_really_served() {
             world.send(event);
         }
         world.pass(Duration::from_secs(1));
-        assert_eq!(world.kernel.flows.calls(), 0, "a packet would make the entry anew");
+        assert_eq!(world.kernel.conntrack.calls(), 0, "a packet would make the entry anew");
         world.kernel.ipvs.refuse_nothing();
         world.kernel.vips.refuse_nothing();
         world.pass(SOON);
-        assert_eq!((world.kernel.flows.calls(), world.kernel.flows.flows().len()), (1, 0));
+        assert_eq!((world.kernel.conntrack.calls(), world.kernel.conntrack.flows().len()), (1, 0));
     }
 }
 
@@ -138,7 +138,7 @@ fn a_write_whose_answer_was_lost_is_looked_at_first() {
     world.kernel.ipvs.lose_replies_next();
     assert_eq!(world.sync(endpoints(&["10.244.0.12"])).flows, 0);
     world.pass(SOON);
-    assert_eq!(world.kernel.flows.flows().len(), 0);
+    assert_eq!(world.kernel.conntrack.flows().len(), 0);
 
     // It was refused, and its failure lost: the real server goes on serving until it is really removed.
     world.kernel.ipvs.lose_replies_next();
@@ -147,7 +147,7 @@ fn a_write_whose_answer_was_lost_is_looked_at_first() {
     world.sync(endpoints(&["10.244.0.13"]));
     world.pass(SOON);
     assert_eq!(world.kernel.weights(dns_vs()), [(12, 1), (13, 1)]);
-    assert_eq!(world.kernel.flows.flows().len(), 1);
+    assert_eq!(world.kernel.conntrack.flows().len(), 1);
 
     // A call that has failed as a whole, after its writes or before them.
     let mut world = World::synced(dns(&[]));
@@ -155,20 +155,20 @@ fn a_write_whose_answer_was_lost_is_looked_at_first() {
     world.kernel.ipvs.fail_next_call(ErrorKind::Transient);
     assert_eq!(world.sync(endpoints(&["10.244.0.11"])).flows, 0);
     world.pass(SOON);
-    assert_eq!((world.kernel.flows.flows().len(), world.reconciler.totals().retrying), (0, 0));
+    assert_eq!((world.kernel.conntrack.flows().len(), world.reconciler.totals().retrying), (0, 0));
 }
 
 #[test]
 fn a_real_server_that_is_back_before_the_deletion_keeps_its_flows() {
     let mut world = World::synced(dns(&["10.244.0.11", "10.244.0.12"]));
     world.pass(SOON);
-    world.kernel.flows.fail_next_call(ErrorKind::Transient);
+    world.kernel.conntrack.fail_next_call(ErrorKind::Transient);
     world.sync(endpoints(&["10.244.0.12"]));
     world.sync(endpoints(&["10.244.0.11", "10.244.0.12"]));
     add(&world, &[to_pod(1, "10.244.0.11")]);
-    let calls = world.kernel.flows.calls();
+    let calls = world.kernel.conntrack.calls();
     world.pass(SOON);
-    assert_eq!((world.kernel.flows.flows().len(), world.kernel.flows.calls()), (1, calls));
+    assert_eq!((world.kernel.conntrack.flows().len(), world.kernel.conntrack.calls()), (1, calls));
     assert_eq!(world.reconciler.totals().retrying, 0);
 }
 
@@ -177,34 +177,38 @@ fn a_failed_deletion_is_tried_again_with_backoff() {
     let mut world = World::synced(dns(&["10.244.0.11", "10.244.0.12"]));
     world.pass(SOON);
     add(&world, &[to_pod(1, "10.244.0.11")]);
-    let calls = world.kernel.flows.calls();
+    let calls = world.kernel.conntrack.calls();
     for _ in 0..3 {
-        world.kernel.flows.fail_next_call(ErrorKind::Transient);
+        world.kernel.conntrack.fail_next_call(ErrorKind::Transient);
     }
     let report = world.sync(endpoints(&["10.244.0.12"]));
     assert_eq!((report.written, report.failed), (1, 1));
     assert_eq!(world.reconciler.totals().retrying, 1);
     world.pass(Duration::from_millis(690));
-    assert_eq!(world.kernel.flows.calls(), calls + 3, "after 100, 200, 400 ms");
+    assert_eq!(world.kernel.conntrack.calls(), calls + 3, "after 100, 200, 400 ms");
     world.pass(Duration::from_millis(20));
-    assert_eq!((world.kernel.flows.calls(), world.kernel.flows.flows().len()), (calls + 4, 0));
+    assert_eq!((world.kernel.conntrack.calls(), world.kernel.conntrack.flows().len()), (calls + 4, 0));
     assert_eq!(world.reconciler.totals().retrying, 0);
 }
 
 #[test]
 fn where_the_kernel_cannot_do_it_everything_else_goes_on() {
     let kernel = Kernel::new();
-    kernel.flows.fail_next_call(ErrorKind::NotSupported);
+    kernel.conntrack.fail_next_call(ErrorKind::NotSupported);
     let mut world = World::on(kernel, config());
     world.deliver(dns(&["10.244.0.11", "10.244.0.12"]));
     let report = world.run();
     assert!(report.completed_start && report.failed == 1);
     world.pass(Duration::from_secs(60));
-    assert_eq!((world.kernel.flows.calls(), world.reconciler.totals().retrying), (1, 0), "not tried again");
+    assert_eq!(
+        (world.kernel.conntrack.calls(), world.reconciler.totals().retrying),
+        (1, 0),
+        "not tried again"
+    );
     // The module was loaded meanwhile.
     add(&world, &[to_pod(1, "10.244.0.11")]);
     world.sync(endpoints(&["10.244.0.12"]));
-    assert_eq!(world.kernel.flows.flows().len(), 0);
+    assert_eq!(world.kernel.conntrack.flows().len(), 0);
 }
 
 #[test]
@@ -213,7 +217,7 @@ fn a_rollout_of_a_thousand_endpoints_walks_the_table_twice_a_second() {
     let pods: Vec<_> = pods.iter().map(String::as_str).collect();
     let mut world = World::synced(dns(&pods[..500]));
     world.pass(SOON);
-    let (calls, begin) = (world.kernel.flows.calls(), world.now);
+    let (calls, begin) = (world.kernel.conntrack.calls(), world.now);
     for n in 0..500 {
         add(&world, &[to_pod(n + 1, pods[usize::from(n)])]);
         world.send(endpoints(&pods[usize::from(n) + 1..usize::from(n) + 501]));
@@ -221,8 +225,8 @@ fn a_rollout_of_a_thousand_endpoints_walks_the_table_twice_a_second() {
     }
     assert_eq!(world.now - begin, Duration::from_secs(5));
     world.pass(Duration::from_millis(500));
-    assert_eq!(world.kernel.flows.flows().len(), 0);
-    let calls = world.kernel.flows.calls() - calls;
+    assert_eq!(world.kernel.conntrack.flows().len(), 0);
+    let calls = world.kernel.conntrack.calls() - calls;
     assert!((10..=12).contains(&calls), "{calls} walks for 500 real servers that went within 5 s");
 }
 
@@ -230,19 +234,19 @@ fn a_rollout_of_a_thousand_endpoints_walks_the_table_twice_a_second() {
 fn a_table_that_takes_long_to_walk_takes_a_tenth_of_a_core() {
     let mut world = World::synced(dns(&["10.244.0.1"]));
     world.pass(SOON);
-    let (cost, begin, calls) = (Duration::from_millis(400), world.now, world.kernel.flows.calls());
+    let (cost, begin, calls) = (Duration::from_millis(400), world.now, world.kernel.conntrack.calls());
     let mut last = calls;
     while world.now < begin + Duration::from_secs(60) {
         let addr = format!("10.244.1.{}", world.now.as_millis() / 100 % 250);
         let Report { step, .. } = world.sync(endpoints(&["10.244.0.1", &addr]));
-        let walked = world.kernel.flows.calls() > last;
-        last = world.kernel.flows.calls();
+        let walked = world.kernel.conntrack.calls() > last;
+        last = world.kernel.conntrack.calls();
         let took = if walked { cost } else { Duration::from_millis(1) };
         world.now += took;
         world.reconciler.charge(step, took, world.now);
         world.now += Duration::from_millis(99);
     }
-    let calls = world.kernel.flows.calls() - calls;
+    let calls = world.kernel.conntrack.calls() - calls;
     assert!((13..=16).contains(&calls), "{calls} walks in a minute");
 }
 
@@ -253,7 +257,7 @@ fn tcp_never_walks_the_table() {
     world.sync(deleted("web"));
     world.pass(Duration::from_secs(3600));
     assert!(world.kernel.ipvs.virtual_servers().is_empty());
-    assert_eq!(world.kernel.flows.calls(), 0);
+    assert_eq!(world.kernel.conntrack.calls(), 0);
 }
 
 #[test]
@@ -284,19 +288,19 @@ fn a_vip_that_was_unreachable_frees_who_sent_meanwhile() {
     world.reconciler.handle(Event::Touched(Touched::Vips));
     world.run();
     assert!(world.kernel.vips.routes().contains_key(&ip(DNS)));
-    assert_eq!((filters(&world), world.kernel.flows.flows().len()), (vec![NO_REAL_SERVER.to_owned()], 0));
+    assert_eq!((filters(&world), world.kernel.conntrack.flows().len()), (vec![NO_REAL_SERVER.to_owned()], 0));
 
     world.kernel.ipvs.flush();
     add(&world, &[early(1)]);
     world.pass(SYNC_PERIOD * 2);
-    assert_eq!(world.kernel.flows.flows().len(), 0, "virtual servers that were lost and have come back");
+    assert_eq!(world.kernel.conntrack.flows().len(), 0, "virtual servers that were lost and have come back");
 }
 
 #[test]
 fn a_vip_that_became_an_address_of_the_node_keeps_what_is_the_nodes() {
     let mut world = World::synced(dns(&["10.244.0.11"]));
     world.pass(SOON);
-    world.kernel.flows.fail_next_call(ErrorKind::Transient);
+    world.kernel.conntrack.fail_next_call(ErrorKind::Transient);
     world.sync(endpoints(&[]));
     world.sync(endpoints(&["10.244.0.12"]));
     world.kernel.vips.set_node_addresses([(ip("192.168.50.10"), "eth0"), (ip(DNS), "nodelocaldns")]);
@@ -307,7 +311,7 @@ fn a_vip_that_became_an_address_of_the_node_keeps_what_is_the_nodes() {
     add(&world, &[local]);
     world.pass(Duration::from_secs(60));
     assert!(world.kernel.ipvs.virtual_servers().is_empty());
-    assert_eq!(world.kernel.flows.flows(), [local].into());
-    let untranslated = FlowFilter::untranslated(dns_vs().vip_port().unwrap());
-    assert!(world.kernel.flows.take_filters().last().is_none_or(|last| *last != untranslated));
+    assert_eq!(world.kernel.conntrack.flows(), [local].into());
+    let untranslated = ConntrackFilter::untranslated(dns_vs().vip_port().unwrap());
+    assert!(world.kernel.conntrack.take_filters().last().is_none_or(|last| *last != untranslated));
 }

@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use dataplane::{ErrorKind, TableError};
 use drain::{Share, Time};
-use lb_types::{FlowFilter, FlowsOp};
+use lb_types::{ConntrackFilter, ConntrackOp};
 use planner::Mirror;
 use tracing::{debug, error, info};
 
@@ -29,20 +29,20 @@ const SHARE: Share = Share::one_of(10);
 
 /// Deletions that are not done yet.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Flows {
+pub(crate) struct PendingDeletions {
     /// Filters of the connections to delete; at most as many as there are ports and pod addresses, because a
     /// filter that comes again is the same.
-    pending: BTreeSet<FlowFilter>,
+    pending: BTreeSet<ConntrackFilter>,
     /// Earliest time for another walk.
     rest: Time,
     /// Reason why this kernel cannot delete, so that it is logged once.
     unavailable: Option<String>,
 }
 
-impl Flows {
+impl PendingDeletions {
     /// Takes the deletions of a plan over; the mirror shows later which of the plan's writes were executed.
-    pub(crate) fn add(&mut self, ops: &[FlowsOp]) {
-        self.pending.extend(ops.iter().map(|FlowsOp::Delete(filter)| filter));
+    pub(crate) fn add(&mut self, ops: &[ConntrackOp]) {
+        self.pending.extend(ops.iter().map(|ConntrackOp::Delete(filter)| filter));
     }
 
     /// Accounts for the processor time of a step that has walked the table and ended at `now`.
@@ -53,7 +53,7 @@ impl Flows {
     /// Time at which the table has to be walked; `None` if nothing can be deleted now.
     pub(crate) fn due(&self, mirror: &Mirror, work: &Work) -> Option<Time> {
         let any = self.pending.iter().any(|filter| !is_doubtful(filter, mirror, work));
-        any.then(|| work.due(Task::DeleteFlows).unwrap_or(self.rest))
+        any.then(|| work.due(Task::DeleteTracked).unwrap_or(self.rest))
     }
 
     /// Deletes what is due, by one call; returns whether the table was walked.
@@ -70,7 +70,7 @@ impl Flows {
             // Whatever failed before has become doubtful or is done: the failure must not keep anything
             // waiting.
             None => {
-                work.succeed(Task::DeleteFlows);
+                work.succeed(Task::DeleteTracked);
                 return false;
             }
         }
@@ -80,11 +80,11 @@ impl Flows {
         self.pending = doubtful;
         let filters: Vec<_> = certain.into_iter().filter(|filter| kernel.mirror.justifies(filter)).collect();
         if filters.is_empty() {
-            work.succeed(Task::DeleteFlows);
+            work.succeed(Task::DeleteTracked);
             return false;
         }
         self.rest = now + PAUSE;
-        match kernel.tables.flows.delete_flows(&filters) {
+        match kernel.tables.conntrack.delete_flows(&filters) {
             Ok(count) => self.deleted(&filters, count, work, report),
             Err(error) => {
                 report.failed += 1;
@@ -94,22 +94,22 @@ impl Flows {
         true
     }
 
-    fn deleted(&mut self, filters: &[FlowFilter], count: usize, work: &mut Work, report: &mut Report) {
+    fn deleted(&mut self, filters: &[ConntrackFilter], count: usize, work: &mut Work, report: &mut Report) {
         for filter in filters {
-            debug!("{}", FlowsOp::Delete(*filter));
+            debug!("{}", ConntrackOp::Delete(*filter));
         }
         report.flows += count;
-        let healed = work.succeed(Task::DeleteFlows);
+        let healed = work.succeed(Task::DeleteTracked);
         if self.unavailable.take().is_some() || healed {
-            info!("healed: {}", Task::DeleteFlows);
+            info!("healed: {}", Task::DeleteTracked);
         }
     }
 
-    fn failed(&mut self, filters: Vec<FlowFilter>, error: &TableError, work: &mut Work, now: Time) {
+    fn failed(&mut self, filters: Vec<ConntrackFilter>, error: &TableError, work: &mut Work, now: Time) {
         let reason = chain(error);
         if let ErrorKind::NotSupported | ErrorKind::PermissionDenied = error.kind {
             // These deletions are not kept: somebody has to act first, and then the next deletion shows it.
-            work.succeed(Task::DeleteFlows);
+            work.succeed(Task::DeleteTracked);
             if self.unavailable.as_ref() != Some(&reason) {
                 error!(
                     "tracked UDP connections are not deleted, so that clients that keep their port may stay without \
@@ -120,13 +120,13 @@ impl Flows {
             return;
         }
         self.pending.extend(filters);
-        if work.fail(Task::DeleteFlows, &reason, Extent::Task, now) {
+        if work.fail(Task::DeleteTracked, &reason, Extent::Task, now) {
             error!("{reason}; will be tried again");
         }
     }
 }
 
 /// Tells whether the mirror may be wrong about the virtual server, which then is dumped again soon.
-fn is_doubtful(filter: &FlowFilter, mirror: &Mirror, work: &Work) -> bool {
+fn is_doubtful(filter: &ConntrackFilter, mirror: &Mirror, work: &Work) -> bool {
     work.is_in_doubt(&mirror.key(&filter.service.into()))
 }

@@ -6,9 +6,9 @@ use std::{
     num::NonZeroU16,
 };
 
-use lb_types::{FlowFilter, Protocol, RealServerId, VipPort};
+use lb_types::{ConntrackFilter, Protocol, RealServerId, VipPort};
 
-use crate::FlowTable;
+use crate::ConntrackTable;
 
 /// A tracked connection, as far as it matters here. No other tracked connection shares one of its two
 /// directions.
@@ -27,7 +27,7 @@ pub struct Flow {
 /// A network namespace with a table under test, and clients in it. At the start it tracks no connection.
 pub trait FlowsWorld {
     /// The table under test.
-    fn table(&mut self) -> &mut dyn FlowTable;
+    fn table(&mut self) -> &mut dyn ConntrackTable;
     /// Makes clients connect.
     fn add(&mut self, flows: &[Flow]);
     /// All tracked connections of TCP and UDP, as others see them.
@@ -111,7 +111,7 @@ fn real_server(addr: IpAddr) -> RealServerId {
 
 /// Deletes, and checks from outside that exactly these tracked connections went.
 #[track_caller]
-fn expect_gone(world: &mut dyn FlowsWorld, filters: &[FlowFilter], gone: &[Flow]) {
+fn expect_gone(world: &mut dyn FlowsWorld, filters: &[ConntrackFilter], gone: &[Flow]) {
     let mut left = world.flows();
     for flow in gone {
         assert!(left.remove(flow), "the case expects {flow:?} to be there");
@@ -125,8 +125,8 @@ fn expect_gone(world: &mut dyn FlowsWorld, filters: &[FlowFilter], gone: &[Flow]
 fn nothing(world: &mut dyn FlowsWorld) {
     for net in [V4, V6] {
         let service = service(net.vip, PORT);
-        let of_server = FlowFilter::of_real_server(service, real_server(net.servers[0]));
-        expect_gone(world, &[of_server, FlowFilter::untranslated(service)], &[]);
+        let of_server = ConntrackFilter::of_real_server(service, real_server(net.servers[0]));
+        expect_gone(world, &[of_server, ConntrackFilter::untranslated(service)], &[]);
         expect_gone(world, &[], &[]);
     }
 }
@@ -146,7 +146,7 @@ fn of_one_real_server(world: &mut dyn FlowsWorld) {
         ];
         world.add(&mine);
         world.add(&others);
-        let filter = FlowFilter::of_real_server(service(net.vip, PORT), real_server(first));
+        let filter = ConntrackFilter::of_real_server(service(net.vip, PORT), real_server(first));
         expect_gone(world, &[filter], &mine);
     }
 }
@@ -162,7 +162,7 @@ fn untranslated(world: &mut dyn FlowsWorld) {
         ];
         world.add(&early);
         world.add(&others);
-        expect_gone(world, &[FlowFilter::untranslated(service(net.vip, PORT))], &early);
+        expect_gone(world, &[ConntrackFilter::untranslated(service(net.vip, PORT))], &early);
     }
 }
 
@@ -183,7 +183,7 @@ fn numbers(world: &mut dyn FlowsWorld) {
         ];
         world.add(&[mine]);
         world.add(&foreign);
-        let filter = FlowFilter::of_real_server(service(net.node, NODE_PORT), real_server(server));
+        let filter = ConntrackFilter::of_real_server(service(net.node, NODE_PORT), real_server(server));
         expect_gone(world, &[filter], &[mine]);
     }
 }
@@ -207,10 +207,10 @@ fn several(world: &mut dyn FlowsWorld) {
         world.add(&gone[gone.len() - 4..]);
         world.add(&kept);
         filters.extend([
-            FlowFilter::of_real_server(service(net.vip, PORT), real_server(first)),
-            FlowFilter::of_real_server(service(net.node, NODE_PORT), real_server(first)),
-            FlowFilter::of_real_server(service(net.other_vip, PORT), real_server(second)),
-            FlowFilter::untranslated(service(net.other_vip, PORT)),
+            ConntrackFilter::of_real_server(service(net.vip, PORT), real_server(first)),
+            ConntrackFilter::of_real_server(service(net.node, NODE_PORT), real_server(first)),
+            ConntrackFilter::of_real_server(service(net.other_vip, PORT), real_server(second)),
+            ConntrackFilter::untranslated(service(net.other_vip, PORT)),
         ]);
     }
     filters.push(filters[0]);
@@ -232,6 +232,6 @@ fn many(world: &mut dyn FlowsWorld) {
     let [mine, others] = [flows(false), flows(true)];
     world.add(&mine);
     world.add(&others);
-    let filter = FlowFilter::of_real_server(service(V4.vip, PORT), real_server(V4.servers[0]));
+    let filter = ConntrackFilter::of_real_server(service(V4.vip, PORT), real_server(V4.servers[0]));
     expect_gone(world, &[filter], &mine);
 }
