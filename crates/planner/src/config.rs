@@ -9,7 +9,7 @@ use std::{
 };
 
 use ipnetwork::IpNetwork;
-use lb_types::{Front, IpFamily, RulesLayout, Scheduler, SysctlNeed, VipPort, VirtualServerId};
+use lb_types::{IpFamily, RulesLayout, Scheduler, SysctlNeed, VipPort, VirtualServerId};
 
 use crate::Mirror;
 use service_model::{Service, ServicePort};
@@ -142,11 +142,6 @@ impl NodeFacts {
         let port =
             |addr: IpAddr, port: &ServicePort| VipPort { addr, protocol: port.protocol, port: port.port };
         shared.flat_map(|addr| service.ports.iter().map(move |p| port(addr, p))).collect()
-    }
-
-    /// Tells whether the VIP of a front is an address of the node.
-    pub fn has_vip_of(&self, front: &Front) -> bool {
-        front.vip().is_some_and(|vip| self.addresses.contains_key(&vip))
     }
 }
 

@@ -60,7 +60,7 @@ impl Mirror {
                 self.server(&front).is_none_or(|server| server.real_server(&rs).is_none())
             }
             ConntrackTarget::Untranslated => {
-                self.has_real_servers(&front) && self.routes.contains_key(&filter.service.addr)
+                self.has_real_servers(&front) && self.reaches(&filter.service.addr)
             }
         }
     }

@@ -41,10 +41,12 @@ impl Claim {
         &self.intent.fronts[self.at]
     }
 
-    /// Orders claims: the older Service first, one without a time stamp last, and equals by name.
+    /// Compares claims on one front, the winner first: a ClusterIP before an external address, then the older
+    /// Service; without a time stamp it is the youngest; the name decides between equals.
     fn rank(&self, other: &Claim) -> Ordering {
         let created = |claim: &Claim| claim.intent.created.unwrap_or(i64::MAX);
-        created(self).cmp(&created(other)).then_with(|| self.service.cmp(&other.service))
+        let key = |claim: &Claim| (!claim.wanted().is_cluster_ip, created(claim));
+        key(self).cmp(&key(other)).then_with(|| self.service.cmp(&other.service))
     }
 }
 

@@ -40,12 +40,15 @@ pub struct Inputs<'a> {
 impl Inputs<'_> {
     /// Fate of the virtual server of a front that no Service wants.
     fn unwanted(&self, front: &Front) -> Unwanted {
+        let Context { ownership, facts, .. } = self.context;
         let vs = self.mirror.key(front);
         let Some(have) = self.mirror.servers.get(&vs) else { return Unwanted::Absent };
         let is_empty = have.real_servers.is_empty() && !(self.is_in_doubt)(front);
-        if !self.context.ownership.owns(&vs, self.mirror) {
+        // What drains is ours even if somebody has taken the element away that said so.
+        let is_draining = || self.drains.of(front).next().is_some() && !ownership.excludes(&vs);
+        if !ownership.owns(&vs, self.mirror) && !is_draining() {
             Unwanted::NotOurs
-        } else if is_empty || self.context.facts.has_vip_of(front) {
+        } else if is_empty || facts.own_ports.contains(&front.port) {
             Unwanted::Goes
         } else {
             Unwanted::Drains

@@ -87,6 +87,8 @@ impl Masquerade {
 pub struct FrontIntent {
     /// Place where clients reach the port; the key of everything below.
     pub front: Front,
+    /// True if its VIP is a ClusterIP, which no external address of another Service may take.
+    pub is_cluster_ip: bool,
     /// Way by which packets come to IPVS.
     pub binding: Binding,
     /// Settings of its virtual server.
@@ -424,8 +426,9 @@ impl<'a> Selection<'a> {
             (Reach::External, _, TrafficPolicy::Local) if has_chosen(&self.local) => {
                 (&self.local, Masquerade::Never)
             }
-            // For pods and processes of this node alone.
-            (Reach::External, _, TrafficPolicy::Local) => (&self.cluster, Masquerade::Never),
+            // For pods and processes of this node alone; a process has the node's address, which an endpoint of another
+            // node may not be able to answer.
+            (Reach::External, _, TrafficPolicy::Local) => (&self.cluster, Masquerade::NonLocal),
         };
         let is_local = reach == Reach::External && *external == TrafficPolicy::Local;
         let drop_external = is_local && !has_chosen(&self.local) && has_chosen(&self.cluster);
@@ -433,6 +436,7 @@ impl<'a> Selection<'a> {
         let masquerades_all = reach == Reach::Cluster && config.masquerade_all;
         FrontIntent {
             front,
+            is_cluster_ip: reach == Reach::Cluster,
             binding: if is_of_node { Binding::Node } else { Binding::Route },
             settings: desire_settings(self.service, front.family(), config),
             real_server: RealServer::SERVING,

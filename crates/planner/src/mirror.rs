@@ -78,6 +78,8 @@ pub struct Mirror {
     pub routes: Tallied<FastMap<IpAddr, Option<IpAddr>>>,
     /// Addresses on `kube-ipvs0`.
     pub addresses: Tallied<BTreeSet<IpAddr>>,
+    /// Addresses on the node's other links; packets to them come without a route of ours.
+    pub node_addresses: BTreeSet<IpAddr>,
     /// True if our nftables table has the wanted chains.
     pub layout_current: bool,
     /// All elements of our sets.
@@ -113,6 +115,11 @@ impl Mirror {
     /// that even a crash in between leaves no virtual server of ours without its element.
     pub fn names(&self, vs: &VirtualServerId) -> bool {
         self.front(vs).is_some_and(|front| self.elements.contains(&RuleElement::Service(front.port)))
+    }
+
+    /// Tells whether packets to a VIP come to IPVS: it has a route of ours, or is an address of the node.
+    pub fn reaches(&self, vip: &IpAddr) -> bool {
+        self.routes.contains_key(vip) || self.node_addresses.contains(vip)
     }
 
     /// Fronts on a VIP that have a virtual server.

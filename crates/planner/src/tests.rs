@@ -627,6 +627,7 @@ fn without_an_endpoint_on_the_node_a_local_policy_drops_clients_outside() {
         "add element vips 192.0.2.7\n\
          add element services 192.0.2.7:80/TCP\n\
          add element no-local-endpoints 192.0.2.7:80/TCP\n\
+         add element masquerade-nonlocal 192.0.2.7:80/TCP\n\
          add virtual server 192.0.2.7:80/TCP rr\n\
          add real server 10.244.1.12:8080 to 192.0.2.7:80/TCP Masq weight 1\n\
          ensure route local 192.0.2.7 src 192.168.50.10\n"

@@ -152,7 +152,7 @@ impl Run<'_> {
             (Operation::Sysctl(op), _) => is_of_link(op),
             (_, Some(Subject::Vip(_) | Subject::Address(_))) => true,
             (_, Some(Subject::Front(front))) => {
-                let is_routed = front.vip().is_none_or(|vip| mirror.routes.contains_key(&vip));
+                let is_routed = front.vip().is_none_or(|vip| mirror.reaches(&vip));
                 !is_routed && mirror.server(&front).is_none()
             }
             _ => false,

@@ -93,6 +93,8 @@ impl Intents {
         let has_new = self.has_new_cidrs();
         if has_new {
             self.ownership.announced_cidrs = self.model.service_cidrs().to_vec();
+            // Whether an external address may be served depends on them.
+            self.mark_dirty(|service| !service.external_ips.is_empty());
         }
         has_new
     }

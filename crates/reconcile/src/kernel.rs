@@ -92,6 +92,7 @@ impl Kernel {
         findings.dirty.extend(addresses.iter().copied().map(Subject::Address));
         mirror.link_ready = is_ready;
         (mirror.routes, mirror.addresses) = (routes.into(), addresses.into());
+        mirror.node_addresses = node_addresses.keys().copied().collect();
         Ok(NodeLinks { addresses: node_addresses, bridges })
     }
 

@@ -11,7 +11,7 @@
 use std::time::Duration;
 
 use dataplane::{TableError, Tables, Touched};
-use drain::{Drain, Key, Record, Share, Time, WaitsFor};
+use drain::{Drain, Key, Record, Time, WaitsFor};
 use planner::{Changes, Dirty, Plan, Subject};
 use service_model::ModelEvent;
 
@@ -29,9 +29,6 @@ use crate::{
 /// Services planned in one go; the bound on how long an event can wait behind a large backlog.
 const SERVICES_PER_STEP: usize = 1024;
 
-/// Share of a core for dumps that others make necessary: whoever fights with us over a table gets no more.
-const SHARE_OF_DUMPS: Share = Share::one_of(10);
-
 /// Input of the loop from outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -46,8 +43,6 @@ pub struct Reconciler {
     pub(crate) config: Config,
     pub(crate) syncer: Syncer,
     pub(crate) audit: Audit,
-    /// Earliest time for another dump of tables that others have touched.
-    dump_rest: Time,
     /// Services planned in one go: [`SERVICES_PER_STEP`], and fewer in tests.
     pub(crate) services_per_step: usize,
     /// Time of the last planning of changed Services.
@@ -97,7 +92,6 @@ impl Reconciler {
         Reconciler {
             syncer: Syncer::new(&config, tables),
             audit: Audit::default(),
-            dump_rest: Time::ZERO,
             services_per_step: SERVICES_PER_STEP,
             planned: None,
             phase: Phase::Unknown,
@@ -111,7 +105,7 @@ impl Reconciler {
     pub fn handle(&mut self, event: Event) {
         match event {
             Event::Model(event) => self.syncer.intents.model.apply(event),
-            Event::Touched(table) => _ = self.syncer.work.request(Table::from(table), self.dump_rest),
+            Event::Touched(table) => self.syncer.work.doubt(Table::from(table), Time::ZERO),
         }
     }
 
@@ -189,7 +183,7 @@ impl Reconciler {
             }
             Step::Changes { dumped, walked } => {
                 if dumped {
-                    self.dump_rest = now + SHARE_OF_DUMPS.pause(took);
+                    self.syncer.work.charge_dumps(took, now);
                 }
                 if walked {
                     self.syncer.deletions.charge(took, now);

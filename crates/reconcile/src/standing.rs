@@ -91,15 +91,13 @@ impl Reconciler {
         let mirror = &self.syncer.kernel.mirror;
         match failing {
             Task::Compare(Subject::Front(front)) if !self.reaches(front) => vec![*front],
-            Task::Compare(Subject::Vip(vip)) if !mirror.routes.contains_key(vip) => {
-                mirror.fronts_on(*vip).collect()
-            }
+            Task::Compare(Subject::Vip(vip)) if !mirror.reaches(vip) => mirror.fronts_on(*vip).collect(),
             _ => Vec::new(),
         }
     }
 
     fn reaches(&self, front: &Front) -> bool {
         let Kernel { mirror, .. } = &self.syncer.kernel;
-        mirror.server(front).is_some() && front.vip().is_none_or(|vip| mirror.routes.contains_key(&vip))
+        mirror.server(front).is_some() && front.vip().is_none_or(|vip| mirror.reaches(&vip))
     }
 }

@@ -76,30 +76,55 @@ impl Syncer {
     /// that others write to. What cannot be dumped stays in doubt, and keeps nothing else from being dumped.
     pub(crate) fn dump_due(&mut self, now: Time, findings: &mut Findings, report: &mut Report) -> bool {
         let tables = self.work.due_dumps(now, DUMPS_PER_STEP);
+        let mut ipvs_due = None;
         for table in &tables {
-            let result = match table {
-                Table::Vips => self.observe_vips(findings, report),
-                Table::Rules => self.kernel.observe_rules(&self.intents.config.layout, findings),
-                Table::VirtualServers => self.kernel.observe_servers(self.intents.ours(), findings),
-                Table::RealServers(vs) => {
-                    // For a virtual server that nobody wants, the planner did not know whether it is empty.
-                    let front = self.kernel.mirror.front(vs);
-                    let unwanted = front.filter(|front| self.intents.desired.front(front).is_none());
-                    findings.dirty.extend(unwanted.map(Subject::Front));
-                    self.kernel.observe_real_servers(*vs, self.intents.ours(), findings).map(drop)
-                }
-            };
-            match result {
+            let is_of_ipvs = matches!(table, Table::VirtualServers | Table::RealServers(_));
+            // Where IPVS has just answered no dump, the others are tried together with that one.
+            if let Some(due) = ipvs_due.filter(|_| is_of_ipvs) {
+                self.work.postpone(*table, due);
+                continue;
+            }
+            match self.dump(table, findings, report) {
                 Ok(()) => _ = self.work.succeed(*table),
                 Err(error) => {
                     let reason = chain(&error);
                     if self.work.fail(*table, &reason, Extent::Task, now) {
                         warn!("{reason}; will be tried again");
                     }
+                    ipvs_due = ipvs_due.or(self.work.due(*table).filter(|_| is_of_ipvs));
                 }
             }
         }
         tables.iter().any(|table| matches!(table, Table::Vips | Table::Rules))
+    }
+
+    fn dump(
+        &mut self,
+        table: &Table,
+        findings: &mut Findings,
+        report: &mut Report,
+    ) -> Result<(), TableError> {
+        match table {
+            Table::Vips => self.observe_vips(findings, report),
+            Table::Rules => self.kernel.observe_rules(&self.intents.config.layout, findings),
+            Table::VirtualServers => {
+                self.kernel.observe_servers(self.intents.ours(), findings)?;
+                // Before they are compared: what is not known of them would be added again.
+                let unknown = findings.unknown.iter().take(DUMPS_PER_STEP).copied().collect::<Vec<_>>();
+                for vs in unknown {
+                    self.kernel.observe_real_servers(vs, self.intents.ours(), findings)?;
+                    findings.unknown.retain(|unknown| *unknown != vs);
+                }
+                Ok(())
+            }
+            Table::RealServers(vs) => {
+                // For a virtual server that nobody wants, the planner did not know whether it is empty.
+                let front = self.kernel.mirror.front(vs);
+                let unwanted = front.filter(|front| self.intents.desired.front(front).is_none());
+                findings.dirty.extend(unwanted.map(Subject::Front));
+                self.kernel.observe_real_servers(*vs, self.intents.ours(), findings).map(drop)
+            }
+        }
     }
 
     /// Dumps link, routes, addresses and kernel parameters.
@@ -176,7 +201,7 @@ impl Syncer {
         self.drains.follow(plan, &outcome.deleted, view, report);
         self.deletions.add(&outcome.conntrack);
         if dirty.contains(&Subject::Sysctls) {
-            self.refused_sysctls.follow(outcome.sysctls, report);
+            self.refused_sysctls.follow(plan, outcome.sysctls, report);
             report.findings |= self.node_findings.replace_parameters(self.refused_sysctls.names());
         }
         for scheduler in outcome.lost_schedulers {

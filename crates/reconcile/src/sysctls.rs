@@ -8,8 +8,8 @@ use std::{
 };
 
 use dataplane::TableError;
-use lb_types::{SysctlNeed, SysctlOp, SysctlWhen};
-use planner::{accept_ra, keeps_routes};
+use lb_types::{Operation, SysctlNeed, SysctlOp, SysctlWhen};
+use planner::{Plan, accept_ra, keeps_routes};
 use tracing::{error, info};
 
 use crate::{Report, kernel::Kernel, problems::chain};
@@ -100,8 +100,20 @@ impl RefusedSysctls {
 
     /// Takes in the results of writes. A refused parameter that needs no write any more was set by somebody
     /// else.
-    pub(crate) fn follow(&mut self, written: Vec<(SysctlOp, Result<(), TableError>)>, report: &mut Report) {
-        let is_pending = |name: &Cow<'static, str>| written.iter().any(|(op, _)| op.name == *name);
+    pub(crate) fn follow(
+        &mut self,
+        plan: &Plan,
+        written: Vec<(SysctlOp, Result<(), TableError>)>,
+        report: &mut Report,
+    ) {
+        let planned: BTreeSet<_> = plan
+            .operations()
+            .filter_map(|op| match op {
+                Operation::Sysctl(op) => Some(&op.name),
+                _ => None,
+            })
+            .collect();
+        let is_pending = |name: &Cow<'static, str>| planned.contains(name);
         for name in self.0.extract_if(.., |name| !is_pending(name)) {
             info!("healed: sysctl {name}");
         }

@@ -16,13 +16,16 @@ use std::{
 };
 
 use dataplane::Touched;
-use drain::{Backoff, Time, WaitsFor};
+use drain::{Backoff, Share, Time, WaitsFor};
 use lb_types::{Front, VirtualServerId};
 use planner::{Dirty, Subject};
 use tally::Tallied;
 
 /// Delays between tries of what has failed.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(30) };
+
+/// Share of a core for dumps that others make necessary: whoever fights with us over a table gets no more.
+const SHARE_OF_DUMPS: Share = Share::one_of(10);
 
 /// Task for later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -140,6 +143,9 @@ pub(crate) struct Work {
     fresh: BTreeSet<Task>,
     /// Number of tasks that wait for the link and the chains.
     awaiting: usize,
+    /// Earliest time for another dump of a whole table that somebody else has touched, or that a refused write has made
+    /// doubtful.
+    dump_rest: Time,
     /// Counts changes of what [`Work::obstacle`] answers.
     obstacles: u64,
 }
@@ -160,6 +166,21 @@ impl Work {
         };
         self.change(task, |entry| entry.due = Some(due));
         due
+    }
+
+    /// Asks for the dump of a whole table, which keeps to its share of a core.
+    pub(crate) fn doubt(&mut self, table: Table, now: Time) {
+        self.request(table, now.max(self.dump_rest));
+    }
+
+    /// Accounts for the processor time of a step that has dumped whole tables, which ended at `now`.
+    pub(crate) fn charge_dumps(&mut self, took: Duration, now: Time) {
+        self.dump_rest = now + SHARE_OF_DUMPS.pause(took);
+    }
+
+    /// Puts a task off that has not been tried.
+    pub(crate) fn postpone(&mut self, task: impl Into<Task>, due: Time) {
+        self.change(task.into(), |entry| entry.due = Some(due));
     }
 
     /// Asks for comparisons at once.

@@ -112,7 +112,7 @@ fn a_virtual_server_that_is_given_up_with_its_real_servers() {
     let mut world = programmed(&[("10.244.0.11", true)]);
     let vs = *world.mirror.servers.keys().next().unwrap();
     let dirty = world.replace(ModelEvent::ServiceDeleted(ServiceName::new("default", "dns")));
-    world.facts.addresses.insert(vs.vip_port().unwrap().addr, "eth0".to_owned());
+    world.facts.own_ports.insert(vs.vip_port().unwrap());
     let plan = world.diff(&dirty);
     assert_eq!(of_stage(&plan, Stage::IpvsRemove), [IpvsOp::DeleteVirtualServer { vs }.into()]);
     check_flows(&plan, &[&format!("delete tracked connections of {UDP} to real server 10.244.0.11:8080")]);

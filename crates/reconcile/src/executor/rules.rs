@@ -33,7 +33,7 @@ impl Run<'_> {
                 }
                 return;
             }
-            self.executor.work.request(Table::Rules, self.executor.now);
+            self.executor.work.doubt(Table::Rules, self.executor.now);
             let outcome = match result {
                 Ok(outcome) => outcome,
                 Err(error) => {

@@ -25,7 +25,7 @@ impl Run<'_> {
         let outcome = match self.executor.kernel.tables.vips.apply(ops) {
             Ok(outcome) => outcome,
             Err(error) => {
-                self.executor.work.request(Table::Vips, self.executor.now);
+                self.executor.work.doubt(Table::Vips, self.executor.now);
                 self.report.failed += ops.len();
                 self.base_failed(&error);
                 for op in ops {
@@ -42,7 +42,7 @@ impl Run<'_> {
             }
         }
         if !outcome.is_clean() {
-            self.executor.work.request(Table::Vips, self.executor.now);
+            self.executor.work.doubt(Table::Vips, self.executor.now);
         }
     }
 
