@@ -139,7 +139,6 @@ impl Settings {
             drain: drain(flags, &mut check),
             sync_period: flags.ipvs_sync_period,
             min_sync_period: flags.ipvs_min_sync_period,
-            ..Config::default()
         };
         let settings = Settings {
             node_name,

@@ -84,6 +84,7 @@ pub struct Spec {
     pub external_traffic_policy: Scalar,
     #[serde(rename = "externalIPs")]
     pub external_ips: List<Scalar>,
+    pub load_balancer_source_ranges: List<Scalar>,
     // Node
     #[serde(rename = "podCIDR")]
     pub pod_cidr: Scalar,

@@ -667,3 +667,35 @@ fn a_service_that_loses_its_external_address_drains_there() {
     }
     assert!(!plan.contains("delete element masquerade-external 192.0.2.7:80/TCP"), "{plan}");
 }
+
+#[test]
+fn a_cluster_ip_is_never_taken_by_an_older_services_external_address() {
+    let mut world = World::new();
+    world.ownership.service_cidrs.clear();
+    let thief = Service {
+        created: Some(1),
+        external_ips: vec![ExternalIp { addr: ip(WEB), source: ExternalSource::ExternalIps }],
+        ..service("thief", &["10.96.0.66"], Protocol::Tcp)
+    };
+    let owner = Service { created: Some(2), ..service("web", &[WEB], Protocol::Tcp) };
+    for service in [&thief, &owner] {
+        world.sync(ModelEvent::ServiceApplied(service.clone()));
+    }
+    let front = world.desired.fronts().find(|front| front.vip() == Some(ip(WEB))).unwrap();
+    assert_eq!(world.desired.service_of(front), Some(&owner.name));
+    assert_eq!(world.desired.conflicts(&thief.name).len(), 1);
+}
+
+#[test]
+fn what_drains_stays_ours_when_somebody_takes_its_element_away() {
+    let mut world = World::new();
+    for event in external(TrafficPolicy::Cluster, &BOTH) {
+        world.sync(event);
+    }
+    world.sync(ModelEvent::ServiceApplied(service("web", &[WEB], Protocol::Tcp)));
+    assert!(world.drains.iter().any(|(key, _)| key.front.vip() == Some(ip("192.0.2.7"))));
+    world.mirror.elements.clear();
+    let plan = world.resync().to_string();
+    assert!(plan.contains("add element services 192.0.2.7:80/TCP"), "{plan}");
+    assert!(!plan.contains("delete route local 192.0.2.7"), "{plan}");
+}

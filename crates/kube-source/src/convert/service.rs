@@ -143,6 +143,11 @@ fn external_ips(wire: &wire::Service, cluster_ips: &[IpAddr], report: &mut Repor
     report.expect("spec.externalIPs", "a list", spec.external_ips.wrong);
     report.expect("status.loadBalancer", "an object", balancer.wrong);
     report.expect("status.loadBalancer.ingress", "a list", balancer.value.ingress.wrong);
+    if !spec.load_balancer_source_ranges.items.is_empty() && !balancer.value.ingress.items.is_empty() {
+        let message = "not enforced by kube-ipvs yet: clients of all addresses are served";
+        let remedy = "have the load balancer or a NetworkPolicy enforce it";
+        report.add("spec.loadBalancerSourceRanges", message, remedy);
+    }
     let mut ips: Vec<ExternalIp> = Vec::new();
     let mut add = |field: String, value: &Scalar, source: ExternalSource| {
         let Some(addr) = external_ip(&field, value, report) else { return };

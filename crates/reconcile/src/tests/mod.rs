@@ -29,8 +29,8 @@ use drain::Time;
 use lb_types::{Front, IpFamily, Protocol, RealServerId, ServiceName, SysctlOp, VipPort, VirtualServerId};
 use planner::{Ownership, PlannerConfig};
 use service_model::{
-    EndpointSlice, ModelEvent, Node, Service, ServicePort, ServiceSettings, SliceEndpoint, SliceName,
-    SlicePort, TrafficPolicy,
+    EndpointSlice, ExternalIp, ExternalSource, ModelEvent, Node, Service, ServicePort, ServiceSettings,
+    SliceEndpoint, SliceName, SlicePort, TrafficPolicy,
 };
 
 use crate::{Config, Event, Reconciler, Report};

@@ -436,3 +436,18 @@ fn flows_of_a_udp_address_that_changes_hands_are_deleted_even_while_the_table_re
     let filters: Vec<_> = world.kernel.conntrack.take_filters().iter().map(ToString::to_string).collect();
     assert!(filters.iter().any(|filter| filter.contains("10.244.0.11")), "{filters:?}");
 }
+
+#[test]
+fn a_range_of_cluster_ips_that_comes_later_takes_external_addresses_back() {
+    let mut web = service("web", WEB);
+    web.external_ips = vec![ExternalIp { addr: ip("10.97.0.10"), source: ExternalSource::ExternalIps }];
+    let mut world = World::synced([applied(web), ready("web", &["10.244.0.11"])]);
+    let external = vs("10.97.0.10", Protocol::Tcp);
+    assert_eq!(world.kernel.weights(external), [(11, 1)]);
+    world.send(ModelEvent::ServiceCidrsApplied(vec!["10.97.0.0/16".parse().unwrap()]));
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.kernel.weights(external), [(11, 0)], "it drains");
+    world.send(ModelEvent::ServiceCidrsApplied(Vec::new()));
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.kernel.weights(external), [(11, 1)]);
+}

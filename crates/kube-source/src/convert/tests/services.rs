@@ -487,6 +487,9 @@ fn external_addresses() {
     check_external("one is wrong", both, "[]", "external 192.0.2.7", &[not_an_ip]);
     let loopback = "status.loadBalancer.ingress[0].ip|127.0.0.1 is a loopback address, which cannot be a VIP";
     check_external("loopback", "type: LoadBalancer", "[{ip: 127.0.0.1}]", "", &[loopback]);
+    let ranges = "loadBalancerSourceRanges: [203.0.113.0/24]";
+    let open = "spec.loadBalancerSourceRanges|not enforced";
+    check_external("source ranges", ranges, "[{ip: 192.0.2.8}]", "balancer 192.0.2.8", &[open]);
     let list = "spec.externalIPs|a list";
     check_external("no list", "externalIPs: 192.0.2.7", "[]", "", &[list]);
 }
