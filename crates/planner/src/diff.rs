@@ -44,9 +44,7 @@ impl Inputs<'_> {
         let vs = self.mirror.key(front);
         let Some(have) = self.mirror.servers.get(&vs) else { return Unwanted::Absent };
         let is_empty = have.real_servers.is_empty() && !(self.is_in_doubt)(front);
-        // What drains is ours even if somebody has taken the element away that said so.
-        let is_draining = || self.drains.of(front).next().is_some() && !ownership.excludes(&vs);
-        if !ownership.owns(&vs, self.mirror) && !is_draining() {
+        if !ownership.owns(&vs, self.mirror) {
             Unwanted::NotOurs
         } else if is_empty || facts.own_ports.contains(&front.port) {
             Unwanted::Goes

@@ -84,6 +84,8 @@ pub struct Mirror {
     pub layout_current: bool,
     /// All elements of our sets.
     pub elements: Tallied<FastSet<RuleElement>>,
+    /// Virtual servers whose element somebody has taken away: they stay ours.
+    pub untagged: BTreeSet<VirtualServerId>,
     /// Kernel parameters.
     pub sysctls: MirrorSysctls,
 }
@@ -114,7 +116,21 @@ impl Mirror {
     /// IPVS entries carry no tag. The element that names one is written before it and deleted after it, so
     /// that even a crash in between leaves no virtual server of ours without its element.
     pub fn names(&self, vs: &VirtualServerId) -> bool {
-        self.front(vs).is_some_and(|front| self.elements.contains(&RuleElement::Service(front.port)))
+        let element = self.front(vs).map(|front| RuleElement::Service(front.port));
+        element.is_some_and(|element| self.elements.contains(&element)) || self.untagged.contains(vs)
+    }
+
+    /// Takes over the elements of a dump. What they named before stays ours, whoever has taken the elements away, until
+    /// its virtual server is gone.
+    pub fn replace_elements(&mut self, elements: FastSet<RuleElement>) {
+        let lost = self.elements.iter().filter(|element| !elements.contains(element));
+        let untagged = lost.filter_map(|element| match element {
+            RuleElement::Service(port) => Some(VirtualServerId::from(*port)),
+            _ => None,
+        });
+        self.untagged.extend(untagged);
+        self.untagged.retain(|vs| self.servers.contains_key(vs));
+        self.elements = elements.into();
     }
 
     /// Tells whether packets to a VIP come to IPVS: it has a route of ours, or is an address of the node.
@@ -174,6 +190,7 @@ impl Mirror {
                 }
             }
             IpvsOp::DeleteVirtualServer { vs } => {
+                self.untagged.remove(&vs);
                 self.servers.remove(&vs);
             }
             IpvsOp::AddRealServer { vs, rs, settings } | IpvsOp::SetRealServer { vs, rs, settings } => {

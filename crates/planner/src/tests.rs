@@ -3,7 +3,9 @@ mod conntrack;
 use std::{collections::BTreeMap, net::IpAddr};
 
 use drain::{Ledger, Overrides, Verdict};
-use lb_types::{Front, IpFamily, IpvsOp, Operation, Protocol, RealServer, RuleElement, ServiceName, Weight};
+use lb_types::{
+    FastSet, Front, IpFamily, IpvsOp, Operation, Protocol, RealServer, RuleElement, ServiceName, Weight,
+};
 use proptest::prelude::*;
 use service_model::{
     EndpointSlice, ExternalIp, ExternalSource, ModelEvent, Service, ServiceModel, ServicePort,
@@ -694,7 +696,7 @@ fn what_drains_stays_ours_when_somebody_takes_its_element_away() {
     }
     world.sync(ModelEvent::ServiceApplied(service("web", &[WEB], Protocol::Tcp)));
     assert!(world.drains.iter().any(|(key, _)| key.front.vip() == Some(ip("192.0.2.7"))));
-    world.mirror.elements.clear();
+    world.mirror.replace_elements(FastSet::default());
     let plan = world.resync().to_string();
     assert!(plan.contains("add element services 192.0.2.7:80/TCP"), "{plan}");
     assert!(!plan.contains("delete route local 192.0.2.7"), "{plan}");

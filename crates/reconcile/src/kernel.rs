@@ -112,7 +112,8 @@ impl Kernel {
             findings.drift += 1;
             findings.dirty.insert(Subject::of_element(element));
         }
-        (mirror.layout_current, mirror.elements) = (layout_current, elements.into());
+        mirror.layout_current = layout_current;
+        mirror.replace_elements(elements);
         Ok(())
     }
 

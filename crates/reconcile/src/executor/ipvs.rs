@@ -42,6 +42,7 @@ impl Run<'_> {
         if outcome.replies_lost {
             warn!("answers of the kernel were lost: the virtual servers concerned are dumped again");
             self.doubt(ops);
+            self.keep_elements(ops);
         }
         // Failures are in order, and the kernel executed whatever lies between them.
         let mut done = 0;
@@ -102,6 +103,13 @@ impl Run<'_> {
         }
         // Some of it may have been executed.
         self.doubt(ops);
+    }
+
+    /// Keeps the elements of virtual servers that may not have been deleted: they alone may say that those are ours.
+    fn keep_elements(&mut self, ops: &[IpvsOp]) {
+        let deleted = ops.iter().filter(|op| matches!(op, IpvsOp::DeleteVirtualServer { .. }));
+        let mirror = &self.executor.kernel.mirror;
+        self.undeleted.extend(deleted.filter_map(|op| mirror.front(&op.virtual_server())));
     }
 
     /// Requests dumps of virtual servers of which the kernel may hold anything.

@@ -49,6 +49,8 @@ struct Shape {
     created: Option<i64>,
     dual: bool,
     local: bool,
+    /// An external address, which may be the node's own or one of the ClusterIPs, and whether its policy is Local.
+    external: Option<(u8, bool)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -60,8 +62,18 @@ enum Table {
 
 fn shape() -> impl Strategy<Value = Shape> {
     let created = prop::option::of(0i64..3);
-    (0u8..3, 0u8..2, 1u8..8, created, any::<bool>(), any::<bool>())
-        .prop_map(|(n, vip, ports, created, dual, local)| Shape { n, vip, ports, created, dual, local })
+    let external = prop::option::of((0u8..4, any::<bool>()));
+    (0u8..3, 0u8..2, 1u8..8, created, any::<bool>(), any::<bool>(), external).prop_map(
+        |(n, vip, ports, created, dual, local, external)| Shape {
+            n,
+            vip,
+            ports,
+            created,
+            dual,
+            local,
+            external,
+        },
+    )
 }
 
 fn table() -> impl Strategy<Value = Table> {
@@ -140,6 +152,13 @@ fn make_service(shape: &Shape) -> Service {
     made.cluster_ips.extend(shape.dual.then(|| ip(&format!("fd00:96::{}", shape.vip))));
     if shape.local {
         made.internal_traffic_policy = TrafficPolicy::Local;
+    }
+    if let Some((n, is_local)) = shape.external {
+        let addr = ["192.0.2.7", "192.0.2.8", "192.168.50.10", "10.96.1.0"][usize::from(n)];
+        made.external_ips.push(ExternalIp { addr: ip(addr), source: ExternalSource::ExternalIps });
+        if is_local {
+            made.external_traffic_policy = TrafficPolicy::Local;
+        }
     }
     let port = |(name, protocol, port): (&str, _, u16)| ServicePort {
         name: name.into(),
@@ -269,32 +288,41 @@ fn fail(kernel: &Kernel, step: &Step) {
     }
 }
 
+/// Damages what others could. The rules are damaged under a process that has read them, and that has the time to mend
+/// them: only they tell that a virtual server on an external address is ours.
 fn damage(world: &mut World, which: u8) {
+    if matches!(which, 1 | 5..) {
+        world.pass(Duration::from_secs(1));
+        damage_rules(world, which);
+        world.pass(Duration::from_secs(1));
+        return;
+    }
     let kernel = &world.kernel;
     let servers = kernel.ipvs.virtual_servers();
     match which {
         0 => kernel.ipvs.flush(),
-        1 => {
-            kernel.rules.delete_table();
-            world.reconciler.handle(Event::Touched(Touched::Rules));
-        }
         2 => kernel.vips.delete_link(),
         3 => {
             if let Some(vs) = servers.keys().next() {
                 kernel.ipvs.by_another(IpvsOp::DeleteVirtualServer { vs: *vs });
             }
         }
-        4 => {
+        _ => {
             let mut all = servers.iter().flat_map(|(vs, (_, rs))| rs.keys().map(|rs| (*vs, *rs)));
             if let Some((vs, rs)) = all.next() {
                 kernel.ipvs.by_another(IpvsOp::DeleteRealServer { vs, rs });
             }
         }
-        _ => {
-            if let Some(element) = kernel.rules.elements().into_iter().next() {
-                kernel.rules.delete_element(element);
-            }
-        }
+    }
+}
+
+fn damage_rules(world: &mut World, which: u8) {
+    let rules = &world.kernel.rules;
+    if which == 1 {
+        rules.delete_table();
+        world.reconciler.handle(Event::Touched(Touched::Rules));
+    } else if let Some(element) = rules.elements().into_iter().next() {
+        rules.delete_element(element);
     }
 }
 
@@ -344,6 +372,8 @@ proptest! {
 struct Guard {
     wanted: BTreeSet<(VirtualServerId, RealServerId)>,
     seen: Vec<String>,
+    /// Elements that a first start would add.
+    elements: BTreeSet<RuleElement>,
     /// VIPs that a first start would bind: one that is an address of the node is served without that.
     bound: BTreeSet<IpAddr>,
 }
@@ -383,9 +413,10 @@ impl Guard {
     fn rules(&mut self, op: &RulesOp, serves: impl Fn(&VirtualServerId) -> bool) {
         let bad = match op {
             RulesOp::DeleteElement(RuleElement::Vip(vip)) => self.wants_vip(*vip),
-            RulesOp::DeleteElement(RuleElement::Service(port) | RuleElement::MasqueradeNonLocal(port)) => {
-                self.wants_server(&(*port).into())
+            RulesOp::DeleteElement(element @ RuleElement::MasqueradeNonLocal(_)) => {
+                self.elements.contains(element)
             }
+            RulesOp::DeleteElement(RuleElement::Service(port)) => self.wants_server(&(*port).into()),
             RulesOp::AddElement(RuleElement::Refuse(port)) => {
                 self.wants_server(&(*port).into()) && serves(&(*port).into())
             }
@@ -436,9 +467,10 @@ proptest! {
         api.begin(&mut world);
         world.run();
         for step in steps {
-            if matches!(step, Step::Pass(_) | Step::Run | Step::Restart) {
+            if matches!(step, Step::Pass(_) | Step::Run | Step::Restart | Step::Damage(_)) {
                 let fresh = api.fresh().kernel;
                 guard.borrow_mut().wanted = serving(&fresh);
+                guard.borrow_mut().elements = fresh.rules.elements();
                 guard.borrow_mut().bound = fresh.vips.routes().into_keys().collect();
             }
             let text = format!("{step:?}");
