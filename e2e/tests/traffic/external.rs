@@ -15,8 +15,6 @@ use crate::testbed::{Testbed, WAIT_LIMIT, web};
 const EXTERNAL: Both =
     Both { v4: Ipv4Addr::new(192, 0, 2, 80), v6: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x80) };
 
-const FLAGS: &[&str] = &["--cluster-cidr=10.244.0.0/16,fd00:244::/56"];
-
 /// What a client gets from an external address.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Gets {
@@ -75,7 +73,7 @@ fn external_addresses_serve_whom_their_policy_means() {
     let cluster = web().with_external_ips(EXTERNAL, "Cluster");
     let local = web().with_external_ips(EXTERNAL, "Local");
     testbed.manifests.serve(&cluster, &testbed.ready(1..=1));
-    testbed.start(FLAGS);
+    testbed.start(&[]);
     testbed.wait_served(&cluster, &testbed.ready(1..=1));
     wait(&testbed, Node);
     check(&testbed, [Node, Own, Node, Node]);
@@ -106,7 +104,7 @@ fn an_external_address_of_the_node_is_served_there_and_stays_the_nodes() {
     let mut testbed = Testbed::new(PodNetwork::Routed, 2);
     let service = Service { ports: web().ports, ..web() }.with_external_ips(NODE, "Cluster");
     testbed.manifests.serve(&service, &testbed.ready(1..=1));
-    testbed.start(FLAGS);
+    testbed.start(&[]);
     testbed.wait_served(&service, &testbed.ready(1..=1));
     let outside = testbed.net.outside_client();
     wait_for(WAIT_LIMIT, "the Service at the node's address", || {
