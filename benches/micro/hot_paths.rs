@@ -13,6 +13,8 @@ use benches::{
     objects::{self, Size},
 };
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use drain::{Cause, Key, Ledger, Overrides};
+use drain_file::{DrainFile, Saved};
 use ipvs::codec::{Command, Destination, DestinationKey, Service, ServiceKey, parse_destination};
 use kube_source::{convert, wire};
 use lb_types::Scheduler;
@@ -20,6 +22,7 @@ use netlink::{Batch, Messages};
 use planner::{Context, NodeFacts, Ownership, PlannerConfig, desire_service};
 use reconcile::{Config, Event, Reconciler};
 use service_model::{EndpointSlice, ModelEvent, ServiceModel};
+use testkit::TempDir;
 
 /// A slice with another first endpoint each time.
 fn changed(size: Size, number: usize) -> EndpointSlice {
@@ -27,6 +30,28 @@ fn changed(size: Size, number: usize) -> EndpointSlice {
     let mut pods = objects::pods(size, service);
     pods[0] = objects::new_pod(number % 65_536);
     objects::slice(service, &pods)
+}
+
+/// Saving of `drain.json`, which the loop does itself while something drains.
+fn drain_file(c: &mut Criterion) {
+    let dir = TempDir::new("drain-file");
+    let file = DrainFile::new(dir.path(), "3f2504e0-4f89-11d3-9a0c-0305e82c3301".to_owned());
+    let mut ledger = Ledger::default();
+    for n in 0..1_000_u32 {
+        let [_, a, b, c] = n.to_be_bytes();
+        let vip = "10.96.0.80:80/TCP".parse().expect("a front");
+        let key = Key { front: vip, rs: format!("10.{a}.{b}.{c}:8080").parse().expect("a real server") };
+        ledger.begin(key, Cause::Terminating, &Overrides::NONE, Duration::from_secs(81_234));
+        ledger.note_pod(&key, &format!("shop/web-{n}/3f2504e0-4f89-11d3-9a0c-0305e82c3301").into());
+    }
+    c.bench_function("drain file: save 1,000 drains", |b| {
+        b.iter(|| {
+            let saved = ledger
+                .iter()
+                .map(|(key, drain)| Saved::new(key, drain, drain.waits_for(Duration::ZERO, || None)));
+            file.save(saved).expect("save the drains");
+        });
+    });
 }
 
 fn model(c: &mut Criterion) {
@@ -141,5 +166,5 @@ fn codec(c: &mut Criterion) {
     });
 }
 
-criterion_group!(hot_paths, model, step, start, source, codec);
+criterion_group!(hot_paths, model, drain_file, step, start, source, codec);
 criterion_main!(hot_paths);

@@ -1,4 +1,4 @@
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use drain::{Cause, EndpointGone, Ledger, Outcome, Overrides};
 use testkit::TempDir;
@@ -121,34 +121,6 @@ fn whatever_is_waited_for_is_loaded_and_what_is_not_known_costs_nothing() {
             let loaded = file.parse(written.replace(text, unknown).as_bytes()).unwrap();
             assert_eq!(loaded.drains, [Saved { waits_for: None, ..one.clone() }], "{:?}", loaded.problems);
         }
-    }
-}
-
-/// `cargo test --release -p drain-file -- --ignored --nocapture`: what the loop spends on saving.
-#[test]
-#[ignore = "a measurement"]
-fn measure_saving() {
-    let dir = Dir::new("measure");
-    let file = dir.file("3f2504e0-4f89-11d3-9a0c-0305e82c3301");
-    for count in [100_u32, 1_000, 10_000] {
-        let mut ledger = Ledger::default();
-        for n in 0..count {
-            let [_, a, b, c] = n.to_be_bytes();
-            let key = Key { rs: format!("10.{a}.{b}.{c}:8080").parse().unwrap(), ..key("10.0.0.1:80") };
-            ledger.begin(key, Cause::Terminating, &Overrides::NONE, Duration::from_millis(81_234_567));
-            ledger.note_pod(&key, &format!("shop/web-{n}/3f2504e0-4f89-11d3-9a0c-0305e82c3301").into());
-            ledger.pod_ended(&key);
-        }
-        let mut times: Vec<_> = (0..50)
-            .map(|_| {
-                let begin = Instant::now();
-                file.save(saved(&ledger)).unwrap();
-                begin.elapsed()
-            })
-            .collect();
-        times.sort();
-        let size = fs::metadata(file.path()).unwrap().len();
-        println!("{count} drains, {size} bytes: median {:?}, longest {:?}", times[25], times[49]);
     }
 }
 

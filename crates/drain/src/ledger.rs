@@ -121,7 +121,7 @@ impl Ledger {
     /// Decides what becomes of a real server that should not serve, also of one that does not drain yet.
     ///
     /// UDP has no end that the kernel could count (it is never "active",
-    /// net/netfilter/ipvs/ip_vs_proto_udp.c), so its real servers go at once and their flows move on with the
+    /// net/netfilter/ipvs/ip_vs_proto_udp.c), so its real servers go at once and their clients move on with the
     /// next packet.
     pub fn judge(&self, key: &Key, overrides: &Overrides) -> Verdict {
         if let State::Due(outcome) = self.state(key) {
@@ -130,9 +130,10 @@ impl Ledger {
         let connectionless = key.front.protocol() == Protocol::Udp;
         let own = self.drains.get(key).map(|drain| drain.settings.policy);
         let policy = own.unwrap_or_else(|| self.settings.with(overrides).policy);
-        match connectionless || policy == Policy::Immediate {
-            true => Verdict::Remove(Outcome::Immediate),
-            false => Verdict::Quiesce,
+        if connectionless || policy == Policy::Immediate {
+            Verdict::Remove(Outcome::Immediate)
+        } else {
+            Verdict::Quiesce
         }
     }
 
@@ -266,7 +267,9 @@ impl Ledger {
     pub fn take_released(&mut self, now: Time) -> Vec<Front> {
         let over: Vec<_> =
             self.held_down.iter().filter(|(_, until)| **until <= now).map(|(key, _)| *key).collect();
-        over.iter().for_each(|key| _ = self.held_down.remove(key));
+        for key in &over {
+            self.held_down.remove(key);
+        }
         over.into_iter().map(|key| key.front).collect()
     }
 

@@ -1,6 +1,6 @@
 //! Values as nf_tables messages, by libnftnl.
 //!
-//! What the safe wrapper `nftnl` offers is used; what it does not (most expressions, flags of masquerade,
+//! The safe wrapper `nftnl` does what it can; what it does not offer (most expressions, flags of masquerade,
 //! byte order of sets, elements that may exist already) is built on `nftnl_sys` in `encode/raw.rs`.
 //! `nftnl::Batch` is not used: it hides where messages begin, asks for an answer to each, and parses the
 //! kernel version in a way that fails on some.

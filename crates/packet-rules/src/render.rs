@@ -16,7 +16,7 @@
 //! endpoints are refused to new connections only (their draining real servers keep theirs), and what IPVS
 //! forwards leaves the input hook before `input-late`.
 //!
-//! Whether a pod reaches itself through a Service is seen in the packet: its source equals its destination
+//! A pod that reaches itself through a Service shows in the packet: its source equals its destination
 //! once IPVS has translated it. nftables cannot compare two fields of a packet (the kernel can since 6.13, by
 //! an xor of two registers), but it can look both up in a set: the destination of every connection of a
 //! Service is added to `endpoints` as a pair with itself, and the rule behind asks for the pair of source and
@@ -126,7 +126,7 @@ fn icmp() -> Vec<RuleSpec> {
 ///
 /// `icmp type time-exceeded goto soft-errors`
 ///
-/// What routers and firewalls say of the address of a pod that is gone. "Protocol unreachable" ends SCTP
+/// Errors that routers and firewalls send about the address of a pod that is gone. "Protocol unreachable" ends SCTP
 /// associations, "too big" must reach the client.
 fn soft_errors(family: IpFamily) -> Vec<RuleSpec> {
     let rules = [SoftError::Unreachable, SoftError::TimeExceeded].map(|error| {

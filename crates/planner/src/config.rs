@@ -194,8 +194,7 @@ impl Ownership {
         if self.excludes(vs) {
             return false;
         }
-        let mut cidrs = self.service_cidrs.iter().chain(&self.announced_cidrs);
-        let mut has = |vip: IpAddr| mirror.addresses.contains(&vip) || cidrs.any(|net| net.contains(vip));
+        let has = |vip: IpAddr| mirror.addresses.contains(&vip) || self.cluster_range_of(vip).is_some();
         mirror.names(vs) || vs.vip_port().is_some_and(|vip| has(vip.addr))
     }
 

@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`Inputs`], [`diff`], then `Differ` from the base (link, chains, kernel parameters) by way
 //! of VIPs and fronts to single real servers. Deletions of tracked connections follow from the finished plan
-//! (`flows`).
+//! (`conntrack`).
 
 use std::{hash::BuildHasher, net::IpAddr};
 
@@ -73,7 +73,7 @@ enum Unwanted {
     NotOurs,
     /// It refuses new connections until its real servers have drained.
     Drains,
-    /// It is deleted: it has no real servers left, or its VIP is an address of the node and so not ours.
+    /// It is deleted: it has no real servers left, or its port belongs to a program of the node.
     Goes,
 }
 

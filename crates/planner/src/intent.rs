@@ -419,19 +419,19 @@ impl<'a> Selection<'a> {
         let has_chosen = |list: &[ServerEndpoint]| list.iter().any(|endpoint| endpoint.chosen);
         let Service { internal_traffic_policy: internal, external_traffic_policy: external, .. } =
             self.service;
-        let (endpoints, masquerade) = match (reach, internal, external) {
-            (Reach::Cluster, TrafficPolicy::Cluster, _) => (&self.cluster, Masquerade::NonLocal),
-            (Reach::Cluster, TrafficPolicy::Local, _) => (&self.local, Masquerade::NonLocal),
-            (Reach::External, _, TrafficPolicy::Cluster) => (&self.cluster, Masquerade::External),
+        let (endpoints, masquerade, drop_external) = match (reach, internal, external) {
+            (Reach::Cluster, TrafficPolicy::Cluster, _) => (&self.cluster, Masquerade::NonLocal, false),
+            (Reach::Cluster, TrafficPolicy::Local, _) => (&self.local, Masquerade::NonLocal, false),
+            (Reach::External, _, TrafficPolicy::Cluster) => (&self.cluster, Masquerade::External, false),
             (Reach::External, _, TrafficPolicy::Local) if has_chosen(&self.local) => {
-                (&self.local, Masquerade::Never)
+                (&self.local, Masquerade::Never, false)
             }
             // For pods and processes of this node alone; a process has the node's address, which an endpoint of another
             // node may not be able to answer.
-            (Reach::External, _, TrafficPolicy::Local) => (&self.cluster, Masquerade::NonLocal),
+            (Reach::External, _, TrafficPolicy::Local) => {
+                (&self.cluster, Masquerade::NonLocal, has_chosen(&self.cluster))
+            }
         };
-        let is_local = reach == Reach::External && *external == TrafficPolicy::Local;
-        let drop_external = is_local && !has_chosen(&self.local) && has_chosen(&self.cluster);
         let is_of_node = front.vip().is_some_and(|vip| facts.addresses.contains_key(&vip));
         let masquerades_all = reach == Reach::Cluster && config.masquerade_all;
         FrontIntent {

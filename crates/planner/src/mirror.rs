@@ -120,17 +120,20 @@ impl Mirror {
         element.is_some_and(|element| self.elements.contains(&element)) || self.untagged.contains(vs)
     }
 
-    /// Takes over the elements of a dump. What they named before stays ours, whoever has taken the elements away, until
-    /// its virtual server is gone.
-    pub fn replace_elements(&mut self, elements: FastSet<RuleElement>) {
-        let lost = self.elements.iter().filter(|element| !elements.contains(element));
-        let untagged = lost.filter_map(|element| match element {
-            RuleElement::Service(port) => Some(VirtualServerId::from(*port)),
-            _ => None,
-        });
-        self.untagged.extend(untagged);
+    /// Takes over the elements of a dump, and returns those that only one side has. What an element named before stays
+    /// ours, whoever has taken it away, until its virtual server is gone.
+    pub fn replace_elements(&mut self, elements: FastSet<RuleElement>) -> Vec<RuleElement> {
+        let changed: Vec<_> = elements.symmetric_difference(&self.elements).copied().collect();
+        for element in &changed {
+            if let RuleElement::Service(port) = element
+                && self.elements.contains(element)
+            {
+                self.untagged.insert((*port).into());
+            }
+        }
         self.untagged.retain(|vs| self.servers.contains_key(vs));
         self.elements = elements.into();
+        changed
     }
 
     /// Tells whether packets to a VIP come to IPVS: it has a route of ours, or is an address of the node.

@@ -39,7 +39,7 @@ pub(crate) struct Drains {
     restored: Vec<(Key, Record)>,
 }
 
-/// What drains are judged by.
+/// State by which drains are judged.
 #[derive(Clone, Copy)]
 pub(crate) struct View<'a> {
     model: &'a ServiceModel,
@@ -282,11 +282,6 @@ impl Drains {
         for key in vanished {
             self.end(&key, Outcome::Vanished, now, report);
         }
-    }
-
-    /// The real servers on their way out.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Key, &Drain)> {
-        self.ledger.iter()
     }
 }
 

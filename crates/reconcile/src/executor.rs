@@ -20,7 +20,7 @@ use std::{collections::BTreeSet, mem::discriminant};
 
 use dataplane::TableError;
 use drain::Time;
-use lb_types::{ConntrackOp, Front, IpvsOp, Operation, RulesOp, Scheduler, SysctlOp, VipOp};
+use lb_types::{ConntrackOp, Front, IpvsOp, Operation, RuleElement, RulesOp, Scheduler, SysctlOp, VipOp};
 use planner::{Desired, Plan, Subject, is_of_link};
 use tracing::{debug, error};
 
@@ -159,8 +159,8 @@ impl Run<'_> {
         }
     }
 
-    fn holds_element(&self, element: &lb_types::RuleElement, front: &Front) -> bool {
-        let is_refusal = matches!(element, lb_types::RuleElement::Refuse(_));
+    fn holds_element(&self, element: &RuleElement, front: &Front) -> bool {
+        let is_refusal = matches!(element, RuleElement::Refuse(_));
         self.undeleted.contains(front) || is_refusal && self.outcome.refused.contains(front)
     }
 

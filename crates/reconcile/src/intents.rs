@@ -141,7 +141,7 @@ impl Intents {
             dirty.insert(Subject::Vip(*addr));
             dirty.extend(mirror.fronts_on(*addr).map(Subject::Front));
         }
-        // An address changes the intent of those Services only that have it as their ClusterIP.
+        // An address changes the intent of those Services only that have it as a VIP.
         self.mark_dirty(|service| service.vips().any(|vip| changed.contains(&vip)));
     }
 

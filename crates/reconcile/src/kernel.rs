@@ -108,12 +108,11 @@ impl Kernel {
             findings.drift += 1;
             findings.dirty.insert(Subject::Base);
         }
-        for element in elements.symmetric_difference(&mirror.elements) {
-            findings.drift += 1;
-            findings.dirty.insert(Subject::of_element(element));
-        }
         mirror.layout_current = layout_current;
-        mirror.replace_elements(elements);
+        for element in mirror.replace_elements(elements) {
+            findings.drift += 1;
+            findings.dirty.insert(Subject::of_element(&element));
+        }
         Ok(())
     }
 

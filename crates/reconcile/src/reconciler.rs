@@ -323,7 +323,7 @@ impl Reconciler {
 
     /// Real servers on their way out: for listings, and for [`Reconciler::restore`] after a restart.
     pub fn drains(&self) -> impl Iterator<Item = (&Key, &Drain)> {
-        self.syncer.drains.iter()
+        self.syncer.drains.ledger.iter()
     }
 
     /// Answers what one of them waits for.

@@ -134,11 +134,17 @@ impl Syncer {
         report: &mut Report,
     ) -> Result<(), TableError> {
         let sysctls = self.observe_sysctls(&mut findings.dirty);
+        self.observe_links(findings, report)?;
+        sysctls
+    }
+
+    /// Dumps link, routes and addresses.
+    fn observe_links(&mut self, findings: &mut Findings, report: &mut Report) -> Result<(), TableError> {
         let links = self.kernel.observe_vips(findings)?;
         self.intents.replace_addresses(links.addresses, &self.kernel.mirror, &mut findings.dirty);
         self.node_findings.bridges = links.bridges;
         report.findings |= self.inspector().check_bridges();
-        sysctls
+        Ok(())
     }
 
     pub(crate) fn observe_sysctls(&mut self, dirty: &mut Dirty) -> Result<(), TableError> {
@@ -260,10 +266,7 @@ impl Syncer {
             self.work.request(Table::Vips, now);
         }
         self.work.request(Subject::Sysctls, now);
-        let links = self.kernel.observe_vips(&mut findings)?;
-        self.intents.replace_addresses(links.addresses, &self.kernel.mirror, &mut findings.dirty);
-        self.node_findings.bridges = links.bridges;
-        report.findings |= self.inspector().check_bridges();
+        self.observe_links(&mut findings, report)?;
         self.intents.refresh_layout();
         self.kernel.observe_rules(&self.intents.config.layout, &mut findings)?;
         let Intents { schedulers, config, .. } = &mut self.intents;

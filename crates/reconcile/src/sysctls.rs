@@ -113,8 +113,7 @@ impl RefusedSysctls {
                 _ => None,
             })
             .collect();
-        let is_pending = |name: &Cow<'static, str>| planned.contains(name);
-        for name in self.0.extract_if(.., |name| !is_pending(name)) {
+        for name in self.0.extract_if(.., |name| !planned.contains(name)) {
             info!("healed: sysctl {name}");
         }
         for (op, result) in written {

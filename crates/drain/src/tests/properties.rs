@@ -220,7 +220,7 @@ impl World {
         }
     }
 
-    /// What it waits for is what the readings say, and somebody looks when that is over.
+    /// Checks the wait against the readings, and that a poll comes when it is over.
     fn check_wait(&self, key: &Key, memory: &Memory) {
         let next = self.ledger.next_reading(&key.front).unwrap();
         let open =

@@ -1,4 +1,4 @@
-//! What a real server at weight 0 waits for.
+//! Waits of a real server at weight 0.
 
 use super::*;
 use crate::{Time, WaitsFor};

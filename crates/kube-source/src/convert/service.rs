@@ -94,7 +94,8 @@ fn cluster_ips(spec: &Spec, report: &mut Report) -> Vec<IpAddr> {
     let mut ips: Vec<IpAddr> = Vec::new();
     for (i, value) in written.iter().enumerate() {
         let field = if name == "spec.clusterIP" { name.to_owned() } else { format!("{name}[{i}]") };
-        let Some(ip) = cluster_ip(&field, value, report) else { continue };
+        let remedy = "write an address of the cluster's Service range";
+        let Some(ip) = vip(&field, value, "a ClusterIP", remedy, report) else { continue };
         let family = IpFamily::of(ip);
         if ips.iter().any(|known| IpFamily::of(*known) == family) {
             let message = format!("{ip} is a second {family} address; ignored");
@@ -106,15 +107,14 @@ fn cluster_ips(spec: &Spec, report: &mut Report) -> Vec<IpAddr> {
     ips
 }
 
-fn cluster_ip(field: &str, value: &Scalar, report: &mut Report) -> Option<IpAddr> {
+/// Parses an address that is to be `what`, with the remedy for one that cannot be.
+fn vip(field: &str, value: &Scalar, what: &str, remedy: &str, report: &mut Report) -> Option<IpAddr> {
     let Some(ip) = value.str().and_then(address::parse_ip) else {
-        let message = format!("an IP address is expected, found {value}; not served");
-        report.add(field, message, "write an address of the cluster's Service range");
+        report.add(field, format!("an IP address is expected, found {value}; not served"), remedy);
         return None;
     };
     if let Some(special) = address::special(ip) {
-        let message = format!("{ip} is {special}, which cannot be a ClusterIP; not served");
-        report.add(field, message, "write an address of the cluster's Service range");
+        report.add(field, format!("{ip} is {special}, which cannot be {what}; not served"), remedy);
         return None;
     }
     Some(ip)
@@ -150,7 +150,8 @@ fn external_ips(wire: &wire::Service, cluster_ips: &[IpAddr], report: &mut Repor
     }
     let mut ips: Vec<ExternalIp> = Vec::new();
     let mut add = |field: String, value: &Scalar, source: ExternalSource| {
-        let Some(addr) = external_ip(&field, value, report) else { return };
+        let remedy = "write an address that clients can reach";
+        let Some(addr) = vip(&field, value, "a VIP", remedy, report) else { return };
         let is_served = cluster_ips.iter().any(|ip| IpFamily::of(*ip) == IpFamily::of(addr));
         if !is_served {
             let message = format!("the Service has no {} ClusterIP; not served", IpFamily::of(addr));
@@ -169,23 +170,6 @@ fn external_ips(wire: &wire::Service, cluster_ips: &[IpAddr], report: &mut Repor
         }
     }
     ips
-}
-
-fn external_ip(field: &str, value: &Scalar, report: &mut Report) -> Option<IpAddr> {
-    let Some(ip) = value.str().and_then(address::parse_ip) else {
-        report.add(
-            field,
-            format!("an IP address is expected, found {value}; not served"),
-            "write an IP address",
-        );
-        return None;
-    };
-    if let Some(special) = address::special(ip) {
-        let message = format!("{ip} is {special}, which cannot be a VIP; not served");
-        report.add(field, message, "write an address that clients can reach");
-        return None;
-    }
-    Some(ip)
 }
 
 fn ports(spec: &Spec, report: &mut Report) -> Vec<ServicePort> {

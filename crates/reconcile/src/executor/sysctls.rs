@@ -2,20 +2,17 @@
 //! without Services.
 
 use lb_types::{Operation, SysctlOp};
-use planner::{enables_forwarding, keeps_routes};
+use planner::keeps_routes;
 
 use super::Run;
 
 impl Run<'_> {
     pub(super) fn sysctls(&mut self, ops: Vec<SysctlOp>) {
         for op in ops {
-            if self.forwarding_held && enables_forwarding(&op) {
-                continue;
-            }
             let result = self.executor.kernel.tables.sysctls.write(&op);
             match &result {
                 Ok(()) => self.executed(&Operation::Sysctl(op.clone())),
-                // Forwarding would end the routes that could not be kept.
+                // Forwarding, in a later stage, would end the routes that could not be kept.
                 Err(_) => self.forwarding_held |= keeps_routes(&op),
             }
             self.outcome.sysctls.push((op, result));

@@ -359,7 +359,7 @@ fn any_end() -> impl proptest::strategy::Strategy<Value = End> {
 }
 
 proptest::proptest! {
-    /// Whatever goes wrong, only a refusal of the version itself leads to a read of everything from etcd.
+    /// Only a refusal of the version itself leads to a read of everything from etcd, whatever else goes wrong.
     #[test]
     fn the_newest_state_is_asked_for_only_if_the_version_was_refused(
         ends in proptest::collection::vec(any_end(), 1..60),
