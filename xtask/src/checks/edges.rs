@@ -59,6 +59,8 @@ const EDGES: &[(&str, &[&str])] = &[
         "benches",
         &[
             "dataplane",
+            "drain",
+            "drain-file",
             "ipvs",
             "kube-source",
             "lb-types",
