@@ -82,7 +82,7 @@ impl Key {
 /// they are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Tracked {
-    /// Whole tuple of the original direction.
+    /// The tuple of the original direction as the kernel dumped it, source and destination.
     tuple: Vec<u8>,
     /// Zone; the same tuple may exist in several.
     zone: Option<[u8; 2]>,
