@@ -120,6 +120,10 @@ impl VipTable for Absent {
         Ok(ObservedVips { link: Some(ObservedLink { dummy: true, up: true }), ..ObservedVips::default() })
     }
 
+    fn mark_rules(&mut self) -> Result<Vec<lb_types::MarkRule>, TableError> {
+        Ok(Vec::new())
+    }
+
     fn advertised_links(&mut self) -> Result<BTreeSet<String>, TableError> {
         Ok(BTreeSet::new())
     }

@@ -5,12 +5,13 @@
 //!
 //! In reading order: [`objects`] is the cluster; [`node`] a node for each measurement; [`product`] the
 //! process under test; [`programming`] fills an empty kernel in every way; [`running`] changes a full one,
-//! fed by [`cluster`]; [`report`] shows the results.
+//! fed by [`cluster`]; [`report`] shows the results. [`kinds`] is a run of its own, about Services of all kinds.
 //!
 //! No test here has a clock: the report prints whether a target is met, and that decides nothing.
 
 pub mod alone;
 pub mod cluster;
+pub mod kinds;
 pub mod node;
 pub mod noise;
 pub mod objects;
@@ -21,3 +22,4 @@ pub mod replay;
 pub mod report;
 pub mod running;
 pub mod tap;
+pub mod vips;

@@ -7,12 +7,14 @@ use std::{
 
 use anyhow::{Context, Result};
 use benches::{
+    kinds::{self, Setup},
     noise::Probe,
     objects::Size,
     product,
     programming::{self, Bench},
     report::{Results, Run, SizeResults},
     running::{self, Samples},
+    vips,
 };
 use clap::Parser;
 
@@ -23,6 +25,13 @@ struct Cli {
     /// Fewer sizes and fewer samples.
     #[arg(long)]
     quick: bool,
+    /// Services of all kinds, and node ports on nodes with 1, 4 and 16 addresses, instead of the usual run; with
+    /// --services, only the former.
+    #[arg(long)]
+    kinds: bool,
+    /// VIPs alone, in each way in which they may be bound, instead of the usual run.
+    #[arg(long)]
+    vips: bool,
     /// Numbers of Services, with ten endpoints each.
     #[arg(long, value_delimiter = ',', value_name = "N,...")]
     services: Vec<usize>,
@@ -63,6 +72,32 @@ fn main() -> Result<()> {
         println!("[{:5.1} s] {what}", start.elapsed().as_secs_f64());
         probe.sample();
     };
+    if cli.vips {
+        let cases = vips::measure(scratch.path(), |case| print!("{}", case.line()))?;
+        run.seconds = start.elapsed().as_secs_f64();
+        run.noise = probe.noise();
+        let results = vips::Results { run, cases };
+        println!("\n{}\n{}", results.table(), results.store(&destination)?.display());
+        return Ok(());
+    }
+    if cli.kinds {
+        progress("warming up: modules are loaded, programs are in memory");
+        kinds::measure(&bench, Setup::WARM_UP).context("warming up")?;
+        let mut cases = Vec::new();
+        let given = Setup::mixed(&cli.services);
+        for setup in if given.is_empty() { Setup::all(cli.quick) } else { given } {
+            progress(&setup.name());
+            let case = kinds::measure(&bench, setup).with_context(|| setup.name())?;
+            print!("{}", case.line());
+            cases.push(case);
+        }
+        progress("done");
+        run.seconds = start.elapsed().as_secs_f64();
+        run.noise = probe.noise();
+        let results = kinds::Results { run, cases };
+        println!("\n{}\n{}", results.table(), results.store(&destination)?.display());
+        return Ok(());
+    }
     progress("warming up: modules are loaded, programs are in memory");
     programming::measure(&bench, Size::of(10)).context("warming up")?;
     let mut sizes = Vec::new();

@@ -181,6 +181,8 @@ fn service(index: usize) -> Service {
         created: None,
         cluster_ips: vec![vip(index).into()],
         external_ips: Vec::new(),
+        source_ranges: None,
+        health_check_port: None,
         ports: vec![ServicePort {
             name: "http".into(),
             protocol: Protocol::Tcp,
@@ -213,6 +215,7 @@ pub fn slice(index: usize, pods: &[Ipv4Addr]) -> EndpointSlice {
         family: IpFamily::V4,
         ports: vec![SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: port(TARGET_PORT) }],
         endpoints: pods.iter().enumerate().map(endpoint).collect(),
+        triggered: None,
     }
 }
 

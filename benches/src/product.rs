@@ -164,6 +164,13 @@ impl Product {
         }
     }
 
+    /// Waits until there are more syncs that changed something than `before`.
+    pub fn wait_for_sync(&mut self, before: usize) -> Result<()> {
+        let has_more = |log: &str| log.lines().filter_map(parse_sync).count() > before;
+        self.wait_for_log(has_more, "a sync", LOG_PAUSE)?;
+        Ok(())
+    }
+
     /// Waits until the log says of `count` drains that they begin.
     pub fn wait_for_begun_drains(&mut self, count: usize) -> Result<()> {
         self.wait_for_log(

@@ -45,7 +45,8 @@ pub fn replay(node: &Node, datagrams: &[Datagram]) -> Result<Replayed> {
             let start = Instant::now();
             let socket = &sockets[&datagram.protocol];
             socket.send(&datagram.bytes, 0).with_context(|| format!("sending datagram {index}"))?;
-            drain(socket, &mut buffer).with_context(|| format!("datagram {index}"))?;
+            drain(socket, &mut buffer)
+                .with_context(|| format!("datagram {index}: {}", datagram.summary()))?;
             let took = start.elapsed();
             replayed.all += took;
             if datagram.protocol == libc::NETLINK_GENERIC {

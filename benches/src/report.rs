@@ -115,6 +115,13 @@ impl Run {
         })
     }
 
+    /// Beginning of the names of its files.
+    pub fn stem(&self) -> String {
+        let series: Vec<_> = self.kernel.split('.').take(2).collect();
+        let kind = if self.quick { "-quick" } else { "" };
+        format!("{}-linux-{}{kind}", self.date, series.join("."))
+    }
+
     /// Machine and time in one line.
     pub fn line(&self) -> String {
         let commit = self.commit.as_ref().map_or_else(String::new, |commit| format!(" ({commit})"));
@@ -156,9 +163,7 @@ impl Results {
     /// Writes JSON and picture; returns their paths.
     pub fn store(&self, directory: &Path) -> Result<[PathBuf; 2]> {
         fs::create_dir_all(directory)?;
-        let series: Vec<_> = self.run.kernel.split('.').take(2).collect();
-        let kind = if self.run.quick { "-quick" } else { "" };
-        let stem = format!("{}-linux-{}{kind}", self.run.date, series.join("."));
+        let stem = self.run.stem();
         let files = [directory.join(format!("{stem}.json")), directory.join(format!("{stem}.svg"))];
         let json = serde_json::to_string_pretty(self)? + "\n";
         for (path, text) in files.iter().zip([json, plot::render(self)]) {

@@ -63,6 +63,12 @@ impl Datagram {
         })
     }
 
+    /// Protocol and first messages, for errors.
+    pub fn summary(&self) -> String {
+        let kinds: Vec<_> = self.messages().map(|(kind, ..)| kind).take(8).collect();
+        format!("protocol {}, {} bytes, messages of types {kinds:?}", self.protocol, self.bytes.len())
+    }
+
     /// Tells whether it went to the kernel.
     fn is_request(&self) -> bool {
         self.messages().next().is_some_and(|(_, flags, _)| flags & REQUEST != 0)

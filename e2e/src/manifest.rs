@@ -37,7 +37,7 @@ impl Port {
     }
 }
 
-/// A ClusterIP Service.
+/// A Service with ClusterIPs.
 #[derive(Debug, Clone)]
 pub struct Service {
     /// Name, in the namespace `default`.
@@ -46,10 +46,18 @@ pub struct Service {
     pub ips: Vec<IpAddr>,
     /// Ports of the Service.
     pub ports: Vec<Port>,
+    /// Node port of all ports; only one port of each transport can have it.
+    pub node_port: Option<u16>,
+    /// Policy for the traffic from outside.
+    pub external_policy: &'static str,
+    /// Port at which a load balancer asks for the endpoints of the node.
+    pub health_check_port: Option<u16>,
     /// Annotations.
     pub annotations: Vec<(String, String)>,
     /// Lines added to the spec, indented by two blanks.
     pub spec: String,
+    /// Lines added below the spec.
+    pub status: String,
 }
 
 impl Service {
@@ -59,15 +67,49 @@ impl Service {
             name: name.to_owned(),
             ips: ips.each().to_vec(),
             ports: protos.iter().copied().map(Port::web).collect(),
+            node_port: None,
+            external_policy: "",
+            health_check_port: None,
             annotations: Vec::new(),
             spec: String::new(),
+            status: String::new(),
         }
     }
 
     /// Adds external addresses with a policy for the traffic to them.
-    pub fn with_external_ips(mut self, ips: Both, policy: &str) -> Service {
+    pub fn with_external_ips(mut self, ips: Both, policy: &'static str) -> Service {
         let [v4, v6] = ips.each().map(|ip| format!("{:?}", ip.to_string()));
-        let _ = writeln!(self.spec, "  externalIPs: [{v4}, {v6}]\n  externalTrafficPolicy: {policy}");
+        let _ = writeln!(self.spec, "  externalIPs: [{v4}, {v6}]");
+        self.external_policy = policy;
+        self
+    }
+
+    /// Adds a port at which a load balancer asks for the endpoints of the node.
+    pub fn with_health_check(mut self, port: u16) -> Service {
+        self.health_check_port = Some(port);
+        self
+    }
+
+    /// Adds ingress IPs of a load balancer with a policy for the traffic to them, and clients that may connect.
+    pub fn with_balancer(mut self, ips: Both, policy: &'static str, source_ranges: &[&str]) -> Service {
+        let ranges: Vec<_> = source_ranges.iter().map(|range| format!("{range:?}")).collect();
+        self.external_policy = policy;
+        let _ = writeln!(self.spec, "  loadBalancerSourceRanges: [{}]", ranges.join(", "));
+        let [v4, v6] = ips.each().map(|ip| format!("{{ip: {:?}}}", ip.to_string()));
+        let _ = writeln!(self.status, "status:\n  loadBalancer:\n    ingress: [{v4}, {v6}]");
+        self
+    }
+
+    /// Says how its ingress IPs work: `VIP` or `Proxy`.
+    pub fn with_ip_mode(mut self, mode: &str) -> Service {
+        self.status = self.status.replace("\"}", &format!("\", ipMode: {mode}}}"));
+        self
+    }
+
+    /// Adds a node port with a policy for the traffic to it.
+    pub fn with_node_port(mut self, node_port: u16, policy: &'static str) -> Service {
+        self.node_port = Some(node_port);
+        self.external_policy = policy;
         self
     }
 
@@ -76,6 +118,12 @@ impl Service {
         let _ = writeln!(self.spec, "  sessionAffinity: ClientIP");
         let _ =
             writeln!(self.spec, "  sessionAffinityConfig:\n    clientIP:\n      timeoutSeconds: {seconds}");
+        self
+    }
+
+    /// Adds `internalTrafficPolicy`.
+    pub fn with_internal_policy(mut self, policy: &str) -> Service {
+        let _ = writeln!(self.spec, "  internalTrafficPolicy: {policy}");
         self
     }
 
@@ -115,7 +163,12 @@ impl Service {
         }
         let families = self.families();
         let policy = if families.len() == 2 { "RequireDualStack" } else { "SingleStack" };
-        let _ = writeln!(text, "spec:\n  type: ClusterIP\n  selector:\n    app: {}", self.name);
+        let kind = match (self.status.is_empty(), self.node_port) {
+            (false, _) => "LoadBalancer",
+            (true, Some(_)) => "NodePort",
+            (true, None) => "ClusterIP",
+        };
+        let _ = writeln!(text, "spec:\n  type: {kind}\n  selector:\n    app: {}", self.name);
         let _ = writeln!(text, "  clusterIP: {:?}", self.ips[0].to_string());
         let ips: Vec<_> = self.ips.iter().map(|ip| format!("{:?}", ip.to_string())).collect();
         let _ = writeln!(text, "  clusterIPs: [{}]", ips.join(", "));
@@ -124,8 +177,18 @@ impl Service {
         for Port { name, proto, port, target } in &self.ports {
             let _ = writeln!(text, "  - name: {name}\n    protocol: {proto}\n    port: {port}");
             let _ = writeln!(text, "    targetPort: {target}");
+            if let Some(node_port) = self.node_port {
+                let _ = writeln!(text, "    nodePort: {node_port}");
+            }
+        }
+        if !self.external_policy.is_empty() {
+            let _ = writeln!(text, "  externalTrafficPolicy: {}", self.external_policy);
+        }
+        if let Some(port) = self.health_check_port {
+            let _ = writeln!(text, "  healthCheckNodePort: {port}");
         }
         text.push_str(&self.spec);
+        text.push_str(&self.status);
         text
     }
 }
@@ -149,6 +212,8 @@ pub struct Endpoint {
     pub terminating: bool,
     /// Node of the pod, as the slice has it.
     pub node: &'static str,
+    /// Hints of the slice in YAML's flow style; empty for none.
+    pub hints: String,
 }
 
 impl Endpoint {
@@ -161,6 +226,7 @@ impl Endpoint {
             serving: true,
             terminating: false,
             node: NODE_NAME,
+            hints: String::new(),
         }
     }
 
@@ -189,8 +255,11 @@ pub fn render_slice(service: &Service, suffix: &str, v4: bool, endpoints: &[Endp
     text.push_str(if endpoints.is_empty() { "endpoints: []\n" } else { "endpoints:\n" });
     for endpoint in endpoints {
         let ip = endpoint.address.each()[usize::from(!v4)];
-        let Endpoint { pod, ready, serving, terminating, node, .. } = endpoint;
+        let Endpoint { pod, ready, serving, terminating, node, hints, .. } = endpoint;
         let _ = writeln!(text, "- addresses: [{:?}]\n  nodeName: {node}", ip.to_string());
+        if !hints.is_empty() {
+            let _ = writeln!(text, "  hints: {hints}");
+        }
         let _ = writeln!(
             text,
             "  conditions: {{ready: {ready}, serving: {serving}, terminating: {terminating}}}"
@@ -206,12 +275,18 @@ pub fn render_slice(service: &Service, suffix: &str, v4: bool, endpoints: &[Endp
 
 /// Renders the Node with the addresses of [`crate::net`].
 pub fn render_node() -> String {
+    render_node_at(NODE_NAME, NODE, ["10.244.0.0/24", "fd00:244::/64"])
+}
+
+/// Renders a Node with these addresses, and ranges for its pods.
+pub fn render_node_at(name: &str, address: Both, pods: [&str; 2]) -> String {
+    let [v4, v6] = pods;
     format!(
-        "apiVersion: v1\nkind: Node\nmetadata:\n  name: {NODE_NAME}\nspec:\n  podCIDR: 10.244.0.0/24\n  \
-         podCIDRs: [10.244.0.0/24, \"fd00:244::/64\"]\nstatus:\n  addresses:\n  - {{type: Hostname, address: {NODE_NAME}}}\n  \
+        "apiVersion: v1\nkind: Node\nmetadata:\n  name: {name}\nspec:\n  podCIDR: {v4}\n  \
+         podCIDRs: [{v4}, {v6:?}]\nstatus:\n  addresses:\n  - {{type: Hostname, address: {name}}}\n  \
          - {{type: InternalIP, address: {:?}}}\n  - {{type: InternalIP, address: {:?}}}\n",
-        NODE.v4.to_string(),
-        NODE.v6.to_string(),
+        address.v4.to_string(),
+        address.v6.to_string(),
     )
 }
 
@@ -229,9 +304,14 @@ pub struct Manifests {
 impl Manifests {
     /// Uses `path`, which must exist, and puts the Node there.
     pub fn new(path: &Path) -> Manifests {
-        let manifests = Manifests { path: path.to_owned() };
+        let manifests = Manifests::at(path);
         manifests.write(NODE_FILE, &render_node());
         manifests
+    }
+
+    /// Uses `path`, which must exist, as it is.
+    pub fn at(path: &Path) -> Manifests {
+        Manifests { path: path.to_owned() }
     }
 
     /// Path of the directory.

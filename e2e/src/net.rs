@@ -1,4 +1,4 @@
-//! A small network of namespaces: one node, its pods, and a client outside.
+//! Small networks of namespaces. One node, its pods, and a client outside ([`Net`]):
 //!
 //! ```text
 //!   outside                    node                              pods
@@ -8,10 +8,13 @@
 //!                              cali11, cali12, ...           --  10.244.0.11, fd00:244::11  (routed)
 //! ```
 //!
+//! Or several such nodes on one segment ([`Segment`]).
+//!
 //! The namespaces have no names and end with the values that hold them, or with the process.
 
 mod ip;
 mod pod;
+mod segment;
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -22,6 +25,7 @@ use std::{
 use testkit::NetNs;
 
 pub use pod::{Pod, Server};
+pub use segment::{Node, Segment};
 
 use crate::probe::{
     Failure, Proto,
@@ -199,7 +203,7 @@ impl Net {
 
     /// Starts pod number `number` with servers for all transports of `ports` on both its addresses.
     pub fn pod(&self, name: &str, number: u8, ports: &[u16]) -> Pod {
-        let mut pod = Pod::connect(&self.node, self.network, name, number);
+        let mut pod = Pod::connect(&self.node, self.network, name, number, pod_address(number));
         pod.serve(&self.program, ports);
         pod
     }
@@ -212,9 +216,25 @@ impl Net {
 
     /// Starts a server on the node at one address of each family.
     pub fn node_daemon_at(&self, name: &str, at: [String; 2]) -> Server {
-        let listeners: Vec<_> =
-            [Proto::Tcp, Proto::Udp].into_iter().flat_map(|proto| at.clone().map(|at| (proto, at))).collect();
-        Server::start(&self.node, &self.program, name, &listeners)
+        daemon(&self.node, &self.program, name, &at)
+    }
+
+    /// Gives the machine outside further addresses, as a load balancer has them, and a server there. The node and its
+    /// pods reach them by routing.
+    pub fn outside_daemon_at(&self, name: &str, at: Both, port: u16) -> Server {
+        self.outside.sh(&format!("ip addr replace {}/32 dev eth0", at.v4));
+        self.outside.sh(&format!("ip addr replace {}/128 dev eth0 nodad", at.v6));
+        self.outside.sh(&format!("ip route replace 10.244.0.0/24 via {}", NODE.v4));
+        self.outside.sh(&format!("ip -6 route replace fd00:244::/64 via {}", NODE.v6));
+        daemon(&self.outside, &self.program, name, &at.port(port).map(|at| at.to_string()))
+    }
+
+    /// Routes addresses that no link has from the outside to the node.
+    pub fn route_to_node(&self, addresses: Both) {
+        for addr in addresses.each() {
+            let family = if addr.is_ipv4() { "-4" } else { "-6" };
+            self.outside.sh(&format!("ip {family} route add {addr} via {}", NODE.like(addr)));
+        }
     }
 
     /// A client that is a process on the node.
@@ -226,6 +246,15 @@ impl Net {
     pub fn outside_client(&self) -> Client {
         Client { place: "outside client".to_owned(), namespace: self.outside.clone(), own: OUTSIDE }
     }
+}
+
+/// Starts a server on a node for TCP and UDP.
+fn daemon(node: &NetNs, program: &ProbeProgram, name: &str, at: &[String]) -> Server {
+    let listeners: Vec<_> = [Proto::Tcp, Proto::Udp]
+        .into_iter()
+        .flat_map(|proto| at.iter().map(move |at| (proto, at.clone())))
+        .collect();
+    Server::start(node, program, name, &listeners)
 }
 
 /// A place to ask from.

@@ -52,6 +52,8 @@ impl Source {
 pub struct Settings {
     /// Path of the executable.
     pub binary: PathBuf,
+    /// Name of its node.
+    pub node: &'static str,
     /// Directory that it follows, unless there is an API server.
     pub manifests: PathBuf,
     /// Source of its objects.
@@ -70,6 +72,7 @@ impl Settings {
     pub fn new(binary: &Path, directory: &Path) -> Settings {
         let settings = Settings {
             binary: binary.to_owned(),
+            node: NODE_NAME,
             manifests: directory.join("manifests"),
             source: Source::Manifests,
             state: directory.join("state"),
@@ -82,6 +85,13 @@ impl Settings {
         settings
     }
 
+    /// Settings of another node, which follows the same objects and has a state and a log of its own.
+    pub fn on_node(&self, node: &'static str) -> Settings {
+        let state = self.state.with_file_name(format!("state-{node}"));
+        std::fs::create_dir_all(&state).unwrap_or_else(|error| panic!("{}: {error}", state.display()));
+        Settings { node, state, log: self.log.with_file_name(format!("{node}.log")), ..self.clone() }
+    }
+
     /// Copies the settings with other flags.
     pub fn with_flags<S: AsRef<str>>(&self, flags: &[S]) -> Settings {
         let flags = flags.iter().map(|flag| flag.as_ref().to_owned()).collect();
@@ -90,7 +100,7 @@ impl Settings {
 
     fn arguments(&self) -> Vec<&OsStr> {
         let mut arguments: Vec<&OsStr> =
-            ["--hostname-override", NODE_NAME, SERVICE_CIDRS].into_iter().map(OsStr::new).collect();
+            ["--hostname-override", self.node, SERVICE_CIDRS].into_iter().map(OsStr::new).collect();
         match &self.source {
             Source::Manifests => arguments.extend([OsStr::new("--manifests"), self.manifests.as_os_str()]),
             Source::Kubeconfig(path) => arguments.extend([OsStr::new("--kubeconfig"), path.as_os_str()]),
@@ -131,13 +141,15 @@ pub struct Proxy {
     node: NetNs,
     settings: Settings,
     child: Child,
+    /// Number of starts.
+    starts: usize,
 }
 
 impl Proxy {
     /// Starts it inside the node's namespace; the kernel shows when it is ready, and the caller waits for
     /// that.
     pub fn start(node: &NetNs, settings: &Settings) -> Proxy {
-        Proxy { node: node.clone(), settings: settings.clone(), child: spawn(node, settings) }
+        Proxy { node: node.clone(), settings: settings.clone(), child: spawn(node, settings), starts: 1 }
     }
 
     /// Settings of its start.
@@ -174,6 +186,11 @@ impl Proxy {
     /// Ends it with SIGTERM; returns the time that it took. Panics if it does not end, or not with success.
     #[track_caller]
     pub fn terminate(&mut self) -> Duration {
+        // It is slow to start in an emulated guest, and a signal before that ends it as any program.
+        wait_until(Duration::from_secs(20), "kube-ipvs to start", || {
+            self.log_lines(&["kube-ipvs starts"]).len() >= self.starts
+                || self.child.try_wait().is_ok_and(|status| status.is_some())
+        });
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process id");
         kill_process(pid, Signal::TERM).unwrap_or_else(|error| panic!("SIGTERM: {error}"));
         let mut status = None;
@@ -188,6 +205,7 @@ impl Proxy {
     /// Starts it again after [`Proxy::kill`] or [`Proxy::terminate`].
     pub fn start_again(&mut self) {
         self.child = spawn(&self.node, &self.settings);
+        self.starts += 1;
     }
 
     /// Stops it and starts it with other flags.
@@ -206,7 +224,8 @@ impl Drop for Proxy {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
             let start = lines.len().saturating_sub(LOG_LINES_SHOWN);
-            eprintln!("--- kube-ipvs {:?}, its log from line {} on", self.settings.flags, start + 1);
+            let Settings { node, flags, .. } = &self.settings;
+            eprintln!("--- kube-ipvs {flags:?} on {node}, its log from line {} on", start + 1);
             if let Some(status) = ended {
                 eprintln!("--- it had ended by itself: {status}");
             }

@@ -25,7 +25,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     Target { name: "ipvs", run: kernel::ipvs, seeds: &["crates/ipvs/tests/replies/captures"] },
     Target { name: "rtnetlink", run: kernel::rtnetlink, seeds: &["fuzz/seeds/rtnetlink.hex"] },
     Target { name: "nft", run: kernel::nft, seeds: &["fuzz/seeds/nft.hex"] },
@@ -39,6 +39,7 @@ pub const TARGETS: [Target; 10] = [
     },
     Target { name: "kubeconfig", run: cluster::kubeconfig, seeds: &["fuzz/seeds/kubeconfig"] },
     Target { name: "drains", run: node::drains, seeds: &["fuzz/seeds/drains"] },
+    Target { name: "config", run: node::config, seeds: &["crates/proxy-config/testdata"] },
     Target { name: "words", run: node::words, seeds: &["fuzz/seeds/words.txt"] },
 ];
 

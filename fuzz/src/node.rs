@@ -5,6 +5,7 @@ use std::{fmt::Display, path::Path, str::FromStr};
 use drain_file::DrainFile;
 use kernel::KernelVersion;
 use lb_types::{Protocol, RealServerId, Scheduler, VipPort, parse_duration};
+use proxy_config::ConfigFile;
 
 /// Boot ID in the seeds.
 const BOOT: &str = "boot-1";
@@ -19,6 +20,18 @@ pub(crate) fn drains(input: &[u8]) -> bool {
         }
         !loaded.drains.is_empty()
     })
+}
+
+/// A configuration file: what is read can be written and read again.
+pub(crate) fn config(input: &[u8]) -> bool {
+    let Ok(parsed) = ConfigFile::parse(&String::from_utf8_lossy(input)) else { return false };
+    let written = parsed.file.to_yaml();
+    let again = ConfigFile::parse(&written);
+    assert!(
+        again.is_ok_and(|again| again.warnings.is_empty() && again.file.to_yaml() == written),
+        "{written}"
+    );
+    true
 }
 
 /// One word as each type with a textual form: every value that is read can be printed and read again.

@@ -5,4 +5,4 @@ pub mod links;
 pub mod purity;
 
 /// Packages without async, clock, environment and I/O.
-pub const PURE: &[&str] = &["drain", "lb-types", "planner", "service-model"];
+pub const PURE: &[&str] = &["drain", "lb-types", "planner", "proxy-config", "service-model"];

@@ -14,15 +14,8 @@ const CHECKS: [&str; 3] = ["licenses", "bans", "sources"];
 
 /// Counts each check; skips all where cargo-deny is not to be had.
 pub fn check(tally: &mut Tally) -> Result<()> {
-    let program = match program() {
-        Ok(program) => program,
-        Err(error) => {
-            let why = format!("cargo-deny {VERSION} cannot be installed: {error:#}");
-            println!("skipped: {why}");
-            tally.skip_many("cargo deny", &why, CHECKS.len());
-            return Ok(());
-        }
-    };
+    let lack = format!("cargo-deny {VERSION} cannot be installed");
+    let Some(program) = tally.have(program(), "cargo deny", &lack, CHECKS.len()) else { return Ok(()) };
     for what in CHECKS {
         let mut deny = Command::new(&program);
         deny.current_dir(paths::repository()).args(["--locked", "check", what]);

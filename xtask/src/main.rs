@@ -6,17 +6,21 @@ mod apt;
 mod build;
 mod checks;
 mod command;
+mod conformance;
 mod deny;
 mod fuzz;
 mod guest;
 mod guest_test;
 mod kernels;
 mod libtest;
+mod manifests;
+mod monitoring;
 mod paths;
 mod setup;
 mod showcase;
 mod tally;
 mod tiers;
+mod tools;
 mod workspace;
 
 use std::process::ExitCode;
@@ -32,6 +36,10 @@ enum Cli {
     Setup,
     /// Runs every tier of tests.
     Test(tiers::Test),
+    /// Writes e2e/CONFORMANCE.md: what kube-proxy's tests demand, and which tests show it.
+    Conformance(conformance::Conformance),
+    /// Writes manifests/rendered: the objects of each way of installing.
+    Manifests(manifests::Manifests),
     /// Runs every parser of outside input on inputs made to break it.
     Fuzz(fuzz::Fuzz),
     /// Shows a rolling update on a real kernel.
@@ -60,6 +68,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
     match cli {
         Cli::Setup => setup::ensure().map(|()| ExitCode::SUCCESS),
         Cli::Test(test) => Ok(test.run()),
+        Cli::Conformance(conformance) => conformance.run(),
+        Cli::Manifests(manifests) => manifests.run(),
         Cli::Fuzz(fuzz) => fuzz.run(),
         Cli::Demo(showcase) => showcase.demo(),
         Cli::Bench(showcase) => showcase.bench(),

@@ -52,10 +52,7 @@ pub fn ensure() -> Result<()> {
 }
 
 fn install(missing: &[&str], emulator: bool, codename: &str, backports: Option<&str>) -> Result<()> {
-    let mut suites = vec![codename.to_owned(), format!("{codename}-updates"), format!("{codename}-security")];
-    if codename == "sid" {
-        suites.truncate(1);
-    }
+    let mut suites = suites_of(codename);
     suites.extend(backports.map(str::to_owned));
     let suites: Vec<_> = suites.iter().map(String::as_str).collect();
     let apt = AptRoot::create("host", &suites, Installed::Host)?;
@@ -74,6 +71,19 @@ fn install(missing: &[&str], emulator: bool, codename: &str, backports: Option<&
         }
     }
     Ok(())
+}
+
+/// Suites of the host's release, for packages that are fetched and not installed.
+pub fn suites() -> Result<Vec<String>> {
+    apt::check_host()?;
+    Ok(suites_of(&codename()?))
+}
+
+fn suites_of(codename: &str) -> Vec<String> {
+    if codename == "sid" {
+        return vec![codename.to_owned()];
+    }
+    ["", "-updates", "-security"].iter().map(|suffix| format!("{codename}{suffix}")).collect()
 }
 
 /// Commands that root has to type.

@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use anyhow::Result;
+
 /// The results of a tier, or of all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -46,6 +48,19 @@ impl Tally {
     pub fn skip_many(&mut self, what: &str, why: &str, count: usize) {
         self.skipped += count;
         self.skips.push(format!("{what}: {why}"));
+    }
+
+    /// Takes a tool that could be had; where it could not (`lack`), the `count` tests that need it are skipped.
+    pub fn have<T>(&mut self, tool: Result<T>, what: &str, lack: &str, count: usize) -> Option<T> {
+        match tool {
+            Ok(tool) => Some(tool),
+            Err(error) => {
+                let why = format!("{lack}: {error:#}");
+                println!("skipped: {why}");
+                self.skip_many(what, &why, count);
+                None
+            }
+        }
     }
 
     /// Adds all of another tally.

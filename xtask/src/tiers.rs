@@ -11,11 +11,11 @@ use clap::Args;
 
 use crate::{
     checks::{edges, links, purity},
-    command, deny, fuzz,
+    command, conformance, deny, fuzz,
     guest_test::{self, OnKernel, Plan, Tolerance, selftest},
     kernels,
     libtest::{self, Line},
-    setup,
+    manifests, monitoring, setup,
     tally::Tally,
     workspace::{Workspace, cargo},
 };
@@ -58,6 +58,9 @@ impl Test {
         run_tier(tiers, "edges", check_edges);
         run_tier(tiers, "purity", check_purity);
         run_tier(tiers, "links", check_links);
+        run_tier(tiers, "conformance", check_conformance);
+        run_tier(tiers, "manifests", manifests::check);
+        run_tier(tiers, "monitoring", monitoring::check);
         run_tier(tiers, "clippy", clippy);
         run_tier(tiers, "crates", deny::check);
         run_tier(tiers, "host tests", host_tests);
@@ -149,6 +152,11 @@ fn check_purity(tally: &mut Tally) -> Result<()> {
 
 fn check_links(tally: &mut Tally) -> Result<()> {
     expect_none(tally, "links", &links::violations()?);
+    Ok(())
+}
+
+fn check_conformance(tally: &mut Tally) -> Result<()> {
+    expect_none(tally, "conformance", &conformance::violations()?);
     Ok(())
 }
 

@@ -2,23 +2,50 @@
 
 use std::net::IpAddr;
 
+use lb_types::IpFamily;
+use planner::NodePortAddresses;
 use reconcile::LocalMode;
+use tracing::{info, warn};
 
 use crate::config::{Settings, Source};
+
+/// Logs what of the configuration has no effect, or another one than it seems.
+pub fn report_settings(settings: &Settings) {
+    if settings.mode_is_default {
+        info!("no proxy mode is configured: it is ipvs, the only one; kube-proxy's default is iptables");
+    }
+    for warning in &settings.warnings {
+        warn!("{warning}");
+    }
+}
 
 /// Warnings for the start. `server` is the address of the API server.
 pub fn warnings(settings: &Settings, server: Option<IpAddr>) -> impl Iterator<Item = String> {
     let url = std::env::var("KUBERNETES_PORT").ok();
     let vip = server.and_then(|server| vip_warning(settings, server, url.as_deref()));
-    nothing_masqueraded(settings).map(str::to_owned).into_iter().chain(vip)
+    let masquerade = nothing_masqueraded(settings).map(str::to_owned);
+    masquerade.into_iter().chain(node_ports_of_one_family(settings)).chain(vip)
+}
+
+/// Warning of kube-proxy as well (cmd/kube-proxy/app/server.go, `checkBadConfig`).
+fn node_ports_of_one_family(settings: &Settings) -> Option<String> {
+    let NodePortAddresses::Prefixes(prefixes) = &settings.reconcile.planner.node_port_addresses else {
+        return None;
+    };
+    let has = |family| prefixes.iter().any(|net| IpFamily::of(net.ip()) == family);
+    let missing = IpFamily::ALL.into_iter().find(|family| !has(*family))?;
+    Some(format!(
+        "--nodeport-addresses (nodePortAddresses) has no {missing} range: node ports of {missing} are served at all \
+         addresses; add a range of {missing}, or use primary"
+    ))
 }
 
 /// Warning of kube-proxy as well (cmd/kube-proxy/app/server.go, `checkBadConfig`).
 fn nothing_masqueraded(settings: &Settings) -> Option<&'static str> {
     let LocalMode::ClusterCidr(cidrs) = &settings.reconcile.local_mode else { return None };
     (cidrs.is_empty() && !settings.reconcile.planner.masquerade_all).then_some(
-        "no --cluster-cidr is given, which --detect-local-mode=ClusterCIDR needs: connections from outside of the \
-         cluster to ClusterIPs are not masqueraded, and time out where the endpoint is on another node; give \
+        "no --cluster-cidr (clusterCIDR) is given, which --detect-local-mode=ClusterCIDR needs: connections from outside \
+         of the cluster to ClusterIPs are not masqueraded, and time out where the endpoint is on another node; give \
          --cluster-cidr, another --detect-local-mode, or --masquerade-all",
     )
 }
@@ -59,22 +86,33 @@ fn host_of(url: &str) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-    use crate::flags::Cli;
+    use crate::invocation::testing::invocation;
 
     fn settings(args: &[&str]) -> Settings {
-        let args = ["kube-ipvs", "--hostname-override=n1"].iter().chain(args);
-        Settings::new(&Cli::parse_from(args).flags).unwrap()
+        Settings::new(&invocation(args)).unwrap()
     }
 
+    /// Conformance: app Test_getLocalDetectors
     #[test]
     fn only_a_mode_without_its_prefixes_is_warned_of() {
         let warns = |args: &[&str]| nothing_masqueraded(&settings(args)).is_some();
         assert!(warns(&[]));
         for fine in ["--cluster-cidr=10.244.0.0/16", "--detect-local-mode=NodeCIDR", "--masquerade-all"] {
             assert!(!warns(&[fine]), "{fine}");
+        }
+    }
+
+    /// Conformance: app Test_checkBadConfig
+    #[test]
+    fn a_family_without_a_range_for_node_ports_is_warned_of() {
+        let warning =
+            |ranges: &str| node_ports_of_one_family(&settings(&[&format!("--nodeport-addresses={ranges}")]));
+        for fine in ["", "primary", "10.0.0.0/8,fd00::/8"] {
+            assert_eq!(warning(fine), None, "{fine}");
+        }
+        for (range, missing) in [("10.0.0.0/8", "no IPv6 range"), ("fd00::/8", "no IPv4 range")] {
+            assert!(warning(range).is_some_and(|text| text.contains(missing)), "{range}");
         }
     }
 

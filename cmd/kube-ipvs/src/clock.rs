@@ -1,6 +1,6 @@
 //! The only clocks of the loop.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use drain::Time;
 use rustix::time::{ClockId, clock_gettime};
@@ -13,6 +13,11 @@ pub fn now() -> Time {
 /// Processor time of the calling thread so far, with that of the kernel in its system calls.
 pub fn spent() -> Duration {
     read(ClockId::ThreadCPUTime)
+}
+
+/// Time by the clock on the wall, to compare with that of other nodes.
+pub fn wall() -> SystemTime {
+    SystemTime::now()
 }
 
 fn read(clock: ClockId) -> Duration {

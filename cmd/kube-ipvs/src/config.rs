@@ -1,15 +1,29 @@
-//! The configuration that flags make: one valid value, or a list of all mistakes in them.
+//! The configuration that flags and file make: one valid value, or a list of all mistakes in them.
 
-use std::{collections::BTreeSet, fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+mod gates;
+mod servers;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
 use ipnetwork::IpNetwork;
-use kernel::ConnReuseFlag;
-use lb_types::{IpFamily, RulesLayout, Scheduler};
-use planner::{Ownership, PlannerConfig};
+use kernel::{ConnReuseFlag, ConnectionTracking};
+use lb_types::{IpFamily, RulesLayout, Scheduler, VipBinding};
+use planner::{Bindings, NodePortAddresses, Ownership, PlannerConfig};
 use reconcile::{Config, LocalMode};
-use telemetry::LogFormat;
+use telemetry::{BindFailure, LogFormat};
 
-use crate::flags::Flags;
+use crate::{
+    flags::{ConntrackFlags, Flags},
+    invocation::{Invocation, Names},
+    leftovers::KubeProxyRules,
+};
 
 /// Configuration of the process; valid by construction.
 #[derive(Clone, Debug)]
@@ -22,6 +36,8 @@ pub struct Settings {
     pub healthz: Option<SocketAddr>,
     /// Address that answers metrics.
     pub metrics: Option<SocketAddr>,
+    /// Reaction to an address of these that cannot be bound.
+    pub bind_failure: BindFailure,
     /// Configuration of the loop, but for the kernel parameters.
     pub reconcile: Config,
     /// Lets annotations also name the schedulers that the kernel has loaded, besides those in `reconcile`.
@@ -32,10 +48,18 @@ pub struct Settings {
     pub conn_reuse: ConnReuseFlag,
     /// Sets the ARP parameters.
     pub strict_arp: bool,
+    /// Fate of the packet rules that kube-proxy has left.
+    pub kube_proxy_rules: KubeProxyRules,
+    /// Limits and timeouts of connection tracking.
+    pub tracking: ConnectionTracking,
+    /// Rank of the process when memory is short.
+    pub oom_score_adj: i32,
     /// Directory for state that must survive a restart.
     pub state_dir: PathBuf,
-    /// Lines for the log at start: settings that give way to another value.
+    /// Lines for the log at start: settings that give way to another value, or have no effect.
     pub warnings: Vec<String>,
+    /// True if no proxy mode is configured, which means ipvs here and iptables in kube-proxy.
+    pub mode_is_default: bool,
     /// Format of log lines.
     pub log_format: LogFormat,
     /// Verbosity of the log.
@@ -71,9 +95,9 @@ pub enum Source {
 const USUAL_SCHEDULERS: [Scheduler; 6] =
     [Scheduler::RR, Scheduler::WRR, Scheduler::LC, Scheduler::WLC, Scheduler::SH, Scheduler::MH];
 
-/// All mistakes in the flags.
+/// All mistakes in the configuration.
 #[derive(Debug, thiserror::Error)]
-pub struct ConfigErrors(Vec<String>);
+pub struct ConfigErrors(pub Vec<String>);
 
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -83,13 +107,19 @@ impl fmt::Display for ConfigErrors {
 }
 
 /// Collects mistakes while it takes values.
-#[derive(Default)]
-struct Check(Vec<String>);
+struct Check<'a> {
+    names: &'a Names,
+    errors: Vec<String>,
+}
 
-impl Check {
+impl Check<'_> {
+    fn add(&mut self, flag: &str, error: impl fmt::Display) {
+        self.errors.push(format!("{}: {error}", self.names.of(flag)));
+    }
+
     fn take<T: Default, E: fmt::Display>(&mut self, flag: &str, result: Result<T, E>) -> T {
         result.unwrap_or_else(|error| {
-            self.0.push(format!("{flag}: {error}"));
+            self.add(flag, error);
             T::default()
         })
     }
@@ -103,48 +133,53 @@ impl Check {
         given.filter_map(|text| self.take(flag, cidr(text).map(Some))).collect()
     }
 
-    fn ensure(&mut self, condition: bool, error: impl FnOnce() -> String) {
+    /// Ranges, each of which may be a single address.
+    fn prefixes(&mut self, flag: &str, texts: &[String]) -> Vec<IpNetwork> {
+        let given = texts.iter().map(|text| text.trim()).filter(|text| !text.is_empty());
+        let prefix = |text: &str| match text.parse::<IpAddr>() {
+            Ok(addr) => Ok(IpNetwork::from(addr)),
+            Err(_) => cidr(text),
+        };
+        given.filter_map(|text| self.take(flag, prefix(text).map(Some))).collect()
+    }
+
+    fn ensure(&mut self, condition: bool, flag: &str, error: impl FnOnce(&Names) -> String) {
         if !condition {
-            self.0.push(error());
+            let error = error(self.names);
+            self.add(flag, error);
         }
+    }
+
+    fn not_negative(&mut self, flag: &str, value: i32) -> u32 {
+        self.take(flag, u32::try_from(value).map_err(|_| format!("{value} is negative")))
     }
 }
 
 impl Settings {
-    /// Checks all flags.
-    pub fn new(flags: &Flags) -> Result<Self, ConfigErrors> {
-        let mut check = Check::default();
-        let node_name = check.take("--hostname-override", node_name(flags));
-        let local_mode = local_mode(flags, &mut check);
-        check.ensure(flags.iptables_masquerade_bit < 32, || {
-            format!("--iptables-masquerade-bit: {} is not in 0..31", flags.iptables_masquerade_bit)
-        });
-        check.ensure(!flags.ipvs_sync_period.is_zero(), || {
-            "--ipvs-sync-period: must be greater than 0".into()
-        });
-        check.ensure(flags.ipvs_min_sync_period <= flags.ipvs_sync_period, || {
-            format!(
-                "--ipvs-min-sync-period: {:?} is longer than --ipvs-sync-period ({:?})",
-                flags.ipvs_min_sync_period, flags.ipvs_sync_period
-            )
-        });
-        let reconcile = Config {
-            planner: planner(flags, &node_name, &mut check),
-            local_mode,
-            ownership: Ownership {
-                service_cidrs: check.cidrs("--service-cidrs", &flags.service_cidrs),
-                exclude_cidrs: check.cidrs("--ipvs-exclude-cidrs", &flags.ipvs_exclude_cidrs),
-                ..Ownership::default()
-            },
-            drain: drain(flags, &mut check),
-            sync_period: flags.ipvs_sync_period,
-            min_sync_period: flags.ipvs_min_sync_period,
-        };
+    /// Checks all flags and fields.
+    pub fn new(invocation: &Invocation) -> Result<Self, ConfigErrors> {
+        let flags = &invocation.cli.flags;
+        let mut check = Check { names: &invocation.names, errors: Vec::new() };
+        check_without_effect(invocation, &mut check);
+        check_mode(flags, &mut check);
+        let node_name = check.take("hostname-override", node_name(flags));
+        let bind =
+            check.take("bind-address", servers::bind_ip(flags)).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let (healthz, metrics) = servers::of(flags, bind, &mut check);
+        let enabled = &invocation.config.proxy.feature_gates;
+        let mut reconcile = reconcile(flags, &node_name, &mut check);
+        reconcile.planner.node_ip = Some(bind).filter(|ip| !ip.is_unspecified());
+        reconcile.planner.serve_external_ips = gates::serve_external_ips(enabled);
         let settings = Settings {
             node_name,
             source: source(flags, &mut check),
-            healthz: bind_address("--healthz-bind-address", &flags.healthz_bind_address, &mut check),
-            metrics: bind_address("--metrics-bind-address", &flags.metrics_bind_address, &mut check),
+            healthz,
+            metrics,
+            bind_failure: if flags.bind_address_hard_fail {
+                BindFailure::Fails
+            } else {
+                BindFailure::Retries
+            },
             reconcile,
             allow_loaded_schedulers: listed_schedulers(flags).next().is_none(),
             timeouts: IdleTimeouts {
@@ -152,47 +187,104 @@ impl Settings {
                 tcp_fin: flags.ipvs_tcpfin_timeout,
                 udp: flags.ipvs_udp_timeout,
             },
-            conn_reuse: check.parse("--conn-reuse-mode", &flags.conn_reuse_mode),
+            conn_reuse: check.parse("conn-reuse-mode", &flags.conn_reuse_mode),
             strict_arp: flags.ipvs_strict_arp,
+            kube_proxy_rules: check.parse("kube-proxy-rules", &flags.kube_proxy_rules),
+            tracking: tracking(&flags.conntrack, &mut check),
+            oom_score_adj: oom_score_adj(flags, &mut check),
             state_dir: flags.state_dir.clone(),
-            warnings: warnings(flags),
-            log_format: check.parse("--logging-format", &flags.logging_format),
-            verbosity: flags.verbosity,
+            warnings: [invocation.warnings.clone(), warnings(flags, &invocation.names, enabled)].concat(),
+            mode_is_default: flags.proxy_mode.is_empty(),
+            log_format: check.parse("logging-format", &flags.logging_format),
+            verbosity: u8::try_from(flags.verbosity).unwrap_or(u8::MAX),
         };
-        if check.0.is_empty() { Ok(settings) } else { Err(ConfigErrors(check.0)) }
+        if check.errors.is_empty() { Ok(settings) } else { Err(ConfigErrors(check.errors)) }
     }
+}
+
+fn reconcile(flags: &Flags, node_name: &str, check: &mut Check<'_>) -> Config {
+    let (period, shortest) = (flags.ipvs_sync_period, flags.ipvs_min_sync_period);
+    check.ensure(!period.is_zero(), "ipvs-sync-period", |_| "must be greater than 0".into());
+    check.ensure(shortest <= period, "ipvs-min-sync-period", |names| {
+        format!("{shortest:?} is longer than {} ({period:?})", names.of("ipvs-sync-period"))
+    });
+    Config {
+        planner: planner(flags, node_name, check),
+        local_mode: local_mode(flags, check),
+        ownership: Ownership {
+            service_cidrs: check.cidrs("service-cidrs", &flags.service_cidrs),
+            exclude_cidrs: check.cidrs("ipvs-exclude-cidrs", &flags.ipvs_exclude_cidrs),
+            ..Ownership::default()
+        },
+        drain: drain(flags, check),
+        sync_period: period,
+        min_sync_period: shortest,
+        service_traffic: flags.service_metrics,
+    }
+}
+
+/// Checks what kube-proxy checks of settings that have no effect here.
+fn check_without_effect(invocation: &Invocation, check: &mut Check<'_>) {
+    let proxy = &invocation.config.proxy;
+    check.not_negative("kube-api-burst", proxy.client_connection.burst);
+    check.ensure(!proxy.config_sync_period.is_zero(), "config-sync-period", |_| {
+        "must be greater than 0".into()
+    });
+}
+
+fn check_mode(flags: &Flags, check: &mut Check<'_>) {
+    let mode = flags.proxy_mode.as_str();
+    check.ensure(matches!(mode, "" | "ipvs"), "proxy-mode", |_| {
+        format!(
+            "{mode:?} is not supported: kube-ipvs serves ipvs only; set ipvs, or keep kube-proxy on this node"
+        )
+    });
 }
 
 /// The override or the host name, trimmed and in lower case (pkg/util/node `GetHostname`).
 fn node_name(flags: &Flags) -> Result<String, String> {
-    match &flags.hostname_override {
+    match flags.hostname_override.as_deref() {
+        None | Some("") => kernel::hostname().map_err(|error| error.to_string()),
         Some(name) if name.trim().is_empty() => Err("empty host name is not allowed".into()),
         Some(name) => Ok(name.trim().to_lowercase()),
-        None => kernel::hostname().map_err(|error| error.to_string()),
     }
 }
 
-fn source(flags: &Flags, check: &mut Check) -> Source {
+fn tracking(flags: &ConntrackFlags, check: &mut Check<'_>) -> ConnectionTracking {
+    let seconds = |timeout: Duration| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX);
+    ConnectionTracking {
+        cores: kernel::cores(),
+        max_per_core: check.not_negative("conntrack-max-per-core", flags.max_per_core),
+        min: check.not_negative("conntrack-min", flags.min),
+        established: seconds(flags.tcp_established),
+        close_wait: seconds(flags.tcp_close_wait),
+        udp: seconds(flags.udp),
+        udp_stream: seconds(flags.udp_stream),
+        be_liberal: flags.tcp_be_liberal,
+    }
+}
+
+fn oom_score_adj(flags: &Flags, check: &mut Check<'_>) -> i32 {
+    let rank = flags.oom_score_adj;
+    check
+        .ensure((-1000..=1000).contains(&rank), "oom-score-adj", |_| format!("{rank} is not in -1000..1000"));
+    rank
+}
+
+fn source(flags: &Flags, check: &mut Check<'_>) -> Source {
     let given = |text: &&String| !text.is_empty();
     let kubeconfig = flags.kubeconfig.as_ref().filter(given).map(PathBuf::from);
     let master = flags.master.as_ref().filter(given).cloned();
     match &flags.manifests {
         Some(dir) => {
-            check.ensure(kubeconfig.is_none() && master.is_none(), || {
-                "--manifests: objects come from one place only; leave out --kubeconfig and --master".into()
+            check.ensure(kubeconfig.is_none() && master.is_none(), "manifests", |names| {
+                let kubeconfig = names.of("kubeconfig");
+                format!("objects come from one place only; leave out {kubeconfig} and --master")
             });
             Source::Manifests(dir.clone())
         }
         None => Source::Api { kubeconfig, master },
     }
-}
-
-fn bind_address(flag: &str, text: &str, check: &mut Check) -> Option<SocketAddr> {
-    let text = text.trim();
-    let address = |text: &str| {
-        text.parse().map_err(|_| format!("{text:?} is not an address with a port, such as 0.0.0.0:10256"))
-    };
-    (!text.is_empty()).then(|| check.take(flag, address(text).map(Some))).flatten()
 }
 
 /// Names in `--allowed-schedulers`.
@@ -201,85 +293,156 @@ fn listed_schedulers(flags: &Flags) -> impl Iterator<Item = &str> {
 }
 
 /// Schedulers that annotations may name in any case.
-fn allowed_schedulers(flags: &Flags, default: Scheduler, check: &mut Check) -> BTreeSet<Scheduler> {
-    let named = |name: &str| check.take("--allowed-schedulers", name.parse::<Scheduler>().map(Some));
+fn allowed_schedulers(flags: &Flags, default: Scheduler, check: &mut Check<'_>) -> BTreeSet<Scheduler> {
+    let named = |name: &str| check.take("allowed-schedulers", name.parse::<Scheduler>().map(Some));
     let named: BTreeSet<_> = listed_schedulers(flags).filter_map(named).collect();
     if named.is_empty() { USUAL_SCHEDULERS.into_iter().chain([default]).collect() } else { named }
 }
 
-fn planner(flags: &Flags, node_name: &str, check: &mut Check) -> PlannerConfig {
+fn planner(flags: &Flags, node_name: &str, check: &mut Check<'_>) -> PlannerConfig {
     let scheduler = match flags.ipvs_scheduler.as_str() {
         "" => Ok(Some(Scheduler::RR)),
         name => name.parse::<Scheduler>().map(Some),
     };
-    let scheduler = check.take("--ipvs-scheduler", scheduler).unwrap_or(Scheduler::RR);
+    let scheduler = check.take("ipvs-scheduler", scheduler).unwrap_or(Scheduler::RR);
+    let layout = RulesLayout {
+        masquerade_bit: mark_bit("iptables-masquerade-bit", flags.iptables_masquerade_bit, check),
+        steer_bit: mark_bit("steer-mark-bit", flags.steer_mark_bit, check),
+        marks: check.parse("mark-range", &flags.mark_range),
+        ..RulesLayout::default()
+    };
+    let bit = 1_u32.checked_shl(layout.masquerade_bit.into()).unwrap_or_default();
+    check.ensure(!layout.marks.contains(bit), "mark-range", |names| {
+        format!(
+            "{} contains {bit:#x}, the mark of {} {}; choose another range or bit",
+            layout.marks,
+            names.of("iptables-masquerade-bit"),
+            layout.masquerade_bit
+        )
+    });
+    check.ensure(layout.steer_bit != layout.masquerade_bit, "steer-mark-bit", |names| {
+        format!(
+            "{} is also the bit of {}; choose another one",
+            layout.steer_bit,
+            names.of("iptables-masquerade-bit")
+        )
+    });
     PlannerConfig {
+        bindings: bindings(flags, check),
+        pod_cidrs: cluster_cidrs(flags, check),
         scheduler,
-        service_overrides: check.parse("--service-overrides", &flags.service_overrides),
+        service_overrides: check.parse("service-overrides", &flags.service_overrides),
         allowed_schedulers: allowed_schedulers(flags, scheduler, check),
         graceful_timeout_max: drain::limit(flags.graceful_timeout_max),
         masquerade_all: flags.masquerade_all,
-        layout: RulesLayout { masquerade_bit: flags.iptables_masquerade_bit, ..RulesLayout::default() },
+        layout,
+        node_port_addresses: node_port_addresses(flags, check),
+        node_port_servers: check.parse("node-port-servers", &flags.node_port_servers),
         node_name: node_name.to_owned(),
         ..PlannerConfig::default()
     }
 }
 
-fn local_mode(flags: &Flags, check: &mut Check) -> LocalMode {
-    let cidrs = check.cidrs("--cluster-cidr", &flags.cluster_cidr);
+fn mark_bit(flag: &str, bit: i32, check: &mut Check<'_>) -> u8 {
+    let checked =
+        u8::try_from(bit).ok().filter(|bit| *bit < 32).ok_or_else(|| format!("{bit} is not in 0..31"));
+    check.take(flag, checked)
+}
+
+fn bindings(flags: &Flags, check: &mut Check<'_>) -> Bindings {
+    let cluster_ip = check.parse("cluster-ip-binding", &flags.cluster_ip_binding);
+    check.ensure(cluster_ip != VipBinding::None, "cluster-ip-binding", |_| {
+        "without a binding no Service is served; use route, steer or address".to_owned()
+    });
+    Bindings {
+        cluster_ip,
+        external_ip: check.parse("external-ip-binding", &flags.external_ip_binding),
+        load_balancer: check.parse("load-balancer-ip-binding", &flags.load_balancer_ip_binding),
+        excluded: check.prefixes("exclude-external-ips", &flags.exclude_external_ips),
+        external_cidrs: check.prefixes("external-ip-cidrs", &flags.external_ip_cidrs),
+    }
+}
+
+fn node_port_addresses(flags: &Flags, check: &mut Check<'_>) -> NodePortAddresses {
+    let flag = "nodeport-addresses";
+    let words = || flags.nodeport_addresses.iter().map(|word| word.trim()).filter(|word| !word.is_empty());
+    if !words().any(|word| word == "primary") {
+        let prefixes = check.cidrs(flag, &flags.nodeport_addresses);
+        return if words().next().is_none() {
+            NodePortAddresses::All
+        } else {
+            NodePortAddresses::Prefixes(prefixes)
+        };
+    }
+    check.ensure(words().count() == 1, flag, |_| {
+        "primary stands for the node's own addresses and excludes all ranges; name it alone".into()
+    });
+    NodePortAddresses::Primary
+}
+
+/// Ranges of the cluster's pods; what is wrong with them is listed once, by [`local_mode`].
+fn cluster_cidrs(flags: &Flags, check: &Check<'_>) -> Vec<IpNetwork> {
+    Check { names: check.names, errors: Vec::new() }.cidrs("cluster-cidr", &flags.cluster_cidr)
+}
+
+fn local_mode(flags: &Flags, check: &mut Check<'_>) -> LocalMode {
+    let cidrs = check.cidrs("cluster-cidr", &flags.cluster_cidr);
     for family in IpFamily::ALL {
         let count = cidrs.iter().filter(|net| IpFamily::of(net.ip()) == family).count();
-        check
-            .ensure(count < 2, || format!("--cluster-cidr: {count} {family} ranges, at most one is allowed"));
+        check.ensure(count < 2, "cluster-cidr", |_| {
+            format!("{count} {family} ranges, at most one is allowed")
+        });
     }
-    let named = |check: &mut Check, flag: &str, name: &str| {
-        let error = || format!("{flag}: required by --detect-local-mode={}", flags.detect_local_mode);
-        check.ensure(!name.is_empty(), error);
+    let named = |check: &mut Check<'_>, flag: &str, name: &str| {
+        check.ensure(!name.is_empty(), flag, |names| {
+            format!("required by {} {}", names.of("detect-local-mode"), flags.detect_local_mode)
+        });
         name.to_owned()
     };
     match flags.detect_local_mode.as_str() {
         "ClusterCIDR" | "" => LocalMode::ClusterCidr(cidrs),
         "NodeCIDR" => LocalMode::NodeCidr,
         "BridgeInterface" => {
-            LocalMode::BridgeInterface(named(check, "--pod-bridge-interface", &flags.pod_bridge_interface))
+            LocalMode::BridgeInterface(named(check, "pod-bridge-interface", &flags.pod_bridge_interface))
         }
         "InterfaceNamePrefix" => {
             let prefix = &flags.pod_interface_name_prefix;
-            LocalMode::InterfaceNamePrefix(named(check, "--pod-interface-name-prefix", prefix))
+            LocalMode::InterfaceNamePrefix(named(check, "pod-interface-name-prefix", prefix))
         }
         other => {
             let expected = "ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix";
-            check.0.push(format!("--detect-local-mode: unknown mode {other:?}: expected {expected}"));
+            check.add("detect-local-mode", format!("unknown mode {other:?}: expected {expected}"));
             LocalMode::None
         }
     }
 }
 
-fn drain(flags: &Flags, check: &mut Check) -> drain::Settings {
+fn drain(flags: &Flags, check: &mut Check<'_>) -> drain::Settings {
     let (timeout, max) = (flags.graceful_timeout, flags.graceful_timeout_max);
-    check.ensure(max.is_zero() || !timeout.is_zero() && timeout <= max, || {
+    check.ensure(max.is_zero() || !timeout.is_zero() && timeout <= max, "graceful-timeout", |names| {
         let given = if timeout.is_zero() { "0 (no limit)".to_owned() } else { format!("{timeout:?}") };
-        format!("--graceful-timeout: {given} exceeds --graceful-timeout-max ({max:?})")
+        format!("{given} exceeds {} ({max:?})", names.of("graceful-timeout-max"))
     });
     drain::Settings {
-        policy: check.parse("--graceful-policy", &flags.graceful_policy),
+        policy: check.parse("graceful-policy", &flags.graceful_policy),
         linger: flags.graceful_linger,
         timeout: drain::limit(flags.graceful_timeout),
         silence: drain::silence_limit(flags.graceful_silence),
-        endpoint_gone: check.parse("--graceful-endpoint-gone", &flags.graceful_endpoint_gone),
+        endpoint_gone: check.parse("graceful-endpoint-gone", &flags.graceful_endpoint_gone),
     }
 }
 
-fn warnings(flags: &Flags) -> Vec<String> {
+fn warnings(flags: &Flags, names: &Names, enabled: &BTreeMap<String, bool>) -> Vec<String> {
     let silence = flags.graceful_silence;
     let raised = drain::silence_limit(silence).filter(|limit| *limit != silence);
     let raised = raised.map(|limit| {
         format!(
-            "--graceful-silence: {silence:?} is shorter than the age of the kernel's counters; {limit:?} is used \
-             instead; set at least {limit:?}, or 0 for never"
+            "{}: {silence:?} is shorter than the age of the kernel's counters; {limit:?} is used instead; set at least \
+             {limit:?}, or 0 for never",
+            names.of("graceful-silence")
         )
     });
-    raised.into_iter().collect()
+    raised.into_iter().chain(gates::warnings(enabled, names)).collect()
 }
 
 /// Parses a CIDR as Go's `ParseCIDR` does, which refuses an address without a prefix length.
@@ -290,122 +453,4 @@ fn cidr(text: &str) -> Result<IpNetwork, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-    use crate::flags::Cli;
-
-    fn settings(args: &[&str]) -> Result<Settings, String> {
-        let args = ["kube-ipvs", "--hostname-override=N1 "].iter().chain(args);
-        Settings::new(&Cli::parse_from(args).flags).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn defaults_are_those_of_the_design() {
-        let settings = settings(&[]).unwrap();
-        assert_eq!(settings.node_name, "n1");
-        assert_eq!(settings.reconcile.planner.node_name, "n1", "decides what is local");
-        assert_eq!(settings.reconcile.drain, drain::Settings::default());
-        assert_eq!(settings.reconcile.planner.scheduler, Scheduler::RR);
-        assert_eq!(settings.reconcile.local_mode, LocalMode::ClusterCidr(Vec::new()));
-        assert!(settings.reconcile.min_sync_period.is_zero(), "every change at once");
-    }
-
-    #[test]
-    fn a_silence_below_the_age_of_counters_is_raised_with_a_warning() {
-        for (given, used, warns) in [
-            ("0", None, false),
-            ("1ms", Some(2500), true),
-            ("2s", Some(2500), true),
-            ("2500ms", Some(2500), false),
-            ("1m", Some(60_000), false),
-        ] {
-            let settings = settings(&[&format!("--graceful-silence={given}")]).unwrap();
-            assert_eq!(settings.reconcile.drain.silence, used.map(Duration::from_millis), "{given}");
-            let named = settings.warnings.iter().any(|line| line.starts_with("--graceful-silence: "));
-            assert_eq!(named, warns, "{given}: {:?}", settings.warnings);
-        }
-    }
-
-    #[test]
-    fn every_mistake_is_listed_with_its_flag() {
-        let error = settings(&[
-            "--cluster-cidr=10.0.0.1,10.1.0.0/16,10.2.0.0/16",
-            "--detect-local-mode=Magic",
-            "--ipvs-scheduler=fair",
-            "--service-overrides=some",
-            "--allowed-schedulers=rr,best",
-            "--graceful-timeout=0",
-            "--graceful-timeout-max=1h",
-            "--ipvs-sync-period=0",
-            "--ipvs-min-sync-period=1s",
-            "--graceful-policy=never",
-            "--graceful-endpoint-gone=ignore",
-            "--conn-reuse-mode=7",
-            "--logging-format=xml",
-            "--iptables-masquerade-bit=32",
-            "--service-cidrs=fd00::/129",
-            "--healthz-bind-address=here",
-            "--metrics-bind-address=10249",
-            "--manifests=/m",
-            "--master=https://10.0.0.1",
-        ])
-        .unwrap_err();
-        for flag in [
-            "--cluster-cidr: invalid CIDR \"10.0.0.1\"",
-            "--cluster-cidr: 2 IPv4 ranges",
-            "--detect-local-mode: unknown mode \"Magic\"",
-            "--ipvs-scheduler: unknown IPVS scheduler \"fair\"",
-            "--service-overrides: unknown value \"some\"",
-            "--allowed-schedulers: unknown IPVS scheduler \"best\"",
-            "--graceful-timeout: 0 (no limit) exceeds --graceful-timeout-max (3600s)",
-            "--ipvs-sync-period: must",
-            "--ipvs-min-sync-period: 1s is longer than --ipvs-sync-period (0ns)",
-            "--graceful-policy: unknown",
-            "--graceful-endpoint-gone: unknown",
-            "--conn-reuse-mode: ",
-            "--logging-format: ",
-            "--iptables-masquerade-bit: 32",
-            "--service-cidrs: invalid CIDR",
-            "--healthz-bind-address: \"here\"",
-            "--metrics-bind-address: \"10249\"",
-            "--manifests: objects come from one place",
-        ] {
-            assert!(error.contains(flag), "{flag} is missing in\n{error}");
-        }
-    }
-
-    #[test]
-    fn annotations_name_the_usual_schedulers_unless_others_are_listed() {
-        let allowed = |args: &[&str]| {
-            let settings = settings(args).unwrap();
-            let names = settings.reconcile.planner.allowed_schedulers.iter().map(Scheduler::to_string);
-            (names.collect::<Vec<_>>().join(" "), settings.allow_loaded_schedulers)
-        };
-        assert_eq!(allowed(&[]), ("lc mh rr sh wlc wrr".into(), true));
-        assert_eq!(allowed(&["--ipvs-scheduler=sed"]), ("lc mh rr sed sh wlc wrr".into(), true));
-        assert_eq!(allowed(&["--allowed-schedulers=dh, lc"]), ("dh lc".into(), false));
-    }
-
-    #[test]
-    fn objects_come_from_the_cluster_unless_a_directory_is_given() {
-        let source = |args: &[&str]| settings(args).unwrap().source;
-        assert_eq!(source(&[]), Source::Api { kubeconfig: None, master: None });
-        assert_eq!(
-            source(&["--kubeconfig=/k", "--master=https://m"]),
-            Source::Api { kubeconfig: Some("/k".into()), master: Some("https://m".into()) }
-        );
-        assert_eq!(source(&["--manifests=/m", "--kubeconfig=", "--master="]), Source::Manifests("/m".into()));
-        assert_eq!(settings(&["--healthz-bind-address="]).unwrap().healthz, None);
-    }
-
-    #[test]
-    fn modes_need_their_interface() {
-        let error = settings(&["--detect-local-mode=BridgeInterface"]).unwrap_err();
-        assert!(error.contains("--pod-bridge-interface"), "{error}");
-        let settings =
-            settings(&["--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=cali"]);
-        assert_eq!(settings.unwrap().reconcile.local_mode, LocalMode::InterfaceNamePrefix("cali".into()));
-    }
-}
+mod tests;

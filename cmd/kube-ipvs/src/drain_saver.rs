@@ -89,8 +89,11 @@ impl DrainSaver {
     fn save(&mut self, reconciler: &Reconciler) {
         let (begin, version) = (clock::now(), Version::of(reconciler));
         let drains = reconciler.drains();
-        let drains =
-            drains.map(|(key, drain)| Saved::new(key, drain, reconciler.drain_waits_for(key, drain)));
+        let drains = drains.map(|(key, drain)| Saved {
+            service_port: reconciler.port_name(&key.front).map(|name| name.to_string()),
+            mark: reconciler.mark(&key.front),
+            ..Saved::new(key, drain, reconciler.drain_waits_for(key, drain))
+        });
         let result = self.file.save(drains);
         let end = clock::now();
         let path = self.file.path().display();

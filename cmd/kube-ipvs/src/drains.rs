@@ -12,7 +12,7 @@ use dataplane::IpvsTable as _;
 use drain::{Cause, Key, Policy, Time, WaitsFor};
 use drain_file::{DrainFile, Saved};
 use ipvs::IpvsClient;
-use lb_types::{ConnectionCounters, Front};
+use lb_types::{ConnectionCounters, Front, VirtualServerId};
 use serde::Serialize;
 
 use crate::{
@@ -34,6 +34,8 @@ const CLEAR: &str = "\x1b[2J\x1b[H";
 struct Row {
     #[serde(flatten)]
     key: Key,
+    /// `NAMESPACE/NAME:PORT`; null if it is not known.
+    service: Option<String>,
     /// `NAMESPACE/NAME`; null if it is not known.
     pod: Option<String>,
     reason: Cause,
@@ -74,10 +76,11 @@ fn read(file: &DrainFile, kernel: &mut IpvsClient) -> anyhow::Result<Vec<Row>> {
         output::complain(&format!("{}: an entry is left out: {problem}", file.path().display()));
     }
     let mut servers: BTreeMap<Front, BTreeMap<_, ConnectionCounters>> = BTreeMap::new();
-    for Saved { key: Key { front, .. }, .. } in &loaded.drains {
+    for Saved { key: Key { front, .. }, mark, .. } in &loaded.drains {
         if !servers.contains_key(front) {
-            let dump =
-                kernel.dump_real_servers(front.port.into()).with_context(|| format!("read {front}"))?;
+            let by_mark = mark.map(|mark| VirtualServerId::FwMark { family: front.family(), mark });
+            let vs = by_mark.unwrap_or_else(|| front.port.into());
+            let dump = kernel.dump_real_servers(vs).with_context(|| format!("read {front}"))?;
             servers.insert(*front, dump.into_iter().map(|rs| (rs.id, rs.connections)).collect());
         }
     }
@@ -91,6 +94,7 @@ impl Row {
     fn new(saved: &Saved, counters: Option<&ConnectionCounters>, now: Time) -> Self {
         Row {
             key: saved.key,
+            service: saved.service_port.clone(),
             pod: saved.pod().map(str::to_owned),
             reason: saved.record.cause,
             policy: saved.policy,
@@ -102,7 +106,7 @@ impl Row {
         }
     }
 
-    fn cells(&self) -> [String; 10] {
+    fn cells(&self) -> [String; 11] {
         let count = |count: Option<u32>| count.map_or_else(|| "gone".to_owned(), |count| count.to_string());
         let deadline = match self.deadline_seconds {
             None => "never".to_owned(),
@@ -111,6 +115,7 @@ impl Row {
         };
         [
             self.key.front.to_string(),
+            self.service.clone().unwrap_or_else(|| "-".to_owned()),
             self.key.rs.to_string(),
             self.pod.clone().unwrap_or_else(|| "-".to_owned()),
             self.reason.to_string(),
@@ -134,8 +139,9 @@ fn waits_for(saved: &Saved, counters: Option<&ConnectionCounters>, now: Time) ->
     }
 }
 
-const HEADER: [&str; 10] = [
+const HEADER: [&str; 11] = [
     "VIRTUAL SERVER",
+    "SERVICE",
     "REAL SERVER",
     "POD",
     "REASON",
@@ -200,7 +206,7 @@ mod tests {
         assert_eq!(render_table(&[]), "nothing drains\n");
         let rows = [
             row(
-                r#""pod":"shop/web-1/uid","sinceMillis":988000,"deadlineMillis":1888000,"waitsFor":{"connections":5}"#,
+                r#""servicePort":"shop/web:http","pod":"shop/web-1/uid","sinceMillis":988000,"deadlineMillis":1888000,"waitsFor":{"connections":5}"#,
                 Some(3),
             ),
             row(r#""sinceMillis":0,"waitsFor":{"connections":5}"#, None),
@@ -212,11 +218,11 @@ mod tests {
             row(r#""sinceMillis":990000,"waitsFor":{"quietUntilMillis":1003000}"#, Some(0)),
         ];
         let expect = "\
-VIRTUAL SERVER      REAL SERVER        POD          REASON        POLICY        ACTIVE   INACTIVE   SINCE    DEADLINE    WAITS FOR
-10.96.0.80:80/TCP   10.244.0.11:8080   shop/web-1   terminating   active-only   3        30         12s      in 14m48s   3 connections
-10.96.0.80:80/TCP   10.244.0.11:8080   -            terminating   active-only   gone     gone       16m40s   never       the next reading
-10.96.0.80:80/TCP   10.244.0.11:8080   a/b          terminating   active-only   0        0          15m      now         retry in 4s: EPERM: no
-10.96.0.80:80/TCP   10.244.0.11:8080   -            terminating   active-only   0        0          10s      never       quiet for 3s more
+VIRTUAL SERVER      SERVICE         REAL SERVER        POD          REASON        POLICY        ACTIVE   INACTIVE   SINCE    DEADLINE    WAITS FOR
+10.96.0.80:80/TCP   shop/web:http   10.244.0.11:8080   shop/web-1   terminating   active-only   3        30         12s      in 14m48s   3 connections
+10.96.0.80:80/TCP   -               10.244.0.11:8080   -            terminating   active-only   gone     gone       16m40s   never       the next reading
+10.96.0.80:80/TCP   -               10.244.0.11:8080   a/b          terminating   active-only   0        0          15m      now         retry in 4s: EPERM: no
+10.96.0.80:80/TCP   -               10.244.0.11:8080   -            terminating   active-only   0        0          10s      never       quiet for 3s more
 ";
         assert_eq!(render_table(&rows), expect);
     }
@@ -241,6 +247,7 @@ VIRTUAL SERVER      REAL SERVER        POD          REASON        POLICY        
         let expect = serde_json::json!([{
             "virtualServer": "10.96.0.80:80/TCP",
             "realServer": "10.244.0.11:8080",
+            "service": null,
             "pod": null,
             "reason": "terminating",
             "policy": "active-only",

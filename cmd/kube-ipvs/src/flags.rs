@@ -3,22 +3,40 @@
 use std::{
     ffi::OsString,
     os::unix::ffi::{OsStrExt as _, OsStringExt as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
-use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum, error::ErrorKind};
+use clap::{
+    ArgAction, ArgMatches, Args, CommandFactory as _, Parser, Subcommand, ValueEnum, error::ErrorKind,
+};
 use lb_types::parse_duration;
 
 use crate::go;
 
+mod conntrack;
+mod process;
+pub mod without_effect;
+
+pub use conntrack::ConntrackFlags;
+pub use process::{ProcessFlags, VersionRequest};
+
 /// Programs Linux IPVS from the Services of a cluster, in the place of kube-proxy
-#[derive(Debug, Parser)]
-#[command(name = "kube-ipvs", version, args_override_self = true, max_term_width = 110)]
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "kube-ipvs",
+    version,
+    disable_version_flag = true,
+    args_override_self = true,
+    max_term_width = 110
+)]
 pub struct Cli {
     /// Command; without one, kube-ipvs runs until it is stopped
     #[command(subcommand)]
     pub command: Option<Command>,
+    /// Flags that are no part of the configuration.
+    #[command(flatten)]
+    pub process: ProcessFlags,
     /// Flags of every command.
     #[command(flatten)]
     pub flags: Flags,
@@ -42,6 +60,37 @@ pub enum Command {
     Cleanup,
     /// Prints the version
     Version,
+}
+
+/// Task of the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task<'a> {
+    /// Follows the cluster until it is stopped.
+    Run,
+    /// A command, other than the one that prints the version.
+    Command(Command),
+    /// Writes the configuration to a file.
+    WriteConfig(&'a Path),
+    /// Sets the kernel parameters.
+    Init,
+    /// Prints the version.
+    Version(VersionRequest),
+}
+
+impl Cli {
+    /// Task, by command or flag. Where flags name several, kube-proxy's order counts.
+    pub fn task(&self) -> Task<'_> {
+        let ProcessFlags { version, write_config_to, cleanup, init_only, .. } = &self.process;
+        match (self.command, write_config_to) {
+            _ if *version != VersionRequest::No => Task::Version(*version),
+            (Some(Command::Version), _) => Task::Version(VersionRequest::Line),
+            (Some(command), _) => Task::Command(command),
+            (None, Some(path)) if !path.as_os_str().is_empty() => Task::WriteConfig(path),
+            (None, _) if *cleanup => Task::Command(Command::Cleanup),
+            (None, _) if *init_only => Task::Init,
+            (None, _) => Task::Run,
+        }
+    }
 }
 
 /// Format of a list.
@@ -70,6 +119,15 @@ pub struct Flags {
     #[arg(long, global = true, value_name = "DIR")]
     pub manifests: Option<PathBuf>,
 
+    /// Proxy mode: ipvs, which is also the meaning of an empty value. No other mode is supported
+    #[arg(long, global = true, default_value = "", value_name = "MODE")]
+    pub proxy_mode: String,
+
+    /// Feature gates of kube-proxy. AllowServiceExternalIPs=false ignores spec.externalIPs of Services; the others have
+    /// no effect
+    #[arg(long, global = true, value_delimiter = ',', value_name = "NAME=BOOL,...")]
+    pub feature_gates: Vec<String>,
+
     /// Name of this node; without it, the host name
     #[arg(long, global = true, value_name = "NAME")]
     pub hostname_override: Option<String>,
@@ -79,7 +137,7 @@ pub struct Flags {
     pub service_cidrs: Vec<String>,
 
     /// Pod ranges of the cluster, one per family, for --detect-local-mode=ClusterCIDR
-    #[arg(long, global = true, value_delimiter = ',', value_name = "CIDR,...")]
+    #[arg(long, global = true, value_delimiter = ',', action = ArgAction::Set, value_name = "CIDR,...")]
     pub cluster_cidr: Vec<String>,
 
     /// Way to recognise pods of this node: ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix. Connections
@@ -95,6 +153,50 @@ pub struct Flags {
     #[arg(long, global = true, default_value = "", value_name = "PREFIX")]
     pub pod_interface_name_prefix: String,
 
+    /// Addresses of this node at which node ports are served: those in some ranges, or, for the word primary, those that
+    /// the Node object names first; without it, all. A family without a range has all, too. Loopback and link-local
+    /// addresses and ClusterIPs never serve node ports
+    #[arg(long, global = true, value_delimiter = ',', value_name = "CIDR,...")]
+    pub nodeport_addresses: Vec<String>,
+
+    /// Keys of the virtual servers of node ports: mark, a packet mark, so that one virtual server is for all addresses of
+    /// the node; or address, so that each address has one and packets keep the marks of other programs. Session affinity
+    /// takes address, externalTrafficPolicy: Local takes mark
+    #[arg(long, global = true, default_value = "mark", value_name = "KEY")]
+    pub node_port_servers: String,
+
+    /// Packet marks that kube-ipvs may use: those that agree with VALUE in the bits of MASK. They select virtual servers,
+    /// and no packet leaves the node with one
+    #[arg(long, global = true, default_value_t = lb_types::MarkRange::DEFAULT.to_string(), value_name = "VALUE/MASK")]
+    pub mark_range: String,
+
+    /// Way by which packets to ClusterIPs come to IPVS: route, a local route; address, an address of kube-ipvs0; or steer,
+    /// a packet mark
+    #[arg(long, global = true, default_value = "route", value_name = "BINDING")]
+    pub cluster_ip_binding: String,
+
+    /// Way by which packets to external IPs come to IPVS: steer, so that only packets to ports of Services do and the
+    /// address is otherwise wherever routing leads; route; address; or none
+    #[arg(long, global = true, default_value = "steer", value_name = "BINDING")]
+    pub external_ip_binding: String,
+
+    /// Way by which packets to ingress IPs of load balancers come to IPVS: steer, route, address or none
+    #[arg(long, global = true, default_value = "steer", value_name = "BINDING")]
+    pub load_balancer_ip_binding: String,
+
+    /// External and load-balancer IPs that are bound to no node, whatever their Services ask for
+    #[arg(long, global = true, value_delimiter = ',', value_name = "CIDR|IP,...")]
+    pub exclude_external_ips: Vec<String>,
+
+    /// Ranges that the external IPs of Services must lie in; without it, they may be any addresses but those of
+    /// ClusterIPs and pods. IPs of load balancers are not concerned
+    #[arg(long, global = true, value_delimiter = ',', value_name = "CIDR|IP,...")]
+    pub external_ip_cidrs: Vec<String>,
+
+    /// Bit of the packet mark that steered packets have from the prerouting hook to the input hook
+    #[arg(long, global = true, default_value_t = 12, value_name = "BIT")]
+    pub steer_mark_bit: i32,
+
     /// Masquerades all connections to ClusterIPs
     #[arg(long, global = true, num_args = 0..=1, require_equals = true, default_value = "false",
           default_missing_value = "true", action = ArgAction::Set, value_parser = go::boolean)]
@@ -102,7 +204,7 @@ pub struct Flags {
 
     /// Bit of the packet mark that the two interface modes of --detect-local-mode use
     #[arg(long, global = true, default_value_t = 14, value_name = "BIT")]
-    pub iptables_masquerade_bit: u8,
+    pub iptables_masquerade_bit: i32,
 
     /// Scheduler of Services that name none: rr, wrr, lc, wlc, lblc, lblcr, dh, sh, sed, nq, fo, ovf, mh or twos
     #[arg(long, global = true, default_value = "rr", value_name = "NAME")]
@@ -121,11 +223,12 @@ pub struct Flags {
     #[arg(long, global = true, default_value = "30s", value_parser = parse_duration, value_name = "DURATION")]
     pub ipvs_sync_period: Duration,
 
-    /// Shortest time between two syncs; 0 to sync every change at once
+    /// Shortest time between two syncs; 0 to sync every change at once. kube-proxy's default is 0 in files as well, but
+    /// 1s on the command line
     #[arg(long, global = true, default_value = "0", value_parser = parse_duration, value_name = "DURATION")]
     pub ipvs_min_sync_period: Duration,
 
-    /// Ranges in which kube-ipvs leaves virtual servers alone and serves no Services
+    /// Ranges in which kube-ipvs leaves all virtual servers alone but those of Services
     #[arg(long, global = true, value_delimiter = ',', value_name = "CIDR,...")]
     pub ipvs_exclude_cidrs: Vec<String>,
 
@@ -134,7 +237,8 @@ pub struct Flags {
           default_missing_value = "true", action = ArgAction::Set, value_parser = go::boolean)]
     pub ipvs_strict_arp: bool,
 
-    /// Timeout of idle TCP connections in IPVS; 0 for the kernel's (900 s)
+    /// Timeout of idle TCP connections in IPVS; 0 for 24h, or longer if the kernel has been set to it. The kernel's own
+    /// is 900s
     #[arg(long, global = true, default_value = "0", value_parser = parse_duration, value_name = "DURATION")]
     pub ipvs_tcp_timeout: Duration,
 
@@ -145,6 +249,10 @@ pub struct Flags {
     /// Timeout of UDP flows in IPVS; 0 for the kernel's (300 s)
     #[arg(long, global = true, default_value = "0", value_parser = parse_duration, value_name = "DURATION")]
     pub ipvs_udp_timeout: Duration,
+
+    /// Fate of the packet rules that kube-proxy has left in nf_tables, once all Services are programmed: remove or keep
+    #[arg(long, global = true, default_value = "remove", value_name = "FATE")]
+    pub kube_proxy_rules: String,
 
     /// Rule by which a draining real server is removed: active-only, all-connections or immediate
     #[arg(long, global = true, default_value = "active-only", value_name = "POLICY")]
@@ -174,13 +282,49 @@ pub struct Flags {
     #[arg(long, global = true, default_value = "auto", value_name = "MODE")]
     pub conn_reuse_mode: String,
 
-    /// Address that answers /healthz, /livez and /readyz; empty for none. [::] is both families, 0.0.0.0 only IPv4
-    #[arg(long, global = true, default_value = "[::]:10256", value_name = "ADDR:PORT")]
-    pub healthz_bind_address: String,
+    /// Address of this node, used instead of the one in its Node object unless it is 0.0.0.0 or ::. Its family selects
+    /// the default addresses of the health and metrics servers; Services are served at all addresses
+    #[arg(long, global = true, default_value = "0.0.0.0", value_name = "ADDR")]
+    pub bind_address: String,
 
-    /// Address that answers /metrics and /proxyMode; empty for none
-    #[arg(long, global = true, default_value = "127.0.0.1:10249", value_name = "ADDR:PORT")]
-    pub metrics_bind_address: String,
+    /// Address that answers /healthz, /livez and /readyz; empty for none. The default is [::]:10256, which is both
+    /// families (kube-proxy's is 0.0.0.0:10256, IPv4 alone), or 0.0.0.0:10256 if --bind-address is an IPv4 address. In
+    /// a file, an empty value means the default
+    #[arg(long, global = true, value_name = "ADDR[:PORT]")]
+    pub healthz_bind_address: Option<String>,
+
+    /// Address that answers /metrics, /configz, /flagz, /statusz, /proxyMode and a /healthz of its own; empty for none.
+    /// The default is 127.0.0.1:10249, or [::1]:10249 if --bind-address is an IPv6 address. In a file, an empty value
+    /// means the default
+    #[arg(long, global = true, value_name = "ADDR[:PORT]")]
+    pub metrics_bind_address: Option<String>,
+
+    /// Port of --healthz-bind-address if it has none; 0 for no server
+    #[arg(long, global = true, default_value_t = 10256, value_name = "PORT")]
+    pub healthz_port: u16,
+
+    /// Port of --metrics-bind-address if it has none; 0 for no server
+    #[arg(long, global = true, default_value_t = 10249, value_name = "PORT")]
+    pub metrics_port: u16,
+
+    /// Exports the connections, packets and bytes of each Service: of the first 1,000 with traffic, and of the others
+    /// together
+    #[arg(long, global = true, num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true", action = ArgAction::Set, value_parser = go::boolean)]
+    pub service_metrics: bool,
+
+    /// Exits if the address of the health or metrics server cannot be bound, instead of retrying every 5 s
+    #[arg(long, global = true, num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true", action = ArgAction::Set, value_parser = go::boolean)]
+    pub bind_address_hard_fail: bool,
+
+    /// Adjustment of the process's OOM score: the kernel never kills it at -1000, and kills it first at 1000
+    #[arg(long, global = true, default_value_t = -999, allow_hyphen_values = true, value_name = "RANK")]
+    pub oom_score_adj: i32,
+
+    /// Settings of connection tracking.
+    #[command(flatten)]
+    pub conntrack: ConntrackFlags,
 
     /// Directory for state that must survive a restart of the process but not of the node
     #[arg(long, global = true, default_value = "/run/kube-ipvs", value_name = "DIR")]
@@ -193,17 +337,18 @@ pub struct Flags {
     /// Verbosity: 0 to 3 for one line per sync that changed something, 4 for every write, 6 for every message of
     /// libraries
     #[arg(short = 'v', long = "v", global = true, default_value_t = 2, value_name = "LEVEL")]
-    pub verbosity: u8,
+    pub verbosity: u32,
 }
 
-/// Parses the command line; a mistake in it ends the process with a message.
-pub fn parse(args: impl Iterator<Item = OsString>) -> Cli {
-    try_parse(args).unwrap_or_else(|error| error.exit())
+/// The whole command line: [`Cli`], and the flags that are accepted without effect.
+pub fn command() -> clap::Command {
+    without_effect::add(Cli::command())
 }
 
-fn try_parse(args: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
+/// Parses the command line.
+pub fn try_parse(args: impl IntoIterator<Item = OsString>) -> Result<ArgMatches, clap::Error> {
     let args = normalise_names(args);
-    Cli::try_parse_from(&args).map_err(|error| match error.kind() {
+    command().try_get_matches_from(&args).map_err(|error| match error.kind() {
         ErrorKind::InvalidUtf8 => not_utf8(&args),
         _ => error,
     })
@@ -213,12 +358,11 @@ fn try_parse(args: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
 fn not_utf8(args: &[OsString]) -> clap::Error {
     let odd = args.iter().filter(|arg| arg.to_str().is_none()).map(|arg| format!("{arg:?}"));
     let odd = odd.collect::<Vec<_>>().join(", ");
-    Cli::command()
-        .error(ErrorKind::InvalidUtf8, format!("only names of files may be other than UTF-8: {odd}"))
+    command().error(ErrorKind::InvalidUtf8, format!("only names of files may be other than UTF-8: {odd}"))
 }
 
 /// Replaces `_` by `-` in the names of flags, as pflag's normaliser in kube-proxy does.
-fn normalise_names(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+fn normalise_names(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut names_end = false;
     let normalise = |arg: OsString| {
         names_end |= arg == "--";
@@ -232,58 +376,11 @@ fn normalise_names(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
         }
         OsString::from_vec(bytes)
     };
-    args.map(normalise).collect()
+    args.into_iter().map(normalise).collect()
 }
 
 #[cfg(test)]
 mod page;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(args: &[&str]) -> Result<Cli, clap::Error> {
-        try_parse(["kube-ipvs"].iter().chain(args).map(OsString::from))
-    }
-
-    #[test]
-    fn arguments_that_are_no_text_are_named() {
-        let bytes = |bytes: &[&[u8]]| {
-            let args = [&b"kube-ipvs"[..]]
-                .into_iter()
-                .chain(bytes.iter().copied())
-                .map(|arg| OsString::from_vec(arg.to_vec()));
-            try_parse(args.collect::<Vec<_>>().into_iter())
-        };
-        let error = bytes(&[b"plan", b"--hostname-override=n\xff", b"-v=4"]).unwrap_err().to_string();
-        assert!(error.contains(r"--hostname-override=n\xFF") && !error.contains("-v=4"), "{error}");
-        assert!(bytes(&[b"pl\xe4n"]).is_err() && bytes(&[b"--\xff_x=1"]).is_err());
-        let cli = bytes(&[b"--state_dir=/run/\xff_x"]).unwrap();
-        assert_eq!(cli.flags.state_dir.as_os_str().as_bytes(), b"/run/\xff_x", "a file may have any name");
-    }
-
-    #[test]
-    fn spellings_of_kube_proxy() {
-        let cli = parse(&["--masquerade_all", "--ipvs-sync_period=10s", "-v=4", "--cluster-cidr=a_b/8,c/9"])
-            .unwrap();
-        assert!(cli.flags.masquerade_all);
-        assert_eq!(cli.flags.ipvs_sync_period, Duration::from_secs(10));
-        assert_eq!(
-            (cli.flags.verbosity, cli.flags.cluster_cidr),
-            (4, vec!["a_b/8".to_owned(), "c/9".to_owned()])
-        );
-        let last_wins = parse(&["--masquerade-all=T", "--masquerade-all=false"]).unwrap();
-        assert!(!last_wins.flags.masquerade_all);
-    }
-
-    #[test]
-    fn commands_take_the_same_flags() {
-        let cli = parse(&["plan", "--manifests", "/m"]).unwrap();
-        assert_eq!((cli.command, cli.flags.manifests), (Some(Command::Plan), Some("/m".into())));
-        assert!(
-            parse(&["--manifests"]).is_err()
-                && parse(&["--no-such-flag"]).is_err()
-                && parse(&["extra"]).is_err()
-        );
-    }
-}
+mod tests;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context;
 use conntrack::ConntrackClient;
 use dataplane::{ConntrackTable, ErrorKind, IpvsTable, RulesTable, Sysctls as _, Tables, Unopened, VipTable};
-use ipvs::IpvsClient;
+use ipvs::{IpvsClient, codec::Timeouts};
 use kernel::{
     KernelModule, KernelRelease, ModuleFinder, ModulePresence, ProcSysctls, SysctlNeeds, required_sysctls,
 };
@@ -110,16 +110,34 @@ fn warn_without_estimation() {
     }
 }
 
-/// Writes the configured timeouts of connections; others stay as they are.
+/// Timeout of idle TCP connections in IPVS unless one is configured: that of connection tracking, as kube-proxy
+/// sets it. The kernel's own is 900 s, after which clients that are idle for longer would be reset.
+const TCP_TIMEOUT: u32 = 24 * 60 * 60;
+
+/// Writes the timeouts of connections that are configured, and raises the one of idle TCP connections otherwise. What
+/// somebody has raised further stays.
 pub fn set_timeouts(settings: &Settings) -> anyhow::Result<()> {
-    if settings.timeouts == IdleTimeouts::default() {
+    let mut ipvs = IpvsClient::open().context("open the IPVS tables")?;
+    let present = ipvs.timeouts().context("read IPVS timeouts")?;
+    let wanted = timeouts(settings.timeouts, present);
+    if wanted == present {
         return Ok(());
     }
+    info!(
+        "IPVS forgets idle connections after {} s (TCP), {} s (TCP after a FIN) and {} s (UDP); before: {}, {} and {} s",
+        wanted.tcp, wanted.tcp_fin, wanted.udp, present.tcp, present.tcp_fin, present.udp
+    );
+    ipvs.set_timeouts(&wanted).context("set IPVS timeouts")
+}
+
+fn timeouts(configured: IdleTimeouts, present: Timeouts) -> Timeouts {
     let seconds = |timeout: Duration| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX);
-    let IdleTimeouts { tcp, tcp_fin, udp } = settings.timeouts;
-    let timeouts = ipvs::codec::Timeouts { tcp: seconds(tcp), tcp_fin: seconds(tcp_fin), udp: seconds(udp) };
-    let mut ipvs = IpvsClient::open().context("open the IPVS tables")?;
-    ipvs.set_timeouts(&timeouts).context("set IPVS timeouts")
+    let or = |timeout: Duration, other: u32| if timeout.is_zero() { other } else { seconds(timeout) };
+    Timeouts {
+        tcp: or(configured.tcp, present.tcp.max(TCP_TIMEOUT)),
+        tcp_fin: or(configured.tcp_fin, present.tcp_fin),
+        udp: or(configured.udp, present.udp),
+    }
 }
 
 /// Chooses `conn_reuse_mode` for this kernel, logs the choice and exports it.
@@ -142,7 +160,7 @@ pub fn for_this_kernel(settings: &Settings, choice: &ConnReuseChoice) -> Config 
         ipv4: true,
         ipv6: true,
         strict_arp: settings.strict_arp,
-        cores: Some(kernel::cores()),
+        tracking: Some(settings.tracking),
     };
     let sysctls = required_sysctls(&needs).into_iter().map(|required| required.need).collect();
     let mut config = settings.reconcile.clone();

@@ -1,10 +1,18 @@
 //! Reports of the loop to health checks and metrics.
 
-use std::{cell::RefCell, sync::Arc, time::Instant};
+use std::{cell::RefCell, io, sync::Arc, time::SystemTime};
 
-use lb_types::Scheduler;
-use reconcile::{NodeFinding, Reconciler, Report, Shortfalls, Standing};
-use telemetry::{Effect, Health, Metrics};
+use kube_source::{Recorder, RequestCounts};
+use lb_types::{IpFamily, Scheduler};
+use planner::NodePortAddresses;
+use reconcile::{NewProblem, NodeFinding, Reconciler, Report, Shortfalls, Standing};
+use telemetry::{Effect, Health, HealthCheck, HealthChecks, Listen, ListenFailure, Metrics};
+
+use crate::{
+    events,
+    leftovers::KubeProxyRules,
+    measures::{Measures, Timing},
+};
 
 /// Number of refused Services from which on the node counts as at fault, not the Services.
 const REFUSED_SERVICES_OF_A_BAD_NODE: usize = 10;
@@ -19,14 +27,95 @@ pub struct Observers {
     pub health: Arc<Health>,
     /// For Prometheus.
     pub metrics: Arc<Metrics>,
+    /// For Prometheus, from what the loop reports.
+    pub measures: Measures,
+    /// For events, where there is an API server.
+    recorder: Option<Recorder>,
+    /// Servers of the health checks of Services, and the addresses that answer, if there are any.
+    health_checks: Option<(HealthChecks, NodePortAddresses)>,
+    /// Last report of those.
+    health_checks_reported: RefCell<Option<(u64, Listen)>>,
+    /// Fate of the packet rules that kube-proxy has left.
+    kube_proxy_rules: Option<KubeProxyRules>,
     /// Last report of shortfalls, so that the same one again costs nothing.
     shortfalls: RefCell<Shortfalls>,
 }
 
 impl Observers {
     /// No report has come so far, and nothing is wrong.
-    pub fn new(health: Arc<Health>, metrics: Arc<Metrics>) -> Self {
-        Observers { health, metrics, shortfalls: RefCell::default() }
+    pub fn new(health: Arc<Health>, metrics: Arc<Metrics>, started: SystemTime) -> Self {
+        Observers {
+            health,
+            measures: Measures::new(Arc::clone(&metrics), started),
+            metrics,
+            recorder: None,
+            health_checks: None,
+            health_checks_reported: RefCell::default(),
+            kube_proxy_rules: None,
+            shortfalls: RefCell::default(),
+        }
+    }
+
+    /// Has requests to the API server counted.
+    pub fn with_requests(self, requests: Option<(RequestCounts, String)>) -> Self {
+        Observers { measures: self.measures.with_requests(requests), ..self }
+    }
+
+    /// Has problems of Services written as events.
+    pub fn with_recorder(self, recorder: Option<Recorder>) -> Self {
+        Observers { recorder, ..self }
+    }
+
+    /// Has the packet rules that kube-proxy has left treated once all Services are programmed.
+    pub fn with_kube_proxy_rules(self, fate: KubeProxyRules) -> Self {
+        Observers { kube_proxy_rules: Some(fate), ..self }
+    }
+
+    /// Starts the servers of the health checks of Services.
+    pub fn with_health_checks(self, addresses: NodePortAddresses) -> io::Result<Self> {
+        let recorder = self.recorder.clone();
+        let on_failure = move |failure: ListenFailure| {
+            if let Some((recorder, notice)) = recorder.as_ref().zip(events::of_listen_failure(&failure)) {
+                recorder.record(notice);
+            }
+        };
+        let servers = HealthChecks::start(Arc::clone(&self.health), Box::new(on_failure))?;
+        Ok(Observers { health_checks: Some((servers, addresses)), ..self })
+    }
+
+    /// Reports the health checks of Services and whether the node is about to go, if these have changed.
+    pub fn report_health_checks(&self, reconciler: &Reconciler) {
+        self.health.set_node_eligible(!reconciler.node_leaves());
+        let Some((servers, addresses)) = &self.health_checks else { return };
+        let listen = match addresses {
+            NodePortAddresses::All => Listen::Everywhere,
+            _ => Listen::At(reconciler.node_port_addresses().clone()),
+        };
+        let now = (reconciler.health_version(), listen);
+        if self.health_checks_reported.borrow().as_ref() == Some(&now) {
+            return;
+        }
+        let checks = reconciler.health_checks().flat_map(|(service, check)| {
+            check.local_endpoints.iter().map(|(family, local_endpoints)| HealthCheck {
+                namespace: service.namespace.to_string(),
+                name: service.name.to_string(),
+                uid: Arc::clone(&check.uid),
+                port: check.port,
+                ipv6: *family == IpFamily::V6,
+                balancers: check.balancers.clone(),
+                local_endpoints: *local_endpoints,
+            })
+        });
+        servers.set(checks.collect(), now.1.clone());
+        self.health_checks_reported.replace(Some(now));
+    }
+
+    /// Reports problems of Services that have appeared.
+    pub fn report_problems(&self, new: Vec<NewProblem>) {
+        let Some(recorder) = &self.recorder else { return };
+        new.iter().filter_map(events::of_problem).for_each(|notice| recorder.record(notice));
+        let counts = recorder.counts();
+        self.metrics.set_events(counts.written, counts.known, counts.lost);
     }
 
     /// Reports schedulers that the kernel lacks and objects that it refuses, if these have changed.
@@ -46,8 +135,8 @@ impl Observers {
     }
 
     /// Counts the writes and drains of a step, after which `draining` real servers drain.
-    pub fn report_step(&self, report: &Report, draining: usize) {
-        self.metrics.record_sync(report.written, report.failed, report.drift);
+    pub fn report_step(&self, report: &Report, timing: Timing, draining: usize) {
+        self.measures.report_step(report, timing);
         self.metrics.count_drains_begun(report.drains_begun);
         for ended in &report.ended {
             self.metrics.record_drain_end(ended.outcome.as_str(), ended.after, ended.cut);
@@ -55,6 +144,7 @@ impl Observers {
         self.metrics.set_draining(draining);
         if report.completed_start {
             self.health.set_programmed();
+            self.kube_proxy_rules.into_iter().for_each(KubeProxyRules::treat);
         }
     }
 
@@ -68,13 +158,14 @@ impl Observers {
         }
     }
 
-    /// Reports how far the kernel is behind after a step that began at `begun`.
+    /// Reports how far the kernel is behind after a step.
     ///
     /// Single Services that the kernel refuses must not take the node out of service, and no restart helps them, so
     /// `/readyz` only lists them. Where they are many, the node is not ready, which stops a rollout.
-    pub fn report_standing(&self, begun: Instant, standing: Standing) {
+    pub fn report_standing(&self, timing: Timing, standing: Standing) {
+        self.measures.report_standing(standing, timing);
         match standing.waits_for {
-            Some(wait) => self.health.set_waiting(begun, wait.as_str()),
+            Some(wait) => self.health.set_waiting(timing.begun, wait.as_str()),
             None => self.health.set_caught_up(),
         }
         let many = standing.unserved >= REFUSED_SERVICES_OF_A_BAD_NODE || standing.most_unserved;
@@ -91,7 +182,7 @@ fn number(count: usize) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use reconcile::Wait;
     use telemetry::Limits;
@@ -102,9 +193,10 @@ mod tests {
     fn pages(standing: Standing) -> ([bool; 3], String) {
         let health = Arc::new(Health::new(Limits::of(Duration::from_secs(30)), &[]));
         health.set_programmed();
-        let observers = Observers::new(Arc::clone(&health), Arc::new(Metrics::new([]).unwrap()));
+        let observers =
+            Observers::new(Arc::clone(&health), Arc::new(Metrics::new([]).unwrap()), SystemTime::UNIX_EPOCH);
         let begun = Instant::now();
-        observers.report_standing(begun, standing);
+        observers.report_standing(Timing { begun, ended: begun, at: SystemTime::UNIX_EPOCH }, standing);
         let then = begun + Duration::from_secs(3600);
         let ready = health.readyz(then);
         let list = ready.body.split("conditions\":").nth(1).unwrap().to_owned();

@@ -7,28 +7,36 @@ use std::{
         mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
     },
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context, anyhow, bail};
 use dataplane::Touched;
 use drain::Outcome;
 use drain_file::DrainFile;
-use kube_source::{ApiStatus, Batch, Delivery, Listener};
+use kube_source::{ApiStatus, Batch, Delivery, Listener, Recorder};
 use packet_rules::RulesWatcher;
-use reconcile::{Event, Reconciler};
+use reconcile::{Event, Part, Reconciler, Step};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use service_model::ModelEvent;
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     iterator::Signals,
 };
-use telemetry::{Health, Limits, Metrics, Site, SourceStatus};
+use telemetry::{Health, Limits, Metrics, Process, Site, SourceStatus};
 use tracing::{info, warn};
 use vip::VipWatcher;
 
 use crate::{
-    advice, clock, config::Settings, drain_saver::DrainSaver, kernel_tables, observers::Observers, source,
-    state_dir,
+    advice, clock,
+    config::Settings,
+    config_watch::ConfigWatch,
+    drain_saver::DrainSaver,
+    events, kernel_tables,
+    measures::{self, Timing},
+    observers::Observers,
+    restart::Stopped,
+    source, state_dir,
 };
 
 /// Time for which a watcher blocks before it looks whether anybody still listens.
@@ -49,20 +57,26 @@ const SERVICES_BEFORE_TRIM: usize = 1000;
 
 /// Messages of the threads to the loop.
 enum Message {
-    Events(Vec<ModelEvent>),
+    /// Changes of objects, with the time at which they arrived.
+    Events(Vec<ModelEvent>, Instant),
     Touched(Touched),
     Stop(i32),
+    /// The configuration file has another configuration.
+    Reconfigured,
     /// A thread cannot go on.
     Failed(anyhow::Error),
 }
 
-/// Runs until SIGTERM or SIGINT; the dataplane stays as it is.
-pub fn run(settings: &Settings) -> anyhow::Result<()> {
+/// Runs until SIGTERM, SIGINT or another configuration; the dataplane stays as it is.
+pub fn run(settings: &Settings, process: Process, file: Option<ConfigWatch>) -> anyhow::Result<Stopped> {
     let _lock = state_dir::lock(&settings.state_dir)?;
+    let (sender, receiver) = mpsc::sync_channel(QUEUED_MESSAGES);
+    // First of all, so that whoever stops it at once finds no failure.
+    stop_on_signal(sender.clone())?;
     info!(version = env!("CARGO_PKG_VERSION"), node = %settings.node_name, "kube-ipvs starts");
-    for warning in &settings.warnings {
-        warn!("{warning}");
-    }
+    raise_open_files();
+    adjust_oom_score(settings);
+    advice::report_settings(settings);
     let source = source::open(settings)?;
     info!(objects = source.describe(), "follows objects");
     for warning in advice::warnings(settings, source.server()) {
@@ -72,34 +86,66 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
     // The loop counts as at work until it first waits for messages: it opens tables, which may load modules.
     health.begin_step(Instant::now());
     let metrics = Arc::new(Metrics::new(Outcome::ALL.map(Outcome::as_str)).context("set up the metrics")?);
-    serve(settings, &health, &metrics)?;
-    let (sender, receiver) = mpsc::sync_channel(QUEUED_MESSAGES);
+    serve(settings, &health, &metrics, process)?;
+    let (recorder, requests) = (source.recorder(), source.requests());
+    let started = clock::wall();
     // The API server answers while the loop opens the tables.
-    follow(source, sender.clone(), Arc::clone(&health))?;
+    let receivers = (Arc::clone(&health), Arc::clone(&metrics));
+    follow(source, sender.clone(), receivers, started)?;
     let opened = kernel_tables::open()?;
     kernel_tables::set_timeouts(settings)?;
     let choice = kernel_tables::choose_conn_reuse(settings, Some(&metrics));
     let config = kernel_tables::for_this_kernel(settings, &choice);
-    stop_on_signal(sender.clone())?;
+    if let Some(file) = file {
+        watch_config(file, sender.clone())?;
+    }
     // Before the first dump, so that no change falls in between.
     watch_vips(opened.vip_port, sender.clone())?;
     watch_rules(opened.rules_watcher, sender)?;
     let mut reconciler = Reconciler::new(config, opened.tables);
     let file = DrainFile::new(&settings.state_dir, kernel::boot_id().context("read the boot's id")?);
     let saver = DrainSaver::resume(file, &mut reconciler);
-    let observers = Observers::new(health, metrics);
+    let addresses = settings.reconcile.planner.node_port_addresses.clone();
+    if let Some(recorder) = &recorder {
+        recorder.record(events::of_start());
+    }
+    let observers = Observers::new(health, metrics, started).with_recorder(recorder).with_requests(requests);
+    let observers = observers.with_health_checks(addresses).context("start the health checks of Services")?;
+    let observers = observers.with_kube_proxy_rules(settings.kube_proxy_rules);
     observers.report_findings(&reconciler);
     drive(reconciler, saver, &receiver, &observers)
 }
 
-fn serve(settings: &Settings, health: &Arc<Health>, metrics: &Arc<Metrics>) -> anyhow::Result<()> {
+/// Raises the limit of open files as far as this process may: each health check of a Service has sockets of its own.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    if let Err(error) = raised {
+        warn!("raise the limit of open files ({limit:?}): {error}");
+    }
+}
+
+/// Sets the rank among the processes that the kernel kills, as far as this process may.
+fn adjust_oom_score(settings: &Settings) {
+    let rank = settings.oom_score_adj;
+    if let Err(error) = kernel::set_oom_score_adj(rank) {
+        info!("cannot set oom_score_adj to {rank}: {error}; CAP_SYS_RESOURCE is needed to lower it");
+    }
+}
+
+fn serve(
+    settings: &Settings,
+    health: &Arc<Health>,
+    metrics: &Arc<Metrics>,
+    process: Process,
+) -> anyhow::Result<()> {
     if let Some(addr) = settings.healthz {
-        let site = Site::Health(Arc::clone(health));
-        telemetry::serve(addr, site, None).context("start the health server")?;
+        let site = Site::Health(Arc::clone(health), Arc::clone(metrics));
+        telemetry::serve(addr, site, settings.bind_failure, None).context("start the health server")?;
     }
     if let Some(addr) = settings.metrics {
-        let site = Site::Metrics(Arc::clone(metrics));
-        telemetry::serve(addr, site, None).context("start the metrics server")?;
+        let site = Site::Metrics(Arc::clone(metrics), Arc::new(process));
+        telemetry::serve(addr, site, settings.bind_failure, None).context("start the metrics server")?;
     }
     Ok(())
 }
@@ -113,12 +159,30 @@ fn stop_on_signal(sender: SyncSender<Message>) -> anyhow::Result<()> {
     })
 }
 
-fn follow(source: source::Opened, sender: SyncSender<Message>, health: Arc<Health>) -> anyhow::Result<()> {
+fn watch_config(mut file: ConfigWatch, sender: SyncSender<Message>) -> anyhow::Result<()> {
+    spawn("configuration", sender, move |sender| {
+        file.wait();
+        let _closed = sender.send(Message::Reconfigured);
+    })
+}
+
+/// Starts the source, whose changes go to the loop; statuses and times of delivery go to whoever shows them.
+fn follow(
+    source: source::Opened,
+    sender: SyncSender<Message>,
+    (health, metrics): (Arc<Health>, Arc<Metrics>),
+    started: SystemTime,
+) -> anyhow::Result<()> {
+    let recorder = source.recorder();
     spawn("source", sender, move |sender| {
         source.run(|delivery| {
             let passed_on = match delivery {
-                Delivery::Objects(batch) => forward(batch, sender),
+                Delivery::Objects(batch) => {
+                    measures::record_delivery(&metrics, &batch.events, started, clock::wall());
+                    forward(batch, recorder.as_ref(), sender)
+                }
                 Delivery::Status(kind, status) => {
+                    metrics.sources.set_following(kind, status == ApiStatus::Following);
                     health.set_source_status(kind, source_status(status));
                     Ok(())
                 }
@@ -138,15 +202,21 @@ fn source_status(status: ApiStatus) -> SourceStatus {
 /// Error of a message to a loop that has ended.
 struct LoopGone;
 
-/// Logs problems, each once, and passes events on.
-fn forward(batch: Batch, sender: &SyncSender<Message>) -> Result<(), LoopGone> {
+/// Logs problems, each once, reports those of Services, and passes changes of the model on.
+fn forward(batch: Batch, recorder: Option<&Recorder>, sender: &SyncSender<Message>) -> Result<(), LoopGone> {
     for problem in &batch.problems {
         warn!("{problem}");
+        if let Some((recorder, notice)) = recorder.zip(problem.notice()) {
+            recorder.record(notice);
+        }
     }
     for problem in &batch.healed {
         info!("no longer: {problem}");
     }
-    if batch.events.is_empty() { Ok(()) } else { send(sender, Message::Events(batch.events)) }
+    if batch.events.is_empty() {
+        return Ok(());
+    }
+    send(sender, Message::Events(batch.events, Instant::now()))
 }
 
 fn send(sender: &SyncSender<Message>, message: Message) -> Result<(), LoopGone> {
@@ -238,7 +308,7 @@ fn drive(
     mut saver: DrainSaver,
     receiver: &Receiver<Message>,
     observers: &Observers,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Stopped> {
     let mut planned = 0;
     loop {
         let now = clock::now();
@@ -258,7 +328,8 @@ fn drive(
         let waiting = std::iter::from_fn(|| receiver.try_recv().ok()).take(MESSAGES_PER_STEP);
         for message in first.into_iter().chain(waiting) {
             match message {
-                Message::Events(events) => {
+                Message::Events(events, arrived) => {
+                    observers.measures.report_arrival(arrived);
                     for event in events {
                         reconciler.handle(Event::Model(event));
                     }
@@ -267,7 +338,11 @@ fn drive(
                 Message::Stop(signal) => {
                     info!(signal, "stops; virtual servers, routes and packet rules stay as they are");
                     saver.finish(&reconciler);
-                    return Ok(());
+                    return Ok(Stopped::Done);
+                }
+                Message::Reconfigured => {
+                    saver.finish(&reconciler);
+                    return Ok(Stopped::Reconfigured);
                 }
                 Message::Failed(error) => {
                     saver.finish(&reconciler);
@@ -275,9 +350,15 @@ fn drive(
                 }
             }
         }
-        planned += step(&mut reconciler, observers);
+        let (services, timing) = step(&mut reconciler, observers, begun);
+        planned += services;
         saver.save_if_due(&reconciler, clock::now());
-        observers.report_standing(begun, reconciler.standing());
+        observers.report_standing(timing, reconciler.standing());
+        observers.measures.report_state(&reconciler, timing);
+        // A load balancer must not hear of endpoints that node ports do not lead to yet.
+        if reconciler.is_running() {
+            observers.report_health_checks(&reconciler);
+        }
         let is_idle = reconciler.is_running() && !reconciler.has_backlog();
         if is_idle && std::mem::take(&mut planned) >= SERVICES_BEFORE_TRIM {
             kernel::give_memory_back();
@@ -285,8 +366,9 @@ fn drive(
     }
 }
 
-/// Executes one step, and returns the number of Services that it planned.
-fn step(reconciler: &mut Reconciler, observers: &Observers) -> usize {
+/// Executes one step, and returns the number of Services that it planned. `begun` is the time at which the loop took the
+/// messages before it.
+fn step(reconciler: &mut Reconciler, observers: &Observers, begun: Instant) -> (usize, Timing) {
     let (begin, spent) = (clock::now(), clock::spent());
     let report = reconciler.step(begin);
     let end = clock::now();
@@ -295,129 +377,18 @@ fn step(reconciler: &mut Reconciler, observers: &Observers) -> usize {
         let took = end.saturating_sub(begin);
         info!(?took, "sync: {report}");
     }
-    observers.report_step(&report, reconciler.draining());
+    let timing = Timing { begun, ended: Instant::now(), at: clock::wall() };
+    observers.report_step(&report, timing, reconciler.draining());
+    if report.step == Step::Audit(Part::Servers) {
+        observers.measures.report_traffic(reconciler);
+    }
     observers.report_shortfalls(reconciler.shortfalls());
+    observers.report_problems(reconciler.take_new_problems());
     if report.findings {
         observers.report_findings(reconciler);
     }
-    report.services
+    (report.services, timing)
 }
 
 #[cfg(test)]
-mod tests {
-    use dataplane::{
-        BatchReport, IpvsTable, ObservedRealServer, TableError, Tables, VirtualServerDump,
-        fake::{FakeConntrack, FakeIpvs, FakeRules, FakeSysctls, FakeVips},
-    };
-    use drain_file::DrainFile;
-    use lb_types::{IpvsOp, VirtualServerId};
-    use reconcile::Config;
-    use testkit::{TempDir, wait_until};
-
-    use super::*;
-
-    /// IPVS of a kernel whose answer to the first dump does not come.
-    struct StuckIpvs {
-        kernel: FakeIpvs,
-        /// Closes once the kernel answers.
-        stuck: Receiver<()>,
-    }
-
-    impl IpvsTable for StuckIpvs {
-        fn has_scheduler(&mut self, _: lb_types::Scheduler) -> Result<bool, TableError> {
-            Ok(true)
-        }
-
-        fn dump_virtual_servers(&mut self) -> Result<VirtualServerDump, TableError> {
-            let _closed = self.stuck.recv();
-            self.kernel.dump_virtual_servers()
-        }
-
-        fn dump_real_servers(&mut self, vs: VirtualServerId) -> Result<Vec<ObservedRealServer>, TableError> {
-            self.kernel.dump_real_servers(vs)
-        }
-
-        fn apply(&mut self, ops: &[IpvsOp]) -> Result<BatchReport, TableError> {
-            self.kernel.apply(ops)
-        }
-    }
-
-    /// Runs the loop over fakes until a message stops it.
-    fn drive_over_fakes(stuck: Receiver<()>, receiver: &Receiver<Message>, health: Arc<Health>) {
-        let dir = TempDir::new("drive");
-        let tables = Tables {
-            ipvs: Box::new(StuckIpvs { kernel: FakeIpvs::default(), stuck }),
-            vips: Box::new(FakeVips::default()),
-            rules: Box::new(FakeRules::default()),
-            sysctls: Box::new(FakeSysctls::default()),
-            conntrack: Box::new(FakeConntrack::default()),
-        };
-        let mut reconciler = Reconciler::new(Config::default(), tables);
-        let file = DrainFile::new(dir.path(), "boot".to_owned());
-        let saver = DrainSaver::resume(file, &mut reconciler);
-        let metrics = Arc::new(Metrics::new([]).unwrap());
-        drive(reconciler, saver, receiver, &Observers::new(health, metrics)).unwrap();
-    }
-
-    #[test]
-    fn a_call_into_the_kernel_that_hangs_is_seen() {
-        let (release, stuck) = mpsc::channel();
-        let (sender, receiver) = mpsc::sync_channel(QUEUED_MESSAGES);
-        let health = Arc::new(Health::new(Limits::of(Duration::from_secs(30)), &[]));
-        health.begin_step(Instant::now());
-        let noted = Arc::clone(&health);
-        let driven = thread::spawn(move || drive_over_fakes(stuck, &receiver, noted));
-        let pages_in_an_hour = || {
-            let then = Instant::now() + Duration::from_secs(3600);
-            (health.livez(then).good, health.healthz(then).good)
-        };
-        let wait_for_pages = |what: &str, expect: (bool, bool)| {
-            wait_until(Duration::from_secs(60), what, || pages_in_an_hour() == expect);
-        };
-        wait_for_pages("the loop waits for objects", (true, true));
-        sender.send(Message::Events(vec![ModelEvent::Synced])).unwrap();
-        wait_for_pages("the dump hangs", (false, false));
-        drop(release);
-        wait_for_pages("the dump was answered", (true, true));
-        wait_until(Duration::from_secs(60), "readiness", || health.readyz(Instant::now()).good);
-        sender.send(Message::Stop(SIGTERM)).unwrap();
-        driven.join().unwrap();
-    }
-
-    fn end(body: impl FnOnce(&SyncSender<Message>) + Send + 'static) -> String {
-        let (sender, receiver) = mpsc::sync_channel(1);
-        // A second sender, as in the running process: the channel stays open.
-        spawn("test", sender.clone(), body).unwrap();
-        match receiver.recv().unwrap() {
-            Message::Failed(error) => error.to_string(),
-            Message::Events(_) | Message::Touched(_) | Message::Stop(_) => panic!("no failure"),
-        }
-    }
-
-    #[test]
-    fn a_watcher_that_fails_tries_again_and_its_table_counts_as_touched() {
-        let (sender, receiver) = mpsc::sync_channel(16);
-        let mut answers = vec![Ok(Some(Touched::Vips)), Err(anyhow!("busy")), Err(anyhow!("busy")), Ok(None)];
-        answers.extend([Err(anyhow!("busy")), Ok(Some(Touched::Vips))]);
-        let (mut answers, mut receiver) = (answers.into_iter(), Some(receiver));
-        let (mut pauses, mut reports) = (Vec::new(), 0);
-        let wait = || {
-            answers.next().unwrap_or_else(|| {
-                // The loop ends.
-                reports = receiver.take().map_or(reports, |receiver| receiver.try_iter().count());
-                Ok(Some(Touched::Vips))
-            })
-        };
-        watch(wait, Touched::Vips, &sender, |pause| pauses.push(pause));
-        assert_eq!(reports, 5, "two changes and three suspicions");
-        assert_eq!(pauses, [FIRST_RETRY_PAUSE, FIRST_RETRY_PAUSE * 2, FIRST_RETRY_PAUSE]);
-    }
-
-    #[test]
-    fn the_loop_hears_of_every_thread_that_ends() {
-        assert_eq!(end(|_| ()), "thread test has ended");
-        assert!(end(|_| panic!("on purpose")).starts_with("thread test has panicked"));
-        let first = end(|sender| _ = sender.send(Message::Failed(anyhow!("the reason"))));
-        assert_eq!(first, "the reason");
-    }
-}
+mod tests;

@@ -2,7 +2,10 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use kube_source::{ApiOptions, ApiSource, Batch, Delivery, Limits, Listener, ManifestSource, ProxyVariables};
+use kube_source::{
+    ApiOptions, ApiSource, Batch, Delivery, Limits, Listener, ManifestSource, ProxyVariables, Recorder,
+    RequestCounts,
+};
 use service_model::ModelEvent;
 
 use crate::config::{Settings, Source};
@@ -55,6 +58,22 @@ impl Opened {
     pub fn server(&self) -> Option<IpAddr> {
         match self {
             Opened::Api(source) => source.server(),
+            Opened::Manifests(_) => None,
+        }
+    }
+
+    /// Counts of requests, and the host that gets them.
+    pub fn requests(&self) -> Option<(RequestCounts, String)> {
+        match self {
+            Opened::Api(source) => Some((source.counts(), source.host())),
+            Opened::Manifests(_) => None,
+        }
+    }
+
+    /// Handle for events; without an API server there are none.
+    pub fn recorder(&self) -> Option<Recorder> {
+        match self {
+            Opened::Api(source) => Some(source.recorder()),
             Opened::Manifests(_) => None,
         }
     }

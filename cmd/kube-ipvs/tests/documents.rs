@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use kube_source::Reason;
 use telemetry::{Family, Metrics};
 
 const PAGE: &str = include_str!("../../../docs/metrics.md");
+const OPERATING: &str = include_str!("../../../docs/operating.md");
 
 /// A metric as one line, so that a difference can be read.
 fn describe(name: &str, kind: &str, labels: &[String]) -> String {
@@ -47,4 +49,21 @@ fn the_page_of_metrics_has_every_metric_and_no_other() {
         lacks.is_empty() && invents.is_empty(),
         "docs/metrics.md lacks {lacks:#?} and invents {invents:#?}"
     );
+}
+
+#[test]
+fn the_table_of_events_has_every_reason_and_no_other() {
+    let table = OPERATING.split("\n## Events\n").nth(1).and_then(|rest| rest.split("\n## ").next());
+    let rows = table.expect("a section on events").lines().filter(|line| line.starts_with("| `"));
+    let documented: BTreeSet<_> = rows
+        .map(|row| {
+            let cells: Vec<_> = row.trim_matches('|').split('|').map(str::trim).collect();
+            [cells[0].trim_matches('`'), cells[2], cells[3].trim_matches('`')].map(str::to_owned)
+        })
+        .collect();
+    let known: BTreeSet<_> = Reason::ALL
+        .into_iter()
+        .map(|reason| [reason.as_str(), reason.kind(), reason.action()].map(str::to_owned))
+        .collect();
+    assert_eq!(documented, known);
 }

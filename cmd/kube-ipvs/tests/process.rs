@@ -83,3 +83,71 @@ fn a_closed_standard_error_changes_nothing() {
     let status = command().stderr(closed()).status().expect("run");
     assert_eq!((open.status.code(), status.code()), (Some(1), Some(1)));
 }
+
+/// Runs the program with these arguments; its exit code and standard error.
+fn run_with(args: &[&str]) -> (Option<i32>, String) {
+    let output = kube_ipvs().args(args).output().expect("run");
+    (output.status.code(), stderr(&output))
+}
+
+/// A file with these fields of a KubeProxyConfiguration.
+fn config_file(dir: &TempDir, fields: &str) -> String {
+    let path = dir.path().join("config.conf");
+    let head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
+    fs::write(&path, format!("{head}{fields}")).expect("write");
+    path.display().to_string()
+}
+
+/// Conformance: app TestLoadConfigFailures
+#[test]
+fn a_file_that_is_wrong_ends_the_process_with_every_mistake() {
+    let dir = TempDir::new("wrong-config");
+    let path =
+        config_file(&dir, "mode: nftables\nipvs: {scheduler: fair, syncPeriod: 1s, minSyncPeriod: 2s}\n");
+    let (code, text) = run_with(&["--config", &path, "--hostname-override=n1"]);
+    assert_eq!(code, Some(1), "{text}");
+    for part in
+        ["mode: \"nftables\"", "ipvs.scheduler: ", "ipvs.minSyncPeriod: 2s is longer than ipvs.syncPeriod"]
+    {
+        assert!(text.contains(part), "{part} is missing in {text}");
+    }
+    let (code, text) = run_with(&["--config=/nonexistent/config.conf"]);
+    assert!(
+        code == Some(1) && text.contains("read --config /nonexistent/config.conf: No such file"),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_configuration_in_effect_is_written_and_means_the_same_again() {
+    let dir = TempDir::new("write-config");
+    let path = config_file(&dir, "bindAddress: '::'\nipvs: {scheduler: lc}\n");
+    let [first, second] = ["first", "second"].map(|name| dir.path().join(name).display().to_string());
+    let flags = ["--hostname-override=n1", "--graceful-timeout=1m"];
+    let (code, text) = run_with(&[&["--config", &path, "--write-config-to", &first], &flags[..]].concat());
+    assert_eq!(code, Some(0), "{text}");
+    let written = fs::read_to_string(&first).expect("the file");
+    for line in [
+        "mode: \"ipvs\"",
+        "healthzBindAddress: \"[::]:10256\"",
+        "metricsBindAddress: \"[::1]:10249\"",
+        "  scheduler: \"lc\"",
+        "gracefulTimeout: 1m0s",
+        "hostnameOverride: \"n1\"",
+    ] {
+        assert!(written.lines().any(|written| written == line), "{line} is missing in\n{written}");
+    }
+    let (code, text) = run_with(&["--config", &first, "--write-config-to", &second]);
+    assert_eq!(code, Some(0), "{text}");
+    assert_eq!(fs::read_to_string(&second).expect("the file"), written);
+}
+
+#[test]
+fn the_version_is_printed_without_a_configuration() {
+    let version = |args: &[&str]| String::from_utf8(kube_ipvs().args(args).output().expect("run").stdout);
+    let number = env!("CARGO_PKG_VERSION");
+    assert_eq!(version(&["--version=raw", "--config=/nonexistent"]), Ok(format!("{number}\n")));
+    for args in [&["--version"][..], &["-V"], &["version"]] {
+        assert_eq!(version(args), Ok(format!("kube-ipvs {number}\n")));
+    }
+}

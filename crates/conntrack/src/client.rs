@@ -38,7 +38,7 @@ impl ConntrackClient {
     fn delete(&mut self, filters: &[ConntrackFilter]) -> Result<usize, Error> {
         let mut groups: BTreeMap<(IpFamily, Protocol), BTreeSet<Key>> = BTreeMap::new();
         for filter in filters {
-            let service = filter.service;
+            let service = filter.front.port;
             let family = IpFamily::of(service.addr);
             groups.entry((family, service.protocol)).or_default().insert(Key::of(filter));
         }
@@ -101,6 +101,10 @@ fn count_deleted(named: usize, outcome: BatchOutcome) -> Result<usize, Error> {
 }
 
 impl ConntrackTable for ConntrackClient {
+    fn dumps_interrupted(&self) -> u64 {
+        self.counters().dumps_interrupted
+    }
+
     fn delete_flows(&mut self, filters: &[ConntrackFilter]) -> Result<usize, TableError> {
         Ok(self.delete(filters)?)
     }

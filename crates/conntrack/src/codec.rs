@@ -73,7 +73,7 @@ pub(crate) struct Key {
 
 impl Key {
     pub(crate) fn of(filter: &ConntrackFilter) -> Self {
-        let service = filter.service;
+        let service = filter.front.port;
         Key { to: SocketAddr::new(service.addr, service.port.get()), answers_from: filter.answers_from() }
     }
 }
@@ -237,7 +237,7 @@ fn find_in(mut attributes: Attributes<'_>, kind: u16) -> Option<Attribute<'_>> {
 pub(crate) fn push_delete(batch: &mut Batch, family: IpFamily, tracked: &Tracked) {
     batch.push(DELETE, 0, |message| {
         put_header(message, family);
-        message.nested(attr::TUPLE_ORIG, |message| message.put(&tracked.tuple));
+        message.nested_bytes(attr::TUPLE_ORIG, &tracked.tuple);
         if let Some(zone) = tracked.zone {
             message.attribute(attr::ZONE, &zone);
         }

@@ -1,6 +1,6 @@
 //! What the kernel's error numbers mean for writes to the nftables table.
 
-use lb_types::RulesOp;
+use lb_types::{RuleElement, RulesOp};
 
 use crate::errno_name;
 
@@ -32,6 +32,10 @@ fn element_meaning(op: &RulesOp, errno: i32) -> Option<&'static str> {
     match (op, errno) {
         (RulesOp::DeleteElement(_), libc::ENOENT) => Some("the table, the set or the element is missing"),
         (_, libc::ENOENT) => Some("the table or the set is missing"),
+        (RulesOp::AddElement(RuleElement::Allow(..)), libc::EEXIST) => {
+            Some("another prefix of that port overlaps with it")
+        }
+        (RulesOp::AddElement(_), libc::EEXIST) => Some("the map has another mark for that port"),
         (_, libc::EINVAL) => Some("the key is not one of this set"),
         (_, libc::ENFILE) => Some("the set is full"),
         _ => None,
@@ -48,7 +52,7 @@ fn general_meaning(errno: i32) -> String {
 
 #[cfg(test)]
 mod tests {
-    use lb_types::{RuleElement, RulesLayout};
+    use lb_types::RulesLayout;
 
     use super::*;
 

@@ -18,7 +18,12 @@ pub fn explain_vip(op: &VipOp, errno: i32) -> String {
         VipOp::DeleteLink if errno == libc::EEXIST => {
             Some("the link is not of type dummy, so it is somebody else's and stays".to_owned())
         }
-        VipOp::DeleteRoute { .. } | VipOp::DeleteAddress { .. } | VipOp::DeleteLink => None,
+        VipOp::EnsureRule { .. } => rule_meaning(errno),
+        VipOp::EnsureAddress { .. } => route_meaning(None, errno),
+        VipOp::DeleteRoute { .. }
+        | VipOp::DeleteRule { .. }
+        | VipOp::DeleteAddress { .. }
+        | VipOp::DeleteLink => None,
     };
     let meaning = meaning.unwrap_or_else(|| general_meaning(errno));
     format!("{op}: {} ({errno}): {meaning}", errno_name(errno))
@@ -58,6 +63,15 @@ fn route_meaning(source: Option<IpAddr>, errno: i32) -> Option<String> {
     }
 }
 
+fn rule_meaning(errno: i32) -> Option<String> {
+    let is_missing = matches!(errno, libc::EAFNOSUPPORT | libc::EOPNOTSUPP);
+    is_missing.then(|| {
+        "the kernel has no routing policy (CONFIG_IP_MULTIPLE_TABLES, CONFIG_IPV6_MULTIPLE_TABLES): use the binding \
+         route instead of steer"
+            .to_owned()
+    })
+}
+
 fn general_meaning(errno: i32) -> String {
     match errno {
         libc::EPERM => "CAP_NET_ADMIN is missing".to_owned(),
@@ -68,12 +82,15 @@ fn general_meaning(errno: i32) -> String {
 
 #[cfg(test)]
 mod tests {
+    use lb_types::RouteTable;
+
     use super::*;
 
     #[test]
     fn the_same_number_means_different_things() {
         let source = Some("192.0.2.1".parse().unwrap());
-        let route = VipOp::EnsureRoute { vip: "10.96.0.1".parse().unwrap(), source };
+        let route =
+            VipOp::EnsureRoute { vip: "10.96.0.1".parse().unwrap(), table: RouteTable::Local, source };
         let cases = [
             (VipOp::EnsureLink, libc::EEXIST, "rename it or remove it"),
             (VipOp::EnsureLink, libc::EOPNOTSUPP, "modprobe dummy"),

@@ -26,9 +26,9 @@ pub use error::{ErrorKind, TableError};
 pub use explain_rules::explain_rules;
 pub use explain_vip::explain_vip;
 use lb_types::{
-    ConnectionCounters, ConntrackFilter, FastMap, FastSet, IpFamily, IpvsOp, RealServer, RealServerId,
-    RuleElement, RulesLayout, RulesOp, Scheduler, SysctlOp, TrafficCounters, VipOp, VipPort, VirtualServer,
-    VirtualServerId,
+    ConnectionCounters, ConntrackFilter, FastMap, FastSet, IpFamily, IpvsOp, MarkRule, RealServer,
+    RealServerId, RuleElement, RulesLayout, RulesOp, Scheduler, SysctlOp, TrafficCounters, VipOp, VipPort,
+    VirtualServer, VirtualServerId,
 };
 pub use unopened::Unopened;
 
@@ -84,8 +84,18 @@ pub struct ObservedRealServer {
 
 /// The IPVS tables of one network namespace.
 pub trait IpvsTable {
+    /// Dumps so far that changes of the table interrupted, each repetition by itself.
+    fn dumps_interrupted(&self) -> u64 {
+        0
+    }
+
     /// Dumps all virtual servers.
     fn dump_virtual_servers(&mut self) -> Result<VirtualServerDump, TableError>;
+
+    /// Dumps the traffic of all virtual servers, each since it was made.
+    fn dump_traffic(&mut self) -> Result<Vec<(VirtualServerId, TrafficCounters)>, TableError> {
+        Ok(Vec::new())
+    }
 
     /// Dumps the real servers of a virtual server; none if that does not exist.
     fn dump_real_servers(&mut self, vs: VirtualServerId) -> Result<Vec<ObservedRealServer>, TableError>;
@@ -114,6 +124,10 @@ pub struct ObservedVips {
     pub link: Option<ObservedLink>,
     /// Our local routes (our route protocol, on our link) with their preferred source.
     pub routes: FastMap<IpAddr, Option<IpAddr>>,
+    /// VIPs with a route of ours in the table of steered packets.
+    pub steered: FastSet<IpAddr>,
+    /// Our rules of the routing policy that lead there: family and bit of the packet mark.
+    pub rules: BTreeSet<(IpFamily, u8)>,
     /// Addresses on `kube-ipvs0`; IPv6 link-local ones excluded.
     pub addresses: BTreeSet<IpAddr>,
     /// Addresses of this node: on every other link, loopback and IPv6 link-local excluded, with the link's
@@ -135,8 +149,16 @@ pub struct BridgeFilters {
 
 /// Links, addresses and routes of one network namespace.
 pub trait VipTable {
+    /// Dumps so far that changes of the table interrupted, each repetition by itself.
+    fn dumps_interrupted(&self) -> u64 {
+        0
+    }
+
     /// Dumps everything that concerns VIPs.
     fn observe(&mut self) -> Result<ObservedVips, TableError>;
+
+    /// Finds the rules of the routing policy that look at packet marks, inverted ones and ours excluded.
+    fn mark_rules(&mut self) -> Result<Vec<MarkRule>, TableError>;
 
     /// Finds the interfaces with an IPv6 default route that came by router advertisement.
     fn advertised_links(&mut self) -> Result<BTreeSet<String>, TableError>;
@@ -182,6 +204,11 @@ impl fmt::Display for ForwardDrop {
 
 /// The nftables table of one network namespace.
 pub trait RulesTable {
+    /// Dumps so far that changes of the table interrupted, each repetition by itself.
+    fn dumps_interrupted(&self) -> u64 {
+        0
+    }
+
     /// Dumps the table and compares its chains with a layout.
     fn observe(&mut self, wanted: &RulesLayout) -> Result<ObservedRules, TableError>;
 
@@ -191,8 +218,8 @@ pub trait RulesTable {
 
     /// Executes all operations in one transaction: if any is in `failed`, none was executed.
     ///
-    /// Adding a present element succeeds; deleting an absent one fails with ENOENT, and so does any element
-    /// operation while the table is missing.
+    /// Adding a present element succeeds, unless a map has another mark for its front, which fails with EEXIST;
+    /// deleting an absent one fails with ENOENT, and so does any element operation while the table is missing.
     fn apply(&mut self, ops: &[RulesOp]) -> Result<BatchReport, TableError>;
 }
 
@@ -213,7 +240,13 @@ pub trait Sysctls {
 
 /// The connection tracking of one network namespace.
 pub trait ConntrackTable {
-    /// Deletes every tracked connection that one of the filters names, and no other; returns their number.
+    /// Dumps so far that changes of the table interrupted, each repetition by itself.
+    fn dumps_interrupted(&self) -> u64 {
+        0
+    }
+
+    /// Deletes every tracked connection that one of the filters names, and no other; returns their number. Every filter
+    /// has an address.
     ///
     /// One call for many filters costs one walk over the table for each family and protocol among them. It
     /// may miss tracked connections that appear meanwhile: make the change that they must not outlive first.

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use lb_types::{ConntrackFilter, IpvsOp, RulesLayout, RulesOp, Scheduler, VipOp, VipPort, VirtualServerId};
+use lb_types::{
+    ConntrackFilter, IpvsOp, MarkRule, RulesLayout, RulesOp, Scheduler, VipOp, VipPort, VirtualServerId,
+};
 
 use crate::{
     BatchReport, ConntrackTable, ErrorKind, ForwardDrop, IpvsTable, ObservedRealServer, ObservedRules,
@@ -49,6 +51,10 @@ impl IpvsTable for Unopened {
 
 impl VipTable for Unopened {
     fn observe(&mut self) -> Result<ObservedVips, TableError> {
+        self.fail()
+    }
+
+    fn mark_rules(&mut self) -> Result<Vec<MarkRule>, TableError> {
         self.fail()
     }
 

@@ -8,6 +8,7 @@
 use std::{
     fs::{self, OpenOptions},
     io::{self, Read as _, Write as _},
+    num::NonZeroU32,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
@@ -59,6 +60,12 @@ pub struct Saved {
     /// The part that the next process must know.
     #[serde(flatten)]
     pub record: Record,
+    /// Name of the Service port that its front serves, or served last; for listings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_port: Option<String>,
+    /// Packet mark by which its virtual server is selected, if it is; for listings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<NonZeroU32>,
     /// The policy by which it drains; for listings.
     pub policy: Policy,
     /// Time since boot at which it is removed in any case; for listings.
@@ -152,7 +159,16 @@ impl Saved {
     /// An entry for a drain.
     pub fn new(key: &Key, drain: &Drain, waits_for: WaitsFor) -> Self {
         let (policy, deadline) = (drain.settings.policy, drain.deadline());
-        Saved { key: *key, record: Record::from(drain), policy, deadline, waits_for: Some(waits_for) }
+        let record = Record::from(drain);
+        Saved {
+            key: *key,
+            record,
+            service_port: None,
+            mark: None,
+            policy,
+            deadline,
+            waits_for: Some(waits_for),
+        }
     }
 
     /// `NAMESPACE/NAME` of its pod; the file has the UID too.

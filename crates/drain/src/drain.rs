@@ -113,9 +113,7 @@ impl Drain {
         if connections.active > 0 || moved {
             self.last_activity = now;
         }
-        if let Some(before) = before {
-            self.silence.observe(now, &before, &(*connections, *traffic), self.family);
-        }
+        self.silence.observe(now, before.as_ref(), &(*connections, *traffic), self.family);
     }
 
     /// Time at which a poll could find it drained, unless something happens before.

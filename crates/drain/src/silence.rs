@@ -4,6 +4,9 @@
 //! apart. So a packet that one reading shows without its answer is as good as answered; only a later reading
 //! tells, at least [`SETTLED`] later. Silence therefore counts from the first reading that shows something
 //! unanswered, and never from the last one that did not.
+//!
+//! For the same reason nothing that is compared with a reading of the first [`STALE`] is judged: a client
+//! that had sent something and reset its connection just before the first one would look like one that waits.
 
 use lb_types::IpFamily;
 
@@ -32,6 +35,8 @@ const LAST_WORDS: u64 = 11;
 /// Clients of one real server that may wait for an answer.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Silence {
+    /// Times of the first reading and of the last.
+    readings: Option<(Time, Time)>,
     waiting: Waiting,
     /// Packets of clients since the last answer.
     packets: u64,
@@ -62,12 +67,21 @@ enum Waiting {
 }
 
 impl Silence {
-    /// Compares a reading with the one before it.
+    /// Compares a reading with the one before it, if there is one.
     ///
     /// An ICMP error that IPVS passes on to the client counts as a packet to it (`handle_response_icmp`,
     /// net/netfilter/ipvs/ip_vs_core.c). Routers report the address of a vanished pod as unreachable; our
     /// packet rules keep that from IPVS.
-    pub(crate) fn observe(&mut self, now: Time, before: &Reading, reading: &Reading, family: IpFamily) {
+    pub(crate) fn observe(
+        &mut self,
+        now: Time,
+        before: Option<&Reading>,
+        reading: &Reading,
+        family: IpFamily,
+    ) {
+        let (first, last) = self.readings.unwrap_or((now, now));
+        self.readings = Some((first, now));
+        let Some(before) = before else { return };
         let ended = u64::from(before.0.active.saturating_sub(reading.0.active));
         self.ended.extend((ended > 0).then_some((now, ended)));
         if reading.0.active == 0 || reading.1.packets_out != before.1.packets_out {
@@ -75,6 +89,12 @@ impl Silence {
         }
         let packets = reading.1.packets_in.saturating_sub(before.1.packets_in);
         let bytes = reading.1.bytes_in.saturating_sub(before.1.bytes_in);
+        if last < first + STALE {
+            if packets > 0 && self.waiting == Waiting::No {
+                self.waiting = repeated(0, now);
+            }
+            return;
+        }
         let data = packets > 0 && bytes > packets * longest_without_data(family);
         self.packets += packets;
         self.waiting = match self.waiting {

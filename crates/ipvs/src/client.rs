@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use dataplane::{
     BatchReport, FailedOp, IpvsTable, ObservedRealServer, TableError, VirtualServerDump, explain_ipvs,
 };
-use lb_types::{IpvsOp, Scheduler, VirtualServerId};
+use lb_types::{IpvsOp, Scheduler, TrafficCounters, VirtualServerId};
 use netlink::{Batch, BatchOutcome, Buffers, Counters, Message, Protocol, RequestSocket, genl};
 
 use crate::{
@@ -300,6 +300,10 @@ fn without_repetitions<T, K: Ord>(
 }
 
 impl IpvsTable for IpvsClient {
+    fn dumps_interrupted(&self) -> u64 {
+        self.counters().dumps_interrupted
+    }
+
     fn has_scheduler(&mut self, scheduler: Scheduler) -> Result<bool, TableError> {
         Ok(IpvsClient::has_scheduler(self, scheduler)?)
     }
@@ -313,6 +317,15 @@ impl IpvsTable for IpvsClient {
         let total = entries.len();
         let virtual_servers: Vec<_> = entries.into_iter().flatten().collect();
         Ok(VirtualServerDump { unsupported: total - virtual_servers.len(), virtual_servers })
+    }
+
+    fn dump_traffic(&mut self) -> Result<Vec<(VirtualServerId, TrafficCounters)>, TableError> {
+        let parse = |message: &Message<'_>| convert::virtual_server_traffic(&parse_service(message)?);
+        let entries = without_repetitions(
+            || self.dump(Call::DumpVirtualServers, &Command::GetService(None), parse),
+            |entry| entry.map(|(vs, _)| vs),
+        )?;
+        Ok(entries.into_iter().flatten().collect())
     }
 
     fn dump_real_servers(&mut self, vs: VirtualServerId) -> Result<Vec<ObservedRealServer>, TableError> {

@@ -136,6 +136,11 @@ pub(crate) fn real_server(destination: &Destination) -> Option<ObservedRealServe
     Some(ObservedRealServer { id, settings, connections, traffic: traffic(&destination.stats) })
 }
 
+/// Traffic of a service, in 64 bits where the kernel has them.
+pub(crate) fn virtual_server_traffic(service: &Service) -> Option<(VirtualServerId, TrafficCounters)> {
+    Some((virtual_server_id(&service.key)?, traffic(&service.stats)))
+}
+
 fn traffic(stats: &Stats) -> TrafficCounters {
     TrafficCounters {
         connections: stats.connections,

@@ -21,12 +21,12 @@ pub use conn_reuse::{
 };
 pub use memory::{give_memory_back, keep_heap, share_one_arena};
 pub use modules::{KernelModule, MissingModule, ModuleFinder, ModulePresence};
-pub use node::{EmptyHostname, boot_id, cores, hostname};
+pub use node::{EmptyHostname, boot_id, cores, hostname, set_oom_score_adj};
 pub use proc_sysctls::{ProcSysctls, SysctlError};
 pub use required::{
-    ARP_ANNOUNCE, ARP_IGNORE, CONN_REUSE_MODE, CONNTRACK, CONNTRACK_BUCKETS, CONNTRACK_CLOSE_WAIT,
-    CONNTRACK_ESTABLISHED, CONNTRACK_MAX, EXPIRE_NODEST_CONN, EXPIRE_QUIESCENT_TEMPLATE, IPV4_FORWARDING,
-    IPV6_FORWARDING, LINK_DISABLE_IPV6, RUN_ESTIMATION, RequiredSysctl, SysctlNeeds, required_sysctls,
-    without_estimation,
+    ARP_ANNOUNCE, ARP_IGNORE, CONN_REUSE_MODE, CONNTRACK, CONNTRACK_BE_LIBERAL, CONNTRACK_BUCKETS,
+    CONNTRACK_CLOSE_WAIT, CONNTRACK_ESTABLISHED, CONNTRACK_MAX, CONNTRACK_UDP, CONNTRACK_UDP_STREAM,
+    ConnectionTracking, EXPIRE_NODEST_CONN, EXPIRE_QUIESCENT_TEMPLATE, IPV4_FORWARDING, IPV6_FORWARDING,
+    LINK_DISABLE_IPV6, RUN_ESTIMATION, RequiredSysctl, SysctlNeeds, required_sysctls, without_estimation,
 };
 pub use version::{InvalidRelease, KernelRelease, KernelVersion};

@@ -1,4 +1,4 @@
-//! Name, boot and processors of this node.
+//! Name, boot and processors of this node, and the process's rank when its memory is short.
 
 /// The kernel's host name is empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -22,6 +22,11 @@ pub fn cores() -> u32 {
     online.and_then(|list| count_cores(&list)).unwrap_or_else(|| {
         std::thread::available_parallelism().ok().and_then(|n| u32::try_from(n.get()).ok()).unwrap_or(1)
     })
+}
+
+/// Sets this process's rank among those that the kernel kills when memory is short: from -1000 (never) to 1000.
+pub fn set_oom_score_adj(value: i32) -> std::io::Result<()> {
+    std::fs::write("/proc/self/oom_score_adj", value.to_string())
 }
 
 /// Counts the processors of a list such as `0-3,8`.

@@ -35,11 +35,16 @@ pub const CONNTRACK_ESTABLISHED: &str = "net/netfilter/nf_conntrack_tcp_timeout_
 /// Seconds for which the kernel tracks a TCP connection whose server has closed and whose client has not.
 pub const CONNTRACK_CLOSE_WAIT: &str = "net/netfilter/nf_conntrack_tcp_timeout_close_wait";
 
-/// Tracked connections for each core, at least and at most: kube-proxy's defaults
-/// (pkg/proxy/conntrack/sysctls.go, `getConntrackMax`).
-const TRACKED_PER_CORE: u32 = 32 << 10;
-const TRACKED_AT_LEAST: u32 = 128 << 10;
-const TRACKED_AT_MOST: u32 = 1 << 20;
+/// Seconds for which the kernel tracks a UDP flow without an answer.
+pub const CONNTRACK_UDP: &str = "net/netfilter/nf_conntrack_udp_timeout";
+/// Seconds for which the kernel tracks an idle UDP flow with packets in both directions.
+pub const CONNTRACK_UDP_STREAM: &str = "net/netfilter/nf_conntrack_udp_timeout_stream";
+/// Switch by which the kernel tracks TCP packets outside of the window as well.
+pub const CONNTRACK_BE_LIBERAL: &str = "net/netfilter/nf_conntrack_tcp_be_liberal";
+
+/// Most tracked connections that follow from the number of cores (pkg/proxy/conntrack/sysctls.go,
+/// `getConntrackMax`).
+const TRACKED_BY_CORES: u32 = 1 << 20;
 /// Tracked connections for each bucket, as in kube-proxy.
 const TRACKED_PER_BUCKET: u32 = 4;
 /// Seconds of the kernel's default for established connections (`tcp_timeouts` in
@@ -57,8 +62,58 @@ pub struct SysctlNeeds {
     pub ipv6: bool,
     /// Value of `ipvs.strictARP` of the configuration.
     pub strict_arp: bool,
-    /// Number of processors, by which the limits of connection tracking rise; `None` leaves them alone.
-    pub cores: Option<u32>,
+    /// Limits and timeouts of connection tracking; `None` leaves all of them alone.
+    pub tracking: Option<ConnectionTracking>,
+}
+
+/// Limits and timeouts of connection tracking; 0 leaves each of them alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionTracking {
+    /// Number of processors.
+    pub cores: u32,
+    /// Tracked connections for each of them.
+    pub max_per_core: u32,
+    /// Tracked connections at least, unless `max_per_core` is 0.
+    pub min: u32,
+    /// Seconds for which an idle established TCP connection is tracked.
+    pub established: u32,
+    /// Seconds for which a TCP connection is tracked whose server has closed.
+    pub close_wait: u32,
+    /// Seconds for which a UDP flow without an answer is tracked.
+    pub udp: u32,
+    /// Seconds for which an idle UDP flow is tracked.
+    pub udp_stream: u32,
+    /// Tracks TCP packets outside of the window as well.
+    pub be_liberal: bool,
+}
+
+impl ConnectionTracking {
+    /// Default of `established` in seconds.
+    pub const ESTABLISHED: u32 = 24 * 3600;
+    /// Default of `close_wait` in seconds.
+    pub const CLOSE_WAIT: u32 = 3600;
+
+    /// Defaults of kube-proxy for a number of processors.
+    pub const fn defaults(cores: u32) -> Self {
+        ConnectionTracking {
+            cores,
+            max_per_core: 32 << 10,
+            min: 128 << 10,
+            established: Self::ESTABLISHED,
+            close_wait: Self::CLOSE_WAIT,
+            udp: 0,
+            udp_stream: 0,
+            be_liberal: false,
+        }
+    }
+
+    /// Limit of tracked connections. The minimum counts beyond a million as well, unlike in kube-proxy.
+    fn limit(&self) -> u32 {
+        if self.max_per_core == 0 {
+            return 0;
+        }
+        self.cores.saturating_mul(self.max_per_core).min(TRACKED_BY_CORES).max(self.min)
+    }
 }
 
 /// A parameter with the value that it must have.
@@ -74,7 +129,7 @@ pub struct RequiredSysctl {
 ///
 /// They are those of kube-proxy (pkg/proxy/ipvs: `NewProxier`), with two differences: `conn_reuse_mode` is
 /// decided rather than left alone on new kernels, and IPv6 forwarding is set, because kube-proxy's IPv6
-/// services only work where somebody else set it. A limit of connection tracking that somebody has raised is
+/// services only work where somebody else set it. A limit of tracked connections that somebody has raised is
 /// never lowered.
 pub fn required_sysctls(needs: &SysctlNeeds) -> Vec<RequiredSysctl> {
     let mut required = vec![
@@ -109,27 +164,37 @@ pub fn required_sysctls(needs: &SysctlNeeds) -> Vec<RequiredSysctl> {
         required.push(RequiredSysctl::new(ARP_IGNORE, 1, why));
         required.push(RequiredSysctl::new(ARP_ANNOUNCE, 2, why));
     }
-    required.extend(needs.cores.into_iter().flat_map(connection_tracking));
+    required.extend(needs.tracking.iter().flat_map(connection_tracking));
     required
 }
 
-/// Limits of connection tracking for a number of processors.
-fn connection_tracking(cores: u32) -> [RequiredSysctl; 4] {
-    let tracked = cores.saturating_mul(TRACKED_PER_CORE).clamp(TRACKED_AT_LEAST, TRACKED_AT_MOST);
+/// Parameters of connection tracking. What somebody has raised stays where the default is configured; any other
+/// value is written as it is.
+fn connection_tracking(tracking: &ConnectionTracking) -> Vec<RequiredSysctl> {
     let full = "a busy node would drop new connections: its table of tracked connections would be full";
     let slow = "look-ups of tracked connections would be slow";
-    let idle = "idle connections would stay tracked for five days";
+    let idle = "idle connections would stay tracked for days";
     let half_closed = "a client that is slow to close would find its connection no longer tracked";
-    let limit = |name, value, leaves, why| RequiredSysctl {
-        need: SysctlNeed { op: SysctlOp::new(name, value), leaves, when: SysctlWhen::Once },
-        why,
-    };
-    [
-        limit(CONNTRACK_MAX, tracked, Leaves::LargerOrZero, full),
-        limit(CONNTRACK_BUCKETS, tracked / TRACKED_PER_BUCKET, Leaves::Larger, slow),
-        limit(CONNTRACK_ESTABLISHED, 24 * 3600, Leaves::LargerBut(ESTABLISHED_DEFAULT), idle),
-        limit(CONNTRACK_CLOSE_WAIT, 3600, Leaves::Larger, half_closed),
-    ]
+    let flows = "UDP flows would not stay tracked for the configured time";
+    let window = "TCP packets outside of the window would count as invalid, against the configuration";
+    let unless = |default: u32, value: u32, leaves| if value == default { leaves } else { Leaves::Nothing };
+    let established =
+        unless(ConnectionTracking::ESTABLISHED, tracking.established, Leaves::LargerBut(ESTABLISHED_DEFAULT));
+    let close_wait = unless(ConnectionTracking::CLOSE_WAIT, tracking.close_wait, Leaves::Larger);
+    let limit = tracking.limit();
+    let all = [
+        (CONNTRACK_MAX, limit, Leaves::LargerOrZero, full),
+        (CONNTRACK_BUCKETS, limit / TRACKED_PER_BUCKET, Leaves::Larger, slow),
+        (CONNTRACK_ESTABLISHED, tracking.established, established, idle),
+        (CONNTRACK_CLOSE_WAIT, tracking.close_wait, close_wait, half_closed),
+        (CONNTRACK_UDP, tracking.udp, Leaves::Nothing, flows),
+        (CONNTRACK_UDP_STREAM, tracking.udp_stream, Leaves::Nothing, flows),
+        (CONNTRACK_BE_LIBERAL, tracking.be_liberal.into(), Leaves::Nothing, window),
+    ];
+    let given = all.into_iter().filter(|(_, value, ..)| *value > 0);
+    let need =
+        |name, value, leaves| SysctlNeed { op: SysctlOp::new(name, value), leaves, when: SysctlWhen::Once };
+    given.map(|(name, value, leaves, why)| RequiredSysctl { need: need(name, value, leaves), why }).collect()
 }
 
 /// Warning to the operator of a node that does not count traffic, given the value of [`RUN_ESTIMATION`].
@@ -203,19 +268,50 @@ mod tests {
         }
     }
 
+    /// Parameters of connection tracking, each with its value.
+    fn tracked(tracking: ConnectionTracking) -> Vec<String> {
+        let all = names(SysctlNeeds { tracking: Some(tracking), ..SysctlNeeds::default() });
+        let prefix = "net/netfilter/nf_conntrack_";
+        all[ALWAYS.len()..].iter().map(|name| name.replace(prefix, "")).collect()
+    }
+
+    /// Conformance: conntrack/sysctls TestGetConntrackMax
+    /// Conformance: conntrack/sysctls TestGetConntrackMax_Capped
+    /// Conformance: e2e/kube_proxy should set TCP CLOSE_WAIT timeout
     #[test]
     fn limits_of_connection_tracking_are_those_of_kube_proxy() {
-        for (cores, tracked) in
+        for (cores, limit) in
             [(0, 131_072), (1, 131_072), (4, 131_072), (5, 163_840), (32, 1 << 20), (500, 1 << 20)]
         {
-            let names = names(SysctlNeeds { cores: Some(cores), ..SysctlNeeds::default() });
             let expect = [
-                format!("net/netfilter/nf_conntrack_max={tracked}"),
-                format!("net/netfilter/nf_conntrack_buckets={}", tracked / 4),
-                "net/netfilter/nf_conntrack_tcp_timeout_established=86400".to_owned(),
-                "net/netfilter/nf_conntrack_tcp_timeout_close_wait=3600".to_owned(),
+                format!("max={limit}"),
+                format!("buckets={}", limit / 4),
+                "tcp_timeout_established=86400".to_owned(),
+                "tcp_timeout_close_wait=3600".to_owned(),
             ];
-            assert_eq!(names[ALWAYS.len()..], expect, "{cores} cores");
+            assert_eq!(tracked(ConnectionTracking::defaults(cores)), expect, "{cores} cores");
         }
+    }
+
+    /// Conformance: conntrack/sysctls TestSetupConntrack
+    #[test]
+    fn connection_tracking_is_set_as_configured_and_zero_leaves_it_alone() {
+        let defaults = ConnectionTracking::defaults(4);
+        let none = ConnectionTracking { max_per_core: 0, established: 0, close_wait: 0, ..defaults };
+        assert_eq!(tracked(none), [""; 0], "without a limit for each core, the minimum does not count");
+        let all = ConnectionTracking { udp: 10, udp_stream: 20, be_liberal: true, ..none };
+        assert_eq!(tracked(all), ["udp_timeout=10", "udp_timeout_stream=20", "tcp_be_liberal=1"]);
+        let large = ConnectionTracking { max_per_core: u32::MAX, min: 3 << 20, ..none };
+        assert_eq!(tracked(large)[0], format!("max={}", 3 << 20), "a larger minimum counts");
+    }
+
+    #[test]
+    fn only_defaults_give_way_to_larger_values() {
+        let leaves = |established| {
+            let tracking = ConnectionTracking { established, ..ConnectionTracking::defaults(1) };
+            connection_tracking(&tracking)[2].need.leaves
+        };
+        assert_eq!(leaves(ConnectionTracking::ESTABLISHED), Leaves::LargerBut(ESTABLISHED_DEFAULT));
+        assert_eq!(leaves(7200), Leaves::Nothing);
     }
 }

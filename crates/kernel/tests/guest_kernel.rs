@@ -2,8 +2,8 @@
 
 use dataplane::Sysctls as _;
 use kernel::{
-    ConnReuseFacts, KernelModule, KernelRelease, ModuleFinder, ModulePresence, ProcSysctls, SysctlNeeds,
-    decide_conn_reuse_mode, required_sysctls,
+    ConnReuseFacts, ConnectionTracking, KernelModule, KernelRelease, ModuleFinder, ModulePresence,
+    ProcSysctls, SysctlNeeds, decide_conn_reuse_mode, required_sysctls,
 };
 use lb_types::SysctlWhen;
 use testkit::{in_new_netns, run};
@@ -19,7 +19,7 @@ fn parameters_exist_and_are_written() {
             ipv4: true,
             ipv6: true,
             strict_arp: true,
-            cores: None,
+            tracking: None,
         };
         let mut sysctls = ProcSysctls::default();
         for required in required_sysctls(&needs).into_iter().filter(|r| r.need.when != SysctlWhen::OnLink) {
@@ -46,10 +46,11 @@ fn modules_are_found() {
 }
 
 /// The kernel takes the values that kube-proxy writes, in the node's first network namespace.
+/// Conformance: e2e/kube_proxy should set TCP CLOSE_WAIT timeout
 #[test]
 fn limits_of_connection_tracking_are_written() {
     run(&["modprobe", "nf_conntrack"]);
-    let needs = SysctlNeeds { cores: Some(40), ..SysctlNeeds::default() };
+    let needs = SysctlNeeds { tracking: Some(ConnectionTracking::defaults(40)), ..SysctlNeeds::default() };
     let mut sysctls = ProcSysctls::default();
     let limits = required_sysctls(&needs).into_iter().filter(|r| r.need.when == SysctlWhen::Once);
     for op in limits.map(|required| required.need.op) {

@@ -3,7 +3,7 @@
 //! Reading order: [`ApiOptions`], [`ApiSource`], [`Delivery`]; then `watch_state` (the next request, pure),
 //! `body` (the server's answers), `kinds` (the meaning of an object), `object_tracker` (names and versions of
 //! objects), `reflector` (requests and their ends), `answer` (their limits), `version` (of the server) and
-//! `sink` (where the kinds meet). The connection to the server: `access` (configuration), `proxy`, `plugin`
+//! `sink` (where the kinds meet). `events` writes what others should see of a problem. The connection to the server: `access` (configuration), `proxy`, `plugin`
 //! (credentials that a program prints) and `connect`.
 //!
 //! An object goes straight from its line of JSON into an event; only its name and version are kept here.
@@ -13,6 +13,8 @@ mod answer;
 mod body;
 mod chance;
 mod connect;
+mod counts;
+mod events;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod kinds;
@@ -32,12 +34,15 @@ use tokio::runtime::Runtime;
 
 use crate::Batch;
 use connect::Connector;
+use events::{Queue, Writer};
 use kinds::Kind;
 use reflector::Reflector;
 use sink::Sink;
 
 pub use access::ConnectError;
-pub use limits::Limits;
+pub use counts::{Counted, RequestCounts};
+pub use events::{EventCounts, Notice, Reason, Recorder, Regarding, ServiceRef};
+pub use limits::{EventLimits, Limits};
 pub use plugin::PluginError;
 pub use proxy::ProxyVariables;
 
@@ -98,6 +103,8 @@ pub struct ApiSource {
     options: ApiOptions,
     connector: Connector,
     runtime: Runtime,
+    recorder: Recorder,
+    queue: Queue,
 }
 
 impl ApiSource {
@@ -112,7 +119,8 @@ impl ApiSource {
             .enable_time()
             .build()
             .map_err(ConnectError::Runtime)?;
-        Ok(ApiSource { options, connector, runtime })
+        let (recorder, queue) = events::channel();
+        Ok(ApiSource { options, connector, runtime, recorder, queue })
     }
 
     /// URL of the server.
@@ -125,13 +133,28 @@ impl ApiSource {
         self.connector.server()
     }
 
+    /// Host and port of the server.
+    pub fn host(&self) -> String {
+        self.connector.host()
+    }
+
+    /// Handle of the counts of requests.
+    pub fn counts(&self) -> RequestCounts {
+        self.connector.counts.clone()
+    }
+
+    /// Handle for events, which are written while the source runs.
+    pub fn recorder(&self) -> Recorder {
+        self.recorder.clone()
+    }
+
     /// Lists and watches until the listener is gone. Blocks the thread.
     ///
     /// The first [`Delivery::Objects`] batches end with one that contains
     /// [`service_model::ModelEvent::Synced`], once all kinds have been listed.
     pub fn run(self, mut listener: impl FnMut(Delivery) -> Listener) {
-        let ApiSource { options, connector, runtime } = self;
-        runtime.block_on(follow_all(&options, connector, &mut listener));
+        let ApiSource { options, connector, runtime, recorder: _, queue } = self;
+        runtime.block_on(follow_all(&options, connector, queue, &mut listener));
         // Some thread may hang in a name server or a file system; it must not delay the end.
         runtime.shutdown_background();
     }
@@ -140,15 +163,18 @@ impl ApiSource {
 async fn follow_all(
     options: &ApiOptions,
     connector: Connector,
+    queue: Queue,
     listener: &mut dyn FnMut(Delivery) -> Listener,
 ) {
     let sink = Rc::new(RefCell::new(Sink::new(listener)));
     let end = sink.borrow().end();
     let connector = Rc::new(connector);
+    let writer = Writer::new(Rc::clone(&connector), Arc::clone(&options.node_name), queue);
     let reflect = |kind: Kind| Reflector::new(kind, options, Rc::clone(&connector), Rc::clone(&sink)).run();
     tokio::select! {
         _ = join_all(Kind::ALL.map(reflect)) => {}
         () = version::follow(&connector) => {}
+        () = writer.run() => {}
         () = end.notified() => {}
     }
 }

@@ -20,7 +20,8 @@ mod problem;
 pub mod wire;
 
 pub use api::{
-    ApiOptions, ApiSource, ApiStatus, ConnectError, Delivery, Limits, Listener, PluginError, ProxyVariables,
+    ApiOptions, ApiSource, ApiStatus, ConnectError, Counted, Delivery, EventCounts, EventLimits, Limits,
+    Listener, Notice, PluginError, ProxyVariables, Reason, Recorder, Regarding, RequestCounts, ServiceRef,
 };
 pub use manifests::{Batch, ManifestError, ManifestSource};
 pub use problem::{Converted, Problem};

@@ -197,6 +197,7 @@ fn unlisted(dir: &Path, error: &io::Error) -> Problem {
     Problem {
         file: Some(dir.display().to_string().into()),
         object: String::new(),
+        service: None,
         field: String::new(),
         message: format!("the directory cannot be listed: {error}; its last objects stay"),
         remedy: "make the directory readable".into(),

@@ -19,6 +19,7 @@ pub struct Metadata {
     pub uid: Scalar,
     pub resource_version: Scalar,
     pub creation_timestamp: Scalar,
+    pub deletion_timestamp: Scalar,
     pub labels: Labels,
     pub annotations: Labels,
 }
@@ -85,13 +86,23 @@ pub struct Spec {
     #[serde(rename = "externalIPs")]
     pub external_ips: List<Scalar>,
     pub load_balancer_source_ranges: List<Scalar>,
+    pub health_check_node_port: Scalar,
     // Node
+    pub taints: List<Object<Taint>>,
     #[serde(rename = "podCIDR")]
     pub pod_cidr: Scalar,
     #[serde(rename = "podCIDRs")]
     pub pod_cidrs: List<Scalar>,
     // ServiceCIDR
     pub cidrs: List<Scalar>,
+}
+
+/// `spec.taints[]` of a Node
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+#[expect(missing_docs, reason = "the API's names")]
+pub struct Taint {
+    pub key: Scalar,
 }
 
 /// `spec.ports[]` of a Service

@@ -44,9 +44,56 @@ fn unit(name: &str) -> Option<f64> {
     })
 }
 
+/// Renders a duration as Go's `Duration.String` does: `24h0m0s`, `1m30s`, `500ms`, `0s`.
+pub fn render_duration(duration: Duration) -> String {
+    let (seconds, nanoseconds) = (duration.as_secs(), duration.subsec_nanos());
+    if seconds == 0 && nanoseconds > 0 {
+        let (unit, name) = match nanoseconds {
+            1_000_000.. => (1_000_000, "ms"),
+            1_000.. => (1_000, "µs"),
+            _ => (1, "ns"),
+        };
+        return format!("{}{name}", decimal((nanoseconds / unit).into(), nanoseconds % unit, unit));
+    }
+    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+    let rest = decimal(seconds % 60, nanoseconds, 1_000_000_000);
+    match (hours, minutes) {
+        (0, 0) => format!("{rest}s"),
+        (0, _) => format!("{minutes}m{rest}s"),
+        _ => format!("{hours}h{minutes}m{rest}s"),
+    }
+}
+
+/// A number with as many decimal places as `part / of`, a power of ten, needs.
+fn decimal(whole: u64, part: u32, of: u32) -> String {
+    let places = of.ilog10() as usize;
+    let text = format!("{whole}.{part:0places$}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rendered_as_in_go() {
+        for (nanoseconds, expect) in [
+            (0, "0s"),
+            (1, "1ns"),
+            (1_100, "1.1µs"),
+            (500_000_000, "500ms"),
+            (2_500_000_000, "2.5s"),
+            (10_000_000_000, "10s"),
+            (90_000_000_000, "1m30s"),
+            (900_000_000_000, "15m0s"),
+            (86_400_000_000_000, "24h0m0s"),
+            (3_600_250_000_000, "1h0m0.25s"),
+        ] {
+            let duration = Duration::from_nanos(nanoseconds);
+            assert_eq!(render_duration(duration), expect);
+            assert_eq!(parse_duration(expect), Ok(duration));
+        }
+    }
 
     #[test]
     fn durations() {

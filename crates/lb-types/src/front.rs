@@ -33,10 +33,43 @@ impl Front {
         Front { port: VipPort { addr: family.unspecified(), protocol, port }, clients: Clients::Any }
     }
 
+    /// The lowest front on an address, in their order.
+    pub const fn lowest_on(addr: IpAddr) -> Self {
+        let port = VipPort { addr, protocol: Protocol::Tcp, port: NonZeroU16::MIN };
+        Front { port, clients: Clients::Any }
+    }
+
+    /// The same port for the same clients at another address; the unspecified one makes it a node port.
+    #[must_use]
+    pub const fn at(self, addr: IpAddr) -> Self {
+        Front { port: VipPort { addr, ..self.port }, ..self }
+    }
+
+    /// The same place, for any client.
+    #[must_use]
+    pub const fn for_any(self) -> Self {
+        Front { clients: Clients::Any, ..self }
+    }
+
     /// The same place, for external clients alone.
     #[must_use]
     pub const fn for_external(self) -> Self {
         Front { clients: Clients::External, ..self }
+    }
+
+    /// The front for the other clients of the same place.
+    #[must_use]
+    pub const fn sibling(self) -> Self {
+        let clients = match self.clients {
+            Clients::Any => Clients::External,
+            Clients::External => Clients::Any,
+        };
+        Front { clients, ..self }
+    }
+
+    /// Tells whether its virtual server is selected by a packet mark, because no address says enough.
+    pub fn is_marked(&self) -> bool {
+        self.clients == Clients::External || self.vip().is_none()
     }
 
     /// Address that clients connect to; `None` for a node port.

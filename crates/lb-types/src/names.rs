@@ -4,8 +4,6 @@ use std::{fmt, hash::BuildHasher, sync::Arc};
 
 use foldhash::quality::FixedState;
 
-use crate::Protocol;
-
 /// Namespace and name of a Service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceName {
@@ -28,23 +26,20 @@ impl fmt::Display for ServiceName {
     }
 }
 
-/// One port of one Service: what endpoints are matched to.
+/// One port of one Service, as listings name it: `NAMESPACE/NAME:PORT`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServicePortName {
     /// The Service.
     pub service: ServiceName,
     /// Port name; empty when the Service has a single unnamed port.
     pub port: Arc<str>,
-    /// Protocol, which is part of the key because one name may serve TCP and UDP.
-    pub protocol: Protocol,
 }
 
 impl fmt::Display for ServicePortName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.port.is_empty() {
-            write!(f, "{}, {}", self.service, self.protocol)
-        } else {
-            write!(f, "{}:{}, {}", self.service, self.port, self.protocol)
+        match &*self.port {
+            "" => self.service.fmt(f),
+            port => write!(f, "{}:{port}", self.service),
         }
     }
 }

@@ -3,7 +3,8 @@
 use std::{borrow::Cow, fmt, net::IpAddr};
 
 use crate::{
-    ConntrackFilter, RealServer, RealServerId, RuleElement, RulesLayout, VirtualServer, VirtualServerId,
+    ConntrackFilter, IpFamily, RealServer, RealServerId, RuleElement, RulesLayout, VirtualServer,
+    VirtualServerId,
 };
 
 /// A write to the IPVS tables.
@@ -86,15 +87,35 @@ impl fmt::Display for IpvsOp {
     }
 }
 
-/// A write to links, addresses or routes.
+/// Table of the local route of a VIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RouteTable {
+    /// Table `local`: every packet to the VIP is for this node.
+    Local,
+    /// The table of steered packets, those with a bit in their mark; for all others the VIP is wherever routing leads.
+    Steering,
+}
+
+impl fmt::Display for RouteTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RouteTable::Local => "local",
+            RouteTable::Steering => "steering",
+        })
+    }
+}
+
+/// A write to links, addresses, routes or rules of the routing policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum VipOp {
     /// Creates `kube-ipvs0` (type dummy) if it is missing, and sets it up.
     EnsureLink,
-    /// `local VIP dev kube-ipvs0 table local src SOURCE`, replacing one of ours with another source.
+    /// `local VIP dev kube-ipvs0 table TABLE src SOURCE`, replacing one of ours with another source.
     EnsureRoute {
         /// The VIP.
         vip: IpAddr,
+        /// Table of the route.
+        table: RouteTable,
         /// Source of connections from this node to the VIP; `None` lets the kernel choose.
         source: Option<IpAddr>,
     },
@@ -102,6 +123,28 @@ pub enum VipOp {
     DeleteRoute {
         /// The VIP.
         vip: IpAddr,
+        /// Table of the route.
+        table: RouteTable,
+    },
+    /// `fwmark BIT/BIT lookup STEERING`: looks for the route of packets with a bit in their mark in the table of steered
+    /// ones first.
+    EnsureRule {
+        /// Family of the packets.
+        family: IpFamily,
+        /// The bit (0..=31).
+        bit: u8,
+    },
+    /// Removes such a rule of ours.
+    DeleteRule {
+        /// Family of the packets.
+        family: IpFamily,
+        /// The bit.
+        bit: u8,
+    },
+    /// Adds an address to `kube-ipvs0`.
+    EnsureAddress {
+        /// The address.
+        addr: IpAddr,
     },
     /// Removes an address that was found on `kube-ipvs0` and is not wanted there.
     DeleteAddress {
@@ -116,14 +159,32 @@ impl fmt::Display for VipOp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             VipOp::EnsureLink => f.write_str("ensure link kube-ipvs0"),
-            VipOp::EnsureRoute { vip, source: Some(source) } => {
-                write!(f, "ensure route local {vip} src {source}")
+            VipOp::EnsureRoute { vip, table, source } => {
+                write!(f, "ensure route local {vip}")?;
+                fmt_table(*table, f)?;
+                source.map_or(Ok(()), |source| write!(f, " src {source}"))
             }
-            VipOp::EnsureRoute { vip, source: None } => write!(f, "ensure route local {vip}"),
-            VipOp::DeleteRoute { vip } => write!(f, "delete route local {vip}"),
+            VipOp::DeleteRoute { vip, table } => {
+                write!(f, "delete route local {vip}")?;
+                fmt_table(*table, f)
+            }
+            VipOp::EnsureRule { family, bit } => {
+                write!(f, "ensure rule {family} fwmark {0:#x}/{0:#x} lookup steering", 1_u32 << bit)
+            }
+            VipOp::DeleteRule { family, bit } => {
+                write!(f, "delete rule {family} fwmark {0:#x}/{0:#x} lookup steering", 1_u32 << bit)
+            }
+            VipOp::EnsureAddress { addr } => write!(f, "ensure address {addr} of kube-ipvs0"),
             VipOp::DeleteAddress { addr } => write!(f, "delete address {addr} of kube-ipvs0"),
             VipOp::DeleteLink => f.write_str("delete link kube-ipvs0"),
         }
+    }
+}
+
+fn fmt_table(table: RouteTable, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match table {
+        RouteTable::Local => Ok(()),
+        RouteTable::Steering => write!(f, " table {table}"),
     }
 }
 

@@ -92,6 +92,11 @@ impl MessageBuffer {
         self.close(start);
     }
 
+    /// Appends a nest whose content was read from the kernel, byte for byte.
+    pub fn nested_bytes(&mut self, kind: u16, content: &[u8]) {
+        self.attribute(kind | NESTED, content);
+    }
+
     /// All bytes so far.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes

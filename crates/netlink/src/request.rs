@@ -155,6 +155,9 @@ impl RequestSocket {
             }
             if let Some(end) = read.end {
                 self.unfinished = false;
+                if matches!(fault, Some(Error::DumpInterrupted { .. })) {
+                    self.socket.counters.dumps_interrupted += 1;
+                }
                 return end.and_then(|()| fault.map_or(Ok(()), Err));
             }
         }

@@ -68,6 +68,8 @@ pub struct Counters {
     pub messages_received: u64,
     /// Bytes sent.
     pub bytes_sent: u64,
+    /// Dumps, and their repetitions, that the kernel marked as interrupted: the table changed meanwhile.
+    pub dumps_interrupted: u64,
 }
 
 impl std::ops::Add for Counters {
@@ -81,6 +83,7 @@ impl std::ops::Add for Counters {
             messages_sent: self.messages_sent + other.messages_sent,
             messages_received: self.messages_received + other.messages_received,
             bytes_sent: self.bytes_sent + other.bytes_sent,
+            dumps_interrupted: self.dumps_interrupted + other.dumps_interrupted,
         }
     }
 }

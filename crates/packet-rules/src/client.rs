@@ -252,6 +252,10 @@ fn unless_gone<T>(dump: Result<Vec<T>, netlink::Error>) -> Result<Vec<T>, RulesE
 }
 
 impl RulesTable for RulesClient {
+    fn dumps_interrupted(&self) -> u64 {
+        self.counters().dumps_interrupted
+    }
+
     fn observe(&mut self, wanted: &RulesLayout) -> Result<ObservedRules, TableError> {
         self.observe_rules(wanted).map_err(|e| e.during("dump table inet kube-ipvs"))
     }

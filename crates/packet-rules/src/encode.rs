@@ -9,13 +9,15 @@ mod raw;
 #[cfg(test)]
 mod tests;
 
+use lb_types::RuleElement;
 use nftnl::{Chain, ChainType, MsgType, Policy, ProtoFamily, Rule, Table};
 use raw::{RawElements, RawExpr, RawSet, Scratch};
 
 use crate::{
     expr,
     install::Write,
-    nft::c_string,
+    key::{Field, put_data, put_key, put_key_end},
+    nft::{self, c_string},
     spec::{
         BaseChain, ChainKind, ChainSpec, ENDPOINT_MEMORY, ENDPOINT_SWEEP, ENDPOINTS_MAX, Hook, RuleSpec,
         SetId, SetKind, TABLE_NAME,
@@ -28,6 +30,24 @@ pub(crate) struct Encoder {
     scratch: Scratch,
     /// Identifier of the next new set within its transaction.
     next_set: u32,
+}
+
+/// Elements of one set as bytes, one behind the other.
+#[derive(Debug, Default)]
+pub(crate) struct Elements {
+    keys: Vec<u8>,
+    /// The other ends of intervals; empty for other sets.
+    key_ends: Vec<u8>,
+    /// Marks of a map, one for each key; empty for a set.
+    data: Vec<u8>,
+}
+
+impl Elements {
+    pub(crate) fn push(&mut self, element: &RuleElement) {
+        put_key(&mut self.keys, element);
+        put_key_end(&mut self.key_ends, element);
+        put_data(&mut self.data, element);
+    }
 }
 
 /// Choice between adding and deleting elements.
@@ -66,15 +86,13 @@ impl Encoder {
     /// Adds or deletes elements of a set; adding those that exist succeeds.
     ///
     /// At most [`ELEMENTS_PER_MESSAGE`] keys: the length of an attribute has 16 bits.
-    pub(crate) fn elements<'k>(
-        &mut self,
-        id: SetId,
-        change: Change,
-        keys: impl Iterator<Item = &'k [u8]>,
-    ) -> Vec<u8> {
+    pub(crate) fn elements(&mut self, id: SetId, change: Change, elements: &Elements) -> Vec<u8> {
         let mut set = RawSet::named(&c_string(&id.name()));
-        for key in keys {
-            set.add(key);
+        let len = id.key_len() as usize;
+        let mut ends = elements.key_ends.chunks_exact(len);
+        let mut data = elements.data.chunks_exact(nft::MARK_LEN as usize);
+        for key in elements.keys.chunks_exact(len) {
+            set.add(key, ends.next().unwrap_or_default(), data.next().unwrap_or_default());
         }
         let kind = match change {
             Change::Add => MsgType::Add,
@@ -85,7 +103,11 @@ impl Encoder {
 
     fn create_set(&mut self, id: SetId) -> Vec<u8> {
         let mut set = RawSet::named(&c_string(&id.name()));
-        set.describe(id.key_type(), id.key_len(), self.next_set);
+        set.describe(id.key_type(), id.key_len(), self.next_set, id.is_map());
+        if id.has_intervals() {
+            let lengths: Vec<_> = id.fields().into_iter().map(Field::len).collect();
+            set.of_intervals(&lengths);
+        }
         if id.kind == SetKind::Endpoints {
             set.filled_by_packets(ENDPOINTS_MAX, (ENDPOINT_MEMORY, ENDPOINT_SWEEP));
         }
@@ -94,8 +116,8 @@ impl Encoder {
     }
 }
 
-/// Elements in one message. One of the largest set takes 36 bytes.
-pub(crate) const ELEMENTS_PER_MESSAGE: usize = 1000;
+/// Elements in one message. One of the largest takes 100 bytes: an interval of IPv6.
+pub(crate) const ELEMENTS_PER_MESSAGE: usize = 600;
 
 fn encode_chain<'t>(table: &'t Table, spec: &ChainSpec) -> Chain<'t> {
     let mut chain = Chain::new(c_string(spec.name), table);

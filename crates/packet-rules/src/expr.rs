@@ -21,10 +21,18 @@ pub(crate) const UDP: u8 = 17;
 pub(crate) const ICMPV6: u8 = 58;
 pub(crate) const SCTP: u8 = 132;
 
+/// NF_CT_STATE_UNTRACKED_BIT
+const UNTRACKED: u32 = 64;
 /// NF_CT_STATE_BIT(IP_CT_NEW) | NF_CT_STATE_UNTRACKED_BIT
-const NEW_OR_UNTRACKED: u32 = 8 | 64;
+const NEW_OR_UNTRACKED: u32 = 8 | UNTRACKED;
 /// NF_CT_STATE_INVALID_BIT
 const INVALID: u32 = 1;
+/// Offset of the flags in a TCP header.
+const TCP_FLAGS: u32 = 13;
+/// TCP flag SYN.
+const SYN: u8 = 2;
+/// TCP flags SYN and ACK.
+const SYN_ACK: u8 = 0x12;
 /// LOOPBACK_IFINDEX: `lo` of every network namespace.
 const LOOPBACK: u32 = 1;
 /// NF_CT_STATE_BIT(IP_CT_RELATED)
@@ -55,7 +63,9 @@ pub(crate) enum Expr {
     Payload { base: i32, offset: u32, len: u32, into: u32 },
     Bitwise { mask: Vec<u8>, xor: Vec<u8> },
     Compare { op: i32, data: Vec<u8> },
+    Load { data: Vec<u8>, into: u32 },
     Lookup { set: SetId, inverted: bool },
+    MapLookup { map: SetId },
     Verdict { code: i32, chain: Option<&'static str> },
     Reject { kind: i32, code: u8 },
     Masquerade { flags: u32 },
@@ -72,6 +82,10 @@ fn lower_statement(statement: &Statement) -> Vec<Expr> {
         Statement::Family(family) => meta_is(libc::NFT_META_NFPROTO, libc::NFT_CMP_EQ, nfproto(*family)),
         Statement::Protocol(number) => meta_is(libc::NFT_META_L4PROTO, libc::NFT_CMP_EQ, *number),
         Statement::Reply => vec![ct(libc::NFT_CT_DIRECTION, None, FIRST), equal(vec![REPLY])],
+        Statement::Original => vec![ct(libc::NFT_CT_DIRECTION, None, FIRST), equal(vec![ORIGINAL])],
+        Statement::NoRequest => {
+            vec![transport_byte(TCP_FLAGS), and(vec![SYN_ACK]), unequal(vec![SYN])]
+        }
         Statement::SoftError(family, error) => soft_error(*family, *error),
         Statement::NewOrUntracked => ct_has(libc::NFT_CT_STATE, NEW_OR_UNTRACKED),
         Statement::Invalid => ct_has(libc::NFT_CT_STATE, INVALID),
@@ -82,18 +96,26 @@ fn lower_statement(statement: &Statement) -> Vec<Expr> {
         Statement::ToLoopback => {
             vec![meta(libc::NFT_META_OIF, FIRST), equal(LOOPBACK.to_ne_bytes().into())]
         }
+        Statement::InvalidOrUntracked => ct_has(libc::NFT_CT_STATE, INVALID | UNTRACKED),
         Statement::Related => ct_has(libc::NFT_CT_STATE, RELATED),
         Statement::SeenReply => ct_has(libc::NFT_CT_STATUS, SEEN_REPLY),
         Statement::ConnectionNot(number) => {
             vec![ct(libc::NFT_CT_PROTOCOL, None, FIRST), unequal(vec![*number])]
         }
-        Statement::ClientNotIn(net) => client_not_in(*net),
+        Statement::ClientIn(net) => client_prefix(*net, equal),
+        Statement::ClientNotIn(net) => client_prefix(*net, unequal),
         Statement::NotFrom(interface) => {
             vec![meta(libc::NFT_META_IIFNAME, FIRST), unequal(interface_pattern(interface))]
         }
         Statement::Marked(bit) => {
             let bit = 1_u32 << bit;
-            vec![mark(), and(bit.to_ne_bytes().into()), equal(bit.to_ne_bytes().into())]
+            mark_is(bit, bit)
+        }
+        Statement::MarkIn(range) => mark_is(range.mask(), range.value()),
+        Statement::MapMark(selector, map) => map_mark(*selector, *map),
+        Statement::ZeroMark => {
+            let zero = Expr::Load { data: vec![0; 4], into: libc::NFT_REG_1 as u32 };
+            vec![zero, Expr::SetMeta { key: libc::NFT_META_MARK }]
         }
         Statement::SetMark(bit) => change_mark(!(1 << bit), 1 << bit),
         Statement::ClearMark(bit) => change_mark(!(1 << bit), 0),
@@ -116,20 +138,40 @@ fn lower_statement(statement: &Statement) -> Vec<Expr> {
 }
 
 fn lookup(selector: Selector, set: SetId, inverted: bool) -> Vec<Expr> {
-    let mut load = Load { family: set.family, next: FIRST, exprs: vec![] };
+    let mut exprs = load(selector, set.family);
+    exprs.push(Expr::Lookup { set, inverted });
+    exprs
+}
+
+/// Loads the fields of a selector side by side.
+fn load(selector: Selector, family: IpFamily) -> Vec<Expr> {
+    let mut load = Load { family, next: FIRST, exprs: vec![] };
     match selector {
         Selector::Destination => load.destination(),
         Selector::DestinationPort => load.destination_port(),
         Selector::OriginalDestinationPort => load.original_destination_port(),
         Selector::OriginalService => load.original_service(),
         Selector::OriginalClient => load.original_client(),
+        Selector::Server => load.server(),
         Selector::DestinationPortAndSource => {
             load.destination_port();
             load.source();
         }
         Selector::Sender => load.sender(),
+        Selector::NodePort => {
+            load.protocol();
+            load.port(2);
+        }
+        Selector::OriginalNodePort => {
+            load.protocol();
+            load.original(libc::NFT_CT_PROTO_DST, 2);
+        }
+        Selector::OriginalNodeService => {
+            load.original_protocol();
+            load.original(libc::NFT_CT_PROTO_DST, 2);
+        }
+        Selector::OriginalDestination => load.original_destination(),
     }
-    load.exprs.push(Expr::Lookup { set, inverted });
     load.exprs
 }
 
@@ -213,9 +255,13 @@ impl Load {
 
     fn original_service(&mut self) {
         self.original_destination();
+        self.original_protocol();
+        self.original(libc::NFT_CT_PROTO_DST, 2);
+    }
+
+    fn original_protocol(&mut self) {
         let into = self.register(1);
         self.exprs.push(ct(libc::NFT_CT_PROTOCOL, None, into));
-        self.original(libc::NFT_CT_PROTO_DST, 2);
     }
 
     fn original_destination(&mut self) {
@@ -224,7 +270,12 @@ impl Load {
     }
 
     fn original_client(&mut self) {
-        self.original(original_client_key(self.family), self.address_len());
+        self.original(source_key(self.family), self.address_len());
+    }
+
+    fn server(&mut self) {
+        let into = self.register(self.address_len());
+        self.exprs.push(ct(source_key(self.family), Some(REPLY), into));
     }
 
     fn original(&mut self, key: i32, len: u32) {
@@ -246,27 +297,29 @@ fn soft_error(family: IpFamily, error: SoftError) -> Vec<Expr> {
         (IpFamily::V6, SoftError::Unreachable) => (ICMPV6, 1, &[]),
         (IpFamily::V6, SoftError::TimeExceeded) => (ICMPV6, 3, &[]),
     };
-    let byte =
-        |offset| Expr::Payload { base: libc::NFT_PAYLOAD_TRANSPORT_HEADER, offset, len: 1, into: FIRST };
     let mut exprs = meta_is(libc::NFT_META_L4PROTO, libc::NFT_CMP_EQ, protocol);
-    exprs.extend([byte(0), equal(vec![kind])]);
-    exprs.extend(hard.iter().flat_map(|code| [byte(1), unequal(vec![*code])]));
+    exprs.extend([transport_byte(0), equal(vec![kind])]);
+    exprs.extend(hard.iter().flat_map(|code| [transport_byte(1), unequal(vec![*code])]));
     exprs
 }
 
-fn client_not_in(net: IpNetwork) -> Vec<Expr> {
+const fn transport_byte(offset: u32) -> Expr {
+    Expr::Payload { base: libc::NFT_PAYLOAD_TRANSPORT_HEADER, offset, len: 1, into: FIRST }
+}
+
+fn client_prefix(net: IpNetwork, compare: fn(Vec<u8>) -> Expr) -> Vec<Expr> {
     let octets = |addr| match addr {
         IpAddr::V4(addr) => addr.octets().to_vec(),
         IpAddr::V6(addr) => addr.octets().to_vec(),
     };
     vec![
-        ct(original_client_key(IpFamily::of(net.ip())), Some(ORIGINAL), FIRST),
+        ct(source_key(IpFamily::of(net.ip())), Some(ORIGINAL), FIRST),
         and(octets(net.mask())),
-        unequal(octets(net.network())),
+        compare(octets(net.network())),
     ]
 }
 
-const fn original_client_key(family: IpFamily) -> i32 {
+const fn source_key(family: IpFamily) -> i32 {
     match family {
         IpFamily::V4 => libc::NFT_CT_SRC_IP,
         IpFamily::V6 => libc::NFT_CT_SRC_IP6,
@@ -287,6 +340,17 @@ fn interface_pattern(interface: &Interface) -> Vec<u8> {
 
 fn meta_is(key: i32, op: i32, value: u8) -> Vec<Expr> {
     vec![meta(key, FIRST), Expr::Compare { op, data: vec![value] }]
+}
+
+/// Tests that the bits of a mask have a value.
+fn mark_is(mask: u32, value: u32) -> Vec<Expr> {
+    vec![mark(), and(mask.to_ne_bytes().into()), equal(value.to_ne_bytes().into())]
+}
+
+fn map_mark(selector: Selector, map: SetId) -> Vec<Expr> {
+    let mut exprs = load(selector, map.family);
+    exprs.extend([Expr::MapLookup { map }, Expr::SetMeta { key: libc::NFT_META_MARK }]);
+    exprs
 }
 
 fn change_mark(mask: u32, xor: u32) -> Vec<Expr> {

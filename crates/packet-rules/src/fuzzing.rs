@@ -4,7 +4,8 @@ use netlink::Messages;
 
 use crate::{
     forward,
-    key::{parse_key, put_key},
+    key::{parse_element, put_data, put_key, put_key_end},
+    leftovers,
     observed::{is_ours, parse_chain, parse_elements, parse_generation, parse_rule, parse_set, parse_table},
     socket::Replies,
     spec::SetId,
@@ -18,12 +19,15 @@ pub fn messages(datagram: &[u8]) -> bool {
         understood |= is_ours(&message) | parse_table(&message).is_some() | parse_chain(&message).is_some();
         understood |= parse_rule(&message).is_some() | parse_set(&message).is_some();
         understood |= parse_generation(&message).is_some() | message.reply().is_some();
+        let _found = (leftovers::parse_chain(&message), leftovers::parse_target(&message));
         let _judged = (forward::parse_dropping_chain(&message), forward::parse_rule(&message));
         for id in SetId::all() {
             for element in parse_elements(id, &message) {
-                let mut key = Vec::new();
+                let (mut key, mut end, mut data) = (Vec::new(), Vec::new(), Vec::new());
                 put_key(&mut key, &element);
-                assert_eq!((SetId::of(&element), parse_key(id, &key)), (id, Some(element)));
+                put_key_end(&mut end, &element);
+                put_data(&mut data, &element);
+                assert_eq!((SetId::of(&element), parse_element(id, &key, &end, &data)), (id, Some(element)));
             }
         }
         replies.take(&message, 1, 3);

@@ -114,6 +114,7 @@ mod tests {
         assert_eq!(diff_table(&wanted(), &ObservedTable::from(&wanted())), []);
     }
 
+    /// Conformance: ipvs/proxier TestCreateAndLinkKubeChain
     #[test]
     fn everything_is_created_in_the_order_of_use() {
         let writes: Vec<_> =
@@ -125,7 +126,7 @@ mod tests {
                 && at("add chain refuse") < at("add chain input")
         );
         assert!(at("add chain postrouting") < at("add rule refuse"));
-        assert_eq!(writes.iter().filter(|w| w.starts_with("add set")).count(), 16);
+        assert_eq!(writes.iter().filter(|w| w.starts_with("add set")).count(), 56);
         assert!(!writes.iter().any(|w| w.starts_with("flush") || w.starts_with("delete")));
     }
 
@@ -135,7 +136,7 @@ mod tests {
         observed.chains.get_mut(&name("input")).unwrap().comments[0] = Some("mine".to_owned());
         assert_eq!(special(&observed), Vec::<String>::new());
         let writes = diff_table(&wanted(), &observed);
-        assert_eq!(writes.iter().filter(|write| matches!(write, Write::FlushChain(_))).count(), 9);
+        assert_eq!(writes.iter().filter(|write| matches!(write, Write::FlushChain(_))).count(), 21);
         let rules = wanted().chains.iter().map(|chain| chain.rules.len()).sum::<usize>();
         assert_eq!(writes.iter().filter(|write| matches!(write, Write::AddRule { .. })).count(), rules);
     }

@@ -21,6 +21,7 @@ mod forward;
 pub mod fuzzing;
 mod install;
 mod key;
+mod leftovers;
 mod nft;
 mod observed;
 mod render;
@@ -32,6 +33,7 @@ mod watch;
 
 pub use client::RulesClient;
 pub use error::RulesError;
+pub use leftovers::Leftovers;
 pub use render::render_table;
 pub use spec::{
     BaseChain, ChainKind, ChainSpec, Hook, Interface, RuleSpec, Selector, SetId, SetKind, SoftError,

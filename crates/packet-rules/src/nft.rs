@@ -24,17 +24,30 @@ pub(crate) const NFPROTO_IPV6: u8 = 10;
 pub(crate) const NF_ACCEPT: u32 = 1;
 /// NFT_SET_ANONYMOUS
 pub(crate) const SET_ANONYMOUS: u32 = 1;
+/// NFT_SET_INTERVAL: elements have two ends.
+pub(crate) const SET_INTERVAL: u32 = 4;
+/// NFT_SET_CONCAT: the fields of a key have intervals of their own (Linux 5.6).
+pub(crate) const SET_CONCAT: u32 = 0x80;
+/// NFT_SET_MAP: elements have data.
+pub(crate) const SET_MAP: u32 = 8;
 /// NFT_SET_TIMEOUT: elements go by themselves.
 pub(crate) const SET_TIMEOUT: u32 = 0x10;
 /// NFT_SET_EVAL: packets add elements.
 pub(crate) const SET_EVAL: u32 = 0x20;
+/// Bytes of a packet mark.
+pub(crate) const MARK_LEN: u32 = 4;
+/// Number of the nft tool's datatype of packet marks (TYPE_MARK in its datatype.h); the kernel only stores it.
+pub(crate) const MARK_TYPE: u32 = 19;
 /// NFTNL_UDATA_RULE_COMMENT
 pub(crate) const USERDATA_COMMENT: u8 = 0;
 
 // NFT_MSG_*
 pub(crate) const GETTABLE: u16 = 1;
+pub(crate) const DELTABLE: u16 = 2;
 pub(crate) const GETCHAIN: u16 = 4;
+pub(crate) const DELCHAIN: u16 = 5;
 pub(crate) const GETRULE: u16 = 7;
+pub(crate) const DELRULE: u16 = 8;
 pub(crate) const GETSET: u16 = 10;
 pub(crate) const GETSETELEM: u16 = 13;
 pub(crate) const NEWGEN: u16 = 15;
@@ -53,16 +66,26 @@ pub(crate) mod attr {
     pub(crate) const HOOK_NUMBER: u16 = 1;
     pub(crate) const HOOK_PRIORITY: u16 = 2;
     pub(crate) const RULE_CHAIN: u16 = 2;
+    pub(crate) const RULE_HANDLE: u16 = 3;
+    pub(crate) const RULE_EXPRESSIONS: u16 = 4;
+    pub(crate) const EXPRESSION_NAME: u16 = 1;
+    pub(crate) const EXPRESSION_DATA: u16 = 2;
+    pub(crate) const IMMEDIATE_DATA: u16 = 2;
+    pub(crate) const DATA_VERDICT: u16 = 2;
+    pub(crate) const VERDICT_CHAIN: u16 = 2;
     pub(crate) const RULE_USERDATA: u16 = 7;
     /// Name of the set, in messages about sets and about lists of elements.
     pub(crate) const SET_NAME: u16 = 2;
     pub(crate) const SET_FLAGS: u16 = 3;
     pub(crate) const SET_KEY_TYPE: u16 = 4;
     pub(crate) const SET_KEY_LEN: u16 = 5;
+    pub(crate) const SET_DATA_LEN: u16 = 7;
     pub(crate) const SET_DESC: u16 = 9;
     pub(crate) const SET_DESC_SIZE: u16 = 1;
     pub(crate) const ELEMENTS: u16 = 3;
     pub(crate) const ELEMENT_KEY: u16 = 1;
+    pub(crate) const ELEMENT_DATA: u16 = 2;
+    pub(crate) const ELEMENT_KEY_END: u16 = 10;
     pub(crate) const DATA_VALUE: u16 = 1;
 }
 

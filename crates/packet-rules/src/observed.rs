@@ -6,7 +6,7 @@ use lb_types::RuleElement;
 use netlink::{Attribute, Attributes, Message, Request};
 
 use crate::{
-    key::parse_key,
+    key,
     nft::{self, attr},
     spec::{ChainSpec, ENDPOINTS_MAX, SetId, SetKind, TABLE_NAME, TableSpec},
 };
@@ -27,6 +27,8 @@ pub(crate) struct ObservedTable {
 pub(crate) struct SetFacts {
     pub(crate) key_type: u32,
     pub(crate) key_len: u32,
+    /// Bytes of what a map has for a key; 0 for a set.
+    pub(crate) data_len: u32,
     /// Flags: map, interval, timeout, ...
     pub(crate) flags: u32,
     /// Bound of the number of elements; 0 for none.
@@ -67,10 +69,13 @@ impl From<&TableSpec> for ObservedTable {
 impl From<SetId> for SetFacts {
     fn from(id: SetId) -> Self {
         let (flags, size) = match id.kind {
-            SetKind::Planned(_) => (0, 0),
+            SetKind::Planned(_) if id.has_intervals() => (nft::SET_INTERVAL | nft::SET_CONCAT, 0),
+            SetKind::Planned(_) | SetKind::NodePorts(_) if id.is_map() => (nft::SET_MAP, 0),
+            SetKind::Planned(_) | SetKind::NodePorts(_) => (0, 0),
             SetKind::Endpoints => (nft::SET_TIMEOUT | nft::SET_EVAL, ENDPOINTS_MAX),
         };
-        SetFacts { key_type: id.key_type(), key_len: id.key_len(), flags, size }
+        let data_len = if id.is_map() { nft::MARK_LEN } else { 0 };
+        SetFacts { key_type: id.key_type(), key_len: id.key_len(), data_len, flags, size }
     }
 }
 
@@ -173,13 +178,14 @@ fn parse_comment(mut data: &[u8]) -> Option<String> {
 pub(crate) fn parse_set(message: &Message<'_>) -> Option<(CString, SetFacts)> {
     is_ours(message).then_some(())?;
     let mut name = None;
-    let mut facts = SetFacts { key_type: 0, key_len: 0, flags: 0, size: 0 };
+    let mut facts = SetFacts { key_type: 0, key_len: 0, data_len: 0, flags: 0, size: 0 };
     for attribute in message.attributes(nft::HEADER) {
         match attribute.kind {
             attr::SET_NAME => name = c_string(&attribute),
             attr::SET_FLAGS => facts.flags = attribute.u32_be()?,
             attr::SET_KEY_TYPE => facts.key_type = attribute.u32_be()?,
             attr::SET_KEY_LEN => facts.key_len = attribute.u32_be()?,
+            attr::SET_DATA_LEN => facts.data_len = attribute.u32_be()?,
             attr::SET_DESC => {
                 let size = find(&mut attribute.nested(), attr::SET_DESC_SIZE);
                 facts.size = size.and_then(|size| size.u32_be()).unwrap_or(0);
@@ -200,9 +206,18 @@ pub(crate) fn parse_elements(id: SetId, message: &Message<'_>) -> Vec<RuleElemen
     elements.filter_map(|element| parse_element(id, element.nested())).collect()
 }
 
-fn parse_element(id: SetId, mut attributes: Attributes<'_>) -> Option<RuleElement> {
-    let key = find(&mut attributes, attr::ELEMENT_KEY)?;
-    parse_key(id, find(&mut key.nested(), attr::DATA_VALUE)?.payload)
+fn parse_element<'a>(id: SetId, attributes: Attributes<'a>) -> Option<RuleElement> {
+    let (mut key, mut key_end, mut data): (Option<&[u8]>, &[u8], &[u8]) = (None, &[], &[]);
+    for attribute in attributes {
+        let value = |attribute: &Attribute<'a>| find(&mut attribute.nested(), attr::DATA_VALUE);
+        match attribute.kind {
+            attr::ELEMENT_KEY => key = Some(value(&attribute)?.payload),
+            attr::ELEMENT_KEY_END => key_end = value(&attribute)?.payload,
+            attr::ELEMENT_DATA => data = value(&attribute)?.payload,
+            _ => {}
+        }
+    }
+    key::parse_element(id, key?, key_end, data)
 }
 
 /// Tells whether a message is about our table or something in it: all kinds have the table's name in

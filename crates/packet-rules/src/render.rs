@@ -1,20 +1,34 @@
 //! Chains and rules of the table, with the reason for each.
 //!
 //! ```text
-//! from outside    prerouting [prerouting-mark] -> input [input 90, IPVS 98/99, input-late 101]
-//!                     -> output -> postrouting [postrouting 100]
+//! from outside    prerouting [steer -150, prerouting-mark] -> input [input 90, IPVS 98/99, input-late 101]
+//!                     -> output [output-first -500] -> postrouting [postrouting 100]
 //! answers         prerouting -> forward [forward 90, IPVS 99/100] -> postrouting
-//! from this node  output [output -110, output-mark -100, IPVS -98] -> output again
-//!                     -> postrouting [postrouting 100]
+//! from this node  output [output -110, output-mark -100, output-nodes -99, IPVS -98, output-late -97]
+//!                     -> output again [output-first -500] -> postrouting [postrouting 100]
 //! ```
 //!
 //! Masquerading is decided by the original tuple of the connection (client -> VIP:port), which IPVS leaves
 //! alone, so no packet mark is spent on it; only the two interface modes of local detection need one, because
 //! postrouting does not know where a packet came in.
 //!
-//! No packet of an established connection meets a refusal: `reply` packets pass at the top, services without
-//! endpoints are refused to new connections only (their draining real servers keep theirs), and what IPVS
-//! forwards leaves the input hook before `input-late`.
+//! No packet of an established connection meets a refusal: `reply` packets and those of established TCP
+//! connections pass at the top, services without endpoints are refused to new connections only (their draining
+//! real servers keep theirs), and what IPVS forwards leaves the input hook before `input-late`.
+//!
+//! A node port is served at all addresses of `node-addresses` by one virtual server, which is selected by a packet
+//! mark; so is what clients outside get under a Local policy, where all others get the virtual server of the
+//! address. IPVS looks at the mark when it schedules, so that only packets have one that may have to be scheduled:
+//! those of new connections, all that ask for a connection, and all of UDP and SCTP. It is the whole mark, set just
+//! before IPVS and cleared before anybody else looks at it: IPVS sends what it has translated through the output
+//! hook, where `output-first` is the first to see it, and what it gives to a socket of this node stays in its hook,
+//! where the `-late` chain follows. Untracked packets get no mark, because nothing tells a request from an answer to
+//! this node there.
+//!
+//! A steered VIP is no address of this node: nobody answers ARP for it, its other ports are wherever routing leads, and
+//! packets may come from it. Only what is for a port of a Service gets a bit in its mark, before routing looks at it; a
+//! rule of the routing policy looks for such packets in a table of their own, which says that they are for this node.
+//! The bit goes before IPVS looks at the mark, and before IPVS has a packet routed once more.
 //!
 //! A pod that reaches itself through a Service shows in the packet: its source equals its destination
 //! once IPVS has translated it. nftables cannot compare two fields of a packet (the kernel can since 6.13, by
@@ -37,6 +51,8 @@ use crate::{
     },
 };
 
+/// Behind conntrack (-200), before destination NAT (-100) and routing.
+const STEER: BaseChain = BaseChain { kind: ChainKind::Filter, hook: Hook::Prerouting, priority: -150 };
 /// Between the host's own filter chains (0, security 50), which have the first word, and IPVS (98).
 const INPUT: BaseChain = BaseChain { kind: ChainKind::Filter, hook: Hook::Input, priority: 90 };
 /// Behind IPVS (99).
@@ -45,6 +61,13 @@ const INPUT_LATE: BaseChain = BaseChain { kind: ChainKind::Filter, hook: Hook::I
 const FORWARD: BaseChain = BaseChain { kind: ChainKind::Filter, hook: Hook::Forward, priority: 90 };
 /// Behind conntrack (-200), before destination NAT (-100) and IPVS (-99, -98).
 const OUTPUT: BaseChain = BaseChain { kind: ChainKind::Filter, hook: Hook::Output, priority: -110 };
+/// Before everybody else, above all before connection tracking, policy routing and chains of type route. Packets
+/// that this node sends itself are not tracked yet, so that their marks are none of ours.
+const OUTPUT_FIRST: BaseChain = BaseChain { kind: ChainKind::Filter, hook: Hook::Output, priority: -500 };
+/// Between destination NAT (-100) and IPVS (-98).
+const OUTPUT_NODES: BaseChain = BaseChain { kind: ChainKind::Filter, hook: Hook::Output, priority: -99 };
+/// Behind IPVS (-98).
+const OUTPUT_LATE: BaseChain = BaseChain { kind: ChainKind::Filter, hook: Hook::Output, priority: -97 };
 /// Wherever their priority, nat chains run in the order of priorities at 100 here, and at -100 in the next
 /// two hooks.
 const POSTROUTING: BaseChain = BaseChain { kind: ChainKind::Nat, hook: Hook::Postrouting, priority: 100 };
@@ -62,6 +85,69 @@ const MISPLACED: &str = "misplaced";
 const ICMP_PACKETS: &str = "icmp";
 /// Name of the chain for ICMP errors that end no connection.
 const SOFT_ERRORS: &str = "soft-errors";
+/// Names of the chains of a family, but for the hooks: for packets to addresses of this node and the like.
+struct FamilyChains {
+    input: &'static str,
+    output: &'static str,
+    postrouting: &'static str,
+    /// For packets to steered VIPs.
+    steer: &'static str,
+}
+
+impl FamilyChains {
+    const fn of(family: IpFamily) -> Self {
+        match family {
+            IpFamily::V4 => FamilyChains {
+                input: "node-input-v4",
+                output: "node-output-v4",
+                postrouting: "node-postrouting-v4",
+                steer: "steer-v4",
+            },
+            IpFamily::V6 => FamilyChains {
+                input: "node-input-v6",
+                output: "node-output-v6",
+                postrouting: "node-postrouting-v6",
+                steer: "steer-v6",
+            },
+        }
+    }
+}
+
+/// Places where a port may be.
+#[derive(Clone, Copy)]
+enum Place {
+    /// At an address of its own.
+    Vip,
+    /// At all addresses of this node.
+    Node,
+}
+
+impl Place {
+    /// Set of the elements of a kind.
+    const fn set(self, set: RuleSet, family: IpFamily) -> SetId {
+        match self {
+            Place::Vip => SetId::planned(set, family),
+            Place::Node => SetId::node_ports(set, family),
+        }
+    }
+
+    /// Where the packet goes.
+    const fn destination(self) -> Selector {
+        match self {
+            Place::Vip => Selector::DestinationPort,
+            Place::Node => Selector::NodePort,
+        }
+    }
+
+    /// Where the first packet of the connection went.
+    const fn original(self) -> Selector {
+        match self {
+            Place::Vip => Selector::OriginalDestinationPort,
+            Place::Node => Selector::OriginalNodePort,
+        }
+    }
+}
+
 /// Longest name of an interface (IFNAMSIZ without the NUL).
 const INTERFACE_NAME_MAX: usize = 15;
 
@@ -69,15 +155,30 @@ const INTERFACE_NAME_MAX: usize = 15;
 pub fn render_table(layout: &RulesLayout) -> TableSpec {
     let mut chains = vec![
         ChainSpec { name: REFUSE, base: None, rules: refuse() },
-        ChainSpec { name: SOFT_ERRORS, base: None, rules: per_family(|family| vec![unheard(family)]) },
+        ChainSpec { name: SOFT_ERRORS, base: None, rules: per_family(unheard) },
         ChainSpec { name: MISPLACED, base: None, rules: misplaced() },
         ChainSpec { name: ICMP_PACKETS, base: None, rules: per_family(soft_errors) },
-        chain("input", INPUT, input(layout)),
-        chain("input-late", INPUT_LATE, input_late()),
-        chain("forward", FORWARD, icmp()),
-        chain("output", OUTPUT, output()),
-        chain("postrouting", POSTROUTING, postrouting(layout)),
     ];
+    for family in IpFamily::ALL {
+        let FamilyChains { input, output, postrouting, steer } = FamilyChains::of(family);
+        chains.extend([
+            ChainSpec { name: steer, base: None, rules: steer_vips(layout, family) },
+            ChainSpec { name: input, base: None, rules: node_input(layout, family) },
+            ChainSpec { name: output, base: None, rules: node_output(family) },
+            ChainSpec { name: postrouting, base: None, rules: node_postrouting(layout, family) },
+        ]);
+    }
+    chains.extend([
+        chain("steer", STEER, steer()),
+        chain("input", INPUT, input(layout)),
+        chain("input-late", INPUT_LATE, input_late(layout)),
+        chain("forward", FORWARD, icmp()),
+        chain("output-first", OUTPUT_FIRST, unmark(layout)),
+        chain("output", OUTPUT, output()),
+        chain("output-nodes", OUTPUT_NODES, output_nodes()),
+        chain("output-late", OUTPUT_LATE, unmark(layout)),
+        chain("postrouting", POSTROUTING, postrouting(layout)),
+    ]);
     if marks(layout) {
         chains.push(chain("prerouting-mark", PREROUTING_MARK, mark_from_outside(layout)));
         chains.push(chain("output-mark", OUTPUT_MARK, mark_from_this_node(layout)));
@@ -139,47 +240,254 @@ fn soft_errors(family: IpFamily) -> Vec<RuleSpec> {
 /// `ct state related ct direction reply ct status seen-reply meta nfproto ipv4 ct protocol != udp
 /// ct original ip daddr . ct protocol . ct original proto-dst @services-v4 drop`
 ///
+/// and for node ports `ct original ip daddr @node-addresses-v4 ct protocol . ct original proto-dst
+/// @node-services-v4` instead.
+///
 /// TCP and SCTP disregard such an error once they are connected; before that it makes connect() fail at once,
 /// so it passes, and it always does for UDP, which has no other way to learn of it. Without this, IPVS counts
 /// it as a packet of the real server (`handle_response_icmp`, net/netfilter/ipvs/ip_vs_core.c) as if that
 /// were alive. Errors about a client, which go to its real server, are no such thing.
-fn unheard(family: IpFamily) -> RuleSpec {
-    rule(
-        "an established connection does not need to know",
-        [
+fn unheard(family: IpFamily) -> Vec<RuleSpec> {
+    let services = |place: Place| place.set(RuleSet::Services, family);
+    let vip = vec![Statement::In(Selector::OriginalService, services(Place::Vip))];
+    let node = vec![
+        to_node(Selector::OriginalDestination, family),
+        Statement::In(Selector::OriginalNodeService, services(Place::Node)),
+    ];
+    let rules = [vip, node].map(|of_a_service| {
+        let mut statements = vec![
             Statement::Related,
             Statement::Reply,
             Statement::SeenReply,
             Statement::Family(family),
             Statement::ConnectionNot(UDP),
-            Statement::In(Selector::OriginalService, SetId::planned(RuleSet::Services, family)),
-            Statement::Drop,
+        ];
+        statements.extend(of_a_service);
+        statements.push(Statement::Drop);
+        RuleSpec { about: "an established connection does not need to know", statements }
+    });
+    rules.into()
+}
+
+/// `ip daddr @node-addresses-v4`, or the same of the connection's first packet.
+fn to_node(selector: Selector, family: IpFamily) -> Statement {
+    Statement::In(selector, SetId::planned(RuleSet::NodeAddresses, family))
+}
+
+/// `meta nfproto ipv4 ip daddr @steered-vips-v4 goto steer-v4`
+///
+/// One look-up for every packet that is not to such a VIP.
+fn steer() -> Vec<RuleSpec> {
+    per_family(|family| {
+        let vips = Statement::In(Selector::Destination, SetId::planned(RuleSet::SteeredVips, family));
+        let chain = Statement::Goto(FamilyChains::of(family).steer);
+        vec![rule("VIP that is not this node's", [Statement::Family(family), vips, chain])]
+    })
+}
+
+/// Packets to a steered VIP. Health checks of a load balancer (`@health-checks-v4`) come first: this node answers them
+/// from the VIP. Those of connections that began before the VIP was steered go where they went
+/// (`ct status seen-reply ct direction original ct reply ip saddr @vips-v4 accept`). Of the others, those of clients
+/// that are not allowed are dropped, and those to ports without endpoints
+/// refused, as in the input hook: from there no ICMP error could be sent, whose source would be the VIP. Then
+///
+/// `meta nfproto ipv4 ip daddr . meta l4proto . th dport @steered-v4 ct direction original
+/// meta mark set meta mark | 0x1000 accept`,
+///
+/// the same for `@steered-known-v4` with `ct reply ip saddr != @vips-v4`, and for errors about
+/// packets of such connections
+///
+/// `meta l4proto icmp ct state related ct original ip daddr . ct protocol . ct original proto-dst @steered-v4
+/// ct direction original meta mark set meta mark | 0x1000 accept`.
+///
+/// Answers to a client whose address is the VIP, as a load balancer that asks for health may have, are not for this
+/// node. A connection that IPVS knows gets its answers from an endpoint, one that went where routing leads gets them
+/// from the VIP. What connection tracking disowns or was told to leave alone is steered like a new connection
+/// (`ct state invalid,untracked`), because IPVS may know it.
+fn steer_vips(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
+    let icmp = match family {
+        IpFamily::V4 => ICMP,
+        IpFamily::V6 => ICMPV6,
+    };
+    let set = |set| SetId::planned(set, family);
+    let packet = |of| vec![Statement::Family(family), Statement::In(Selector::DestinationPort, set(of))];
+    let error = |of| {
+        let of_connection = Statement::In(Selector::OriginalService, set(of));
+        vec![Statement::Protocol(icmp), Statement::Related, of_connection]
+    };
+    let by_ipvs = vec![Statement::NotIn(Selector::Server, set(RuleSet::Vips))];
+    let steered = [
+        ("port of a Service", packet(RuleSet::Steered), vec![]),
+        (
+            "port of a Service that is gone: its connections alone",
+            packet(RuleSet::SteeredKnown),
+            by_ipvs.clone(),
+        ),
+        ("error about a packet of a Service", error(RuleSet::Steered), vec![]),
+        ("error about a packet of a connection", error(RuleSet::SteeredKnown), by_ipvs),
+    ];
+    let steer = |(about, mut statements, condition): (_, Vec<_>, Vec<_>)| {
+        statements.push(Statement::Original);
+        statements.extend(condition);
+        statements.extend([Statement::SetMark(layout.steer_bit & 31), Statement::Accept]);
+        RuleSpec { about, statements }
+    };
+    let server_is_vip = Statement::In(Selector::Server, set(RuleSet::Vips));
+    let mut rules = vec![
+        steer(("health check of a load balancer", packet(RuleSet::HealthChecks), vec![])),
+        rule(
+            "connection that goes where routing leads",
+            [Statement::SeenReply, Statement::Original, server_is_vip, Statement::Accept],
+        ),
+        not_allowed(family),
+        no_endpoints(Place::Vip, family),
+    ];
+    rules.extend(steered.map(steer));
+    rules.push(rule(
+        "port of a Service, but of no connection: IPVS may know it",
+        [
+            Statement::InvalidOrUntracked,
+            Statement::Family(family),
+            Statement::In(Selector::DestinationPort, set(RuleSet::Steered)),
+            Statement::SetMark(layout.steer_bit & 31),
+            Statement::Accept,
         ],
-    )
+    ));
+    rules
+}
+
+/// `meta mark & 0x1000 == 0x1000 meta mark set meta mark & 0xffffefff`
+fn steered(layout: &RulesLayout) -> RuleSpec {
+    let bit = layout.steer_bit & 31;
+    rule("has arrived", [Statement::Marked(bit), Statement::ClearMark(bit)])
 }
 
 fn input(layout: &RulesLayout) -> Vec<RuleSpec> {
-    let mut rules = icmp();
-    rules.push(replies());
+    let mut rules = vec![steered(layout)];
+    rules.extend(icmp());
+    rules.extend([replies(), settled()]);
     rules.extend(per_family(|family| {
-        let mut rules = vec![no_endpoints(family)];
-        rules.extend(no_local_endpoints(layout, family));
-        rules.push(unserved(family));
+        let mut rules = vec![
+            not_allowed(family),
+            no_endpoints(Place::Vip, family),
+            health_check(family),
+            not_a_service(family),
+        ];
+        rules.extend(no_local_endpoints(layout, Place::Vip, family));
+        rules.extend(mark_external(layout, Place::Vip, family));
+        rules.push(rule(
+            "address of this node",
+            [
+                Statement::Family(family),
+                to_node(Selector::Destination, family),
+                Statement::Goto(FamilyChains::of(family).input),
+            ],
+        ));
         rules
     }));
     rules
 }
 
-fn output() -> Vec<RuleSpec> {
-    let mut rules = icmp();
-    rules.extend(per_family(|family| vec![no_endpoints(family)]));
+/// Packets from outside and from pods to an address of this node.
+fn node_input(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
+    let mut rules = vec![no_endpoints(Place::Node, family)];
+    rules.extend(no_local_endpoints(layout, Place::Node, family));
+    rules.extend(mark_external(layout, Place::Node, family));
+    rules.push(mark_node_port(family));
     rules
 }
 
-fn input_late() -> Vec<RuleSpec> {
-    let mut rules = vec![replies()];
-    rules.extend(per_family(|family| vec![invalid(family), stray(family)]));
+fn output() -> Vec<RuleSpec> {
+    let mut rules = icmp();
+    rules.extend(per_family(|family| {
+        let mut to_node_port = no_endpoints(Place::Node, family);
+        to_node_port.statements.insert(2, to_node(Selector::Destination, family));
+        vec![not_allowed(family), no_endpoints(Place::Vip, family), to_node_port]
+    }));
     rules
+}
+
+/// `meta nfproto ipv4 ip daddr @node-addresses-v4 goto node-output-v4`
+fn output_nodes() -> Vec<RuleSpec> {
+    per_family(|family| {
+        vec![rule(
+            "address of this node",
+            [
+                Statement::Family(family),
+                to_node(Selector::Destination, family),
+                Statement::Goto(FamilyChains::of(family).output),
+            ],
+        )]
+    })
+}
+
+/// Packets from this node to an address of its own.
+fn node_output(family: IpFamily) -> Vec<RuleSpec> {
+    vec![settled(), mark_node_port(family)]
+}
+
+fn input_late(layout: &RulesLayout) -> Vec<RuleSpec> {
+    let mut rules = unmark(layout);
+    rules.push(replies());
+    rules.extend([ICMP, ICMPV6].map(|protocol| {
+        rule("pings and errors are for the local stack", [Statement::Protocol(protocol), Statement::Accept])
+    }));
+    rules.extend(per_family(|family| vec![invalid(family), health_check(family), unserved(family)]));
+    rules
+}
+
+/// `meta nfproto ipv4 ip daddr . meta l4proto . th dport @health-checks-v4 accept`
+///
+/// Load balancers may ask at their own address, which is a VIP here (kubernetes/kubernetes#117723).
+fn health_check(family: IpFamily) -> RuleSpec {
+    rule(
+        "health check of a load balancer",
+        [
+            Statement::Family(family),
+            Statement::In(Selector::DestinationPort, SetId::planned(RuleSet::HealthChecks, family)),
+            Statement::Accept,
+        ],
+    )
+}
+
+/// `meta l4proto tcp tcp flags != syn / syn,ack accept`
+///
+/// IPVS knows the connection, or nobody does: nothing is scheduled, and nothing is refused before IPVS has seen it,
+/// even if connection tracking has forgotten the connection. What IPVS does not know, is reset behind it.
+fn settled() -> RuleSpec {
+    rule("nothing to decide", [Statement::Protocol(TCP), Statement::NoRequest, Statement::Accept])
+}
+
+/// `ct direction original` and then, by local detection, as in `no_local_endpoints`, and
+/// `meta mark set ip daddr . meta l4proto . th dport map @marks-external-v4 accept`
+fn mark_external(layout: &RulesLayout, place: Place, family: IpFamily) -> Option<RuleSpec> {
+    let map = place.set(RuleSet::MarksExternal, family);
+    let mut statements = vec![Statement::Family(family), Statement::Original];
+    statements.extend(clients_outside(layout, family)?);
+    statements.extend([Statement::MapMark(place.destination(), map), Statement::Accept]);
+    Some(RuleSpec { about: "Local policy: clients outside have real servers of their own", statements })
+}
+
+/// `ct direction original meta mark set meta l4proto . th dport map @node-marks-v4`
+///
+/// An answer to a connection of this node may come to a port that is a node port, too.
+fn mark_node_port(family: IpFamily) -> RuleSpec {
+    let map = SetId::node_ports(RuleSet::Marks, family);
+    rule(
+        "node port: the mark selects its virtual server",
+        [Statement::Family(family), Statement::Original, Statement::MapMark(Selector::NodePort, map)],
+    )
+}
+
+/// `meta mark 0x01b50000/16 ct direction original meta mark set 0x00000000`
+///
+/// and the same for the range of an earlier configuration, as long as there are virtual servers with its marks.
+fn unmark(layout: &RulesLayout) -> Vec<RuleSpec> {
+    let about = "the mark was for IPVS alone";
+    let ranges = [layout.marks].into_iter().chain(layout.old_marks);
+    ranges
+        .map(|marks| rule(about, [Statement::MarkIn(marks), Statement::Original, Statement::ZeroMark]))
+        .collect()
 }
 
 /// `ct state invalid meta nfproto ipv4 meta l4proto tcp
@@ -224,13 +532,13 @@ fn replies() -> RuleSpec {
 /// `ct state new,untracked meta nfproto ipv4 ip daddr . meta l4proto . th dport @no-endpoints-v4 goto refuse`
 ///
 /// Before IPVS, which would answer with an ICMP error that is rate-limited per client.
-fn no_endpoints(family: IpFamily) -> RuleSpec {
+fn no_endpoints(place: Place, family: IpFamily) -> RuleSpec {
     rule(
         "service without endpoints",
         [
             Statement::NewOrUntracked,
             Statement::Family(family),
-            Statement::In(Selector::DestinationPort, SetId::planned(RuleSet::NoEndpoints, family)),
+            Statement::In(place.destination(), place.set(RuleSet::NoEndpoints, family)),
             Statement::Goto(REFUSE),
         ],
     )
@@ -242,28 +550,53 @@ fn no_endpoints(family: IpFamily) -> RuleSpec {
 /// A client outside would see the answers of another node's endpoint come from an address that it has never
 /// called. It is to time out, as the API has it, and to be sent elsewhere by the health check of its load
 /// balancer. Pods and processes of this node are served by all endpoints.
-fn no_local_endpoints(layout: &RulesLayout, family: IpFamily) -> Option<RuleSpec> {
-    let set = SetId::planned(RuleSet::NoLocalEndpoints, family);
-    let mut statements = vec![
-        Statement::NewOrUntracked,
-        Statement::Family(family),
-        Statement::In(Selector::DestinationPort, set),
-    ];
-    statements.extend(not_local(layout.local(family))?.into_iter().filter(|statement| match statement {
-        Statement::ClientNotIn(net) => IpFamily::of(net.ip()) == family,
-        _ => true,
-    }));
+fn no_local_endpoints(layout: &RulesLayout, place: Place, family: IpFamily) -> Option<RuleSpec> {
+    let set = place.set(RuleSet::NoLocalEndpoints, family);
+    let mut statements =
+        vec![Statement::NewOrUntracked, Statement::Family(family), Statement::In(place.destination(), set)];
+    statements.extend(clients_outside(layout, family)?);
     statements.push(Statement::Drop);
     Some(RuleSpec { about: "Local policy, and no endpoint on this node", statements })
 }
 
-/// `meta nfproto ipv4 ip daddr @vips-v4 ip daddr . meta l4proto . th dport != @services-v4 goto refuse`
+/// `ct state new,untracked meta nfproto ipv4 ip daddr . meta l4proto . th dport @restricted-v4
+/// ip daddr . meta l4proto . th dport . ip saddr != @allowed-v4 drop`
 ///
-/// ICMP has left the chain: pings are answered by the local stack, errors belong to connections of IPVS.
-fn unserved(family: IpFamily) -> RuleSpec {
+/// Running connections stay: a Service whose ranges are edited cuts nobody.
+fn not_allowed(family: IpFamily) -> RuleSpec {
     rule(
-        "VIP, but no service on that port",
+        "outside of the load balancer's source ranges",
         [
+            Statement::NewOrUntracked,
+            Statement::Family(family),
+            Statement::In(Selector::DestinationPort, SetId::planned(RuleSet::Restricted, family)),
+            Statement::NotIn(Selector::DestinationPortAndSource, SetId::planned(RuleSet::Allowed, family)),
+            Statement::Drop,
+        ],
+    )
+}
+
+/// Conditions of a family for a client that came in and is not known to be a pod of this node; `None` where all
+/// clients are local.
+fn clients_outside(layout: &RulesLayout, family: IpFamily) -> Option<Vec<Statement>> {
+    let mut conditions = not_local(layout.local(family))?;
+    conditions.retain(|statement| match statement {
+        Statement::ClientNotIn(net) => IpFamily::of(net.ip()) == family,
+        _ => true,
+    });
+    Some(conditions)
+}
+
+/// `ct state new,untracked meta nfproto ipv4 ip daddr @vips-v4
+/// ip daddr . meta l4proto . th dport != @services-v4 goto refuse`
+///
+/// Before IPVS, which gives connections to any unprivileged port of an address to the virtual server of its port 21
+/// (`ip_vs_service_find`, net/netfilter/ipvs/ip_vs_ctl.c), and may have somebody else's virtual server there.
+fn not_a_service(family: IpFamily) -> RuleSpec {
+    rule(
+        "VIP: no service on that port",
+        [
+            Statement::NewOrUntracked,
             Statement::Family(family),
             Statement::In(Selector::Destination, SetId::planned(RuleSet::Vips, family)),
             Statement::NotIn(Selector::DestinationPort, SetId::planned(RuleSet::Services, family)),
@@ -272,15 +605,17 @@ fn unserved(family: IpFamily) -> RuleSpec {
     )
 }
 
-/// `meta nfproto ipv4 ip daddr . meta l4proto . th dport @services-v4 goto refuse`
+/// `meta nfproto ipv4 ip daddr @vips-v4 goto refuse`
 ///
-/// What IPVS has taken is not here any more, or has a real server as its destination by now.
-fn stray(family: IpFamily) -> RuleSpec {
+/// Packets that IPVS has taken are not here any more, or have a real server as their destination by now. Nothing is refused at an
+/// address of this node: the endpoint may be a process that listens on the port of the Service itself, and to stray
+/// packets the stack answers with a reset by itself.
+fn unserved(family: IpFamily) -> RuleSpec {
     rule(
-        "not taken by IPVS: stray packet of a connection that is gone",
+        "VIP, but not taken by IPVS: a connection that is gone",
         [
             Statement::Family(family),
-            Statement::In(Selector::DestinationPort, SetId::planned(RuleSet::Services, family)),
+            Statement::In(Selector::Destination, SetId::planned(RuleSet::Vips, family)),
             Statement::Goto(REFUSE),
         ],
     )
@@ -289,14 +624,35 @@ fn stray(family: IpFamily) -> RuleSpec {
 fn postrouting(layout: &RulesLayout) -> Vec<RuleSpec> {
     let mut rules = vec![stays_here(layout)];
     rules.extend(per_family(|family| {
-        vec![
-            remember(family),
+        let mut rules = vec![
+            remember(Place::Vip, family),
             masquerade_nonlocal(layout, family),
             masquerade_external(layout, family),
-            masquerade(family),
-            hairpin(family),
-        ]
+            masquerade_vips(family),
+        ];
+        rules.extend(masquerade_pods(layout, Place::Vip, family));
+        rules.extend([
+            masquerade(Place::Vip, family),
+            hairpin(Place::Vip, family),
+            rule(
+                "sent to an address of this node",
+                [
+                    Statement::Family(family),
+                    to_node(Selector::OriginalDestination, family),
+                    Statement::Goto(FamilyChains::of(family).postrouting),
+                ],
+            ),
+        ]);
+        rules
     }));
+    rules
+}
+
+/// Connections to addresses of this node. Whoever uses a node port may be outside of the cluster.
+fn node_postrouting(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
+    let mut rules = vec![remember(Place::Node, family)];
+    rules.extend(masquerade_pods(layout, Place::Node, family));
+    rules.extend([masquerade(Place::Node, family), hairpin(Place::Node, family)]);
     rules
 }
 
@@ -317,12 +673,12 @@ fn stays_here(layout: &RulesLayout) -> RuleSpec {
 ///
 /// A rule of its own, so that a full set keeps nobody from being masqueraded. Its size follows from the
 /// endpoints that there are, not from the clients, whom nobody knows.
-fn remember(family: IpFamily) -> RuleSpec {
+fn remember(place: Place, family: IpFamily) -> RuleSpec {
     rule(
         "where the connection was sent",
         [
             Statement::Family(family),
-            Statement::In(Selector::OriginalDestinationPort, SetId::planned(RuleSet::Services, family)),
+            Statement::In(place.original(), place.set(RuleSet::Services, family)),
             Statement::Remember(SetId::endpoints(family)),
         ],
     )
@@ -347,6 +703,38 @@ fn masquerade_nonlocal(layout: &RulesLayout, family: IpFamily) -> RuleSpec {
 fn masquerade_external(layout: &RulesLayout, family: IpFamily) -> RuleSpec {
     let set = SetId::planned(RuleSet::MasqueradeExternal, family);
     masquerade_unless_local(layout, set, ("client may be outside of the cluster", None))
+}
+
+/// `meta nfproto ipv4 ct original ip daddr . meta l4proto . ct original proto-dst @masquerade-pods-v4
+/// ct original ip saddr 10.244.0.0/16 masquerade fully-random`, where the prefixes are those of the whole cluster
+///
+/// A pod of another node that called an address of this one counts as local, gets any endpoint, and one on its own
+/// node would answer it directly, from an address that it has not called.
+fn masquerade_pods(layout: &RulesLayout, place: Place, family: IpFamily) -> Vec<RuleSpec> {
+    let LocalDetection::ClusterCidr(_) = layout.local(family) else { return vec![] };
+    let set = place.set(RuleSet::MasqueradePods, family);
+    let of_prefix = |net| {
+        let about = "client may be a pod of another node";
+        let to = Statement::In(place.original(), set);
+        rule(about, [Statement::Family(family), to, Statement::ClientIn(net), Statement::Masquerade])
+    };
+    local_networks(layout.local(family), family).map(of_prefix).collect()
+}
+
+/// `meta nfproto ipv4 ct original ip daddr . meta l4proto . ct original proto-dst @masquerade-vips-v4
+/// ct original ip saddr @vips-v4 masquerade fully-random`
+///
+/// On another node, which has the address, too, the answer would not find its way back.
+fn masquerade_vips(family: IpFamily) -> RuleSpec {
+    rule(
+        "client is this node under an address that every node has",
+        [
+            Statement::Family(family),
+            Statement::In(Selector::OriginalDestinationPort, SetId::planned(RuleSet::MasqueradeVips, family)),
+            Statement::In(Selector::OriginalClient, SetId::planned(RuleSet::Vips, family)),
+            Statement::Masquerade,
+        ],
+    )
 }
 
 /// Masquerades connections to a set unless the client is a pod of this node; `unknown` is the purpose and the
@@ -376,26 +764,19 @@ fn masquerade_unless_local(
 
 /// `meta nfproto ipv4 ct original ip daddr . meta l4proto . ct original proto-dst @masquerade-v4
 /// masquerade fully-random`
-fn masquerade(family: IpFamily) -> RuleSpec {
-    let set = SetId::planned(RuleSet::Masquerade, family);
-    rule(
-        "always",
-        [
-            Statement::Family(family),
-            Statement::In(Selector::OriginalDestinationPort, set),
-            Statement::Masquerade,
-        ],
-    )
+fn masquerade(place: Place, family: IpFamily) -> RuleSpec {
+    let set = place.set(RuleSet::Masquerade, family);
+    rule("always", [Statement::Family(family), Statement::In(place.original(), set), Statement::Masquerade])
 }
 
 /// `meta nfproto ipv4 ct original ip daddr . meta l4proto . ct original proto-dst @services-v4
 /// ip daddr . meta l4proto . th dport . ip saddr @endpoints-v4 masquerade fully-random`
-fn hairpin(family: IpFamily) -> RuleSpec {
+fn hairpin(place: Place, family: IpFamily) -> RuleSpec {
     rule(
         "pod that reaches itself through a service",
         [
             Statement::Family(family),
-            Statement::In(Selector::OriginalDestinationPort, SetId::planned(RuleSet::Services, family)),
+            Statement::In(place.original(), place.set(RuleSet::Services, family)),
             Statement::In(Selector::DestinationPortAndSource, SetId::endpoints(family)),
             Statement::Masquerade,
         ],
@@ -437,7 +818,7 @@ fn mark(layout: &RulesLayout, family: IpFamily, from: &[Statement]) -> Vec<RuleS
 fn not_local(local: &LocalDetection) -> Option<Vec<Statement>> {
     let interface = match local {
         LocalDetection::None => return Some(vec![]),
-        LocalDetection::Cidr(nets) => {
+        LocalDetection::NodeCidr(nets) | LocalDetection::ClusterCidr(nets) => {
             return Some(nets.iter().copied().map(Statement::ClientNotIn).collect());
         }
         LocalDetection::BridgeInterface(name) => Interface::Name(name.clone()),
@@ -484,11 +865,7 @@ const fn is_by_interface(local: &LocalDetection) -> bool {
 
 /// Prefixes of local clients. Without any of the family nothing is known about it, as with detection `None`.
 fn local_networks(local: &LocalDetection, family: IpFamily) -> impl Iterator<Item = IpNetwork> {
-    let nets = match local {
-        LocalDetection::Cidr(nets) => nets.as_slice(),
-        _ => &[],
-    };
-    nets.iter().copied().filter(move |net| IpFamily::of(net.ip()) == family)
+    local.prefixes().iter().copied().filter(move |net| IpFamily::of(net.ip()) == family)
 }
 
 fn per_family(rules: impl FnMut(IpFamily) -> Vec<RuleSpec>) -> Vec<RuleSpec> {

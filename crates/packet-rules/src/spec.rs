@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
-use lb_types::{IpFamily, RuleSet};
+use lb_types::{IpFamily, MarkRange, RuleSet};
 
-/// Name of our table; its family is `inet`. Nothing outside it is ever written.
+/// Name of our table; its family is `inet`. Nothing outside it is ever written, but for the removal of
+/// [`crate::Leftovers`].
 pub const TABLE_NAME: &str = "kube-ipvs";
 
 /// All chains and sets of the table.
@@ -29,12 +30,31 @@ pub struct SetId {
 /// Kind of the elements of a set, and of whoever writes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SetKind {
-    /// Elements that follow the Services: added and deleted by operations, compared by audits.
+    /// Elements that follow the Services: added and deleted by operations, compared by audits. Key: address, protocol,
+    /// port, or the address alone.
     Planned(RuleSet),
+    /// The same for node ports, whose address is whichever of the node's. Key: protocol, port.
+    NodePorts(RuleSet),
     /// Endpoints to which connections of Services went lately: packets add them, time deletes them, and
     /// nobody else ever writes or dumps them. Key: address, protocol, port, and the address once more.
     Endpoints,
 }
+
+/// Sets that exist for node ports, too.
+pub(crate) const NODE_PORT_SETS: [RuleSet; 9] = [
+    RuleSet::Services,
+    RuleSet::NoEndpoints,
+    RuleSet::Masquerade,
+    RuleSet::MasqueradePods,
+    RuleSet::NoLocalEndpoints,
+    RuleSet::Marks,
+    RuleSet::MarksExternal,
+    RuleSet::Unmarked,
+    RuleSet::UnmarkedExternal,
+];
+
+/// Sets that exist for node ports only.
+const ONLY_NODE_PORTS: [RuleSet; 2] = [RuleSet::Marks, RuleSet::Unmarked];
 
 /// Time for which a set of kind [`SetKind::Endpoints`] remembers an endpoint after the last new connection to
 /// it.
@@ -116,6 +136,10 @@ pub enum Statement {
     SoftError(IpFamily, SoftError),
     /// The packet runs against the direction of its connection's first packet.
     Reply,
+    /// The packet runs in the direction of its connection's first packet; conntrack knows the connection.
+    Original,
+    /// The packet of TCP does not ask for a connection: of SYN and ACK it has another one than SYN alone.
+    NoRequest,
     /// The packet is the first of a connection, or a rule keeps conntrack from tracking it.
     NewOrUntracked,
     /// Conntrack could not place the packet, for instance because it lies outside of the window of its
@@ -126,6 +150,8 @@ pub enum Statement {
     HasSocket,
     /// The packet stays on this node: it leaves through the loopback link.
     ToLoopback,
+    /// The packet belongs to no connection, or is not tracked.
+    InvalidOrUntracked,
     /// The packet is an error about a connection, whose tuple and status count then.
     Related,
     /// The connection's server has answered.
@@ -133,12 +159,16 @@ pub enum Statement {
     /// The connection's transport protocol is any but this one; unlike the packet's own it is known of an
     /// error too.
     ConnectionNot(u8),
+    /// The connection's client has an address in this prefix.
+    ClientIn(IpNetwork),
     /// The connection's client has an address outside this prefix.
     ClientNotIn(IpNetwork),
     /// The packet did not come in through such an interface; one made on this node never did.
     NotFrom(Interface),
     /// The packet mark has this bit.
     Marked(u8),
+    /// The packet mark is in this range.
+    MarkIn(MarkRange),
     /// A field of the packet is in a set.
     In(Selector, SetId),
     /// A field of the packet is not in a set.
@@ -150,6 +180,10 @@ pub enum Statement {
     SetMark(u8),
     /// Clears a bit of the packet mark.
     ClearMark(u8),
+    /// Sets the whole packet mark to what a map has for a field of the packet; ends the rule if it has nothing.
+    MapMark(Selector, SetId),
+    /// Sets the whole packet mark to 0.
+    ZeroMark,
     /// Rewrites the source to an address of the outgoing interface, with a random port.
     Masquerade,
     /// Answers with a reset, as a closed TCP port does.
@@ -190,11 +224,21 @@ pub enum Selector {
     OriginalService,
     /// Source address of the connection's first packet.
     OriginalClient,
+    /// Source address of the connection's answers, as they come: that of the endpoint where IPVS or NAT chose one.
+    Server,
     /// Destination address, transport protocol, destination port, source address.
     DestinationPortAndSource,
     /// Source address, transport protocol, source port, and the source address once more: what a packet's
     /// sender is in a set of endpoints.
     Sender,
+    /// Transport protocol, destination port.
+    NodePort,
+    /// The same of the connection's first packet.
+    OriginalNodePort,
+    /// The same, but with the connection's protocol, not the packet's.
+    OriginalNodeService,
+    /// Destination address of the connection's first packet.
+    OriginalDestination,
 }
 
 /// Incoming interfaces.
@@ -217,9 +261,18 @@ impl SetId {
         SetId { kind: SetKind::Endpoints, family }
     }
 
+    /// The set that holds the elements of a kind and family about node ports.
+    pub const fn node_ports(set: RuleSet, family: IpFamily) -> Self {
+        SetId { kind: SetKind::NodePorts(set), family }
+    }
+
     /// All sets whose elements follow the Services.
     pub fn all_planned() -> impl Iterator<Item = SetId> {
-        RuleSet::ALL.into_iter().flat_map(|set| IpFamily::ALL.map(|family| SetId::planned(set, family)))
+        // An address for all clients selects its virtual server by itself.
+        let of_vips =
+            RuleSet::ALL.into_iter().filter(|set| !ONLY_NODE_PORTS.contains(set)).map(SetKind::Planned);
+        let kinds = of_vips.chain(NODE_PORT_SETS.map(SetKind::NodePorts));
+        kinds.flat_map(|kind| IpFamily::ALL.map(|family| SetId { kind, family }))
     }
 
     /// All our sets.
@@ -235,6 +288,7 @@ impl SetId {
         };
         match self.kind {
             SetKind::Planned(set) => format!("{set}-{suffix}"),
+            SetKind::NodePorts(set) => format!("node-{set}-{suffix}"),
             SetKind::Endpoints => format!("endpoints-{suffix}"),
         }
     }

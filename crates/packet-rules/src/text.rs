@@ -3,7 +3,7 @@
 use std::{fmt, time::Duration};
 
 use ipnetwork::IpNetwork;
-use lb_types::IpFamily;
+use lb_types::{IpFamily, MarkRange};
 
 use crate::{
     expr,
@@ -18,7 +18,11 @@ impl fmt::Display for TableSpec {
         writeln!(f, "table inet {TABLE_NAME} {{")?;
         for set in &self.sets {
             let fields: Vec<_> = set.fields().into_iter().map(|field| field.type_name()).collect();
-            writeln!(f, "\tset {set} {{\n\t\ttype {}", fields.join(" . "))?;
+            let (kind, data) = if set.is_map() { ("map", " : mark") } else { ("set", "") };
+            writeln!(f, "\t{kind} {set} {{\n\t\ttype {}{data}", fields.join(" . "))?;
+            if set.has_intervals() {
+                f.write_str("\t\tflags interval\n")?;
+            }
             if set.kind == SetKind::Endpoints {
                 writeln!(f, "\t\tsize {ENDPOINTS_MAX}\n\t\tflags dynamic,timeout")?;
                 let (memory, sweep) = (time_text(ENDPOINT_MEMORY), time_text(ENDPOINT_SWEEP));
@@ -62,16 +66,19 @@ impl fmt::Display for BaseChain {
 impl BaseChain {
     /// The nft tool names a standard priority when it is at most 10 away.
     fn priority_text(&self) -> String {
-        let standard = match self.hook {
+        let of_nat = match self.hook {
             Hook::Prerouting => Some(("dstnat", -100)),
             Hook::Postrouting => Some(("srcnat", 100)),
             Hook::Input | Hook::Forward | Hook::Output => None,
         };
-        match standard.map(|(name, value)| (name, self.priority - value)) {
+        let standard =
+            [("raw", -300), ("mangle", -150), ("filter", 0), ("security", 50)].into_iter().chain(of_nat);
+        let near = standard.map(|(name, value)| (name, self.priority - value)).find(|(_, n)| n.abs() <= 10);
+        match near {
             Some((name, 0)) => name.to_owned(),
-            Some((name, n @ 1..=10)) => format!("{name} + {n}"),
-            Some((name, n @ -10..=-1)) => format!("{name} - {}", -n),
-            _ => self.priority.to_string(),
+            Some((name, n)) if n > 0 => format!("{name} + {n}"),
+            Some((name, n)) => format!("{name} - {}", -n),
+            None => self.priority.to_string(),
         }
     }
 }
@@ -126,19 +133,34 @@ impl fmt::Display for Statement {
             Statement::Protocol(number) => write!(f, "meta l4proto {}", protocol_word(*number)),
             Statement::SoftError(family, error) => f.write_str(error.text(*family)),
             Statement::Reply => f.write_str("ct direction reply"),
+            Statement::Original => f.write_str("ct direction original"),
+            Statement::NoRequest => f.write_str("tcp flags != syn / syn,ack"),
             Statement::NewOrUntracked => f.write_str("ct state new,untracked"),
             Statement::Invalid => f.write_str("ct state invalid"),
             Statement::HasSocket => f.write_str("meta skuid >= 0"),
             Statement::ToLoopback => f.write_str("oif \"lo\""),
+            Statement::InvalidOrUntracked => f.write_str("ct state invalid,untracked"),
             Statement::Related => f.write_str("ct state related"),
             Statement::SeenReply => f.write_str("ct status seen-reply"),
             Statement::ConnectionNot(number) => write!(f, "ct protocol != {}", protocol_word(*number)),
+            Statement::ClientIn(net) => {
+                write!(f, "ct original {} saddr {}", header_word(IpFamily::of(net.ip())), network_text(*net))
+            }
             Statement::ClientNotIn(net) => {
-                let family = if net.is_ipv4() { IpFamily::V4 } else { IpFamily::V6 };
-                write!(f, "ct original {} saddr != {}", header_word(family), network_text(*net))
+                write!(
+                    f,
+                    "ct original {} saddr != {}",
+                    header_word(IpFamily::of(net.ip())),
+                    network_text(*net)
+                )
             }
             Statement::NotFrom(interface) => write!(f, "iifname != \"{interface}\""),
             Statement::Marked(bit) => write!(f, "meta mark & {0:#010x} == {0:#010x}", 1_u32 << bit),
+            Statement::MarkIn(range) => f.write_str(&mark_text(*range)),
+            Statement::MapMark(selector, map) => {
+                write!(f, "meta mark set {} map @{map}", selector.text(map.family))
+            }
+            Statement::ZeroMark => f.write_str("meta mark set 0x00000000"),
             Statement::In(selector, set) => write!(f, "{} @{set}", selector.text(set.family)),
             Statement::NotIn(selector, set) => write!(f, "{} != @{set}", selector.text(set.family)),
             Statement::Remember(set) => {
@@ -171,10 +193,15 @@ impl Selector {
                 format!("ct original {ip} daddr . ct protocol . ct original proto-dst")
             }
             Selector::OriginalClient => format!("ct original {ip} saddr"),
+            Selector::Server => format!("ct reply {ip} saddr"),
             Selector::DestinationPortAndSource => {
                 format!("{ip} daddr . meta l4proto . th dport . {ip} saddr")
             }
             Selector::Sender => format!("{ip} saddr . meta l4proto . th sport . {ip} saddr"),
+            Selector::NodePort => "meta l4proto . th dport".to_owned(),
+            Selector::OriginalNodePort => "meta l4proto . ct original proto-dst".to_owned(),
+            Selector::OriginalNodeService => "ct protocol . ct original proto-dst".to_owned(),
+            Selector::OriginalDestination => format!("ct original {ip} daddr"),
         }
     }
 }
@@ -198,6 +225,17 @@ impl fmt::Display for Interface {
             Interface::Name(name) => f.write_str(&name.replace('*', "\\*")),
             Interface::Prefix(prefix) => write!(f, "{}*", prefix.replace('*', "\\*")),
         }
+    }
+}
+
+/// The nft tool takes leading bits for a prefix.
+fn mark_text(range: MarkRange) -> String {
+    let (value, mask) = (range.value(), range.mask());
+    let length = mask.leading_ones();
+    if mask.count_ones() == length {
+        format!("meta mark {value:#010x}/{length}")
+    } else {
+        format!("meta mark & {mask:#010x} == {value:#010x}")
     }
 }
 

@@ -9,9 +9,8 @@ use dataplane::{FailedOp, explain_rules};
 use lb_types::{RuleElement, RulesOp};
 
 use crate::{
-    encode::{Change, ELEMENTS_PER_MESSAGE, Encoder},
+    encode::{Change, ELEMENTS_PER_MESSAGE, Elements, Encoder},
     install::{Write, diff_table},
-    key::put_key,
     observed::ObservedTable,
     render_table,
     spec::SetId,
@@ -129,8 +128,7 @@ struct Builder<'a> {
 struct Queue {
     change: Change,
     ops: Vec<usize>,
-    /// One behind the other; all keys of a set have one length.
-    keys: Vec<u8>,
+    elements: Elements,
 }
 
 impl Builder<'_> {
@@ -142,9 +140,13 @@ impl Builder<'_> {
         {
             self.flush_set(id);
         }
-        let queue = self.queues.entry(id).or_insert_with(|| Queue { change, ops: vec![], keys: vec![] });
+        let queue = self.queues.entry(id).or_insert_with(|| Queue {
+            change,
+            ops: vec![],
+            elements: Elements::default(),
+        });
         queue.ops.push(index);
-        put_key(&mut queue.keys, element);
+        queue.elements.push(element);
         if alone {
             self.flush_set(id);
         }
@@ -165,8 +167,8 @@ impl Builder<'_> {
     }
 
     fn flush_set(&mut self, id: SetId) {
-        if let Some(Queue { change, ops, keys }) = self.queues.remove(&id) {
-            let message = self.encoder.elements(id, change, keys.chunks_exact(id.key_len() as usize));
+        if let Some(Queue { change, ops, elements }) = self.queues.remove(&id) {
+            let message = self.encoder.elements(id, change, &elements);
             self.push(&message, ops);
         }
     }

@@ -16,18 +16,35 @@ fn without_detection() {
     testkit::assert_golden!("tests/golden/none.nft", render(LocalDetection::None, LocalDetection::None));
 }
 
+/// Conformance: ipvs/proxier TestMasqueradeRule
+/// Conformance: util TestDetectLocal
 #[test]
 fn by_prefixes() {
-    let v4 = LocalDetection::Cidr(vec![net("10.244.0.0/24"), net("10.245.7.7/32")]);
-    let v6 = LocalDetection::Cidr(vec![net("fd00:244::/64")]);
+    let v4 = LocalDetection::ClusterCidr(vec![net("10.244.0.0/24"), net("10.245.7.7/32")]);
+    let v6 = LocalDetection::ClusterCidr(vec![net("fd00:244::/64")]);
     testkit::assert_golden!("tests/golden/cidr.nft", render(v4, v6));
 }
 
+/// Conformance: util TestDetectLocal
 #[test]
 fn by_interfaces() {
     let v4 = LocalDetection::BridgeInterface("cbr0".to_owned());
     let v6 = LocalDetection::InterfaceNamePrefix("veth".to_owned());
     testkit::assert_golden!("tests/golden/interface.nft", render(v4, v6));
+}
+
+#[test]
+fn the_range_of_marks_shows_where_they_are_cleared() {
+    let marks = "0x200/0xfffffe00".parse().expect("ranges of tests are valid");
+    let table = render_table(&RulesLayout { marks, ..RulesLayout::default() });
+    let clears = |rule: &packet_rules::RuleSpec| {
+        rule.to_string() == "meta mark 0x00000200/23 ct direction original meta mark set 0x00000000"
+    };
+    let chains = table.chains.iter().filter(|chain| chain.rules.first().is_some_and(clears));
+    assert_eq!(
+        chains.map(|chain| chain.name).collect::<Vec<_>>(),
+        ["input-late", "output-first", "output-late"]
+    );
 }
 
 /// Only the rules that a layout shapes, without their comments.
@@ -57,17 +74,26 @@ fn marks(chain: &str, set: &str) -> String {
 
 #[test]
 fn prefixes_of_the_other_family_only_are_no_detection() {
-    assert_eq!(shaped(&LocalDetection::Cidr(vec![net("fd00::/64")])), Vec::<String>::new());
-    assert_eq!(shaped(&LocalDetection::Cidr(vec![])), Vec::<String>::new());
+    assert_eq!(shaped(&LocalDetection::NodeCidr(vec![net("fd00::/64")])), Vec::<String>::new());
+    assert_eq!(shaped(&LocalDetection::NodeCidr(vec![])), Vec::<String>::new());
 }
 
 #[test]
 fn host_bits_of_prefixes_do_not_matter() {
     assert_eq!(
-        shaped(&LocalDetection::Cidr(vec![net("10.244.0.9/24")])),
+        shaped(&LocalDetection::NodeCidr(vec![net("10.244.0.9/24")])),
         [
+            "node-input-v4: ct state new,untracked meta nfproto ipv4 meta l4proto . th dport \
+             @node-no-local-endpoints-v4 ct original ip saddr != 10.244.0.0/24 drop"
+                .to_owned(),
+            "node-input-v4: meta nfproto ipv4 ct direction original ct original ip saddr != 10.244.0.0/24 \
+             meta mark set meta l4proto . th dport map @node-marks-external-v4 accept"
+                .to_owned(),
             "input: ct state new,untracked meta nfproto ipv4 ip daddr . meta l4proto . th dport \
              @no-local-endpoints-v4 ct original ip saddr != 10.244.0.0/24 drop"
+                .to_owned(),
+            "input: meta nfproto ipv4 ct direction original ct original ip saddr != 10.244.0.0/24 \
+             meta mark set ip daddr . meta l4proto . th dport map @marks-external-v4 accept"
                 .to_owned(),
             masquerades("nonlocal", "ct original ip saddr != 10.244.0.0/24"),
             masquerades("external", "ct original ip saddr != 10.244.0.0/24"),
@@ -109,7 +135,7 @@ fn what_packets_remember_decides_nothing_in_the_same_rule() {
         let table = render_table(&RulesLayout { local_v4: local, ..RulesLayout::default() });
         let rules: Vec<_> = table.chains.iter().flat_map(|chain| &chain.rules).collect();
         let remembers = |statement: &Statement| matches!(statement, Statement::Remember(_));
-        assert_eq!(rules.iter().filter(|rule| rule.statements.iter().any(remembers)).count(), 2);
+        assert_eq!(rules.iter().filter(|rule| rule.statements.iter().any(remembers)).count(), 4);
         for rule in rules {
             let before_the_last = rule.statements.split_last().map_or(&[][..], |(_, before)| before);
             assert!(!before_the_last.iter().any(remembers), "{rule}");

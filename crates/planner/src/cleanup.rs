@@ -13,6 +13,8 @@ pub fn cleanup(mirror: &Mirror, ownership: &Ownership) -> Plan {
     if mirror.link_ours {
         plan.push(Stage::VipsRemove, VipOp::DeleteLink);
     }
+    let rules = mirror.rules.iter().map(|(family, bit)| VipOp::DeleteRule { family: *family, bit: *bit });
+    plan.extend(Stage::VipsRemove, rules);
     let ours = mirror.servers.keys().filter(|vs| ownership.owns(vs, mirror));
     plan.extend(Stage::IpvsRemove, ours.map(|vs| IpvsOp::DeleteVirtualServer { vs: *vs }));
     plan
@@ -23,8 +25,7 @@ pub fn cleanup(mirror: &Mirror, ownership: &Ownership) -> Plan {
 pub fn cleanup_rules(mirror: &Mirror, ownership: &Ownership) -> Plan {
     let mut plan = Plan::default();
     let left = mirror.servers.keys().filter(|vs| ownership.owns(vs, mirror));
-    let tags: BTreeSet<_> =
-        left.filter_map(|vs| Some(RuleElement::Service(mirror.front(vs)?.port))).collect();
+    let tags: BTreeSet<RuleElement> = left.flat_map(|vs| mirror.tags(vs)).collect();
     if tags.is_empty() {
         plan.push(Stage::RulesRemove, RulesOp::DeleteTable);
     } else {

@@ -9,9 +9,9 @@ use std::{
 };
 
 use ipnetwork::IpNetwork;
-use lb_types::{IpFamily, RulesLayout, Scheduler, SysctlNeed, VipPort, VirtualServerId};
+use lb_types::{IpFamily, RuleElement, RulesLayout, Scheduler, SysctlNeed, VipPort, VirtualServerId};
 
-use crate::Mirror;
+use crate::{Bindings, Mirror};
 use service_model::{Service, ServicePort};
 
 /// Configuration that shapes the desired state.
@@ -29,8 +29,20 @@ pub struct PlannerConfig {
     pub graceful_timeout_max: Option<Duration>,
     /// True if every connection to a ClusterIP is masqueraded.
     pub masquerade_all: bool,
+    /// Prefixes of the cluster's pods, as far as they are configured.
+    pub pod_cidrs: Vec<IpNetwork>,
+    /// Ways by which packets to VIPs come to IPVS.
+    pub bindings: Bindings,
     /// Configured part of the packet rules.
     pub layout: RulesLayout,
+    /// Addresses of this node at which node ports are served.
+    pub node_port_addresses: NodePortAddresses,
+    /// Keys of the virtual servers of node ports.
+    pub node_port_servers: NodePortServers,
+    /// Address of this node that counts instead of the one that its Node names in that family.
+    pub node_ip: Option<IpAddr>,
+    /// False if `spec.externalIPs` of Services count for nothing.
+    pub serve_external_ips: bool,
     /// Kernel parameters that must have a value, in the order in which they are written.
     pub sysctls: Vec<SysctlNeed>,
     /// Name of this node. It decides what is local, even if the Node cannot be read, and the order in which
@@ -47,8 +59,14 @@ impl Default for PlannerConfig {
             allowed_schedulers: Scheduler::known().collect(),
             graceful_timeout_max: None,
             masquerade_all: false,
+            pod_cidrs: Vec::new(),
+            bindings: Bindings::default(),
             layout: RulesLayout::default(),
             sysctls: Vec::new(),
+            node_port_addresses: NodePortAddresses::All,
+            node_port_servers: NodePortServers::Mark,
+            node_ip: None,
+            serve_external_ips: true,
             node_name: String::new(),
         }
     }
@@ -63,6 +81,65 @@ pub struct Context<'a> {
     pub ownership: &'a Ownership,
     /// Facts about the node.
     pub facts: &'a NodeFacts,
+}
+
+/// Addresses of this node at which node ports are served. Loopback and link-local addresses are never among them,
+/// nor are ClusterIPs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum NodePortAddresses {
+    /// All of them.
+    #[default]
+    All,
+    /// Those that the Node object names first for each family.
+    Primary,
+    /// Those in some prefixes. A family without a prefix has all of its addresses, as in kube-proxy
+    /// (`NewNodePortAddresses` in pkg/proxy/util/nodeport_addresses.go).
+    Prefixes(Vec<IpNetwork>),
+}
+
+impl NodePortAddresses {
+    fn contains(&self, addr: IpAddr, node_ips: &BTreeMap<IpFamily, IpAddr>) -> bool {
+        let is_internal = match addr {
+            IpAddr::V4(addr) => addr.is_loopback() || addr.is_link_local() || addr.is_unspecified(),
+            IpAddr::V6(addr) => addr.is_loopback() || addr.is_unicast_link_local() || addr.is_unspecified(),
+        };
+        let is_meant = || match self {
+            NodePortAddresses::All => true,
+            NodePortAddresses::Primary => node_ips.get(&IpFamily::of(addr)) == Some(&addr),
+            NodePortAddresses::Prefixes(prefixes) => {
+                let mut of_family = prefixes.iter().filter(|net| net.is_ipv4() == addr.is_ipv4()).peekable();
+                of_family.peek().is_none() || of_family.any(|net| net.contains(addr))
+            }
+        };
+        !is_internal && is_meant()
+    }
+}
+
+/// Keys of the virtual servers of node ports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NodePortServers {
+    /// A packet mark: one virtual server for all addresses of the node.
+    #[default]
+    Mark,
+    /// The address: one virtual server for each, as in kube-proxy. Packets keep the marks of others.
+    Address,
+}
+
+/// Text that is no value of the flag.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown value {0:?}: expected mark or address")]
+pub struct UnknownServers(pub String);
+
+impl FromStr for NodePortServers {
+    type Err = UnknownServers;
+
+    fn from_str(s: &str) -> Result<Self, UnknownServers> {
+        match s {
+            "mark" => Ok(NodePortServers::Mark),
+            "address" => Ok(NodePortServers::Address),
+            _ => Err(UnknownServers(s.to_owned())),
+        }
+    }
 }
 
 /// Annotations of Services that count: whoever may edit a Service need not be whoever runs the node.
@@ -116,6 +193,8 @@ pub struct NodeFacts {
     /// Addresses on real interfaces, with the interface's name. They are never bound as VIPs: packets to them
     /// arrive anyway.
     pub addresses: BTreeMap<IpAddr, String>,
+    /// Those of them at which node ports are served.
+    pub node_ports: BTreeSet<IpAddr>,
     /// Ports of Services on those addresses that belong to programs of the node: a socket bound to that very
     /// address listens there.
     pub own_ports: BTreeSet<VipPort>,
@@ -125,7 +204,11 @@ impl NodeFacts {
     /// Chooses the source of each family: the Node object's address if it is really on an interface here (the
     /// kernel refuses any other), else one by which other nodes are likely to reach this one
     /// ([`internal_link`]), else the lowest address of the family.
-    pub fn new(node_ips: &BTreeMap<IpFamily, IpAddr>, addresses: BTreeMap<IpAddr, String>) -> Self {
+    pub fn new(
+        node_ips: &BTreeMap<IpFamily, IpAddr>,
+        addresses: BTreeMap<IpAddr, String>,
+        node_ports: &NodePortAddresses,
+    ) -> Self {
         let source = |family: IpFamily| {
             let of_node = node_ips.get(&family).filter(|ip| addresses.contains_key(ip));
             let of_family = addresses.iter().filter(|(ip, _)| IpFamily::of(**ip) == family);
@@ -133,7 +216,14 @@ impl NodeFacts {
             of_node.or(best.map(|(ip, _)| ip)).copied()
         };
         let sources = IpFamily::ALL.into_iter().filter_map(|f| Some((f, source(f)?))).collect();
-        NodeFacts { sources, addresses, own_ports: BTreeSet::new() }
+        let node_ports =
+            addresses.keys().filter(|addr| node_ports.contains(**addr, node_ips)).copied().collect();
+        NodeFacts { sources, addresses, node_ports, own_ports: BTreeSet::new() }
+    }
+
+    /// Addresses of a family at which node ports are served.
+    pub fn node_ports_of(&self, family: IpFamily) -> impl Iterator<Item = IpAddr> {
+        self.node_ports.iter().copied().filter(move |addr| IpFamily::of(*addr) == family)
     }
 
     /// Ports of a Service on those of its VIPs that are addresses of the node.
@@ -182,7 +272,7 @@ pub struct Ownership {
     pub service_cidrs: Vec<IpNetwork>,
     /// Prefixes of ClusterIPs that the cluster announces: everything in them is ours, too.
     pub announced_cidrs: Vec<IpNetwork>,
-    /// Prefixes in which nothing is ours, whatever else says so.
+    /// Prefixes in which only those virtual servers are ours that our packet rules name: those of Services.
     pub exclude_cidrs: Vec<IpNetwork>,
 }
 
@@ -191,26 +281,18 @@ impl Ownership {
     /// packet rules name it ([`Mirror::names`]), or its VIP is an address on `kube-ipvs0`, where only
     /// kube-proxy can have put it.
     pub fn owns(&self, vs: &VirtualServerId, mirror: &Mirror) -> bool {
-        if self.excludes(vs) {
-            return false;
-        }
-        let has = |vip: IpAddr| mirror.addresses.contains(&vip) || self.cluster_range_of(vip).is_some();
-        mirror.names(vs) || vs.vip_port().is_some_and(|vip| has(vip.addr))
+        let is_excluded = |vip: IpAddr| self.exclude_cidrs.iter().any(|net| net.contains(vip));
+        // What we have bound ourselves says nothing about other ports.
+        let is_kube_proxys = |vip: IpAddr| {
+            mirror.addresses.contains(&vip) && !mirror.elements.contains(&RuleElement::Vip(vip))
+        };
+        let has = |vip: IpAddr| is_kube_proxys(vip) || self.cluster_range_of(vip).is_some();
+        mirror.names(vs) || vs.vip_port().is_some_and(|vip| has(vip.addr) && !is_excluded(vip.addr))
     }
 
     /// Prefix of ClusterIPs that an address lies in.
     pub fn cluster_range_of(&self, addr: IpAddr) -> Option<IpNetwork> {
         let mut cidrs = self.service_cidrs.iter().chain(&self.announced_cidrs);
         cidrs.find(|net| net.contains(addr)).copied()
-    }
-
-    /// Tells whether a virtual server lies in an excluded prefix.
-    pub fn excludes(&self, vs: &VirtualServerId) -> bool {
-        vs.vip_port().is_some_and(|vip| self.excludes_vip(vip.addr))
-    }
-
-    /// Tells whether a VIP lies in an excluded prefix.
-    pub fn excludes_vip(&self, vip: IpAddr) -> bool {
-        self.exclude_cidrs.iter().any(|net| net.contains(vip))
     }
 }

@@ -7,13 +7,21 @@
 //!
 //! Reading order: [`Changes`] and [`Vacated`], [`Desired::replace`], then the queries behind it.
 
-use std::{cmp::Ordering, collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use drain::{Key, Overrides};
-use lb_types::{FastMap, Front, PodUid, ServiceName};
+use lb_types::{Clients, FastMap, Front, IpFamily, PodUid, ServiceName, ServicePortName, VipPort};
 use tally::Tallied;
 
-use crate::{Binding, Dirty, FrontIntent, IntentProblem, ServerEndpoint, ServiceIntent, Subject};
+use crate::{
+    Binding, BindingReason, Dirty, FrontIntent, HealthCheck, IntentProblem, ServerEndpoint, ServiceIntent,
+    Subject, Traffic, no_local::NoLocalCounts,
+};
 
 /// The desired state of the node.
 #[derive(Clone, Debug, Default)]
@@ -21,11 +29,42 @@ pub struct Desired {
     services: Tallied<FastMap<ServiceName, Arc<ServiceIntent>>>,
     /// Claims on a front, the winner first; more than one only where Services claim the same front.
     claims: Tallied<FastMap<Front, Vec<Claim>>>,
-    /// Drain settings of fronts that nobody claims any more, kept until their virtual servers are gone. They
-    /// decide no write.
-    former: Tallied<FastMap<Front, Option<Arc<Overrides>>>>,
-    /// Number of fronts on each VIP, by binding.
-    vips: Tallied<FastMap<IpAddr, [u32; Binding::ALL.len()]>>,
+    /// Fronts that nobody claims any more, kept until their virtual servers are gone. They decide no write.
+    former: Tallied<FastMap<Front, Former>>,
+    /// Services with a health check, each with its own.
+    health_checks: BTreeMap<ServiceName, HealthCheck>,
+    /// The ports of those at load balancers' addresses.
+    health_ports: BTreeSet<(VipPort, ServiceName)>,
+    /// Number of changes of those.
+    health_version: u64,
+    /// Fronts on each VIP.
+    vips: Tallied<FastMap<IpAddr, FrontCounts>>,
+    /// Those of them that are addresses of the node.
+    node_vips: BTreeSet<IpAddr>,
+    /// Number of VIPs that are steered, by family.
+    steered: BTreeMap<IpFamily, usize>,
+    /// Services with a VIP that is no ClusterIP of theirs, and their numbers of fronts there.
+    guests: BTreeMap<(IpAddr, ServiceName), u32>,
+    /// VIPs that Services have and that are bound to no node, with the number of those Services.
+    unbound: BTreeMap<IpAddr, u32>,
+    /// Numbers of Services that have endpoints, but none on this node for a Local policy.
+    no_local: NoLocalCounts,
+}
+
+/// Number of fronts on a VIP.
+#[derive(Clone, Copy, Debug, Default)]
+struct FrontCounts {
+    by_binding: [u32; Binding::ALL.len()],
+    /// Those that have it as a ClusterIP.
+    of_cluster_ip: u32,
+}
+
+/// Memory of the Service port that a front served last.
+#[derive(Clone, Debug)]
+struct Former {
+    name: ServicePortName,
+    /// Drain settings that differ from the configuration.
+    drain: Option<Arc<Overrides>>,
 }
 
 #[derive(Clone, Debug)]
@@ -39,6 +78,11 @@ struct Claim {
 impl Claim {
     fn wanted(&self) -> &FrontIntent {
         &self.intent.fronts[self.at]
+    }
+
+    /// Name of the port in the API.
+    fn name(&self) -> ServicePortName {
+        ServicePortName { service: self.service.clone(), port: Arc::clone(&self.wanted().port_name) }
     }
 
     /// Compares claims on one front, the winner first: a ClusterIP before an external address, then the older
@@ -86,6 +130,11 @@ impl Change<'_> {
         self.changes.dirty.insert(Subject::Front(*front));
         self.changes.dirty.extend(front.vip().map(Subject::Vip));
     }
+
+    /// Marks the front for other clients of the same place, which goes to the same Service.
+    fn mark_sibling(&mut self, front: &Front, claims: Option<&Vec<Claim>>) {
+        self.changes.dirty.extend(claims.map(|_| Subject::Front(front.sibling())));
+    }
 }
 
 impl Desired {
@@ -102,14 +151,25 @@ impl Desired {
             return change.rivals;
         }
         let new = intent.map(Arc::new);
+        self.replace_health_check(
+            name,
+            new.as_ref().and_then(|new| new.health_check.clone()),
+            change.changes,
+        );
         let old = match &new {
             Some(new) => self.services.insert(name.clone(), new.clone()),
             None => self.services.remove(name),
         };
         // The winners before the change are noted first: `succeed` compares them with those after it.
-        let fronts = old.iter().chain(&new).flat_map(|intent| &intent.fronts);
-        let mut before: Vec<_> = fronts.filter_map(|want| self.claim_on(&want.front).cloned()).collect();
-        before.dedup_by_key(|claim| claim.wanted().front);
+        let fronts = old.iter().chain(&new).flat_map(|intent| &intent.fronts).map(|want| want.front);
+        // Who has a place for external clients may follow from a claim on it for any.
+        let fronts = fronts.flat_map(|front| [Some(front), self.for_external(&front)]).flatten();
+        let mut fronts: Vec<_> = fronts.collect();
+        fronts.sort_unstable();
+        fronts.dedup();
+        self.replace_unbound(old.as_deref(), new.as_deref(), change.changes);
+        self.no_local.replace(old.as_ref().map(|old| old.no_local), new.as_ref().map(|new| new.no_local));
+        let before: Vec<_> = fronts.iter().filter_map(|front| self.claim_on(front).cloned()).collect();
         if let Some(old) = &old {
             for want in &old.fronts {
                 self.unclaim(name, want, &mut change);
@@ -126,9 +186,77 @@ impl Desired {
         change.rivals
     }
 
+    fn replace_unbound(
+        &mut self,
+        old: Option<&ServiceIntent>,
+        new: Option<&ServiceIntent>,
+        changes: &mut Changes,
+    ) {
+        let vips = |intent: Option<&ServiceIntent>| {
+            intent.into_iter().flat_map(|intent| &intent.unbound).map(|(vip, _)| *vip).collect::<Vec<_>>()
+        };
+        for vip in vips(new) {
+            *self.unbound.entry(vip).or_default() += 1;
+            changes.dirty.insert(Subject::Vip(vip));
+        }
+        for vip in vips(old) {
+            changes.dirty.insert(Subject::Vip(vip));
+            if let Some(count) = self.unbound.get_mut(&vip) {
+                *count -= 1;
+                if *count == 0 {
+                    self.unbound.remove(&vip);
+                }
+            }
+        }
+    }
+
+    fn replace_health_check(
+        &mut self,
+        name: &ServiceName,
+        check: Option<HealthCheck>,
+        changes: &mut Changes,
+    ) {
+        if self.health_checks.get(name) == check.as_ref() {
+            return;
+        }
+        self.health_version += 1;
+        let new: Vec<_> = check.iter().flat_map(HealthCheck::vip_ports).collect();
+        let old = match check {
+            Some(check) => self.health_checks.insert(name.clone(), check),
+            None => self.health_checks.remove(name),
+        };
+        for port in old.iter().flat_map(HealthCheck::vip_ports) {
+            self.health_ports.remove(&(port, name.clone()));
+            changes.dirty.insert(Subject::HealthCheck(port));
+        }
+        changes.dirty.extend(new.iter().copied().map(Subject::HealthCheck));
+        self.health_ports.extend(new.into_iter().map(|port| (port, name.clone())));
+    }
+
+    /// Numbers of Services that a Local policy leaves without an endpoint on this node, though they have endpoints.
+    pub fn no_local_endpoints(&self) -> impl Iterator<Item = (Traffic, IpFamily, usize)> {
+        self.no_local.all()
+    }
+
+    /// All health checks, with their Services.
+    pub fn health_checks(&self) -> impl Iterator<Item = (&ServiceName, &HealthCheck)> {
+        self.health_checks.iter()
+    }
+
+    /// Number that grows whenever a health check changes.
+    pub fn health_version(&self) -> u64 {
+        self.health_version
+    }
+
+    /// Tells whether this node answers health checks at a VIP port.
+    pub fn has_health_check(&self, port: VipPort) -> bool {
+        let first = self.health_ports.range((port, ServiceName::new("", ""))..).next();
+        first.is_some_and(|(at, _)| *at == port)
+    }
+
     fn claim(&mut self, name: &ServiceName, intent: &Arc<ServiceIntent>, at: usize, change: &mut Change<'_>) {
         let claim = Claim { service: name.clone(), intent: intent.clone(), at };
-        let (front, binding) = (claim.wanted().front, claim.wanted().binding);
+        let FrontIntent { front, binding, is_cluster_ip, .. } = *claim.wanted();
         if !self.former.is_empty() && self.former.remove(&front).is_some() {
             change.changes.configured.push(front);
         }
@@ -136,9 +264,21 @@ impl Desired {
         let position = claims.partition_point(|other| other.rank(&claim).is_lt());
         claims.insert(position, claim);
         change.mark(&front, claims, name);
+        change.mark_sibling(&front, self.claims.get(&front.sibling()));
         if let Some(vip) = front.vip() {
-            self.vips.entry(vip).or_default()[binding as usize] += 1;
+            let before = self.binding(&vip);
+            if !is_cluster_ip {
+                *self.guests.entry((vip, name.clone())).or_default() += 1;
+            }
+            let counts = self.vips.entry(vip).or_default();
+            counts.by_binding[binding as usize] += 1;
+            counts.of_cluster_ip += u32::from(is_cluster_ip);
+            if binding == Binding::Node {
+                self.node_vips.insert(vip);
+            }
+            self.follow_binding(&vip, before, name, change);
         }
+        change.rivals.extend(self.overlapping(&front).filter(|service| *service != name).cloned());
     }
 
     /// Gives a front up. A front that nobody claims any more drains, and then goes ([`crate::diff`]).
@@ -149,13 +289,70 @@ impl Desired {
         if claims.is_empty() {
             self.claims.remove(&want.front);
         }
+        change.mark_sibling(&want.front, self.claims.get(&want.front.sibling()));
+        change.rivals.extend(self.overlapping(&want.front).filter(|service| *service != name).cloned());
         let Some(vip) = want.front.vip() else { return };
+        let before = self.binding(&vip);
+        if !want.is_cluster_ip
+            && let Entry::Occupied(mut guest) = self.guests.entry((vip, name.clone()))
+        {
+            *guest.get_mut() -= 1;
+            if *guest.get() == 0 {
+                guest.remove();
+            }
+        }
         if let Some(counts) = self.vips.get_mut(&vip) {
-            counts[want.binding as usize] -= 1;
-            if counts.iter().all(|count| *count == 0) {
+            counts.by_binding[want.binding as usize] -= 1;
+            counts.of_cluster_ip -= u32::from(want.is_cluster_ip);
+            if counts.by_binding[Binding::Node as usize] == 0 {
+                self.node_vips.remove(&vip);
+            }
+            if counts.by_binding.iter().all(|count| *count == 0) {
                 self.vips.remove(&vip);
             }
         }
+        self.follow_binding(&vip, before, name, change);
+    }
+
+    /// Follows a VIP whose binding was `before`, and which a Service has come to or left.
+    fn follow_binding(
+        &mut self,
+        vip: &IpAddr,
+        before: Option<Binding>,
+        by: &ServiceName,
+        change: &mut Change<'_>,
+    ) {
+        let differ = |counts: &FrontCounts| counts.by_binding.iter().filter(|count| **count > 0).count() > 1;
+        if before != self.binding(vip) || self.vips.get(vip).is_some_and(differ) {
+            let first = (*vip, ServiceName::new("", ""));
+            let others = self.guests.range(first..).map(|(key, _)| key).take_while(|(on, _)| on == vip);
+            change
+                .rivals
+                .extend(others.map(|(_, service)| service).filter(|service| *service != by).cloned());
+        }
+        let is_steered = |binding: Option<Binding>| usize::from(binding == Some(Binding::Steer));
+        let (was, is) = (is_steered(before), is_steered(self.binding(vip)));
+        if was != is {
+            let family = IpFamily::of(*vip);
+            let count = self.steered.entry(family).or_default();
+            *count = *count + is - was;
+            change.changes.dirty.insert(Subject::Steering(family));
+        }
+    }
+
+    /// Services that have the same packets as a front: a node port is at all addresses of the node.
+    fn overlapping(&self, front: &Front) -> impl Iterator<Item = &ServiceName> {
+        let (front, family) = (front.for_any(), front.family());
+        let vips = front.vip().is_none().then_some(&self.node_vips);
+        let of_family = vips.into_iter().flatten().filter(move |vip| IpFamily::of(**vip) == family);
+        let fronts = of_family.map(move |vip| front.at(*vip)).chain(self.node_port(&front));
+        fronts.filter_map(|front| self.service_of(&front))
+    }
+
+    /// The node port that has the number of a front at an address of the node.
+    fn node_port(&self, front: &Front) -> Option<Front> {
+        let is_of_node = front.vip().is_some_and(|vip| self.node_vips.contains(&vip));
+        is_of_node.then(|| front.at(front.family().unspecified()))
     }
 
     /// Compares the Service that has a front now with the one that had it before.
@@ -179,7 +376,10 @@ impl Desired {
         match new {
             Some(new) if new.drain != old.drain => changes.configured.push(front),
             Some(_) => {}
-            None => _ = self.former.insert(front, old.drain.clone()),
+            None => {
+                let former = Former { name: before.name(), drain: old.drain.clone() };
+                self.former.insert(front, former);
+            }
         }
     }
 
@@ -196,15 +396,37 @@ impl Desired {
         fronts.filter(move |want| self.service_of(&want.front) == Some(name))
     }
 
-    /// Problems of a Service with fronts that it wants and another one has.
-    pub fn conflicts(&self, name: &ServiceName) -> Vec<IntentProblem> {
+    /// Problems of a Service with fronts that it wants and another one has, given the addresses at which node ports
+    /// are served.
+    pub fn conflicts(&self, name: &ServiceName, node_ports: &BTreeSet<IpAddr>) -> Vec<IntentProblem> {
         let fronts = self.services.get(name).into_iter().flat_map(|intent| &intent.fronts);
-        let lost = fronts.filter_map(|want| {
-            let winner = self.service_of(&want.front).filter(|winner| *winner != name)?;
-            let (service, front, winner) = (name.clone(), want.front, winner.clone());
-            Some(IntentProblem::ClaimedByOther { service, front, winner })
+        // The front for external clients goes to the same Service, and is not reported once more.
+        let fronts = fronts.map(|want| want.front).filter(|front| front.clients == Clients::Any);
+        let other = |front: &Front| self.service_of(front).filter(|winner| *winner != name).cloned();
+        let lost = fronts.filter_map(|front| {
+            let service = name.clone();
+            if let Some(winner) = other(&front) {
+                return Some(IntentProblem::ClaimedByOther { service, front, winner });
+            }
+            let node_port = self.node_port(&front).filter(|_| node_ports.contains(&front.port.addr))?;
+            let winner = other(&node_port)?;
+            Some(IntentProblem::PortIsNodePort { service, port: front.port, winner })
         });
-        lost.collect()
+        lost.chain(self.bound_further(name)).collect()
+    }
+
+    /// Problems of a Service with addresses that another one has bound in a way that reaches further.
+    fn bound_further(&self, name: &ServiceName) -> impl Iterator<Item = IntentProblem> {
+        let mut own = BTreeMap::new();
+        for want in self.fronts_of(name).filter(|want| !want.is_cluster_ip) {
+            let Some(vip) = want.front.vip() else { continue };
+            let widest = own.entry(vip).or_insert(want.binding);
+            *widest = want.binding.max(*widest);
+        }
+        own.into_iter().filter_map(|(vip, own)| {
+            let binding = self.binding(&vip).filter(|binding| *binding > own)?;
+            Some(IntentProblem::BoundFurther { service: name.clone(), vip, own, binding })
+        })
     }
 
     /// Intent for a front, if a Service has it.
@@ -217,17 +439,37 @@ impl Desired {
         self.claim_on(front).map(|claim| &claim.service)
     }
 
+    /// Name of the Service port that a front serves, or served last.
+    pub fn name_of(&self, front: &Front) -> Option<ServicePortName> {
+        let former = || self.former.get(front).map(|former| former.name.clone());
+        self.claim_on(front).map(Claim::name).or_else(former)
+    }
+
     /// Drain settings that differ from the configuration, of the Service that a front serves or served last.
     pub fn drain_overrides(&self, front: &Front) -> &Overrides {
-        let former = || self.former.get(front).and_then(|drain| drain.as_deref());
+        let former = || self.former.get(front).and_then(|former| former.drain.as_deref());
         match self.front(front) {
             Some(want) => want.drain_overrides(),
             None => former().unwrap_or(&Overrides::NONE),
         }
     }
 
+    /// The claim that wins. What a place has for external clients belongs to the Service that has it for any.
     fn claim_on(&self, front: &Front) -> Option<&Claim> {
-        self.claims.get(front)?.first()
+        let claims = self.claims.get(front)?;
+        match front.clients {
+            Clients::Any => claims.first(),
+            Clients::External => {
+                let owner = &self.claims.get(&front.sibling())?.first()?.service;
+                claims.iter().find(|claim| claim.service == *owner)
+            }
+        }
+    }
+
+    /// The front for external clients of a place for any, if somebody claims that.
+    fn for_external(&self, front: &Front) -> Option<Front> {
+        Some(front.sibling())
+            .filter(|sibling| sibling.clients == Clients::External && self.claims.contains_key(sibling))
     }
 
     /// Tells whether a Service has a VIP. A VIP that none has is still needed while a virtual server on it
@@ -236,11 +478,45 @@ impl Desired {
         self.vips.contains_key(vip)
     }
 
+    /// Tells whether a Service has an address as a ClusterIP.
+    pub fn has_cluster_ip(&self, addr: &IpAddr) -> bool {
+        self.vips.get(addr).is_some_and(|counts| counts.of_cluster_ip > 0)
+    }
+
     /// Way by which packets to a VIP come to IPVS: of the bindings of its fronts, the one that reaches
     /// furthest.
     pub fn binding(&self, vip: &IpAddr) -> Option<Binding> {
         let counts = self.vips.get(vip)?;
-        Binding::ALL.into_iter().rev().find(|binding| counts[*binding as usize] > 0)
+        Binding::ALL.into_iter().rev().find(|binding| counts.by_binding[*binding as usize] > 0)
+    }
+
+    /// Tells whether VIPs of a family are steered.
+    pub fn steers(&self, family: IpFamily) -> bool {
+        self.steered.get(&family).is_some_and(|count| *count > 0)
+    }
+
+    /// Tells whether a Service has a VIP that is bound to no node.
+    pub fn is_unbound(&self, vip: &IpAddr) -> bool {
+        self.unbound.contains_key(vip)
+    }
+
+    /// All VIPs with their bindings and the reasons, sorted.
+    pub fn bindings(&self) -> BTreeMap<IpAddr, (Option<Binding>, BindingReason)> {
+        let unbound = self.services.values().flat_map(|intent| &intent.unbound);
+        let unbound = unbound.map(|(vip, reason)| (*vip, None, *reason));
+        let bound = self.services.values().flat_map(|intent| &intent.fronts).filter_map(|want| {
+            let vip = want.front.vip()?;
+            Some((vip, Some(want.binding), want.binding_reason))
+        });
+        let mut bindings = BTreeMap::new();
+        for (vip, binding, reason) in unbound.chain(bound) {
+            // Where several Services have a VIP, the reason of the binding that holds, and the first one of several.
+            if binding == self.binding(&vip) {
+                let known = bindings.entry(vip).or_insert((binding, reason));
+                known.1 = reason.min(known.1);
+            }
+        }
+        bindings
     }
 
     /// All fronts that Services claim.
@@ -251,6 +527,11 @@ impl Desired {
     /// All VIPs on which Services claim a front.
     pub fn vips(&self) -> impl Iterator<Item = &IpAddr> {
         self.vips.keys()
+    }
+
+    /// Tells whether a Service has an intent.
+    pub fn has_service(&self, name: &ServiceName) -> bool {
+        self.services.contains_key(name)
     }
 
     /// Names of all Services that have an intent.

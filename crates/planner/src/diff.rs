@@ -8,12 +8,14 @@
 //! of VIPs and fronts to single real servers. Deletions of tracked connections follow from the finished plan
 //! (`conntrack`).
 
-use std::{hash::BuildHasher, net::IpAddr};
+use std::{collections::BTreeSet, hash::BuildHasher, net::IpAddr};
 
 use drain::{Cause, Key, Ledger, Outcome, State, Verdict};
 use foldhash::quality::FixedState;
+use ipnetwork::IpNetwork;
 use lb_types::{
-    Front, IpFamily, IpvsOp, RealServer, RealServerId, RuleElement, RuleSet, RulesOp, VipOp, Weight,
+    Clients, Front, IpFamily, IpvsOp, RealServer, RealServerId, RouteTable, RuleElement, RuleSet, RulesOp,
+    VipOp, VipPort, VirtualServerId, Weight,
 };
 
 use crate::{
@@ -41,12 +43,15 @@ impl Inputs<'_> {
     /// Fate of the virtual server of a front that no Service wants.
     fn unwanted(&self, front: &Front) -> Unwanted {
         let Context { ownership, facts, .. } = self.context;
-        let vs = self.mirror.key(front);
+        let Some(vs) = self.mirror.key(front) else { return Unwanted::Absent };
         let Some(have) = self.mirror.servers.get(&vs) else { return Unwanted::Absent };
         let is_empty = have.real_servers.is_empty() && !(self.is_in_doubt)(front);
         if !ownership.owns(&vs, self.mirror) {
             Unwanted::NotOurs
-        } else if is_empty || facts.own_ports.contains(&front.port) {
+        } else if is_empty
+            || facts.own_ports.contains(&front.port)
+            || front.vip().is_some_and(|vip| self.is_given_up(&vip))
+        {
             Unwanted::Goes
         } else {
             Unwanted::Drains
@@ -58,9 +63,27 @@ impl Inputs<'_> {
     fn binding(&self, vip: &IpAddr) -> Option<Binding> {
         let is_draining =
             |front: &Front| self.desired.front(front).is_none() && self.unwanted(front) == Unwanted::Drains;
-        self.desired.binding(vip).or_else(|| {
-            self.mirror.fronts_on(*vip).any(|front| is_draining(&front)).then_some(Binding::Route)
-        })
+        let drains = || self.mirror.fronts_on(*vip).any(|front| is_draining(&front));
+        self.desired.binding(vip).or_else(|| self.left_binding(vip).filter(|_| drains()))
+    }
+
+    /// Way by which packets to a VIP that no Service has any more come to IPVS while connections last. One that is to
+    /// be bound to no node is left at once where that would take new connections, too.
+    fn left_binding(&self, vip: &IpAddr) -> Option<Binding> {
+        let Mirror { elements, routes, steered, addresses, .. } = self.mirror;
+        let has_route_of_steering = steered.contains(vip) && !routes.contains_key(vip);
+        if elements.contains(&RuleElement::SteeredVip(*vip)) || has_route_of_steering {
+            return Some(Binding::Steer);
+        }
+        let was_bound =
+            elements.contains(&RuleElement::Vip(*vip)) || routes.contains_key(vip) || addresses.contains(vip);
+        (was_bound && !self.desired.is_unbound(vip)).then_some(Binding::Route)
+    }
+
+    /// Tells whether a VIP is to be bound to no node, and steering does not tell its connections from others.
+    fn is_given_up(&self, vip: &IpAddr) -> bool {
+        let Inputs { desired, .. } = self;
+        desired.is_unbound(vip) && desired.binding(vip).is_none() && self.left_binding(vip).is_none()
     }
 }
 
@@ -73,7 +96,8 @@ enum Unwanted {
     NotOurs,
     /// It refuses new connections until its real servers have drained.
     Drains,
-    /// It is deleted: it has no real servers left, or its port belongs to a program of the node.
+    /// It is deleted: it has no real servers left, its port belongs to a program of the node, or its VIP is bound to no
+    /// node any more.
     Goes,
 }
 
@@ -92,7 +116,27 @@ pub fn diff(dirty: &Dirty, inputs: &Inputs<'_>) -> Plan {
     for vip in &vips {
         differ.vip(*vip);
     }
-    for front in sorted(dirty.fronts().copied()) {
+    let steering = dirty.iter().filter_map(|subject| match subject {
+        Subject::Steering(family) => Some(*family),
+        _ => None,
+    });
+    for family in sorted(steering) {
+        differ.rule(family);
+    }
+    let health_checks = dirty.iter().filter_map(|subject| match subject {
+        Subject::HealthCheck(port) => Some(*port),
+        _ => None,
+    });
+    for port in sorted(health_checks) {
+        differ.element(RuleElement::HealthCheck(port), inputs.desired.has_health_check(port));
+    }
+    // How the real servers of external clients drain whom nobody wants any more, depends on the endpoints of all.
+    let is_left =
+        |front: &Front| inputs.desired.front(front).is_none() && inputs.mirror.server(front).is_some();
+    let external = dirty.fronts().map(|front| front.for_external()).filter(is_left);
+    let mut fronts = sorted(dirty.fronts().copied().chain(external));
+    fronts.dedup();
+    for front in fronts {
         differ.front(front);
     }
     // A front that is compared as a whole gets its refusal from `will_refuse`, by what the plan will have
@@ -102,7 +146,7 @@ pub fn diff(dirty: &Dirty, inputs: &Inputs<'_>) -> Plan {
         _ => None,
     });
     for front in sorted(refusals) {
-        differ.element(RuleElement::Refuse(front.port), differ.refuses(&front));
+        differ.element(refusal(&front), differ.refuses(&front));
     }
     // An address is dirty by itself, or because the plan may bring the route of its VIP.
     let found = dirty.iter().filter_map(|subject| match subject {
@@ -152,30 +196,81 @@ impl Differ<'_> {
             self.plan.push(Stage::Link, VipOp::EnsureLink);
         }
         if !mirror.layout_current {
+            // Packets that are steered already get another bit with the chains.
+            let bit = context.config.layout.steer_bit;
+            let missing = mirror.rules.iter().map(|(family, _)| *family).collect::<BTreeSet<_>>();
+            let missing = missing.into_iter().filter(|family| !mirror.rules.contains(&(*family, bit)));
+            self.plan.extend(Stage::RoutingRules, missing.map(|family| VipOp::EnsureRule { family, bit }));
             self.plan.push(Stage::RulesAdd, RulesOp::InstallLayout(context.config.layout.clone()));
         }
     }
 
-    fn vip(&mut self, vip: IpAddr) {
-        let Context { facts, .. } = self.inputs.context;
-        // An address of the node that no Service has any more is not bound either.
-        let is_bound =
-            self.inputs.binding(&vip) == Some(Binding::Route) && !facts.addresses.contains_key(&vip);
-        let source = facts.sources.get(&IpFamily::of(vip)).copied();
-        match (is_bound, self.inputs.mirror.routes.get(&vip)) {
-            (true, Some(present)) if *present == source => {}
-            (true, _) => self.plan.push(Stage::VipsAdd, VipOp::EnsureRoute { vip, source }),
-            (false, Some(_)) => self.plan.push(Stage::VipsRemove, VipOp::DeleteRoute { vip }),
-            (false, None) => {}
+    /// Compares the rule of the routing policy for steered packets. Once there, it stays until a clean-up: without a
+    /// route in its table it has no effect.
+    fn rule(&mut self, family: IpFamily) {
+        let Inputs { desired, mirror, context, .. } = self.inputs;
+        let bit = context.config.layout.steer_bit;
+        if desired.steers(family) && !mirror.rules.contains(&(family, bit)) {
+            self.plan.push(Stage::RoutingRules, VipOp::EnsureRule { family, bit });
         }
-        self.element(RuleElement::Vip(vip), is_bound);
+        let others = mirror.rules.iter().filter(|(of, other)| *of == family && *other != bit);
+        let deletions = others.map(|(family, bit)| VipOp::DeleteRule { family: *family, bit: *bit });
+        self.plan.extend(Stage::VipsRemove, deletions);
     }
 
-    /// Tells whether nothing depends on an address: it is not a VIP, or its VIP has a route, by this plan at
-    /// the latest.
+    fn vip(&mut self, vip: IpAddr) {
+        let Inputs { mirror, context: Context { facts, .. }, .. } = self.inputs;
+        // An address of the node that no Service has any more is not bound either.
+        let binding = self.inputs.binding(&vip).filter(|_| !facts.addresses.contains_key(&vip));
+        let source = facts.sources.get(&IpFamily::of(vip)).copied();
+        let present = mirror.routes.get(&vip).copied();
+        self.route(vip, RouteTable::Local, binding == Some(Binding::Route), (source, present));
+        let present = mirror.steered.contains(&vip).then_some(None);
+        self.route(vip, RouteTable::Steering, binding == Some(Binding::Steer), (None, present));
+        if binding == Some(Binding::Address) && !mirror.addresses.contains(&vip) {
+            self.plan.push(Stage::VipsAdd, VipOp::EnsureAddress { addr: vip });
+        }
+        self.element(RuleElement::Vip(vip), binding.is_some_and(Binding::is_vip));
+        self.element(RuleElement::SteeredVip(vip), binding == Some(Binding::Steer));
+        self.element(RuleElement::NodeAddress(vip), self.serves_node_ports(vip));
+    }
+
+    /// Compares the route of a VIP in a table with the source that it has, and the one that it must have.
+    fn route(
+        &mut self,
+        vip: IpAddr,
+        table: RouteTable,
+        is_wanted: bool,
+        (source, present): (Option<IpAddr>, Option<Option<IpAddr>>),
+    ) {
+        match (is_wanted, present) {
+            (true, Some(present)) if present == source => {}
+            (true, _) => self.plan.push(Stage::VipsAdd, VipOp::EnsureRoute { vip, table, source }),
+            (false, Some(_)) => self.plan.push(Stage::VipsRemove, VipOp::DeleteRoute { vip, table }),
+            (false, None) => {}
+        }
+    }
+
+    /// Tells whether node ports are served at an address. A ClusterIP may be an address of the node, too, as the one
+    /// of a node-local DNS cache is.
+    fn serves_node_ports(&self, addr: IpAddr) -> bool {
+        let Inputs { desired, context: Context { facts, ownership, .. }, .. } = self.inputs;
+        facts.node_ports.contains(&addr)
+            && ownership.cluster_range_of(addr).is_none()
+            && !desired.has_cluster_ip(&addr)
+    }
+
+    /// Tells whether nothing depends on an address of `kube-ipvs0`: it is not a VIP, or its VIP comes to IPVS in another
+    /// way, by this plan at the latest.
     fn is_spare(&self, addr: &IpAddr, vips: &[IpAddr]) -> bool {
-        let is_routed = self.inputs.mirror.routes.contains_key(addr) || vips.binary_search(addr).is_ok();
-        is_routed || self.inputs.binding(addr).is_none()
+        let mirror = self.inputs.mirror;
+        let is_planned = || vips.binary_search(addr).is_ok();
+        match self.inputs.binding(addr) {
+            None | Some(Binding::Node) => true,
+            Some(Binding::Address) => false,
+            Some(Binding::Route) => mirror.routes.contains_key(addr) || is_planned(),
+            Some(Binding::Steer) => mirror.steered.contains(addr) || is_planned(),
+        }
     }
 
     fn element(&mut self, element: RuleElement, is_wanted: bool) {
@@ -187,52 +282,170 @@ impl Differ<'_> {
     }
 
     fn front(&mut self, front: Front) {
-        let Some(want) = self.inputs.desired.front(&front) else { return self.unwanted(front) };
-        for set in FRONT_SETS {
-            let element = set.element(front.port);
-            let is_wanted = match set {
-                RuleSet::Services => true,
-                RuleSet::NoEndpoints => self.will_refuse(want),
-                RuleSet::NoLocalEndpoints => want.drop_external,
-                _ => want.masquerade.element(front.port) == Some(element),
-            };
-            self.element(element, is_wanted);
-        }
-        match self.inputs.mirror.server(&front) {
-            None => {
-                let vs = self.inputs.mirror.key(&front);
-                self.plan.push(Stage::ServersAdd, IpvsOp::AddVirtualServer { vs, settings: want.settings });
-                self.add_real_servers(want, want.real_servers());
+        let Inputs { desired, mirror, .. } = self.inputs;
+        let Some(want) = desired.front(&front) else { return self.unwanted(front) };
+        let Some(vs) = mirror.key(&front) else {
+            // Without a mark it has no virtual server, and none can come. Clients outside must not get endpoints of
+            // other nodes instead, whose answers would not come through here.
+            if front.clients == Clients::External {
+                self.element(RuleElement::DropExternal(front.port), true);
             }
-            Some(have) => self.change_server(want, have),
+            return;
+        };
+        let will_refuse = self.will_refuse(want);
+        match front.clients {
+            Clients::Any => {
+                for set in PORT_SETS {
+                    let Some(element) = set.of_port(front.port) else { continue };
+                    let is_wanted = match element {
+                        RuleElement::Service(_) => true,
+                        RuleElement::Refuse(_) => will_refuse,
+                        _ => want.masquerade.element(front.port) == Some(element),
+                    };
+                    self.element(element, is_wanted);
+                }
+                self.restrict(front.port, want.allowed.as_deref());
+                self.steer(front.port, want.binding == Binding::Steer);
+            }
+            Clients::External => self.element(RuleElement::DropExternal(front.port), will_refuse),
+        }
+        self.lead_clients(front);
+        match mirror.servers.get(&vs) {
+            None => {
+                self.plan.push(Stage::ServersAdd, IpvsOp::AddVirtualServer { vs, settings: want.settings });
+                self.add_real_servers(want, vs, want.real_servers());
+            }
+            Some(have) => self.change_server(want, vs, have),
         }
     }
 
-    fn unwanted(&mut self, front: Front) {
-        let unwanted = self.inputs.unwanted(&front);
-        for set in FRONT_SETS {
-            // While it drains, it stays tagged as ours and refuses new connections, and its connections are
-            // masqueraded as before.
-            let element = set.element(front.port);
-            let stays = match set {
-                RuleSet::Services | RuleSet::NoEndpoints => true,
-                RuleSet::NoLocalEndpoints => false,
-                _ => self.inputs.mirror.elements.contains(&element),
-            };
-            self.element(element, stays && unwanted == Unwanted::Drains);
+    /// Steers the packets to a port here, once their route exists, or leaves them to routing.
+    fn steer(&mut self, port: VipPort, is_steered: bool) {
+        let (all, known) = (RuleElement::Steer(port), RuleElement::SteerKnown(port));
+        if is_steered && !self.inputs.mirror.elements.contains(&all) {
+            self.plan.push(Stage::RulesLead, RulesOp::AddElement(all));
+        } else {
+            self.element(all, is_steered);
         }
-        match unwanted {
+        self.element(known, false);
+    }
+
+    /// Lets certain clients connect to a port, or everybody. One transaction replaces prefixes: those that go are
+    /// deleted first, because they may overlap with those that come, and nobody else is let in meanwhile.
+    fn restrict(&mut self, port: VipPort, allowed: Option<&[IpNetwork]>) {
+        let present = self.inputs.mirror.allowed.get(&port);
+        let is_present = |clients: &IpNetwork| present.is_some_and(|present| present.contains(clients));
+        let wanted = allowed.unwrap_or_default();
+        let stage = if allowed.is_some() { Stage::RulesAdd } else { Stage::RulesRemove };
+        self.element(RuleElement::Restrict(port), allowed.is_some());
+        let stale = present.into_iter().flatten().filter(|clients| !wanted.contains(clients));
+        self.plan
+            .extend(stage, stale.map(|clients| RulesOp::DeleteElement(RuleElement::Allow(port, *clients))));
+        let missing = wanted.iter().filter(|clients| !is_present(clients));
+        self.plan
+            .extend(stage, missing.map(|clients| RulesOp::AddElement(RuleElement::Allow(port, *clients))));
+    }
+
+    /// Gives the packets of clients the mark of their front, if it has one, once its virtual server is complete:
+    /// until then, they go where they went before. The element without effect is the tag meanwhile. Where nobody is
+    /// served yet, they have their mark from the beginning: external ones must not come to endpoints of other nodes.
+    fn lead_clients(&mut self, front: Front) {
+        let mirror = self.inputs.mirror;
+        let Some(mark) = mirror.marks.get(&front) else { return };
+        let (leads, tags) = (RuleElement::Mark(front, mark), RuleElement::Unmarked(front, mark));
+        if mirror.elements.contains(&leads) || !self.is_served_without(&front) {
+            self.element(leads, true);
+            self.element(tags, false);
+            return;
+        }
+        self.element(tags, true);
+        self.plan.extend(Stage::RulesLead, [RulesOp::AddElement(leads), RulesOp::DeleteElement(tags)]);
+    }
+
+    /// Tells whether clients of a front with a mark have a virtual server without that.
+    fn is_served_without(&self, front: &Front) -> bool {
+        let any = front.for_any();
+        let mut others = self.counterparts(&any);
+        // What external clients have by themselves counts, too: it may be incomplete.
+        others.extend([any, *front].into_iter().filter(|_| front.clients == Clients::External));
+        others.iter().any(|front| self.inputs.mirror.server(front).is_some())
+    }
+
+    /// Fronts that serve the same clients as a front for any client by another key: a node port has a virtual server
+    /// at each address, or one for all of them.
+    fn counterparts(&self, front: &Front) -> Vec<Front> {
+        let (facts, family) = (self.inputs.context.facts, front.family());
+        match front.vip() {
+            Some(vip) if facts.node_ports.contains(&vip) => vec![front.at(family.unspecified())],
+            Some(_) => vec![],
+            None => facts.node_ports_of(family).map(|addr| front.at(addr)).collect(),
+        }
+    }
+
+    /// Intent that clients of a front for any client follow when nobody wants the front itself any more.
+    fn successor(&self, front: &Front) -> Option<&FrontIntent> {
+        self.counterparts(front).iter().find_map(|front| self.inputs.desired.front(front))
+    }
+
+    fn unwanted(&mut self, front: Front) {
+        let mirror = self.inputs.mirror;
+        let fate = self.inputs.unwanted(&front);
+        let drains = fate == Unwanted::Drains;
+        match front.clients {
+            Clients::Any => {
+                let has_moved = self.successor(&front).is_some();
+                // Routing takes new connections to a steered address, while known ones are steered as before.
+                let is_steered = self.inputs.binding(&front.port.addr) == Some(Binding::Steer);
+                for element in PORT_SETS.into_iter().filter_map(|set| set.of_port(front.port)) {
+                    // While it drains, it stays tagged as ours and refuses new connections unless they go elsewhere
+                    // now, and its connections are masqueraded as before.
+                    let stays = match element {
+                        RuleElement::Service(_) => true,
+                        RuleElement::Refuse(_) => !has_moved && !is_steered,
+                        _ => mirror.elements.contains(&element),
+                    };
+                    self.element(element, stays && drains);
+                }
+                if has_moved {
+                    self.release_clients(front, drains);
+                } else {
+                    let mark = mirror.marks.get(&front);
+                    mark.into_iter().for_each(|mark| self.element(RuleElement::Mark(front, mark), drains));
+                }
+                if !drains {
+                    self.restrict(front.port, None);
+                }
+                self.element(RuleElement::SteerKnown(front.port), drains && is_steered);
+                self.element(RuleElement::Steer(front.port), false);
+            }
+            Clients::External => {
+                self.element(RuleElement::DropExternal(front.port), false);
+                self.release_clients(front, drains);
+            }
+        }
+        let Some(vs) = mirror.key(&front) else { return };
+        match fate {
             Unwanted::Drains => {
-                let have = self.inputs.mirror.server(&front);
+                let have = mirror.server(&front);
                 for (rs, present) in have.into_iter().flat_map(|have| &have.real_servers) {
-                    self.drop_real_server(Key { front, rs: *rs }, present);
+                    self.drop_real_server(Key { front, rs: *rs }, vs, present);
                 }
             }
-            Unwanted::Goes => {
-                let vs = self.inputs.mirror.key(&front);
-                self.plan.push(Stage::IpvsRemove, IpvsOp::DeleteVirtualServer { vs });
-            }
+            Unwanted::Goes => self.plan.push(Stage::IpvsRemove, IpvsOp::DeleteVirtualServer { vs }),
             Unwanted::Absent | Unwanted::NotOurs => {}
+        }
+    }
+
+    /// Lets clients of a mark go where those without it go, before their real servers are quiesced. While those drain,
+    /// the element without effect tags the virtual server as ours.
+    fn release_clients(&mut self, front: Front, drains: bool) {
+        let mirror = self.inputs.mirror;
+        let Some(mark) = mirror.marks.get(&front) else { return };
+        let (leads, tags) = (RuleElement::Mark(front, mark), RuleElement::Unmarked(front, mark));
+        self.element(tags, drains);
+        if mirror.elements.contains(&leads) {
+            let stage = if drains { Stage::RulesLead } else { Stage::RulesRemove };
+            self.plan.push(stage, RulesOp::DeleteElement(leads));
         }
     }
 
@@ -272,23 +485,27 @@ impl Differ<'_> {
         matches!(self.inputs.drains.state(key), State::HeldDown(_))
     }
 
-    fn change_server(&mut self, want: &FrontIntent, have: &MirrorServer) {
+    fn change_server(&mut self, want: &FrontIntent, vs: VirtualServerId, have: &MirrorServer) {
         if want.settings != have.settings {
-            let vs = self.inputs.mirror.key(&want.front);
             self.plan.push(Stage::IpvsAdd, IpvsOp::SetVirtualServer { vs, settings: want.settings });
         }
-        self.add_real_servers(want, want.real_servers().filter(|rs| have.real_server(rs).is_none()));
+        self.add_real_servers(want, vs, want.real_servers().filter(|rs| have.real_server(rs).is_none()));
         for (rs, present) in &have.real_servers {
             let key = Key { front: want.front, rs: *rs };
             match want.endpoint(rs) {
-                Some(endpoint) if endpoint.chosen => self.keep_real_server(want, key, present),
-                _ => self.drop_real_server(key, present),
+                Some(endpoint) if endpoint.chosen => self.keep_real_server(want, key, vs, present),
+                _ => self.drop_real_server(key, vs, present),
             }
         }
     }
 
-    fn add_real_servers(&mut self, want: &FrontIntent, missing: impl Iterator<Item = RealServerId>) {
-        let Inputs { drains, mirror, .. } = self.inputs;
+    fn add_real_servers(
+        &mut self,
+        want: &FrontIntent,
+        vs: VirtualServerId,
+        missing: impl Iterator<Item = RealServerId>,
+    ) {
+        let Inputs { drains, .. } = self.inputs;
         let key = |rs: RealServerId| Key { front: want.front, rs };
         // Real servers that come in one sync stand in this node's order, not in the API's.
         let may_come = missing.filter(|rs| !self.is_held_down(&key(*rs)));
@@ -298,17 +515,16 @@ impl Differ<'_> {
             let keys = added.iter().map(|(_, rs)| key(*rs));
             self.plan.returned.extend(keys.filter(|key| drains.get(key).is_some()));
         }
-        let (vs, settings) = (mirror.key(&want.front), want.real_server);
+        let settings = want.real_server;
         let ops = added.into_iter().map(|(_, rs)| IpvsOp::AddRealServer { vs, rs, settings });
         self.plan.extend(Stage::IpvsAdd, ops);
     }
 
-    fn keep_real_server(&mut self, want: &FrontIntent, key: Key, present: &RealServer) {
+    fn keep_real_server(&mut self, want: &FrontIntent, key: Key, vs: VirtualServerId, present: &RealServer) {
         if self.is_evicted(&key) {
-            return self.remove_real_server(key, present, Stage::Evict);
+            return self.remove_real_server(key.rs, vs, present, Stage::Evict);
         }
         if *present != want.real_server {
-            let vs = self.inputs.mirror.key(&key.front);
             let op = IpvsOp::SetRealServer { vs, rs: key.rs, settings: want.real_server };
             self.plan.push(Stage::IpvsAdd, op);
         }
@@ -317,17 +533,17 @@ impl Differ<'_> {
         }
     }
 
-    fn drop_real_server(&mut self, key: Key, present: &RealServer) {
-        let Inputs { desired, drains, mirror, .. } = self.inputs;
-        let (vs, rs) = (mirror.key(&key.front), key.rs);
+    fn drop_real_server(&mut self, key: Key, vs: VirtualServerId, present: &RealServer) {
+        let Inputs { desired, drains, .. } = self.inputs;
+        let rs = key.rs;
         match drains.judge(&key, desired.drain_overrides(&key.front)) {
             Verdict::Remove(Outcome::Immediate) => {
                 self.plan.push(Stage::IpvsRemove, IpvsOp::DeleteRealServer { vs, rs });
             }
-            Verdict::Remove(Outcome::AddressReused) => self.remove_real_server(key, present, Stage::Evict),
-            Verdict::Remove(_) => self.remove_real_server(key, present, Stage::IpvsRemove),
+            Verdict::Remove(Outcome::AddressReused) => self.remove_real_server(rs, vs, present, Stage::Evict),
+            Verdict::Remove(_) => self.remove_real_server(rs, vs, present, Stage::IpvsRemove),
             Verdict::Quiesce => {
-                self.quiesce(key, present, Stage::IpvsRemove);
+                self.quiesce(rs, vs, present, Stage::IpvsRemove);
                 let cause = self.cause(&key);
                 if drains.get(&key).is_none_or(|drain| cause.supersedes(drain.cause)) {
                     self.plan.drains.push(NewDrain { key, cause });
@@ -338,22 +554,31 @@ impl Differ<'_> {
 
     /// Quiesces a real server, then removes it: if the kernel refuses the removal, at least no new client is
     /// sent there.
-    fn remove_real_server(&mut self, key: Key, present: &RealServer, stage: Stage) {
-        self.quiesce(key, present, stage);
-        let vs = self.inputs.mirror.key(&key.front);
-        self.plan.push(stage, IpvsOp::DeleteRealServer { vs, rs: key.rs });
+    fn remove_real_server(
+        &mut self,
+        rs: RealServerId,
+        vs: VirtualServerId,
+        present: &RealServer,
+        stage: Stage,
+    ) {
+        self.quiesce(rs, vs, present, stage);
+        self.plan.push(stage, IpvsOp::DeleteRealServer { vs, rs });
     }
 
-    fn quiesce(&mut self, key: Key, present: &RealServer, stage: Stage) {
+    fn quiesce(&mut self, rs: RealServerId, vs: VirtualServerId, present: &RealServer, stage: Stage) {
         if !present.weight.is_quiesced() {
-            let (vs, rs) = (self.inputs.mirror.key(&key.front), key.rs);
             let settings = present.with_weight(Weight::QUIESCED);
             self.plan.push(stage, IpvsOp::SetRealServer { vs, rs, settings });
         }
     }
 
     fn cause(&self, key: &Key) -> Cause {
-        let Some(want) = self.inputs.desired.front(&key.front) else { return Cause::ServiceGone };
+        let desired = self.inputs.desired;
+        // What is served in another place now, such as clients outside by all endpoints, has not lost its endpoints.
+        let any = key.front.for_any();
+        let elsewhere = || desired.front(&any).or_else(|| self.successor(&any));
+        let want = desired.front(&key.front).or_else(elsewhere);
+        let Some(want) = want else { return Cause::ServiceGone };
         match want.endpoint(&key.rs) {
             None => Cause::LeftSlices,
             Some(endpoint) if endpoint.terminating => Cause::Terminating,
@@ -363,12 +588,21 @@ impl Differ<'_> {
     }
 }
 
-/// Sets that may have an element for a front.
-const FRONT_SETS: [RuleSet; 6] = [
+/// Element that keeps new connections from a front without real servers.
+const fn refusal(front: &Front) -> RuleElement {
+    match front.clients {
+        Clients::Any => RuleElement::Refuse(front.port),
+        Clients::External => RuleElement::DropExternal(front.port),
+    }
+}
+
+/// Sets that may have an element for the port of a front for any client.
+const PORT_SETS: [RuleSet; 7] = [
     RuleSet::Services,
     RuleSet::NoEndpoints,
-    RuleSet::NoLocalEndpoints,
     RuleSet::Masquerade,
     RuleSet::MasqueradeNonLocal,
     RuleSet::MasqueradeExternal,
+    RuleSet::MasqueradePods,
+    RuleSet::MasqueradeVips,
 ];

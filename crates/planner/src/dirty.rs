@@ -9,9 +9,9 @@
 
 use std::net::IpAddr;
 
-use lb_types::{FastSet, Front, IpvsOp, Operation, RuleElement, RulesOp, VipOp};
+use lb_types::{FastSet, Front, IpFamily, IpvsOp, Operation, RuleElement, RulesOp, VipOp, VipPort};
 
-use crate::{Desired, Mirror};
+use crate::{Desired, Mirror, NodeFacts};
 
 /// Unit that is compared, written and tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -20,9 +20,15 @@ pub enum Subject {
     Base,
     /// All kernel parameters.
     Sysctls,
-    /// A VIP with its route and element.
+    /// An address with what packets to it need: as a VIP its route and element, as an address of this node the
+    /// element for node ports.
     Vip(IpAddr),
-    /// An address found on `kube-ipvs0`: none is wanted there, but each must stay until its VIP has a route.
+    /// The rule of the routing policy for steered packets of a family.
+    Steering(IpFamily),
+    /// A VIP port at which this node answers health checks.
+    HealthCheck(VipPort),
+    /// An address found on `kube-ipvs0`: unless it is bound there, it is not wanted, but must stay until its VIP has a
+    /// route.
     Address(IpAddr),
     /// The element that refuses new connections to a front, and nothing else of it.
     Refusal(Front),
@@ -35,10 +41,15 @@ impl Subject {
     pub fn of(op: &Operation, mirror: &Mirror) -> Option<Self> {
         match op {
             Operation::Ipvs(op) => Subject::of_ipvs(op, mirror),
-            Operation::Vip(VipOp::EnsureRoute { vip, .. } | VipOp::DeleteRoute { vip }) => {
+            Operation::Vip(VipOp::EnsureRoute { vip, .. } | VipOp::DeleteRoute { vip, .. }) => {
                 Some(Subject::Vip(*vip))
             }
-            Operation::Vip(VipOp::DeleteAddress { addr }) => Some(Subject::Address(*addr)),
+            Operation::Vip(VipOp::EnsureAddress { addr } | VipOp::DeleteAddress { addr }) => {
+                Some(Subject::Vip(*addr))
+            }
+            Operation::Vip(VipOp::EnsureRule { family, .. } | VipOp::DeleteRule { family, .. }) => {
+                Some(Subject::Steering(*family))
+            }
             Operation::Vip(VipOp::EnsureLink | VipOp::DeleteLink)
             | Operation::Rules(RulesOp::InstallLayout(_) | RulesOp::DeleteTable) => Some(Subject::Base),
             Operation::Rules(RulesOp::AddElement(element) | RulesOp::DeleteElement(element)) => {
@@ -56,7 +67,10 @@ impl Subject {
 
     /// Subject that an element is part of.
     pub fn of_element(element: &RuleElement) -> Self {
-        element.vip_port().map_or(Subject::Vip(element.vip()), |port| Subject::Front(port.into()))
+        match element {
+            RuleElement::HealthCheck(port) => Subject::HealthCheck(*port),
+            _ => element.front().map_or(Subject::Vip(element.addr()), Subject::Front),
+        }
     }
 }
 
@@ -66,27 +80,32 @@ pub struct Dirty(FastSet<Subject>);
 
 impl Dirty {
     /// Everything desired and everything in the mirror: both sides are walked, so that leftovers are seen.
-    pub fn all(desired: &Desired, mirror: &Mirror) -> Self {
-        let mut dirty = Dirty::leftovers(desired, mirror);
+    pub fn all(desired: &Desired, mirror: &Mirror, facts: &NodeFacts) -> Self {
+        let mut dirty = Dirty::leftovers(desired, mirror, facts);
         dirty.extend(desired.fronts().copied().map(Subject::Front));
         dirty.extend(desired.vips().copied().map(Subject::Vip));
+        let ports = desired.health_checks().flat_map(|(_, check)| check.vip_ports());
+        dirty.extend(ports.map(Subject::HealthCheck));
         dirty.insert(Subject::Sysctls);
         dirty
     }
 
-    /// Everything in the mirror that nobody wants, and all addresses.
-    pub fn leftovers(desired: &Desired, mirror: &Mirror) -> Self {
+    /// Everything in the mirror that nobody wants, and what no Service asks for by itself: all addresses.
+    pub fn leftovers(desired: &Desired, mirror: &Mirror, facts: &NodeFacts) -> Self {
         let is_unwanted = |front: &Front| desired.front(front).is_none();
         let mut dirty = Dirty::default();
         let fronts = mirror.servers.keys().filter_map(|vs| mirror.front(vs));
         dirty.extend(fronts.filter(is_unwanted).map(Subject::Front));
-        let vips = mirror.routes.keys().filter(|vip| !desired.claims_vip(vip));
+        let vips = mirror.routes.keys().chain(&mirror.steered).filter(|vip| !desired.claims_vip(vip));
         dirty.extend(vips.copied().map(Subject::Vip));
+        dirty.extend(IpFamily::ALL.map(Subject::Steering));
         dirty.extend(mirror.addresses.iter().copied().map(Subject::Address));
+        dirty.extend(facts.node_ports.iter().copied().map(Subject::Vip));
         // An element may be left over where neither a virtual server nor a route is.
         dirty.extend(mirror.elements.iter().map(Subject::of_element).filter(|subject| match subject {
             Subject::Vip(vip) => !desired.claims_vip(vip),
             Subject::Front(front) => is_unwanted(front),
+            Subject::HealthCheck(port) => !desired.has_health_check(*port),
             _ => false,
         }));
         dirty
@@ -102,11 +121,13 @@ impl Dirty {
         self.0.extend(subjects);
     }
 
-    /// Drops the subjects that no Service wants.
-    pub fn keep_desired(&mut self, desired: &Desired) {
+    /// Drops the subjects that neither a Service nor its node ports want.
+    pub fn keep_desired(&mut self, desired: &Desired, facts: &NodeFacts) {
         self.0.retain(|subject| match subject {
             Subject::Base | Subject::Sysctls => true,
-            Subject::Vip(vip) => desired.claims_vip(vip),
+            Subject::Steering(family) => desired.steers(*family),
+            Subject::Vip(vip) => desired.claims_vip(vip) || facts.node_ports.contains(vip),
+            Subject::HealthCheck(port) => desired.has_health_check(*port),
             Subject::Address(_) => false,
             Subject::Refusal(front) | Subject::Front(front) => desired.front(front).is_some(),
         });

@@ -13,17 +13,18 @@ use drain::Overrides;
 use ipnetwork::IpNetwork;
 use lb_types::{
     Front, IpFamily, PodUid, Protocol, RealServer, RealServerId, RuleElement, Scheduler, ServiceName,
-    VipPort, VirtualServer,
+    VipBinding, VipPort, VirtualServer,
 };
 use service_model::{
-    EndpointPolicy, PortEndpoints, Service, ServiceModel, ServicePort, SliceName, SlicePort, TrafficPolicy,
-    annotations,
+    EndpointPolicy, ExternalSource, PortEndpoints, SelectedEndpoints, Service, ServiceModel, ServicePort,
+    SliceName, SlicePort, TrafficPolicy, annotations,
 };
 use tally::Tallied;
 
 use crate::{
-    Context, NodeFacts, ServiceOverrides,
-    settings::{desire_drain, desire_settings, settings_problems},
+    Binding, BindingReason, Bindings, Choice, Context, HealthCheck, NoLocal, NodeFacts, NodePortServers,
+    ServiceOverrides,
+    settings::{desire_drain, desire_real_server, desire_settings, settings_problems},
 };
 
 /// Endpoint of a front, whatever its condition: a real server that the kernel may have.
@@ -41,22 +42,6 @@ pub struct ServerEndpoint {
     pub terminating: bool,
 }
 
-/// Way by which packets to a VIP come to IPVS, in the order of reach: where Services share a VIP, the last of
-/// their bindings holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Binding {
-    /// A local route leads there.
-    Route,
-    /// The VIP is an address of this node and stays the node's: packets arrive there anyway, and ports
-    /// without a front are not ours.
-    Node,
-}
-
-impl Binding {
-    /// All bindings, in the order of their reach.
-    pub const ALL: [Binding; 2] = [Binding::Route, Binding::Node];
-}
-
 /// Connections to a front whose source becomes the node's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Masquerade {
@@ -64,6 +49,10 @@ pub enum Masquerade {
     NonLocal,
     /// Connections of clients that are not known as pods of this node.
     External,
+    /// Connections of clients that count as pods of this node, but may be pods of another.
+    Pods,
+    /// Connections that come from a VIP.
+    Vips,
     /// No connections: clients outside keep their address.
     Never,
     /// All connections.
@@ -76,6 +65,8 @@ impl Masquerade {
         match self {
             Masquerade::NonLocal => Some(RuleElement::MasqueradeNonLocal(port)),
             Masquerade::External => Some(RuleElement::MasqueradeExternal(port)),
+            Masquerade::Pods => Some(RuleElement::MasqueradePods(port)),
+            Masquerade::Vips => Some(RuleElement::MasqueradeVips(port)),
             Masquerade::All => Some(RuleElement::Masquerade(port)),
             Masquerade::Never => None,
         }
@@ -87,21 +78,24 @@ impl Masquerade {
 pub struct FrontIntent {
     /// Place where clients reach the port; the key of everything below.
     pub front: Front,
+    /// Name of the Service's port; often empty.
+    pub port_name: Arc<str>,
     /// True if its VIP is a ClusterIP, which no external address of another Service may take.
     pub is_cluster_ip: bool,
     /// Way by which packets come to IPVS.
     pub binding: Binding,
+    /// Reason for that.
+    pub binding_reason: BindingReason,
     /// Settings of its virtual server.
     pub settings: VirtualServer,
     /// Settings of all its real servers while they serve.
     pub real_server: RealServer,
     /// Endpoints that the API lists for the port, one for each address and port, sorted by key.
     pub endpoints: Tallied<Arc<[ServerEndpoint]>>,
-    /// Choice of the connections that are masqueraded.
+    /// Clients that may connect, by prefixes that do not overlap; `None` for everybody.
+    pub allowed: Option<Arc<[IpNetwork]>>,
+    /// Choice of the connections that are masqueraded, of all clients of the port.
     pub masquerade: Masquerade,
-    /// True if new connections of clients outside of the node are dropped: only endpoints of other nodes are chosen,
-    /// against a Local policy.
-    pub drop_external: bool,
     /// Drain settings that differ from the configuration, if any.
     pub drain: Option<Arc<Overrides>>,
 }
@@ -134,22 +128,19 @@ impl FrontIntent {
 pub struct ServiceIntent {
     /// `metadata.creationTimestamp`; the older Service wins a front claimed twice.
     pub created: Option<i64>,
-    /// Fronts of its ClusterIPs, one per family and port.
+    /// Fronts of its ports: of its ClusterIPs, its external addresses and its node ports.
     pub fronts: Vec<FrontIntent>,
+    /// VIPs that it has and that are bound to no node, with the reason.
+    pub unbound: Vec<(IpAddr, BindingReason)>,
+    /// Health check that its load balancer may ask for.
+    pub health_check: Option<HealthCheck>,
+    /// Traffic that a Local policy leaves without an endpoint on this node.
+    pub no_local: NoLocal,
 }
 
 /// Reason why a part of a Service is not programmed as it asks.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum IntentProblem {
-    /// A VIP lies in a prefix that is left to others.
-    VipIsExcluded {
-        /// The Service.
-        service: ServiceName,
-        /// Field of the Service that has the VIP.
-        field: &'static str,
-        /// The VIP.
-        vip: IpAddr,
-    },
     /// An external address lies among the ClusterIPs, whose traffic it would take.
     ExternalIpIsClusterIp {
         /// The Service.
@@ -160,6 +151,24 @@ pub enum IntentProblem {
         vip: IpAddr,
         /// Prefix of ClusterIPs.
         range: IpNetwork,
+    },
+    /// An external address lies among the pods of the cluster.
+    ExternalIpIsPodIp {
+        /// The Service.
+        service: ServiceName,
+        /// Field of the Service that has the address.
+        field: &'static str,
+        /// The address.
+        vip: IpAddr,
+        /// Prefix of pods.
+        range: IpNetwork,
+    },
+    /// An external IP lies in none of the prefixes that the configuration allows.
+    ExternalIpNotAllowed {
+        /// The Service.
+        service: ServiceName,
+        /// The address.
+        vip: IpAddr,
     },
     /// A port of a ClusterIP that is an address of this node too belongs to a program of the node.
     PortIsNodes {
@@ -199,6 +208,17 @@ pub enum IntentProblem {
         /// Scheduler that is used instead.
         instead: Scheduler,
     },
+    /// The binding that it asks for reaches further than it may.
+    BindingNotAllowed {
+        /// The Service.
+        service: ServiceName,
+        /// The external IP.
+        vip: IpAddr,
+        /// Binding that the Service asks for.
+        asked: VipBinding,
+        /// Binding that is used instead.
+        instead: &'static str,
+    },
     /// The timeout of its drains exceeds the longest one that the configuration allows.
     TimeoutTooLong {
         /// The Service.
@@ -215,6 +235,17 @@ pub enum IntentProblem {
         /// Scheduler that the Service names.
         scheduler: Scheduler,
     },
+    /// Another Service has the same address, and its binding reaches further.
+    BoundFurther {
+        /// The Service.
+        service: ServiceName,
+        /// The address.
+        vip: IpAddr,
+        /// Binding that the Service would have by itself.
+        own: Binding,
+        /// Binding that holds.
+        binding: Binding,
+    },
     /// Another Service has the same front.
     ClaimedByOther {
         /// Service that is not served there.
@@ -224,20 +255,34 @@ pub enum IntentProblem {
         /// Service that is served there.
         winner: ServiceName,
     },
+    /// A port at an external address that is the node's is a node port of another Service, which has its packets.
+    PortIsNodePort {
+        /// Service that is not served there.
+        service: ServiceName,
+        /// Address, protocol and port.
+        port: VipPort,
+        /// Service that has the node port.
+        winner: ServiceName,
+    },
 }
 
 impl fmt::Display for IntentProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            IntentProblem::VipIsExcluded { service, field, vip } => write!(
-                f,
-                "Service {service}: {field}: {vip} lies in an excluded prefix (--ipvs-exclude-cidrs, \
-                 ipvs.excludeCIDRs) and is not programmed; remove the prefix if kube-ipvs is to serve it"
-            ),
             IntentProblem::ExternalIpIsClusterIp { service, field, vip, range } => write!(
                 f,
                 "Service {service}: {field}: {vip} lies in the range of ClusterIPs {range}, where it would take the \
                  traffic of another Service; it is not served; use an address outside of that range"
+            ),
+            IntentProblem::ExternalIpIsPodIp { service, field, vip, range } => write!(
+                f,
+                "Service {service}: {field}: {vip} lies in the range of pods {range}, where it would take the traffic of \
+                 a pod; it is not served; use an address outside of that range"
+            ),
+            IntentProblem::ExternalIpNotAllowed { service, vip } => write!(
+                f,
+                "Service {service}: spec.externalIPs: {vip} lies in none of the ranges of --external-ip-cidrs and is not \
+                 served; use an address in one of them, or have the operator of the node add its range"
             ),
             IntentProblem::PortIsNodes { service, port, link } => write!(
                 f,
@@ -253,16 +298,48 @@ impl fmt::Display for IntentProblem {
             ),
             IntentProblem::AnnotationForbidden { .. }
             | IntentProblem::SchedulerNotAllowed { .. }
+            | IntentProblem::BindingNotAllowed { .. }
             | IntentProblem::TimeoutTooLong { .. }
             | IntentProblem::RefusesWhileDraining { .. } => self.fmt_annotation(f),
+            IntentProblem::BoundFurther { service, vip, own, binding } => write!(
+                f,
+                "Service {service}: the binding of {vip} is {}, for another Service with that address, not {}: the one \
+                 that reaches furthest holds; have all Services with the address ask for the same one",
+                binding.as_str(),
+                own.as_str()
+            ),
             IntentProblem::ClaimedByOther { service, front, winner } => {
                 write!(f, "Service {service}: {front} is already served for Service {winner}, which is older")
             }
+            IntentProblem::PortIsNodePort { service, port, winner } => write!(
+                f,
+                "Service {service}: {port} is an address of this node and a node port of Service {winner}, which is \
+                 served there; use another port or another address"
+            ),
         }
     }
 }
 
 impl IntentProblem {
+    /// The Service.
+    pub fn service(&self) -> &ServiceName {
+        match self {
+            IntentProblem::ExternalIpIsClusterIp { service, .. }
+            | IntentProblem::ExternalIpIsPodIp { service, .. }
+            | IntentProblem::ExternalIpNotAllowed { service, .. }
+            | IntentProblem::PortIsNodes { service, .. }
+            | IntentProblem::UnmatchedPort { service, .. }
+            | IntentProblem::AnnotationForbidden { service, .. }
+            | IntentProblem::SchedulerNotAllowed { service, .. }
+            | IntentProblem::BindingNotAllowed { service, .. }
+            | IntentProblem::TimeoutTooLong { service, .. }
+            | IntentProblem::RefusesWhileDraining { service, .. }
+            | IntentProblem::BoundFurther { service, .. }
+            | IntentProblem::ClaimedByOther { service, .. }
+            | IntentProblem::PortIsNodePort { service, .. } => service,
+        }
+    }
+
     /// Prints the problem of an annotation.
     fn fmt_annotation(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut field = |service: &ServiceName, annotation: &str| {
@@ -283,6 +360,14 @@ impl IntentProblem {
                     f,
                     "{scheduler} is not one of --allowed-schedulers; {instead} is used instead; name one of them, or \
                      have the operator of the node add it"
+                )
+            }
+            IntentProblem::BindingNotAllowed { service, vip, asked, instead } => {
+                field(service, annotations::EXTERNAL_IP_BINDING)?;
+                write!(
+                    f,
+                    "{asked} would take all traffic to {vip}, whosever address that is; {instead} is used instead; have \
+                     the operator of the node list the address in --external-ip-cidrs"
                 )
             }
             IntentProblem::TimeoutTooLong { service, timeout, max } => {
@@ -314,62 +399,167 @@ pub fn desire_service(
     model: &ServiceModel,
     context: Context<'_>,
 ) -> (ServiceIntent, Vec<IntentProblem>) {
-    let mut intent = ServiceIntent { created: service.created, ..ServiceIntent::default() };
+    let mut intent = ServiceIntent {
+        created: service.created,
+        fronts: Vec::new(),
+        unbound: Vec::new(),
+        health_check: HealthCheck::of(service, model),
+        no_local: NoLocal::default(),
+    };
     let mut problems = unmatched_ports(service, model);
     problems.extend(settings_problems(service, context.config));
+    let mut wanted = Wanted { service, model, context, unbound: Vec::new(), problems };
     for family in IpFamily::ALL {
-        let offers = offers(service, family, context, &mut problems);
+        let offers = wanted.offers(family);
         intent.fronts.reserve_exact(offers.len() * service.ports.len());
         for port in service.ports.iter().filter(|_| !offers.is_empty()) {
             // Selected once for all fronts of the port.
-            let selection = Selection::new(service, port, family, model);
-            for (vip, reach) in &offers {
-                let at = VipPort { addr: *vip, protocol: port.protocol, port: port.port };
-                match port_of_the_node(service, &at, context.facts) {
-                    Some(problem) => problems.push(problem),
-                    None => intent.fronts.push(selection.desire_front(at.into(), *reach, context)),
+            let selection = Selection::new(service, port, family, model, context);
+            intent.no_local.note(family, EndpointPolicy::of(service, port), &selection.selected);
+            for offer in &offers {
+                let Some(front) = offer.front(port, family) else { continue };
+                match port_of_the_node(service, &front.port, context.facts) {
+                    Some(problem) => wanted.problems.push(problem),
+                    None => intent.fronts.extend(selection.desire_fronts(front, *offer)),
                 }
             }
         }
     }
-    (intent, problems)
+    intent.unbound = wanted.unbound;
+    (intent, wanted.problems)
 }
 
-/// Clients that a VIP is meant for.
+/// A Service, and what comes of its places.
+struct Wanted<'a> {
+    service: &'a Service,
+    model: &'a ServiceModel,
+    context: Context<'a>,
+    /// VIPs that are bound to no node.
+    unbound: Vec<(IpAddr, BindingReason)>,
+    problems: Vec<IntentProblem>,
+}
+
+/// Place where a Service offers all its ports in a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reach {
-    /// Those of the cluster.
-    Cluster,
-    /// Those outside of it, too.
-    External,
+enum Offer {
+    /// Its ClusterIP, for clients of the cluster.
+    ClusterIp(IpAddr, Bound),
+    /// An external IP, or an ingress IP of its load balancer, for clients outside too.
+    External(IpAddr, ExternalSource, Bound),
+    /// All addresses of this node, where a port has a number of its own, for clients outside too.
+    Node,
+    /// One of them.
+    NodeAddress(IpAddr),
 }
 
-/// VIPs that a Service has and may have.
-fn offers(
-    service: &Service,
-    family: IpFamily,
-    context: Context<'_>,
-    problems: &mut Vec<IntentProblem>,
-) -> Vec<(IpAddr, Reach)> {
-    let mut offers = Vec::new();
-    let mut offer = |vip: IpAddr, reach: Reach, field: &'static str| {
-        let service = service.name.clone();
-        let range = context.ownership.cluster_range_of(vip).filter(|_| reach == Reach::External);
-        if context.ownership.excludes_vip(vip) {
-            problems.push(IntentProblem::VipIsExcluded { service, field, vip });
-        } else if let Some(range) = range {
-            problems.push(IntentProblem::ExternalIpIsClusterIp { service, field, vip, range });
-        } else {
-            offers.push((vip, reach));
+/// Way by which packets to an offered address come to IPVS, and the reason.
+type Bound = (Binding, BindingReason);
+
+impl Offer {
+    /// Way by which packets come to IPVS.
+    const fn bound(self) -> Bound {
+        match self {
+            Offer::ClusterIp(_, bound) | Offer::External(.., bound) => bound,
+            Offer::Node | Offer::NodeAddress(_) => (Binding::Node, BindingReason::OfNode),
         }
-    };
-    if let Some(vip) = service.cluster_ip(family) {
-        offer(vip, Reach::Cluster, "spec.clusterIPs");
     }
-    for ip in service.external_ips_of(family) {
-        offer(ip.addr, Reach::External, ip.source.field());
+
+    /// Front of a port there; `None` for one that has no node port.
+    fn front(self, port: &ServicePort, family: IpFamily) -> Option<Front> {
+        match self {
+            Offer::ClusterIp(addr, _) | Offer::External(addr, ..) => {
+                Some(VipPort { addr, protocol: port.protocol, port: port.port }.into())
+            }
+            Offer::Node => Some(Front::node(family, port.protocol, port.node_port?)),
+            Offer::NodeAddress(addr) => {
+                Some(VipPort { addr, protocol: port.protocol, port: port.node_port? }.into())
+            }
+        }
     }
-    offers
+}
+
+impl Wanted<'_> {
+    /// Places that the Service has and may have in a family.
+    fn offers(&mut self, family: IpFamily) -> Vec<Offer> {
+        let service = self.service;
+        let cluster_ip = service.cluster_ip(family);
+        let mut offers: Vec<_> = cluster_ip.and_then(|vip| self.offer(vip, None)).into_iter().collect();
+        for ip in service.external_ips_of(family) {
+            offers.extend(self.offer(ip.addr, Some(ip.source)));
+        }
+        // A Service is in a family by having a ClusterIP of it.
+        if cluster_ip.is_some() && service.ports.iter().any(|port| port.node_port.is_some()) {
+            match node_addresses(service, family, self.context) {
+                Some(addresses) => offers.extend(addresses.into_iter().map(Offer::NodeAddress)),
+                None => offers.push(Offer::Node),
+            }
+        }
+        offers
+    }
+
+    /// Address of the Service, if it may have it and it is bound to this node.
+    fn offer(&mut self, vip: IpAddr, source: Option<ExternalSource>) -> Option<Offer> {
+        if let Some(problem) = self.refusal(vip, source) {
+            self.problems.push(problem);
+            return None;
+        }
+        let Context { config, facts, .. } = self.context;
+        let Choice { binding, reason, refused } = Bindings::choose(self.service, vip, source, config, facts);
+        let instead = binding.map_or(VipBinding::None.as_str(), Binding::as_str);
+        self.problems.extend(refused.map(|asked| IntentProblem::BindingNotAllowed {
+            service: self.service.name.clone(),
+            vip,
+            asked,
+            instead,
+        }));
+        let Some(binding) = binding else {
+            self.unbound.push((vip, reason));
+            return None;
+        };
+        Some(match source {
+            None => Offer::ClusterIp(vip, (binding, reason)),
+            Some(source) => Offer::External(vip, source, (binding, reason)),
+        })
+    }
+
+    /// Problem for which an address is served nowhere: who may create Services must not take the traffic of ClusterIPs,
+    /// of pods or of addresses that are none of the cluster's (CVE-2020-8554).
+    fn refusal(&self, vip: IpAddr, source: Option<ExternalSource>) -> Option<IntentProblem> {
+        let source = source?;
+        let Context { config, ownership, .. } = self.context;
+        let (service, field) = (self.service.name.clone(), source.field());
+        if let Some(range) = ownership.cluster_range_of(vip) {
+            return Some(IntentProblem::ExternalIpIsClusterIp { service, field, vip, range });
+        }
+        let mut pods = config.pod_cidrs.iter().chain(&self.model.node().pod_cidrs).copied();
+        if let Some(range) = pods.find(|net| net.contains(vip)) {
+            return Some(IntentProblem::ExternalIpIsPodIp { service, field, vip, range });
+        }
+        let is_foreign = source == ExternalSource::ExternalIps && !config.bindings.allows_external(vip);
+        is_foreign.then_some(IntentProblem::ExternalIpNotAllowed { service, vip })
+    }
+}
+
+/// Tells whether the node ports of a Service have a virtual server at each address of this node.
+///
+/// Session affinity takes that, because a virtual server with a mark is never persistent (`settings.rs`). A Local
+/// policy tells clients apart by marks.
+pub fn has_node_ports_by_address(service: &Service, configured: NodePortServers) -> bool {
+    let is_meant = service.affinity.is_some() || configured == NodePortServers::Address;
+    is_meant
+        && service.external_traffic_policy == TrafficPolicy::Cluster
+        && service.ports.iter().any(|port| port.node_port.is_some())
+}
+
+/// Addresses of this node, where each has a virtual server for each node port of a Service; `None` where one with a
+/// mark is for all.
+fn node_addresses(service: &Service, family: IpFamily, context: Context<'_>) -> Option<Vec<IpAddr>> {
+    let Context { config, ownership, facts } = context;
+    if !has_node_ports_by_address(service, config.node_port_servers) {
+        return None;
+    }
+    let served = facts.node_ports_of(family).filter(|addr| ownership.cluster_range_of(*addr).is_none());
+    Some(served.collect())
 }
 
 fn port_of_the_node(service: &Service, port: &VipPort, facts: &NodeFacts) -> Option<IntentProblem> {
@@ -391,14 +581,23 @@ fn unmatched_ports(service: &Service, model: &ServiceModel) -> Vec<IntentProblem
 /// Endpoints of one port in one family, by policy.
 struct Selection<'a> {
     service: &'a Service,
+    port: &'a ServicePort,
+    context: Context<'a>,
     /// For traffic that may leave the node.
     cluster: Arc<[ServerEndpoint]>,
     /// For traffic that stays on the node.
     local: Arc<[ServerEndpoint]>,
+    selected: SelectedEndpoints,
 }
 
 impl<'a> Selection<'a> {
-    fn new(service: &'a Service, port: &ServicePort, family: IpFamily, model: &ServiceModel) -> Self {
+    fn new(
+        service: &'a Service,
+        port: &'a ServicePort,
+        family: IpFamily,
+        model: &ServiceModel,
+        context: Context<'a>,
+    ) -> Self {
         let policy = EndpointPolicy::of(service, port);
         let endpoints = model.endpoints(service, port, family);
         let selected = endpoints.select(policy, model.node());
@@ -409,41 +608,70 @@ impl<'a> Selection<'a> {
         };
         Selection {
             service,
+            port,
+            context,
             cluster: list(policy.uses_cluster(), &selected.cluster),
             local: list(policy.uses_local(), &selected.local),
+            selected,
         }
     }
 
-    fn desire_front(&self, front: Front, reach: Reach, context: Context<'_>) -> FrontIntent {
-        let Context { config, facts, .. } = context;
-        let has_chosen = |list: &[ServerEndpoint]| list.iter().any(|endpoint| endpoint.chosen);
+    /// Fronts of a place: under a Local policy, clients outside have one of their own, with endpoints of this node
+    /// alone, while pods and processes of this node are served by all.
+    fn desire_fronts(&self, front: Front, offer: Offer) -> impl Iterator<Item = FrontIntent> {
         let Service { internal_traffic_policy: internal, external_traffic_policy: external, .. } =
             self.service;
-        let (endpoints, masquerade, drop_external) = match (reach, internal, external) {
-            (Reach::Cluster, TrafficPolicy::Cluster, _) => (&self.cluster, Masquerade::NonLocal, false),
-            (Reach::Cluster, TrafficPolicy::Local, _) => (&self.local, Masquerade::NonLocal, false),
-            (Reach::External, _, TrafficPolicy::Cluster) => (&self.cluster, Masquerade::External, false),
-            (Reach::External, _, TrafficPolicy::Local) if has_chosen(&self.local) => {
-                (&self.local, Masquerade::Never, false)
+        let masquerade_all = self.context.config.masquerade_all;
+        let is_at_node = offer.bound().0 == Binding::Node;
+        let (endpoints, masquerade) = match (offer, internal, external) {
+            (Offer::ClusterIp(..), TrafficPolicy::Cluster, _) => (&self.cluster, Masquerade::NonLocal),
+            (Offer::ClusterIp(..), TrafficPolicy::Local, _) => (&self.local, Masquerade::NonLocal),
+            // Pods of other nodes come to an address of this node, too, and must get their answers from here.
+            (_, _, TrafficPolicy::Cluster) if is_at_node => (&self.cluster, Masquerade::All),
+            (_, _, TrafficPolicy::Cluster) => (&self.cluster, Masquerade::External),
+            (_, _, TrafficPolicy::Local) if is_at_node => (&self.cluster, Masquerade::Pods),
+            (_, _, TrafficPolicy::Local) if offer.bound().0 == Binding::Address => {
+                (&self.cluster, Masquerade::Vips)
             }
-            // For pods and processes of this node alone; a process has the node's address, which an endpoint of another
-            // node may not be able to answer.
-            (Reach::External, _, TrafficPolicy::Local) => {
-                (&self.cluster, Masquerade::NonLocal, has_chosen(&self.cluster))
-            }
+            // Clients outside keep their address. Pods and processes of this node need no masquerading: answers come
+            // back here.
+            (_, _, TrafficPolicy::Local) => (&self.cluster, Masquerade::Never),
         };
-        let is_of_node = front.vip().is_some_and(|vip| facts.addresses.contains_key(&vip));
-        let masquerades_all = reach == Reach::Cluster && config.masquerade_all;
+        let is_cluster_ip = matches!(offer, Offer::ClusterIp(..));
+        let masquerade = if is_cluster_ip && masquerade_all { Masquerade::All } else { masquerade };
+        let splits = !is_cluster_ip && *external == TrafficPolicy::Local;
+        let external =
+            splits.then(|| self.desire_front(front.for_external(), offer, &self.local, Masquerade::Never));
+        let ranges = self.service.source_ranges_of(front.family());
+        let is_of_balancer = matches!(offer, Offer::External(_, ExternalSource::LoadBalancer, _));
+        let any = FrontIntent {
+            allowed: ranges.filter(|_| is_of_balancer).cloned(),
+            ..self.desire_front(front, offer, endpoints, masquerade)
+        };
+        std::iter::once(any).chain(external)
+    }
+
+    fn desire_front(
+        &self,
+        front: Front,
+        offer: Offer,
+        endpoints: &Arc<[ServerEndpoint]>,
+        masquerade: Masquerade,
+    ) -> FrontIntent {
+        let config = self.context.config;
+        let (binding, binding_reason) = offer.bound();
         FrontIntent {
             front,
-            is_cluster_ip: reach == Reach::Cluster,
-            binding: if is_of_node { Binding::Node } else { Binding::Route },
-            settings: desire_settings(self.service, front.family(), config),
-            real_server: RealServer::SERVING,
+            port_name: Arc::clone(&self.port.name),
+            is_cluster_ip: matches!(offer, Offer::ClusterIp(..)),
+            binding,
+            binding_reason,
+            settings: desire_settings(self.service, &front, config),
+            real_server: desire_real_server(self.service, config),
             endpoints: Arc::clone(endpoints).into(),
             drain: desire_drain(self.service, config),
-            masquerade: if masquerades_all { Masquerade::All } else { masquerade },
-            drop_external,
+            masquerade,
+            allowed: None,
         }
     }
 }

@@ -9,16 +9,16 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    num::NonZeroU16,
 };
 
+use ipnetwork::IpNetwork;
 use lb_types::{
-    FastMap, FastSet, Front, IpvsOp, Operation, Protocol, RealServer, RealServerId, RuleElement, RulesOp,
-    VipOp, VipPort, VirtualServer, VirtualServerId,
+    FastMap, FastSet, Front, IpFamily, IpvsOp, Operation, RealServer, RealServerId, RouteTable, RuleElement,
+    RulesOp, VipOp, VipPort, VirtualServer, VirtualServerId,
 };
 use tally::Tallied;
 
-use crate::MirrorSysctls;
+use crate::{Marks, MirrorSysctls};
 
 /// A virtual server as the kernel holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +76,10 @@ pub struct Mirror {
     pub link_ready: bool,
     /// Our local routes, by VIP, with their source.
     pub routes: Tallied<FastMap<IpAddr, Option<IpAddr>>>,
+    /// VIPs with a route of ours in the table of steered packets.
+    pub steered: FastSet<IpAddr>,
+    /// Our rules of the routing policy that lead there, by family and bit of the packet mark.
+    pub rules: BTreeSet<(IpFamily, u8)>,
     /// Addresses on `kube-ipvs0`.
     pub addresses: Tallied<BTreeSet<IpAddr>>,
     /// Addresses on the node's other links; packets to them come without a route of ours.
@@ -84,26 +88,48 @@ pub struct Mirror {
     pub layout_current: bool,
     /// All elements of our sets.
     pub elements: Tallied<FastSet<RuleElement>>,
+    /// Addresses of this node at which node ports are served, as elements of ours say.
+    pub node_ports: BTreeSet<IpAddr>,
+    /// Clients that may connect to VIP ports, as elements of ours say.
+    pub allowed: BTreeMap<VipPort, BTreeSet<IpNetwork>>,
     /// Virtual servers whose element somebody has taken away: they stay ours.
     pub untagged: BTreeSet<VirtualServerId>,
+    /// Packet marks by which virtual servers are selected.
+    pub marks: Marks,
     /// Kernel parameters.
     pub sysctls: MirrorSysctls,
 }
 
 impl Mirror {
-    /// Key of the virtual server of a front: the only place where a front is encoded for the kernel.
-    pub fn key(&self, front: &Front) -> VirtualServerId {
-        front.port.into()
+    /// Key of the virtual server of a front: the only place where a front is encoded for the kernel. `None` if it
+    /// needs a packet mark and has none ([`Mirror::assign_mark`]), so that there is no virtual server either.
+    pub fn key(&self, front: &Front) -> Option<VirtualServerId> {
+        if !front.is_marked() {
+            return Some(front.port.into());
+        }
+        let mark = self.marks.get(front)?;
+        Some(VirtualServerId::FwMark { family: front.family(), mark })
     }
 
     /// Front whose virtual server has a key; `None` for a virtual server that cannot be ours.
     pub fn front(&self, vs: &VirtualServerId) -> Option<Front> {
-        vs.vip_port().map(Front::from)
+        match vs {
+            VirtualServerId::Address(port) => Some(Front::from(*port)),
+            VirtualServerId::FwMark { family, mark } => self.marks.front(*family, *mark),
+        }
+    }
+
+    /// Draws a packet mark for a front that needs one; returns false if none is left. Nobody's virtual server has that
+    /// mark.
+    pub fn assign_mark(&mut self, front: &Front) -> bool {
+        let (servers, family) = (&self.servers, front.family());
+        let is_taken = |mark| servers.contains_key(&VirtualServerId::FwMark { family, mark });
+        !front.is_marked() || self.marks.assign(*front, is_taken)
     }
 
     /// Virtual server of a front.
     pub fn server(&self, front: &Front) -> Option<&MirrorServer> {
-        self.servers.get(&self.key(front))
+        self.servers.get(&self.key(front)?)
     }
 
     /// Tells whether the kernel has real servers for a front.
@@ -116,38 +142,109 @@ impl Mirror {
     /// IPVS entries carry no tag. The element that names one is written before it and deleted after it, so
     /// that even a crash in between leaves no virtual server of ours without its element.
     pub fn names(&self, vs: &VirtualServerId) -> bool {
-        let element = self.front(vs).map(|front| RuleElement::Service(front.port));
-        element.is_some_and(|element| self.elements.contains(&element)) || self.untagged.contains(vs)
+        self.tags(vs).any(|tag| self.elements.contains(&tag)) || self.untagged.contains(vs)
+    }
+
+    /// Tells whether an element is all that names the existing virtual server of a mark.
+    pub fn is_last_tag(&self, element: &RuleElement) -> bool {
+        let Some((front, mark)) = element.marked() else { return false };
+        let vs = VirtualServerId::FwMark { family: front.family(), mark };
+        let is_another = |tag: &RuleElement| tag != element && self.elements.contains(tag);
+        self.servers.contains_key(&vs) && !self.tags(&vs).any(|tag| is_another(&tag))
+    }
+
+    /// Elements of ours that name a virtual server, if they exist.
+    pub(crate) fn tags(&self, vs: &VirtualServerId) -> impl Iterator<Item = RuleElement> + use<> {
+        let tags = match (vs, self.front(vs)) {
+            (VirtualServerId::Address(port), _) => [Some(RuleElement::Service(*port)), None],
+            (VirtualServerId::FwMark { mark, .. }, Some(front)) => {
+                [Some(RuleElement::Mark(front, *mark)), Some(RuleElement::Unmarked(front, *mark))]
+            }
+            (VirtualServerId::FwMark { .. }, None) => [None, None],
+        };
+        tags.into_iter().flatten()
+    }
+
+    /// Virtual server that an element names, if it is a tag.
+    fn tagged(element: &RuleElement) -> Option<VirtualServerId> {
+        match element {
+            RuleElement::Service(port) if !Front::from(*port).is_marked() => Some((*port).into()),
+            _ => {
+                let (front, mark) = element.marked()?;
+                Some(VirtualServerId::FwMark { family: front.family(), mark })
+            }
+        }
     }
 
     /// Takes over the elements of a dump, and returns those that only one side has. What an element named before stays
     /// ours, whoever has taken it away, until its virtual server is gone.
     pub fn replace_elements(&mut self, elements: FastSet<RuleElement>) -> Vec<RuleElement> {
         let changed: Vec<_> = elements.symmetric_difference(&self.elements).copied().collect();
-        for element in &changed {
-            if let RuleElement::Service(port) = element
-                && self.elements.contains(element)
-            {
-                self.untagged.insert((*port).into());
-            }
-        }
+        let gone = changed.iter().filter(|element| self.elements.contains(element));
+        self.untagged.extend(gone.filter_map(Mirror::tagged));
         self.untagged.retain(|vs| self.servers.contains_key(vs));
         self.elements = elements.into();
+        for element in &changed {
+            self.index(element);
+            match element.marked() {
+                Some((front, mark)) if self.elements.contains(element) => self.marks.insert(front, mark),
+                Some((front, _)) => self.release_mark(&front),
+                None => {}
+            }
+        }
         changed
+    }
+
+    /// Keeps the indexes as the elements are.
+    fn index(&mut self, element: &RuleElement) {
+        let is_there = self.elements.contains(element);
+        match element {
+            RuleElement::NodeAddress(addr) if is_there => _ = self.node_ports.insert(*addr),
+            RuleElement::NodeAddress(addr) => _ = self.node_ports.remove(addr),
+            RuleElement::Allow(port, clients) if is_there => {
+                self.allowed.entry(*port).or_default().insert(*clients);
+            }
+            RuleElement::Allow(port, clients) => {
+                if let Some(all) = self.allowed.get_mut(port) {
+                    all.remove(clients);
+                    if all.is_empty() {
+                        self.allowed.remove(port);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Gives the mark of a front back once neither an element nor a virtual server has it.
+    pub fn release_mark(&mut self, front: &Front) {
+        let Some(vs) = self.key(front).filter(|_| front.is_marked()) else { return };
+        if !self.servers.contains_key(&vs) && !self.names(&vs) {
+            self.marks.release(front);
+        }
     }
 
     /// Tells whether packets to a VIP come to IPVS: it has a route of ours, or is an address of the node.
     pub fn reaches(&self, vip: &IpAddr) -> bool {
-        self.routes.contains_key(vip) || self.node_addresses.contains(vip)
+        self.routes.contains_key(vip)
+            || self.is_steered(vip)
+            || self.addresses.contains(vip)
+            || self.node_addresses.contains(vip)
+    }
+
+    fn is_steered(&self, vip: &IpAddr) -> bool {
+        let family = IpFamily::of(*vip);
+        self.steered.contains(vip) && self.rules.iter().any(|(of, _)| *of == family)
     }
 
     /// Fronts on a VIP that have a virtual server.
     pub fn fronts_on(&self, vip: IpAddr) -> impl Iterator<Item = Front> {
         // Keys are sorted by address first, so that the fronts of a VIP are one range of the map.
-        let lowest = VipPort { addr: vip, protocol: Protocol::Tcp, port: NonZeroU16::MIN };
-        let from = self.servers.range(VirtualServerId::from(lowest)..).map(|(vs, _)| vs);
+        let lowest = VirtualServerId::from(Front::lowest_on(vip).port);
+        let from = self.servers.range(lowest..).map(|(vs, _)| vs);
         let ports = from.map_while(move |vs| vs.vip_port().filter(|port| port.addr == vip));
-        ports.map(Front::from)
+        let marked = self.marks.fronts_on(vip).filter(|front| self.server(front).is_some());
+        ports.map(Front::from).chain(marked.copied())
     }
 
     /// Records a write that the kernel executed.
@@ -195,6 +292,9 @@ impl Mirror {
             IpvsOp::DeleteVirtualServer { vs } => {
                 self.untagged.remove(&vs);
                 self.servers.remove(&vs);
+                if let Some(front) = self.front(&vs) {
+                    self.release_mark(&front);
+                }
             }
             IpvsOp::AddRealServer { vs, rs, settings } | IpvsOp::SetRealServer { vs, rs, settings } => {
                 if let Some(server) = self.servers.get_mut(&vs) {
@@ -212,18 +312,24 @@ impl Mirror {
     fn record_vip(&mut self, op: &VipOp) {
         match *op {
             VipOp::EnsureLink => (self.link_ours, self.link_ready) = (true, true),
-            VipOp::EnsureRoute { vip, source } => {
+            VipOp::EnsureRoute { vip, table: RouteTable::Local, source } => {
                 self.routes.insert(vip, source);
             }
-            VipOp::DeleteRoute { vip } => {
+            VipOp::EnsureRoute { vip, table: RouteTable::Steering, .. } => _ = self.steered.insert(vip),
+            VipOp::DeleteRoute { vip, table: RouteTable::Local } => {
                 self.routes.remove(&vip);
             }
+            VipOp::DeleteRoute { vip, table: RouteTable::Steering } => _ = self.steered.remove(&vip),
+            VipOp::EnsureRule { family, bit } => _ = self.rules.insert((family, bit)),
+            VipOp::DeleteRule { family, bit } => _ = self.rules.remove(&(family, bit)),
+            VipOp::EnsureAddress { addr } => _ = self.addresses.insert(addr),
             VipOp::DeleteAddress { addr } => {
                 self.addresses.remove(&addr);
             }
             VipOp::DeleteLink => {
                 (self.link_ours, self.link_ready) = (false, false);
                 self.routes.clear();
+                self.steered.clear();
                 self.addresses.clear();
             }
         }
@@ -234,13 +340,26 @@ impl Mirror {
             RulesOp::InstallLayout(_) => self.layout_current = true,
             RulesOp::AddElement(element) => {
                 self.elements.insert(*element);
+                self.index(element);
+                if let Some((front, mark)) = element.marked() {
+                    self.marks.insert(front, mark);
+                }
             }
             RulesOp::DeleteElement(element) => {
                 self.elements.remove(element);
+                self.index(element);
+                let left =
+                    Mirror::tagged(element).filter(|vs| self.servers.contains_key(vs) && !self.names(vs));
+                self.untagged.extend(left);
+                if let Some((front, _)) = element.marked() {
+                    self.release_mark(&front);
+                }
             }
             RulesOp::DeleteTable => {
                 self.layout_current = false;
                 self.elements.clear();
+                self.allowed.clear();
+                self.node_ports.clear();
             }
         }
     }

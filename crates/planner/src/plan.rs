@@ -26,6 +26,8 @@ pub enum Stage {
     /// Real servers whose address has changed hands. They go before anything comes, because their connections
     /// must not reach the new owner.
     Evict,
+    /// Rules of the routing policy for steered packets, which are without effect as long as no packet is.
+    RoutingRules,
     /// `kube-ipvs0`.
     Link,
     /// Kernel parameters of `kube-ipvs0`.
@@ -39,6 +41,9 @@ pub enum Stage {
     IpvsAdd,
     /// VIPs to bind.
     VipsAdd,
+    /// Elements that lead clients from one virtual server to another, once that one is complete and before the
+    /// first one drains.
+    RulesLead,
     /// VIPs to release.
     VipsRemove,
     /// Virtual and real servers to remove, and real servers to quiesce.

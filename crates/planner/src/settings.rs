@@ -1,17 +1,22 @@
 //! Settings of a Service's virtual servers: what its annotations ask for, as far as the configuration allows
 //! it.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use drain::Overrides;
-use lb_types::{IpFamily, Persistence, Scheduler, SchedulerFlags, ServiceName, VirtualServer};
-use service_model::{Service, annotations};
+use lb_types::{
+    Front, Persistence, Protocol, RealServer, Scheduler, SchedulerFlags, ServiceName, VirtualServer,
+};
+use service_model::{Service, TrafficPolicy, annotations};
 
 use crate::{IntentProblem, PlannerConfig, ServiceOverrides};
 
 /// Substitutes for a configured scheduler that the kernel lacks, in this order. None of them needs weights.
 const SUBSTITUTES: [Scheduler; 6] =
     [Scheduler::RR, Scheduler::WRR, Scheduler::LC, Scheduler::WLC, Scheduler::MH, Scheduler::SH];
+
+/// Schedulers that choose by the address of the client. `mh` moves few clients when endpoints come and go.
+const HASHING: [Scheduler; 2] = [Scheduler::MH, Scheduler::SH];
 
 /// Treatment of a real server of weight 0 (one that drains) by a scheduler (net/netfilter/ipvs/ip_vs_*.c).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +61,17 @@ impl PlannerConfig {
         let named = service.settings.scheduler.filter(|name| self.allowed_schedulers.contains(name));
         named.filter(|_| self.service_overrides == ServiceOverrides::All)
     }
+
+    /// Scheduler that stands in for the session affinity of fronts with a mark, of those that the kernel has.
+    fn hashing_scheduler(&self) -> Option<Scheduler> {
+        HASHING.into_iter().find(|name| !self.unavailable_schedulers.contains(name))
+    }
+}
+
+/// Schedulers of which a Service needs the first one that the kernel has, for session affinity under a Local policy.
+pub fn hashing_schedulers(service: &Service) -> &'static [Scheduler] {
+    let has_marks = service.external_traffic_policy == TrafficPolicy::Local;
+    if service.affinity.is_some() && has_marks { &HASHING } else { &[] }
 }
 
 /// Scheduler and persistence of a Service's virtual servers.
@@ -63,21 +79,50 @@ impl PlannerConfig {
 /// Like kube-proxy (pkg/proxy/ipvs/proxier.go), `mh` hashes the source port too unless told otherwise; unlike
 /// it, a Service can name its own scheduler, and fallback is on: quiescing a real server must cost no client
 /// anything.
-pub(crate) fn desire_settings(service: &Service, family: IpFamily, config: &PlannerConfig) -> VirtualServer {
+///
+/// Session affinity of a front with a mark is the scheduler's work: the kernel sends the connections of a persistent
+/// virtual server to the port that the client has called unless that is the virtual server's own, and one with a
+/// mark has none (`ip_vs_sched_persist`, net/netfilter/ipvs/ip_vs_core.c).
+pub(crate) fn desire_settings(service: &Service, front: &Front, config: &PlannerConfig) -> VirtualServer {
+    let one_packet = is_heard(config) && service.settings.one_packet && front.protocol() == Protocol::Udp;
+    let (affinity, hashes) = match service.affinity {
+        Some(_) if front.is_marked() => (None, config.hashing_scheduler()),
+        affinity => (affinity, None),
+    };
+    let (scheduler, scheduler_flags) = match hashes {
+        Some(scheduler) => (scheduler, SchedulerFlags::FALLBACK),
+        None => desire_scheduler(service, config),
+    };
+    VirtualServer {
+        scheduler,
+        scheduler_flags,
+        persistence: affinity.map(|affinity| Persistence {
+            timeout_seconds: affinity.timeout_seconds,
+            prefix_length: front.family().host_prefix(),
+        }),
+        one_packet,
+    }
+}
+
+/// Scheduler of a Service with its flags: the one that it names, or else the configured one.
+fn desire_scheduler(service: &Service, config: &PlannerConfig) -> (Scheduler, SchedulerFlags) {
     let named = config.named_scheduler(service).filter(|name| !config.unavailable_schedulers.contains(name));
     let scheduler = named.unwrap_or_else(|| default_scheduler(config));
     // Flags next to the name of a scheduler are meant for that one, not for its substitute.
     let follows = service.settings.scheduler.is_none_or(|name| name == scheduler);
-    let heard = follows && config.service_overrides == ServiceOverrides::All;
-    VirtualServer {
-        scheduler,
-        scheduler_flags: desire_flags(scheduler, heard.then_some(service)),
-        persistence: service.affinity.map(|affinity| Persistence {
-            timeout_seconds: affinity.timeout_seconds,
-            prefix_length: family.host_prefix(),
-        }),
-        one_packet: false,
-    }
+    let heard = follows && is_heard(config);
+    (scheduler, desire_flags(scheduler, heard.then_some(service)))
+}
+
+/// Settings of a Service's real servers while they serve.
+pub(crate) fn desire_real_server(service: &Service, config: &PlannerConfig) -> RealServer {
+    let limit = service.settings.max_connections.filter(|_| is_heard(config));
+    RealServer { upper_threshold: limit.map_or(0, NonZeroU32::get), ..RealServer::SERVING }
+}
+
+/// Tells whether annotations about scheduling count.
+fn is_heard(config: &PlannerConfig) -> bool {
+    config.service_overrides == ServiceOverrides::All
 }
 
 /// Flags of a scheduler; those that the Service asks for, if one is given.
@@ -120,7 +165,7 @@ pub(crate) fn settings_problems(service: &Service, config: &PlannerConfig) -> Ve
             overrides: config.service_overrides,
         })
         .collect();
-    if config.service_overrides == ServiceOverrides::All {
+    if is_heard(config) {
         problems.extend(scheduler_problem(name, service.settings.scheduler, config));
     }
     if config.service_overrides != ServiceOverrides::None {
@@ -152,8 +197,13 @@ fn forbidden(service: &Service, overrides: ServiceOverrides) -> impl Iterator<It
     let (settings, drain) =
         (&service.settings, service.settings.drain.as_deref().unwrap_or(&Overrides::NONE));
     let flags = settings.scheduler_flags.is_some();
-    let scheduling =
-        [(annotations::SCHEDULER, settings.scheduler.is_some()), (annotations::SCHEDULER_FLAGS, flags)];
+    let others = [
+        (annotations::SCHEDULER, settings.scheduler.is_some()),
+        (annotations::SCHEDULER_FLAGS, flags),
+        (annotations::MAX_CONNECTIONS, settings.max_connections.is_some()),
+        (annotations::ONE_PACKET, settings.one_packet),
+        (annotations::EXTERNAL_IP_BINDING, settings.external_ip_binding.is_some()),
+    ];
     let graceful = [
         (annotations::GRACEFUL_POLICY, drain.policy.is_some()),
         (annotations::GRACEFUL_LINGER, drain.linger.is_some()),
@@ -161,7 +211,7 @@ fn forbidden(service: &Service, overrides: ServiceOverrides) -> impl Iterator<It
         (annotations::GRACEFUL_SILENCE, drain.silence.is_some()),
         (annotations::GRACEFUL_ENDPOINT_GONE, drain.endpoint_gone.is_some()),
     ];
-    let scheduling = scheduling.into_iter().filter(move |_| overrides != ServiceOverrides::All);
+    let others = others.into_iter().filter(move |_| overrides != ServiceOverrides::All);
     let graceful = graceful.into_iter().filter(move |_| overrides == ServiceOverrides::None);
-    scheduling.chain(graceful).filter(|(_, is_set)| *is_set).map(|(annotation, _)| annotation)
+    others.chain(graceful).filter(|(_, is_set)| *is_set).map(|(annotation, _)| annotation)
 }

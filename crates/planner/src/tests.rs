@@ -1,20 +1,30 @@
+mod bindings;
+mod conformance;
 mod conntrack;
+mod node_ports;
+mod source_ranges;
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    num::{NonZeroU16, NonZeroU32},
+};
 
-use drain::{Ledger, Overrides, Verdict};
+use drain::{Cause, Ledger, Overrides, Verdict};
 use lb_types::{
-    FastSet, Front, IpFamily, IpvsOp, Operation, Protocol, RealServer, RuleElement, ServiceName, Weight,
+    FastSet, Front, IpFamily, IpvsOp, MarkRange, MarkRule, Operation, Protocol, RealServer, RuleElement,
+    RuleSet, Scheduler, ServiceName, VipPort, Weight,
 };
 use proptest::prelude::*;
 use service_model::{
-    EndpointSlice, ExternalIp, ExternalSource, ModelEvent, Service, ServiceModel, ServicePort,
+    Affinity, EndpointSlice, ExternalIp, ExternalSource, ModelEvent, Service, ServiceModel, ServicePort,
     ServiceSettings, SliceEndpoint, SliceName, SlicePort, TrafficPolicy,
 };
 
 use crate::{
-    Changes, Context, Desired, Dirty, Inputs, IntentProblem, Mirror, NodeFacts, Ownership, Plan,
-    PlannerConfig, Stage, desire_service, diff,
+    Changes, Context, Desired, Dirty, FrontIntent, Inputs, IntentProblem, Mirror, NodeFacts,
+    NodePortAddresses, Ownership, Plan, PlannerConfig, ServiceOverrides, Stage, Subject, desire_service,
+    diff,
 };
 
 /// The planner over one model and one mirror; every plan is taken as executed.
@@ -32,15 +42,23 @@ impl World {
     fn new() -> Self {
         let node_ips =
             BTreeMap::from([(IpFamily::V4, ip("192.168.50.10")), (IpFamily::V6, ip("fd00:50::10"))]);
+        // As an earlier start has left it.
+        let mut mirror =
+            Mirror { link_ours: true, link_ready: true, layout_current: true, ..Mirror::default() };
+        mirror.replace_elements(node_ips.values().map(|ip| RuleElement::NodeAddress(*ip)).collect());
         World {
             model: ServiceModel::default(),
             desired: Desired::default(),
-            mirror: Mirror { link_ours: true, link_ready: true, layout_current: true, ..Mirror::default() },
+            mirror,
             ownership: Ownership {
                 service_cidrs: vec!["10.96.0.0/16".parse().unwrap(), "fd00:96::/112".parse().unwrap()],
                 ..Ownership::default()
             },
-            facts: NodeFacts::new(&node_ips, node_ips.values().map(|ip| (*ip, "eth0".into())).collect()),
+            facts: NodeFacts::new(
+                &node_ips,
+                node_ips.values().map(|ip| (*ip, "eth0".into())).collect(),
+                &NodePortAddresses::All,
+            ),
             config: PlannerConfig::default(),
             drains: Ledger::default(),
         }
@@ -57,6 +75,9 @@ impl World {
             let service = self.model.service(&name).cloned();
             let intent = service.map(|s| desire_service(&s, &self.model, self.context()).0);
             self.desired.replace(&name, intent, &mut changes);
+        }
+        for front in changes.dirty.fronts() {
+            self.mirror.assign_mark(front);
         }
         changes.dirty
     }
@@ -90,8 +111,12 @@ impl World {
         plan
     }
 
+    fn conflicts(&self, service: &ServiceName) -> Vec<IntentProblem> {
+        self.desired.conflicts(service, &self.facts.node_ports)
+    }
+
     fn resync(&self) -> Plan {
-        self.diff(&Dirty::all(&self.desired, &self.mirror))
+        self.diff(&Dirty::all(&self.desired, &self.mirror, &self.facts))
     }
 }
 
@@ -106,6 +131,8 @@ fn service(name: &str, cluster_ips: &[&str], protocol: Protocol) -> Service {
         created: None,
         cluster_ips: cluster_ips.iter().map(|text| ip(text)).collect(),
         external_ips: Vec::new(),
+        source_ranges: None,
+        health_check_port: None,
         ports: vec![ServicePort { name: "".into(), protocol, port: 80.try_into().unwrap(), node_port: None }],
         affinity: None,
         internal_traffic_policy: TrafficPolicy::Cluster,
@@ -132,6 +159,7 @@ fn slice(service: &str, protocol: Protocol, endpoints: &[(&str, bool)]) -> Model
         family: IpFamily::V4,
         ports: vec![SlicePort { name: "".into(), protocol, port: 8080.try_into().unwrap() }],
         endpoints: endpoints.iter().map(endpoint).collect(),
+        triggered: None,
     })
 }
 
@@ -222,12 +250,12 @@ fn a_vip_claimed_twice_goes_to_the_older_service_and_on_when_that_is_deleted() {
     assert_eq!(world.desired.service_of(&front), Some(&old.name));
     let conflict =
         IntentProblem::ClaimedByOther { service: young.name.clone(), front, winner: old.name.clone() };
-    assert_eq!(world.desired.conflicts(&young.name), [conflict]);
-    assert!(world.desired.conflicts(&old.name).is_empty());
+    assert_eq!(world.conflicts(&young.name), [conflict]);
+    assert!(world.conflicts(&old.name).is_empty());
     let plan = world.sync(ModelEvent::ServiceDeleted(old.name));
     assert!(plan.is_empty(), "same settings, nothing to write: {plan}");
     assert_eq!(world.desired.service_of(&front), Some(&young.name));
-    assert!(world.desired.conflicts(&young.name).is_empty());
+    assert!(world.conflicts(&young.name).is_empty());
 }
 
 #[test]
@@ -239,7 +267,8 @@ fn a_vip_that_is_an_address_of_the_node_is_served_without_being_bound() {
         "add element services 192.168.50.10:80/TCP
          add element no-endpoints 192.168.50.10:80/TCP
          add element masquerade-nonlocal 192.168.50.10:80/TCP
-         add virtual server 192.168.50.10:80/TCP rr",
+         add virtual server 192.168.50.10:80/TCP rr
+         delete element node-addresses 192.168.50.10",
     );
 }
 
@@ -261,6 +290,7 @@ fn a_slice_port_that_no_service_port_matches_is_a_problem() {
     );
 }
 
+/// Conformance: ipvs/proxier TestMultiPortServiceBindAddr
 #[test]
 fn ports_of_one_vip_share_the_route_until_the_last_is_gone() {
     let mut world = World::new();
@@ -274,8 +304,11 @@ fn ports_of_one_vip_share_the_route_until_the_last_is_gone() {
     let plan = world.sync(ModelEvent::ServiceApplied(two.clone()));
     assert_eq!(of_stage(&plan, Stage::VipsAdd).len(), 2, "one route per family: {plan}");
     two.ports.pop();
-    world.sync(ModelEvent::ServiceApplied(two));
+    world.sync(ModelEvent::ServiceApplied(two.clone()));
     assert_eq!(world.mirror.routes.len(), 2);
+    let plan = world.sync(ModelEvent::ServiceDeleted(two.name));
+    assert_eq!(of_stage(&plan, Stage::VipsRemove).len(), 2, "{plan}");
+    assert!(world.mirror.routes.is_empty());
 }
 
 #[test]
@@ -301,14 +334,19 @@ fn foreign_virtual_servers_are_never_written() {
     }
     let delete = IpvsOp::DeleteVirtualServer { vs }.into();
     assert_eq!(of_stage(&world.resync(), Stage::IpvsRemove), [delete]);
-    let dirty = Dirty::all(&world.desired, &world.mirror);
+    let dirty = Dirty::all(&world.desired, &world.mirror, &world.facts);
     let plan = world.diff_in_doubt(&dirty, &|front| Some(*front) == world.mirror.front(&vs));
     assert_eq!(of_stage(&plan, Stage::IpvsRemove), [], "whether it is empty is not known");
     world.mirror.elements.remove(&tag);
     world.ownership.exclude_cidrs = vec!["172.16.0.0/12".parse().unwrap()];
-    assert!(world.resync().is_empty(), "excluded prefixes are never ours: {}", world.resync());
+    assert!(
+        world.resync().is_empty(),
+        "in excluded prefixes only what is tagged is ours: {}",
+        world.resync()
+    );
 }
 
+/// Conformance: ipvs/ipset TestSyncIPSetEntries
 #[test]
 fn drift_is_repaired_by_exactly_the_missing_writes() {
     let mut world = World::new();
@@ -331,6 +369,8 @@ fn drift_is_repaired_by_exactly_the_missing_writes() {
         (
             &|m| m.elements.clear(),
             "add element vips 10.96.0.80
+             add element node-addresses 192.168.50.10
+             add element node-addresses fd00:50::10
              add element services 10.96.0.80:80/TCP
              add element masquerade-nonlocal 10.96.0.80:80/TCP",
         ),
@@ -432,12 +472,13 @@ fn a_verdict_of_removal_deletes() {
     check(&world.resync(), "delete real server 10.244.0.11:8080 of 10.96.0.80:80/TCP");
 }
 
+/// Conformance: app Test_detectNodeIPs
 #[test]
 fn the_source_of_connections_is_an_address_that_other_nodes_can_answer() {
     let check = |node_ip: Option<&str>, addresses: &[(&str, &str)], expect: Option<&str>| {
         let node_ips = node_ip.map(|addr| (IpFamily::V4, ip(addr))).into_iter().collect();
         let addresses = addresses.iter().map(|(addr, link)| (ip(addr), (*link).to_owned())).collect();
-        let facts = NodeFacts::new(&node_ips, addresses);
+        let facts = NodeFacts::new(&node_ips, addresses, &NodePortAddresses::All);
         assert_eq!(facts.sources.get(&IpFamily::V4).copied(), expect.map(ip));
         assert_eq!(facts.sources.get(&IpFamily::V6), None);
     };
@@ -491,6 +532,29 @@ fn dh_is_a_problem_of_whoever_names_it() {
     assert_eq!(server, "dh");
     assert_lines(&problems, &["/scheduler]: dh gives..refuses them while that one drains; name another"]);
     assert_eq!(with_settings(names("mh"), PlannerConfig::default()).2, "");
+}
+
+#[test]
+fn limits_of_connections_and_one_packet_scheduling_follow_annotations_where_they_count() {
+    let settings = ServiceSettings {
+        max_connections: 100.try_into().ok(),
+        one_packet: true,
+        ..ServiceSettings::default()
+    };
+    let desire = |protocol, overrides| {
+        let config = PlannerConfig { service_overrides: overrides, ..PlannerConfig::default() };
+        let world = World { config, ..World::new() };
+        let service = Service { settings: settings.clone(), ..service("web", &[WEB], protocol) };
+        let (intent, problems) = desire_service(&service, &world.model, world.context());
+        let problems = problems.iter().map(|problem| format!("{problem}\n")).collect::<String>();
+        let FrontIntent { settings, real_server, .. } = &intent.fronts[0];
+        (settings.one_packet, real_server.upper_threshold, problems)
+    };
+    assert_eq!(desire(Protocol::Udp, ServiceOverrides::All), (true, 100, String::new()));
+    assert_eq!(desire(Protocol::Tcp, ServiceOverrides::All), (false, 100, String::new()));
+    let (one_packet, limit, problems) = desire(Protocol::Udp, ServiceOverrides::Graceful);
+    assert_eq!((one_packet, limit), (false, 0));
+    assert_lines(&problems, &["/max-connections]: not allowed", "/one-packet]: not allowed"]);
 }
 
 #[test]
@@ -582,16 +646,18 @@ fn external(policy: TrafficPolicy, endpoints: &[(&str, Option<&str>)]) -> [Model
     [ModelEvent::ServiceApplied(service), ModelEvent::SliceApplied(slice)]
 }
 
-/// Plan for such a Service on node `n1`, without the lines of its ClusterIP.
+/// Plan for such a Service with the first of its addresses on node `n1`, without the lines of its ClusterIP.
 fn external_plan(policy: TrafficPolicy, endpoints: &[(&str, Option<&str>)]) -> String {
     let mut world = World { model: ServiceModel::on_node("n1"), ..World::new() };
     let mut dirty = Dirty::default();
-    for event in external(policy, endpoints) {
+    for mut event in external(policy, endpoints) {
+        if let ModelEvent::ServiceApplied(service) = &mut event {
+            service.external_ips.truncate(1);
+        }
         dirty.extend(world.replace(event));
     }
     let plan = world.diff(&dirty).to_string();
-    let lines = plan.lines().filter(|line| line.contains("192.0.2.7") && !line.contains(WEB));
-    lines.map(|line| format!("{line}\n")).collect()
+    plan.lines().filter(|line| !line.contains(WEB)).map(|line| format!("{line}\n")).collect()
 }
 
 const BOTH: [(&str, Option<&str>); 2] = [("10.244.0.11", Some("n1")), ("10.244.1.12", Some("n2"))];
@@ -600,42 +666,117 @@ const BOTH: [(&str, Option<&str>); 2] = [("10.244.0.11", Some("n1")), ("10.244.1
 fn external_addresses_are_served_by_all_endpoints_and_masqueraded() {
     assert_eq!(
         external_plan(TrafficPolicy::Cluster, &BOTH),
-        "add element vips 192.0.2.7\n\
+        "ensure rule IPv4 fwmark 0x1000/0x1000 lookup steering\n\
+         add element vips 192.0.2.7\n\
+         add element steered-vips 192.0.2.7\n\
          add element services 192.0.2.7:80/TCP\n\
          add element masquerade-external 192.0.2.7:80/TCP\n\
          add virtual server 192.0.2.7:80/TCP rr\n\
          add real server 10.244.1.12:8080 to 192.0.2.7:80/TCP Masq weight 1\n\
          add real server 10.244.0.11:8080 to 192.0.2.7:80/TCP Masq weight 1\n\
-         ensure route local 192.0.2.7 src 192.168.50.10\n"
+         ensure route local 192.0.2.7 table steering\n\
+         add element steered 192.0.2.7:80/TCP\n"
     );
 }
 
 #[test]
-fn with_a_local_policy_only_endpoints_of_the_node_and_the_clients_own_address() {
+fn with_a_local_policy_clients_outside_have_endpoints_of_the_node_alone_and_keep_their_address() {
     assert_eq!(
         external_plan(TrafficPolicy::Local, &BOTH),
-        "add element vips 192.0.2.7\n\
+        "ensure rule IPv4 fwmark 0x1000/0x1000 lookup steering\n\
+         add element vips 192.0.2.7\n\
+         add element steered-vips 192.0.2.7\n\
          add element services 192.0.2.7:80/TCP\n\
+         add element marks-external 192.0.2.7:80/TCP 0x01b50543\n\
          add virtual server 192.0.2.7:80/TCP rr\n\
+         add virtual server fwmark 0x1b50543 IPv4 rr\n\
+         add real server 10.244.1.12:8080 to 192.0.2.7:80/TCP Masq weight 1\n\
          add real server 10.244.0.11:8080 to 192.0.2.7:80/TCP Masq weight 1\n\
-         ensure route local 192.0.2.7 src 192.168.50.10\n"
+         add real server 10.244.0.11:8080 to fwmark 0x1b50543 IPv4 Masq weight 1\n\
+         ensure route local 192.0.2.7 table steering\n\
+         add element steered 192.0.2.7:80/TCP\n"
     );
+}
+
+/// The virtual server of a mark has no port, so that the kernel would not translate the port of a persistent one.
+/// Conformance: ipvs/proxier TestSessionAffinity
+#[test]
+fn session_affinity_is_the_schedulers_work_where_a_mark_selects() {
+    let scheduler_of = |missing: &[Scheduler]| {
+        let mut world = World { model: ServiceModel::on_node("n1"), ..World::new() };
+        world.config.unavailable_schedulers.extend(missing);
+        let [ModelEvent::ServiceApplied(mut service), _] = external(TrafficPolicy::Local, &BOTH) else {
+            unreachable!()
+        };
+        service.affinity = Some(Affinity { timeout_seconds: NonZeroU32::new(600).unwrap() });
+        service.ports[0].node_port = NonZeroU16::new(30080);
+        let (intent, _) = desire_service(&service, &world.model, world.context());
+        let settings = |front: &FrontIntent| (front.front.is_marked(), front.settings.to_string());
+        intent.fronts.iter().map(settings).collect::<BTreeSet<_>>()
+    };
+    let persistent = (false, "rr persistent 600s/32".to_owned());
+    let hashed = |text: &str| (true, text.to_owned());
+    assert_eq!(scheduler_of(&[]), [persistent.clone(), hashed("mh flags 0x1")].into());
+    assert_eq!(scheduler_of(&[Scheduler::MH]), [persistent.clone(), hashed("sh flags 0x1")].into());
+    assert_eq!(scheduler_of(&[Scheduler::MH, Scheduler::SH]), [persistent, hashed("rr")].into());
+}
+
+/// Where all endpoints serve clients outside again, the running connections of those to an endpoint that serves have
+/// no deadline; once it terminates, they have.
+#[test]
+fn connections_of_clients_outside_survive_the_end_of_a_local_policy() {
+    let mut world = World { model: ServiceModel::on_node("n1"), ..World::new() };
+    for event in external(TrafficPolicy::Local, &BOTH) {
+        world.sync(event);
+    }
+    let [cluster, _] = external(TrafficPolicy::Cluster, &BOTH);
+    let plan = world.sync(cluster);
+    let causes = |plan: &Plan| plan.drains.iter().map(|drain| drain.cause).collect::<Vec<_>>();
+    assert_eq!(causes(&plan), [Cause::NotChosen, Cause::NotChosen]);
+    let [_, ModelEvent::SliceApplied(mut slice)] = external(TrafficPolicy::Cluster, &BOTH) else {
+        unreachable!()
+    };
+    slice.endpoints[0].terminating = true;
+    slice.endpoints[0].ready = false;
+    let plan = world.sync(ModelEvent::SliceApplied(slice));
+    let causes = causes(&plan);
+    assert!(causes.iter().all(|cause| *cause == Cause::Terminating) && causes.len() == 5, "{causes:?}");
+}
+
+/// Clients outside must not get endpoints of other nodes where no number is left for theirs.
+#[test]
+fn clients_outside_are_dropped_while_no_mark_is_left() {
+    let mut world = World { model: ServiceModel::on_node("n1"), ..World::new() };
+    let everything = MarkRule { value: 1, mask: 0 };
+    world.mirror.marks.draw_from(MarkRange::DEFAULT, vec![everything]);
+    for event in external(TrafficPolicy::Local, &BOTH) {
+        world.sync(event);
+    }
+    let at = VipPort { addr: ip("192.0.2.7"), protocol: Protocol::Tcp, port: NonZeroU16::new(80).unwrap() };
+    assert!(world.mirror.elements.contains(&RuleElement::DropExternal(at)));
+    assert!(!world.mirror.elements.contains(&RuleElement::Refuse(at)));
+    assert_eq!(world.mirror.server(&at.into()).map(|server| server.real_servers.len()), Some(2));
 }
 
 #[test]
 fn without_an_endpoint_on_the_node_a_local_policy_drops_clients_outside() {
     assert_eq!(
         external_plan(TrafficPolicy::Local, &BOTH[1..]),
-        "add element vips 192.0.2.7\n\
+        "ensure rule IPv4 fwmark 0x1000/0x1000 lookup steering\n\
+         add element vips 192.0.2.7\n\
+         add element steered-vips 192.0.2.7\n\
          add element services 192.0.2.7:80/TCP\n\
          add element no-local-endpoints 192.0.2.7:80/TCP\n\
-         add element masquerade-nonlocal 192.0.2.7:80/TCP\n\
+         add element marks-external 192.0.2.7:80/TCP 0x01b50543\n\
          add virtual server 192.0.2.7:80/TCP rr\n\
+         add virtual server fwmark 0x1b50543 IPv4 rr\n\
          add real server 10.244.1.12:8080 to 192.0.2.7:80/TCP Masq weight 1\n\
-         ensure route local 192.0.2.7 src 192.168.50.10\n"
+         ensure route local 192.0.2.7 table steering\n\
+         add element steered 192.0.2.7:80/TCP\n"
     );
+    // Nobody has an endpoint: that is refused to all, before anything is dropped.
     let none = external_plan(TrafficPolicy::Local, &[]);
-    assert!(none.contains("add element no-endpoints") && !none.contains("no-local-endpoints"), "{none}");
+    assert!(none.contains("add element no-endpoints"), "{none}");
 }
 
 #[test]
@@ -662,11 +803,13 @@ fn a_service_that_loses_its_external_address_drains_there() {
     let plan = world.sync(ModelEvent::ServiceApplied(service("web", &[WEB], Protocol::Tcp)));
     let plan = plan.to_string();
     for line in [
-        "add element no-endpoints 192.0.2.7:80/TCP",
+        "add element steered-known 192.0.2.7:80/TCP",
+        "delete element steered 192.0.2.7:80/TCP",
         "set real server 10.244.0.11:8080 of 192.0.2.7:80/TCP Masq weight 0",
     ] {
         assert!(plan.contains(line), "{plan}");
     }
+    assert!(!plan.contains("no-endpoints"), "routing takes new connections: {plan}");
     assert!(!plan.contains("delete element masquerade-external 192.0.2.7:80/TCP"), "{plan}");
 }
 
@@ -685,7 +828,7 @@ fn a_cluster_ip_is_never_taken_by_an_older_services_external_address() {
     }
     let front = world.desired.fronts().find(|front| front.vip() == Some(ip(WEB))).unwrap();
     assert_eq!(world.desired.service_of(front), Some(&owner.name));
-    assert_eq!(world.desired.conflicts(&thief.name).len(), 1);
+    assert_eq!(world.conflicts(&thief.name).len(), 1);
 }
 
 #[test]

@@ -196,7 +196,7 @@ impl Audit {
                 syncer.intents.look_for_schedulers(&mut syncer.kernel, now);
                 syncer.kernel.observe_servers(syncer.intents.ours(), findings)?;
                 findings.dirty.extend(unwanted(syncer));
-                Ok(())
+                syncer.observe_traffic()
             }
         }
     }
@@ -211,6 +211,7 @@ impl Audit {
     ) -> Result<(), TableError> {
         if self.reached.is_none() {
             self.begin(Part::RealServers, now);
+            syncer.full.forget_unwanted(&syncer.intents.desired);
         }
         let (ours, mirror) = (syncer.intents.ours(), &syncer.kernel.mirror);
         let from = self.reached.map_or(Bound::Unbounded, Bound::Excluded);
@@ -223,8 +224,10 @@ impl Audit {
         let mut result = Ok(());
         for vs in slice {
             // A virtual server that cannot be dumped does not keep those behind it from being compared.
-            let observed = syncer.kernel.observe_real_servers(vs, ours, findings);
-            result = result.and(observed.map(drop));
+            match syncer.kernel.observe_real_servers(vs, syncer.intents.ours(), findings) {
+                Ok(observed) => syncer.note_full(vs, &observed),
+                Err(error) => result = result.and(Err(error)),
+            }
         }
         result
     }

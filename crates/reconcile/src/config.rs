@@ -28,21 +28,25 @@ impl LocalMode {
     ///
     /// A family without prefixes has no detection, as in kube-proxy (cmd/kube-proxy/app/server_linux.go,
     /// `getLocalDetectors`).
-    pub fn layout(&self, node: &Node, masquerade_bit: u8) -> RulesLayout {
+    pub fn layout(&self, node: &Node, current: &RulesLayout) -> RulesLayout {
         let detect = |family| match self {
             LocalMode::None => LocalDetection::None,
-            LocalMode::ClusterCidr(cidrs) => of_family(cidrs, family),
-            LocalMode::NodeCidr => of_family(&node.pod_cidrs, family),
+            LocalMode::ClusterCidr(cidrs) => by_prefix(cidrs, family, LocalDetection::ClusterCidr),
+            LocalMode::NodeCidr => by_prefix(&node.pod_cidrs, family, LocalDetection::NodeCidr),
             LocalMode::BridgeInterface(name) => LocalDetection::BridgeInterface(name.clone()),
             LocalMode::InterfaceNamePrefix(prefix) => LocalDetection::InterfaceNamePrefix(prefix.clone()),
         };
-        RulesLayout { local_v4: detect(IpFamily::V4), local_v6: detect(IpFamily::V6), masquerade_bit }
+        RulesLayout { local_v4: detect(IpFamily::V4), local_v6: detect(IpFamily::V6), ..*current }
     }
 }
 
-fn of_family(cidrs: &[IpNetwork], family: IpFamily) -> LocalDetection {
+fn by_prefix(
+    cidrs: &[IpNetwork],
+    family: IpFamily,
+    detection: fn(Vec<IpNetwork>) -> LocalDetection,
+) -> LocalDetection {
     let cidrs: Vec<_> = cidrs.iter().filter(|net| IpFamily::of(net.ip()) == family).copied().collect();
-    if cidrs.is_empty() { LocalDetection::None } else { LocalDetection::Cidr(cidrs) }
+    if cidrs.is_empty() { LocalDetection::None } else { detection(cidrs) }
 }
 
 /// Configuration of the loop; valid by construction.
@@ -62,6 +66,8 @@ pub struct Config {
     /// Least distance between two plans of changed Services; zero for at once. Changes that arrive meanwhile
     /// are planned together, as are those that arrive while the loop is at work.
     pub min_sync_period: Duration,
+    /// Counts the traffic of each Service, with one more dump in each round of the audit.
+    pub service_traffic: bool,
 }
 
 impl Default for Config {
@@ -73,6 +79,7 @@ impl Default for Config {
             drain: drain::Settings::default(),
             sync_period: Duration::from_secs(30),
             min_sync_period: Duration::ZERO,
+            service_traffic: false,
         }
     }
 }

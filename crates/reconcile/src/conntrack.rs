@@ -5,16 +5,16 @@
 //! take a tenth of a core at most. The mirror shows which writes of a plan the kernel really executed: a real
 //! server that is still there keeps its connections.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use dataplane::{ErrorKind, TableError};
 use drain::{Share, Time};
-use lb_types::{ConntrackFilter, ConntrackOp};
+use lb_types::{ConntrackFilter, ConntrackOp, Front, IpFamily};
 use planner::Mirror;
 use tracing::{debug, error, info};
 
 use crate::{
-    Report,
+    Report, TableName,
     kernel::Kernel,
     problems::chain,
     work::{Extent, Task, Work},
@@ -84,21 +84,32 @@ impl PendingDeletions {
             return false;
         }
         self.rest = now + PAUSE;
-        match kernel.tables.conntrack.delete_flows(&filters) {
-            Ok(count) => self.deleted(&filters, count, work, report),
-            Err(error) => {
-                report.failed += 1;
-                self.failed(filters, &error, work, now);
+        // The kernel's table is walked for each family by itself in any case.
+        let (v4, v6) = filters.into_iter().partition(|filter| filter.front.family() == IpFamily::V4);
+        let mut failures = Vec::new();
+        for (family, filters) in IpFamily::ALL.into_iter().zip::<[Vec<ConntrackFilter>; 2]>([v4, v6]) {
+            if filters.is_empty() {
+                continue;
             }
+            let asked = on_addresses(&filters, &kernel.mirror.node_ports);
+            match kernel.tables.conntrack.delete_flows(&asked) {
+                Ok(count) => deleted(&filters, family, count, report),
+                Err(error) => {
+                    report.refuse(TableName::Conntrack, None, 1);
+                    failures.push((filters, error));
+                }
+            }
+        }
+        if failures.is_empty() {
+            self.all_deleted(work);
+        }
+        for (filters, error) in failures {
+            self.failed(filters, &error, work, now);
         }
         true
     }
 
-    fn deleted(&mut self, filters: &[ConntrackFilter], count: usize, work: &mut Work, report: &mut Report) {
-        for filter in filters {
-            debug!("{}", ConntrackOp::Delete(*filter));
-        }
-        report.flows += count;
+    fn all_deleted(&mut self, work: &mut Work) {
         let healed = work.succeed(Task::DeleteTracked);
         if self.unavailable.take().is_some() || healed {
             info!("healed: {}", Task::DeleteTracked);
@@ -126,7 +137,33 @@ impl PendingDeletions {
     }
 }
 
+fn deleted(filters: &[ConntrackFilter], family: IpFamily, count: usize, report: &mut Report) {
+    for filter in filters {
+        debug!("{}", ConntrackOp::Delete(*filter));
+    }
+    report.flows += count;
+    *report.walked.entry(family).or_default() += count;
+}
+
 /// Tells whether the mirror may be wrong about the virtual server, which then is dumped again soon.
 fn is_doubtful(filter: &ConntrackFilter, mirror: &Mirror, work: &Work) -> bool {
-    work.is_in_doubt(&mirror.key(&filter.service.into()))
+    mirror.key(&filter.front).is_some_and(|vs| work.is_in_doubt(&vs))
+}
+
+/// The filters as the kernel can be asked: those of node ports once for each address where those are served.
+fn on_addresses(filters: &[ConntrackFilter], node_ports: &BTreeSet<IpAddr>) -> Vec<ConntrackFilter> {
+    let mut asked = BTreeSet::new();
+    for filter in filters {
+        // For the kernel, all clients of a port are the same.
+        let front = Front::from(filter.front.port);
+        let filter = ConntrackFilter { front, ..*filter };
+        match front.vip() {
+            Some(_) => _ = asked.insert(filter),
+            None => {
+                let of_family = node_ports.iter().filter(|addr| IpFamily::of(**addr) == front.family());
+                asked.extend(of_family.map(|addr| filter.on(*addr)));
+            }
+        }
+    }
+    asked.into_iter().collect()
 }

@@ -289,7 +289,8 @@ impl Syncer {
     /// Answers what a real server on its way out waits for.
     pub(crate) fn drain_waits_for(&self, key: &Key, drain: &Drain) -> WaitsFor {
         let reading = self.drains.ledger.next_reading(&key.front).unwrap_or_default();
-        drain.waits_for(reading, || self.work.obstacle(&key.front, &self.kernel.mirror.key(&key.front)))
+        let vs = self.kernel.mirror.key(&key.front);
+        drain.waits_for(reading, || self.work.obstacle(&key.front, vs.as_ref()))
     }
 
     /// Polls some fronts that have draining real servers: reads their counters; returns of how many fronts. What is
@@ -319,7 +320,10 @@ impl Syncer {
     ) -> Result<(), TableError> {
         let Syncer { kernel, intents, drains, work, .. } = self;
         let mut counters = BTreeMap::new();
-        let result = kernel.observe_real_servers(kernel.mirror.key(front), intents.ours(), findings);
+        let result = match kernel.mirror.key(front) {
+            Some(vs) => kernel.observe_real_servers(vs, intents.ours(), findings),
+            None => Ok(Vec::new()),
+        };
         let result = result.map(|observed| {
             counters.extend(observed.into_iter().map(|rs| (rs.id, (rs.connections, rs.traffic))));
             drains.forget_vanished(front, &counters.keys().copied().collect(), now, report);

@@ -16,12 +16,15 @@ mod rules;
 mod sysctls;
 mod vips;
 
-use std::{collections::BTreeSet, mem::discriminant};
+use std::{collections::BTreeSet, mem::discriminant, net::IpAddr};
 
 use dataplane::TableError;
 use drain::Time;
-use lb_types::{ConntrackOp, Front, IpvsOp, Operation, RuleElement, RulesOp, Scheduler, SysctlOp, VipOp};
-use planner::{Desired, Plan, Subject, is_of_link};
+use lb_types::{
+    ConntrackOp, Front, IpFamily, IpvsOp, Operation, RouteTable, RuleElement, RulesOp, Scheduler, SysctlOp,
+    VipOp,
+};
+use planner::{Binding, Desired, Plan, Subject, is_of_link};
 use tracing::{debug, error};
 
 use crate::{
@@ -104,7 +107,7 @@ impl Run<'_> {
     fn batch(&mut self, ops: &[Operation]) {
         let (mut ipvs, mut vips, mut rules, mut sysctls) = (vec![], vec![], vec![], vec![]);
         for op in ops {
-            if self.holds(op) {
+            if self.holds(op) || self.strips(op, ops) {
                 continue;
             }
             match op {
@@ -132,16 +135,49 @@ impl Run<'_> {
             return true;
         }
         match op {
-            // An address stays while its VIP is held, because that must be bound some other way first.
-            Operation::Vip(VipOp::DeleteAddress { addr }) if self.held.contains(&Subject::Vip(*addr)) => true,
             Operation::Rules(RulesOp::DeleteElement(element))
-                if element.vip_port().is_some_and(|port| self.holds_element(element, &port.into())) =>
+                if element.front().is_some_and(|front| self.holds_element(element, &front)) =>
             {
+                true
+            }
+            Operation::Rules(RulesOp::DeleteElement(
+                element @ (RuleElement::Steer(_) | RuleElement::SteerKnown(_)),
+            )) if self.held.contains(&Subject::Vip(element.addr())) => {
+                self.try_again(Subject::of_element(element), "the VIP is not bound in another way yet");
+                true
+            }
+            Operation::Vip(
+                VipOp::DeleteRoute { vip, table: RouteTable::Local } | VipOp::DeleteAddress { addr: vip },
+            ) if self.lacks_steering(vip) => {
+                self.try_again(Subject::Vip(*vip), "packets to the VIP cannot be steered yet");
                 true
             }
             Operation::Sysctl(op) if self.forwarding_held => planner::enables_forwarding(op),
             _ => subject.is_some_and(|subject| self.held.contains(&subject)),
         }
+    }
+
+    /// Tells whether a VIP is to be steered, and the rule that leads steered packets has been refused.
+    fn lacks_steering(&self, vip: &IpAddr) -> bool {
+        self.held.contains(&Subject::Steering(IpFamily::of(*vip)))
+            && self.executor.desired.binding(vip) == Some(Binding::Steer)
+    }
+
+    fn try_again(&mut self, subject: Subject, reason: &str) {
+        let Executor { work, now, .. } = &mut self.executor;
+        work.fail(subject, reason, Extent::Task, *now);
+    }
+
+    /// Tells whether a write would leave a virtual server without a tag, because another one that was to come before has
+    /// failed; `batch` is what is executed with it.
+    fn strips(&self, op: &Operation, batch: &[Operation]) -> bool {
+        let Operation::Rules(RulesOp::DeleteElement(element)) = op else { return false };
+        let Some(tag) = element.marked() else { return false };
+        let comes = |op: &Operation| match op {
+            Operation::Rules(RulesOp::AddElement(other)) => other.marked() == Some(tag),
+            _ => false,
+        };
+        self.executor.kernel.mirror.is_last_tag(element) && !batch.iter().any(comes)
     }
 
     /// Tells whether a write needs the link. A virtual server that exists, or whose VIP has its route, serves
@@ -150,7 +186,7 @@ impl Run<'_> {
         let mirror = &self.executor.kernel.mirror;
         match (op, subject) {
             (Operation::Sysctl(op), _) => is_of_link(op),
-            (_, Some(Subject::Vip(_) | Subject::Address(_))) => true,
+            (_, Some(Subject::Vip(_))) => true,
             (_, Some(Subject::Front(front))) => {
                 let is_routed = front.vip().is_none_or(|vip| mirror.reaches(&vip));
                 !is_routed && mirror.server(&front).is_none()
@@ -160,20 +196,30 @@ impl Run<'_> {
     }
 
     fn holds_element(&self, element: &RuleElement, front: &Front) -> bool {
-        let is_refusal = matches!(element, RuleElement::Refuse(_));
+        let is_refusal = matches!(element, RuleElement::Refuse(_) | RuleElement::DropExternal(_));
         self.undeleted.contains(front) || is_refusal && self.outcome.refused.contains(front)
     }
 
     /// Holds the subjects that the kernel does not have yet. Those that it has serve already, and go on
     /// following the API.
     fn hold_new(&mut self, subjects: impl IntoIterator<Item = Subject>) {
-        let mirror = &self.executor.kernel.mirror;
+        let Executor { kernel, work, desired, now, .. } = &mut self.executor;
         let is_new = |subject: &Subject| match subject {
-            Subject::Front(front) => mirror.server(front).is_none(),
-            Subject::Vip(vip) => !mirror.routes.contains_key(vip),
+            Subject::Front(front) => kernel.mirror.server(front).is_none(),
+            Subject::Vip(vip) => !kernel.mirror.reaches(vip),
             _ => false,
         };
-        self.held.extend(subjects.into_iter().filter(is_new));
+        for subject in subjects.into_iter().filter(is_new) {
+            self.held.insert(subject);
+            let Subject::Front(front) = subject else { continue };
+            // Clients outside must not get to a port before what keeps some of them from it.
+            let external = front.for_external();
+            let sibling = Subject::Front(external);
+            if external != front && desired.front(&external).is_some() && is_new(&sibling) {
+                self.held.insert(sibling);
+                work.fail(sibling, "the port is not served to the others", Extent::Task, *now);
+            }
+        }
     }
 
     /// Keeps the subject of a write until the link and the chains are there.
@@ -191,9 +237,8 @@ impl Run<'_> {
         self.report.written += 1;
     }
 
-    /// Notes a refused write, and logs it unless it was refused for the same reason before.
+    /// Notes a refused write, which is counted already, and logs it unless it was refused for the same reason before.
     fn refused(&mut self, subject: Subject, op: &Operation, reason: &str) {
-        self.report.failed += 1;
         let Executor { work, now, .. } = &mut self.executor;
         if work.fail(subject, reason, Extent::Task, *now) {
             error!("{op}: {reason}; will be tried again");

@@ -10,16 +10,17 @@
 //! `refresh_node`, `replace_addresses`, `recheck_listeners`.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::IpAddr,
 };
 
 use drain::Time;
-use lb_types::ServiceName;
+use lb_types::{IpFamily, ServiceName};
 use planner::{
     Changes, Context, Desired, Dirty, Mirror, NodeFacts, Ownership, PlannerConfig, Subject, desire_service,
+    has_node_ports_by_address,
 };
-use service_model::{Service, ServiceModel};
+use service_model::{ExternalSource, ModelEvent, Service, ServiceModel, Trigger};
 
 use crate::{
     Config, LocalMode,
@@ -52,6 +53,17 @@ pub(crate) struct Intents {
     pub(crate) listeners: Listeners,
     /// Dirty Services that did not fit into a step.
     backlog: VecDeque<ServiceName>,
+    /// Plans since the last time that somebody took them.
+    pub(crate) planned: Planned,
+}
+
+/// Plans of a step, for its report.
+#[derive(Debug, Default)]
+pub(crate) struct Planned {
+    /// Families of the Services.
+    pub(crate) families: BTreeSet<IpFamily>,
+    /// Triggers of the changes of their endpoints.
+    pub(crate) triggers: Vec<(ServiceName, Trigger)>,
 }
 
 impl Intents {
@@ -67,7 +79,18 @@ impl Intents {
             schedulers: Schedulers::default(),
             listeners: Listeners::default(),
             backlog: VecDeque::new(),
+            planned: Planned::default(),
         }
+    }
+
+    /// Takes a change of the objects over, without what the configuration leaves out.
+    pub(crate) fn take(&mut self, mut event: ModelEvent) {
+        if let ModelEvent::ServiceApplied(service) = &mut event
+            && !self.config.serve_external_ips
+        {
+            service.external_ips.retain(|ip| ip.source != ExternalSource::ExternalIps);
+        }
+        self.model.apply(event);
     }
 
     pub(crate) fn context(&self) -> Context<'_> {
@@ -101,7 +124,7 @@ impl Intents {
 
     /// Takes the layout over from the Node; returns whether it has changed.
     pub(crate) fn refresh_layout(&mut self) -> bool {
-        let layout = self.local_mode.layout(self.model.node(), self.config.layout.masquerade_bit);
+        let layout = self.local_mode.layout(self.model.node(), &self.config.layout);
         let has_changed = layout != self.config.layout;
         self.config.layout = layout;
         has_changed
@@ -111,6 +134,8 @@ impl Intents {
     pub(crate) fn refresh_node(&mut self, mirror: &mut Mirror, dirty: &mut Dirty) {
         if self.model.take_node_changed() {
             mirror.layout_current &= !self.refresh_layout();
+            // External addresses must not lie among the pods, whose prefixes the Node may name.
+            self.mark_dirty(|service| !service.external_ips.is_empty());
             let addresses = self.facts.addresses.clone();
             self.replace_addresses(addresses, mirror, dirty);
         }
@@ -123,17 +148,25 @@ impl Intents {
         mirror: &Mirror,
         dirty: &mut Dirty,
     ) {
-        let mut facts = NodeFacts::new(&self.model.node().addresses, addresses);
+        let mut node_ips = self.model.node().addresses.clone();
+        node_ips.extend(self.config.node_ip.map(|ip| (IpFamily::of(ip), ip)));
+        let mut facts = NodeFacts::new(&node_ips, addresses, &self.config.node_port_addresses);
         facts.own_ports = std::mem::take(&mut self.facts.own_ports);
         facts.own_ports.retain(|port| facts.addresses.contains_key(&port.addr));
         if facts.sources != self.facts.sources {
             dirty.extend(self.desired.vips().copied().map(Subject::Vip));
         }
+        let served: Vec<_> = facts.node_ports.symmetric_difference(&self.facts.node_ports).copied().collect();
+        dirty.extend(served.iter().copied().map(Subject::Vip));
         let (new, old) = (&facts.addresses, &self.facts.addresses);
         let came = new.keys().filter(|addr| !old.contains_key(addr));
         let went = old.keys().filter(|addr| !new.contains_key(addr));
         let changed: Vec<_> = came.chain(went).copied().collect();
         self.facts = facts;
+        if !served.is_empty() {
+            let configured = self.config.node_port_servers;
+            self.mark_dirty(|service| has_node_ports_by_address(service, configured));
+        }
         if changed.is_empty() {
             return;
         }
@@ -183,13 +216,19 @@ impl Intents {
         let service = self.model.service(name);
         let desired = service.map(|service| desire_service(service, &self.model, self.context()));
         let (intent, problems) = desired.unzip();
+        let families = &mut self.planned.families;
+        families.extend(self.desired.fronts_of(name).map(|want| want.front.family()));
+        families.extend(intent.iter().flat_map(|intent| &intent.fronts).map(|want| want.front.family()));
+        let triggers = self.model.take_triggers(name).into_iter();
+        self.planned.triggers.extend(triggers.map(|trigger| (name.clone(), trigger)));
         let rivals = self.desired.replace(name, intent, changes);
         self.problems.replace_own(name, problems.unwrap_or_default());
         if rivals.is_empty() && !self.problems.has_conflicts(name) {
             return;
         }
         for service in rivals.iter().chain([name]) {
-            self.problems.replace_conflicts(service, self.desired.conflicts(service));
+            let conflicts = self.desired.conflicts(service, &self.facts.node_ports);
+            self.problems.replace_conflicts(service, conflicts);
         }
     }
 

@@ -18,6 +18,8 @@ use dataplane::{BridgeFilters, ObservedRealServer, ObservedRules, ObservedVips, 
 use lb_types::{FastMap, RulesLayout, VirtualServerId};
 use planner::{Desired, Dirty, Mirror, MirrorServer, Ownership, Subject};
 
+use crate::Drift;
+
 /// Tables and mirror; nobody else has the handles.
 pub(crate) struct Kernel {
     pub(crate) tables: Tables,
@@ -29,7 +31,7 @@ pub(crate) struct Kernel {
 pub(crate) struct Findings {
     pub(crate) dirty: Dirty,
     /// Number of objects that somebody else has changed.
-    pub(crate) drift: usize,
+    pub(crate) drift: Drift,
     /// Virtual servers whose real servers the mirror does not know.
     pub(crate) unknown: Vec<VirtualServerId>,
 }
@@ -78,20 +80,30 @@ impl Kernel {
 
     /// Dumps link, routes and addresses.
     pub(crate) fn observe_vips(&mut self, findings: &mut Findings) -> Result<NodeLinks, TableError> {
-        let ObservedVips { link, routes, addresses, node_addresses, bridges } = self.tables.vips.observe()?;
+        let ObservedVips { link, routes, steered, rules, addresses, node_addresses, bridges } =
+            self.tables.vips.observe()?;
         let mirror = &mut self.mirror;
         mirror.link_ours = link.is_some_and(|link| link.dummy);
         let is_ready = link.is_some_and(|link| link.dummy && link.up);
-        let drifted: BTreeSet<IpAddr> = changed_keys(&mirror.routes, &routes).collect();
-        findings.drift += drifted.len();
+        let mut drifted: BTreeSet<IpAddr> = changed_keys(&mirror.routes, &routes).collect();
+        drifted.extend(mirror.steered.symmetric_difference(&steered));
+        findings.drift.vips += drifted.len();
+        // One that is bound there comes back.
+        drifted.extend(mirror.addresses.difference(&addresses));
+        let rules_drifted = mirror.rules.symmetric_difference(&rules);
+        for (family, _) in rules_drifted {
+            findings.drift.vips += 1;
+            findings.dirty.insert(Subject::Steering(*family));
+        }
         if is_ready != mirror.link_ready {
-            findings.drift += 1;
+            findings.drift.vips += 1;
             findings.dirty.insert(Subject::Base);
         }
         findings.dirty.extend(drifted.into_iter().map(Subject::Vip));
         findings.dirty.extend(addresses.iter().copied().map(Subject::Address));
         mirror.link_ready = is_ready;
         (mirror.routes, mirror.addresses) = (routes.into(), addresses.into());
+        (mirror.steered, mirror.rules) = (steered, rules);
         mirror.node_addresses = node_addresses.keys().copied().collect();
         Ok(NodeLinks { addresses: node_addresses, bridges })
     }
@@ -105,12 +117,12 @@ impl Kernel {
         let ObservedRules { layout_current, elements, .. } = self.tables.rules.observe(layout)?;
         let mirror = &mut self.mirror;
         if layout_current != mirror.layout_current {
-            findings.drift += 1;
+            findings.drift.rules += 1;
             findings.dirty.insert(Subject::Base);
         }
         mirror.layout_current = layout_current;
         for element in mirror.replace_elements(elements) {
-            findings.drift += 1;
+            findings.drift.rules += 1;
             findings.dirty.insert(Subject::of_element(&element));
         }
         Ok(())
@@ -166,7 +178,7 @@ impl Kernel {
     fn note_drift(&self, vs: VirtualServerId, ours: Ours<'_>, findings: &mut Findings) {
         if ours.has(&vs, &self.mirror) {
             findings.dirty.extend(self.mirror.front(&vs).map(Subject::Front));
-            findings.drift += 1;
+            findings.drift.ipvs += 1;
         }
     }
 }

@@ -15,6 +15,7 @@ mod config;
 mod conntrack;
 mod drains;
 mod executor;
+mod full;
 mod intents;
 mod kernel;
 mod listeners;
@@ -28,12 +29,14 @@ mod syncer;
 mod sysctls;
 #[cfg(test)]
 mod tests;
+mod traffic;
 mod work;
 
 pub use audit::Part;
 pub use cleanup::Cleanup;
 pub use config::{Config, LocalMode};
 pub use node_findings::NodeFinding;
+pub use problems::{NewProblem, ServiceProblem};
 pub use reconciler::{Event, Reconciler};
-pub use report::{Ended, Report, Shortfalls, Step, Totals};
+pub use report::{Drift, Ended, Report, Shortfalls, Step, TableName, Totals};
 pub use standing::{Standing, Wait};

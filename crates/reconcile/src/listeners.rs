@@ -1,11 +1,14 @@
 //! VIPs that another program has put on an interface of the node, as NodeLocal DNSCache does with the address
 //! of the cluster DNS. The ports on which the program listens stay the program's, and the others are served.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use dataplane::TableError;
 use drain::Time;
-use lb_types::ServiceName;
+use lb_types::{Front, ServiceName, VipPort};
 use planner::NodeFacts;
 use service_model::Service;
 use tracing::warn;
@@ -19,7 +22,9 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// Services with such VIPs.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Listeners {
-    services: BTreeSet<ServiceName>,
+    /// Each with the ports that its intent leaves to the node. Two Services may share a port, and each has to be
+    /// planned again by itself when that changes.
+    services: BTreeMap<ServiceName, BTreeSet<VipPort>>,
     /// Time of the next look at sockets.
     next: Time,
     /// True if the kernel gave no answer last time, which is logged once.
@@ -38,7 +43,7 @@ impl Listeners {
             return BTreeSet::new();
         }
         self.next = now + PERIOD;
-        self.services.clone()
+        self.services.keys().cloned().collect()
     }
 
     /// Finds out which ports of a Service belong to the node; returns whether that has changed.
@@ -54,7 +59,7 @@ impl Listeners {
             self.services.remove(name);
             return false;
         }
-        let is_known = !self.services.insert(name.clone());
+        let before = self.services.get(name).cloned();
         let found = match kernel.tables.vips.listeners(&ports) {
             Ok(found) => {
                 self.failed = false;
@@ -62,18 +67,20 @@ impl Listeners {
             }
             Err(error) => {
                 self.report_failure(&error);
-                if is_known {
+                if before.is_some() {
                     return false;
                 }
-                // Whoever has put the address there must not lose its ports.
-                ports.iter().copied().collect()
+                // Whoever has put the address there must not lose its ports. What is served goes on.
+                let is_served = |port: &VipPort| kernel.mirror.server(&Front::from(*port)).is_some();
+                ports.iter().copied().filter(|port| !is_served(port)).collect()
             }
         };
         let own = &mut facts.own_ports;
-        let before: BTreeSet<_> = ports.iter().filter(|port| own.contains(port)).copied().collect();
         own.retain(|port| !ports.contains(port));
         own.extend(&found);
-        before != found
+        let has_changed = before.as_ref() != Some(&found);
+        self.services.insert(name.clone(), found);
+        has_changed
     }
 
     fn report_failure(&mut self, error: &TableError) {

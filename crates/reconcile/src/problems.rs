@@ -1,14 +1,71 @@
 //! Problems of single Services, logged once when they appear and once when they are gone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
 
-use lb_types::ServiceName;
+use lb_types::{Front, ServiceName};
 use planner::IntentProblem;
 use tracing::{info, warn};
 
-/// Known problems, by Service.
+/// Problem of a Service that its author should see.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ServiceProblem {
+    /// A part of it is not programmed as it asks.
+    Intent(IntentProblem),
+    /// Each endpoint behind a front has as many connections on this node as it may have.
+    EndpointsFull {
+        /// The Service.
+        service: ServiceName,
+        /// The front.
+        front: Front,
+        /// Most connections of one endpoint.
+        limit: u32,
+    },
+}
+
+impl ServiceProblem {
+    /// The Service.
+    pub fn service(&self) -> &ServiceName {
+        match self {
+            ServiceProblem::Intent(problem) => problem.service(),
+            ServiceProblem::EndpointsFull { service, .. } => service,
+        }
+    }
+}
+
+impl fmt::Display for ServiceProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ServiceProblem::Intent(problem) => problem.fmt(f),
+            ServiceProblem::EndpointsFull { service, front, limit } => write!(
+                f,
+                "Service {service}: {front}: each endpoint has reached {} (a limit of {limit} connections) on this \
+                 node, and new clients are refused; add endpoints or raise the limit",
+                service_model::annotations::MAX_CONNECTIONS
+            ),
+        }
+    }
+}
+
+/// A problem that has appeared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewProblem {
+    /// `metadata.uid` of the Service.
+    pub uid: Arc<str>,
+    /// The problem.
+    pub problem: ServiceProblem,
+}
+
+/// Known problems.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Problems(BTreeMap<ServiceName, Known>);
+pub(crate) struct Problems {
+    services: BTreeMap<ServiceName, Known>,
+    /// Those that have appeared since [`Problems::take_new`].
+    new: Vec<ServiceProblem>,
+}
 
 /// Known problems of one Service.
 #[derive(Clone, Debug, Default)]
@@ -32,7 +89,17 @@ impl Problems {
 
     /// Tells whether a Service is in conflict with others.
     pub(crate) fn has_conflicts(&self, service: &ServiceName) -> bool {
-        self.0.get(service).is_some_and(|known| !known.conflicts.is_empty())
+        self.services.get(service).is_some_and(|known| !known.conflicts.is_empty())
+    }
+
+    /// Notes a problem that is logged already.
+    pub(crate) fn note(&mut self, problem: ServiceProblem) {
+        self.new.push(problem);
+    }
+
+    /// Takes the problems that have appeared since the last call.
+    pub(crate) fn take_new(&mut self) -> Vec<ServiceProblem> {
+        std::mem::take(&mut self.new)
     }
 
     fn replace(
@@ -41,27 +108,28 @@ impl Problems {
         now: Vec<IntentProblem>,
         part: impl FnOnce(&mut Known) -> &mut BTreeSet<IntentProblem>,
     ) {
-        if now.is_empty() && !self.0.contains_key(service) {
+        if now.is_empty() && !self.services.contains_key(service) {
             return;
         }
         let now: BTreeSet<_> = now.into_iter().collect();
-        let known = self.0.entry(service.clone()).or_default();
+        let known = self.services.entry(service.clone()).or_default();
         let part = part(known);
         for problem in now.difference(part) {
             warn!("{problem}");
+            self.new.push(ServiceProblem::Intent(problem.clone()));
         }
         for problem in part.difference(&now) {
             info!("no longer: {problem}");
         }
         *part = now;
         if known.own.is_empty() && known.conflicts.is_empty() {
-            self.0.remove(service);
+            self.services.remove(service);
         }
     }
 
     /// Number of Services with problems.
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.services.len()
     }
 }
 

@@ -8,21 +8,29 @@
 //! [`Reconciler::next_wakeup`] and [`Reconciler::charge`] are how the driver learns when to call again, and
 //! reports what a step took.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    num::NonZeroU32,
+    sync::Arc,
+    time::Duration,
+};
 
 use dataplane::{TableError, Tables, Touched};
 use drain::{Drain, Key, Record, Time, WaitsFor};
-use planner::{Changes, Dirty, Plan, Subject};
-use service_model::ModelEvent;
+use lb_types::{ConntrackOp, Front, IpFamily, Operation, ServiceName, ServicePortName, TrafficCounters};
+use planner::{Binding, BindingReason, Changes, Dirty, HealthCheck, Plan, Subject, Traffic};
+use service_model::{ChangeCounts, ModelEvent};
 
 use crate::{
-    Config, NodeFinding, Report, Shortfalls, Step, Totals,
+    Config, NewProblem, NodeFinding, Report, ServiceProblem, Shortfalls, Step, TableName, Totals,
     audit::Audit,
     drains::View,
     executor::fail_base,
     intents::{Intents, Portion},
     kernel::Findings,
     syncer::{Scope, Syncer},
+    traffic::ServiceTraffic,
     work::Table,
 };
 
@@ -30,6 +38,7 @@ use crate::{
 const SERVICES_PER_STEP: usize = 1024;
 
 /// Input of the loop from outside.
+#[expect(clippy::large_enum_variant, reason = "nearly all are objects, and each is moved once")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// Objects of the API changed.
@@ -104,7 +113,7 @@ impl Reconciler {
     /// Takes an event in; cheap, and writes nothing.
     pub fn handle(&mut self, event: Event) {
         match event {
-            Event::Model(event) => self.syncer.intents.model.apply(event),
+            Event::Model(event) => self.syncer.intents.take(event),
             Event::Touched(table) => self.syncer.work.doubt(Table::from(table), Time::ZERO),
         }
     }
@@ -212,9 +221,10 @@ impl Reconciler {
         self.syncer.observe_sysctls_for_ipv6(now, &mut dirty);
         let scope = if self.phase == Phase::Running { Scope::All } else { Scope::Desired };
         self.syncer.settle(now, dirty, scope, report);
+        self.syncer.note_planned(report);
         self.note_programmed(report);
-        let walked =
-            self.syncer.deletions.delete(&mut self.syncer.kernel, &mut self.syncer.work, now, report);
+        let Syncer { deletions, kernel, work, .. } = &mut self.syncer;
+        let walked = deletions.delete(kernel, work, now, report);
         Step::Changes { dumped, walked }
     }
 
@@ -250,7 +260,8 @@ impl Reconciler {
         }
         self.syncer.intents.model.forget_changes();
         if starting {
-            dirty.extend(Dirty::leftovers(&self.syncer.intents.desired, &self.syncer.kernel.mirror));
+            let Syncer { intents: Intents { desired, facts, .. }, kernel, .. } = &self.syncer;
+            dirty.extend(Dirty::leftovers(desired, &kernel.mirror, facts));
             self.phase = Phase::Running;
             self.audit.schedule(now, self.config.sync_period);
         }
@@ -312,7 +323,11 @@ impl Reconciler {
             );
         }
         self.syncer.observe_sysctls(&mut dirty)?;
-        dirty.extend(Dirty::all(&self.syncer.intents.desired, &self.syncer.kernel.mirror));
+        dirty.extend(Dirty::all(
+            &self.syncer.intents.desired,
+            &self.syncer.kernel.mirror,
+            &self.syncer.intents.facts,
+        ));
         Ok(self.syncer.diff(&dirty))
     }
 
@@ -329,6 +344,71 @@ impl Reconciler {
     /// Answers what one of them waits for.
     pub fn drain_waits_for(&self, key: &Key, drain: &Drain) -> WaitsFor {
         self.syncer.drain_waits_for(key, drain)
+    }
+
+    /// Name of the Service port that a front serves, or served last.
+    pub fn port_name(&self, front: &Front) -> Option<ServicePortName> {
+        self.syncer.intents.desired.name_of(front)
+    }
+
+    /// Health checks of Services that this node answers.
+    pub fn health_checks(&self) -> impl Iterator<Item = (&ServiceName, &HealthCheck)> {
+        self.syncer.intents.desired.health_checks()
+    }
+
+    /// Number that grows whenever one of them changes.
+    pub fn health_version(&self) -> u64 {
+        self.syncer.intents.desired.health_version()
+    }
+
+    /// Takes the problems of Services that have appeared since the last call, each with the UID of its Service.
+    /// Services that are gone meanwhile have none.
+    pub fn take_new_problems(&mut self) -> Vec<NewProblem> {
+        let Intents { problems, model, .. } = &mut self.syncer.intents;
+        let with_uid = |problem: ServiceProblem| {
+            let uid = Arc::clone(&model.service(problem.service())?.uid);
+            Some(NewProblem { uid, problem })
+        };
+        problems.take_new().into_iter().filter_map(with_uid).collect()
+    }
+
+    /// Addresses of this node at which node ports are served, but for what Services say.
+    pub fn node_port_addresses(&self) -> &BTreeSet<IpAddr> {
+        &self.syncer.intents.facts.node_ports
+    }
+
+    /// Tells whether the node is about to go.
+    pub fn node_leaves(&self) -> bool {
+        self.syncer.intents.model.node().leaves
+    }
+
+    /// External and load-balancer IPs of Services, with their bindings (`None` for no node) and the reasons.
+    pub fn external_bindings(&self) -> BTreeMap<IpAddr, (Option<Binding>, BindingReason)> {
+        let desired = &self.syncer.intents.desired;
+        let mut bindings = desired.bindings();
+        bindings.retain(|vip, _| !desired.has_cluster_ip(vip));
+        bindings
+    }
+
+    /// Packet mark by which the virtual server of a front is selected, if it is.
+    pub fn mark(&self, front: &Front) -> Option<NonZeroU32> {
+        self.syncer.kernel.mirror.marks.get(front)
+    }
+
+    /// Front that a write is about; `None` for writes about whole addresses, tables and kernel parameters.
+    pub fn front_of(&self, op: &Operation) -> Option<Front> {
+        match op {
+            Operation::Conntrack(ConntrackOp::Delete(filter)) => Some(filter.front),
+            op => match Subject::of(op, &self.syncer.kernel.mirror)? {
+                Subject::Front(front) | Subject::Refusal(front) => Some(front),
+                Subject::Base
+                | Subject::Sysctls
+                | Subject::Steering(_)
+                | Subject::Vip(_)
+                | Subject::HealthCheck(..)
+                | Subject::Address(_) => None,
+            },
+        }
     }
 
     /// Number of real servers on their way out.
@@ -368,7 +448,35 @@ impl Reconciler {
         self.syncer.intents.has_backlog()
     }
 
-    /// Numbers of programmed objects.
+    /// Traffic by Service, as of the last audit of virtual servers; without a name, that of all others. Nothing unless it
+    /// is counted.
+    pub fn service_traffic(&self) -> impl Iterator<Item = (Option<&ServiceName>, TrafficCounters)> {
+        self.syncer.traffic.iter().flat_map(ServiceTraffic::sums)
+    }
+
+    /// Numbers of dumps so far that changes of a table interrupted.
+    pub fn dumps_interrupted(&self) -> [(TableName, u64); 4] {
+        let Tables { ipvs, vips, rules, conntrack, .. } = &self.syncer.kernel.tables;
+        [
+            (TableName::Ipvs, ipvs.dumps_interrupted()),
+            (TableName::Vips, vips.dumps_interrupted()),
+            (TableName::Rules, rules.dumps_interrupted()),
+            (TableName::Conntrack, conntrack.dumps_interrupted()),
+        ]
+    }
+
+    /// Numbers of changes of Services and EndpointSlices: all so far, and those that are not planned yet.
+    pub fn changes(&self) -> (ChangeCounts, ChangeCounts) {
+        let model = &self.syncer.intents.model;
+        (model.changes(), model.pending_changes())
+    }
+
+    /// Numbers of Services that a Local policy leaves without an endpoint on this node, though they have endpoints.
+    pub fn no_local_endpoints(&self) -> impl Iterator<Item = (Traffic, IpFamily, usize)> {
+        self.syncer.intents.desired.no_local_endpoints()
+    }
+
+    /// Numbers of programmed objects. Costs as much as there are virtual servers.
     pub fn totals(&self) -> Totals {
         self.syncer.totals()
     }

@@ -1,11 +1,75 @@
 //! Report of a step.
 
-use std::fmt;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    ops::AddAssign,
+};
 
 use drain::{Outcome, Time};
-use lb_types::Scheduler;
+use lb_types::{IpFamily, Scheduler};
+use service_model::Trigger;
 
 use crate::Part;
+
+/// Table of the kernel, as counts name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TableName {
+    /// Virtual servers and real servers.
+    Ipvs,
+    /// Link, routes and addresses.
+    Vips,
+    /// The nftables table.
+    Rules,
+    /// Kernel parameters.
+    Sysctls,
+    /// Tracked connections.
+    Conntrack,
+}
+
+impl TableName {
+    /// Word for metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            TableName::Ipvs => "ipvs",
+            TableName::Vips => "vips",
+            TableName::Rules => "rules",
+            TableName::Sysctls => "sysctls",
+            TableName::Conntrack => "conntrack",
+        }
+    }
+}
+
+/// Numbers of objects that somebody else has changed, by table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drift {
+    /// Virtual servers, each with its real servers.
+    pub ipvs: usize,
+    /// Link, routes and rules of the routing policy.
+    pub vips: usize,
+    /// Elements and chains of nftables.
+    pub rules: usize,
+}
+
+impl Drift {
+    /// Number over all tables.
+    pub const fn total(self) -> usize {
+        self.ipvs + self.vips + self.rules
+    }
+
+    /// Number of each table.
+    pub const fn by_table(self) -> [(TableName, usize); 3] {
+        [(TableName::Ipvs, self.ipvs), (TableName::Vips, self.vips), (TableName::Rules, self.rules)]
+    }
+}
+
+impl AddAssign for Drift {
+    fn add_assign(&mut self, other: Drift) {
+        self.ipvs += other.ipvs;
+        self.vips += other.vips;
+        self.rules += other.rules;
+    }
+}
 
 /// Kind of a step, by the account that its processor time goes to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,18 +97,30 @@ pub struct Report {
     pub step: Step,
     /// Services whose intent was computed anew.
     pub services: usize,
+    /// Families of those Services.
+    pub families: BTreeSet<IpFamily>,
+    /// Triggers of changes of endpoints that this step has programmed. Those of Services with a refused write are left
+    /// out.
+    pub programmed: Vec<Trigger>,
+    /// Writes that were planned; some may have had to wait.
+    pub planned: usize,
     /// Writes that the kernel executed.
     pub written: usize,
     /// Writes that the kernel refused; they are tried again.
     pub failed: usize,
+    /// Those by table and error number; without one, a whole call failed. Never more entries than the kernel has error
+    /// numbers.
+    pub refusals: BTreeMap<(TableName, Option<i32>), usize>,
     /// Objects that an audit found different from the mirror, because somebody else wrote.
-    pub drift: usize,
+    pub drift: Drift,
     /// Drains that began.
     pub drains_begun: usize,
     /// Drains that ended.
     pub ended: Vec<Ended>,
     /// Tracked connections that were deleted.
     pub flows: usize,
+    /// Families whose tracked connections were walked, with the number of deleted ones.
+    pub walked: BTreeMap<IpFamily, usize>,
     /// True if what is found about the node has changed.
     pub findings: bool,
     /// True if this step completed the first programming of everything.
@@ -54,29 +130,28 @@ pub struct Report {
 impl Report {
     /// Tells whether nothing happened that an operator would want a line for.
     pub fn is_quiet(&self) -> bool {
-        let Report { step, services, findings, .. } = *self;
-        *self == Report { step, services, findings, ..Report::default() }
+        let Report { written, failed, drift, drains_begun, flows, completed_start, .. } = *self;
+        let counts = [written, failed, drift.total(), drains_begun, self.ended.len(), flows];
+        counts == [0; 6] && !completed_start
+    }
+
+    /// Counts refused writes of a table.
+    pub(crate) fn refuse(&mut self, table: TableName, errno: Option<i32>, count: usize) {
+        if count > 0 {
+            self.failed += count;
+            *self.refusals.entry((table, errno)).or_default() += count;
+        }
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report {
-            services,
-            written,
-            failed,
-            drift,
-            drains_begun,
-            ended,
-            flows,
-            completed_start,
-            findings: _,
-            step: _,
-        } = self;
+        let Report { services, written, failed, drift, drains_begun, ended, flows, completed_start, .. } =
+            self;
         write!(f, "{written} writes for {services} changed services")?;
         for (count, what) in [
             (failed, "refused"),
-            (drift, "found changed by others"),
+            (&drift.total(), "found changed by others"),
             (drains_begun, "drains begun"),
             (&ended.len(), "drains ended"),
             (flows, "tracked connections deleted"),

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use drain::{Backoff, Time};
 use lb_types::{FastSet, Scheduler};
-use planner::{PlannerConfig, default_scheduler, default_schedulers};
+use planner::{PlannerConfig, default_scheduler, default_schedulers, hashing_schedulers};
 use service_model::Service;
 use tracing::{error, info, warn};
 
@@ -79,6 +79,15 @@ impl Schedulers {
         kernel: &mut Kernel,
         now: Time,
     ) {
+        let hashing = hashing_schedulers(service);
+        let are_missing = hashing.iter().all(|name| self.lack(*name));
+        if !are_missing && !hashing.iter().any(|name| self.find(*name, config, kernel, now)) {
+            warn!(
+                "the kernel has no scheduler that hashes addresses: no Service has session affinity at node ports, or \
+                 for clients outside under a Local policy; {}",
+                remedy(hashing[0])
+            );
+        }
         let Some(named) = config.named_scheduler(service) else { return };
         let is_known = self.found.contains(&named) || self.lack(named);
         if !is_known && !self.find(named, config, kernel, now) {
@@ -175,9 +184,14 @@ impl Intents {
     fn plan_again(&mut self, changed: Scheduler) {
         let config = self.config.clone();
         let is_default = default_schedulers(config.scheduler).any(|name| name == changed);
-        self.mark_dirty(|service| match config.named_scheduler(service) {
-            Some(named) => named == changed || is_default && config.unavailable_schedulers.contains(&named),
-            None => is_default,
+        self.mark_dirty(|service| {
+            hashing_schedulers(service).contains(&changed)
+                || match config.named_scheduler(service) {
+                    Some(named) => {
+                        named == changed || is_default && config.unavailable_schedulers.contains(&named)
+                    }
+                    None => is_default,
+                }
         });
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use lb_types::{Front, ServiceName};
+use lb_types::{Front, IpFamily, ServiceName};
 use planner::Subject;
 
 use crate::{Reconciler, kernel::Kernel, work::Task};
@@ -92,6 +92,10 @@ impl Reconciler {
         match failing {
             Task::Compare(Subject::Front(front)) if !self.reaches(front) => vec![*front],
             Task::Compare(Subject::Vip(vip)) if !mirror.reaches(vip) => mirror.fronts_on(*vip).collect(),
+            Task::Compare(Subject::Steering(family)) => {
+                let of_family = mirror.steered.iter().filter(|vip| IpFamily::of(**vip) == *family);
+                of_family.filter(|vip| !mirror.reaches(vip)).flat_map(|vip| mirror.fronts_on(*vip)).collect()
+            }
             _ => Vec::new(),
         }
     }

@@ -7,21 +7,24 @@
 //!
 //! Reading order: [`Syncer::adopt`] and [`Syncer::dump_due`], [`Syncer::settle`], [`Syncer::execute`].
 
-use dataplane::{TableError, Tables};
+use dataplane::{ObservedRealServer, TableError, Tables};
 use drain::Time;
+use lb_types::{Front, ServiceName, VirtualServerId};
 use planner::{Dirty, Inputs, Plan, Subject, default_scheduler, diff};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::{
-    Config, Report, Shortfalls, Totals,
+    Config, Drift, Report, Shortfalls, Totals,
     conntrack::PendingDeletions,
     drains::{Drains, View},
     executor::Executor,
-    intents::Intents,
+    full::Full,
+    intents::{Intents, Planned},
     kernel::{Findings, Kernel},
     node_findings::{Inspector, NodeFindings},
     problems::chain,
     sysctls::RefusedSysctls,
+    traffic::ServiceTraffic,
     work::{Extent, Table, Task, Work},
 };
 
@@ -45,8 +48,13 @@ pub(crate) struct Syncer {
     pub(crate) deletions: PendingDeletions,
     pub(crate) node_findings: NodeFindings,
     refused_sysctls: RefusedSysctls,
+    pub(crate) full: Full,
+    /// Traffic of Services, if it is counted.
+    pub(crate) traffic: Option<ServiceTraffic>,
+    /// True if some front did not get a packet mark.
+    out_of_marks: bool,
     /// Objects that audits and polls have found changed, to be reported with the writes that follow.
-    pub(crate) drift: usize,
+    pub(crate) drift: Drift,
 }
 
 /// Subjects that a sync may write to.
@@ -68,7 +76,17 @@ impl Syncer {
             deletions: PendingDeletions::default(),
             node_findings: NodeFindings::default(),
             refused_sysctls: RefusedSysctls::default(),
-            drift: 0,
+            full: Full::default(),
+            traffic: config.service_traffic.then(ServiceTraffic::default),
+            out_of_marks: false,
+            drift: Drift::default(),
+        }
+    }
+
+    /// Notes whether a virtual server has room for new connections.
+    pub(crate) fn note_full(&mut self, vs: VirtualServerId, observed: &[ObservedRealServer]) {
+        if let Some(front) = self.kernel.mirror.front(&vs) {
+            self.full.look(front, observed, &self.intents.desired, &mut self.intents.problems);
         }
     }
 
@@ -127,6 +145,16 @@ impl Syncer {
         }
     }
 
+    /// Adds up the traffic of Services, if that is wanted.
+    pub(crate) fn observe_traffic(&mut self) -> Result<(), TableError> {
+        let Some(traffic) = &mut self.traffic else { return Ok(()) };
+        let (mirror, desired) = (&self.kernel.mirror, &self.intents.desired);
+        let dump = self.kernel.tables.ipvs.dump_traffic()?;
+        traffic.take(dump, |vs| Some(desired.name_of(&mirror.front(vs)?)?.service));
+        traffic.retain(|service| desired.has_service(service));
+        Ok(())
+    }
+
     /// Dumps link, routes, addresses and kernel parameters.
     pub(crate) fn observe_vips(
         &mut self,
@@ -178,7 +206,7 @@ impl Syncer {
         for _ in 0..ROUNDS {
             if scope == Scope::Desired {
                 // What no Service wants so far may belong to one that has not been planned yet.
-                dirty.keep_desired(&self.intents.desired);
+                dirty.keep_desired(&self.intents.desired, &self.intents.facts);
             }
             let may_try_base = self.may_try_base(now);
             if dirty.is_empty() && (self.kernel.has_base() || !may_try_base) {
@@ -194,10 +222,27 @@ impl Syncer {
         self.work.compare(dirty, now);
     }
 
+    /// Reports what has been planned, and which changes of endpoints the kernel now has. A change whose writes fail is not
+    /// reported later either: the time of its retry says nothing about the way of changes.
+    pub(crate) fn note_planned(&mut self, report: &mut Report) {
+        let Planned { families, triggers } = std::mem::take(&mut self.intents.planned);
+        report.families.extend(families);
+        let is_written = |service: &ServiceName| {
+            let mut fronts = self.intents.desired.fronts_of(service).map(|want| want.front);
+            fronts.all(|front| {
+                let vip = front.vip().map(Subject::Vip);
+                ![Some(Subject::Front(front)), vip].into_iter().flatten().any(|one| self.work.is_stuck(one))
+            })
+        };
+        let written = triggers.into_iter().filter(|(service, _)| is_written(service));
+        report.programmed.extend(written.map(|(_, trigger)| trigger));
+    }
+
     /// Executes a plan for what was dirty, and returns what has to be compared again because of it.
     pub(crate) fn execute(&mut self, plan: &Plan, dirty: Dirty, now: Time, report: &mut Report) -> Dirty {
         if !plan.is_empty() {
             debug!(writes = plan.len(), "plan");
+            report.planned += plan.len();
         }
         let Intents { desired, config, .. } = &self.intents;
         let lacking = &config.unavailable_schedulers;
@@ -213,10 +258,16 @@ impl Syncer {
         for scheduler in outcome.lost_schedulers {
             self.intents.lose_scheduler(scheduler, &mut self.kernel, now);
         }
+        self.await_marks(&dirty, now);
         self.finish(&dirty, now);
         let Intents { desired, .. } = &mut self.intents;
-        for front in dirty.fronts().filter(|front| self.kernel.mirror.server(front).is_none()) {
-            desired.forget(front);
+        for front in dirty.fronts() {
+            if self.kernel.mirror.server(front).is_none() {
+                desired.forget(front);
+            }
+            if desired.front(front).is_none() {
+                self.kernel.mirror.release_mark(front);
+            }
         }
         // A virtual server that nobody wants goes once its last real server has gone. A front with a refused
         // write refuses new connections or not by what the kernel really has.
@@ -243,12 +294,41 @@ impl Syncer {
         }
     }
 
-    pub(crate) fn diff(&self, dirty: &Dirty) -> Plan {
+    pub(crate) fn diff(&mut self, dirty: &Dirty) -> Plan {
+        self.assign_marks(dirty);
         let mirror = &self.kernel.mirror;
-        let is_in_doubt = |front: &lb_types::Front| self.work.is_in_doubt(&mirror.key(front));
+        let is_in_doubt = |front: &Front| mirror.key(front).is_some_and(|vs| self.work.is_in_doubt(&vs));
         let Intents { desired, .. } = &self.intents;
         let (context, drains) = (self.intents.context(), &self.drains.ledger);
         diff(dirty, &Inputs { desired, mirror, context, drains, is_in_doubt: &is_in_doubt })
+    }
+
+    /// Draws packet marks for fronts that need one and are about to be written. A front that gets none is not served.
+    fn assign_marks(&mut self, dirty: &Dirty) {
+        let mut unnumbered = None;
+        for front in dirty.fronts().filter(|front| self.intents.desired.front(front).is_some()) {
+            if !self.kernel.mirror.assign_mark(front) {
+                unnumbered = Some(*front);
+            }
+        }
+        let Some(front) = unnumbered else { return };
+        if !std::mem::replace(&mut self.out_of_marks, true) {
+            error!(
+                "{front} is not served, nor may others be: all numbers of --mark-range={} are in use or belong to rules of \
+                 the routing policy (ip rule); choose a range with fewer bits in the mask",
+                self.intents.config.layout.marks
+            );
+        }
+    }
+
+    /// Keeps fronts that have got no packet mark, until one is given back.
+    fn await_marks(&mut self, dirty: &Dirty, now: Time) {
+        let Syncer { intents, kernel, work, .. } = self;
+        let is_unnumbered =
+            |front: &&Front| intents.desired.front(front).is_some() && kernel.mirror.key(front).is_none();
+        for front in dirty.fronts().filter(is_unnumbered) {
+            work.fail(Subject::Front(*front), "no packet mark is left", Extent::Task, now);
+        }
     }
 
     /// Tells whether the link and the chains may be tried: they have not just failed.
@@ -269,6 +349,7 @@ impl Syncer {
         self.observe_links(&mut findings, report)?;
         self.intents.refresh_layout();
         self.kernel.observe_rules(&self.intents.config.layout, &mut findings)?;
+        self.adopt_marks();
         let Intents { schedulers, config, .. } = &mut self.intents;
         schedulers.find_default(config, &mut self.kernel, now);
         let mirror = &self.kernel.mirror;
@@ -279,6 +360,36 @@ impl Syncer {
             "adopted what the kernel holds"
         );
         Ok(())
+    }
+
+    /// Learns which packet marks may be drawn. Those that the kernel has stay, even out of a range that was changed
+    /// since, and the chains clear them too.
+    fn adopt_marks(&mut self) {
+        let foreign = self.kernel.tables.vips.mark_rules().unwrap_or_else(|error| {
+            warn!("{}; packet marks are drawn without regard to rules of the routing policy", chain(&error));
+            Vec::new()
+        });
+        let (mirror, layout) = (&mut self.kernel.mirror, &mut self.intents.config.layout);
+        let range = layout.marks;
+        for rule in foreign.iter().filter(|rule| range.meets(**rule)) {
+            info!("packet marks that match the ip rule \"{rule}\" are left out of --mark-range={range}");
+        }
+        let bit = 1_u32 << (layout.steer_bit & 31);
+        for rule in foreign.iter().filter(|rule| rule.value & rule.mask & bit != 0) {
+            warn!(
+                "the ip rule \"{rule}\" looks at the bit of steered packets ({bit:#x}) and may lead them elsewhere; \
+                 choose another --steer-mark-bit"
+            );
+        }
+        mirror.marks.draw_from(range, foreign);
+        layout.old_marks = mirror.marks.outside(range);
+        if let Some(old) = layout.old_marks {
+            warn!(
+                "packet marks outside of --mark-range={range} are in use since before the start, and stay until their \
+                 Services go; the chains clear marks of {old} meanwhile, too"
+            );
+            mirror.layout_current = false;
+        }
     }
 
     pub(crate) fn inspector(&mut self) -> Inspector<'_> {

@@ -12,7 +12,7 @@ use lb_types::{Operation, SysctlNeed, SysctlOp, SysctlWhen};
 use planner::{Plan, accept_ra, keeps_routes};
 use tracing::{error, info};
 
-use crate::{Report, kernel::Kernel, problems::chain};
+use crate::{Report, TableName, kernel::Kernel, problems::chain};
 
 /// Parameter that switches IPv6 off on all links.
 const NO_IPV6: &str = "net/ipv6/conf/all/disable_ipv6";
@@ -129,7 +129,7 @@ impl RefusedSysctls {
                 }
                 Err(error) => {
                     if self.0.insert(op.name.clone()) {
-                        report.failed += 1;
+                        report.refuse(TableName::Sysctls, None, 1);
                         let consequence = if keeps_routes(&op) {
                             "; IPv6 forwarding is not switched on, because that would end the default route there"
                         } else {

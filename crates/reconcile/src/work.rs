@@ -77,7 +77,10 @@ impl Task {
     /// Tells whether the task is about a single object of the kernel, not about what all of them depend on or
     /// what only accompanies them.
     pub(crate) const fn is_object(&self) -> bool {
-        matches!(self, Task::Compare(Subject::Front(_) | Subject::Vip(_) | Subject::Address(_)))
+        matches!(
+            self,
+            Task::Compare(Subject::Front(_) | Subject::Vip(_) | Subject::Address(_) | Subject::Steering(_))
+        )
     }
 }
 
@@ -86,7 +89,11 @@ impl fmt::Display for Task {
         match self {
             Task::Compare(Subject::Base) => f.write_str("link and packet rules"),
             Task::Compare(Subject::Sysctls) => f.write_str("kernel parameters"),
+            Task::Compare(Subject::Steering(family)) => write!(f, "{family} rule for steered packets"),
             Task::Compare(Subject::Vip(vip)) => write!(f, "VIP {vip}"),
+            Task::Compare(Subject::HealthCheck(port)) => {
+                write!(f, "element of the health check at {port}")
+            }
             Task::Compare(Subject::Address(addr)) => write!(f, "address {addr}"),
             Task::Compare(Subject::Front(front) | Subject::Refusal(front)) => {
                 write!(f, "virtual server {front}")
@@ -298,6 +305,12 @@ impl Work {
         self.entries.get(&task.into()).is_some_and(|entry| entry.failure.is_some())
     }
 
+    /// Tells whether a comparison has led to nothing in this step: a write failed, or waits for the link and the chains.
+    pub(crate) fn is_stuck(&self, subject: Subject) -> bool {
+        let task = Task::Compare(subject);
+        self.fresh.contains(&task) || self.entries.get(&task).is_some_and(|entry| entry.awaits_base)
+    }
+
     /// Tells whether a task has failed and is not due again yet.
     pub(crate) fn must_wait(&self, task: impl Into<Task>, now: Time) -> bool {
         self.due(task).is_some_and(|due| due > now)
@@ -315,7 +328,7 @@ impl Work {
     }
 
     /// Finds what keeps writes to a virtual server from being executed.
-    pub(crate) fn obstacle(&self, front: &Front, vs: &VirtualServerId) -> Option<WaitsFor> {
+    pub(crate) fn obstacle(&self, front: &Front, vs: Option<&VirtualServerId>) -> Option<WaitsFor> {
         let entry = self.entries.get(&Task::Compare(Subject::Front(*front)));
         let refused = entry.and_then(|entry| Some((entry.due?, &entry.failure.as_ref()?.reason)));
         if entry.is_some_and(|entry| entry.awaits_base) {
@@ -323,7 +336,7 @@ impl Work {
         } else if let Some((at, reason)) = refused {
             Some(WaitsFor::Retry { at, refused: reason.clone() })
         } else {
-            self.is_in_doubt(vs).then_some(WaitsFor::Dump)
+            vs.is_some_and(|vs| self.is_in_doubt(vs)).then_some(WaitsFor::Dump)
         }
     }
 
@@ -380,6 +393,7 @@ mod tests {
         work.fail(BASE, reason, Extent::Task, now)
     }
 
+    /// Conformance: runner retry interval
     #[test]
     fn delays_double_up_to_half_a_minute_and_start_over_after_success() {
         let (mut work, mut now, mut delays) = (Work::default(), Time::ZERO, Vec::new());

@@ -181,6 +181,7 @@ fn check(kinds: &[Kind]) {
     }
 }
 
+/// Conformance: e2e/service_latency should not be very high
 #[test]
 fn a_change_costs_the_same_with_10_and_with_10_000_services() {
     check(&[
@@ -368,6 +369,8 @@ fn service(n: usize) -> Service {
         created: None,
         cluster_ips: vec![vip(n)],
         external_ips: Vec::new(),
+        source_ranges: None,
+        health_check_port: None,
         ports: vec![ServicePort {
             name: "".into(),
             protocol: Protocol::Tcp,
@@ -400,5 +403,6 @@ fn slice(n: usize, endpoints: std::ops::Range<usize>) -> ModelEvent {
         family: IpFamily::V4,
         ports: vec![SlicePort { name: "".into(), protocol: Protocol::Tcp, port: 8080.try_into().unwrap() }],
         endpoints: endpoints.map(endpoint).collect(),
+        triggered: None,
     })
 }

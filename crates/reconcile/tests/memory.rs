@@ -100,6 +100,10 @@ impl VipTable for Void {
         Ok(ObservedVips { link, ..ObservedVips::default() })
     }
 
+    fn mark_rules(&mut self) -> Result<Vec<lb_types::MarkRule>, TableError> {
+        Ok(Vec::new())
+    }
+
     fn advertised_links(&mut self) -> Result<BTreeSet<String>, TableError> {
         Ok(BTreeSet::new())
     }
@@ -173,6 +177,8 @@ fn service(n: usize) -> Service {
         created: None,
         cluster_ips: vec![vip(n)],
         external_ips: Vec::new(),
+        source_ranges: None,
+        health_check_port: None,
         ports: vec![ServicePort {
             name: "http".into(),
             protocol: Protocol::Tcp,
@@ -209,5 +215,6 @@ fn slice(n: usize) -> ModelEvent {
             port: 8080.try_into().unwrap(),
         }],
         endpoints: (0..10).map(endpoint).collect(),
+        triggered: None,
     })
 }

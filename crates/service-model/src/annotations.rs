@@ -4,6 +4,12 @@
 pub const SCHEDULER: &str = "kube-ipvs.io/scheduler";
 /// Flags of the scheduler.
 pub const SCHEDULER_FLAGS: &str = "kube-ipvs.io/scheduler-flags";
+/// Most connections of one endpoint at a time.
+pub const MAX_CONNECTIONS: &str = "kube-ipvs.io/max-connections";
+/// Choice of scheduling every datagram anew.
+pub const ONE_PACKET: &str = "kube-ipvs.io/one-packet";
+/// Way by which packets to external and load-balancer IPs come to IPVS.
+pub const EXTERNAL_IP_BINDING: &str = "kube-ipvs.io/external-ip-binding";
 /// Condition under which a draining real server counts as drained.
 pub const GRACEFUL_POLICY: &str = "kube-ipvs.io/graceful-policy";
 /// Time for which a draining real server must be quiet.

@@ -1,9 +1,16 @@
 //! API objects after parsing, valid by construction.
 
-use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU16, num::NonZeroU32, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    num::{NonZeroU16, NonZeroU32},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use drain::Overrides;
-use lb_types::{IpFamily, Protocol, Scheduler, SchedulerFlags, ServiceName};
+use ipnetwork::IpNetwork;
+use lb_types::{IpFamily, Protocol, Scheduler, SchedulerFlags, ServiceName, VipBinding};
 
 /// Policy on endpoints of other nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -45,8 +52,31 @@ pub struct ServiceSettings {
     /// True if `no-fallback` is among the flags, so that clients of a draining real server are refused rather
     /// than moved to another one.
     pub no_fallback: bool,
+    /// `kube-ipvs.io/max-connections`
+    pub max_connections: Option<NonZeroU32>,
+    /// `kube-ipvs.io/one-packet`
+    pub one_packet: bool,
+    /// `kube-ipvs.io/external-ip-binding`
+    pub external_ip_binding: Option<Arc<ExternalIpBinding>>,
     /// `kube-ipvs.io/graceful-*`, if there is any.
     pub drain: Option<Arc<Overrides>>,
+}
+
+/// Bindings that a Service asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ExternalIpBinding {
+    /// For all its external and load-balancer IPs that are not in `of`.
+    pub others: Option<VipBinding>,
+    /// For some of them.
+    pub of: Vec<(IpAddr, VipBinding)>,
+}
+
+impl ExternalIpBinding {
+    /// Binding that it asks for an address, if it does.
+    pub fn of(&self, addr: IpAddr) -> Option<VipBinding> {
+        let named = self.of.iter().find(|(named, _)| *named == addr).map(|(_, binding)| *binding);
+        named.or(self.others)
+    }
 }
 
 /// Where a Service's external address is written.
@@ -77,6 +107,26 @@ pub struct ExternalIp {
     pub source: ExternalSource,
 }
 
+/// Clients that may reach the load-balancer IPs of a Service: `spec.loadBalancerSourceRanges`, by family. `None` for
+/// everybody.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct SourceRanges {
+    /// Over IPv4; prefixes without host bits, sorted, none within another.
+    pub v4: Option<Arc<[IpNetwork]>>,
+    /// Over IPv6; the same.
+    pub v6: Option<Arc<[IpNetwork]>>,
+}
+
+impl SourceRanges {
+    /// Clients of a family.
+    pub const fn of(&self, family: IpFamily) -> Option<&Arc<[IpNetwork]>> {
+        match family {
+            IpFamily::V4 => self.v4.as_ref(),
+            IpFamily::V6 => self.v6.as_ref(),
+        }
+    }
+}
+
 /// A Service that has at least one ClusterIP.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Service {
@@ -91,6 +141,10 @@ pub struct Service {
     pub cluster_ips: Vec<IpAddr>,
     /// External and load-balancer IPs, each once.
     pub external_ips: Vec<ExternalIp>,
+    /// Clients that may reach its load-balancer IPs, unless everybody may.
+    pub source_ranges: Option<Arc<SourceRanges>>,
+    /// `spec.healthCheckNodePort`, where the load balancer asks for it: under `externalTrafficPolicy: Local`.
+    pub health_check_port: Option<NonZeroU16>,
     /// Ports, unique by (name, protocol) and by (port, protocol).
     pub ports: Vec<ServicePort>,
     /// Session affinity, if any.
@@ -116,6 +170,11 @@ impl Service {
     pub fn external_ips_of(&self, family: IpFamily) -> impl Iterator<Item = ExternalIp> {
         let served = self.cluster_ip(family).is_some();
         self.external_ips.iter().filter(move |ip| served && IpFamily::of(ip.addr) == family).copied()
+    }
+
+    /// Clients of a family that may reach its load-balancer IPs; `None` for everybody.
+    pub fn source_ranges_of(&self, family: IpFamily) -> Option<&Arc<[IpNetwork]>> {
+        self.source_ranges.as_ref()?.of(family)
     }
 
     /// All VIPs.
@@ -179,6 +238,9 @@ pub struct EndpointSlice {
     pub ports: Vec<SlicePort>,
     /// Endpoints, all of `family`.
     pub endpoints: Vec<SliceEndpoint>,
+    /// Time of what triggered the last change, by the annotation `endpoints.kubernetes.io/last-change-trigger-time`. It
+    /// is no part of the state: a slice that differs in it alone is the same.
+    pub triggered: Option<SystemTime>,
 }
 
 /// Facts about the own Node.
@@ -192,6 +254,8 @@ pub struct Node {
     pub addresses: BTreeMap<IpFamily, IpAddr>,
     /// `spec.podCIDRs`
     pub pod_cidrs: Vec<ipnetwork::IpNetwork>,
+    /// True if it is about to go or has gone: it is being deleted, or the autoscaler has tainted it for that.
+    pub leaves: bool,
 }
 
 /// A change of the input.
@@ -208,6 +272,8 @@ pub enum ModelEvent {
     SliceDeleted(SliceName),
     /// The own Node was added or changed.
     NodeApplied(Node),
+    /// The own Node is gone. What is known of it goes on to hold.
+    NodeDeleted,
     /// The prefixes of ClusterIPs changed; the event has all of them.
     ServiceCidrsApplied(Vec<ipnetwork::IpNetwork>),
     /// The source has delivered all Services, EndpointSlices and the Node at least once.

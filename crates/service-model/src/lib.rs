@@ -9,6 +9,7 @@
 //! choice of endpoints by readiness, traffic policy and topology.
 
 pub mod annotations;
+mod changes;
 mod endpoints;
 mod input;
 mod intern;
@@ -20,10 +21,11 @@ mod slice;
 #[cfg(test)]
 mod testing;
 
+pub use changes::{ChangeCounts, Trigger};
 pub use endpoints::{Endpoint, Placement, PortEndpoints};
 pub use input::{
-    Affinity, EndpointSlice, ExternalIp, ExternalSource, ModelEvent, Node, Service, ServicePort,
-    ServiceSettings, SliceEndpoint, SliceName, SlicePort, TrafficPolicy,
+    Affinity, EndpointSlice, ExternalIp, ExternalIpBinding, ExternalSource, ModelEvent, Node, Service,
+    ServicePort, ServiceSettings, SliceEndpoint, SliceName, SlicePort, SourceRanges, TrafficPolicy,
 };
 pub use listings::{Departure, Listing, Listings};
 pub use model::ServiceModel;

@@ -7,7 +7,9 @@ use lb_types::{FastMap, IpFamily, PodUid, RealServerId, ServiceName};
 use tally::Tallied;
 
 use crate::{
-    Endpoint, EndpointSlice, ModelEvent, Node, PortEndpoints, Service, ServicePort, SliceName, SlicePort,
+    ChangeCounts, Endpoint, EndpointSlice, ModelEvent, Node, PortEndpoints, Service, ServicePort, SliceName,
+    SlicePort, Trigger,
+    changes::Changes,
     intern::Interner,
     listings::Listings,
     slice::{EndpointCopy, StoredSlice},
@@ -29,6 +31,7 @@ pub struct ServiceModel {
     dirty: Tallied<BTreeSet<ServiceName>>,
     /// Pods behind addresses; empty until everything has been delivered once.
     listings: Listings,
+    changes: Changes,
     /// Number of Services with an IPv6 ClusterIP.
     ipv6_services: usize,
     synced: bool,
@@ -63,6 +66,7 @@ impl ServiceModel {
             ModelEvent::SliceApplied(slice) => self.apply_slice(slice),
             ModelEvent::SliceDeleted(name) => self.delete_slice(&name),
             ModelEvent::NodeApplied(node) => self.apply_node(node),
+            ModelEvent::NodeDeleted => self.apply_node(Node { leaves: true, ..self.node.clone() }),
             ModelEvent::ServiceCidrsApplied(cidrs) => self.service_cidrs = cidrs,
             ModelEvent::Synced => self.sync(),
         }
@@ -166,9 +170,27 @@ impl ServiceModel {
         &self.listings
     }
 
-    /// Forgets departures and arrivals, once the caller has looked at all Services concerned.
+    /// Forgets departures and arrivals, and which changes are pending, once the caller has looked at all Services
+    /// concerned.
     pub fn forget_changes(&mut self) {
         self.listings.forget_changes();
+        self.changes.see_all();
+    }
+
+    /// Numbers of all changes so far.
+    pub fn changes(&self) -> ChangeCounts {
+        self.changes.total()
+    }
+
+    /// Numbers of changes since [`ServiceModel::forget_changes`].
+    pub fn pending_changes(&self) -> ChangeCounts {
+        self.changes.pending()
+    }
+
+    /// Takes what triggered the changes of a Service's endpoints since the last call, as `LastChangeTriggerTimes` in
+    /// pkg/proxy/endpointschangetracker.go. Endpoints of the first lists have no trigger.
+    pub fn take_triggers(&mut self, service: &ServiceName) -> Vec<Trigger> {
+        self.changes.take_triggers(service)
     }
 
     /// Ports of a Service's slices that match no port of the Service by name and protocol, so that endpoints
@@ -221,6 +243,7 @@ impl ServiceModel {
         self.ipv6_services += usize::from(has_ipv6(&service));
         let before = known.service.replace(Box::new(service));
         self.ipv6_services -= usize::from(before.as_deref().is_some_and(has_ipv6));
+        self.changes.count_service();
         self.dirty.insert(name);
     }
 
@@ -228,6 +251,8 @@ impl ServiceModel {
         let Some(entry) = self.entries.get_mut(name) else { return };
         if let Some(service) = entry.service.take() {
             self.ipv6_services -= usize::from(has_ipv6(&service));
+            self.changes.count_service();
+            self.changes.take_triggers(name);
             self.dirty.insert(name.clone());
         }
         self.drop_if_empty(name);
@@ -238,6 +263,7 @@ impl ServiceModel {
             self.delete_slice(&slice.name);
         }
         let service = self.shared_name(&slice.service);
+        let trigger = slice.triggered.map(|at| Trigger { family: slice.family, at });
         let slice = StoredSlice::new(slice, &mut self.interner);
         let entry = self.entries.entry(service.clone()).or_default();
         match entry.slices.iter_mut().find(|s| s.name == slice.name) {
@@ -261,6 +287,11 @@ impl ServiceModel {
                 entry.slices.push(slice);
             }
         }
+        self.changes.count_slice();
+        let is_served = self.synced && self.service(&service).is_some();
+        if let Some(trigger) = trigger.filter(|_| is_served) {
+            self.changes.note_trigger(&service, trigger);
+        }
         self.mark_if_known(&service);
     }
 
@@ -274,6 +305,9 @@ impl ServiceModel {
 
     fn delete_slice(&mut self, name: &SliceName) {
         let Some(service) = self.owners.remove(name) else { return };
+        self.changes.count_slice();
+        // As in kube-proxy: what is left says nothing about the time of the deletion.
+        self.changes.take_triggers(&service);
         let slices = self.entries.get_mut(&service).map(|entry| &mut entry.slices);
         let at = slices.as_ref().and_then(|slices| slices.iter().position(|slice| slice.name == *name));
         if let Some((slices, at)) = slices.zip(at) {
@@ -325,7 +359,7 @@ impl ServiceModel {
     fn is_pristine(&mut self) -> bool {
         self.interner.sweep();
         let kept = [self.entries.len(), self.owners.len(), self.dirty.len(), self.interner.len()];
-        kept == [0; 4] && self.listings.is_pristine()
+        kept == [0; 4] && self.listings.is_pristine() && self.changes.has_no_triggers()
     }
 
     fn mark_if_known(&mut self, name: &ServiceName) {

@@ -59,6 +59,8 @@ pub(crate) fn service(name: &str, ports: &str) -> Service {
         created: None,
         cluster_ips: vec![[10, 96, 0, 1].into()],
         external_ips: Vec::new(),
+        source_ranges: None,
+        health_check_port: None,
         ports: ports
             .map(|(name, protocol, port)| ServicePort { name, protocol, port, node_port: None })
             .collect(),
@@ -90,6 +92,7 @@ pub(crate) fn slice_of(
         family,
         ports: ports.map(|(name, protocol, port)| SlicePort { name, protocol, port }).collect(),
         endpoints: endpoints.split_whitespace().map(|text| endpoint(family, text)).collect(),
+        triggered: None,
     }
 }
 

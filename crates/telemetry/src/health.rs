@@ -68,6 +68,8 @@ struct State {
     /// hangs, nothing else shows it.
     step_begun: Option<Instant>,
     waiting: Option<Waiting>,
+    /// True if the node is about to go, so that load balancers shall find others.
+    node_leaves: bool,
     last_updated: Option<Timestamp>,
     programmed: bool,
     sources: BTreeMap<&'static str, Source>,
@@ -93,6 +95,8 @@ struct Source {
 struct Healthz {
     last_updated: String,
     current_time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node_eligible: Option<bool>,
     healthy: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
@@ -141,6 +145,16 @@ impl Health {
         state.last_updated = Some(Timestamp::now());
     }
 
+    /// Notes whether load balancers may choose this node: not if it is about to go (KEP-3836).
+    pub fn set_node_eligible(&self, eligible: bool) {
+        self.state().node_leaves = !eligible;
+    }
+
+    /// Tells whether changes reach the kernel in time.
+    pub fn follows_changes(&self, now: Instant) -> bool {
+        self.lateness(&self.state(), now).is_none()
+    }
+
     /// Notes that everything has been programmed once.
     pub fn set_programmed(&self) {
         self.state().programmed = true;
@@ -169,13 +183,13 @@ impl Health {
     pub fn livez(&self, now: Instant) -> Answer {
         let state = self.state();
         let hangs = state.step_begun.is_some_and(|since| age(since, now) > self.limits.step);
-        healthz(&state, hangs.then_some(LOOP_HANGS))
+        healthz(&state, hangs.then_some(LOOP_HANGS), None)
     }
 
     /// Answer of `/healthz`.
     pub fn healthz(&self, now: Instant) -> Answer {
         let state = self.state();
-        healthz(&state, self.lateness(&state, now))
+        healthz(&state, self.lateness(&state, now), Some(!state.node_leaves))
     }
 
     /// Answer of `/readyz`.
@@ -222,19 +236,20 @@ fn age(since: Instant, now: Instant) -> Duration {
     now.saturating_duration_since(since)
 }
 
-/// Answer with the body of kube-proxy and the reason, if it is a bad one. A good answer is up to date by
-/// definition.
-fn healthz(state: &State, reason: Option<&'static str>) -> Answer {
+/// Answer with the body of kube-proxy and the reason, if it is a bad one. A healthy answer is up to date by
+/// definition. A node that is not eligible makes it a bad one, but no unhealthy one.
+fn healthz(state: &State, reason: Option<&'static str>, node_eligible: Option<bool>) -> Answer {
     let now = Timestamp::now();
-    let good = reason.is_none();
-    let last_updated = if good { Some(now) } else { state.last_updated };
+    let healthy = reason.is_none();
+    let last_updated = if healthy { Some(now) } else { state.last_updated };
     let answer = Healthz {
         last_updated: last_updated.map(|at| at.to_string()).unwrap_or_default(),
         current_time: now.to_string(),
-        healthy: good,
+        node_eligible,
+        healthy,
         reason,
     };
-    Answer { good, body: json(&answer) }
+    Answer { good: healthy && node_eligible != Some(false), body: json(&answer) }
 }
 
 fn json(answer: &impl Serialize) -> String {

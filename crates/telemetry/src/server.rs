@@ -1,4 +1,4 @@
-//! HTTP server of `/healthz`, `/livez` and `/readyz`, and at another address of `/metrics`.
+//! HTTP server of `/healthz`, `/livez` and `/readyz`, and at another address of `/metrics` and the pages about the process.
 
 use std::{
     cell::RefCell,
@@ -24,10 +24,13 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use crate::{Answer, Health, Metrics, connections::Connections};
+use crate::{
+    Answer, Health, HealthPage, Metrics, Process, connections::Connections, pages,
+    service_health::ServiceSite,
+};
 
 /// Pause after a failure to bind, as in kube-proxy (`serveHealthz` in cmd/kube-proxy/app/server.go).
-const BIND_RETRY_PAUSE: Duration = Duration::from_secs(5);
+pub(crate) const BIND_RETRY_PAUSE: Duration = Duration::from_secs(5);
 /// Longest wait for the head of a request; TCP retransmits a lost packet three times within it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longest duration of a connection, for clients that read slowly.
@@ -35,35 +38,75 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest head of a request, so that a connection takes little memory.
 const MAX_HEAD_BYTES: usize = 16 << 10;
 /// Connections that the kernel queues until the server accepts them, fewer if `net.core.somaxconn` is lower.
-const ACCEPT_QUEUE_LENGTH: i32 = 4096;
+pub(crate) const ACCEPT_QUEUE_LENGTH: i32 = 4096;
 
 /// Set of pages that an address serves.
 #[derive(Clone, Debug)]
 pub enum Site {
-    /// `/healthz`, `/livez` and `/readyz`.
-    Health(Arc<Health>),
-    /// `/metrics`, and `/proxyMode` as kube-proxy's metrics server has it.
-    Metrics(Arc<Metrics>),
+    /// `/healthz`, `/livez` and `/readyz`; answers of the first two are counted, as by kube-proxy.
+    Health(Arc<Health>, Arc<Metrics>),
+    /// `/metrics`, and what kube-proxy's metrics server has besides.
+    Metrics(Arc<Metrics>, Arc<Process>),
+    /// One page under all paths, for the load balancer of a Service.
+    Service(Arc<ServiceSite>),
 }
 
 impl Site {
     /// Name of the site and of its thread.
     const fn name(&self) -> &'static str {
         match self {
-            Site::Health(_) => "health",
-            Site::Metrics(_) => "metrics",
+            Site::Health(..) => "health",
+            Site::Metrics(..) => "metrics",
+            Site::Service(_) => "service-health",
         }
     }
 
-    fn page(&self, path: &str) -> Page {
-        match (self, path) {
-            (Site::Health(health), "/livez") => Page::json(health.livez(Instant::now())),
-            (Site::Health(health), "/healthz") => Page::json(health.healthz(Instant::now())),
-            (Site::Health(health), "/readyz") => Page::json(health.readyz(Instant::now())),
-            (Site::Metrics(metrics), "/metrics") => Page::metrics(metrics.render()),
-            (Site::Metrics(_), "/proxyMode") => Page::text(StatusCode::OK, TEXT_TYPE, "ipvs".to_owned()),
-            _ => Page::text(StatusCode::NOT_FOUND, TEXT_TYPE, String::new()),
+    fn page<T>(&self, request: &Request<T>) -> Page {
+        let (path, now) = (request.uri().path(), Instant::now());
+        match self {
+            Site::Health(health, metrics) => health_page(path, now, health, metrics),
+            Site::Metrics(metrics, process) => process_page(request, now, metrics, process),
+            Site::Service(site) => {
+                let (answer, weight) = site.answer();
+                Page { weight: Some(weight), ..Page::json(answer) }
+            }
         }
+    }
+}
+
+fn health_page(path: &str, now: Instant, health: &Health, metrics: &Metrics) -> Page {
+    let counted = |kind: HealthPage, answer: Answer| {
+        let page = Page::json(answer);
+        metrics.kube_proxy.count_answer(kind, page.status.as_u16());
+        page
+    };
+    match path {
+        "/livez" => counted(HealthPage::Livez, health.livez(now)),
+        "/healthz" => counted(HealthPage::Healthz, health.healthz(now)),
+        "/readyz" => Page::json(health.readyz(now)),
+        _ => Page::not_found(),
+    }
+}
+
+fn process_page<T>(request: &Request<T>, now: Instant, metrics: &Metrics, process: &Process) -> Page {
+    let text = |text: String| Page::text(StatusCode::OK, TEXT_TYPE, text);
+    let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    let for_people = |body: &dyn Fn() -> String| {
+        if pages::accepts_text(accept.unwrap_or_default()) {
+            return text(body());
+        }
+        let only = "the media type requested is not supported; text/plain is\n";
+        Page::text(StatusCode::NOT_ACCEPTABLE, TEXT_TYPE, only.to_owned())
+    };
+    match request.uri().path() {
+        "/metrics" => Page::metrics(metrics.render(now)),
+        "/proxyMode" => text("ipvs".to_owned()),
+        "/healthz" => text(pages::ping(request.uri().query().unwrap_or_default()).to_owned()),
+        "/healthz/ping" => text("ok".to_owned()),
+        "/configz" => Page::text(StatusCode::OK, JSON_TYPE, process.config.clone()),
+        "/statusz" => for_people(&|| process.statusz(now)),
+        "/flagz" => for_people(&|| process.flagz()),
+        _ => Page::not_found(),
     }
 }
 
@@ -76,11 +119,17 @@ struct Page {
     status: StatusCode,
     content_type: &'static str,
     text: String,
+    /// Weight of the node for load balancers.
+    weight: Option<usize>,
 }
 
 impl Page {
+    const fn not_found() -> Self {
+        Page::text(StatusCode::NOT_FOUND, TEXT_TYPE, String::new())
+    }
+
     const fn text(status: StatusCode, content_type: &'static str, text: String) -> Self {
-        Page { status, content_type, text }
+        Page { status, content_type, text, weight: None }
     }
 
     fn json(Answer { good, body }: Answer) -> Self {
@@ -99,21 +148,50 @@ impl Page {
 /// Function that gets the address that was bound.
 pub type Bound = Box<dyn FnOnce(SocketAddr) + Send>;
 
-/// Serves a site on a thread of its own. An address that cannot be bound is tried again every 5 seconds.
-pub fn serve(addr: SocketAddr, site: Site, bound: Option<Bound>) -> io::Result<()> {
+/// Reaction to an address that cannot be bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BindFailure {
+    /// Tries again every 5 seconds.
+    Retries,
+    /// Is an error.
+    Fails,
+}
+
+/// Serves a site on a thread of its own.
+pub fn serve(addr: SocketAddr, site: Site, failure: BindFailure, bound: Option<Bound>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let name = site.name();
-    let body = move || LocalSet::new().block_on(&runtime, listen(addr, site, bound));
+    let listener = match failure {
+        BindFailure::Retries => None,
+        BindFailure::Fails => {
+            let _entered = runtime.enter();
+            Some(try_bind(addr, listen_on).and_then(TcpListener::from_std)?)
+        }
+    };
+    let body = move || LocalSet::new().block_on(&runtime, listen(addr, listener, site, bound));
     thread::Builder::new().name(name.to_owned()).spawn(body)?;
     Ok(())
 }
 
-async fn listen(addr: SocketAddr, site: Site, bound: Option<Bound>) {
-    let listener = bind(addr, site.name()).await;
+async fn listen(addr: SocketAddr, listener: Option<TcpListener>, site: Site, bound: Option<Bound>) {
+    let listener = match listener {
+        Some(listener) => {
+            info!(%addr, "answers requests for {}", site.name());
+            listener
+        }
+        None => bind(addr, site.name()).await,
+    };
     if let (Some(bound), Ok(addr)) = (bound, listener.local_addr()) {
         bound(addr);
     }
-    let connections = Rc::new(RefCell::new(Connections::<AbortHandle>::default()));
+    accept_all(listener, site, Rc::default()).await;
+}
+
+/// Connections that are open, of one server or of several.
+pub(crate) type Open = Rc<RefCell<Connections<AbortHandle>>>;
+
+/// Serves a site to whoever connects.
+pub(crate) async fn accept_all(listener: TcpListener, site: Site, connections: Open) {
     loop {
         let Ok((stream, client)) = listener.accept().await else {
             // There may be no free file descriptor: connections end, and with them their descriptors become
@@ -180,11 +258,20 @@ fn try_bind<T>(addr: SocketAddr, listen: impl Fn(SocketAddr) -> io::Result<T>) -
 }
 
 fn listen_on(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
-    if addr.is_ipv6() {
+    listen_with(addr, |socket| match addr {
         // `[::]` serves IPv4, too, whatever the value of net.ipv6.bindv6only.
-        socket.set_only_v6(false)?;
-    }
+        SocketAddr::V6(_) => socket.set_only_v6(false),
+        SocketAddr::V4(_) => Ok(()),
+    })
+}
+
+/// Listens on an address with a socket that has further options.
+pub(crate) fn listen_with(
+    addr: SocketAddr,
+    set_options: impl FnOnce(&Socket) -> io::Result<()>,
+) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
+    set_options(&socket)?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;
@@ -193,8 +280,8 @@ fn listen_on(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
 }
 
 fn answer(request: &Request<Incoming>, site: &Site) -> Response<Full<Bytes>> {
-    match *request.method() {
-        Method::GET | Method::HEAD => respond(site.page(request.uri().path())),
+    match (site, request.method()) {
+        (Site::Service(_), _) | (_, &Method::GET | &Method::HEAD) => respond(site.page(request)),
         _ => respond(Page::text(StatusCode::METHOD_NOT_ALLOWED, TEXT_TYPE, String::new())),
     }
 }
@@ -205,6 +292,9 @@ fn respond(page: Page) -> Response<Full<Bytes>> {
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(page.content_type));
     headers.insert("x-content-type-options", header::HeaderValue::from_static("nosniff"));
+    if let Some(weight) = page.weight {
+        headers.insert("x-load-balancing-endpoint-weight", weight.into());
+    }
     response
 }
 

@@ -21,6 +21,7 @@
 mod body;
 mod clock;
 mod control;
+mod event;
 mod faults;
 mod generate;
 mod handle;

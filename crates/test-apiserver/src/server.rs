@@ -24,6 +24,10 @@ use crate::{
     spoil::{Fate, Spoilable},
 };
 
+/// Attempts to get the port back after a restart, and the pause between them.
+const BIND_ATTEMPTS: u32 = 50;
+const BIND_PAUSE: Duration = Duration::from_millis(100);
+
 /// Command of the owner for the thread, which answers when it is done.
 #[derive(Debug)]
 pub(crate) enum Command {
@@ -79,9 +83,18 @@ impl Server {
         }
     }
 
+    /// Listens at the same port as before, which a client of somebody else may have for a moment.
     async fn open(&self, listener: &mut Option<TcpListener>) -> io::Result<()> {
-        if listener.is_none() {
-            *listener = Some(TcpListener::bind(self.address).await?);
+        let mut attempts = 0;
+        while listener.is_none() {
+            attempts += 1;
+            match TcpListener::bind(self.address).await {
+                Ok(bound) => *listener = Some(bound),
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && attempts < BIND_ATTEMPTS => {
+                    tokio::time::sleep(BIND_PAUSE).await;
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }

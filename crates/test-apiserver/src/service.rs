@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::{
     body::Answer,
     clock::monotonic,
-    list,
+    event, list,
     object::{Key, Object, set, text},
     query::Query,
     requests::Request as LoggedRequest,
@@ -196,6 +196,13 @@ async fn write(
             _ => (body, Write::Replace),
         };
         let object = placed(object, target)?;
+        if target.resource == Resource::Events {
+            match store.get(target.resource, &key(target)) {
+                Some(before) => event::validate_change(&before.value(), &object)?,
+                None if write == Write::Create => event::validate_new(&object)?,
+                None => {}
+            }
+        }
         store.write(target.resource, object, write).map_err(|error| refused(&error))
     })?;
     let status = if verb == Verb::Create { StatusCode::CREATED } else { StatusCode::OK };

@@ -129,6 +129,12 @@ impl ApiError {
             .details(json!({"group": "meta.k8s.io", "kind": "ListOptions"}))
     }
 
+    /// Error for an object that the server does not take.
+    pub(crate) fn invalid(kind: &str, message: &str) -> Self {
+        let whole = format!("{kind} is invalid: {message}");
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", whole)
+    }
+
     /// Error for a watch from a version whose events are gone.
     pub(crate) fn too_old(asked: u64, oldest: u64) -> Self {
         let message = format!("too old resource version: {asked} ({oldest})");

@@ -9,14 +9,17 @@ use std::{
 };
 
 use dataplane::{BatchReport, FailedOp, ObservedLink, ObservedVips, TableError, VipTable, explain_vip};
-use lb_types::{VipOp, VipPort};
+use lb_types::{MarkRule, RouteTable, VipOp, VipPort};
 use netlink::{Buffers, Counters, Protocol, RequestSocket};
 use netlink_packet_route::AddressFamily;
 
 use crate::{
     LINK_NAME, ROUTE_PROTOCOL, VipError,
-    dump::{Address, BRIDGE, Link, parse_address, parse_advertised_default, parse_link, parse_local_route},
-    encode::{get_addresses, get_advertised_routes, get_links, get_local_routes},
+    dump::{
+        Address, BRIDGE, Link, LocalRoute, Rule, parse_address, parse_advertised_default, parse_link,
+        parse_local_route, parse_rule,
+    },
+    encode::{get_addresses, get_advertised_routes, get_links, get_local_routes, get_rules},
     link,
     sockets::Sockets,
 };
@@ -95,9 +98,12 @@ impl VipClient {
         self.observe_addresses(links, ours, &mut observed)?;
         if let Some(link) = ours.filter(|link| link.observed.dummy) {
             for family in FAMILIES {
-                observed.routes.extend(self.observe_routes(family, link.index)?);
+                observed.routes.extend(self.observe_routes(family, RouteTable::Local, link.index)?);
+                let steered = self.observe_routes(family, RouteTable::Steering, link.index)?;
+                observed.steered.extend(steered.into_iter().map(|(vip, _)| vip));
             }
         }
+        observed.rules = self.find_rules()?.iter().filter_map(Rule::as_ours).collect();
         Ok(observed)
     }
 
@@ -127,18 +133,33 @@ impl VipClient {
     fn observe_routes(
         &mut self,
         family: AddressFamily,
+        table: RouteTable,
         link: u32,
     ) -> Result<Vec<(IpAddr, Option<IpAddr>)>, VipError> {
-        match self.socket.dump(&get_local_routes(family, Some(link)), parse_local_route) {
-            Ok(routes) => Ok(routes
-                .into_iter()
-                .filter(|route| route.protocol == ROUTE_PROTOCOL && route.link == Some(link))
-                .map(|route| (route.addr, route.source))
-                .collect()),
+        let is_ours = |route: &LocalRoute| {
+            (route.protocol, route.link, route.table) == (ROUTE_PROTOCOL, Some(link), table)
+        };
+        match self.socket.dump(&get_local_routes(family, table, Some(link)), parse_local_route) {
+            Ok(routes) => {
+                Ok(routes.into_iter().filter(is_ours).map(|route| (route.addr, route.source)).collect())
+            }
             // The link has just been deleted, or the kernel has no such table yet.
             Err(error) if error.is_not_found() => Ok(Vec::new()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Finds the rules of the routing policy that look at packet marks.
+    fn find_rules(&mut self) -> Result<Vec<Rule>, VipError> {
+        let mut rules = Vec::new();
+        for family in FAMILIES {
+            match self.socket.dump(&get_rules(family), parse_rule) {
+                // The kernel has no routing policy, or not this family.
+                Err(error) if error.is_not_found() || error.is_not_supported() => {}
+                found => rules.extend(found?),
+            }
+        }
+        Ok(rules)
     }
 
     fn find_advertised_links(&mut self) -> Result<BTreeSet<String>, VipError> {
@@ -177,6 +198,9 @@ impl VipClient {
                 VipOp::DeleteLink => {
                     refused(self.delete_link(), &ops[group.start], group.start, &mut report)?
                 }
+                VipOp::EnsureRule { .. } | VipOp::DeleteRule { .. } => {
+                    self.apply_rule(ops, group.start, &mut report)?
+                }
                 _ => self.apply_group(ops, group, &mut report)?,
             }
         }
@@ -214,8 +238,17 @@ impl VipClient {
 }
 
 impl VipTable for VipClient {
+    fn dumps_interrupted(&self) -> u64 {
+        self.counters().dumps_interrupted
+    }
+
     fn observe(&mut self) -> Result<ObservedVips, TableError> {
         self.observe_all().map_err(|error| error.during("observe links, addresses and routes"))
+    }
+
+    fn mark_rules(&mut self) -> Result<Vec<MarkRule>, TableError> {
+        let rules = self.find_rules().map_err(|error| error.during("look for rules about packet marks"))?;
+        Ok(rules.iter().filter_map(Rule::as_foreign).collect())
     }
 
     fn advertised_links(&mut self) -> Result<BTreeSet<String>, TableError> {
@@ -263,7 +296,7 @@ fn refused(
     }
 }
 
-/// Cuts operations into runs that may be executed in any order: each operation on the link by itself, and
+/// Cuts operations into runs that may be executed in any order: each operation on the link or on rules by itself, and
 /// between those as many others as concern different addresses.
 fn groups(ops: &[VipOp]) -> Vec<Range<usize>> {
     let (mut groups, mut seen) = (Vec::<Range<usize>>::new(), HashSet::new());
@@ -282,12 +315,12 @@ fn groups(ops: &[VipOp]) -> Vec<Range<usize>> {
     groups
 }
 
-/// Address that an operation concerns; none for those on the link.
+/// Address that an operation concerns; none for those on the link and on rules.
 fn address(op: &VipOp) -> Option<IpAddr> {
     match op {
-        VipOp::EnsureRoute { vip, .. } | VipOp::DeleteRoute { vip } => Some(*vip),
-        VipOp::DeleteAddress { addr } => Some(*addr),
-        VipOp::EnsureLink | VipOp::DeleteLink => None,
+        VipOp::EnsureRoute { vip, .. } | VipOp::DeleteRoute { vip, .. } => Some(*vip),
+        VipOp::EnsureAddress { addr } | VipOp::DeleteAddress { addr } => Some(*addr),
+        VipOp::EnsureRule { .. } | VipOp::DeleteRule { .. } | VipOp::EnsureLink | VipOp::DeleteLink => None,
     }
 }
 

@@ -63,6 +63,8 @@ fn replace_ipv4(source: Option<IpAddr>, ours: &[Option<IpAddr>]) -> Vec<RouteWri
 
 #[cfg(test)]
 mod tests {
+    use lb_types::RouteTable;
+
     use super::*;
 
     const LINK: u32 = 7;
@@ -75,7 +77,15 @@ mod tests {
 
     fn rival(protocol: u8, link: u32, from: &str) -> LocalRoute {
         let addr = V4.parse().unwrap();
-        LocalRoute { addr, protocol, tos: 0, metric: 0, link: Some(link), source: source(from) }
+        LocalRoute {
+            addr,
+            table: RouteTable::Local,
+            protocol,
+            tos: 0,
+            metric: 0,
+            link: Some(link),
+            source: source(from),
+        }
     }
 
     fn ours(from: &str) -> LocalRoute {

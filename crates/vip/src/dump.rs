@@ -7,9 +7,10 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use dataplane::BridgeFilters;
+use lb_types::{IpFamily, MarkRule, RouteTable};
 use netlink::{Attribute, Message};
 
-use crate::encode::TABLE_LOCAL;
+use crate::{ROUTE_PROTOCOL, STEERING_TABLE, encode::TABLE_LOCAL};
 
 /// RTM_NEWLINK
 pub(crate) const NEW_LINK: u16 = 16;
@@ -23,6 +24,10 @@ pub(crate) const DELETE_ADDRESS: u16 = 21;
 pub(crate) const NEW_ROUTE: u16 = 24;
 /// RTM_DELROUTE
 pub(crate) const DELETE_ROUTE: u16 = 25;
+/// RTM_NEWRULE
+pub(crate) const NEW_RULE: u16 = 32;
+/// RTM_DELRULE
+pub(crate) const DELETE_RULE: u16 = 33;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -122,6 +127,7 @@ pub(crate) fn parse_address(message: &Message<'_>) -> Option<Address> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LocalRoute {
     pub(crate) addr: IpAddr,
+    pub(crate) table: RouteTable,
     pub(crate) protocol: u8,
     pub(crate) tos: u8,
     pub(crate) metric: u32,
@@ -154,9 +160,14 @@ pub(crate) fn parse_local_route(message: &Message<'_>) -> Option<LocalRoute> {
     let [family, prefix, _, tos, table, protocol, _, kind] = *message.payload.first_chunk()?;
     let cloned = u32_at(message.payload, 8)? & RTM_F_CLONED != 0;
     let host = matches!((family, prefix), (AF_INET, 32) | (AF_INET6, 128));
-    if !host || table != TABLE_LOCAL || kind != RTN_LOCAL || cloned {
+    if !host || kind != RTN_LOCAL || cloned {
         return None;
     }
+    let table = match table {
+        TABLE_LOCAL => RouteTable::Local,
+        STEERING_TABLE => RouteTable::Steering,
+        _ => return None,
+    };
     let (mut addr, mut route_link, mut source, mut metric) = (None, None, None, 0);
     for attribute in message.attributes(HEADER) {
         match attribute.kind {
@@ -167,7 +178,7 @@ pub(crate) fn parse_local_route(message: &Message<'_>) -> Option<LocalRoute> {
             _ => {}
         }
     }
-    Some(LocalRoute { addr: addr?, protocol, tos, metric, link: route_link, source })
+    Some(LocalRoute { addr: addr?, table, protocol, tos, metric, link: route_link, source })
 }
 
 /// Reads the interface of an IPv6 default route that came by router advertisement.
@@ -180,6 +191,58 @@ pub(crate) fn parse_advertised_default(message: &Message<'_>) -> Option<u32> {
     let is_one = (family, prefix, protocol) == (AF_INET6, ANY_LENGTH, RTPROT_RA);
     (message.kind == NEW_ROUTE && is_one).then_some(())?;
     message.attributes(HEADER).find(|attribute| attribute.kind == RTA_OIF)?.u32()
+}
+
+/// A rule of the routing policy that looks at the packet mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rule {
+    family: u8,
+    mark: MarkRule,
+    table: u8,
+    protocol: u8,
+}
+
+impl Rule {
+    /// Family and bit, if it is one of ours.
+    pub(crate) fn as_ours(&self) -> Option<(IpFamily, u8)> {
+        let family = match self.family {
+            AF_INET => IpFamily::V4,
+            AF_INET6 => IpFamily::V6,
+            _ => return None,
+        };
+        let MarkRule { value, mask } = self.mark;
+        let is_ours = self.protocol == ROUTE_PROTOCOL && self.table == STEERING_TABLE;
+        let bit = u8::try_from(value.trailing_zeros()).ok()?;
+        (is_ours && value == mask && value.is_power_of_two()).then_some((family, bit))
+    }
+
+    /// What it compares the mark with, if it is somebody else's.
+    pub(crate) fn as_foreign(&self) -> Option<MarkRule> {
+        self.as_ours().is_none().then_some(self.mark)
+    }
+}
+
+/// Reads a rule of the routing policy that looks at the packet mark. An inverted one (`not fwmark`) matches nearly
+/// every packet and is not meant for those of a mark.
+pub(crate) fn parse_rule(message: &Message<'_>) -> Option<Rule> {
+    const HEADER: usize = 12;
+    const FIB_RULE_INVERT: u32 = 2;
+    const FRA_FWMARK: u16 = 10;
+    const FRA_FWMASK: u16 = 16;
+    const FRA_PROTOCOL: u16 = 21;
+    let is_inverted = u32_at(message.payload, 8)? & FIB_RULE_INVERT != 0;
+    (matches!(message.kind, NEW_RULE | DELETE_RULE) && !is_inverted).then_some(())?;
+    let (mut value, mut mask, mut protocol) = (None, u32::MAX, 0);
+    for attribute in message.attributes(HEADER) {
+        match attribute.kind {
+            FRA_FWMARK => value = attribute.u32(),
+            FRA_FWMASK => mask = attribute.u32()?,
+            FRA_PROTOCOL => protocol = attribute.u8()?,
+            _ => {}
+        }
+    }
+    let [family, _, _, _, table, ..] = *message.payload.first_chunk::<12>()?;
+    Some(Rule { family, mark: MarkRule { value: value?, mask }, table, protocol })
 }
 
 fn ip(family: u8, bytes: &[u8]) -> Option<IpAddr> {

@@ -7,8 +7,8 @@ use netlink::{Message, flags};
 use crate::{
     LINK_NAME, ROUTE_PROTOCOL,
     dump::{
-        Address, DELETE_ADDRESS, DELETE_LINK, DELETE_ROUTE, Link, NEW_ADDRESS, NEW_LINK, NEW_ROUTE,
-        parse_address, parse_link, parse_local_route,
+        Address, DELETE_ADDRESS, DELETE_LINK, DELETE_ROUTE, DELETE_RULE, Link, NEW_ADDRESS, NEW_LINK,
+        NEW_ROUTE, parse_address, parse_link, parse_local_route, parse_rule,
     },
 };
 
@@ -35,7 +35,7 @@ impl Interest {
         self.known.insert(address);
     }
 
-    /// Tells whether somebody has changed our link, one of our routes, or an address of the node.
+    /// Tells whether somebody has changed our link, one of our routes or rules, or an address of the node.
     pub(crate) fn judge(&mut self, message: &Message<'_>) -> bool {
         match message.kind {
             NEW_LINK | DELETE_LINK => {
@@ -45,6 +45,8 @@ impl Interest {
                 parse_address(message).is_some_and(|address| self.judge_address(address, message.kind))
             }
             NEW_ROUTE | DELETE_ROUTE => judge_route(message),
+            // A second rule like ours does no harm.
+            DELETE_RULE => parse_rule(message).is_some_and(|rule| rule.as_ours().is_some()),
             _ => false,
         }
     }

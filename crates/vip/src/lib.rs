@@ -8,9 +8,17 @@
 //! sees them; `src` gives connections from this node its own address instead of the VIP. Unlike addresses on
 //! the link, routes cost the same however many there are, and no tool takes them for addresses of the node.
 //!
+//! A steered VIP has its route in a table of its own, and a rule of the routing policy leads packets there that have a
+//! bit in their mark. To all others the VIP is wherever routing leads.
+//!
+//! ```text
+//! 1: from all fwmark 0x1000/0x1000 lookup 177 proto 177
+//! local VIP dev kube-ipvs0 table 177 proto 177 scope host
+//! ```
+//!
 //! This crate deliberately binds nothing by itself, keeps no copy of what it wrote, and touches only links,
 //! routes and addresses that are ours: the link of that name if it is of type dummy, what is on it, and
-//! routes with our protocol number on it.
+//! routes and rules with our protocol number.
 //!
 //! Reading order: [`VipClient`] reads and writes; [`VipWatcher`] reports changes by others; [`VipError`].
 //!
@@ -44,3 +52,11 @@ pub const LINK_NAME: &str = "kube-ipvs0";
 /// It is unassigned in include/uapi/linux/rtnetlink.h and in iproute2's rt_protos; routing daemons use 8 to
 /// 18, 42, 84, 99 and 186 to 199, Calico uses 80.
 pub const ROUTE_PROTOCOL: u8 = 177;
+
+/// Number of the table with the routes of steered packets. iproute2 names 253 to 255 only; Cilium has 100 and 2004 to
+/// 2006, strongSwan 220, Tailscale 52, Calico 1 to 250 where it is told to use some.
+pub const STEERING_TABLE: u8 = 177;
+
+/// Place of the rule that leads there, behind table `local` (0) and before those of others: network plugins have rules
+/// about the sources of packets from 9 on.
+pub const RULE_PRIORITY: u32 = 1;

@@ -18,9 +18,9 @@ use crate::{
     interest::Interest,
 };
 
-/// Multicast groups RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_IFADDR,
-/// RTNLGRP_IPV6_ROUTE.
-const GROUPS: [u32; 5] = [1, 5, 7, 9, 11];
+/// Multicast groups RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_IFADDR,
+/// RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV6_RULE.
+const GROUPS: [u32; 7] = [1, 5, 7, 8, 9, 11, 19];
 
 /// Silence that ends a report. Changes seldom come alone: a deleted link takes its routes along, a new one
 /// brings addresses. One report covers all that follow each other within [`QUIET_TIME`].
@@ -38,7 +38,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// forwards what [`VipWatcher::wait`] returns.
 ///
 /// It reports that our link is deleted, renamed or down; that another port than our own, the kernel included,
-/// has made, deleted or replaced one of our routes; and that any address but a loopback or IPv6 link-local
+/// has made, deleted or replaced one of our routes, or deleted one of our rules; and that any address but a loopback or IPv6 link-local
 /// one comes or goes on any link. Addresses count not only as facts about the node: an IPv4 route vanishes
 /// with its link, or with the last address of that, without a notification of its own (`fib_flush` in
 /// net/ipv4/fib_frontend.c), and a route whose source goes keeps it or loses it, equally silently.

@@ -17,9 +17,10 @@ const WHOLESALE: [&str; 9] = [
 ];
 
 /// Sets of our table.
-const SETS: [&str; 8] = [
+const SETS: [&str; 9] = [
     "vips-v4",
     "vips-v6",
+    "node-addresses-v4",
     "services-v4",
     "services-v6",
     "no-endpoints-v4",
@@ -29,13 +30,14 @@ const SETS: [&str; 8] = [
 ];
 
 /// Commands that add objects which nobody wants.
-const ADDITIONS: [&str; 7] = [
+const ADDITIONS: [&str; 8] = [
     "ipvsadm -A -t 10.96.200.1:80 -s rr",
     "ipvsadm -A -u [fd00:96::f001]:53 -s rr",
     "ip address add 10.96.200.2/32 dev kube-ipvs0",
     "ip route add local 10.96.200.3 dev kube-ipvs0 table local proto 177",
     "ip route add local fd00:96::f003 dev kube-ipvs0 table local proto 177",
     "nft add element inet kube-ipvs vips-v4 { 10.96.200.4 }",
+    "nft add element inet kube-ipvs node-addresses-v4 { 10.96.200.5 }",
     "nft add element inet kube-ipvs no-endpoints-v6 { fd00:96::f004 . tcp . 80 }",
 ];
 

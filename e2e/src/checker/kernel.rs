@@ -1,11 +1,14 @@
 //! Contents of the kernel according to the tools.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use serde_json::Value;
 use testkit::NetNs;
 
-use crate::observe::{Ipvs, parse_ipvs};
+use crate::{
+    observe::{Ipvs, VirtualServer, parse_ipvs},
+    probe::Proto,
+};
 
 /// Link that carries the routes.
 const LINK: &str = "kube-ipvs0";
@@ -16,8 +19,11 @@ const PLACEHOLDER: &str = "127.177.177.177";
 /// The tables of one network namespace, as far as kube-ipvs writes them.
 #[derive(Debug, Clone, Default)]
 pub struct Kernel {
-    /// Virtual and real servers.
+    /// Virtual and real servers; those of a packet mark stand under the port that gets it, at the unspecified address
+    /// if it is a node port.
     pub ipvs: Ipvs,
+    /// Virtual servers for clients outside alone, in the same way.
+    pub external: BTreeMap<(Proto, SocketAddr), VirtualServer>,
     /// Local routes on our link that are not the kernel's own, such as `10.96.0.80 src 192.168.50.10`.
     pub routes: Vec<String>,
     /// Fault of the link; `None` if it is a dummy, up, and has no address.
@@ -61,10 +67,38 @@ impl Kernel {
         if let Some(table) = table {
             let table: Value = serde_json::from_str(table).map_err(|error| format!("nft: {error}"))?;
             let parts = table.get("nftables").and_then(Value::as_array).ok_or("nft: no list")?;
-            kernel.sets = Some(parts.iter().filter_map(|part| part.get("set")).map(set).collect());
+            let mut sets: BTreeMap<_, _> = parts.iter().filter_map(|part| part.get("set")).map(set).collect();
+            for map in parts.iter().filter_map(|part| part.get("map")) {
+                sets.insert(word(map, "name").to_owned(), kernel.resolve_marks(map));
+            }
+            kernel.sets = Some(sets);
             kernel.rules = rules(parts);
         }
+        let unknown = std::mem::take(&mut kernel.ipvs.marked);
+        kernel
+            .ipvs
+            .odd
+            .extend(unknown.keys().map(|(_, mark)| format!("mark {mark:#x}, which no element names")));
         Ok(kernel)
+    }
+
+    /// Puts the virtual servers of the marks in a map where their ports belong, and returns the map's keys.
+    fn resolve_marks(&mut self, map: &Value) -> Vec<String> {
+        let name = word(map, "name");
+        let is_v6 = name.ends_with("-v6");
+        let mut keys = Vec::new();
+        for pair in map.get("elem").and_then(Value::as_array).into_iter().flatten() {
+            let Some([key, mark]) = pair.as_array().map(Vec::as_slice) else { continue };
+            let key = element(key);
+            let mark = mark.as_u64().and_then(|mark| u32::try_from(mark).ok()).unwrap_or_default();
+            if let (Some(server), Some(port)) = (self.ipvs.marked.remove(&(is_v6, mark)), port(&key, is_v6)) {
+                let servers =
+                    if name.contains("external") { &mut self.external } else { &mut self.ipvs.servers };
+                servers.insert(port, server);
+            }
+            keys.push(key);
+        }
+        keys
     }
 }
 
@@ -118,6 +152,16 @@ fn link_problem(links: &[Value]) -> Option<String> {
 fn set(set: &Value) -> (String, Vec<String>) {
     let elements = set.get("elem").and_then(Value::as_array).into_iter().flatten().map(element).collect();
     (word(set, "name").to_owned(), elements)
+}
+
+/// Reads `ADDRESS . PROTOCOL . PORT`, or the same without an address.
+fn port(key: &str, is_v6: bool) -> Option<(Proto, SocketAddr)> {
+    let mut words = key.split(" . ").collect::<Vec<_>>();
+    if words.len() == 2 {
+        words.insert(0, if is_v6 { "::" } else { "0.0.0.0" });
+    }
+    let [addr, proto, port] = words[..] else { return None };
+    Some((proto.to_uppercase().parse().ok()?, SocketAddr::new(addr.parse().ok()?, port.parse().ok()?)))
 }
 
 fn element(element: &Value) -> String {

@@ -153,7 +153,10 @@ fn wrong_virtual_and_real_servers_are_found() {
             "virtual server UDP [fd00:96::80]:53 of default/web: options must be \"\", is \"-o\"",
         ],
     );
-    check(|printed| printed.ipvs.push_str("-A -f 7 -s rr\n"), &["IPVS has what nobody wants: -A -f 7 -s rr"]);
+    check(
+        |printed| printed.ipvs.push_str("-A -f 7 -s rr\n"),
+        &["IPVS has what nobody wants: mark 0x7, which no element names"],
+    );
     let mut damaged = printed();
     damaged.ipvs.push_str("-A -t 10.96.0.200:80 -s rr\n");
     let found = compare(&objects(), &damaged, Draining::MayRun);
@@ -341,4 +344,74 @@ fn what_is_not_understood_is_refused() {
     others[1]["spec"]["clusterIP"] = "None".into();
     others[2]["metadata"]["labels"] = json!({"service.kubernetes.io/service-proxy-name": "x"});
     assert!(wanted(&others).servers.is_empty());
+}
+
+/// The objects and the output of the tools with a node port 30080 whose clients outside reach local endpoints only.
+fn with_node_port() -> (Vec<Value>, Printed) {
+    let mut objects = objects();
+    objects[1]["spec"]["externalTrafficPolicy"] = "Local".into();
+    objects[1]["spec"]["ports"][0]["nodePort"] = 30080.into();
+    objects[1]["spec"]["clusterIPs"] = json!(["10.96.0.80"]);
+    let mut printed = printed();
+    let is_v6 = |line: &&str| line.contains("fd00:96::80");
+    printed.ipvs = IPVS.lines().filter(|line| !is_v6(line)).map(|line| format!("{line}\n")).collect();
+    for (mark, real) in [(5, &["10.244.0.11", "10.244.1.12"][..]), (6, &["10.244.0.11"])] {
+        printed.ipvs += &format!("-A -f {mark} -s mh -b mh-fallback\n");
+        for addr in real {
+            printed.ipvs += &format!("-a -f {mark} -r {addr}:8080 -m -w 1\n");
+        }
+    }
+    printed.routes[1] = String::new();
+    let mut table: Value = serde_json::from_str(TABLE).unwrap();
+    let parts = table["nftables"].as_array_mut().unwrap();
+    for part in parts.iter_mut() {
+        let Some(set) = part.get_mut("set").and_then(Value::as_object_mut) else { continue };
+        if set["name"] != "node-addresses-v6" && set["name"].as_str().unwrap().ends_with("-v6") {
+            set.remove("elem");
+        }
+    }
+    let key = json!({"concat": ["tcp", 30080]});
+    for (map, mark) in [("node-marks-v4", 5), ("node-marks-external-v4", 6)] {
+        parts.push(json!({"map": {"name": map, "elem": [[key, mark]]}}));
+    }
+    for set in ["node-services-v4", "node-masquerade-pods-v4"] {
+        parts.push(json!({"set": {"name": set, "elem": [key]}}));
+    }
+    printed.table = Some(table.to_string());
+    (objects, printed)
+}
+
+#[test]
+fn node_ports_are_compared_by_what_their_marks_lead_to() {
+    let (objects, healthy) = with_node_port();
+    assert_eq!(compare(&objects, &healthy, Draining::Over), [""; 0]);
+    let check = |damage: &dyn Fn(&mut Printed), expected: &[&str]| {
+        let mut damaged = healthy.clone();
+        damage(&mut damaged);
+        assert_eq!(compare(&objects, &damaged, Draining::Over), expected);
+    };
+    check(
+        &|printed| printed.ipvs += "-a -f 6 -r 10.244.1.12:8080 -m -w 1\n",
+        &[
+            "virtual server TCP 0.0.0.0:30080 (external clients) of default/web: real server 10.244.1.12:8080 with weight 1 is not wanted",
+        ],
+    );
+    check(
+        &|printed| replace(&mut printed.ipvs, "-a -f 5 -r 10.244.1.12:8080 -m -w 1\n", ""),
+        &["virtual server TCP 0.0.0.0:30080 of default/web: real server 10.244.1.12:8080 is missing"],
+    );
+    check(
+        &|printed| replace(printed.table.as_mut().unwrap(), r#""tcp",30080]},6"#, r#""tcp",30080]},7"#),
+        &[
+            "IPVS has what nobody wants: mark 0x6, which no element names",
+            "virtual server TCP 0.0.0.0:30080 (external clients) of default/web: is missing, with 1 real servers",
+        ],
+    );
+    check(
+        &|printed| replace(printed.table.as_mut().unwrap(), "node-services-v4", "node-masquerade-v4"),
+        &[
+            "set node-masquerade-v4: element tcp . 30080 is not wanted",
+            "set node-services-v4: element tcp . 30080 is missing",
+        ],
+    );
 }

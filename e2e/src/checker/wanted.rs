@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use serde_json::Value;
@@ -16,17 +16,23 @@ pub struct Server {
     pub service: String,
     /// Scheduler.
     pub scheduler: String,
+    /// True if that is to choose by the client's address alone.
+    pub hashes_addresses: bool,
     /// Persistence timeout in seconds.
     pub persistence: Option<u32>,
     /// Real servers, all with weight 1.
     pub real: BTreeSet<SocketAddr>,
+    /// Set of the ports whose connections are masqueraded as its are; empty for none.
+    pub masquerade: &'static str,
 }
 
 /// All demands of the objects on a node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wanted {
-    /// Virtual servers.
+    /// Virtual servers; those of node ports at the unspecified address.
     pub servers: BTreeMap<(Proto, SocketAddr), Server>,
+    /// Virtual servers for clients outside alone.
+    pub external: BTreeMap<(Proto, SocketAddr), Server>,
     /// Sources of the node's own connections, by family: the Node's first address of each.
     pub sources: Vec<IpAddr>,
 }
@@ -80,14 +86,64 @@ impl Wanted {
                 let server = Server {
                     service: name(service),
                     scheduler: scheduler(service),
+                    hashes_addresses: false,
                     persistence: persistence(service)?,
                     real: choose(&endpoints, text(service, "spec/internalTrafficPolicy") == "Local"),
+                    masquerade: "masquerade-nonlocal",
                 };
-                self.servers.entry(key).or_insert(server);
+                self.servers.entry(key).or_insert_with(|| server.clone());
+                if let Some(key) = node_port(port, ip)? {
+                    self.add_node_port(key, service, &endpoints, server);
+                }
             }
         }
         Ok(())
     }
+}
+
+impl Wanted {
+    /// Adds the node port of a port that has one, given what the ClusterIP has.
+    fn add_node_port(
+        &mut self,
+        key: (Proto, SocketAddr),
+        service: &Value,
+        endpoints: &BTreeMap<SocketAddr, Conditions>,
+        like: Server,
+    ) {
+        let is_local = text(service, "spec/externalTrafficPolicy") == "Local";
+        let masquerade = if is_local { "masquerade-pods" } else { "masquerade" };
+        let mut server = Server { real: choose(endpoints, false), masquerade, ..like };
+        // What a mark selects cannot be persistent.
+        if server.persistence.is_some() && !is_local {
+            let at = self.sources.iter().filter(|source| source.is_ipv4() == key.1.is_ipv4());
+            for source in at {
+                let key = (key.0, SocketAddr::new(*source, key.1.port()));
+                self.servers.entry(key).or_insert_with(|| server.clone());
+            }
+            return;
+        }
+        if server.persistence.take().is_some() {
+            (server.scheduler, server.hashes_addresses) = ("mh".to_owned(), true);
+        }
+        let owner = self.servers.entry(key).or_insert_with(|| server.clone());
+        if is_local && owner.service == server.service {
+            let local = Server { real: choose(endpoints, true), ..server };
+            self.external.insert(key, local);
+        }
+    }
+}
+
+/// Key of the node port of a port, if it has one, in the family of an address.
+fn node_port(port: &Value, ip: IpAddr) -> Result<Option<(Proto, SocketAddr)>, String> {
+    if port.get("nodePort").is_none() {
+        return Ok(None);
+    }
+    Ok(Some((proto(port)?, SocketAddr::new(any_of_family(ip), number(port, "nodePort")?))))
+}
+
+/// The unspecified address of the family of another one.
+pub(super) fn any_of_family(ip: IpAddr) -> IpAddr {
+    if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
 }
 
 /// Chooses the endpoints that take new connections: the ready ones, else those that serve while they

@@ -7,7 +7,7 @@ use std::{
 
 use testkit::NetNs;
 
-use super::{Both, Client, PodNetwork, ProbeProgram, ip, pod_address};
+use super::{Both, Client, PodNetwork, ProbeProgram, ip};
 use crate::probe::Proto;
 
 /// A pod. Dropping it kills its process and takes its network away.
@@ -26,10 +26,9 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// Makes the namespace and connects it.
-    pub(super) fn connect(node: &NetNs, network: PodNetwork, name: &str, number: u8) -> Pod {
+    /// Makes the namespace and connects it by a link that has the number in its name.
+    pub(super) fn connect(node: &NetNs, network: PodNetwork, name: &str, number: u8, address: Both) -> Pod {
         let namespace = NetNs::create();
-        let address = pod_address(number);
         let link = match network {
             PodNetwork::Bridge => connect_bridged(node, &namespace, address, number),
             PodNetwork::Routed => connect_routed(node, &namespace, address, number),

@@ -31,7 +31,9 @@ impl VirtualServer {
 pub struct Ipvs {
     /// Virtual servers that have an address, by transport and address.
     pub servers: BTreeMap<(Proto, SocketAddr), VirtualServer>,
-    /// Lines about others: virtual servers of a packet mark, real servers that are not reached by NAT.
+    /// Virtual servers of a packet mark, by family (true for IPv6) and mark.
+    pub marked: BTreeMap<(bool, u32), VirtualServer>,
+    /// Lines about others, such as real servers that are not reached by NAT.
     pub odd: Vec<String>,
 }
 
@@ -77,11 +79,18 @@ pub fn parse(text: &str) -> Ipvs {
 
 /// Parses a line; `None` for objects of a kind that we never make.
 fn parse_line(line: &str, ipvs: &mut Ipvs) -> Option<()> {
-    let words: Vec<&str> = line.split_whitespace().collect();
-    let key = key(&words)?;
+    let mut words: Vec<&str> = line.split_whitespace().collect();
+    let server = if words.get(1) == Some(&"-f") {
+        let is_v6 = words.get(3) == Some(&"-6");
+        if is_v6 {
+            words.remove(3);
+        }
+        ipvs.marked.entry((is_v6, words.get(2)?.parse().ok()?)).or_default()
+    } else {
+        ipvs.servers.entry(key(&words)?).or_default()
+    };
     match (words[0], &words[3..]) {
         ("-A", ["-s", scheduler, rest @ ..]) => {
-            let server = ipvs.servers.entry(key).or_default();
             (*scheduler).clone_into(&mut server.scheduler);
             let rest = match rest {
                 ["-p", seconds, rest @ ..] => {
@@ -94,7 +103,7 @@ fn parse_line(line: &str, ipvs: &mut Ipvs) -> Option<()> {
         }
         ("-a", ["-r", real, "-m", "-w", weight]) => {
             let (real, weight) = (real.parse().ok()?, weight.parse().ok()?);
-            ipvs.servers.entry(key).or_default().real.insert(real, weight);
+            server.real.insert(real, weight);
         }
         _ => return None,
     }
@@ -125,7 +134,9 @@ mod tests {
              -A --sctp-service [fd00:96::80]:80 -s wrr\n\
              -A -u [fd00:96::80]:80 -s mh -p 20 -M 64 -b mh-port\n\
              -a -t 10.96.0.80:80 -r 10.244.0.13:8080 -i -w 1\n\
-             -A -f 5 -s rr\n",
+             -A -f 5 -s rr\n\
+             -A -f 6 -6 -s lc\n\
+             -a -f 6 -6 -r [fd00:244::11]:8080 -m -w 1\n",
         );
         let web = ipvs.get(Proto::Tcp, "10.96.0.80:80".parse().unwrap()).unwrap();
         assert_eq!((web.scheduler.as_str(), web.persistence, web.real.len()), ("rr", Some(10800), 2));
@@ -134,7 +145,9 @@ mod tests {
         let udp = ipvs.get(Proto::Udp, "[fd00:96::80]:80".parse().unwrap()).unwrap();
         assert_eq!((udp.persistence, udp.others.as_str()), (Some(20), "-M 64 -b mh-port"));
         assert_eq!(ipvs.servers.len(), 3);
-        assert_eq!(ipvs.odd, ["-a -t 10.96.0.80:80 -r 10.244.0.13:8080 -i -w 1", "-A -f 5 -s rr"]);
+        assert_eq!(ipvs.odd, ["-a -t 10.96.0.80:80 -r 10.244.0.13:8080 -i -w 1"]);
+        assert_eq!(ipvs.marked[&(false, 5)].scheduler, "rr");
+        assert_eq!(ipvs.marked[&(true, 6)].serving(), ["[fd00:244::11]:8080".parse().unwrap()]);
         assert!(ipvs.render().contains("TCP 10.96.0.80:80 rr persistent 10800 -> 10.244.0.11:8080 w=1"));
     }
 }

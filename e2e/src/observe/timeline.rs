@@ -119,7 +119,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn weights(ipvs: &Ipvs, real: &[SocketAddr]) -> impl Iterator<Item = u32> {
-    let all = ipvs.servers.values().flat_map(|server| &server.real);
+    let servers = ipvs.servers.values().chain(ipvs.marked.values());
+    let all = servers.flat_map(|server| &server.real);
     all.filter(|(address, _)| real.contains(address)).map(|(_, weight)| *weight)
 }
 

@@ -27,6 +27,7 @@ pub fn name(error: &Error) -> String {
         Errno::INVAL => "EINVAL",
         Errno::NETUNREACH => "ENETUNREACH",
         Errno::ACCESS => "EACCES",
+        Errno::NOPROTOOPT => "ENOPROTOOPT",
         Errno::PERM => "EPERM",
         Errno::PIPE => "EPIPE",
         Errno::PROTONOSUPPORT => "EPROTONOSUPPORT",

@@ -1,19 +1,27 @@
 //! Session affinity, several ports, several slices.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::SocketAddr};
 
 use e2e::{
     manifest::{Port, Service, render_slice},
-    net::{Client, PodNetwork, cluster_ip},
+    net::{Client, NODE, PodNetwork, cluster_ip},
     probe::Proto,
 };
 
-use crate::testbed::Testbed;
+use crate::{
+    reach::{Gets, wait},
+    testbed::Testbed,
+};
 
 /// Pods that answer `count` connections in a row to both addresses, IPv4 and IPv6 apart.
 #[track_caller]
 fn pods(client: &Client, ip: u8, port: u16, count: usize) -> [BTreeSet<String>; 2] {
-    cluster_ip(ip).port(port).map(|to| {
+    pods_at(client, cluster_ip(ip).port(port), count)
+}
+
+#[track_caller]
+fn pods_at(client: &Client, at: [SocketAddr; 2], count: usize) -> [BTreeSet<String>; 2] {
+    at.map(|to| {
         let ask = |_| {
             let outcome = client.ask(Proto::Tcp, to);
             outcome.result.clone().unwrap_or_else(|_| panic!("{} -> {to}: {outcome}", client.place)).pod
@@ -22,6 +30,10 @@ fn pods(client: &Client, ip: u8, port: u16, count: usize) -> [BTreeSet<String>; 
     })
 }
 
+/// Conformance: e2e/service should have session affinity work for service with type clusterIP
+/// Conformance: e2e/service should be able to switch session affinity for service with type clusterIP
+/// Conformance: e2e/dual_stack should function for client IP based session affinity: http (secondary family)
+/// Conformance: e2e/networking should function for client IP based session affinity: http
 #[test]
 fn one_client_stays_with_one_pod() {
     let mut testbed = Testbed::new(PodNetwork::Routed, 3);
@@ -56,6 +68,72 @@ fn one_client_stays_with_one_pod() {
     testbed.wait_served(&unstuck, &testbed.ready(1..=3));
 }
 
+/// The same at node ports, each address of the node with a persistent virtual server, and under a Local policy, where
+/// a packet mark selects a virtual server without a port, while the pods have another port than the Service. Two
+/// clients may have one pod, but each keeps its own.
+/// Conformance: e2e/service should have session affinity work for NodePort service
+/// Conformance: e2e/loadbalancer should have session affinity work for LoadBalancer service with ESIPP on
+#[test]
+fn one_client_stays_with_one_pod_at_node_ports_and_under_a_local_policy() {
+    let mut testbed = Testbed::new(PodNetwork::Routed, 3);
+    let sticky = |name, ip| Service::new(name, cluster_ip(ip), &[Proto::Tcp]).with_affinity(600);
+    let cluster = sticky("cluster", 85).with_node_port(30085, "Cluster");
+    let local = sticky("local", 86).with_node_port(30086, "Local");
+    let plain = Service::new("plain", cluster_ip(87), &[Proto::Tcp]).with_node_port(30087, "Local");
+    for service in [&cluster, &local, &plain] {
+        testbed.manifests.serve(service, &testbed.ready(1..=3));
+    }
+    testbed.start(&[]);
+    wait(&testbed, NODE.port(30085), Gets::Node);
+    wait(&testbed, NODE.port(30086), Gets::Own);
+    wait(&testbed, NODE.port(30087), Gets::Own);
+    for client in [testbed.net.outside_client(), testbed.pods[2].client(), testbed.net.node_client()] {
+        for port in [30085, 30086] {
+            for family in pods_at(&client, NODE.port(port), 12) {
+                assert_eq!(family.len(), 1, "{} must stay with one pod at {port}: {family:?}", client.place);
+            }
+        }
+        for family in pods_at(&client, NODE.port(30087), 12) {
+            assert_eq!(family.len(), 3, "{} without affinity: {family:?}", client.place);
+        }
+    }
+    for at in NODE.port(30085) {
+        assert_eq!(testbed.ipvs().get(Proto::Tcp, at).unwrap().persistence, Some(600), "{at}");
+    }
+}
+
+/// A node port changes the key of its virtual server with its affinity: clients that reuse their ports notice nothing,
+/// and nobody is cut.
+/// Conformance: e2e/service should be able to switch session affinity for NodePort service
+#[test]
+fn switching_affinity_at_a_node_port_fails_nobody() {
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
+    let plain = Service::new("web", cluster_ip(88), &[Proto::Tcp]).with_node_port(30088, "Cluster");
+    let sticky = plain.clone().with_affinity(600);
+    testbed.manifests.serve(&plain, &testbed.ready(1..=2));
+    testbed.start(&[]);
+    wait(&testbed, NODE.port(30088), Gets::Node);
+    let load = testbed.load(&NODE.port(30088));
+    let talk = testbed.talk(&NODE.port(30088), 8);
+    for _ in 0..3 {
+        for service in [&sticky, &plain] {
+            testbed.manifests.service(service);
+            let is_sticky = service.spec.contains("sessionAffinity");
+            testkit::wait_until(crate::testbed::WAIT_LIMIT, "the affinity to be switched", || {
+                let ipvs = testbed.ipvs();
+                let serves = |at| ipvs.get(Proto::Tcp, at).is_some_and(|server| !server.serving().is_empty());
+                NODE.port(30088).into_iter().all(|at| serves(at) == is_sticky)
+            });
+            load.let_pass(20);
+        }
+    }
+    load.assert_clean();
+    crate::testbed::assert_uncut(&talk.stop());
+}
+
+/// Conformance: e2e/service should serve multiport endpoints from pods
+/// Conformance: e2e/endpointslice should support a Service with multiple ports...
+/// Conformance: e2e/endpointslice should support a Service with multiple endpoint IPs...
 #[test]
 fn several_ports_and_slices_are_one_service() {
     let mut testbed = Testbed::new(PodNetwork::Routed, 3);

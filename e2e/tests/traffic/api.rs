@@ -2,19 +2,20 @@
 //! word.
 
 use std::{
+    collections::BTreeSet,
     io::{Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
 
 use e2e::{
     manifest::{Endpoint, Service, render_node, render_slice, to_json},
-    net::{PodNetwork, cluster_ip},
+    net::{Both, PodNetwork, cluster_ip},
     observe::{Snapshot, Timeline},
     probe::Proto,
     proxy::Source,
 };
-use test_apiserver::{Hangup, Resource, TestApiServer};
+use test_apiserver::{Hangup, Resource, TestApiServer, Verb};
 use testkit::{wait_for, wait_until};
 
 use crate::{
@@ -94,6 +95,7 @@ fn established(proc_net_tcp: &str, port: u16) -> Vec<String> {
 }
 
 /// An API server that is away changes nothing; changes made meanwhile arrive when it is back.
+/// Conformance: e2e/service should work after restarting apiserver
 #[test]
 fn an_outage_of_the_api_server_under_load_slow() {
     let mut cluster = Cluster::new();
@@ -103,8 +105,11 @@ fn an_outage_of_the_api_server_under_load_slow() {
     load.let_pass(50);
     let before = Snapshot::take(&cluster.testbed.net.node);
     cluster.server.stop().expect("stop");
-    let text = cluster.wait_ready(503);
-    assert!(text.contains(r#""endpointslices":"unreachable""#), "{text}");
+    // Each kind finds out by itself.
+    wait_for(WAIT_LIMIT, "endpoint slices to be unreachable", || {
+        let text = cluster.wait_ready(503);
+        if text.contains(r#""endpointslices":"unreachable""#) { Ok(()) } else { Err(text) }
+    });
     assert_eq!(cluster.get("/healthz").map(|(status, _)| status), Ok(200), "load balancers need not care");
     load.let_pass(100);
     before.assert_same(&Snapshot::take(&cluster.testbed.net.node), "by an outage of the API server");
@@ -197,6 +202,70 @@ fn an_api_server_that_lost_its_data_cuts_nothing_slow() {
     cluster.serve(&service, &ready);
     cluster.testbed.wait_served(&service, &ready);
     assert_uncut(&talk.stop());
+}
+
+/// External addresses that two Services claim; those of documentation (RFC 5737, RFC 3849).
+const SHARED: Both =
+    Both { v4: Ipv4Addr::new(192, 0, 2, 91), v6: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x91) };
+/// Port of a health check that a daemon of the node has.
+const TAKEN_PORT: u16 = 31081;
+
+/// Problems of Services, and the start, are events; a restart repeats none of them.
+#[test]
+fn problems_of_services_are_events_slow() {
+    let mut cluster = Cluster::new();
+    let _daemon = cluster.testbed.net.node_daemon("daemon", TAKEN_PORT);
+    let ready = cluster.testbed.ready(1..=2);
+    let older = Service::new("older", cluster_ip(81), &[Proto::Tcp]).with_external_ips(SHARED, "Cluster");
+    let younger = Service::new("younger", cluster_ip(82), &[Proto::Tcp])
+        .with_external_ips(SHARED, "Cluster")
+        .with_annotation("kube-ipvs.io/scheduler", "nonsense");
+    let balancer = Both { v4: Ipv4Addr::new(192, 0, 2, 92), ..SHARED };
+    let checked = Service::new("checked", cluster_ip(83), &[Proto::Udp])
+        .with_balancer(balancer, "Local", &[])
+        .with_health_check(TAKEN_PORT);
+    for (service, created) in [(older, "2026-01-01"), (younger, "2026-01-02"), (checked, "2026-01-03")] {
+        cluster.serve(&service, &ready);
+        let mut object = to_json(&service.render());
+        object["metadata"]["creationTimestamp"] = format!("{created}T00:00:00Z").into();
+        let objects = cluster.server.objects();
+        objects.delete(Resource::Services, "default", &service.name).expect("delete");
+        objects.apply(object).expect("apply");
+    }
+    cluster.start();
+    let text = |object: &serde_json::Value, path: &str| {
+        object.pointer(path).and_then(|value| value.as_str()).unwrap_or_default().to_owned()
+    };
+    let events = |cluster: &Cluster| {
+        let all = cluster.server.objects().list(Resource::Events);
+        let one = |event| (text(&event, "/regarding/name"), text(&event, "/reason"), text(&event, "/note"));
+        all.into_iter().map(one).collect::<BTreeSet<_>>()
+    };
+    let expect = [
+        ("younger", "ClaimedByOther", "192.0.2.91:80/TCP"),
+        ("younger", "ClaimedByOther", "2001:db8::91"),
+        ("younger", "InvalidAnnotation", "nonsense"),
+        ("checked", "FailedToStartServiceHealthcheck", "31081"),
+        (e2e::manifest::NODE_NAME, "Starting", ""),
+    ];
+    let has = |found: &BTreeSet<(String, String, String)>, (name, reason, note): &(&str, &str, &str)| {
+        found.iter().any(|event| event.0 == *name && event.1 == *reason && event.2.contains(note))
+    };
+    let before = wait_for(ARRIVAL_TIMEOUT, "the events", || {
+        let found = events(&cluster);
+        if expect.iter().all(|event| has(&found, event)) { Ok(found) } else { Err(format!("{found:#?}")) }
+    });
+    assert_eq!(before.len(), expect.len(), "others: {before:#?}");
+    let requests = |cluster: &Cluster| cluster.server.requests().count(Resource::Events, Verb::Create);
+    let first = requests(&cluster);
+    cluster.testbed.proxy().kill();
+    cluster.testbed.proxy().start_again();
+    wait_for(ARRIVAL_TIMEOUT, "the same events again", || match requests(&cluster) {
+        count if count >= 2 * first => Ok(()),
+        count => Err(count),
+    });
+    assert_eq!(events(&cluster), before);
+    assert_eq!(cluster.server.objects().len(Resource::Events), before.len());
 }
 
 /// Directory where the kubelet mounts a Pod's credentials.

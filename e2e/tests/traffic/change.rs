@@ -38,6 +38,9 @@ fn loads(testbed: &Testbed) -> [Measured; 2] {
     [testbed.load(&targets), testbed.load_from(&pod, &settings)]
 }
 
+/// Conformance: e2e/service should serve a basic endpoint from pods
+/// Conformance: e2e/dual_stack should update endpoints: http, udp (secondary family)
+/// Conformance: e2e/networking should update endpoints: http, udp
 #[test]
 fn scaling_from_1_to_5_to_2_under_load_slow() {
     let mut testbed = Testbed::new(PodNetwork::Routed, 5);

@@ -124,6 +124,8 @@ struct Chaos {
     rules: String,
     /// Time of the next start while kube-ipvs is killed.
     restart: Option<Instant>,
+    /// Time until which damaged packet rules may not have been repaired.
+    unruled_until: Instant,
     /// True if somebody has changed real servers, which IPVS announces to nobody.
     meddled: bool,
     /// Contents of IPVS at the last look: a look takes seconds, too long for choosing what to damage.
@@ -181,6 +183,7 @@ impl Chaos {
             cluster,
             rules: String::new(),
             restart: None,
+            unruled_until: Instant::now(),
             meddled: false,
             seen: Ipvs::default(),
             totals: Vec::new(),
@@ -255,14 +258,19 @@ impl Chaos {
         self.meddled |=
             ["ipvsadm -a", "ipvsadm -d", "ipvsadm -e"].iter().any(|start| command.starts_with(start));
         let begin = Instant::now();
+        if command.starts_with("nft ") {
+            self.unruled_until = begin + RECOVERY;
+        }
         let result = self.testbed.net.node.try_run(&command.split(' ').collect::<Vec<_>>());
         bystander.excuse(begin, recovery.map(|recovery| Instant::now() + recovery));
         let outcome = if result.is_ok() { "" } else { " (failed)" };
         self.note(&format!("damage: {command}{outcome}"));
     }
 
+    /// Kills kube-ipvs, unless the packet rules may be damaged: they are the only record of the virtual servers by
+    /// packet mark, and a process that finds neither rules nor record leaves those alone.
     fn kill(&mut self) {
-        if self.restart.is_none() {
+        if self.restart.is_none() && Instant::now() >= self.unruled_until {
             let pause = Duration::from_millis(self.random.below(1_500) as u64);
             self.note(&format!("kill -9, start again after {} ms", pause.as_millis()));
             self.testbed.proxy().assert_running();
@@ -299,6 +307,7 @@ impl Chaos {
         ];
         if let Some((_, reason)) = reasons.iter().find(|(is_so, _)| *is_so) {
             self.note(&format!("kill -9, because {reason}"));
+            std::thread::sleep(self.unruled_until.saturating_duration_since(Instant::now()));
             self.testbed.proxy().kill();
             self.testbed.proxy().start_again();
         }

@@ -18,7 +18,7 @@ use std::{
 
 use e2e::{
     manifest::Service,
-    net::{OUTSIDE, Pod},
+    net::{NODE, OUTSIDE, Pod},
     observe::Timeline,
     probe::{
         Proto,
@@ -38,6 +38,15 @@ fn from_300_ports(targets: &[SocketAddr]) -> Settings {
 
 /// Number of connections after which every source port has been used once more.
 const CONNECTIONS_PER_ROUND: u64 = 300;
+
+/// Addresses at which clients outside reach the first port of the Service: its ClusterIPs, and those of the node where
+/// it has a node port.
+fn addresses(service: &Service) -> Vec<SocketAddr> {
+    let of_cluster = service.ips.iter().map(|ip| SocketAddr::new(*ip, service.ports[0].port));
+    let of_node =
+        service.ips.iter().filter_map(|ip| Some(SocketAddr::new(NODE.like(*ip), service.node_port?)));
+    of_cluster.chain(of_node).collect()
+}
 
 /// Real servers of a pod for this Service, of both families.
 fn real(pod: &Pod, service: &Service) -> [SocketAddr; 2] {

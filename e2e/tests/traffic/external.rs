@@ -1,92 +1,36 @@
 //! External addresses: every kind of client, both policies, and the source address that the pod sees.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
-
 use e2e::{
-    manifest::Service,
-    net::{BRIDGE, Both, Client, NODE, PodNetwork},
+    manifest::{Port, Service},
+    net::{NODE, PodNetwork, cluster_ip},
     probe::Proto,
 };
 use testkit::wait_for;
 
-use crate::testbed::{Testbed, WAIT_LIMIT, web};
+use crate::{
+    reach::{
+        Gets::{Node, Nothing, Own, Refused},
+        ask, check, check_local_policy, wait,
+    },
+    testbed::{BALANCER, EXTERNAL, Testbed, WAIT_LIMIT, WEB, web},
+};
 
-/// External addresses of `web`; those of documentation (RFC 5737, RFC 3849), which no link has.
-const EXTERNAL: Both =
-    Both { v4: Ipv4Addr::new(192, 0, 2, 80), v6: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x80) };
-
-/// What a client gets from an external address.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Gets {
-    /// An answer from a pod that sees the client's own address.
-    Own,
-    /// An answer from a pod that sees an address of the node.
-    Node,
-    /// Nothing.
-    Nothing,
-}
-use Gets::{Node, Nothing, Own};
-
-fn ask(client: &Client, proto: Proto, ip: usize) -> Result<Gets, String> {
-    let to = EXTERNAL.port(80)[ip];
-    let outcome = client.ask(proto, to);
-    match &outcome.result {
-        Ok(answer) if client.own.contains(answer.peer.ip()) && client.own != NODE => Ok(Own),
-        Ok(answer) if NODE.contains(answer.peer.ip()) || BRIDGE.contains(answer.peer.ip()) => Ok(Node),
-        Err(failure) if !failure.is_refused() => Ok(Nothing),
-        _ => Err(format!("{} -> {proto} {to}: {outcome}", client.place)),
-    }
-}
-
-/// Checks what the node, a pod, the pod that answers and the client outside get.
-#[track_caller]
-fn check(testbed: &Testbed, expected: [Gets; 4]) {
-    for (client, expected) in testbed.clients().iter().zip(expected) {
-        // A client that gets nothing waits for seconds, so it asks with one transport alone.
-        let protos = if expected == Nothing { &[Proto::Tcp][..] } else { &Proto::ALL[..] };
-        for (proto, ip) in protos.iter().flat_map(|proto| [(*proto, 0), (*proto, 1)]) {
-            assert_eq!(ask(client, proto, ip), Ok(expected), "{} over {proto}, {ip}", client.place);
-        }
-    }
-}
-
-/// Waits until the client outside gets this over TCP, in both families.
-#[track_caller]
-fn wait(testbed: &Testbed, expected: Gets) {
-    let outside = testbed.net.outside_client();
-    wait_for(WAIT_LIMIT, &format!("the client outside to get {expected:?}"), || {
-        for ip in [0, 1] {
-            let gets = ask(&outside, Proto::Tcp, ip)?;
-            if gets != expected {
-                return Err(format!("it gets {gets:?}"));
-            }
-        }
-        Ok(())
-    });
-}
-
+/// Conformance: e2e/service should be possible to connect to a service via ExternalIP...
+/// Conformance: e2e/loadbalancer should target all nodes with endpoints
+/// Conformance: e2e/loadbalancer should work from pods
 #[test]
 fn external_addresses_serve_whom_their_policy_means() {
     let mut testbed = Testbed::new(PodNetwork::Routed, 2);
-    testbed.net.outside.sh(&format!("ip route add {}/32 via {}", EXTERNAL.v4, NODE.v4));
-    testbed.net.outside.sh(&format!("ip -6 route add {}/128 via {}", EXTERNAL.v6, NODE.v6));
+    testbed.net.route_to_node(EXTERNAL);
+    let at = EXTERNAL.port(80);
     let cluster = web().with_external_ips(EXTERNAL, "Cluster");
     let local = web().with_external_ips(EXTERNAL, "Local");
     testbed.manifests.serve(&cluster, &testbed.ready(1..=1));
     testbed.start(&[]);
     testbed.wait_served(&cluster, &testbed.ready(1..=1));
-    wait(&testbed, Node);
-    check(&testbed, [Node, Own, Node, Node]);
-    // The endpoint is on this node: a client outside keeps its address.
-    testbed.manifests.service(&local);
-    wait(&testbed, Own);
-    check(&testbed, [Node, Own, Node, Own]);
-    // The same pod, said to be on another node: clients outside get no answer, those of this node do.
-    let mut elsewhere = testbed.ready(1..=1);
-    elsewhere[0].node = "another";
-    testbed.manifests.endpoints(&local, &elsewhere);
-    wait(&testbed, Nothing);
-    check(&testbed, [Node, Own, Node, Nothing]);
+    wait(&testbed, at, Node);
+    check(&testbed, at, [Node, Own, Node, Node]);
+    check_local_policy(&testbed, at, &local, Own);
     // Without the addresses the Service has nothing there, and its ClusterIPs go on.
     testbed.manifests.serve(&web(), &testbed.ready(1..=1));
     wait_for(WAIT_LIMIT, "the external addresses to be gone", || {
@@ -122,4 +66,165 @@ fn an_external_address_of_the_node_is_served_there_and_stays_the_nodes() {
     }
     let routes = testbed.local_routes();
     assert!(!routes.contains(&format!("local {} dev kube-ipvs0", NODE.v4)), "{routes}");
+}
+
+/// Where a load balancer is a proxy, clients of the cluster pass it, and nothing of the node takes its address. Which
+/// kind it is, may change at run time.
+#[test]
+fn the_mode_of_ingress_addresses_changes_at_run_time() {
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
+    let _balancer = testbed.net.outside_daemon_at("balancer", BALANCER, 80);
+    let [vip, proxy] =
+        ["VIP", "Proxy"].map(|mode| web().with_balancer(BALANCER, "Cluster", &[]).with_ip_mode(mode));
+    testbed.manifests.serve(&proxy, &testbed.ready(1..=1));
+    testbed.start(&[]);
+    testbed.wait_served(&proxy, &testbed.ready(1..=1));
+    let answers = |testbed: &Testbed, name: &str| {
+        for client in [testbed.net.node_client(), testbed.pods[1].client()] {
+            for to in BALANCER.port(80) {
+                let outcome = client.ask(Proto::Tcp, to);
+                let answer =
+                    outcome.result.as_ref().map_err(|_| format!("{} -> {to}: {outcome}", client.place))?;
+                if answer.pod != name {
+                    return Err(format!("{} -> {to}: {} answers", client.place, answer.pod));
+                }
+            }
+        }
+        Ok(())
+    };
+    answers(&testbed, "balancer").expect("what is routed elsewhere is none of ours");
+    for (service, name) in [(&vip, "pod-1"), (&proxy, "balancer"), (&vip, "pod-1"), (&proxy, "balancer")] {
+        testbed.manifests.service(service);
+        wait_for(WAIT_LIMIT, &format!("{name} to answer"), || answers(&testbed, name));
+    }
+    let routes = testbed.local_routes();
+    assert!(!BALANCER.each().iter().any(|ip| routes.contains(&ip.to_string())), "{routes}");
+}
+
+/// Endpoints that have as many connections as they may have refuse others, until the limit is raised.
+#[test]
+fn no_endpoint_gets_more_connections_than_it_may_have() {
+    let limit = |count: &str| web().with_annotation("kube-ipvs.io/max-connections", count);
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
+    testbed.manifests.serve(&limit("3"), &testbed.ready(1..=2));
+    testbed.start(&[]);
+    testbed.wait_served(&web(), &testbed.ready(1..=2));
+    let [to, _] = WEB.port(80);
+    let talk = testbed.talk(&[to], 6);
+    assert_eq!(talk.progress().pods.values().copied().collect::<Vec<_>>(), [3, 3]);
+    for _ in 0..3 {
+        assert_eq!(ask(&testbed.net.outside_client(), Proto::Tcp, to), Ok(Refused));
+    }
+    testbed.manifests.service(&limit("100"));
+    wait_for(WAIT_LIMIT, "the limit to be raised", || {
+        match ask(&testbed.net.outside_client(), Proto::Tcp, to)? {
+            Node => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    crate::testbed::assert_uncut(&talk.stop());
+}
+
+/// An ingress controller in the network of its node listens on the very address and port that its Service has.
+/// Conformance: e2e/dual_stack should function for service endpoints using hostNetwork (secondary family)
+/// Conformance: e2e/networking should function for service endpoints using hostNetwork
+#[test]
+fn an_endpoint_may_have_the_address_and_port_of_its_service() {
+    let mut testbed = Testbed::new(PodNetwork::Routed, 1);
+    let port = Port { name: "http".to_owned(), proto: Proto::Tcp, port: 80, target: 80 };
+    let service = |policy| web().with_ports(std::slice::from_ref(&port)).with_external_ips(NODE, policy);
+    let _ingress = testbed.net.node_daemon("ingress", 80);
+    let mut endpoints = testbed.ready(1..=1);
+    endpoints[0].address = NODE;
+    testbed.manifests.serve(&service("Cluster"), &endpoints);
+    testbed.start(&[]);
+    testbed.wait_served(&service("Cluster"), &endpoints);
+    let check = |testbed: &Testbed| {
+        let clients = [testbed.net.outside_client(), testbed.pods[0].client(), testbed.net.node_client()];
+        for (client, to) in clients.iter().flat_map(|client| NODE.port(80).map(|to| (client, to))) {
+            for _ in 0..4 {
+                let outcome = client.ask(Proto::Tcp, to);
+                let answer =
+                    outcome.result.as_ref().unwrap_or_else(|_| panic!("{} -> {to}: {outcome}", client.place));
+                assert_eq!(answer.pod, "ingress");
+            }
+        }
+    };
+    check(&testbed);
+    testbed.manifests.service(&service("Local"));
+    wait_for(WAIT_LIMIT, "the policy to hold", || {
+        let servers = testbed.net.node.sh("ipvsadm -Sn");
+        if servers.contains("-A -f") { Ok(()) } else { Err(servers) }
+    });
+    check(&testbed);
+}
+
+/// Clients of a load balancer outside of its source ranges get nothing, whether they are pods, processes of the node
+/// or elsewhere, and however often the ranges are edited.
+/// Conformance: ipvs/proxier TestLoadBalancerSourceRanges
+/// Conformance: e2e/loadbalancer should only allow access from service loadbalancer source ranges
+/// Conformance: e2e/service should serve endpoints on same port...Type LoadBalancer
+#[test]
+fn source_ranges_of_a_load_balancer_are_never_open_to_others() {
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
+    testbed.net.route_to_node(EXTERNAL);
+    let at = EXTERNAL.port(80);
+    let ranged = |ranges: &[&str]| web().with_balancer(EXTERNAL, "Cluster", ranges);
+    // Another Service on the same address is not restricted.
+    let other_port = Port { name: "other".to_owned(), port: 81, ..Port::web(Proto::Tcp) };
+    let other = Service::new("other", cluster_ip(81), &[]).with_ports(&[other_port]);
+    let other = other.with_balancer(EXTERNAL, "Cluster", &[]);
+    testbed.manifests.serve(&other, &testbed.ready(1..=1));
+    let only_outside = ["192.168.50.2/32", "fd00:50::2/128"];
+    testbed.manifests.serve(&ranged(&only_outside), &testbed.ready(1..=1));
+    testbed.start(&[]);
+    wait(&testbed, at, Node);
+    check(&testbed, at, [Nothing, Nothing, Nothing, Node]);
+    check_other(&testbed);
+    let only_pods = ["10.244.0.0/16", "fd00:244::/56", "198.51.100.0/24"];
+    testbed.manifests.service(&ranged(&only_pods));
+    wait(&testbed, at, Nothing);
+    check(&testbed, at, [Nothing, Own, Node, Nothing]);
+    // Edits between ranges that all leave the client outside, which asks all the time.
+    let outside = testbed.net.outside_client();
+    let edits = std::thread::scope(|scope| {
+        let testbed = &testbed;
+        let edits = scope.spawn(move || {
+            for round in 0..100_u8 {
+                let narrow = format!("10.{}.0.0/16", 100 + round);
+                let ranges: [&str; 2] =
+                    if round % 2 == 0 { ["10.0.0.0/8", "fd00:244::/56"] } else { [&narrow, "fd00:244::/56"] };
+                testbed.manifests.service(&ranged(&ranges));
+                std::thread::sleep(std::time::Duration::from_millis(30));
+            }
+        });
+        let mut asked = 0;
+        while !edits.is_finished() {
+            let outcome =
+                outside.ask_within(std::time::Duration::from_millis(300), Proto::Tcp, at[asked % 2]);
+            assert!(outcome.result.is_err(), "let in after {asked} attempts: {outcome}");
+            asked += 1;
+        }
+        asked
+    });
+    println!("{edits} attempts during 100 edits");
+    check_other(&testbed);
+    // Everybody again.
+    testbed.manifests.service(&ranged(&["0.0.0.0/0", "::/0"]));
+    wait(&testbed, at, Node);
+    check(&testbed, at, [Node, Own, Node, Node]);
+    // The node by its own address.
+    testbed.manifests.service(&ranged(&["192.168.50.10/32", "fd00:50::10/128"]));
+    wait(&testbed, at, Nothing);
+    check(&testbed, at, [Node, Nothing, Nothing, Nothing]);
+}
+
+#[track_caller]
+fn check_other(testbed: &Testbed) {
+    for client in testbed.clients() {
+        for to in EXTERNAL.port(81) {
+            let gets = ask(&client, Proto::Tcp, to);
+            assert!(matches!(gets, Ok(Node | Own)), "{} -> {to}: {gets:?}", client.place);
+        }
+    }
 }

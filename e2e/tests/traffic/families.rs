@@ -8,6 +8,7 @@ use e2e::{
 
 use crate::testbed::{Testbed, ask_all};
 
+/// Conformance: e2e/service should be able to up and down services
 #[test]
 fn single_stack_services_are_served_in_their_family_only() {
     let mut testbed = Testbed::new(PodNetwork::Routed, 2);
@@ -41,6 +42,7 @@ fn single_stack_services_are_served_in_their_family_only() {
     }
 }
 
+/// Conformance: e2e/service should fallback to terminating endpoints...internalTrafficPolicy=Cluster
 #[test]
 fn terminating_endpoints_serve_while_nobody_else_does() {
     let mut testbed = Testbed::new(PodNetwork::Routed, 3);

@@ -31,6 +31,7 @@ const FOREIGN: &[&str] = &[
     "ip route add default via 192.168.50.2 table 77",
 ];
 
+/// Conformance: ipvs/cleanup TestCleanupLeftovers
 #[test]
 fn foreign_objects_survive_and_cleanup_leaves_no_trace_of_ours() {
     let mut testbed = Testbed::new(PodNetwork::Routed, 2);

@@ -82,6 +82,7 @@ fn a_cluster_ip_and_its_endpoint_from_one_source_port() {
     ask_from(&client, 5556, endpoint).result.expect("from another port the endpoint answers");
 }
 
+/// Conformance: e2e/networking should function for multiple endpoint-Services with same selector
 #[test]
 fn two_cluster_ips_with_one_endpoint_from_one_source_port() {
     let (_world, client, [first, second], _) = two_services();
@@ -97,6 +98,7 @@ fn two_cluster_ips_with_one_endpoint_from_one_source_port() {
     ask_from(&client, 5559, second).result.expect("the second ClusterIP answers");
 }
 
+/// Conformance: e2e/service should have session affinity timeout work for service with type clusterIP
 #[test]
 fn an_affinity_shorter_than_time_wait_lasts_as_long() {
     const AFFINITY: u32 = 1;

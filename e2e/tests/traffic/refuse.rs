@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use e2e::{
-    manifest::Service,
+    manifest::{Port, Service},
     net::{Client, NODE, PodNetwork, cluster_ip},
     probe::{Proto, Stage},
 };
@@ -31,6 +31,8 @@ fn assert_refused(client: &Client, proto: Proto, to: SocketAddr) {
 
 const REFUSABLE: [Proto; 2] = [Proto::Tcp, Proto::Udp];
 
+/// Conformance: e2e/service should be rejected when no endpoints exist
+/// Conformance: e2e/service should be rejected for evicted pods (no endpoints exist)
 #[test]
 fn a_service_without_endpoints_is_refused_until_it_has_some() {
     let mut testbed = Testbed::new(PodNetwork::Routed, 2);
@@ -115,6 +117,24 @@ fn service_addresses_answer_ping() {
     for client in testbed.clients() {
         for ip in [WEB, cluster_ip(81)].into_iter().flat_map(e2e::net::Both::each) {
             client.ping(ip).unwrap_or_else(|failure| panic!("{} pings {ip}: {failure}", client.place));
+        }
+    }
+}
+
+/// To IPVS, any unprivileged port of an address belongs to the virtual server of its port 21 where that is persistent.
+#[test]
+fn ports_of_a_vip_beside_ftp_are_refused() {
+    let mut testbed = Testbed::new(PodNetwork::Routed, 1);
+    let port = Port { name: "ftp".to_owned(), proto: Proto::Tcp, port: 21, target: 8080 };
+    let service = Service::new("ftp", cluster_ip(88), &[]).with_ports(&[port]).with_affinity(600);
+    testbed.manifests.serve(&service, &testbed.ready(1..=1));
+    testbed.start(&[]);
+    testbed.wait_served(&service, &testbed.ready(1..=1));
+    for client in [testbed.net.outside_client(), testbed.pods[0].client()] {
+        for (served, refused) in cluster_ip(88).port(21).into_iter().zip(cluster_ip(88).port(8080)) {
+            let outcome = client.ask(Proto::Tcp, served);
+            assert!(outcome.result.is_ok(), "{} -> {served}: {outcome}", client.place);
+            assert_refused(&client, Proto::Tcp, refused);
         }
     }
 }

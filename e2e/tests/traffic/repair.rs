@@ -110,6 +110,7 @@ fn virtual_and_real_servers_are_repaired_within_the_sync_period() {
     }
 }
 
+/// Conformance: e2e/networking should recreate its iptables rules if they are deleted
 #[test]
 fn what_the_kernel_announces_is_repaired_at_once() {
     // The audit never comes: only notifications can repair.

@@ -75,6 +75,7 @@ fn slices(service: &Service, endpoints: &[Endpoint]) -> [Value; 2] {
     [("v4", true), ("v6", false)].map(|(suffix, v4)| to_json(&render_slice(service, suffix, v4, endpoints)))
 }
 
+/// Conformance: e2e/service should serve a basic endpoint from pods
 #[test]
 fn objects_over_rest() {
     let mut testbed = Testbed::new(PodNetwork::Routed, 3);

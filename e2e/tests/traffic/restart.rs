@@ -61,6 +61,7 @@ fn testbed() -> Testbed {
     testbed
 }
 
+/// Conformance: e2e/service should work after restarting kube-proxy
 #[test]
 fn kill_and_restart_under_load_loses_and_writes_nothing_slow() {
     let mut testbed = testbed();
@@ -75,6 +76,7 @@ fn stop_and_restart_under_load_loses_and_writes_nothing_slow() {
 }
 
 /// The next start catches up with changes made while kube-ipvs was away, and touches nothing else.
+/// Conformance: e2e/service should work after restarting kube-proxy
 #[test]
 fn changes_during_an_absence_are_caught_up_with_slow() {
     let mut testbed = testbed();

@@ -85,6 +85,13 @@ fn run(network: PodNetwork, cases: &[Case]) {
     }
 }
 
+/// Conformance: e2e/service should preserve source pod IP for traffic thru service cluster IP
+/// Conformance: e2e/service should allow pods to hairpin back to themselves through services
+/// Conformance: e2e/service should serve endpoints on same port and different protocols
+/// Conformance: e2e/dual_stack should function for pod-Service: http, udp, sctp (secondary family)
+/// Conformance: e2e/dual_stack should function for node-Service: http, udp (secondary family)
+/// Conformance: e2e/dual_stack should function for endpoint-Service: http, udp (secondary family)
+/// Conformance: e2e/networking should function for pod-Service...
 #[test]
 fn sources_with_routed_pods() {
     let cases = [

@@ -1,6 +1,12 @@
 //! Start of every test: a node, pods, manifests, and kube-ipvs running on the node.
 
-use std::{net::SocketAddr, os::unix::fs::PermissionsExt, path::PathBuf, sync::OnceLock, time::Duration};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    sync::OnceLock,
+    time::Duration,
+};
 
 use e2e::{
     manifest::{Endpoint, Manifests, Service},
@@ -28,14 +34,23 @@ const PROBE: &[u8] = &[];
 /// Port of every pod's server, and a second one.
 pub const POD_PORTS: [u16; 2] = [8080, 8081];
 
-fn probe(directory: &TempDir) -> ProbeProgram {
+/// External addresses; those of documentation (RFC 5737, RFC 3849), which no link has.
+pub const EXTERNAL: Both =
+    Both { v4: Ipv4Addr::new(192, 0, 2, 80), v6: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x80) };
+/// Addresses of a load balancer, from the same ranges.
+pub const BALANCER: Both =
+    Both { v4: Ipv4Addr::new(192, 0, 2, 90), v6: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x90) };
+
+/// Unpacks the prober.
+pub fn probe(directory: &TempDir) -> ProbeProgram {
     let path = directory.path().join("probe");
     std::fs::write(&path, PROBE).expect("write the probe");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("make it executable");
     ProbeProgram::at(&path)
 }
 
-fn binary() -> PathBuf {
+/// The binary under test.
+pub fn binary() -> PathBuf {
     let path = std::env::var_os("KUBE_IPVS_BIN").expect("KUBE_IPVS_BIN names the binary under test");
     PathBuf::from(path)
 }

@@ -30,7 +30,7 @@ const RECOVERY: Duration = Duration::from_secs(2);
 
 /// Behaviour of a client.
 #[derive(Debug, Clone, Copy)]
-struct Pace {
+pub struct Pace {
     /// Number of datagrams sent at once.
     burst: usize,
     /// Pause after their answers.
@@ -41,7 +41,7 @@ struct Pace {
 
 impl Pace {
     /// A client that sends whether or not there are answers.
-    const STUBBORN: Pace =
+    pub const STUBBORN: Pace =
         Pace { burst: 1, every: Duration::from_millis(50), timeout: Duration::from_millis(100) };
     /// A client that sends one at a time, and has answers even in a busy guest.
     const STEADY: Pace = Pace { burst: 1, every: Duration::from_millis(50), timeout: Duration::from_secs(1) };
@@ -54,11 +54,11 @@ impl Pace {
 
 /// Experience of a client.
 #[derive(Debug, Clone, Default)]
-struct Seen {
-    asked: usize,
+pub struct Seen {
+    pub asked: usize,
     answered: usize,
     /// Pods in the order in which they answered, each once for every time that it took over.
-    pods: Vec<String>,
+    pub pods: Vec<String>,
     first: Option<Instant>,
     last: Option<Instant>,
     /// Longest time between two answers.
@@ -83,7 +83,7 @@ impl Seen {
 }
 
 /// A client with one connected socket, on a thread of its own until it is dropped.
-struct Talker {
+pub struct Talker {
     place: String,
     to: SocketAddr,
     seen: Arc<Mutex<Seen>>,
@@ -101,7 +101,7 @@ impl fmt::Display for Talker {
 }
 
 impl Talker {
-    fn start(client: &Client, port: u16, to: SocketAddr, pace: Pace) -> Talker {
+    pub fn start(client: &Client, port: u16, to: SocketAddr, pace: Pace) -> Talker {
         let from = SocketAddr::new(client.own.like(to.ip()), port);
         let open = || {
             let socket = socket::bound(Proto::Udp, from, pace.timeout)?;
@@ -122,13 +122,13 @@ impl Talker {
         Talker { place, to, seen, stop, thread: Some(thread) }
     }
 
-    fn seen(&self) -> Seen {
+    pub fn seen(&self) -> Seen {
         self.seen.lock().expect("no thread panics with it").clone()
     }
 
     /// Waits until it has had `count` more answers.
     #[track_caller]
-    fn let_pass(&self, count: usize) {
+    pub fn let_pass(&self, count: usize) {
         let goal = self.seen().answered + count;
         wait_until(WAIT_LIMIT, &format!("{count} more answers, {self}"), || self.seen().answered >= goal);
     }
@@ -175,11 +175,11 @@ fn exchange(socket: &UdpSocket, pace: Pace, seen: &Mutex<Seen>) {
 
 /// A tracked connection of UDP.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct TrackedConnection {
-    client: SocketAddr,
+pub struct TrackedConnection {
+    pub client: SocketAddr,
     to: SocketAddr,
     /// Sender of the answers.
-    server: SocketAddr,
+    pub server: SocketAddr,
     /// Number that no later one of the same ends has.
     id: String,
 }
@@ -190,7 +190,8 @@ impl TrackedConnection {
     }
 }
 
-fn dump_tracked(node: &NetNs) -> BTreeSet<TrackedConnection> {
+/// Tracked connections of UDP on a node.
+pub fn dump_tracked(node: &NetNs) -> BTreeSet<TrackedConnection> {
     let listed = ["ipv4", "ipv6"].map(|family| node.sh(&format!("conntrack -L -p udp -f {family} -o id")));
     listed.iter().flat_map(|text| text.lines()).filter_map(parse_tracked).collect()
 }
@@ -264,6 +265,7 @@ fn assert_recovered(talkers: &[Talker], since: Instant, what: &str, control: &Co
     }
 }
 
+/// Conformance: e2e/conntrack should be able to preserve UDP traffic when initial unready endpoints get ready
 #[test]
 fn clients_that_send_before_there_is_an_endpoint_have_answers_within_2_s() {
     let mut testbed = Testbed::new(PodNetwork::Routed, 2);
@@ -407,6 +409,8 @@ fn total(talkers: &mut [Talker], what: &str) -> Vec<Seen> {
     seen
 }
 
+/// Conformance: e2e/conntrack should be able to preserve UDP traffic...for a ClusterIP service
+/// Conformance: e2e/conntrack should be able to preserve UDP traffic...client is hostNetwork
 #[test]
 fn a_rolling_update_costs_clients_what_is_in_flight_and_others_nothing() {
     let mut testbed = Testbed::new(PodNetwork::Routed, 3);

@@ -12,6 +12,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("drain", &["lb-types", "tally"]),
     ("service-model", &["drain", "lb-types", "tally"]),
     ("planner", &["drain", "lb-types", "service-model", "tally"]),
+    ("proxy-config", &["lb-types"]),
     // Traits of the kernel tables, and their fakes.
     ("dataplane", &["lb-types"]),
     // Adapters: never on each other (but for the sockets), nor on planner or reconcile.
@@ -44,6 +45,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "netlink",
             "packet-rules",
             "planner",
+            "proxy-config",
             "reconcile",
             "service-model",
             "telemetry",
@@ -70,6 +72,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "service-model",
             "test-apiserver",
             "testkit",
+            "vip",
         ],
     ),
     // Fuzz targets feed every parser of outside input.
@@ -85,10 +88,13 @@ const EDGES: &[(&str, &[&str])] = &[
             "netlink",
             "packet-rules",
             "planner",
+            "proxy-config",
             "service-model",
             "vip",
         ],
     ),
+    // Files that a cluster or a build gets.
+    ("manifests-check", &[]),
     ("xtask", &[]),
 ];
 

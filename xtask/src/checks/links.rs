@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use crate::paths;
 
 /// Folders with documents, below the repository.
-const FOLDERS: &[&str] = &["", "docs", "e2e/apiserver"];
+const FOLDERS: &[&str] = &["", "docs", "e2e", "e2e/apiserver"];
 
 /// A link in a document.
 #[derive(Debug, PartialEq, Eq)]

@@ -8,9 +8,9 @@ use std::{
     time::Duration,
 };
 
-use clap::Parser as _;
 use dataplane::fake::{FakeConntrack, FakeIpvs, FakeRules};
 use dataplane::{Tables, Touched};
+use ipvs::codec::Timeouts;
 use kernel::{ConnReuseFlag, KernelRelease, ProcSysctls};
 use lb_types::{Protocol, ServiceName};
 use reconcile::{Event, Reconciler};
@@ -19,8 +19,12 @@ use socket2::{Domain, Socket, Type};
 use testkit::{NetNs, in_new_netns, run, wait_until};
 use vip::VipClient;
 
-use super::for_this_kernel;
-use crate::{config::Settings, conn_reuse::ConnReuseChoice, flags::Cli};
+use super::{for_this_kernel, timeouts};
+use crate::{
+    config::{IdleTimeouts, Settings},
+    conn_reuse::ConnReuseChoice,
+    invocation::testing::invocation,
+};
 
 const SOON: Duration = Duration::from_secs(20);
 const VIP: &str = "fd00:96::80";
@@ -50,8 +54,7 @@ struct Process {
 
 impl Process {
     fn start() -> Self {
-        let args = ["kube-ipvs", "--hostname-override=n1", "--service-cidrs=fd00:96::/112"];
-        let settings = Settings::new(&Cli::parse_from(args).flags).expect("valid flags");
+        let settings = Settings::new(&invocation(&["--service-cidrs=fd00:96::/112"])).expect("valid flags");
         let choice = ConnReuseChoice::make(ConnReuseFlag::Keep, &KernelRelease::running());
         let tables = Tables {
             ipvs: Box::new(FakeIpvs::default()),
@@ -88,6 +91,8 @@ fn service() -> Service {
         uid: "".into(),
         created: None,
         cluster_ips: vec![VIP.parse().expect("an address")],
+        source_ranges: None,
+        health_check_port: None,
         external_ips: Vec::new(),
         ports: vec![ServicePort {
             name: "".into(),
@@ -204,4 +209,18 @@ fn ipv6_vips_have_routes_where_new_links_have_no_ipv6() {
         process.settle();
         assert!(has_route());
     });
+}
+
+#[test]
+fn idle_connections_are_kept_as_long_as_they_are_tracked() {
+    let kernel = Timeouts { tcp: 900, tcp_fin: 120, udp: 300 };
+    let idle = |tcp, udp| IdleTimeouts {
+        tcp: Duration::from_secs(tcp),
+        tcp_fin: Duration::ZERO,
+        udp: Duration::from_secs(udp),
+    };
+    assert_eq!(timeouts(idle(0, 0), kernel), Timeouts { tcp: 86_400, ..kernel });
+    let raised = Timeouts { tcp: 100_000, ..kernel };
+    assert_eq!(timeouts(idle(0, 0), raised), raised, "what somebody raised stays");
+    assert_eq!(timeouts(idle(900, 10), raised), Timeouts { tcp: 900, tcp_fin: 120, udp: 10 });
 }

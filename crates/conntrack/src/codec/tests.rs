@@ -85,6 +85,17 @@ mod exact {
     }
 }
 
+/// No kernel sends one; a length that counted the padding would make another tuple of it.
+#[test]
+fn a_tuple_of_odd_length_is_named_to_the_byte() {
+    let tracked = Tracked { tuple: vec![1, 2, 3, 4, 5], zone: None, id: None };
+    let mut batch = Batch::new();
+    push_delete(&mut batch, IpFamily::V4, &tracked);
+    let message = Messages::new(batch.as_bytes()).next().unwrap();
+    let tuple = message.attributes(HEADER).find(|a| a.kind == attr::TUPLE_ORIG);
+    assert_eq!(tuple.map(|a| a.payload), Some(&[1, 2, 3, 4, 5][..]));
+}
+
 #[test]
 fn only_what_all_share_is_left_to_the_kernel() {
     let (dns, node) = (service("10.96.0.10", 53), service("192.0.2.1", 30053));

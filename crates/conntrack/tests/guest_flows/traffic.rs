@@ -188,11 +188,13 @@ fn only_the_real_servers_flows_go(family: IpFamily) {
     }
 }
 
+/// Conformance: conntrack/cleanup TestCleanStaleEntries
 #[test]
 fn only_the_real_servers_flows_go_v4() {
     with_tracking(|| only_the_real_servers_flows_go(IpFamily::V4));
 }
 
+/// Conformance: conntrack/cleanup TestCleanStaleEntries
 #[test]
 fn only_the_real_servers_flows_go_v6() {
     with_tracking(|| only_the_real_servers_flows_go(IpFamily::V6));

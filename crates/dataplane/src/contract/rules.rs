@@ -4,9 +4,16 @@ mod elements;
 mod layout;
 mod scale;
 
-use std::{collections::BTreeSet, net::IpAddr, num::NonZeroU16};
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    num::{NonZeroU16, NonZeroU32},
+};
 
-use lb_types::{IpFamily, LocalDetection, Protocol, RuleElement, RuleSet, RulesLayout, RulesOp, VipPort};
+use ipnetwork::IpNetwork;
+use lb_types::{
+    Front, IpFamily, LocalDetection, Protocol, RuleElement, RuleSet, RulesLayout, RulesOp, VipPort,
+};
 
 use crate::{BatchReport, ObservedRules, RulesTable};
 
@@ -36,6 +43,8 @@ pub const CASES: &[Case] = &[
     case("element operations without a table: ENOENT", layout::no_table),
     case("every set keeps elements of both families", elements::every_set),
     case("adding a present element succeeds", elements::add_again),
+    case("a map keeps the mark that it has: EEXIST", elements::another_mark),
+    case("prefixes of one port that overlap replace each other in one transaction", elements::clients),
     case("deleting an absent element: ENOENT, and nothing is executed", elements::delete_absent),
     case("every failed operation is named, whatever its neighbours", elements::all_failures_are_named),
     case("operations on one element are executed in order", elements::order),
@@ -62,22 +71,40 @@ fn port(number: u16) -> NonZeroU16 {
     NonZeroU16::new(number).expect("ports of tests are not 0")
 }
 
+fn mark(number: u32) -> NonZeroU32 {
+    NonZeroU32::new(0x01b5_0000 + number).expect("marks of tests are not 0")
+}
+
 fn vip(number: u32) -> RuleElement {
     RuleElement::Vip(addr(IpFamily::V4, number))
 }
 
 fn service(set: RuleSet, family: IpFamily, number: u32) -> RuleElement {
     let protocol = Protocol::ALL[number as usize % 3];
-    set.element(VipPort { addr: addr(family, number), protocol, port: port(80) })
+    let port = VipPort { addr: addr(family, number), protocol, port: port(80) };
+    set.of_port(port).expect("a set of ports")
 }
 
 /// One element of each set and family, by number.
 fn one_of_each(number: u32) -> Vec<RuleElement> {
     let of = |family| {
-        let services =
-            [RuleSet::Services, RuleSet::NoEndpoints, RuleSet::Masquerade, RuleSet::MasqueradeNonLocal];
-        let mut elements = vec![RuleElement::Vip(addr(family, number))];
-        elements.extend(services.map(|set| service(set, family, number)));
+        let address = addr(family, number);
+        let mut elements = vec![
+            RuleElement::Vip(address),
+            RuleElement::SteeredVip(address),
+            RuleElement::NodeAddress(address),
+        ];
+        elements.extend(RuleSet::OF_PORTS.map(|set| service(set, family, number)));
+        let (node_port, mark) =
+            (Front::node(family, Protocol::Tcp, port(30_000 + number as u16)), mark(number));
+        let external =
+            Front { port: VipPort { addr: address, ..node_port.port }, ..node_port.for_external() };
+        elements
+            .extend([RuleElement::Mark(node_port, mark), RuleElement::Mark(node_port.for_external(), mark)]);
+        elements.extend([RuleElement::Mark(external, mark), RuleElement::Unmarked(external, mark)]);
+        elements.push(RuleElement::Unmarked(node_port, mark));
+        let clients = |length| IpNetwork::new(address, length).expect("prefixes of tests are valid");
+        elements.push(RuleElement::Allow(external.port, clients(family.host_prefix())));
         elements
     };
     IpFamily::ALL.into_iter().flat_map(of).collect()
@@ -89,12 +116,12 @@ fn layouts() -> Vec<RulesLayout> {
     let kinds = [
         (LocalDetection::None, LocalDetection::None),
         (
-            LocalDetection::Cidr(vec![net("10.244.0.0/16")]),
-            LocalDetection::Cidr(vec![net("fd00:244::/56"), net("fd00:245::1/128")]),
+            LocalDetection::ClusterCidr(vec![net("10.244.0.0/16")]),
+            LocalDetection::ClusterCidr(vec![net("fd00:244::/56"), net("fd00:245::1/128")]),
         ),
         (
-            LocalDetection::Cidr(vec![net("10.244.1.0/24"), net("10.244.2.0/24")]),
-            LocalDetection::Cidr(vec![]),
+            LocalDetection::NodeCidr(vec![net("10.244.1.0/24"), net("10.244.2.0/24")]),
+            LocalDetection::NodeCidr(vec![]),
         ),
         (
             LocalDetection::BridgeInterface("cbr0".to_owned()),
@@ -106,6 +133,8 @@ fn layouts() -> Vec<RulesLayout> {
     let layout = |(local_v4, local_v6)| RulesLayout { local_v4, local_v6, ..RulesLayout::default() };
     let mut layouts: Vec<_> = kinds.into_iter().map(layout).collect();
     layouts.push(RulesLayout { masquerade_bit: 31, ..layouts[3].clone() });
+    let marks = "0x200/0xfffffe00".parse().expect("ranges of tests are valid");
+    layouts.push(RulesLayout { marks, ..RulesLayout::default() });
     layouts
 }
 

@@ -5,10 +5,11 @@
 mod interference;
 mod routes;
 mod sockets;
+mod steering;
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use lb_types::{Protocol, VipOp};
+use lb_types::{IpFamily, Protocol, RouteTable, VipOp};
 
 use crate::{BatchReport, ObservedLink, ObservedVips, VipTable};
 
@@ -49,6 +50,14 @@ pub trait VipsWorld {
     fn link(&mut self) -> Option<ObservedLink>;
     /// Our local routes as others see them, sorted; one that exists twice is listed twice.
     fn routes(&mut self) -> Vec<(IpAddr, Option<IpAddr>)>;
+    /// Our routes in the table of steered packets as others see them, sorted; one that exists twice is listed twice.
+    fn steered(&mut self) -> Vec<IpAddr>;
+    /// Our rules of the routing policy as others see them, sorted; one that exists twice is listed twice.
+    fn rules(&mut self) -> Vec<(IpFamily, u8)>;
+    /// Deletes our rules of the routing policy.
+    fn delete_rules(&mut self);
+    /// Addresses on `kube-ipvs0` as others see them, without loopback and link-local ones.
+    fn addresses(&mut self) -> BTreeSet<IpAddr>;
     /// Local routes made by [`VipsWorld::add_foreign_route`], as others see them.
     fn foreign_routes(&mut self) -> BTreeSet<IpAddr>;
 }
@@ -80,6 +89,12 @@ pub const CASES: &[Case] = &[
     Case { name: "routes follow the node's addresses", run: interference::node_address_removed },
     Case { name: "routes exist beside addresses of the link", run: interference::addresses },
     Case { name: "somebody else's last address takes routes along", run: interference::last_address },
+    Case { name: "steered VIPs have a route and a rule of their own", run: steering::ensured },
+    Case { name: "the routes of a VIP in both tables are apart", run: steering::both_tables },
+    Case { name: "another bit has another rule", run: steering::another_bit },
+    Case { name: "steered routes go with the link, rules stay", run: steering::link_deleted },
+    Case { name: "a deleted rule is made again", run: steering::rules_deleted },
+    Case { name: "addresses are added once", run: steering::addresses },
     Case { name: "listeners are sockets bound to the very address", run: sockets::bound },
     Case { name: "sockets of connections are no listeners", run: sockets::connected },
     Case { name: "cleanup removes the link and leaves the rest", run: interference::cleanup },
@@ -105,7 +120,7 @@ const fn v6(net: u16, host: u16) -> IpAddr {
 }
 
 const fn ensure(vip: IpAddr, source: IpAddr) -> VipOp {
-    VipOp::EnsureRoute { vip, source: Some(source) }
+    VipOp::EnsureRoute { vip, table: RouteTable::Local, source: Some(source) }
 }
 
 /// Applies operations of which none may fail.

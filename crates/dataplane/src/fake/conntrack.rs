@@ -77,12 +77,12 @@ fn directions(flow: &Flow) -> [(Protocol, SocketAddr, SocketAddr); 2] {
 }
 
 fn is_meant(filter: &ConntrackFilter, flow: &Flow) -> bool {
-    let service = SocketAddr::new(filter.service.addr, filter.service.port.get());
+    let service = SocketAddr::new(filter.front.port.addr, filter.front.port.port.get());
     let target = match filter.target {
         ConntrackTarget::RealServer(rs) => SocketAddr::new(rs.addr, rs.port.get()),
         ConntrackTarget::Untranslated => flow.to,
     };
-    flow.protocol == filter.service.protocol && flow.to == service && flow.server == target
+    flow.protocol == filter.front.port.protocol && flow.to == service && flow.server == target
 }
 
 #[cfg(test)]

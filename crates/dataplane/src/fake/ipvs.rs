@@ -163,6 +163,13 @@ impl State {
 }
 
 impl IpvsTable for FakeIpvs {
+    fn dump_traffic(&mut self) -> Result<Vec<(VirtualServerId, TrafficCounters)>, TableError> {
+        let mut state = self.0.borrow_mut();
+        state.requests += 1;
+        state.faults.next_call("dump the traffic of virtual servers")?;
+        Ok(state.tables.dump_traffic())
+    }
+
     fn dump_virtual_servers(&mut self) -> Result<VirtualServerDump, TableError> {
         let mut state = self.0.borrow_mut();
         state.requests += 1;

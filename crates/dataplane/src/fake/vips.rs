@@ -12,7 +12,7 @@ use std::{
 };
 
 use kernel::Namespace;
-use lb_types::{Protocol, VipOp, VipPort};
+use lb_types::{IpFamily, MarkRule, Protocol, VipOp, VipPort};
 
 use super::faults::{Faults, fault_injection};
 use crate::{
@@ -34,6 +34,7 @@ struct State {
     log: Vec<VipOp>,
     faults: Faults<VipOp>,
     advertised: BTreeSet<String>,
+    mark_rules: Vec<MarkRule>,
 }
 
 /// View of the test.
@@ -62,6 +63,16 @@ impl FakeVips {
     /// Our routes with their sources.
     pub fn routes(&self) -> BTreeMap<IpAddr, Option<IpAddr>> {
         self.0.borrow().namespace.observed.routes.iter().map(|(vip, source)| (*vip, *source)).collect()
+    }
+
+    /// VIPs with a route of ours in the table of steered packets.
+    pub fn steered(&self) -> BTreeSet<IpAddr> {
+        self.0.borrow().namespace.observed.steered.iter().copied().collect()
+    }
+
+    /// Our rules of the routing policy: family and bit of the packet mark.
+    pub fn rules(&self) -> BTreeSet<(IpFamily, u8)> {
+        self.0.borrow().namespace.observed.rules.clone()
     }
 
     /// Addresses on `kube-ipvs0`.
@@ -94,6 +105,11 @@ impl FakeVips {
         self.0.borrow_mut().advertised = links.into_iter().map(str::to_owned).collect();
     }
 
+    /// Sets the rules of the routing policy that look at packet marks.
+    pub fn set_mark_rules(&self, rules: Vec<MarkRule>) {
+        self.0.borrow_mut().mark_rules = rules;
+    }
+
     /// Sets the ports on which sockets of the node listen, each bound to its address.
     pub fn set_listeners(&self, ports: impl IntoIterator<Item = VipPort>) {
         self.0.borrow_mut().listeners = ports.into_iter().collect();
@@ -114,9 +130,16 @@ impl FakeVips {
         self.0.borrow_mut().namespace.observed.link = Some(ObservedLink { dummy: false, up: true });
     }
 
-    /// Deletes one of our routes.
+    /// Deletes our routes of a VIP.
     pub fn delete_route(&self, vip: IpAddr) {
-        self.0.borrow_mut().namespace.observed.routes.remove(&vip);
+        let observed = &mut self.0.borrow_mut().namespace.observed;
+        observed.routes.remove(&vip);
+        observed.steered.remove(&vip);
+    }
+
+    /// Deletes our rules of the routing policy.
+    pub fn delete_rules(&self) {
+        self.0.borrow_mut().namespace.observed.rules.clear();
     }
 
     /// Adds a local route of the same address on another link.
@@ -170,6 +193,13 @@ impl VipTable for FakeVips {
         state.requests += 1;
         state.faults.next_call("observe links, addresses and routes")?;
         Ok(state.namespace.observed.clone())
+    }
+
+    fn mark_rules(&mut self) -> Result<Vec<MarkRule>, TableError> {
+        let mut state = self.0.borrow_mut();
+        state.requests += 1;
+        state.faults.next_call("look for rules about packet marks")?;
+        Ok(state.mark_rules.clone())
     }
 
     fn advertised_links(&mut self) -> Result<BTreeSet<String>, TableError> {

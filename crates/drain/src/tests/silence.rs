@@ -164,12 +164,14 @@ impl World {
 }
 
 impl World {
-    /// The first reading that shows something that is never answered, and no answer to anything else.
+    /// The first reading that shows something that is never answered, and no answer to anything else; of the
+    /// first readings nobody knows what their counters had left out.
     fn seen(&self, readings: &[(Time, TrafficCounters)]) -> Time {
         let answers = self.traffic(END).packets_out;
         let shows = |pair: &&[(Time, TrafficCounters)]| {
             let [before, after] = [pair[0].1, pair[1].1];
-            before.packets_out == answers && after.packets_in > before.packets_in
+            let is_settled = pair[0].0 >= readings[0].0 + STALE;
+            is_settled && before.packets_out == answers && after.packets_in > before.packets_in
         };
         readings.windows(2).find(shows).map(|pair| pair[1].0).expect("never polled after the last answer")
     }
@@ -246,6 +248,30 @@ proptest! {
         // Twice more, each within 10 s, and each poll may be late.
         let limit = seen + Time::from_secs(23) + world.silence + Time::from_millis(2500);
         prop_assert!(cut.is_some_and(|cut| cut > dies && cut <= limit), "seen at {seen:?}, cut at {cut:?}");
+    }
+}
+
+/// A pod that is asked rarely is not judged by what another client had sent before anybody looked.
+#[test]
+fn a_reset_before_the_first_reading_is_no_silence() {
+    for before in (0..2500).step_by(20) {
+        let group = Group {
+            talk: Talk::Requests,
+            period: Time::from_secs(30),
+            first: Time::ZERO,
+            delay: Time::from_millis(1),
+        };
+        let world = World {
+            groups: vec![group],
+            resets: vec![Reset { at: BEGIN + Time::from_millis(500) - Time::from_millis(before), sent: 5 }],
+            dies: Time::MAX,
+            ages: Ages::Tick(Time::from_millis(1017)),
+            others: 0,
+            cost: Time::ZERO,
+            late: vec![Time::ZERO],
+            silence: Time::from_millis(2500),
+        };
+        assert_eq!(world.run().1, None, "{before} ms before");
     }
 }
 

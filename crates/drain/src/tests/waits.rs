@@ -34,7 +34,7 @@ fn every_drain_says_what_it_waits_for() {
     check_waits(active, &[(1, 12, 9, 0), (3, 0, 9, 1000)], "quiet for 5s more");
     check_waits(
         active,
-        &[(1, 2, 0, 1000), (2, 2, 0, 2000), (3, 2, 0, 2000)],
+        &[(1, 2, 0, 1000), (3, 2, 0, 1000), (4, 2, 0, 2000), (5, 2, 0, 2000)],
         "an answer to its clients, for 2s more",
     );
     check_waits(Settings { silence: None, ..active }, &[(1, 2, 0, 1000), (2, 2, 0, 2000)], "2 connections");

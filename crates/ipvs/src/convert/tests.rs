@@ -17,6 +17,7 @@ fn persistent(seconds: u32, prefix_length: u8) -> VirtualServer {
 }
 
 /// Desired settings, their flags and netmask in the kernel's words, and back.
+/// Conformance: ipvs/util Test_toVirtualServer...
 #[test]
 fn virtual_servers_there_and_back() {
     let plain = VirtualServer::new(Scheduler::RR);
@@ -75,6 +76,7 @@ fn foreign_keys_are_nobodys() {
     }
 }
 
+/// Conformance: ipvs/util Test_toVirtualServer...
 #[test]
 fn real_servers_there_and_back() {
     let methods = [
@@ -99,4 +101,23 @@ fn real_servers_there_and_back() {
         let portless = DestinationKey { port: 0, ..received.key };
         assert!(real_server(&Destination { key: portless, ..received }).is_none());
     }
+}
+
+#[test]
+fn traffic_of_virtual_servers_is_that_of_their_key() {
+    let v4 = vs("10.96.0.1", Protocol::Tcp);
+    let stats = Stats {
+        connections: 1,
+        packets_in: 2,
+        packets_out: 3,
+        bytes_in: 1 << 40,
+        bytes_out: 5,
+        ..Stats::ZERO
+    };
+    let sent = service(v4, &VirtualServer::new(Scheduler::RR)).unwrap();
+    let (key, traffic) = virtual_server_traffic(&Service { stats, ..sent }).unwrap();
+    assert_eq!((key, traffic.connections, traffic.packets_in, traffic.packets_out), (v4, 1, 2, 3));
+    assert_eq!((traffic.bytes_in, traffic.bytes_out), (1 << 40, 5));
+    let foreign = ServiceKey::Address { addr: [10, 96, 0, 1].into(), protocol: 6, port: 0 };
+    assert!(virtual_server_traffic(&Service { key: foreign, ..sent }).is_none());
 }

@@ -24,6 +24,7 @@ fn lists(dep: &str, builtin: &str) -> Vec<(String, String)> {
     ]
 }
 
+/// Conformance: ipvs/proxier Test_getFirstColumn
 #[test]
 fn presence_by_every_source() {
     let dep = "kernel/net/netfilter/ipvs/ip_vs.ko.xz: kernel/lib/crc32.ko.xz\nkernel/drivers/net/dummy.ko:\n";

@@ -20,14 +20,24 @@ const MAX_STATUS_BYTES: usize = 64 * 1024;
 
 /// Sends a GET request and returns the head of a successful answer.
 pub(super) async fn get(connector: &Connector, uri: &str) -> Result<Response<Body>, End> {
+    let get = Request::get(uri).header(header::ACCEPT, "application/json").body(Body::from(Vec::new()));
+    request(connector, get).await
+}
+
+/// Sends a request and returns the head of a successful answer.
+pub(super) async fn request(
+    connector: &Connector,
+    request: http::Result<Request<Body>>,
+) -> Result<Response<Body>, End> {
     let broken = |error: &dyn std::error::Error| End::Broken(chain(error));
-    let request = Request::get(uri)
-        .header(header::ACCEPT, "application/json")
-        .body(Body::from(Vec::new()))
-        .map_err(|error| broken(&error))?;
+    let request = request.map_err(|error| broken(&error))?;
     let client = connector.client().await.map_err(|error| broken(&error))?;
     let limits = connector.limits();
-    match timeout(limits.response, client.send(request)).await {
+    let method = request.method().clone();
+    let answer = timeout(limits.response, client.send(request)).await;
+    let status = answer.as_ref().ok().and_then(|sent| sent.as_ref().ok()).map(Response::status);
+    connector.counts.count_request(method.as_str(), status.map(|status| status.as_u16()));
+    match answer {
         Err(_elapsed) => Err(End::Silent),
         Ok(Err(error)) => Err(broken(&error)),
         Ok(Ok(response)) if response.status().is_success() => Ok(response),

@@ -16,6 +16,11 @@ pub(super) fn up_to_half_more(time: Duration) -> Duration {
     time + (time / 2).mul_f64(fraction())
 }
 
+/// A random time, at most the given one.
+pub(super) fn up_to(time: Duration) -> Duration {
+    time.mul_f64(fraction())
+}
+
 /// A random number below a limit.
 pub(super) fn below(limit: u64) -> u64 {
     random() % limit

@@ -37,6 +37,7 @@ use super::{
     ApiOptions, ConnectError, Limits,
     access::{Access, client_error},
     chance::up_to_half_more,
+    counts::RequestCounts,
     plugin::{self, Credential, PluginError},
 };
 
@@ -63,6 +64,7 @@ pub(super) struct Connector {
     pub(super) minor: watch::Sender<Option<u32>>,
     /// Notified after a new connection, behind which may be another server.
     pub(super) reconnected: Notify,
+    pub(super) counts: RequestCounts,
 }
 
 struct Current {
@@ -111,12 +113,19 @@ impl Connector {
             }),
             minor: watch::Sender::new(None),
             reconnected: Notify::new(),
+            counts: RequestCounts::default(),
         })
     }
 
     /// URL of the server, as read at start.
     pub(super) fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Host and port of the server.
+    pub(super) fn host(&self) -> String {
+        let url: Option<Uri> = self.url.parse().ok();
+        url.and_then(|url| url.authority().map(|host| host.as_str().to_owned())).unwrap_or_default()
     }
 
     /// Address of the server, unless the URL has a name.

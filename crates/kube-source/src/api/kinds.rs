@@ -106,11 +106,11 @@ impl Kind {
         })
     }
 
-    /// Event for the disappearance of an object. A Node that is gone changes nothing (`OnNodeDelete` in
-    /// pkg/proxy/node.go).
+    /// Event for the disappearance of an object.
     pub(super) fn deletion(self, (namespace, name): Name) -> Option<ModelEvent> {
         match self {
-            Kind::Node | Kind::ServiceCidr => None,
+            Kind::Node => Some(ModelEvent::NodeDeleted),
+            Kind::ServiceCidr => None,
             Kind::Service => Some(ModelEvent::ServiceDeleted(ServiceName { namespace, name })),
             Kind::EndpointSlice => Some(ModelEvent::SliceDeleted(SliceName { namespace, name })),
         }

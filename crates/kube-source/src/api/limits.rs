@@ -42,6 +42,33 @@ pub struct Limits {
     /// Length of the longest line of a watch, that is, of the largest object; by default etcd stores none of
     /// more than 1.5 MiB.
     pub line_bytes: usize,
+    /// Rate of events.
+    pub events: EventLimits,
+}
+
+/// Rate at which one node writes events, of which in a large cluster many nodes have the same.
+#[derive(Clone, Debug)]
+pub struct EventLimits {
+    /// Events that may be written at once, after none for a while (`defaultSpamBurst` in
+    /// tools/record/events_cache.go of client-go).
+    pub burst: u32,
+    /// Time after which one more may be written.
+    pub refill: Duration,
+    /// Time over which nodes spread what all of them see.
+    pub spread: Duration,
+    /// Pause after the first failure; it doubles with each further one.
+    pub retry: Duration,
+}
+
+impl Default for EventLimits {
+    fn default() -> Self {
+        EventLimits {
+            burst: 25,
+            refill: Duration::from_secs(5),
+            spread: Duration::from_secs(30),
+            retry: Duration::from_secs(1),
+        }
+    }
 }
 
 impl Default for Limits {
@@ -59,6 +86,7 @@ impl Default for Limits {
             page: 500,
             list_bytes: 1 << 30,
             line_bytes: 32 << 20,
+            events: EventLimits::default(),
         }
     }
 }

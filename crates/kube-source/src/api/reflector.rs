@@ -314,6 +314,7 @@ impl<'a> Reflector<'a> {
     }
 
     fn end_list(&mut self) {
+        self.connector.counts.count_list(self.kind.resource());
         let mut batch = Batch::default();
         self.tracker.end_list(&mut batch);
         let mut sink = self.sink.borrow_mut();
@@ -332,6 +333,7 @@ impl<'a> Reflector<'a> {
     }
 
     fn report_failure(&mut self, code: &'static str, reason: &str) {
+        self.connector.counts.count_error(self.kind.resource(), code);
         self.failing_since.get_or_insert_with(Instant::now);
         if self.logged.insert(code) {
             warn!("watching {}: {reason}; keeping the last objects and trying again", self.kind.resource());

@@ -13,6 +13,8 @@ use crate::{
 };
 
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+/// Taint of a node that the autoscaler is about to remove (pkg/proxy/healthcheck/proxy_health.go).
+const LEAVING_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 /// Types of addresses, in the order of preference (`GetNodeHostIPs` in pkg/util/node/node.go).
 const ADDRESS_TYPES: [&str; 2] = ["InternalIP", "ExternalIP"];
 
@@ -29,7 +31,10 @@ pub fn node(wire: &wire::Node) -> Converted<Node> {
     let zone = optional_text(&format!("metadata.labels[{ZONE_LABEL}]"), labels.get(ZONE_LABEL), &mut report);
     let addresses = addresses(&wire.status.value.addresses, &mut report);
     let pod_cidrs = pod_cidrs(&wire.spec.value, &mut report);
-    report.finish(Some(Node { name, zone, addresses, pod_cidrs }))
+    let taints = &wire.spec.value.taints.items;
+    let is_tainted = taints.iter().any(|taint| taint.value.key.str() == Some(LEAVING_TAINT));
+    let leaves = is_tainted || !wire.metadata.value.deletion_timestamp.is_empty();
+    report.finish(Some(Node { name, zone, addresses, pod_cidrs, leaves }))
 }
 
 /// Addresses of a Node; host names and DNS names among them are ignored.

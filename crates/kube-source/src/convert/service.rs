@@ -3,11 +3,15 @@
 use std::{
     net::IpAddr,
     num::{NonZeroU16, NonZeroU32},
+    sync::Arc,
 };
 
+use ipnetwork::IpNetwork;
 use jiff::Timestamp;
 use lb_types::{IpFamily, ServiceName};
-use service_model::{Affinity, ExternalIp, ExternalSource, Service, ServicePort, TrafficPolicy};
+use service_model::{
+    Affinity, ExternalIp, ExternalSource, Service, ServicePort, SourceRanges, TrafficPolicy,
+};
 
 use super::{address, nameless, object_name, optional_text, port_number, protocol, settings};
 use crate::{
@@ -29,10 +33,15 @@ pub fn service(wire: &wire::Service) -> Converted<Service> {
         return nameless("Service", &wire.metadata).finish(None);
     };
     let name = ServiceName { namespace, name };
-    let mut report = Report::new(format!("Service {name}"));
     let metadata = &wire.metadata.value;
+    let mut report = Report::of_service(&name, &metadata.uid.text().unwrap_or_default());
     let spec = &wire.spec.value;
     if metadata.labels.has(PROXY_NAME_LABEL) || is_skipped(spec) {
+        if !metadata.labels.has(PROXY_NAME_LABEL) && is_headless(spec) && !spec.external_ips.items.is_empty()
+        {
+            let message = "no proxy serves the addresses of a headless Service";
+            report.add("spec.externalIPs", message, "remove them, or give the Service a ClusterIP");
+        }
         return report.finish(None);
     }
     report.expect("metadata.labels", "an object", metadata.labels.wrong);
@@ -43,6 +52,8 @@ pub fn service(wire: &wire::Service) -> Converted<Service> {
         return report.finish(None);
     }
     let external_ips = external_ips(wire, &cluster_ips, &mut report);
+    let internal_traffic_policy = policy("internalTrafficPolicy", &spec.internal_traffic_policy, &mut report);
+    let external_traffic_policy = policy("externalTrafficPolicy", &spec.external_traffic_policy, &mut report);
     let service = Service {
         critical: is_critical(&name, &metadata.labels),
         name,
@@ -50,10 +61,12 @@ pub fn service(wire: &wire::Service) -> Converted<Service> {
         created: created(&metadata.creation_timestamp, &mut report),
         cluster_ips,
         external_ips,
+        source_ranges: source_ranges(spec, &mut report),
         ports,
         affinity: affinity(spec, &mut report),
-        internal_traffic_policy: policy("internalTrafficPolicy", &spec.internal_traffic_policy, &mut report),
-        external_traffic_policy: policy("externalTrafficPolicy", &spec.external_traffic_policy, &mut report),
+        internal_traffic_policy,
+        external_traffic_policy,
+        health_check_port: health_check_port(spec, external_traffic_policy, &mut report),
         settings: settings::settings(&metadata.annotations, &mut report),
     };
     report.finish(Some(service))
@@ -63,9 +76,13 @@ pub fn service(wire: &wire::Service) -> Converted<Service> {
 /// there, a missing ClusterIP is reported: the API server fills it in, so only a hand-written Service lacks
 /// it.
 fn is_skipped(spec: &Spec) -> bool {
+    spec.kind.str() == Some("ExternalName") || is_headless(spec)
+}
+
+fn is_headless(spec: &Spec) -> bool {
     let first =
         if spec.cluster_ip.is_empty() { spec.cluster_ips.items.first() } else { Some(&spec.cluster_ip) };
-    spec.kind.str() == Some("ExternalName") || first.and_then(Scalar::str) == Some("None")
+    first.and_then(Scalar::str) == Some("None")
 }
 
 /// Tells whether a Service is `default/kubernetes` or cluster DNS, without which nothing else starts.
@@ -143,11 +160,6 @@ fn external_ips(wire: &wire::Service, cluster_ips: &[IpAddr], report: &mut Repor
     report.expect("spec.externalIPs", "a list", spec.external_ips.wrong);
     report.expect("status.loadBalancer", "an object", balancer.wrong);
     report.expect("status.loadBalancer.ingress", "a list", balancer.value.ingress.wrong);
-    if !spec.load_balancer_source_ranges.items.is_empty() && !balancer.value.ingress.items.is_empty() {
-        let message = "not enforced by kube-ipvs yet: clients of all addresses are served";
-        let remedy = "have the load balancer or a NetworkPolicy enforce it";
-        report.add("spec.loadBalancerSourceRanges", message, remedy);
-    }
     let mut ips: Vec<ExternalIp> = Vec::new();
     let mut add = |field: String, value: &Scalar, source: ExternalSource| {
         let remedy = "write an address that clients can reach";
@@ -156,7 +168,10 @@ fn external_ips(wire: &wire::Service, cluster_ips: &[IpAddr], report: &mut Repor
         if !is_served {
             let message = format!("the Service has no {} ClusterIP; not served", IpFamily::of(addr));
             report.add(field, message, "add the family to spec.ipFamilies, or remove the address");
-        } else if ips.iter().all(|known| known.addr != addr) && !cluster_ips.contains(&addr) {
+        } else if let Some(known) = ips.iter_mut().find(|known| known.addr == addr) {
+            // What restricts the clients of a load balancer holds for its address, wherever else that is named.
+            known.source = source;
+        } else if !cluster_ips.contains(&addr) {
             ips.push(ExternalIp { addr, source });
         }
     };
@@ -170,6 +185,60 @@ fn external_ips(wire: &wire::Service, cluster_ips: &[IpAddr], report: &mut Repor
         }
     }
     ips
+}
+
+/// `spec.healthCheckNodePort`, which counts for load balancers with the policy Local only.
+fn health_check_port(spec: &Spec, policy: TrafficPolicy, report: &mut Report) -> Option<NonZeroU16> {
+    let counts = spec.kind.str() == Some("LoadBalancer") && policy == TrafficPolicy::Local;
+    let value = &spec.health_check_node_port;
+    if !counts || value.is_empty() || value.int() == Some(0) {
+        return None;
+    }
+    port_number(
+        "spec.healthCheckNodePort",
+        value,
+        "load balancers cannot find the nodes with endpoints",
+        report,
+    )
+}
+
+/// `spec.loadBalancerSourceRanges`, each family by itself as in kube-proxy (pkg/proxy/serviceport.go): without a prefix
+/// of a family, or with one that has all of its addresses, everybody may connect. A prefix that cannot be read lets
+/// nobody in, whatever the family.
+fn source_ranges(spec: &Spec, report: &mut Report) -> Option<Arc<SourceRanges>> {
+    let list = &spec.load_balancer_source_ranges;
+    report.expect("spec.loadBalancerSourceRanges", "a list of prefixes", list.wrong);
+    let mut any_wrong = list.wrong.is_some();
+    let mut prefixes: Vec<IpNetwork> = Vec::new();
+    for (i, value) in list.items.iter().enumerate() {
+        let parse = |text: &str| text.contains('/').then(|| text.parse::<IpNetwork>().ok()).flatten();
+        let prefix = value.str().map(str::trim).and_then(parse);
+        let prefix = prefix.and_then(|net| IpNetwork::new(net.network(), net.prefix()).ok());
+        if prefix.is_none() {
+            let message = format!("a prefix is expected, found {value}; nobody is let in by it");
+            report.add(
+                format!("spec.loadBalancerSourceRanges[{i}]"),
+                message,
+                "write an address and a length, such as 203.0.113.0/24",
+            );
+        }
+        any_wrong |= prefix.is_none();
+        prefixes.extend(prefix);
+    }
+    // Wide ones first: what lies within another one follows it.
+    prefixes.sort_unstable_by_key(|net| (net.network(), net.prefix()));
+    let of_family = |family: IpFamily| -> Option<Arc<[IpNetwork]>> {
+        let mut widest: Vec<IpNetwork> = Vec::new();
+        for net in prefixes.iter().filter(|net| IpFamily::of(net.network()) == family) {
+            if !widest.last().is_some_and(|last| last.contains(net.network())) {
+                widest.push(*net);
+            }
+        }
+        let restricts = if widest.is_empty() { any_wrong } else { widest.iter().all(|net| net.prefix() > 0) };
+        restricts.then(|| widest.into())
+    };
+    let ranges = SourceRanges { v4: of_family(IpFamily::V4), v6: of_family(IpFamily::V6) };
+    (ranges != SourceRanges::default()).then(|| ranges.into())
 }
 
 fn ports(spec: &Spec, report: &mut Report) -> Vec<ServicePort> {

@@ -1,17 +1,18 @@
 //! Annotations under `kube-ipvs.io/`.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
 
 use drain::Overrides;
-use lb_types::{Scheduler, SchedulerFlags, parse_duration};
+use lb_types::{Scheduler, SchedulerFlags, VipBinding, parse_duration};
 use service_model::{
-    ServiceSettings,
+    ExternalIpBinding, ServiceSettings,
     annotations::{
-        GRACEFUL_ENDPOINT_GONE, GRACEFUL_LINGER, GRACEFUL_POLICY, GRACEFUL_SILENCE, GRACEFUL_TIMEOUT,
-        SCHEDULER, SCHEDULER_FLAGS,
+        EXTERNAL_IP_BINDING, GRACEFUL_ENDPOINT_GONE, GRACEFUL_LINGER, GRACEFUL_POLICY, GRACEFUL_SILENCE,
+        GRACEFUL_TIMEOUT, MAX_CONNECTIONS, ONE_PACKET, SCHEDULER, SCHEDULER_FLAGS,
     },
 };
 
+use super::address::parse_ip;
 use crate::{problem::Report, wire::Labels};
 
 /// Names of scheduler flags and their bits (`ipvs_flags` of ipvsadm). Bits that `sh` and `mh` share have
@@ -37,8 +38,38 @@ pub(crate) fn settings(annotations: &Labels, report: &mut Report) -> ServiceSett
         scheduler: scheduler(annotations, report),
         scheduler_flags,
         no_fallback: no_fallback.unwrap_or_default(),
+        max_connections: parsed(annotations, MAX_CONNECTIONS, max_connections, report).flatten(),
+        one_packet: parsed(annotations, ONE_PACKET, one_packet, report).unwrap_or_default(),
+        external_ip_binding: parsed(annotations, EXTERNAL_IP_BINDING, external_ip_binding, report)
+            .map(Arc::new),
         drain: drain_overrides(annotations, report),
     }
+}
+
+/// Reads `steer`, `192.0.2.80=route,2001:db8::80=none` or both kinds with commas between them.
+fn external_ip_binding(text: &str) -> Result<ExternalIpBinding, String> {
+    let mut wanted = ExternalIpBinding::default();
+    for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+        let binding = |text: &str| text.trim().parse::<VipBinding>().map_err(|unknown| unknown.to_string());
+        match word.split_once('=') {
+            Some((addr, text)) => {
+                let addr = parse_ip(addr.trim()).ok_or_else(|| format!("{addr:?} is no IP address"))?;
+                wanted.of.push((addr, binding(text)?));
+            }
+            None => wanted.others = Some(binding(word)?),
+        }
+    }
+    Ok(wanted)
+}
+
+/// Reads a number of connections; 0 is no limit, as in IPVS.
+fn max_connections(text: &str) -> Result<Option<NonZeroU32>, String> {
+    let number = text.parse().map_err(|_| format!("a number of connections is expected, found {text:?}"))?;
+    Ok(NonZeroU32::new(number))
+}
+
+fn one_packet(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| format!("true or false is expected, found {text:?}"))
 }
 
 /// Reads the settings of drains: the same words and durations as in the flags `--graceful-*`.

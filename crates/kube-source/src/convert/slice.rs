@@ -1,7 +1,8 @@
 //! EndpointSlices (pkg/proxy/endpointslicecache.go).
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::SystemTime};
 
+use jiff::Timestamp;
 use lb_types::{IpFamily, ServiceName};
 use service_model::{EndpointSlice, SliceEndpoint, SliceName, SlicePort};
 
@@ -11,6 +12,9 @@ use crate::{
     wire::{self, Hint, List, Object, Scalar, TargetRef},
 };
 
+/// Annotation with the time of what triggered the last change (`getLastChangeTriggerTime` in
+/// pkg/proxy/endpointschangetracker.go).
+const TRIGGER_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 /// Label on slices of headless Services, which need no proxy (`newInformerFactory` in
 /// cmd/kube-proxy/app/server.go).
@@ -34,9 +38,10 @@ pub fn slice(wire: &wire::EndpointSlice) -> Converted<EndpointSlice> {
     let (Some(family), Some(service)) = (family, service) else {
         return report.finish(None);
     };
+    let triggered = triggered(wire.metadata.value.annotations.get(TRIGGER_ANNOTATION));
     let ports = ports(&wire.ports, &mut report);
     let endpoints = endpoints(&wire.endpoints, family, &name.namespace, &mut report);
-    report.finish(Some(EndpointSlice { name, service, family, ports, endpoints }))
+    report.finish(Some(EndpointSlice { name, service, family, ports, endpoints, triggered }))
 }
 
 fn family(value: &Scalar, report: &mut Report) -> Option<IpFamily> {
@@ -49,6 +54,11 @@ fn family(value: &Scalar, report: &mut Report) -> Option<IpFamily> {
             None
         }
     }
+}
+
+/// Reads the time of the trigger. It only serves a metric, so that another text is no fault worth a word.
+fn triggered(value: &Scalar) -> Option<SystemTime> {
+    value.str()?.parse::<Timestamp>().ok().map(SystemTime::from)
 }
 
 fn service_of(label: &Scalar, slice: &SliceName, report: &mut Report) -> Option<ServiceName> {

@@ -80,6 +80,7 @@ impl Loaded {
         self.problems.push(Problem {
             file: Some(place),
             object: String::new(),
+            service: None,
             field: field.to_owned(),
             message: format!("{message}; objects that the file had before stay"),
             remedy: remedy.to_owned(),

@@ -78,7 +78,7 @@ impl Store {
                     events.push((*event).clone());
                     self.delivered.insert(key, event);
                 }
-                None if self.delivered.remove(&key).is_some() => gone.extend(deletion(key)),
+                None if self.delivered.remove(&key).is_some() => gone.push(deletion(key)),
                 None => {}
             }
         }
@@ -110,15 +110,15 @@ fn unused_copies(key: &Key, copies: &BTreeMap<Arc<str>, ObjectCopy>) -> impl Ite
 
 fn claim(file: &Arc<str>, key: &Key, message: String) -> Problem {
     let (file, object) = (Some(Arc::clone(file)), key.to_string());
-    Problem { file, object, field: String::new(), message, remedy: "remove one".to_owned() }
+    let (field, remedy) = (String::new(), "remove one".to_owned());
+    Problem { file, object, service: None, field, message, remedy }
 }
 
-/// Event for the disappearance of an object. A Node that is gone changes nothing (`OnNodeDelete` in
-/// pkg/proxy/node.go).
-fn deletion(key: Key) -> Option<ModelEvent> {
+/// Event for the disappearance of an object.
+fn deletion(key: Key) -> ModelEvent {
     match key {
-        Key::Node => None,
-        Key::Service(name) => Some(ModelEvent::ServiceDeleted(name)),
-        Key::Slice(name) => Some(ModelEvent::SliceDeleted(name)),
+        Key::Node => ModelEvent::NodeDeleted,
+        Key::Service(name) => ModelEvent::ServiceDeleted(name),
+        Key::Slice(name) => ModelEvent::SliceDeleted(name),
     }
 }

@@ -69,6 +69,7 @@ fn summary(batch: &Batch) -> Vec<String> {
         ModelEvent::SliceApplied(slice) => format!("+slice {}", slice.name.name),
         ModelEvent::SliceDeleted(name) => format!("-slice {}", name.name),
         ModelEvent::NodeApplied(node) => format!("+node {}", node.name),
+        ModelEvent::NodeDeleted => "-node".to_owned(),
         ModelEvent::ServiceCidrsApplied(cidrs) => format!("cidrs {cidrs:?}"),
         ModelEvent::Synced => "synced".to_owned(),
     };
@@ -314,6 +315,24 @@ fn an_object_that_is_not_served_any_more_is_deleted() {
     assert!(watched.source.store.is_empty(), "nothing is kept of a file that is gone");
 }
 
+/// Conformance: e2e/service should be able to change the type from ExternalName to ClusterIP
+/// Conformance: e2e/service should be able to change the type from ExternalName to NodePort
+/// Conformance: e2e/service should be able to change the type from ClusterIP to ExternalName
+/// Conformance: e2e/service should be able to change the type from NodePort to ExternalName
+#[test]
+fn a_service_may_become_an_external_name_and_back() {
+    let named = "kind: Service\nmetadata: {name: a}\nspec: {type: ExternalName, externalName: a.example}\n";
+    let typed = |kind: &str| service("a", "10.96.0.1").replace("spec: {", &format!("spec: {{type: {kind}, "));
+    for kind in ["ClusterIP", "NodePort"] {
+        let (mut watched, first) = WatchedDirectory::new(&[("a.yaml", named)]);
+        assert_eq!(summary(&first), ["synced"]);
+        watched.put("a.yaml", &typed(kind).replace("port: 80}", "port: 80, nodePort: 30080}"));
+        assert_eq!(summary(&watched.next()), ["+a 10.96.0.1"]);
+        watched.put("a.yaml", named);
+        assert_eq!(summary(&watched.next()), ["-a"]);
+    }
+}
+
 #[test]
 fn an_object_may_move_to_another_file() {
     let (mut watched, _) = WatchedDirectory::new(&[("b.yaml", &service("web", "10.96.0.1"))]);
@@ -346,11 +365,12 @@ fn a_file_that_is_no_text_keeps_its_objects() {
     assert_eq!((summary(&batch).len(), batch.healed.len()), (0, 1));
 }
 
+/// Conformance: node TestNodeManagerOnNodeDelete
 #[test]
-fn a_node_that_is_gone_changes_nothing() {
+fn a_node_that_is_gone_and_comes_back() {
     let (mut watched, _) = WatchedDirectory::new(&[("node.yaml", "kind: Node\nmetadata: {name: n1}\n")]);
     fs::remove_file(watched.path("node.yaml")).unwrap();
-    watched.stays_the_same();
+    assert_eq!(summary(&watched.next()), ["-node"]);
     watched.put("node.yaml", "kind: Node\nmetadata: {name: n1, labels: {topology.kubernetes.io/zone: a}}\n");
     assert_eq!(summary(&watched.next()), ["+node n1"]);
 }

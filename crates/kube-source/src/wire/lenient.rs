@@ -314,8 +314,9 @@ pub struct Labels {
 
 impl Labels {
     /// Prefixes of all keys that some code of this crate reads.
-    const READ: [&str; 5] = [
+    const READ: [&str; 6] = [
         "kube-ipvs.io/",
+        "endpoints.kubernetes.io/last-change-trigger-time",
         "service.kubernetes.io/",
         "kubernetes.io/service-name",
         "topology.kubernetes.io/zone",

@@ -13,7 +13,8 @@ use std::{
 };
 
 use kube_source::{
-    ApiOptions, ApiSource, ApiStatus, Delivery, Limits, Listener, Problem, ProxyVariables, convert, wire,
+    ApiOptions, ApiSource, ApiStatus, Delivery, EventLimits, Limits, Listener, Problem, ProxyVariables,
+    Recorder, RequestCounts, convert, wire,
 };
 use lb_types::{IpFamily, ServiceName};
 use serde_json::{Value, json};
@@ -77,6 +78,8 @@ pub struct Cluster<S = TestApiServer> {
     pub events: Vec<ModelEvent>,
     pub problems: Vec<Problem>,
     pub log: Log,
+    pub recorder: Recorder,
+    pub counts: RequestCounts,
     deliveries: Receiver<Delivery>,
     _dir: TempDir,
 }
@@ -122,6 +125,7 @@ impl<S: Server> Cluster<S> {
         let mut options = options(kubeconfig.clone());
         change(&mut options);
         let source = ApiSource::open(options).expect("open");
+        let (recorder, counts) = (source.recorder(), source.counts());
         let (sender, deliveries) = mpsc::channel();
         let log = Log::default();
         let lines = log.clone();
@@ -147,6 +151,8 @@ impl<S: Server> Cluster<S> {
             events: Vec::new(),
             problems: Vec::new(),
             log,
+            recorder,
+            counts,
             deliveries,
             _dir: dir,
         }
@@ -245,6 +251,11 @@ pub fn limits() -> Limits {
         silence: SILENCE,
         absence: Duration::from_secs(3),
         renewal: Duration::from_millis(200),
+        events: EventLimits {
+            spread: Duration::ZERO,
+            retry: Duration::from_millis(50),
+            ..EventLimits::default()
+        },
         ..Limits::default()
     }
 }

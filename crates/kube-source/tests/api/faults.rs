@@ -2,7 +2,7 @@
 
 use std::{thread::sleep, time::Duration};
 
-use kube_source::ApiStatus;
+use kube_source::{ApiStatus, Counted};
 use service_model::ModelEvent;
 use test_apiserver::{
     Faults, GoneForm, Hangup, Refusal, Reorder, Resource, StreamingLists, TestApiServer, Trickle, Verb,
@@ -113,6 +113,11 @@ fn an_outage_is_reported_and_changes_nothing() {
     assert_eq!(reason, "unreachable");
     cluster.take();
     assert_eq!(cluster.events.len(), events, "nothing changed");
+    let Counted { lists, errors, requests } = cluster.counts.get();
+    assert_eq!(lists.get("services"), Some(&1), "{lists:?}");
+    assert!(errors.get(&("services", "unreachable")) >= Some(&1), "{errors:?}");
+    let of = |status| requests.get(&("GET".to_owned(), status)).copied().unwrap_or_default();
+    assert!(of(Some(200)) >= 2 && of(None) >= 1, "{requests:?}");
     stir(&cluster, 17, 40);
     cluster.server.restart().unwrap();
     cluster.wait_same();
@@ -196,6 +201,8 @@ fn refusals_are_waited_out() {
     cluster.wait("all is well", |c| c.statuses.values().all(|status| *status == ApiStatus::Following));
 }
 
+/// Conformance: e2e/service should implement service.kubernetes.io/service-proxy-name
+/// Conformance: e2e/service should implement service.kubernetes.io/headless
 #[test]
 fn objects_that_leave_the_selector_are_gone() {
     let mut cluster = Cluster::new(TestApiServer::builder());

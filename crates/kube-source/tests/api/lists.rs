@@ -5,7 +5,7 @@ use serde_json::json;
 use service_model::ModelEvent;
 use test_apiserver::{Faults, Hangup, Refusal, Resource, StreamingLists, TestApiServer, Verb};
 
-use crate::cluster::{Cluster, cidr, service, slice};
+use crate::cluster::{Cluster, cidr, node, service, slice};
 
 fn requests(cluster: &Cluster, verb: Verb) -> [u64; 2] {
     [Resource::Services, Resource::EndpointSlices].map(|r| cluster.server.requests().count(r, verb))
@@ -68,6 +68,7 @@ fn nothing_is_complete_before_all_kinds_are() {
     cluster.wait_same();
 }
 
+/// Conformance: node TestNewNodeManager
 #[test]
 fn a_cluster_without_service_cidrs_and_a_proxy_that_may_not_read_nodes() {
     let builder = TestApiServer::builder().without(Resource::ServiceCidrs);
@@ -83,6 +84,16 @@ fn a_cluster_without_service_cidrs_and_a_proxy_that_may_not_read_nodes() {
     cluster.server.set_missing(Resource::ServiceCidrs, false);
     cluster.apply(cidr("kubernetes", &["10.96.0.0/16"]));
     cluster.wait("prefixes of the cluster after its upgrade", |c| c.model.service_cidrs().len() == 1);
+}
+
+#[test]
+fn a_node_that_is_deleted_and_registered_again() {
+    let mut cluster = Cluster::new(TestApiServer::builder());
+    cluster.wait_same();
+    cluster.server.objects().delete(Resource::Nodes, "", "n1").expect("delete the Node");
+    cluster.wait("the Node is gone", |c| c.model.node().leaves);
+    cluster.apply(node());
+    cluster.wait("the Node is back", |c| !c.model.node().leaves);
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! The API source against a server that breaks on request.
 
+mod access;
 mod answers;
 mod cluster;
 mod credentials;
+mod events;
 mod faults;
 mod herd;
 mod lists;

@@ -18,7 +18,9 @@ use crate::{
 
 /// NFTNL_UDATA_SET_KEYBYTEORDER: how the nft tool shall print keys (BYTEORDER_BIG_ENDIAN).
 const NETWORK_BYTE_ORDER: u32 = 2;
-/// Room for one attribute of user data.
+/// NFTNL_UDATA_SET_DATABYTEORDER of marks (BYTEORDER_HOST_ENDIAN).
+const HOST_BYTE_ORDER: u32 = 1;
+/// Room for the attributes of user data.
 const USER_DATA: u32 = 32;
 
 /// Buffer into which libnftnl writes a message.
@@ -62,8 +64,8 @@ impl Expression for RawExpr {
             Expr::Payload { .. } => c"payload",
             Expr::Bitwise { .. } => c"bitwise",
             Expr::Compare { .. } => c"cmp",
-            Expr::Lookup { .. } => c"lookup",
-            Expr::Verdict { .. } => c"immediate",
+            Expr::Lookup { .. } | Expr::MapLookup { .. } => c"lookup",
+            Expr::Verdict { .. } | Expr::Load { .. } => c"immediate",
             Expr::Reject { .. } => c"reject",
             Expr::Masquerade { .. } => c"masq",
             Expr::Remember { .. } => c"dynset",
@@ -114,7 +116,12 @@ impl Attributes {
                 self.number(sys::NFTNL_EXPR_CMP_OP, *op as u32);
                 self.data(sys::NFTNL_EXPR_CMP_DATA, data);
             }
+            Expr::Load { data, into } => {
+                self.number(sys::NFTNL_EXPR_IMM_DREG, *into);
+                self.data(sys::NFTNL_EXPR_IMM_DATA, data);
+            }
             Expr::Lookup { .. }
+            | Expr::MapLookup { .. }
             | Expr::Verdict { .. }
             | Expr::Reject { .. }
             | Expr::Masquerade { .. }
@@ -130,6 +137,11 @@ impl Attributes {
                 if *inverted {
                     self.number(sys::NFTNL_EXPR_LOOKUP_FLAGS, libc::NFT_LOOKUP_F_INV as u32);
                 }
+            }
+            Expr::MapLookup { map } => {
+                self.number(sys::NFTNL_EXPR_LOOKUP_SREG, libc::NFT_REG_1 as u32);
+                self.number(sys::NFTNL_EXPR_LOOKUP_DREG, libc::NFT_REG_1 as u32);
+                self.string(sys::NFTNL_EXPR_LOOKUP_SET, &c_string(&map.name()));
             }
             Expr::Verdict { code, chain } => {
                 self.number(sys::NFTNL_EXPR_IMM_DREG, libc::NFT_REG_VERDICT as u32);
@@ -193,18 +205,26 @@ impl RawSet {
         set
     }
 
-    /// Adds what the kernel needs to create the set. No size: it grows without bound.
-    pub(super) fn describe(&mut self, key_type: u32, key_len: u32, id: u32) {
-        self.number(sys::NFTNL_SET_FLAGS, 0);
+    /// Adds what the kernel needs to create the set, or a map to marks. No size: it grows without bound.
+    pub(super) fn describe(&mut self, key_type: u32, key_len: u32, id: u32, is_map: bool) {
+        self.number(sys::NFTNL_SET_FLAGS, if is_map { nft::SET_MAP } else { 0 });
+        if is_map {
+            self.number(sys::NFTNL_SET_DATA_TYPE, nft::MARK_TYPE);
+            self.number(sys::NFTNL_SET_DATA_LEN, nft::MARK_LEN);
+        }
         self.number(sys::NFTNL_SET_KEY_TYPE, key_type);
         self.number(sys::NFTNL_SET_KEY_LEN, key_len);
         self.number(sys::NFTNL_SET_ID, id);
-        // SAFETY: the buffer is alive until it is freed, has room for one number, and the set copies its
+        // SAFETY: the buffer is alive until it is freed, has room for two numbers, and the set copies its
         // contents.
         unsafe {
             let buffer = allocated(sys::nftnl_udata_buf_alloc(USER_DATA)).as_ptr();
             let key = sys::NFTNL_UDATA_SET_KEYBYTEORDER as u8;
             sys::nftnl_udata_put_u32(buffer, key, NETWORK_BYTE_ORDER);
+            if is_map {
+                let data = sys::NFTNL_UDATA_SET_DATABYTEORDER as u8;
+                sys::nftnl_udata_put_u32(buffer, data, HOST_BYTE_ORDER);
+            }
             let (data, len) = (sys::nftnl_udata_buf_data(buffer), sys::nftnl_udata_buf_len(buffer));
             sys::nftnl_set_set_data(self.0.as_ptr(), sys::NFTNL_SET_USERDATA as u16, data, len);
             sys::nftnl_udata_buf_free(buffer);
@@ -223,14 +243,31 @@ impl RawSet {
         };
     }
 
-    /// Appends an element.
-    pub(super) fn add(&mut self, key: &[u8]) {
-        let (data, len) = (key.as_ptr().cast::<c_void>(), key.len() as u32);
-        // SAFETY: both objects are alive; keys are at most 24 bytes, less than the 64 of an element; libnftnl
-        // copies the key, and the set takes ownership of the element.
+    /// Adds what the kernel also needs where elements are intervals: the length of each field of the key.
+    pub(super) fn of_intervals(&mut self, lengths: &[u8]) {
+        self.number(sys::NFTNL_SET_FLAGS, nft::SET_INTERVAL | nft::SET_CONCAT);
+        let (data, len) = (lengths.as_ptr().cast::<c_void>(), lengths.len() as u32);
+        // SAFETY: the set is alive, and copies the lengths, of which it has room for 16.
+        unsafe {
+            sys::nftnl_set_set_data(self.0.as_ptr(), sys::NFTNL_SET_DESC_CONCAT as u16, data, len);
+        }
+    }
+
+    /// Appends an element, with the key of its other end if it is an interval, and its data if it is one of a map.
+    pub(super) fn add(&mut self, key: &[u8], key_end: &[u8], data: &[u8]) {
+        let parts = [
+            (sys::NFTNL_SET_ELEM_KEY, key),
+            (sys::NFTNL_SET_ELEM_KEY_END, key_end),
+            (sys::NFTNL_SET_ELEM_DATA, data),
+        ];
+        // SAFETY: all objects are alive; keys are at most 40 bytes and data 4, less than the 64 of an element;
+        // libnftnl copies them, and the set takes ownership of the element.
         unsafe {
             let element = allocated(sys::nftnl_set_elem_alloc()).as_ptr();
-            sys::nftnl_set_elem_set(element, sys::NFTNL_SET_ELEM_KEY as u16, data, len);
+            for (attribute, bytes) in parts.into_iter().filter(|(_, bytes)| !bytes.is_empty()) {
+                let (start, len) = (bytes.as_ptr().cast::<c_void>(), bytes.len() as u32);
+                sys::nftnl_set_elem_set(element, attribute as u16, start, len);
+            }
             sys::nftnl_set_elem_add(self.0.as_ptr(), element);
         }
     }

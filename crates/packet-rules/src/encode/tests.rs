@@ -6,7 +6,6 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    key::encode_key,
     nft,
     observed::{ChainFacts, SetFacts, parse_chain, parse_elements, parse_rule, parse_set, parse_table},
     render_table,
@@ -80,10 +79,15 @@ fn sets_of_a_transaction_have_different_identifiers() {
 
 #[test]
 fn a_full_message_of_the_largest_elements_fits() {
-    let id = SetId::planned(lb_types::RuleSet::Services, lb_types::IpFamily::V6);
-    let keys: Vec<_> = (0..ELEMENTS_PER_MESSAGE as u32).map(|n| n.to_be_bytes().repeat(6)).collect();
-    let bytes = Encoder::new().elements(id, Change::Add, keys.iter().map(Vec::as_slice));
-    assert!(bytes.len() < 60_000);
+    let port = "[fd00::1]:80/TCP".parse().unwrap();
+    let mut elements = Elements::default();
+    for n in 0..ELEMENTS_PER_MESSAGE as u16 {
+        let clients = std::net::Ipv6Addr::from(u128::from(n) << 112);
+        elements.push(&RuleElement::Allow(port, ipnetwork::IpNetwork::new(clients.into(), 16).unwrap()));
+    }
+    let id = SetId::planned(lb_types::RuleSet::Allowed, lb_types::IpFamily::V6);
+    let bytes = Encoder::new().elements(id, Change::Add, &elements);
+    assert!(bytes.len() < 64_000, "{}", bytes.len());
     let count = read(&bytes, |message| {
         let list = message.attributes(4).find(|attribute| attribute.kind == 3).expect("a list");
         list.nested().count()
@@ -98,8 +102,25 @@ fn element() -> impl Strategy<Value = RuleElement> {
     ];
     let protocol = proptest::sample::select(lb_types::Protocol::ALL.as_slice());
     let set = proptest::sample::select(lb_types::RuleSet::ALL.as_slice());
-    (set, addr, protocol, any::<std::num::NonZeroU16>())
-        .prop_map(|(set, addr, protocol, port)| set.element(lb_types::VipPort { addr, protocol, port }))
+    (set, addr, protocol, any::<std::num::NonZeroU16>(), any::<std::num::NonZeroU32>()).prop_map(
+        |(set, addr, protocol, port, mark)| {
+            let port = lb_types::VipPort { addr, protocol, port };
+            let front = lb_types::Front::from(port);
+            set.of_port(port).unwrap_or(match set {
+                lb_types::RuleSet::Vips => RuleElement::Vip(addr),
+                lb_types::RuleSet::NodeAddresses => RuleElement::NodeAddress(addr),
+                lb_types::RuleSet::Allowed => {
+                    let clients = ipnetwork::IpNetwork::new(addr, port.port.get() as u8 % 33).unwrap();
+                    let clients = ipnetwork::IpNetwork::new(clients.network(), clients.prefix()).unwrap();
+                    RuleElement::Allow(port, clients)
+                }
+                lb_types::RuleSet::Marks => RuleElement::Mark(front, mark),
+                lb_types::RuleSet::MarksExternal => RuleElement::Mark(front.for_external(), mark),
+                lb_types::RuleSet::Unmarked => RuleElement::Unmarked(front, mark),
+                _ => RuleElement::Unmarked(front.for_external(), mark),
+            })
+        },
+    )
 }
 
 proptest! {
@@ -107,7 +128,9 @@ proptest! {
     fn elements_come_back(element in element(), delete in any::<bool>()) {
         let id = SetId::of(&element);
         let change = if delete { Change::Delete } else { Change::Add };
-        let bytes = Encoder::new().elements(id, change, std::iter::once(encode_key(&element).as_slice()));
+        let mut elements = Elements::default();
+        elements.push(&element);
+        let bytes = Encoder::new().elements(id, change, &elements);
         let (kind, flags, seen) = read(&bytes, |message| parse_elements(id, message));
         prop_assert_eq!((kind, flags & flags::EXCL), (if delete { 14 } else { 12 }, 0));
         prop_assert_eq!(seen, [element]);

@@ -117,6 +117,7 @@ fn clients_on_the_node_need_their_entries_deleted() {
 }
 
 /// A port of the node's address that no service has yet: the node's own stack answers, everybody is tracked.
+/// Conformance: e2e/conntrack should be able to preserve UDP traffic when initial unready endpoints get ready
 #[test]
 fn clients_of_a_node_port_need_their_entries_deleted() {
     let cluster = Cluster::create(&by_cidr());

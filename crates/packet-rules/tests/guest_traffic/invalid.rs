@@ -132,6 +132,7 @@ fn survives(cluster: &Cluster, ear: &Ear, connection: &Connection, (endpoint, wh
     connection.ask().unwrap_or_else(|failure| panic!("{what}: {failure:?}"));
 }
 
+/// Conformance: e2e/conntrack proxy implementation should not be vulnerable...
 #[test]
 fn an_endpoints_packet_outside_of_the_window_resets_nobody() {
     let cluster = Cluster::create(&by_cidr());

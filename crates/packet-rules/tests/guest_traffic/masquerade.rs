@@ -140,6 +140,7 @@ fn a_vip_as_source_is_masqueraded_without_detection() {
 }
 
 /// The mark of the interface modes is gone when a packet leaves, and never on a packet of a local pod.
+/// Conformance: ipvs/proxier TestMasqueradeRule
 #[test]
 fn no_mark_leaves_the_node() {
     for (layout, _) in layouts() {

@@ -52,6 +52,7 @@ fn set_mtu(cluster: &Cluster, mtu: u16) {
 
 /// A known limit. IPv4: the first datagram is lost, and those behind it pass for as long as the kernel remembers the
 /// path's MTU. IPv6: none ever passes, because fragments are made behind IPVS only.
+/// Conformance: e2e/dual_stack should be able to handle large requests: udp (secondary family)
 #[test]
 fn datagrams_of_the_node_that_are_larger_than_the_mtu() {
     let cluster = Cluster::create(&by_cidr());
@@ -131,6 +132,8 @@ fn forget(node: &NetNs) {
 }
 
 /// Transfers find the MTU of their path at once, wherever it is small and whether or not the node is masqueraded.
+/// Conformance: e2e/dual_stack should be able to handle large requests: http (secondary family)
+/// Conformance: e2e/networking should be able to handle large requests: http, udp
 #[test]
 fn transfers_of_the_node_over_a_path_with_a_small_mtu() {
     let cluster = Cluster::create(&by_cidr());

@@ -59,6 +59,7 @@ pub fn assert_reads_like(layout: &RulesLayout) {
         let text = text.replace("meta nfproto ipv4 ", "").replace("meta nfproto ipv6 ", "");
         // A match of the protocol gives its name to the port behind it, and is left out itself.
         let text = text.replace("invalid meta l4proto tcp ", "invalid ").replace(". tcp sport", ". th sport");
+        let text = text.replace("meta l4proto tcp tcp ", "tcp ");
         let mut blocks: Vec<_> =
             text.split("\n\n").map(|block| block.trim_matches(['{', '}', '\n']).to_owned()).collect();
         blocks.sort();
@@ -80,7 +81,7 @@ pub fn vip_port(addr: &str, protocol: Protocol, port: u16) -> VipPort {
 }
 
 pub fn in_set(set: RuleSet, addr: &str, protocol: Protocol, port: u16) -> RuleElement {
-    set.element(vip_port(addr, protocol, port))
+    set.of_port(vip_port(addr, protocol, port)).expect("a set of ports")
 }
 
 pub fn vip(addr: &str) -> RuleElement {
@@ -89,7 +90,8 @@ pub fn vip(addr: &str) -> RuleElement {
 
 /// Local detection by the pod ranges that all tests use.
 pub fn by_cidr() -> RulesLayout {
-    let net = |text: &str| LocalDetection::Cidr(vec![text.parse().expect("prefixes of tests are valid")]);
+    let net =
+        |text: &str| LocalDetection::ClusterCidr(vec![text.parse().expect("prefixes of tests are valid")]);
     RulesLayout { local_v4: net("10.244.0.0/24"), local_v6: net("fd00:244::/64"), ..RulesLayout::default() }
 }
 

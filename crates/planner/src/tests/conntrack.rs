@@ -118,6 +118,7 @@ fn a_virtual_server_that_is_given_up_with_its_real_servers() {
     check_flows(&plan, &[&format!("delete tracked connections of {UDP} to real server 10.244.0.11:8080")]);
 }
 
+/// Conformance: conntrack/cleanup TestServiceWithoutEndpoints
 #[test]
 fn only_what_the_kernel_holds_is_a_reason() {
     let mut world = programmed(&[("10.244.0.11", true)]);

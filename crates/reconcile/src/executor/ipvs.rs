@@ -7,6 +7,7 @@ use tracing::{debug, error, warn};
 
 use super::{Executor, Run};
 use crate::{
+    TableName,
     problems::chain,
     work::{Extent, Table},
 };
@@ -67,7 +68,7 @@ impl Run<'_> {
     }
 
     fn ipvs_refused(&mut self, op: &IpvsOp, errno: i32, reason: &str) {
-        self.report.failed += 1;
+        self.report.refuse(TableName::Ipvs, Some(errno), 1);
         let Executor { kernel, work, desired, now, .. } = &mut self.executor;
         // Every planned write to IPVS belongs to a front.
         let Some(front) = kernel.mirror.front(&op.virtual_server()) else { return };
@@ -91,7 +92,7 @@ impl Run<'_> {
     }
 
     fn ipvs_call_failed(&mut self, ops: &[IpvsOp], error: &TableError) {
-        self.report.failed += ops.len();
+        self.report.refuse(TableName::Ipvs, None, ops.len());
         error!("{}; will be tried again", chain(error));
         for op in ops {
             let Executor { kernel, work, now, .. } = &mut self.executor;

@@ -4,12 +4,15 @@
 use std::collections::BTreeSet;
 
 use dataplane::BatchReport;
-use lb_types::{Operation, RulesOp};
+use lb_types::{Front, Operation, RulesOp};
 use planner::Subject;
 use tracing::error;
 
 use super::{Executor, Run};
-use crate::work::{Extent, Table};
+use crate::{
+    TableName,
+    work::{Extent, Table},
+};
 
 /// Attempts at a transaction, each without what the kernel refused in the one before. The kernel names
 /// everything that it refuses, so that two suffice unless refusals depend on each other.
@@ -38,9 +41,13 @@ impl Run<'_> {
                 Ok(outcome) => outcome,
                 Err(error) => {
                     self.base_failed(&error);
+                    self.distrust(&ops);
                     break;
                 }
             };
+            if outcome.failed.is_empty() {
+                self.distrust(&ops);
+            }
             let refused = self.rules_refused(&ops, &outcome);
             let is_last = round + 1 == ROUNDS;
             if refused.is_empty() || refused.contains(&Subject::Base) || is_last {
@@ -48,13 +55,29 @@ impl Run<'_> {
                 break;
             }
             let failed: BTreeSet<usize> = outcome.failed.iter().map(|failure| failure.index).collect();
-            let others = ops.into_iter().enumerate().filter(|(index, _)| !failed.contains(index));
+            // Of two tags of a virtual server one goes when the other one has come.
+            let is_added = |op: &&RulesOp| matches!(op, RulesOp::AddElement(_));
+            let kept = failed.iter().filter_map(|index| ops.get(*index)).filter(is_added).filter_map(tagged);
+            let kept: BTreeSet<_> = kept.collect();
+            let is_deleted = |op: &RulesOp| matches!(op, RulesOp::DeleteElement(_));
+            let is_due =
+                |op: &RulesOp| !is_deleted(op) || tagged(op).is_none_or(|front| !kept.contains(&front));
+            let others = ops.into_iter().enumerate();
+            let others = others.filter(|(index, op)| !failed.contains(index) && is_due(op));
             ops = others.map(|(_, op)| op).collect();
             self.hold_new(refused);
         }
-        self.report.failed += ops.len();
+        self.report.refuse(TableName::Rules, None, ops.len());
         for op in ops {
             self.await_base(&Operation::Rules(op));
+        }
+    }
+
+    /// Follows a transaction that the kernel may have executed or not, until the next dump: what it deletes counts as
+    /// gone, so that no virtual server comes by an element that may not be there any more.
+    fn distrust(&mut self, ops: &[RulesOp]) {
+        for op in ops.iter().filter(|op| matches!(op, RulesOp::DeleteElement(_))) {
+            self.executor.kernel.mirror.record(&Operation::Rules(op.clone()));
         }
     }
 
@@ -67,6 +90,7 @@ impl Run<'_> {
             let Some(subject) = Subject::of(&op, &self.executor.kernel.mirror) else { continue };
             refused.insert(subject);
             if subject != Subject::Base {
+                self.report.refuse(TableName::Rules, Some(failure.errno), 1);
                 self.refused(subject, &op, &failure.reason);
             }
         }
@@ -81,5 +105,15 @@ impl Run<'_> {
             let op = first.and_then(|failure| ops.get(failure.index)).map(ToString::to_string);
             error!("nftables transaction refused: {}: {reason}; will be tried again", op.unwrap_or_default());
         }
+    }
+}
+
+/// Front whose virtual server gets or loses a tag that has a mark.
+fn tagged(op: &RulesOp) -> Option<Front> {
+    match op {
+        RulesOp::AddElement(element) | RulesOp::DeleteElement(element) => {
+            element.marked().map(|(front, _)| front)
+        }
+        RulesOp::InstallLayout(_) | RulesOp::DeleteTable => None,
     }
 }

@@ -1,10 +1,11 @@
 //! Writes of the link, routes and addresses.
 
+use dataplane::FailedOp;
 use lb_types::{Operation, VipOp};
 use planner::Subject;
 
 use super::Run;
-use crate::work::Table;
+use crate::{TableName, work::Table};
 
 impl Run<'_> {
     pub(super) fn vips(&mut self, ops: &[VipOp]) {
@@ -26,10 +27,13 @@ impl Run<'_> {
             Ok(outcome) => outcome,
             Err(error) => {
                 self.executor.work.doubt(Table::Vips, self.executor.now);
-                self.report.failed += ops.len();
+                self.report.refuse(TableName::Vips, None, ops.len());
                 self.base_failed(&error);
                 for op in ops {
-                    self.await_base(&Operation::Vip(*op));
+                    let op = Operation::Vip(*op);
+                    // Nothing that serves a VIP goes before what is to serve it has come.
+                    self.held.extend(Subject::of(&op, &self.executor.kernel.mirror));
+                    self.await_base(&op);
                 }
                 return;
             }
@@ -37,7 +41,7 @@ impl Run<'_> {
         let mut failed = outcome.failed.iter().peekable();
         for (index, op) in ops.iter().enumerate() {
             match failed.next_if(|failure| failure.index == index) {
-                Some(failure) => self.vip_refused(op, &failure.reason),
+                Some(failure) => self.vip_refused(op, failure),
                 None => self.executed(&Operation::Vip(*op)),
             }
         }
@@ -46,15 +50,12 @@ impl Run<'_> {
         }
     }
 
-    fn vip_refused(&mut self, op: &VipOp, reason: &str) {
-        let subject = match op {
-            VipOp::EnsureRoute { vip, .. } | VipOp::DeleteRoute { vip } => Subject::Vip(*vip),
-            VipOp::DeleteAddress { addr } => Subject::Address(*addr),
-            VipOp::EnsureLink | VipOp::DeleteLink => Subject::Base,
-        };
-        if let Subject::Vip(addr) | Subject::Address(addr) = subject {
-            self.held.insert(Subject::Vip(addr));
-        }
-        self.refused(subject, &Operation::Vip(*op), reason);
+    fn vip_refused(&mut self, op: &VipOp, failure: &FailedOp) {
+        // Every operation on links, addresses, routes and rules has a subject.
+        let subject =
+            Subject::of(&Operation::Vip(*op), &self.executor.kernel.mirror).unwrap_or(Subject::Base);
+        self.held.insert(subject);
+        self.report.refuse(TableName::Vips, Some(failure.errno), 1);
+        self.refused(subject, &Operation::Vip(*op), &failure.reason);
     }
 }

@@ -80,23 +80,33 @@ fn an_adopted_virtual_server_goes_with_its_service() {
     assert!(world.kernel.ipvs.virtual_servers().is_empty(), "{:?}", world.kernel.ipvs.virtual_servers());
 }
 
+/// Conformance: ipvs/proxier TestCleanLegacyRealServersExcludeCIDRs
 #[test]
-fn an_excluded_virtual_server_is_never_changed() {
+fn an_excluded_virtual_server_is_left_alone_until_a_service_has_it() {
     let kernel = Kernel::new();
-    let settings = VirtualServer::new(Scheduler::WRR);
+    let settings = VirtualServer::new(Scheduler::RR);
+    let foreign = rs("10.0.0.99");
     kernel.ipvs.by_another(IpvsOp::AddVirtualServer { vs: web_vs(), settings });
     kernel.ipvs.by_another(IpvsOp::AddRealServer {
         vs: web_vs(),
-        rs: rs("10.0.0.99"),
+        rs: foreign,
         settings: RealServer::SERVING,
     });
     let mut config = config();
     config.ownership.exclude_cidrs = vec!["10.96.255.0/24".parse().unwrap()];
     let before = kernel.ipvs.virtual_servers();
     let mut world = World::on(kernel, config);
+    world.deliver([]);
+    world.pass(Duration::from_secs(60));
+    assert_eq!(world.kernel.ipvs.virtual_servers(), before, "nobody wants it");
     world.deliver(web());
     world.pass(Duration::from_secs(60));
-    assert_eq!(world.kernel.ipvs.virtual_servers(), before);
+    let real_servers = world.kernel.weights(web_vs());
+    assert!(!real_servers.is_empty() && !real_servers.contains(&(99, 1)), "{real_servers:?}");
+    let name = ServiceName::new("default", "web");
+    world.deliver([ModelEvent::ServiceDeleted(name)]);
+    world.pass(Duration::from_secs(60));
+    assert!(world.kernel.ipvs.virtual_servers().is_empty(), "our rules name it");
 }
 
 #[test]
@@ -194,6 +204,7 @@ fn left_by_kube_proxy() -> Kernel {
     kernel
 }
 
+/// Conformance: ipvs/proxier TestCleanLegacyServiceWithRealServers
 #[test]
 fn what_kube_proxy_served_and_nobody_wants_drains_and_goes_even_if_no_prefix_says_that_it_is_ours() {
     let kernel = left_by_kube_proxy();

@@ -56,6 +56,7 @@ fn check(services: usize, slice: Duration) -> (u128, Duration) {
     (took.as_micros() * 10_000 / HOUR.as_micros(), world.now - damaged)
 }
 
+/// Conformance: runner max interval
 #[test]
 fn tables_that_are_cheap_to_compare_are_audited_every_sync_period() {
     let (share, healed) = check(100, Duration::from_millis(1));
@@ -148,6 +149,7 @@ fn a_table_that_others_change_all_the_time_takes_a_tenth_of_a_core() {
     assert!(world.kernel.vips.routes().contains_key(&ip(WEB)), "the last word is ours");
 }
 
+/// Conformance: runner min interval
 #[test]
 fn changes_wait_for_the_minimal_sync_period_and_are_planned_together() {
     let minimal = Duration::from_secs(10);

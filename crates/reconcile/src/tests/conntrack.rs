@@ -67,6 +67,7 @@ fn flows_go_with_their_real_server_and_no_other() {
     add(&world, &[to_pod(1, "10.244.0.11")]);
     let report = world.sync(endpoints(&["10.244.0.12"]));
     assert_eq!((report.written, report.failed, report.flows), (1, 0, 1), "in the step that removes it");
+    assert_eq!(report.walked, [(IpFamily::V4, 1)].into());
     assert_eq!(filters(&world), [of_real_server(11)]);
     assert_eq!(world.kernel.conntrack.flows(), others.into());
     assert!(report.to_string().contains("1 tracked connections deleted"), "{report}");
@@ -211,6 +212,7 @@ fn where_the_kernel_cannot_do_it_everything_else_goes_on() {
     assert_eq!(world.kernel.conntrack.flows().len(), 0);
 }
 
+/// Conformance: conntrack/cleanup TestPerformanceCleanStaleEntries
 #[test]
 fn a_rollout_of_a_thousand_endpoints_walks_the_table_twice_a_second() {
     let pods: Vec<_> = (0..1000).map(|n| format!("10.100.{}.{}", n / 250, n % 250)).collect();
@@ -230,6 +232,7 @@ fn a_rollout_of_a_thousand_endpoints_walks_the_table_twice_a_second() {
     assert!((10..=12).contains(&calls), "{calls} walks for 500 real servers that went within 5 s");
 }
 
+/// Conformance: conntrack/cleanup TestPerformanceCleanStaleEntries
 #[test]
 fn a_table_that_takes_long_to_walk_takes_a_tenth_of_a_core() {
     let mut world = World::synced(dns(&["10.244.0.1"]));

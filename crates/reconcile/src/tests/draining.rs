@@ -6,6 +6,9 @@ fn connections(active: u32, inactive: u32) -> ConnectionCounters {
     ConnectionCounters { active, inactive, persistent: 0 }
 }
 
+/// Conformance: ipvs/graceful_termination Test_GracefulDeleteRS: no connections
+/// Conformance: ipvs/graceful_termination Test_GracefulDeleteRS: active connections
+/// Conformance: ipvs/graceful_termination Test_GracefulDeleteRS: inactive connections
 #[test]
 fn a_terminating_endpoint_drains_and_goes_when_idle() {
     let mut world = World::synced(web());
@@ -89,9 +92,10 @@ fn a_deleted_service_refuses_new_connections_and_goes_when_drained() {
     world.kernel.ipvs.set_connections(web_vs(), rs("10.244.0.11"), connections(0, 0));
     world.pass(Duration::from_secs(15));
     assert!(world.kernel.ipvs.virtual_servers().is_empty() && world.kernel.vips.routes().is_empty());
-    assert!(world.kernel.rules.elements().is_empty());
+    assert_eq!(world.kernel.elements_of_services(), []);
 }
 
+/// Conformance: e2e/service should work after the service has been recreated
 #[test]
 fn a_service_that_comes_back_while_it_drains_is_whole_again() {
     let mut world = World::synced(web());
@@ -106,6 +110,7 @@ fn a_service_that_comes_back_while_it_drains_is_whole_again() {
     assert_eq!(world.kernel.weights(web_vs()), [(11, 1), (12, 1)]);
 }
 
+/// Conformance: ipvs/graceful_termination Test_GracefulDeleteRS: UDP with connections
 #[test]
 fn udp_services_go_at_once() {
     let dns = vs(WEB, Protocol::Udp);
@@ -391,8 +396,8 @@ fn stays(size: u64) -> Duration {
 #[test]
 fn a_real_server_that_answers_nobody_is_removed() {
     let [data, other] = [500, 60].map(stays);
-    assert!(data >= Duration::from_secs(5) && data <= Duration::from_secs(7), "{data:?}");
-    assert!(other >= Duration::from_secs(11) && other <= Duration::from_secs(16), "{other:?}");
+    assert!(data >= Duration::from_secs(5) && data <= Duration::from_secs(9), "{data:?}");
+    assert!(other >= Duration::from_secs(11) && other <= Duration::from_secs(19), "{other:?}");
 }
 
 #[test]

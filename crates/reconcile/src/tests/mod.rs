@@ -2,15 +2,20 @@
 
 mod adoption;
 mod budget;
+mod configured;
+mod conformance;
 mod conntrack;
 mod crash;
 mod draining;
+mod marks;
 mod node;
 mod node_findings;
+mod problems;
 mod programming;
 mod properties;
 mod refusals;
 mod repair;
+mod reports;
 mod schedulers;
 mod shared;
 mod standing;
@@ -26,7 +31,9 @@ use dataplane::{
     fake::{FakeConntrack, FakeIpvs, FakeRules, FakeSysctls, FakeVips},
 };
 use drain::Time;
-use lb_types::{Front, IpFamily, Protocol, RealServerId, ServiceName, SysctlOp, VipPort, VirtualServerId};
+use lb_types::{
+    Front, IpFamily, Protocol, RealServerId, RuleElement, ServiceName, SysctlOp, VipPort, VirtualServerId,
+};
 use planner::{Ownership, PlannerConfig};
 use service_model::{
     EndpointSlice, ExternalIp, ExternalSource, ModelEvent, Node, Service, ServicePort, ServiceSettings,
@@ -79,9 +86,16 @@ impl Kernel {
         real_servers.iter().map(|(rs, settings)| (last(rs), settings.weight.0)).collect()
     }
 
+    /// Elements that follow from Services.
+    fn elements_of_services(&self) -> Vec<RuleElement> {
+        let is_of_node = |element: &RuleElement| matches!(element, RuleElement::NodeAddress(_));
+        self.rules.elements().into_iter().filter(|element| !is_of_node(element)).collect()
+    }
+
     /// Everything that is programmed, for comparisons.
     fn state(&self) -> impl PartialEq + std::fmt::Debug + use<> {
-        (self.ipvs.virtual_servers(), self.vips.routes(), self.rules.elements(), self.rules.layout())
+        let bound = (self.vips.routes(), self.vips.steered(), self.vips.addresses());
+        (self.ipvs.virtual_servers(), bound, self.rules.elements(), self.rules.layout())
     }
 }
 
@@ -213,6 +227,8 @@ fn service(name: &str, vip: &str) -> Service {
         created: None,
         cluster_ips: vec![ip(vip)],
         external_ips: Vec::new(),
+        source_ranges: None,
+        health_check_port: None,
         ports: vec![ServicePort {
             name: "".into(),
             protocol: Protocol::Tcp,
@@ -265,6 +281,7 @@ fn slice(service: &str, protocol: Protocol, endpoints: &[(&str, Is)]) -> ModelEv
         family: IpFamily::V4,
         ports: vec![SlicePort { name: "".into(), protocol, port: 8080.try_into().unwrap() }],
         endpoints: endpoints.iter().map(endpoint).collect(),
+        triggered: None,
     })
 }
 

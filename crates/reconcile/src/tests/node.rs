@@ -26,6 +26,7 @@ fn on_nodes(endpoints: &[(&str, &str, Option<&str>)]) -> ModelEvent {
     ModelEvent::SliceApplied(slice)
 }
 
+/// Conformance: node TestNewNodeManager
 #[test]
 fn traffic_that_stays_on_the_node_has_its_local_endpoints() {
     let mut web = service("web", WEB);
@@ -38,9 +39,26 @@ fn traffic_that_stays_on_the_node_has_its_local_endpoints() {
     assert_eq!(world.kernel.weights(web_vs()), [(11, 1)], "the Node says the same as soon as it can be read");
 }
 
+/// Conformance: e2e/traffic_distribution should route traffic to an endpoint on the same node or fall...
 #[test]
 fn node_hints_are_followed() {
     let hinted = [("10.244.0.11", "n1", Some("n1")), ("10.244.1.12", "n2", Some("n2"))];
     let world = without_a_node([applied(service("web", WEB)), on_nodes(&hinted)]);
+    assert_eq!(world.kernel.weights(web_vs()), [(11, 1)]);
+}
+
+/// Conformance: e2e/traffic_distribution should route traffic to an endpoint on the same node or fall back...
+/// Conformance: e2e/traffic_distribution should route traffic...when the endpoint becomes unavailable
+#[test]
+fn a_preference_for_this_node_lasts_as_long_as_it_has_an_endpoint() {
+    let here = ("10.244.0.11", "n1", Some("n1"));
+    let there = ("10.244.1.12", "n2", Some("n2"));
+    let mut world = without_a_node([applied(service("web", WEB)), on_nodes(&[here, there])]);
+    assert_eq!(world.kernel.weights(web_vs()), [(11, 1)]);
+    world.sync(on_nodes(&[there]));
+    world.pass(Duration::from_secs(15));
+    assert_eq!(world.kernel.weights(web_vs()), [(12, 1)]);
+    world.sync(on_nodes(&[here, there]));
+    world.pass(Duration::from_secs(15));
     assert_eq!(world.kernel.weights(web_vs()), [(11, 1)]);
 }

@@ -8,8 +8,11 @@ use std::{
 };
 
 use dataplane::{ErrorKind, Touched};
-use lb_types::{ConnectionCounters, IpFamily, IpvsOp, RealServer, RuleElement, RulesOp, VipOp};
+use lb_types::{
+    ConnectionCounters, IpFamily, IpvsOp, RealServer, RouteTable, RuleElement, RulesOp, VipBinding, VipOp,
+};
 use proptest::prelude::*;
+use service_model::{ExternalIpBinding, SourceRanges};
 
 use super::*;
 
@@ -49,8 +52,11 @@ struct Shape {
     created: Option<i64>,
     dual: bool,
     local: bool,
-    /// An external address, which may be the node's own or one of the ClusterIPs, and whether its policy is Local.
-    external: Option<(u8, bool)>,
+    /// An external address, which may be the node's own or one of the ClusterIPs, whether its policy is Local, and how
+    /// it is to be bound.
+    external: Option<(u8, bool, Option<VipBinding>)>,
+    /// Node ports, which all Services share.
+    node_ports: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -62,9 +68,10 @@ enum Table {
 
 fn shape() -> impl Strategy<Value = Shape> {
     let created = prop::option::of(0i64..3);
-    let external = prop::option::of((0u8..4, any::<bool>()));
-    (0u8..3, 0u8..2, 1u8..8, created, any::<bool>(), any::<bool>(), external).prop_map(
-        |(n, vip, ports, created, dual, local, external)| Shape {
+    let binding = prop::option::of(prop::sample::select(VipBinding::ALL.as_slice()));
+    let external = prop::option::of((0u8..4, any::<bool>(), binding));
+    (0u8..3, 0u8..2, 1u8..8, created, any::<bool>(), any::<bool>(), external, any::<bool>()).prop_map(
+        |(n, vip, ports, created, dual, local, external, node_ports)| Shape {
             n,
             vip,
             ports,
@@ -72,6 +79,7 @@ fn shape() -> impl Strategy<Value = Shape> {
             dual,
             local,
             external,
+            node_ports,
         },
     )
 }
@@ -136,7 +144,10 @@ impl Api {
 
 /// The layout follows the Node.
 fn by_cidr() -> Config {
-    Config { local_mode: crate::LocalMode::NodeCidr, ..config() }
+    let mut config = Config { local_mode: crate::LocalMode::NodeCidr, ..config() };
+    config.planner.bindings.external_cidrs =
+        ["192.0.0.0/8", "10.0.0.0/8"].map(|net| net.parse().unwrap()).to_vec();
+    config
 }
 
 const PORTS: [(&str, Protocol, u16); 3] =
@@ -153,9 +164,20 @@ fn make_service(shape: &Shape) -> Service {
     if shape.local {
         made.internal_traffic_policy = TrafficPolicy::Local;
     }
-    if let Some((n, is_local)) = shape.external {
+    if let Some((n, is_local, binding)) = shape.external {
+        let wish = |binding| ExternalIpBinding { others: Some(binding), of: Vec::new() }.into();
+        made.settings.external_ip_binding = binding.map(wish);
         let addr = ["192.0.2.7", "192.0.2.8", "192.168.50.10", "10.96.1.0"][usize::from(n)];
-        made.external_ips.push(ExternalIp { addr: ip(addr), source: ExternalSource::ExternalIps });
+        // Those of a load balancer may be restricted.
+        let (source, ranges): (_, &[&[&str]]) = match n {
+            0 => (ExternalSource::ExternalIps, &[]),
+            1 => (ExternalSource::LoadBalancer, &[&["10.0.0.0/8"], &["10.1.0.0/16", "192.0.2.0/24"], &[]]),
+            _ => (ExternalSource::LoadBalancer, &[]),
+        };
+        let ranges = ranges.get(usize::from(shape.ports) % 4);
+        let v4 = ranges.map(|ranges| ranges.iter().map(|net| net.parse().unwrap()).collect());
+        made.source_ranges = Some(SourceRanges { v4, v6: None }.into());
+        made.external_ips.push(ExternalIp { addr: ip(addr), source });
         if is_local {
             made.external_traffic_policy = TrafficPolicy::Local;
         }
@@ -164,7 +186,7 @@ fn make_service(shape: &Shape) -> Service {
         name: name.into(),
         protocol,
         port: port.try_into().unwrap(),
-        node_port: None,
+        node_port: shape.node_ports.then_some(port + 30_000).and_then(|port| port.try_into().ok()),
     };
     made.ports = ports(shape.ports).map(port).collect();
     made
@@ -200,6 +222,7 @@ fn make_slice(n: u8, owner: u8, set: u8, conditions: u8, mask: u8) -> EndpointSl
         family,
         ports: ports(mask).map(port).collect(),
         endpoints: (0..4).filter(|bit| set & (1 << bit) != 0).map(endpoint).collect(),
+        triggered: None,
     }
 }
 
@@ -340,6 +363,8 @@ proptest! {
 
     /// Once it is quiet, the kernel holds what a first start would write, nothing drains, and nothing is
     /// written.
+    /// Conformance: node TestNodeManagerOnNodeChange
+    /// Conformance: e2e/service should be able to up and down services
     #[test]
     fn every_history_ends_like_a_first_start(
         steps in proptest::collection::vec(step(), 1..60),
@@ -376,6 +401,10 @@ struct Guard {
     elements: BTreeSet<RuleElement>,
     /// VIPs that a first start would bind: one that is an address of the node is served without that.
     bound: BTreeSet<IpAddr>,
+    /// VIPs that it would steer.
+    steered: BTreeSet<IpAddr>,
+    /// Addresses that it would add.
+    addresses: BTreeSet<IpAddr>,
 }
 
 impl Guard {
@@ -406,20 +435,29 @@ impl Guard {
     }
 
     fn vips(&mut self, op: &VipOp) {
-        self.check(matches!(op, VipOp::DeleteRoute { vip } if self.wants_vip(*vip)), op);
+        let bad = match op {
+            VipOp::DeleteRoute { vip, table: RouteTable::Local } => self.wants_vip(*vip),
+            VipOp::DeleteRoute { vip, table: RouteTable::Steering } => self.steered.contains(vip),
+            VipOp::DeleteAddress { addr } => self.addresses.contains(addr),
+            VipOp::DeleteRule { .. } => true,
+            _ => false,
+        };
+        self.check(bad, op);
     }
 
-    /// New connections are refused where the kernel has refused whoever could take them.
-    fn rules(&mut self, op: &RulesOp, serves: impl Fn(&VirtualServerId) -> bool) {
+    /// New connections are refused where the kernel has refused whoever could take them: somebody else may be there
+    /// still.
+    fn rules(&mut self, op: &RulesOp, serving: &BTreeSet<(VirtualServerId, RealServerId)>) {
+        let serves =
+            |vs: &VirtualServerId| serving.intersection(&self.wanted).any(|(serving, _)| serving == vs);
         let bad = match op {
             RulesOp::DeleteElement(RuleElement::Vip(vip)) => self.wants_vip(*vip),
-            RulesOp::DeleteElement(element @ RuleElement::MasqueradeNonLocal(_)) => {
-                self.elements.contains(element)
+            RulesOp::DeleteElement(element @ RuleElement::Steer(_)) => self.elements.contains(element),
+            RulesOp::DeleteElement(element @ RuleElement::MasqueradeNonLocal(port)) => {
+                self.elements.contains(element) && serves(&(*port).into())
             }
             RulesOp::DeleteElement(RuleElement::Service(port)) => self.wants_server(&(*port).into()),
-            RulesOp::AddElement(RuleElement::Refuse(port)) => {
-                self.wants_server(&(*port).into()) && serves(&(*port).into())
-            }
+            RulesOp::AddElement(RuleElement::Refuse(port)) => serves(&(*port).into()),
             _ => false,
         };
         self.check(bad, op);
@@ -439,8 +477,7 @@ fn watch(kernel: &Kernel) -> Rc<RefCell<Guard>> {
     });
     let tables = kernel.clone();
     kernel.rules.refuse(move |op| {
-        let serving = serving(&tables);
-        rules.borrow_mut().rules(op, |vs| serving.iter().any(|(serving, _)| serving == vs));
+        rules.borrow_mut().rules(op, &serving(&tables));
         None
     });
     guard
@@ -472,6 +509,8 @@ proptest! {
                 guard.borrow_mut().wanted = serving(&fresh);
                 guard.borrow_mut().elements = fresh.rules.elements();
                 guard.borrow_mut().bound = fresh.vips.routes().into_keys().collect();
+                guard.borrow_mut().steered = fresh.vips.steered();
+                guard.borrow_mut().addresses = fresh.vips.addresses();
             }
             let text = format!("{step:?}");
             play(&mut world, &mut api, step);

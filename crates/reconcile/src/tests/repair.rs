@@ -2,6 +2,7 @@ use dataplane::{ErrorKind, Touched};
 use lb_types::{IpvsOp, RealServer, RuleElement, VirtualServer, Weight};
 
 use super::*;
+use crate::Drift;
 
 const EIO: i32 = 5;
 const EEXIST: i32 = 17;
@@ -73,7 +74,10 @@ fn a_notification_repairs_at_once() {
         damage(&world.kernel);
         world.reconciler.handle(Event::Touched(touched));
         let report = world.run();
-        assert!(report.drift > 0 && report.written > 0, "{report}");
+        let Drift { ipvs, vips, rules } = report.drift;
+        let of_table = if touched == Touched::Vips { vips } else { rules };
+        assert!(of_table > 0 && report.written > 0, "{report}");
+        assert_eq!(of_table, ipvs + vips + rules, "nothing else was changed");
         assert_eq!(world.kernel.state(), before);
     }
 }
@@ -95,6 +99,7 @@ fn an_unknown_real_server_of_ours_is_drained_and_a_foreign_virtual_server_left_a
     assert_eq!(world.kernel.weights(web_vs()), [(11, 1), (12, 1)]);
 }
 
+/// Conformance: runner retry interval
 #[test]
 fn one_refused_write_stops_no_other_and_is_tried_again_with_backoff() {
     let kernel = Kernel::new();
@@ -155,6 +160,7 @@ fn lost_answers_lead_to_a_dump() {
     assert_eq!(world.kernel.weights(web_vs()), [(11, 1), (12, 1), (13, 1)]);
 }
 
+/// Conformance: ipvs/supported TestCanUseIPVSProxier
 #[test]
 fn a_kernel_that_cannot_be_dumped_at_start_is_waited_for() {
     for kind in [ErrorKind::NotSupported, ErrorKind::Transient] {

@@ -142,6 +142,26 @@ fn what_was_known_holds_while_the_kernel_does_not_tell() {
     assert_served(&world, &all_ports());
 }
 
+/// A look for one Service must not hide from another, which has the same ports, that something has changed.
+#[test]
+fn services_with_the_same_ports_are_looked_at_each_for_itself() {
+    let mut world = World::synced(web());
+    share(&mut world);
+    let [ModelEvent::ServiceApplied(mut other), _] = dns() else { panic!("no Service") };
+    other.name.name = "dns-other".into();
+    let others = [ModelEvent::ServiceApplied(other), ready("dns-other", &["10.244.0.99"])];
+    for event in dns().into_iter().chain(others) {
+        world.send(event);
+    }
+    world.kernel.vips.fail_next_call(ErrorKind::NotSupported);
+    world.reconciler.step(world.now);
+    world.pass(SOON);
+    let servers = world.kernel.ipvs.virtual_servers();
+    let served = &servers[&port(Protocol::Tcp, 53).into()];
+    let real: Vec<_> = served.1.keys().map(|rs| rs.addr).collect();
+    assert_eq!(real, [ip("10.244.0.11")], "those of the Service that has the port");
+}
+
 #[test]
 fn sockets_are_looked_at_only_while_a_vip_is_shared() {
     let mut world = World::synced(dns());

@@ -31,6 +31,7 @@ fn listed(name: &str, service: &str, port: u16, endpoints: &str) -> ModelEvent {
         family: IpFamily::V4,
         ports: vec![SlicePort { name: "".into(), protocol: Protocol::Tcp, port: port.try_into().unwrap() }],
         endpoints: endpoints.split_whitespace().map(endpoint).collect(),
+        triggered: None,
     })
 }
 
@@ -267,6 +268,7 @@ fn what_came_and_went_while_the_link_was_refused_deletes_nothing_later() {
     assert_eq!(world.has(passing, rs), Some(0), "quiesced, not deleted");
 }
 
+/// Conformance: ipvs/graceful_termination Test_GracefulDeleteRS: RS mismatch
 #[test]
 fn records_of_drains_that_are_none_are_not_kept() {
     let mut world = World::synced(web());

@@ -66,7 +66,7 @@ fn last_words(events: &[ModelEvent]) -> Vec<ModelEvent> {
             ModelEvent::SliceApplied(slice) => format!("slice {}", slice.name.name),
             ModelEvent::SliceDeleted(name) => format!("slice {}", name.name),
             ModelEvent::ServiceCidrsApplied(_) => "prefixes".to_owned(),
-            ModelEvent::NodeApplied(_) | ModelEvent::Synced => "node".to_owned(),
+            ModelEvent::NodeApplied(_) | ModelEvent::NodeDeleted | ModelEvent::Synced => "node".to_owned(),
         };
         last.insert(key, event.clone());
     }

@@ -42,6 +42,7 @@ fn check_merged(case: &str, slices: &[(&str, &str)], http: &str, admin: &str) {
     }
 }
 
+/// Conformance: endpointslicecache TestEndpointsMapFromESC
 #[test]
 fn endpoints_map_from_esc() {
     for (case, slices, http, admin) in [
@@ -87,6 +88,7 @@ fn endpoints_map_from_esc() {
     }
 }
 
+/// Conformance: endpointslicecache TestEndpointInfoByServicePort
 #[test]
 fn endpoint_info_by_service_port() {
     for (case, slices, http) in [
@@ -139,6 +141,7 @@ fn the_copy_that_is_believed_brings_its_pod() {
     }
 }
 
+/// Conformance: e2e/service should support named targetPorts...
 #[test]
 fn ports_are_matched_by_name_and_protocol() {
     let model = model([
@@ -156,10 +159,13 @@ fn ports_are_matched_by_name_and_protocol() {
     assert_eq!(endpoints(&model, "dns", "", V4), "1:55RS");
 }
 
+/// Conformance: endpointslicecache TestEndpointsMapFromESC: 3 slices with different services and namespaces
 #[test]
 fn families_and_services_do_not_mix() {
     let mut wrong_family = slice("s4", "web", "http:80/TCP", "4RS");
     wrong_family.endpoints.push(endpoint(IpFamily::V6, "5RS"));
+    let mut elsewhere = slice("s1", "web", "http:80/TCP", "6RS");
+    (elsewhere.name.namespace, elsewhere.service) = ("other".into(), ServiceName::new("other", "web"));
     let model = model([
         ServiceApplied(service("web", "http:80/TCP")),
         ServiceApplied(service("api", "http:80/TCP")),
@@ -167,6 +173,7 @@ fn families_and_services_do_not_mix() {
         SliceApplied(slice_of(IpFamily::V6, "s2", "web", "http:80/TCP", "2RS")),
         SliceApplied(slice("s3", "api", "http:80/TCP", "3RS")),
         SliceApplied(wrong_family),
+        SliceApplied(elsewhere),
     ]);
     assert_eq!(endpoints(&model, "web", "http", V4), "1:80RS 4:80RS");
     assert_eq!(endpoints(&model, "web", "http", IpFamily::V6), "2:80RS");
@@ -188,53 +195,66 @@ fn check_change(case: &str, before: &[(&str, &str)], after: &[(&str, &str)], htt
     assert_eq!(dirty(&mut model), if is_dirty { "web" } else { "" }, "{case}");
 }
 
+/// Conformance: ipvs/proxier Test_updateEndpointsMap
+/// Conformance: endpointschangetracker TestUpdateEndpointsMap
+/// Conformance: endpointschangetracker TestEndpointSliceUpdate
+/// Conformance: endpointschangetracker TestCheckoutChanges
 #[test]
 fn update_endpoints_map() {
     let http = "http:80/TCP";
+    let admin = "admin:443/TCP";
     let both = "http:80/TCP admin:443/TCP";
-    for (case, before, after, expect, is_dirty) in [
-        ("empty", &[][..], &[][..], "", false),
-        ("no change, named port, local", &[(http, "1RSL")], &[(http, "1RSL")], "1:80RSL", false),
+    type Slices<'a> = &'a [(&'a str, &'a str)];
+    let unchanged: [(&str, Slices<'_>, &str); 5] = [
+        ("nothing", &[], ""),
+        ("no change, named port, local", &[(http, "1RSL")], "1:80RSL"),
+        ("no change, multiple subsets", &[(http, "1RS"), (admin, "2RS")], "1:80RS"),
         (
-            "no change, multiple slices",
-            &[(http, "1RS"), (both, "2RS")],
-            &[(http, "1RS"), (both, "2RS")],
-            "1:80RS 2:80RS",
-            false,
+            "no change, multiple subsets, multiple ports, local",
+            &[(both, "1RSL"), ("http:8080/TCP", "3RS")],
+            "1:80RSL 3:8080RS",
         ),
-        ("add an EndpointSlice", &[], &[(http, "1RSL")], "1:80RSL", true),
-        ("remove an EndpointSlice", &[(http, "1RSL")], &[], "", true),
-        ("add an IP and port", &[(http, "1RS")], &[(both, "1RS 2RS")], "1:80RS 2:80RS", true),
-        ("remove an IP and port", &[(both, "1RS 2RS")], &[(http, "1RS")], "1:80RS", true),
         (
-            "add a slice to an endpoint",
-            &[(http, "1RS")],
-            &[(http, "1RS"), ("admin:443/TCP", "2RS")],
-            "1:80RS",
-            true,
+            "no change, multiple endpoints, subsets, IPs, and ports",
+            &[(both, "1RS 2RSL"), ("http:8080/TCP admin:8443/TCP", "3RS 4RSL")],
+            "1:80RS 2:80RSL 3:8080RS 4:8080RSL",
         ),
-        ("rename a port", &[(http, "1RS")], &[("web:80/TCP", "1RS")], "", true),
-        ("renumber a port", &[(http, "1RS")], &[("http:8080/TCP", "1RS")], "1:8080RS", true),
+    ];
+    for (case, slices, expect) in unchanged {
+        check_change(case, slices, slices, expect, false);
+    }
+    let changed: [(&str, Slices<'_>, Slices<'_>, &str); 13] = [
+        ("add an Endpoints", &[], &[(http, "1RSL")], "1:80RSL"),
+        ("remove an Endpoints", &[(http, "1RSL")], &[], ""),
+        ("add an IP and port", &[(http, "1RS")], &[(both, "1RS 2RS")], "1:80RS 2:80RS"),
+        ("remove an IP and port", &[(both, "1RS 2RS")], &[(http, "1RS")], "1:80RS"),
+        ("add a subset", &[(http, "1RS")], &[(http, "1RS"), (admin, "2RS")], "1:80RS"),
+        ("remove a subset", &[(http, "1RS"), (admin, "2RS")], &[(http, "1RS")], "1:80RS"),
+        ("rename a port", &[(http, "1RS")], &[("web:80/TCP", "1RS")], ""),
+        ("renumber a port", &[(http, "1RS")], &[("http:8080/TCP", "1RS")], "1:8080RS"),
         (
             "complex add and remove",
-            &[(http, "1RSL 2RS"), (both, "3RS"), ("admin:443/TCP", "4RS")],
-            &[("admin:443/TCP", "1RS"), (http, "9RS 3RS")],
+            &[(http, "1RSL 2RS"), (both, "3RS"), (admin, "4RS")],
+            &[(admin, "1RS"), (http, "9RS 3RS")],
             "3:80RS 9:80RS",
-            true,
         ),
-        ("change from 0 endpoint address to 1 unnamed port", &[(http, "")], &[(http, "1RS")], "1:80RS", true),
-        ("change from ready to terminating pod", &[(http, "1RS")], &[(http, "1ST")], "1:80ST", true),
-        ("change from terminating to empty pod", &[(http, "1ST")], &[(http, "")], "", true),
-    ] {
-        check_change(case, before, after, expect, is_dirty);
+        ("change from 0 endpoint address to 1 named port", &[(http, "")], &[(http, "1RS")], "1:80RS"),
+        ("change from ready to terminating pod", &[(http, "1RS")], &[(http, "1ST")], "1:80ST"),
+        ("change from terminating to empty pod", &[(http, "1ST")], &[(http, "")], ""),
+        ("another order", &[(http, "1RS"), (both, "2RS")], &[(both, "2RS")], "2:80RS"),
+    ];
+    for (case, before, after, expect) in changed {
+        check_change(case, before, after, expect, true);
     }
 }
 
+/// Conformance: endpointslicecache TestEsDataChanged
 #[test]
 fn es_data_changed() {
     let both = "http:80/TCP admin:443/TCP";
     for (case, before, after, expect, is_dirty) in [
-        ("identical ports are the same", (both, "1RS"), (both, "1RS"), "1:80RS", false),
+        ("identical ports", (both, "1RS"), (both, "1RS"), "1:80RS", false),
+        ("identical endpoints", (both, "1RS 2RS"), (both, "1RS 2RS"), "1:80RS 2:80RS", false),
         // Upstream calls these two changed; nothing that anyone could see is.
         ("ports out of order", (both, "1RS"), ("admin:443/TCP http:80/TCP", "1RS"), "1:80RS", false),
         ("endpoints out of order", (both, "1RS 2RS"), (both, "2RS 1RS"), "1:80RS 2:80RS", false),
@@ -250,20 +270,35 @@ fn es_data_changed() {
     }
 }
 
+/// Conformance: endpointslicecache TestEndpointSliceCacheClearedCorrectly
+/// Conformance: endpointslicecache TestSameServiceEndpointSliceCacheClearedCorrectly
 #[test]
 fn endpoint_slice_cache_cleared_correctly() {
-    for names in [&[("s1", "web")][..], &[("s1", "web"), ("s2", "web")], &[("s1", "web"), ("s2", "api")]] {
+    for (case, slices) in [
+        ("one slice", &[("ns", "s1", "web")][..]),
+        ("two slices, same namespace", &[("ns", "s1", "web"), ("ns", "s2", "api")]),
+        ("two slices, same service", &[("ns", "s1", "web"), ("ns", "s2", "web")]),
+        ("two slices, different namespace", &[("ns", "s1", "web"), ("other", "s1", "web")]),
+    ] {
         let mut model = ServiceModel::default();
-        for (slice_of, service) in names {
-            model.apply(SliceApplied(slice(slice_of, service, "http:80/TCP", "1RSL@a#n1=ns/p/u 2ST")));
+        let named = |namespace: &str, name: &str, service: &str| {
+            let mut slice = slice(name, service, "http:80/TCP", "1RSL@a#n1=ns/p/u 2ST");
+            (slice.name.namespace, slice.service) = (namespace.into(), ServiceName::new(namespace, service));
+            slice
+        };
+        for (namespace, name, service) in slices {
+            model.apply(SliceApplied(named(namespace, name, service)));
         }
-        assert!(!model.is_pristine());
-        names.iter().for_each(|(slice, _)| model.apply(SliceDeleted(slice_name(slice))));
-        assert!(model.is_pristine(), "{names:?}");
+        for (namespace, name, service) in slices {
+            assert!(!model.is_pristine(), "{case}");
+            model.apply(SliceDeleted(named(namespace, name, service).name));
+        }
+        assert!(model.is_pristine(), "{case}");
         assert!(!model.has_dirty(), "no Service was known");
     }
 }
 
+/// Conformance: servicechangetracker TestServiceCacheLeaks
 #[test]
 fn service_cache_leaks() {
     let mut model = ServiceModel::default();
@@ -275,6 +310,8 @@ fn service_cache_leaks() {
     assert_eq!(dirty(&mut model), "");
 }
 
+/// Conformance: ipvs/proxier TestBuildServiceMapAddRemove
+/// Conformance: servicechangetracker TestBuildServiceMapAddRemove
 #[test]
 fn build_service_map_add_remove() {
     let mut model =
@@ -391,6 +428,19 @@ fn a_change_of_the_node_marks_the_services_that_it_touches() {
     check_node_change("an address", &moved, "");
     moved.pod_cidrs.push("10.244.0.0/24".parse().unwrap());
     check_node_change("a pod CIDR", &moved, "");
+}
+
+/// Conformance: healthcheck TestHealthzServer
+/// Conformance: node TestNodeManagerOnNodeDelete
+#[test]
+fn a_node_that_is_gone_leaves_and_stays_what_it_was() {
+    let mut model = model([]);
+    let before = model.node().clone();
+    model.apply(ModelEvent::NodeDeleted);
+    assert_eq!(*model.node(), Node { leaves: true, ..before.clone() });
+    assert!(model.take_node_changed());
+    model.apply(NodeApplied(before.clone()));
+    assert_eq!(*model.node(), before, "it is registered again");
 }
 
 #[test]

@@ -157,16 +157,25 @@ const MORE: [Case; 9] = [
     case("several nodes hinted", "C", "", "3R#n2+n1 4R#n2", ["3", "", "3", "any"]),
 ];
 
+/// Conformance: topology TestCategorizeEndpoints
+/// Conformance: e2e/traffic_distribution should route traffic to an endpoint...zone when using PreferClose
+/// Conformance: e2e/traffic_distribution should route traffic correctly...when using PreferClose
+/// Conformance: e2e/traffic_distribution should route traffic to an endpoint...zone when using PreferSameZone
+/// Conformance: e2e/traffic_distribution should route traffic correctly...when using PreferSameZone
+/// Conformance: e2e/topology_hints should distribute endpoints evenly
 #[test]
 fn categorize_endpoints_by_topology() {
     TOPOLOGY.iter().for_each(check);
 }
 
+/// Conformance: topology TestCategorizeEndpoints
 #[test]
 fn categorize_endpoints_by_policy() {
     POLICIES.iter().for_each(check);
 }
 
+/// Conformance: e2e/service should create endpoints for unready pods
+/// Conformance: e2e/service should be able to connect to terminating and unready endpoints...
 #[test]
 fn categorize_endpoints_beyond_upstream() {
     MORE.iter().for_each(check);
@@ -194,6 +203,9 @@ fn check_cluster_ip(name: &str, internal: TrafficPolicy, text: &str, expect: &st
     assert_eq!(numbers.join(" "), expect, "{name}");
 }
 
+/// Conformance: e2e/service should respect internalTrafficPolicy=Local Pod to Pod
+/// Conformance: e2e/service should fallback to local terminating endpoints...internalTrafficPolicy=Local
+/// Conformance: e2e/service should fallback to terminating endpoints...internalTrafficPolicy=Cluster
 #[test]
 fn cluster_ips() {
     use TrafficPolicy::{Cluster, Local};

@@ -23,6 +23,8 @@ fn only_a_hanging_loop_calls_for_a_restart() {
     assert_eq!(pages(&health, late), (true, true));
 }
 
+/// Conformance: healthcheck TestHealthzServer
+/// Conformance: healthcheck TestLivezServer
 #[test]
 fn a_change_that_waits_too_long_is_unhealthy_but_no_reason_to_restart() {
     let (health, start) = (Health::new(LIMITS, &[]), Instant::now());
@@ -46,6 +48,25 @@ fn a_change_that_waits_too_long_is_unhealthy_but_no_reason_to_restart() {
     assert_eq!(pages(&health, late), (true, true));
     let body = health.healthz(late).body;
     assert!(body.contains(r#""lastUpdated":"20"#) && !body.contains("reason"), "{body}");
+}
+
+/// Conformance: healthcheck TestHealthzServer
+/// Conformance: healthcheck TestLivezServer
+#[test]
+fn a_node_that_is_about_to_go_is_not_eligible_but_alive() {
+    let (health, now) = (Health::new(LIMITS, &[]), Instant::now());
+    let eligible = |health: &Health| health.healthz(now).body.contains(r#""nodeEligible":true"#);
+    assert_eq!((pages(&health, now), eligible(&health)), ((true, true), true), "before any update");
+    health.set_node_eligible(false);
+    assert_eq!((pages(&health, now), eligible(&health)), ((true, false), false));
+    assert!(
+        health.healthz(now).body.contains(r#""nodeEligible":false,"healthy":true"#),
+        "{:?}",
+        health.healthz(now)
+    );
+    assert!(!health.livez(now).body.contains("nodeEligible"), "{:?}", health.livez(now));
+    health.set_node_eligible(true);
+    assert_eq!((pages(&health, now), eligible(&health)), ((true, true), true));
 }
 
 #[test]

@@ -82,11 +82,49 @@ fn writes_that_are_refused() {
 fn events_are_accepted_and_kept() {
     let server = TestApiServer::builder().start().unwrap();
     let target = "/apis/events.k8s.io/v1/namespaces/default/events";
-    let event = json!({"metadata": {"generateName": "kube-ipvs-"}, "reason": "Conflict", "note": "said why"});
+    let event = json!({
+        "metadata": {"generateName": "kube-ipvs-"},
+        "eventTime": "2026-01-02T03:04:05.000000Z",
+        "type": "Warning",
+        "reason": "Conflict",
+        "action": "Bind",
+        "reportingController": "kube-ipvs",
+        "reportingInstance": "n1",
+        "regarding": {"kind": "Service", "namespace": "default", "name": "web"},
+        "note": "said why",
+    });
     let (status, created) = send(&server, "POST", target, &event);
     assert_eq!(status, 201, "{created}");
     assert!(created["metadata"]["name"].as_str().unwrap().starts_with("kube-ipvs-"));
     assert_eq!(server.objects().list(Resource::Events)[0]["note"], "said why");
+
+    let without = |field: &str| {
+        let mut event = event.clone();
+        event.as_object_mut().unwrap().remove(field);
+        event
+    };
+    let with = |field: &str, value: Value| {
+        let mut event = event.clone();
+        event[field] = value;
+        event
+    };
+    let check = |method: &str, target: &str, body: Value, message: &str| {
+        let (status, answer) = send(&server, method, target, &body);
+        let found = answer["message"].as_str().unwrap_or_default();
+        assert!(status == 422 && found.contains(message), "{body}: {status} {found}");
+    };
+    check("POST", target, without("eventTime"), "eventTime: Required");
+    check("POST", target, without("action"), "action: Required");
+    check("POST", target, without("type"), "type: has invalid value");
+    check("POST", target, with("note", "x".repeat(1025).into()), "note: can have at most");
+    check("POST", target, with("deprecatedCount", 1.into()), "deprecatedCount: needs to be unset");
+    check("POST", target, with("metadata", json!({"name": "a..b"})), "metadata.name");
+    check("POST", &target.replace("default", "shop"), without("regarding"), "does not match");
+    let one = format!("{target}/{}", created["metadata"]["name"].as_str().unwrap());
+    check("PATCH", &one, json!({"note": "other"}), "note: field is immutable");
+    check("PATCH", &one, json!({"series": {"count": 1}}), "series.count: should be at least 2");
+    let series = json!({"series": {"count": 2, "lastObservedTime": "2026-01-02T03:04:06.000000Z"}});
+    assert_eq!(send(&server, "PATCH", &one, &series).0, 200);
 }
 
 #[test]

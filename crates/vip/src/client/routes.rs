@@ -7,26 +7,32 @@ use std::{
 };
 
 use dataplane::{BatchReport, FailedOp, explain_vip};
-use lb_types::{IpFamily, VipOp};
+use lb_types::{IpFamily, RouteTable, VipOp};
 use netlink::{Batch, BatchOutcome, Failure};
-use netlink_packet_route::AddressFamily;
+use netlink_packet_route::{AddressFamily, address::AddressScope};
 
 use super::VipClient;
 use crate::{
     VipError,
     conflict::{Foreign, resolve},
     dump::{Link, LocalRoute, parse_link, parse_local_route},
-    encode::{RouteWrite, family, get_links, get_local_routes, push_add_address, push_delete_address},
+    encode::{
+        RouteWrite, RuleWrite, family, get_links, get_local_routes, push_add_address, push_delete_address,
+    },
 };
 
 /// An address that no tool takes for one of the node; it stays on a link that has lost all its others.
 const PLACEHOLDER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 177, 177, 177));
+
+/// Routes with the key of ours, by VIP and table.
+type Rivals = HashMap<(IpAddr, RouteTable), Vec<LocalRoute>>;
 
 /// An [`VipOp::EnsureRoute`] that met a route with the key of ours.
 #[derive(Clone, Copy)]
 struct Contested {
     index: usize,
     vip: IpAddr,
+    table: RouteTable,
     source: Option<IpAddr>,
 }
 
@@ -40,8 +46,9 @@ impl VipClient {
     ) -> Result<(), VipError> {
         let Some(link) = self.our_link()?.filter(|link| link.observed.dummy) else {
             // Without a link there is nothing to delete: it went with the link, or never was ours.
-            let routes = group.filter(|index| matches!(ops[*index], VipOp::EnsureRoute { .. }));
-            report.failed.extend(routes.map(|index| failed(ops, index, libc::ENODEV, None)));
+            let is_made = |op: &VipOp| matches!(op, VipOp::EnsureRoute { .. } | VipOp::EnsureAddress { .. });
+            let made = group.filter(|index| is_made(&ops[*index]));
+            report.failed.extend(made.map(|index| failed(ops, index, libc::ENODEV, None)));
             return Ok(());
         };
         self.keep_ipv4_enabled(&ops[group.clone()], link.index)?;
@@ -65,7 +72,7 @@ impl VipClient {
     fn keep_ipv4_enabled(&mut self, ops: &[VipOp], link: u32) -> Result<(), VipError> {
         if ops.iter().any(|op| matches!(op, VipOp::DeleteAddress { addr: IpAddr::V4(_) })) {
             let mut batch = Batch::new();
-            push_add_address(&mut batch, PLACEHOLDER, link);
+            push_add_address(&mut batch, PLACEHOLDER, AddressScope::Host, link);
             // The kernel refuses the address if the link has it already. Refused for another reason, the
             // addresses go all the same.
             self.socket.execute(&mut batch)?;
@@ -83,12 +90,12 @@ impl VipClient {
     ) -> Result<(), VipError> {
         let rivals = self.dump_rivals(contested)?;
         let (mut batch, mut owners, mut foreign) = (Batch::new(), Vec::new(), Vec::new());
-        for &Contested { index, vip, source } in contested {
-            let rivals = rivals.get(&vip).map(Vec::as_slice).unwrap_or_default();
+        for &Contested { index, vip, table, source } in contested {
+            let rivals = rivals.get(&(vip, table)).map(Vec::as_slice).unwrap_or_default();
             match resolve(vip, source, link, rivals) {
                 Ok(writes) => {
                     for write in writes {
-                        write.push(&mut batch, vip, link);
+                        write.push(&mut batch, vip, table, link);
                         owners.push((index, write));
                     }
                 }
@@ -125,13 +132,15 @@ impl VipClient {
     }
 
     /// Routes with the key of ours, for the contested VIPs, in the kernel's order.
-    fn dump_rivals(&mut self, contested: &[Contested]) -> Result<HashMap<IpAddr, Vec<LocalRoute>>, VipError> {
-        let mut rivals: HashMap<IpAddr, Vec<LocalRoute>> =
-            contested.iter().map(|contested| (contested.vip, Vec::new())).collect();
-        let families: HashSet<IpFamily> = rivals.keys().map(|vip| IpFamily::of(*vip)).collect();
-        for family in families {
-            for route in self.dump_local_routes(family_of(family))? {
-                if let Some(rivals) = rivals.get_mut(&route.addr).filter(|_| route.has_our_key()) {
+    fn dump_rivals(&mut self, contested: &[Contested]) -> Result<Rivals, VipError> {
+        let mut rivals: Rivals =
+            contested.iter().map(|contested| ((contested.vip, contested.table), Vec::new())).collect();
+        let tables: HashSet<_> = rivals.keys().map(|(vip, table)| (IpFamily::of(*vip), *table)).collect();
+        for (family, table) in tables {
+            let dump = get_local_routes(family_of(family), table, None);
+            for route in self.socket.dump(&dump, parse_local_route)? {
+                let key = (route.addr, route.table);
+                if let Some(rivals) = rivals.get_mut(&key).filter(|_| route.has_our_key()) {
                     rivals.push(route);
                 }
             }
@@ -139,8 +148,28 @@ impl VipClient {
         Ok(rivals)
     }
 
-    fn dump_local_routes(&mut self, family: AddressFamily) -> Result<Vec<LocalRoute>, VipError> {
-        Ok(self.socket.dump(&get_local_routes(family, None), parse_local_route)?)
+    /// Executes an operation on a rule; one that is there, or gone, already is as wanted.
+    pub(super) fn apply_rule(
+        &mut self,
+        ops: &[VipOp],
+        index: usize,
+        report: &mut BatchReport,
+    ) -> Result<(), VipError> {
+        let mut batch = Batch::new();
+        match ops[index] {
+            VipOp::EnsureRule { family, bit } => RuleWrite::Add.push(&mut batch, family, bit),
+            VipOp::DeleteRule { family, bit } => RuleWrite::Delete.push(&mut batch, family, bit),
+            op => debug_assert!(false, "no rule: {op}"),
+        }
+        let outcome = self.socket.execute(&mut batch)?;
+        report.replies_lost |= outcome.replies_lost;
+        let is_as_wanted = |errno| match ops[index] {
+            VipOp::EnsureRule { .. } => errno == libc::EEXIST,
+            _ => is_absent(errno),
+        };
+        let failures = outcome.failures.into_iter().filter(|failure| !is_as_wanted(failure.errno));
+        report.failed.extend(failures.map(|failure| failed(ops, index, failure.errno, failure.text)));
+        Ok(())
     }
 }
 
@@ -150,10 +179,13 @@ fn family_of(ip_family: IpFamily) -> AddressFamily {
 
 fn push(batch: &mut Batch, op: &VipOp, link: u32) {
     match *op {
-        VipOp::EnsureRoute { vip, source } => RouteWrite::Add(source).push(batch, vip, link),
-        VipOp::DeleteRoute { vip } => RouteWrite::Delete(None).push(batch, vip, link),
+        VipOp::EnsureRoute { vip, table, source } => RouteWrite::Add(source).push(batch, vip, table, link),
+        VipOp::DeleteRoute { vip, table } => RouteWrite::Delete(None).push(batch, vip, table, link),
+        VipOp::EnsureAddress { addr } => push_add_address(batch, addr, AddressScope::Universe, link),
         VipOp::DeleteAddress { addr } => push_delete_address(batch, addr, link),
-        VipOp::EnsureLink | VipOp::DeleteLink => debug_assert!(false, "links are not batched: {op}"),
+        VipOp::EnsureLink | VipOp::DeleteLink | VipOp::EnsureRule { .. } | VipOp::DeleteRule { .. } => {
+            debug_assert!(false, "links and rules are not batched: {op}");
+        }
     }
 }
 
@@ -164,8 +196,9 @@ fn sort_out(ops: &[VipOp], start: usize, outcome: BatchOutcome, report: &mut Bat
         let index = start + index;
         match (&ops[index], errno) {
             (VipOp::DeleteRoute { .. } | VipOp::DeleteAddress { .. }, errno) if is_absent(errno) => {}
-            (&VipOp::EnsureRoute { vip, source }, libc::EEXIST) => {
-                contested.push(Contested { index, vip, source });
+            (VipOp::EnsureAddress { .. }, libc::EEXIST) => {}
+            (&VipOp::EnsureRoute { vip, table, source }, libc::EEXIST) => {
+                contested.push(Contested { index, vip, table, source });
             }
             _ => report.failed.push(failed(ops, index, errno, text)),
         }

@@ -102,6 +102,8 @@ fn routes() {
     assert_eq!((got.addr.to_string(), got.protocol, got.link), ("10.96.0.1".into(), 177, Some(7)));
     assert_eq!(got.source, Some("192.0.2.1".parse().unwrap()));
     assert!(got.has_our_key());
+    assert_eq!(got.table, RouteTable::Local);
+    assert_eq!(route(&route_header(32, 177, 2, 0)).unwrap().table, RouteTable::Steering);
     for (what, header) in [
         ("prefix", route_header(24, 255, 2, 0)),
         ("main table", route_header(32, 254, 2, 0)),
@@ -113,10 +115,34 @@ fn routes() {
 }
 
 #[test]
+fn rules() {
+    let rule =
+        |header: &[u8], attributes: &[(u16, &[u8])]| read(&message(NEW_RULE, header, attributes), parse_rule);
+    let header = [2, 0, 0, 0, 177, 0, 0, 1, 0, 0, 0, 0];
+    let bit: &[u8] = &0x1000_u32.to_ne_bytes();
+    let ours = rule(&header, &[(6, &[177, 0, 0, 0]), (10, bit), (16, bit), (21, &[177])]).unwrap();
+    assert_eq!((ours.as_ours(), ours.as_foreign()), (Some((IpFamily::V4, 12)), None));
+    let mark = MarkRule { value: 0x1000, mask: 0x1000 };
+    for (what, header, protocol) in [
+        ("another owner", header, 3),
+        ("another table", [2, 0, 0, 0, 100, 0, 0, 1, 0, 0, 0, 0], 177),
+        ("of routes of multicast", [128, 0, 0, 0, 177, 0, 0, 1, 0, 0, 0, 0], 177),
+    ] {
+        let foreign = rule(&header, &[(10, bit), (16, bit), (21, &[protocol])]).unwrap();
+        assert_eq!((foreign.as_ours(), foreign.as_foreign()), (None, Some(mark)), "{what}");
+    }
+    let whole = rule(&header, &[(10, bit), (21, &[177])]).unwrap();
+    assert_eq!(whole.as_foreign(), Some(MarkRule { value: 0x1000, mask: u32::MAX }), "the whole mark");
+    assert_eq!(rule(&[2, 0, 0, 0, 177, 0, 0, 1, 2, 0, 0, 0], &[(10, bit)]), None, "not fwmark");
+    assert_eq!(rule(&header, &[(6, &[177, 0, 0, 0])]), None, "no mark");
+}
+
+#[test]
 fn keys() {
     let check = |addr: &str, metric, tos, expect| {
         let addr = addr.parse().unwrap();
-        let route = LocalRoute { addr, protocol: 4, tos, metric, link: None, source: None };
+        let route =
+            LocalRoute { addr, table: RouteTable::Local, protocol: 4, tos, metric, link: None, source: None };
         assert_eq!(route.has_our_key(), expect, "{route:?}");
     };
     check("10.96.0.1", 0, 0, true);

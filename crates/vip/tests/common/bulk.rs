@@ -10,7 +10,7 @@ use dataplane::{
     VipTable as _,
     contract::vips::{NODE_V4, NODE_V6, VipsWorld as _},
 };
-use lb_types::VipOp;
+use lb_types::{RouteTable, VipOp};
 use testkit::in_new_netns;
 
 use super::{
@@ -41,7 +41,8 @@ pub fn twenty_thousand_routes_of_each_family(kind: &str) {
         namespace.apply(&[VipOp::EnsureLink]);
         let vips: BTreeSet<IpAddr> = (1..=COUNT).flat_map(|n| [v4(n), v6(n)]).collect();
         let ensures: Vec<_> = vips.iter().map(|vip| ensure(*vip)).collect();
-        let deletes: Vec<_> = vips.iter().map(|vip| VipOp::DeleteRoute { vip: *vip }).collect();
+        let deletes: Vec<_> =
+            vips.iter().map(|vip| VipOp::DeleteRoute { vip: *vip, table: RouteTable::Local }).collect();
 
         let before = namespace.client.counters();
         let ((), added) = timed(|| namespace.apply(&ensures));
@@ -64,7 +65,7 @@ pub fn twenty_thousand_routes_of_each_family(kind: &str) {
             2,
             "one more route: the link, the route"
         );
-        namespace.apply(&[VipOp::DeleteRoute { vip: v4(COUNT + 1) }]);
+        namespace.apply(&[VipOp::DeleteRoute { vip: v4(COUNT + 1), table: RouteTable::Local }]);
 
         let ((), again) = timed(|| namespace.apply(&ensures));
         assert_eq!(namespace.client.observe().expect("observable"), seen, "nothing doubled, nothing lost");

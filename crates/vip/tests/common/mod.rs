@@ -17,7 +17,7 @@ pub use watcher::{
 };
 
 use dataplane::contract::vips::{CASES, NODE_V4, NODE_V6};
-use lb_types::VipOp;
+use lb_types::{RouteTable, VipOp};
 use namespace::NodeNamespace;
 use std::net::IpAddr;
 
@@ -37,7 +37,7 @@ pub fn contract(kind: &str) {
 /// Operation that binds a VIP with the node's address of its family as source.
 fn ensure(vip: IpAddr) -> VipOp {
     let source = Some(if vip.is_ipv4() { NODE_V4 } else { NODE_V6 });
-    VipOp::EnsureRoute { vip, source }
+    VipOp::EnsureRoute { vip, table: RouteTable::Local, source }
 }
 
 fn vip(text: &str) -> IpAddr {

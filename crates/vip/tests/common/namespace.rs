@@ -10,10 +10,10 @@ use dataplane::{
     BatchReport, ObservedLink, VipTable,
     contract::vips::{NODE_LINK, NODE_V4, NODE_V6, VipsWorld},
 };
-use lb_types::{Protocol, VipOp};
+use lb_types::{IpFamily, Protocol, VipOp};
 use serde_json::Value;
 use testkit::{run, try_run};
-use vip::{LINK_NAME, ROUTE_PROTOCOL, VipClient};
+use vip::{LINK_NAME, ROUTE_PROTOCOL, RULE_PRIORITY, STEERING_TABLE, VipClient};
 
 /// Protocol number of routes of somebody else.
 const FOREIGN_PROTOCOL: &str = "211";
@@ -112,7 +112,66 @@ impl VipsWorld for NodeNamespace {
     }
 
     fn delete_route(&mut self, vip: IpAddr) {
-        ip(&format!("{} route del local {vip} dev {LINK_NAME} table local", family_flag(vip)));
+        let family = family_flag(vip);
+        let is_local = self.routes().iter().any(|(other, _)| *other == vip);
+        let local = is_local.then(|| "local".to_owned());
+        let steering = self.steered().contains(&vip).then(|| STEERING_TABLE.to_string());
+        for table in local.into_iter().chain(steering) {
+            ip(&format!("{family} route del local {vip} dev {LINK_NAME} table {table}"));
+        }
+    }
+
+    fn steered(&mut self) -> Vec<IpAddr> {
+        // The table of a family exists once it has had a route.
+        let exists = |family: &&str| {
+            try_run(&["ip", family, "route", "show", "table", &STEERING_TABLE.to_string()]).is_ok()
+        };
+        let list = |family| {
+            ip_json(&format!("{family} route show table {STEERING_TABLE} type local proto {ROUTE_PROTOCOL}"))
+        };
+        let mut vips: Vec<_> = ["-4", "-6"]
+            .into_iter()
+            .filter(exists)
+            .flat_map(list)
+            .filter_map(|route| address_of(&route["dst"]))
+            .collect();
+        vips.sort_unstable();
+        vips
+    }
+
+    fn rules(&mut self) -> Vec<(IpFamily, u8)> {
+        let list = |(flag, family): (&str, IpFamily)| {
+            let rules = ip_json(&format!("{flag} rule show table {STEERING_TABLE}"));
+            rules.into_iter().map(move |rule| {
+                assert_eq!(rule["priority"], RULE_PRIORITY, "{rule}");
+                assert_eq!(rule["fwmark"], rule["fwmask"], "{rule}");
+                let mark = rule["fwmark"].as_str().and_then(|mark| mark.strip_prefix("0x")).expect("a mark");
+                let mark = u32::from_str_radix(mark, 16).expect("a number");
+                (family, u8::try_from(mark.trailing_zeros()).expect("a bit"))
+            })
+        };
+        let mut rules: Vec<_> =
+            [("-4", IpFamily::V4), ("-6", IpFamily::V6)].into_iter().flat_map(list).collect();
+        rules.sort_unstable();
+        rules
+    }
+
+    fn delete_rules(&mut self) {
+        for (family, bit) in self.rules() {
+            let flag = family_flag(family.unspecified());
+            ip(&format!("{flag} rule del fwmark {0:#x}/{0:#x} lookup {STEERING_TABLE}", 1_u32 << bit));
+        }
+    }
+
+    fn addresses(&mut self) -> BTreeSet<IpAddr> {
+        let links = ip_json(&format!("address show dev {LINK_NAME}"));
+        let of_link = |link: &serde_json::Value| link["addr_info"].as_array().cloned().unwrap_or_default();
+        let addresses = links.iter().flat_map(of_link).filter_map(|info| address_of(&info["local"]));
+        let is_internal = |addr: &IpAddr| match addr {
+            IpAddr::V4(addr) => addr.is_loopback(),
+            IpAddr::V6(addr) => addr.is_unicast_link_local(),
+        };
+        addresses.filter(|addr| !is_internal(addr)).collect()
     }
 
     fn add_foreign_route(&mut self, addr: IpAddr) {

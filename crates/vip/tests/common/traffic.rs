@@ -7,7 +7,7 @@ use std::{
 };
 
 use dataplane::contract::vips::{NODE_LINK, NODE_V4, NODE_V6};
-use lb_types::{IpFamily, VipOp};
+use lb_types::{IpFamily, RouteTable, VipOp};
 use testkit::{NetNs, in_new_netns, wait_for};
 
 use super::{ensure, namespace::NodeNamespace, vip};
@@ -31,7 +31,10 @@ pub fn connections_of_the_node_start_at_its_address(kind: &str) {
         let mut namespace = NodeNamespace::new(kind);
         let vips = [(vip("10.96.0.1"), NODE_V4), (vip("fd00:1111::1"), NODE_V6)];
         let bare = vip("10.96.0.2");
-        namespace.apply(&[VipOp::EnsureLink, VipOp::EnsureRoute { vip: bare, source: None }]);
+        namespace.apply(&[
+            VipOp::EnsureLink,
+            VipOp::EnsureRoute { vip: bare, table: RouteTable::Local, source: None },
+        ]);
         namespace.apply(&vips.map(|(vip, _)| ensure(vip)));
         for (vip, node) in vips {
             let listener = listen(IpFamily::of(vip));

@@ -7,7 +7,7 @@ use std::{
 };
 
 use dataplane::{Touched, VipTable as _, contract::vips::VipsWorld as _};
-use lb_types::VipOp;
+use lb_types::{RouteTable, VipOp};
 use testkit::in_new_netns;
 use vip::VipWatcher;
 
@@ -52,9 +52,13 @@ pub fn own_changes_are_not_reported(kind: &str) {
         namespace.apply(&vips().map(ensure));
         namespace.add_node_address(vip("192.0.2.2"));
         assert_reported(&mut watcher, "a node address");
-        namespace.apply(&[VipOp::EnsureRoute { vip: vips()[0], source: Some(vip("192.0.2.2")) }]);
-        namespace.apply(&[VipOp::EnsureRoute { vip: vips()[1], source: None }]);
-        namespace.apply(&vips().map(|vip| VipOp::DeleteRoute { vip }));
+        namespace.apply(&[VipOp::EnsureRoute {
+            vip: vips()[0],
+            table: RouteTable::Local,
+            source: Some(vip("192.0.2.2")),
+        }]);
+        namespace.apply(&[VipOp::EnsureRoute { vip: vips()[1], table: RouteTable::Local, source: None }]);
+        namespace.apply(&vips().map(|vip| VipOp::DeleteRoute { vip, table: RouteTable::Local }));
         assert_silent(&mut watcher, "our routes made, replaced and deleted");
         let many: Vec<_> =
             (0..=255).flat_map(|a| (0..20).map(move |b| ensure([10, 97, b, a].into()))).collect();

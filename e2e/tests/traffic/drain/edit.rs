@@ -13,7 +13,9 @@ use e2e::{
     probe::{Proto, talk::Talk},
 };
 
-use super::{assert_within, conversations, go_on, real, wait_cut, wait_refused, wait_removed, wait_seen};
+use super::{
+    addresses, assert_within, conversations, go_on, real, wait_cut, wait_refused, wait_removed, wait_seen,
+};
 use crate::testbed::{Testbed, ask_all, assert_uncut};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -25,14 +27,14 @@ const MESSAGE_PAUSE: Duration = Duration::from_millis(200);
 #[test]
 fn a_policy_that_changes_during_a_drain_counts_at_once_slow() {
     let mut testbed = Testbed::new(PodNetwork::Routed, 2);
-    let service = Service::new("web", cluster_ip(80), &[Proto::Tcp]);
+    let service = Service::new("web", cluster_ip(80), &[Proto::Tcp]).with_node_port(30_080, "Cluster");
     let ready = testbed.ready(1..=2);
     testbed.manifests.serve(&service, &ready);
     testbed.start(&[]);
     testbed.wait_served(&service, &ready);
     let timeline = Timeline::record(&testbed.net.node);
     let reals = real(&testbed.pods[1], &service);
-    let talk = testbed.talk_with(&conversations(&cluster_ip(80).port(80), 20, MESSAGE_PAUSE));
+    let talk = testbed.talk_with(&conversations(&addresses(&service), 20, MESSAGE_PAUSE));
     let cuttable = talk.progress().pods[&testbed.pods[1].name];
     let unready = Instant::now();
     testbed.manifests.endpoints(&service, &[ready[0].clone(), Endpoint::unready(&testbed.pods[1])]);
@@ -55,6 +57,7 @@ fn a_policy_that_changes_during_a_drain_counts_at_once_slow() {
 
 /// A port is taken out of one Service, another one gets another address: new connections to the old ends are
 /// refused, established ones go on until their clients are done.
+/// Conformance: e2e/service should be updated after adding or deleting ports
 #[test]
 fn what_a_service_no_longer_has_drains_slow() {
     let mut testbed = Testbed::new(PodNetwork::Routed, 2);

@@ -19,7 +19,7 @@ use e2e::{
 };
 use testkit::wait_for;
 
-use super::{conversations, real, wait_removed};
+use super::{addresses, conversations, real, wait_removed};
 use crate::testbed::{Testbed, assert_uncut};
 
 /// Grace period of the pods.
@@ -69,7 +69,7 @@ impl Rollout {
         let mut testbed = Testbed::new(PodNetwork::Routed, 0);
         let pod = |number: u8| testbed.net.pod(&format!("pod-{number}"), 10 + number, &PORTS);
         testbed.pods = (1..=6).map(pod).collect();
-        let web = service("web", 80, true, 8080);
+        let web = service("web", 80, true, 8080).with_node_port(30080, "Cluster");
         let files = service("files", 81, false, 8081);
         let sticky = service("sticky", 82, true, 8082).with_affinity(600);
         let before = testbed.ready(1..=3);
@@ -89,7 +89,7 @@ impl Rollout {
 
     /// Starts conversations that end after 8 to 18 messages, one each second.
     fn work(&self, service: &Service, connections: usize) -> Talk {
-        let settings = conversations(&[address(service)], connections, Duration::from_secs(1));
+        let settings = conversations(&addresses(service), connections, Duration::from_secs(1));
         self.testbed.talk_with(&talk::Settings { work: Some((8, 18)), ..settings })
     }
 

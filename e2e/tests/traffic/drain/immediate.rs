@@ -4,20 +4,23 @@ use std::time::{Duration, Instant};
 
 use e2e::{
     manifest::{Endpoint, Service},
-    net::{PodNetwork, cluster_ip},
+    net::{NODE, PodNetwork, cluster_ip},
     observe::Timeline,
     probe::Proto,
 };
 
-use super::{assert_within, conversations, real, wait_cut, wait_removed, wait_seen};
-use crate::testbed::Testbed;
+use super::{addresses, assert_within, conversations, real, wait_cut, wait_removed, wait_seen};
+use crate::{
+    reach::{Gets, wait},
+    testbed::Testbed,
+};
 
 /// Whatever connections it has, the real server is gone within a second of turning unready, and its clients
 /// know.
 #[test]
 fn an_unready_real_server_is_gone_within_a_second() {
     let mut testbed = Testbed::new(PodNetwork::Routed, 2);
-    let service = Service::new("web", cluster_ip(80), &[Proto::Tcp]);
+    let service = Service::new("web", cluster_ip(80), &[Proto::Tcp]).with_node_port(30080, "Cluster");
     let ready = testbed.ready(1..=2);
     testbed.manifests.serve(&service, &ready);
     testbed.start(&["--graceful-policy=immediate"]);
@@ -26,8 +29,7 @@ fn an_unready_real_server_is_gone_within_a_second() {
     let reals = real(&testbed.pods[1], &service);
     let mut judged = 0;
     for round in 1..=6 {
-        let talk =
-            testbed.talk_with(&conversations(&cluster_ip(80).port(80), 20, Duration::from_millis(200)));
+        let talk = testbed.talk_with(&conversations(&addresses(&service), 20, Duration::from_millis(200)));
         let cuttable = talk.progress().pods[&testbed.pods[1].name];
         let unready = Instant::now();
         testbed.manifests.endpoints(&service, &[ready[0].clone(), Endpoint::unready(&testbed.pods[1])]);
@@ -47,4 +49,21 @@ fn an_unready_real_server_is_gone_within_a_second() {
             break;
         }
     }
+}
+
+/// Where the last endpoint of the node is gone, new clients outside get nothing, but those that are connected must not
+/// wait for the end of their retransmissions.
+#[test]
+fn clients_of_the_last_local_endpoint_are_reset() {
+    let mut testbed = Testbed::new(PodNetwork::Routed, 1);
+    let service = Service::new("web", cluster_ip(80), &[Proto::Tcp]).with_node_port(30080, "Local");
+    testbed.manifests.serve(&service, &testbed.ready(1..=1));
+    testbed.start(&["--graceful-policy=immediate"]);
+    wait(&testbed, NODE.port(30080), Gets::Own);
+    let talk = testbed.talk_with(&conversations(&NODE.port(30080), 10, Duration::from_millis(200)));
+    let gone = Instant::now();
+    testbed.manifests.endpoints(&service, &[]);
+    let (_, last) = wait_cut(&talk, 10, gone);
+    println!("all of 10 conversations reset within {} ms", last.as_millis());
+    assert!(last < Duration::from_secs(5), "{last:?}");
 }

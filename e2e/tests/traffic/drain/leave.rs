@@ -13,20 +13,19 @@ use e2e::{
     probe::{Proto, talk::Talk},
 };
 
-use super::{assert_within, conversations, go_on, real, wait_cut, wait_refused, wait_removed, wait_seen};
+use super::{
+    addresses, assert_within, conversations, go_on, real, wait_cut, wait_refused, wait_removed, wait_seen,
+};
 use crate::testbed::{Testbed, assert_uncut};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 fn service(name: &str, number: u8) -> Service {
     Service::new(name, cluster_ip(number), &[Proto::Tcp])
+        .with_node_port(30_000 + u16::from(number), "Cluster")
 }
 
-fn addresses(service: &Service) -> Vec<SocketAddr> {
-    service.ips.iter().map(|ip| SocketAddr::new(*ip, 80)).collect()
-}
-
-/// A Service with one endpoint that leaves, and conversations with it.
+/// A Service, at its ClusterIPs and a node port, with one endpoint that leaves, and conversations with it.
 struct Case {
     service: Service,
     /// Index of the pod.

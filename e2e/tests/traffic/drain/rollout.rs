@@ -8,13 +8,13 @@ use std::{
 
 use e2e::{
     manifest::{Endpoint, Port, Service},
-    net::{Pod, PodNetwork, cluster_ip},
+    net::{NODE, Pod, PodNetwork, cluster_ip},
     observe::Timeline,
     probe::Proto,
 };
 
 use super::{CONNECTIONS_PER_ROUND, assert_within, from_300_ports, real, wait_removed, wait_seen};
-use crate::testbed::{Testbed, assert_uncut};
+use crate::testbed::{BALANCER, EXTERNAL, Testbed, assert_uncut};
 
 /// Time from turning terminating to the end of the process.
 const KILLED_AFTER: Duration = Duration::from_secs(1);
@@ -25,6 +25,8 @@ fn service(number: u8) -> Service {
     let port = Port { target, ..Port::web(Proto::Tcp) };
     Service::new(&format!("web-{number}"), cluster_ip(100 + number), &[]).with_ports(&[port])
 }
+
+const NODE_PORT: u16 = 30080;
 
 /// Address of each Service; of both families if there is only one.
 fn targets(services: &[Service]) -> Vec<SocketAddr> {
@@ -41,29 +43,47 @@ fn publish(testbed: &Testbed, services: &[Service], endpoints: &[Endpoint]) {
     }
 }
 
-/// Replaces every pod, as a Deployment does, and kills the old one a second after it turned terminating,
-/// whatever the state of its drain.
 fn roll(count: u8) {
     let services: Vec<_> = (0..count).map(service).collect();
+    let targets = targets(&services);
+    roll_out(&services, &targets);
+}
+
+/// The same with one Service that is reached by its node port, its external IPs and those of its load balancer.
+fn roll_outside(policy: &'static str) {
+    let service = service(0)
+        .with_external_ips(EXTERNAL, policy)
+        .with_balancer(BALANCER, policy, &[])
+        .with_node_port(NODE_PORT, policy);
+    let targets = [EXTERNAL.port(80), BALANCER.port(80), NODE.port(NODE_PORT)].concat();
+    roll_out(&[service], &targets);
+}
+
+/// Replaces every pod, as a Deployment does, and kills the old one a second after it turned terminating,
+/// whatever the state of its drain.
+fn roll_out(services: &[Service], targets: &[SocketAddr]) {
     let ports: Vec<_> = services.iter().map(|service| service.ports[0].target).collect();
     let mut testbed = Testbed::new(PodNetwork::Routed, 0);
+    for addresses in [EXTERNAL, BALANCER] {
+        testbed.net.route_to_node(addresses);
+    }
     testbed.pods =
         (1..=3).map(|number| testbed.net.pod(&format!("old-{number}"), 10 + number, &ports)).collect();
     let ready = testbed.ready(1..=3);
-    for service in &services {
+    for service in services {
         testbed.manifests.serve(service, &ready);
     }
     testbed.start(&[]);
-    for service in &services {
+    for service in services {
         testbed.wait_served(service, &ready);
     }
-    let load = testbed.load_from(&testbed.net.outside_client(), &from_300_ports(&targets(&services)));
+    let load = testbed.load_from(&testbed.net.outside_client(), &from_300_ports(targets));
     let timeline = Timeline::record(&testbed.net.node);
     load.let_pass(CONNECTIONS_PER_ROUND);
     for number in 1..=3 {
         let new = testbed.net.pod(&format!("new-{number}"), 20 + number, &ports);
         let old = testbed.pods.remove(0);
-        replace(&mut testbed, &timeline, &services, old, new);
+        replace(&mut testbed, &timeline, services, old, new);
     }
     load.let_pass(CONNECTIONS_PER_ROUND);
     load.assert_clean();
@@ -103,9 +123,22 @@ fn replace(testbed: &mut Testbed, timeline: &Timeline, services: &[Service], mut
     );
 }
 
+/// Conformance: e2e/pod_lifecycle should be able to have zero downtime...
 #[test]
 fn a_rolling_update_under_300_source_ports_slow() {
     roll(1);
+}
+
+/// Conformance: e2e/loadbalancer should not have connectivity disruption during rolling...Cluster
+#[test]
+fn a_rolling_update_as_clients_outside_see_it_slow() {
+    roll_outside("Cluster");
+}
+
+/// Conformance: e2e/loadbalancer should not have connectivity disruption during rolling...Local
+#[test]
+fn a_rolling_update_under_a_local_policy_slow() {
+    roll_outside("Local");
 }
 
 #[test]

@@ -1,10 +1,7 @@
 //! Pods that are gone without a word to the API server: only packets from their addresses, or the lack of
 //! them, show it.
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use e2e::{
     manifest::{Endpoint, Service},
@@ -16,7 +13,7 @@ use e2e::{
     },
 };
 
-use super::{assert_within, conversations, real, wait_cut, wait_removed};
+use super::{addresses, assert_within, conversations, real, wait_cut, wait_removed};
 use crate::testbed::Testbed;
 
 /// Time from the moment at which the address leaves the slice to the reset of the last client.
@@ -45,7 +42,10 @@ const WAYS: [Way; 3] = [
 #[test]
 fn the_clients_of_a_vanished_pod_are_reset_within_12_seconds_slow() {
     let mut testbed = Testbed::new(PodNetwork::Routed, 4);
-    let services = [80, 81, 82].map(|n| Service::new(&format!("web-{n}"), cluster_ip(n), &[Proto::Tcp]));
+    let services = [80, 81, 82].map(|n| {
+        let service = Service::new(&format!("web-{n}"), cluster_ip(n), &[Proto::Tcp]);
+        service.with_node_port(30_000 + u16::from(n), "Cluster")
+    });
     for (service, pod) in services.iter().zip(&testbed.pods) {
         testbed.manifests.serve(service, &[Endpoint::ready(pod)]);
     }
@@ -84,8 +84,4 @@ fn the_clients_of_a_vanished_pod_are_reset_within_12_seconds_slow() {
 fn talk(testbed: &Testbed, service: &Service, clients: usize) -> Talk {
     let settings = conversations(&addresses(service), clients, SECOND);
     testbed.talk_with(&talk::Settings { timeout: Duration::from_secs(60), ..settings })
-}
-
-fn addresses(service: &Service) -> Vec<SocketAddr> {
-    service.ips.iter().map(|ip| SocketAddr::new(*ip, 80)).collect()
 }

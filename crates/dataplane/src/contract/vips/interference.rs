@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use lb_types::VipOp;
+use lb_types::{RouteTable, VipOp};
 
 use super::{
     BOTH_ROUTES, NODE_V4, NODE_V6, OTHER_V4, OTHER_V6, UP, VIP_V4, VIP_V6, VipsWorld, apply, assert_routes,
@@ -22,7 +22,7 @@ pub(super) fn foreign_route(world: &mut dyn VipsWorld) {
     assert_eq!(errnos(&report), [(0, libc::EEXIST), (1, libc::EEXIST)], "{report:?}");
     assert!(report.failed[0].reason.contains("somebody else"), "{report:?}");
     assert_eq!(world.foreign_routes(), foreign);
-    apply(world, &FOREIGN.map(|vip| VipOp::DeleteRoute { vip }));
+    apply(world, &FOREIGN.map(|vip| VipOp::DeleteRoute { vip, table: RouteTable::Local }));
     assert_eq!(world.foreign_routes(), foreign);
     assert_routes(world, &BOTH_ROUTES);
 }
@@ -36,7 +36,7 @@ pub(super) fn foreign_link(world: &mut dyn VipsWorld) {
     assert!(report.failed[0].reason.contains("ip link delete kube-ipvs0"), "{report:?}");
     assert!(observe(world).link.is_some_and(|link| !link.dummy));
     assert!(world.link().is_some_and(|link| !link.dummy), "it is still there");
-    apply(world, &[VipOp::DeleteRoute { vip: VIP_V4 }]);
+    apply(world, &[VipOp::DeleteRoute { vip: VIP_V4, table: RouteTable::Local }]);
 }
 
 pub(super) fn link_deleted(world: &mut dyn VipsWorld) {

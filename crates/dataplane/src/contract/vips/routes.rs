@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use lb_types::VipOp;
+use lb_types::{RouteTable, VipOp};
 
 use super::{
     BOTH_ROUTES, NODE_LINK, NODE_V4, NODE_V6, OTHER_V4, OTHER_V6, UP, VIP_V4, VIP_V6, VipsWorld, apply,
@@ -47,9 +47,9 @@ pub(super) fn ensured(world: &mut dyn VipsWorld) {
     assert_routes(world, &BOTH_ROUTES);
     link_and_routes(world);
     assert_routes(world, &BOTH_ROUTES);
-    apply(world, &[VipOp::DeleteRoute { vip: VIP_V4 }]);
+    apply(world, &[VipOp::DeleteRoute { vip: VIP_V4, table: RouteTable::Local }]);
     assert_routes(world, &BOTH_ROUTES[1..]);
-    apply(world, &[VipOp::DeleteRoute { vip: VIP_V6 }]);
+    apply(world, &[VipOp::DeleteRoute { vip: VIP_V6, table: RouteTable::Local }]);
     assert_routes(world, &[]);
 }
 
@@ -61,12 +61,18 @@ pub(super) fn replaced(world: &mut dyn VipsWorld) {
     assert_routes(world, &[(VIP_V4, Some(OTHER_V4)), (VIP_V6, Some(OTHER_V6))]);
     link_and_routes(world);
     assert_routes(world, &BOTH_ROUTES);
-    apply(world, &[VipOp::DeleteRoute { vip: VIP_V4 }, VipOp::DeleteRoute { vip: VIP_V6 }]);
+    apply(
+        world,
+        &[
+            VipOp::DeleteRoute { vip: VIP_V4, table: RouteTable::Local },
+            VipOp::DeleteRoute { vip: VIP_V6, table: RouteTable::Local },
+        ],
+    );
     assert_routes(world, &[]);
 }
 
 pub(super) fn no_source(world: &mut dyn VipsWorld) {
-    let none = |vip| VipOp::EnsureRoute { vip, source: None };
+    let none = |vip| VipOp::EnsureRoute { vip, table: RouteTable::Local, source: None };
     let without = [(VIP_V4, None), (VIP_V6, None)];
     apply(world, &[VipOp::EnsureLink, none(VIP_V4), none(VIP_V6)]);
     assert_routes(world, &without);
@@ -78,8 +84,8 @@ pub(super) fn no_source(world: &mut dyn VipsWorld) {
 
 pub(super) fn delete_absent(world: &mut dyn VipsWorld) {
     let delete = [
-        VipOp::DeleteRoute { vip: VIP_V4 },
-        VipOp::DeleteRoute { vip: VIP_V6 },
+        VipOp::DeleteRoute { vip: VIP_V4, table: RouteTable::Local },
+        VipOp::DeleteRoute { vip: VIP_V6, table: RouteTable::Local },
         VipOp::DeleteAddress { addr: VIP_V4 },
         VipOp::DeleteAddress { addr: VIP_V6 },
         VipOp::DeleteLink,
@@ -94,7 +100,7 @@ pub(super) fn delete_absent(world: &mut dyn VipsWorld) {
 
 pub(super) fn in_order(world: &mut dyn VipsWorld) {
     world.add_node_address(OTHER_V4);
-    let delete = VipOp::DeleteRoute { vip: VIP_V4 };
+    let delete = VipOp::DeleteRoute { vip: VIP_V4, table: RouteTable::Local };
     apply(
         world,
         &[delete, VipOp::EnsureLink, ensure(VIP_V4, NODE_V4), delete, ensure(VIP_V4, OTHER_V4), delete],
@@ -116,7 +122,8 @@ pub(super) fn many(world: &mut dyn VipsWorld) {
     apply(world, &[VipOp::EnsureLink]);
     apply(world, &ops);
     assert_routes(world, &expect);
-    let ops: Vec<_> = vips.iter().map(|(vip, _)| VipOp::DeleteRoute { vip: *vip }).collect();
+    let ops: Vec<_> =
+        vips.iter().map(|(vip, _)| VipOp::DeleteRoute { vip: *vip, table: RouteTable::Local }).collect();
     apply(world, &ops);
     assert_routes(world, &[]);
 }

@@ -192,6 +192,22 @@ impl Tables {
         VirtualServerDump { virtual_servers, unsupported: self.unsupported }
     }
 
+    /// Traffic of virtual servers: that of the real servers that they have now.
+    pub(super) fn dump_traffic(&self) -> Vec<(VirtualServerId, TrafficCounters)> {
+        let of = |entry: &Entry| {
+            let mut sum = TrafficCounters::default();
+            for real in entry.real_servers.values() {
+                sum.connections += real.counters.traffic.connections;
+                sum.packets_in += real.counters.traffic.packets_in;
+                sum.packets_out += real.counters.traffic.packets_out;
+                sum.bytes_in += real.counters.traffic.bytes_in;
+                sum.bytes_out += real.counters.traffic.bytes_out;
+            }
+            sum
+        };
+        self.entries.iter().map(|(vs, entry)| (*vs, of(entry))).collect()
+    }
+
     /// Dumps the latest addition first, as the kernel does.
     pub(super) fn dump_real_servers(&self, vs: VirtualServerId) -> Vec<ObservedRealServer> {
         let Some(entry) = self.entries.get(&vs) else { return Vec::new() };

@@ -35,7 +35,29 @@ impl Table {
     pub(super) fn execute(&mut self, op: &RulesOp) -> Result<(), i32> {
         match op {
             RulesOp::InstallLayout(layout) => self.install(layout),
-            RulesOp::AddElement(element) => self.elements_mut()?.extend([*element]),
+            RulesOp::AddElement(element) => {
+                let elements = self.elements_mut()?;
+                let has_its_key =
+                    |other: &&RuleElement| other.set() == element.set() && other.front() == element.front();
+                if element.marked().is_some()
+                    && elements.iter().find(has_its_key).is_some_and(|other| other != element)
+                {
+                    return Err(libc::EEXIST);
+                }
+                if let RuleElement::Allow(port, clients) = element {
+                    let overlaps = |other: &RuleElement| match other {
+                        RuleElement::Allow(other, present) if other == port && present != clients => {
+                            present.contains(clients.network()) || clients.contains(present.network())
+                        }
+                        _ => false,
+                    };
+                    // nft_pipapo_insert in net/netfilter/nft_set_pipapo.c; nft_add_set_elem calls it EEXIST.
+                    if elements.iter().any(overlaps) {
+                        return Err(libc::EEXIST);
+                    }
+                }
+                elements.insert(*element);
+            }
             RulesOp::DeleteElement(element) => {
                 if !self.elements_mut()?.remove(element) {
                     return Err(libc::ENOENT);

@@ -11,7 +11,7 @@ use std::{
     net::IpAddr,
 };
 
-use lb_types::VipOp;
+use lb_types::{RouteTable, VipOp};
 
 use crate::{ObservedLink, ObservedVips};
 
@@ -34,11 +34,23 @@ impl Namespace {
     pub(super) fn execute(&mut self, op: &VipOp) -> Result<(), i32> {
         match *op {
             VipOp::EnsureLink => self.ensure_link(),
-            VipOp::EnsureRoute { vip, source } => self.ensure_route(vip, source),
-            VipOp::DeleteRoute { vip } => {
-                self.observed.routes.remove(&vip);
+            VipOp::EnsureRoute { vip, table, source } => self.ensure_route(vip, table, source),
+            VipOp::DeleteRoute { vip, table } => {
+                match table {
+                    RouteTable::Local => _ = self.observed.routes.remove(&vip),
+                    RouteTable::Steering => _ = self.observed.steered.remove(&vip),
+                }
                 Ok(())
             }
+            VipOp::EnsureRule { family, bit } => {
+                self.observed.rules.insert((family, bit));
+                Ok(())
+            }
+            VipOp::DeleteRule { family, bit } => {
+                self.observed.rules.remove(&(family, bit));
+                Ok(())
+            }
+            VipOp::EnsureAddress { addr } => self.ensure_address(addr),
             VipOp::DeleteAddress { addr } => {
                 self.placeholder |= addr.is_ipv4() && self.observed.link.is_some_and(|link| link.dummy);
                 self.delete_address(addr);
@@ -63,13 +75,23 @@ impl Namespace {
         Ok(())
     }
 
-    fn ensure_route(&mut self, vip: IpAddr, source: Option<IpAddr>) -> Result<(), i32> {
+    fn ensure_address(&mut self, addr: IpAddr) -> Result<(), i32> {
+        self.observed.link.filter(|link| link.dummy).ok_or(libc::ENODEV)?;
+        self.observed.addresses.insert(addr);
+        Ok(())
+    }
+
+    fn ensure_route(&mut self, vip: IpAddr, table: RouteTable, source: Option<IpAddr>) -> Result<(), i32> {
         let link = self.observed.link.filter(|link| link.dummy).ok_or(libc::ENODEV)?;
         if vip.is_ipv6() && !link.up {
             return Err(libc::ENETDOWN);
         }
         if source.is_some_and(|source| !self.is_local(source)) {
             return Err(libc::EINVAL);
+        }
+        if table == RouteTable::Steering {
+            self.observed.steered.insert(vip);
+            return Ok(());
         }
         if self.foreign_routes.contains(&vip) && !self.observed.routes.contains_key(&vip) {
             return Err(libc::EEXIST);
@@ -92,6 +114,7 @@ impl Namespace {
         let last = !self.placeholder && !self.observed.addresses.iter().any(IpAddr::is_ipv4);
         if addr.is_ipv4() && last {
             self.observed.routes.retain(|vip, _| vip.is_ipv6());
+            self.observed.steered.retain(IpAddr::is_ipv6);
         }
     }
 
@@ -100,6 +123,7 @@ impl Namespace {
         self.observed.link = None;
         self.placeholder = false;
         self.observed.routes.clear();
+        self.observed.steered.clear();
         self.observed.addresses.clear();
     }
 
@@ -108,6 +132,7 @@ impl Namespace {
         if let Some(link) = &mut self.observed.link {
             link.up = false;
             self.observed.routes.retain(|vip, _| vip.is_ipv4());
+            self.observed.steered.retain(IpAddr::is_ipv4);
             self.observed.addresses.retain(IpAddr::is_ipv4);
         }
     }

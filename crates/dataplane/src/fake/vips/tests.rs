@@ -1,3 +1,5 @@
+use lb_types::{IpFamily, RouteTable};
+
 use super::*;
 use crate::{
     ErrorKind,
@@ -8,7 +10,7 @@ const VIP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 96, 0, 1));
 const NODE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
 fn ensure() -> VipOp {
-    VipOp::EnsureRoute { vip: VIP, source: Some(NODE) }
+    VipOp::EnsureRoute { vip: VIP, table: RouteTable::Local, source: Some(NODE) }
 }
 
 fn errnos(report: &BatchReport) -> Vec<(usize, i32)> {
@@ -136,11 +138,24 @@ impl VipsWorld for FakeVipsWorld {
     fn routes(&mut self) -> Vec<(IpAddr, Option<IpAddr>)> {
         self.fake.routes().into_iter().collect()
     }
+    fn steered(&mut self) -> Vec<IpAddr> {
+        self.fake.steered().into_iter().collect()
+    }
+    fn rules(&mut self) -> Vec<(IpFamily, u8)> {
+        self.fake.rules().into_iter().collect()
+    }
+    fn delete_rules(&mut self) {
+        self.fake.delete_rules();
+    }
+    fn addresses(&mut self) -> BTreeSet<IpAddr> {
+        self.fake.addresses()
+    }
     fn foreign_routes(&mut self) -> BTreeSet<IpAddr> {
         self.fake.0.borrow().namespace.foreign_routes.clone()
     }
 }
 
+/// Conformance: ipvs/proxier TestGetNodeIPs
 #[test]
 fn the_fake_keeps_the_contract() {
     for case in CASES {

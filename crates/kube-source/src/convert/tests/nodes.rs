@@ -31,6 +31,7 @@ fn zone() {
 }
 
 /// `GetNodeHostIPs` in pkg/util/node/node.go.
+/// Conformance: app Test_detectNodeIPs
 #[test]
 fn addresses() {
     let check = |case, addresses: &str, expect: &str, problems: &[&str]| {
@@ -75,6 +76,21 @@ fn pod_cidrs() {
         "10.245.0.0/24",
         &["spec.podCIDRs[0]|found \"10.244.0.0\""],
     );
+}
+
+/// Conformance: healthcheck TestHealthzServer
+#[test]
+fn a_node_leaves_when_it_is_deleted_or_the_autoscaler_has_chosen_it() {
+    let leaves = |rest: &str| {
+        let yaml = format!("metadata: {{name: n1, {rest}");
+        node(&parse::<wire::Node>(&yaml)).object.unwrap().leaves
+    };
+    let tainted = |key: &str| format!("}}\nspec: {{taints: [{{key: {key}, effect: NoSchedule}}]}}");
+    assert!(!leaves("}"));
+    assert!(!leaves(&tainted("other")) && !leaves(&tainted("node.kubernetes.io/unschedulable")));
+    assert!(leaves(&tainted("ToBeDeletedByClusterAutoscaler")));
+    assert!(!leaves("}\nspec: {taints: null}"), "the taint is removed");
+    assert!(leaves("deletionTimestamp: '2024-02-29T12:34:56Z'}"));
 }
 
 #[test]

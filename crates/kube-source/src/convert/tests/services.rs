@@ -1,3 +1,4 @@
+use lb_types::IpFamily;
 use service_model::{ExternalSource, Service, TrafficPolicy};
 
 use super::{check_problems, parse};
@@ -23,6 +24,8 @@ fn summary(service: &Service) -> String {
         settings.scheduler.map(|scheduler| scheduler.to_string()),
         settings.scheduler_flags.map(|flags| format!("flags {}", flags.bits())),
         settings.no_fallback.then(|| "no fallback".to_owned()),
+        settings.max_connections.map(|limit| format!("at most {limit}")),
+        settings.one_packet.then(|| "one packet".to_owned()),
         settings.drain.as_deref().map(drain),
         service.created.map(|created| format!("created {created}")),
         service.critical.then(|| "critical".to_owned()),
@@ -73,11 +76,19 @@ fn check_metadata(case: &str, metadata: &str, expect: &str, problems: &[&str]) {
 
 /// `TestServiceToServiceMap`, `TestServiceMapUpdateHeadless` and `TestUpdateServiceTypeExternalName` in
 /// pkg/proxy/servicechangetracker_test.go, `TestShouldSkipService` in pkg/proxy/util/utils_test.go.
+/// Conformance: ipvs/proxier TestBuildServiceMapServiceHeadless
+/// Conformance: ipvs/proxier TestBuildServiceMapServiceTypeExternalName
+/// Conformance: servicechangetracker TestServiceToServiceMap
+/// Conformance: servicechangetracker TestServiceMapUpdateHeadless
+/// Conformance: servicechangetracker TestUpdateServiceTypeExternalName
+/// Conformance: util TestShouldSkipService
 #[test]
 fn service_to_service_map() {
     check("headless service", "clusterIP: None, ports: [{name: rpc, port: 1234, protocol: UDP}]", "-", &[]);
     check("headless sctp service", "clusterIP: None, ports: [{name: s, port: 1, protocol: SCTP}]", "-", &[]);
     check("headless service without port", "clusterIP: None", "-", &[]);
+    let served_nowhere = "spec.externalIPs|no proxy serves the addresses of a headless Service";
+    check("headless with addresses", "clusterIP: None, externalIPs: [192.0.2.7]", "-", &[served_nowhere]);
     check("headless by clusterIPs only", "clusterIPs: [None], ports: [{port: 80}]", "-", &[]);
     check("external name", "type: ExternalName, externalName: a.b, clusterIP: 10.96.0.1", "-", &[]);
     check("external name without IP", "type: ExternalName, externalName: a.b, ports: [{port: 8}]", "-", &[]);
@@ -107,7 +118,74 @@ fn service_to_service_map() {
     );
 }
 
+/// Conformance: servicechangetracker TestServiceToServiceMap
+/// Conformance: util TestMapIPsByIPFamily
+/// Conformance: util TestMapCIDRsByIPFamily
+#[test]
+fn service_to_service_map_of_load_balancers() {
+    /// A row: what differs from a Service with port 80, and what is served.
+    #[track_caller]
+    fn check(case: &str, spec: &str, status: &str, expect: &str, problems: &[&str]) {
+        let yaml = format!(
+            "metadata: {{name: web, namespace: ns}}\n\
+             spec: {{type: LoadBalancer, ports: [{{port: 80, nodePort: 30080}}], {spec}}}\n\
+             status: {{loadBalancer: {{ingress: [{status}]}}}}\n"
+        );
+        let converted = service(&parse::<wire::Service>(&yaml));
+        let object = converted.object.unwrap();
+        let ranges = IpFamily::ALL.into_iter().filter_map(|family| object.source_ranges_of(family).cloned());
+        let ranges =
+            ranges.flat_map(|nets| nets.iter().map(|net| format!(" from {net}")).collect::<Vec<_>>());
+        let port = object.health_check_port.map(|port| format!(" health check {port}"));
+        let served = summary(&object) + &ranges.chain(port).collect::<String>();
+        assert_eq!(served.replace(" :80/TCP@30080", ""), expect, "{case}");
+        check_problems(case, "Service ns/web", &converted.problems, problems);
+    }
+    let v4 = "clusterIP: 172.16.55.11";
+    check("load balancer service", v4, "{ip: 10.1.2.4}", "172.16.55.11 balancer 10.1.2.4", &[]);
+    let vip = "{ip: 10.1.2.4, ipMode: VIP}, {ip: 10.1.2.5, ipMode: VIP}";
+    let vips = "172.16.55.11 balancer 10.1.2.4 balancer 10.1.2.5";
+    check("load balancer service ipMode VIP", v4, vip, vips, &[]);
+    let proxy = "{ip: 10.1.2.4, ipMode: Proxy}, {ip: 10.1.2.5, ipMode: Proxy}";
+    check("load balancer service ipMode Proxy", v4, proxy, "172.16.55.11", &[]);
+    let local = format!("{v4}, externalTrafficPolicy: Local, healthCheckNodePort: 345");
+    let expect = "172.16.55.11 balancer 10.1.2.3 external-local health check 345";
+    check("load balancer service with only local traffic policy", &local, "{ip: 10.1.2.3}", expect, &[]);
+    let policy = local.replace("Local", "Cluster");
+    check("a policy without health checks", &policy, "{ip: 10.1.2.3}", "172.16.55.11 balancer 10.1.2.3", &[]);
+    let both =
+        "externalIPs: [1.2.3.4, '2001:db8::4'], loadBalancerSourceRanges: [1.2.3.0/24, '2001:db8:85a3::/48']";
+    let ingress = "{ip: 8.8.8.8}, {ip: '2001:db8::8'}";
+    let other =
+        |field: &str, family: &str| format!("{field}|the Service has no {family} ClusterIP; not served");
+    let (external, balancer) = ("spec.externalIPs", "status.loadBalancer.ingress");
+    check(
+        "service with both ipv4 and ipv6 configurations under ipv4 mode, ipv6 fields should be filtered",
+        &format!("{v4}, {both}"),
+        ingress,
+        "172.16.55.11 external 1.2.3.4 balancer 8.8.8.8 from 1.2.3.0/24 from 2001:db8:85a3::/48",
+        &[&other(&format!("{external}[1]"), "IPv6"), &other(&format!("{balancer}[1].ip"), "IPv6")],
+    );
+    check(
+        "service with both ipv4 and ipv6 configurations under ipv6 mode, ipv4 fields should be filtered",
+        &format!("clusterIP: 'fd00:96::11', {both}"),
+        ingress,
+        "fd00:96::11 external 2001:db8::4 balancer 2001:db8::8 from 1.2.3.0/24 from 2001:db8:85a3::/48",
+        &[&other(&format!("{external}[0]"), "IPv4"), &other(&format!("{balancer}[0].ip"), "IPv4")],
+    );
+    check(
+        "service with extra space in LoadBalancerSourceRanges",
+        &format!("{v4}, loadBalancerSourceRanges: [' 10.1.2.0/28']"),
+        "{ip: 10.1.2.4}",
+        "172.16.55.11 balancer 10.1.2.4 from 10.1.2.0/28",
+        &[],
+    );
+}
+
 /// `TestGetClusterIPByFamily` in pkg/proxy/util/utils_test.go, for both families at once.
+/// Conformance: util TestGetClusterIPByFamily
+/// Conformance: servicechangetracker TestServiceToServiceMap: service with ipv6 clusterIP...
+/// Conformance: servicechangetracker TestServiceToServiceMap: service with ipv4 clusterIP...
 #[test]
 fn get_cluster_ip_by_family() {
     let with = |ips: &str| format!("{ips}, ports: [{{port: 80}}]");
@@ -275,6 +353,7 @@ fn bad_ports_do_not_take_the_others_with_them() {
 }
 
 /// `TestSessionAffinity` in pkg/proxy/ipvs/proxier_test.go, with the defaults of the API server.
+/// Conformance: ipvs/proxier TestSessionAffinity
 #[test]
 fn session_affinity() {
     let config = |seconds: &str| {
@@ -375,6 +454,8 @@ fn annotations() {
     check_metadata("no object", "annotations: text", "", &["metadata.annotations|found text"]);
 }
 
+/// Conformance: util TestShouldSkipService
+/// Conformance: e2e/service should implement service.kubernetes.io/service-proxy-name
 #[test]
 fn metadata() {
     check_metadata("other proxy", "labels: {service.kubernetes.io/service-proxy-name: cilium}", "-", &[]);
@@ -464,6 +545,8 @@ fn check_external(case: &str, spec: &str, ingress: &str, expect: &str, problems:
     check_problems(case, "Service ns/web", &converted.problems, problems);
 }
 
+/// Conformance: ipvs/proxier TestLoadBalancerIngressRouteTypeProxy
+/// Conformance: ipvs/proxier TestExternalIPs
 #[test]
 fn external_addresses() {
     let v4 = "externalIPs: [192.0.2.7]";
@@ -478,7 +561,8 @@ fn external_addresses() {
         "",
         &[],
     );
-    check_external("the same twice", v4, "[{ip: 192.0.2.7}]", "external 192.0.2.7", &[]);
+    check_external("twice", "externalIPs: [192.0.2.7, 192.0.2.7]", "[]", "external 192.0.2.7", &[]);
+    check_external("the same in both", v4, "[{ip: 192.0.2.7}]", "balancer 192.0.2.7", &[]);
     check_external("the ClusterIP itself", "externalIPs: [10.96.0.1]", "[]", "", &[]);
     let no_family = "spec.externalIPs[0]|the Service has no IPv6 ClusterIP; not served";
     check_external("another family", "externalIPs: ['2001:db8::7']", "[]", "", &[no_family]);
@@ -487,9 +571,78 @@ fn external_addresses() {
     check_external("one is wrong", both, "[]", "external 192.0.2.7", &[not_an_ip]);
     let loopback = "status.loadBalancer.ingress[0].ip|127.0.0.1 is a loopback address, which cannot be a VIP";
     check_external("loopback", "type: LoadBalancer", "[{ip: 127.0.0.1}]", "", &[loopback]);
-    let ranges = "loadBalancerSourceRanges: [203.0.113.0/24]";
-    let open = "spec.loadBalancerSourceRanges|not enforced";
-    check_external("source ranges", ranges, "[{ip: 192.0.2.8}]", "balancer 192.0.2.8", &[open]);
     let list = "spec.externalIPs|a list";
     check_external("no list", "externalIPs: 192.0.2.7", "[]", "", &[list]);
+}
+
+/// Checks the source ranges of a Service of both families: `*` for everybody.
+#[track_caller]
+fn check_ranges(ranges: &str, v4: &str, v6: &str, problems: &[&str]) {
+    let spec = format!(
+        "clusterIPs: [10.96.0.1, 'fd00:96::1'], ipFamilies: [IPv4, IPv6], clusterIP: 10.96.0.1, \
+                        ports: [{{port: 80}}], loadBalancerSourceRanges: {ranges}"
+    );
+    let yaml = format!("metadata: {{namespace: ns, name: web}}\nspec: {{{spec}}}");
+    let converted = service(&parse::<wire::Service>(&yaml));
+    let service = converted.object.unwrap();
+    let text = |family| match service.source_ranges_of(family) {
+        None => "*".to_owned(),
+        Some(nets) => nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+    };
+    assert_eq!((text(IpFamily::V4).as_str(), text(IpFamily::V6).as_str()), (v4, v6));
+    check_problems(&spec, "Service ns/web", &converted.problems, problems);
+}
+
+/// Conformance: util TestIsZeroCIDR
+/// Conformance: util TestMapCIDRsByIPFamily
+#[test]
+fn source_ranges_are_those_of_each_family_and_nobody_is_let_in_by_mistake() {
+    check_ranges("null", "*", "*", &[]);
+    check_ranges("[]", "*", "*", &[]);
+    check_ranges("[203.0.113.7/24, ' 198.51.100.0/24 ']", "198.51.100.0/24 203.0.113.0/24", "*", &[]);
+    check_ranges("['2001:db8::/32']", "*", "2001:db8::/32", &[]);
+    check_ranges(
+        "[10.1.0.0/16, 10.0.0.0/8, 10.0.0.0/8, 10.255.255.255/32, 11.0.0.0/8]",
+        "10.0.0.0/8 11.0.0.0/8",
+        "*",
+        &[],
+    );
+    check_ranges("[0.0.0.0/0, 10.0.0.0/8, '2001:db8::/32']", "*", "2001:db8::/32", &[]);
+    check_ranges(
+        "[10.0.0.0/8, x]",
+        "10.0.0.0/8",
+        "",
+        &["spec.loadBalancerSourceRanges[1]|a prefix is expected, found \"x\""],
+    );
+    check_ranges(
+        "[10.0.0.1]",
+        "",
+        "",
+        &["spec.loadBalancerSourceRanges[0]|a prefix is expected, found \"10.0.0.1\""],
+    );
+    check_ranges("10.0.0.0/8", "", "", &["spec.loadBalancerSourceRanges|a list of prefixes"]);
+}
+
+#[test]
+fn annotations_about_connections() {
+    let limit = "metadata.annotations[kube-ipvs.io/max-connections]";
+    let one_packet = "metadata.annotations[kube-ipvs.io/one-packet]";
+    let check = |annotations: &str, expect: &str, problems: &[&str]| {
+        check_metadata(annotations, &format!("annotations: {{{annotations}}}"), expect, problems);
+    };
+    check("kube-ipvs.io/max-connections: '100'", "at most 100", &[]);
+    check("kube-ipvs.io/max-connections: '0'", "", &[]);
+    check(
+        "kube-ipvs.io/max-connections: many",
+        "",
+        &[&format!("{limit}|a number of connections is expected")],
+    );
+    check(
+        "kube-ipvs.io/max-connections: '-1'",
+        "",
+        &[&format!("{limit}|a number of connections is expected")],
+    );
+    check("kube-ipvs.io/one-packet: 'true'", "one packet", &[]);
+    check("kube-ipvs.io/one-packet: 'false'", "", &[]);
+    check("kube-ipvs.io/one-packet: 'yes'", "", &[&format!("{one_packet}|true or false is expected")]);
 }

@@ -44,6 +44,8 @@ fn check_endpoints(case: &str, endpoints: &str, expect: &str, problems: &[&str])
     check(case, "[{port: 80}]", endpoints, format!(":80/TCP {expect}").trim(), problems);
 }
 
+/// Conformance: endpointschangetracker TestEndpointSliceUpdate
+/// Conformance: e2e/service should implement service.kubernetes.io/headless
 #[test]
 fn frames() {
     let check = |case, labels: &str, address_type: &str, expect: &str, problems: &[&str]| {
@@ -79,6 +81,7 @@ fn frames() {
     check("unknown address type", web, "ipv4", "-", &["addressType|found \"ipv4\""]);
 }
 
+/// Conformance: endpointslicecache TestEndpointsMapFromESC: nil port
 #[test]
 fn ports() {
     for (case, ports, expect, problems) in [

@@ -1,0 +1,155 @@
+//! The configuration file, watched by its content: editors rename files, and a ConfigMap swaps links.
+
+use std::{thread, time::Duration};
+
+use proxy_config::ConfigFile;
+use tracing::{error, info};
+
+use crate::{
+    config::Settings,
+    invocation::{CommandLine, Invocation},
+};
+
+/// Time between two looks at the file.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// A configuration file, and what it said so far.
+pub struct ConfigWatch {
+    line: CommandLine,
+    /// Content, or the error of the attempt to read it, at the last look.
+    seen: Result<Option<String>, String>,
+    /// Configuration in force.
+    current: ConfigFile,
+}
+
+/// Result of a look at the file.
+#[derive(Debug, PartialEq, Eq)]
+enum Look {
+    /// Nothing new.
+    Same,
+    /// Other words for the same configuration.
+    SameMeaning,
+    /// A configuration that cannot be, and the reason.
+    Invalid(String),
+    /// Another configuration.
+    Changed,
+}
+
+/// Watch of the file that a command line names, if it names one; `text` is what has made the invocation.
+pub fn of(line: &CommandLine, text: Option<String>, invocation: &Invocation) -> Option<ConfigWatch> {
+    let current = invocation.config.clone();
+    line.file().map(|_| ConfigWatch { line: line.clone(), seen: Ok(text), current })
+}
+
+impl ConfigWatch {
+    /// Waits until the file has another valid configuration.
+    pub fn wait(&mut self) {
+        let path = self.line.file().unwrap_or_default();
+        let path = path.display();
+        loop {
+            thread::sleep(PERIOD);
+            match self.look() {
+                Look::Same => {}
+                Look::SameMeaning => info!("{path} has changed, and means the same"),
+                Look::Invalid(reason) => {
+                    error!("{path} has changed, but the configuration before stays in force: {reason}");
+                }
+                Look::Changed => return info!("{path} has changed: starts again with its configuration"),
+            }
+        }
+    }
+
+    fn look(&mut self) -> Look {
+        let now = self.line.read_file().map_err(|error| format!("{error:#}"));
+        if now == self.seen {
+            return Look::Same;
+        }
+        self.seen = now;
+        let checked = self.seen.as_ref().map_err(String::clone).and_then(|text| {
+            let invocation =
+                Invocation::new(&self.line, text.as_deref()).map_err(|error| format!("{error:#}"))?;
+            Settings::new(&invocation).map(|_| invocation.config).map_err(|error| error.to_string())
+        });
+        match checked {
+            Err(reason) => Look::Invalid(one_line(&reason)),
+            Ok(config) if config == self.current => Look::SameMeaning,
+            Ok(_) => Look::Changed,
+        }
+    }
+}
+
+/// A list of mistakes on one line of the log.
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink, path::Path};
+
+    use testkit::TempDir;
+
+    use super::*;
+    use crate::invocation::testing;
+
+    fn file(fields: &str) -> String {
+        format!(
+            "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: ipvs\n{fields}"
+        )
+    }
+
+    fn watch(path: &Path) -> ConfigWatch {
+        let line = testing::command_line(&[&format!("--config={}", path.display())]);
+        let text = line.read_file().unwrap();
+        let invocation = Invocation::new(&line, text.as_deref()).unwrap();
+        of(&line, text, &invocation).unwrap()
+    }
+
+    /// Conformance: app TestConfigChange
+    #[test]
+    fn only_another_valid_configuration_is_a_change() {
+        let dir = TempDir::new("config-watch");
+        let path = dir.path().join("config.conf");
+        fs::write(&path, file("")).unwrap();
+        let mut watch = watch(&path);
+        let mut look_at = |text: &str| {
+            fs::write(&path, text).unwrap();
+            watch.look()
+        };
+        assert_eq!(look_at(&file("")), Look::Same);
+        assert_eq!(look_at(&file("# for the reader\nipvs: {syncPeriod: 0s}\n")), Look::SameMeaning);
+        for (text, reason) in [
+            (file("ipvs: {scheduler: fair}\n"), "ipvs.scheduler: "),
+            (file("ipvs: [\n"), "line 4: "),
+            (file("mode: iptables\n"), "mode: "),
+            (String::new(), "is empty"),
+        ] {
+            let look = look_at(&text);
+            let is_listed = |got: &str| got.contains(reason) && !got.contains('\n');
+            assert!(matches!(&look, Look::Invalid(got) if is_listed(got)), "{text}: {look:?}");
+            assert_eq!(look_at(&text), Look::Same, "is reported once");
+        }
+        assert_eq!(look_at(&file("ipvs: {scheduler: lc}\n")), Look::Changed);
+    }
+
+    #[test]
+    fn a_config_map_that_swaps_its_links_is_a_change_and_a_file_that_is_away_is_none() {
+        let dir = TempDir::new("config-map");
+        for (name, scheduler) in [("..1", "rr"), ("..2", "lc")] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+            let text = file(&format!("ipvs: {{scheduler: {scheduler}}}\n"));
+            fs::write(dir.path().join(name).join("config.conf"), text).unwrap();
+        }
+        let (data, swap) = (dir.path().join("..data"), dir.path().join("..data_tmp"));
+        symlink("..1", &data).unwrap();
+        let path = dir.path().join("config.conf");
+        symlink("..data/config.conf", &path).unwrap();
+        let mut watch = watch(&path);
+        assert_eq!(watch.look(), Look::Same);
+        fs::remove_file(&data).unwrap();
+        assert!(matches!(watch.look(), Look::Invalid(reason) if reason.contains("No such file")));
+        symlink("..2", &swap).unwrap();
+        fs::rename(&swap, &data).unwrap();
+        assert_eq!(watch.look(), Look::Changed);
+    }
+}

@@ -1,0 +1,186 @@
+//! Choice of the way by which packets to a VIP come to IPVS.
+//!
+//! [`Bindings::choose`] is pure, and the only place where a binding is chosen. Where several Services share a VIP,
+//! [`crate::Desired::binding`] takes the one that reaches furthest.
+
+use std::{fmt, net::IpAddr};
+
+use ipnetwork::IpNetwork;
+use lb_types::VipBinding;
+use service_model::{ExternalSource, Service, annotations};
+
+use crate::{NodeFacts, PlannerConfig, ServiceOverrides};
+
+/// Configuration of bindings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bindings {
+    /// Of ClusterIPs.
+    pub cluster_ip: VipBinding,
+    /// Of external IPs.
+    pub external_ip: VipBinding,
+    /// Of ingress IPs of load balancers.
+    pub load_balancer: VipBinding,
+    /// Prefixes of external and load-balancer IPs that are bound to no node.
+    pub excluded: Vec<IpNetwork>,
+    /// Prefixes that external IPs must lie in; empty for any.
+    pub external_cidrs: Vec<IpNetwork>,
+}
+
+impl Default for Bindings {
+    fn default() -> Self {
+        Bindings {
+            cluster_ip: VipBinding::Route,
+            external_ip: VipBinding::Steer,
+            load_balancer: VipBinding::Steer,
+            excluded: Vec::new(),
+            external_cidrs: Vec::new(),
+        }
+    }
+}
+
+/// Way by which packets to a VIP come to IPVS, in the order of reach: where Services share a VIP, the last of
+/// their bindings holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Binding {
+    /// Packets to ports of Services are steered here.
+    Steer,
+    /// A local route leads there.
+    Route,
+    /// It is an address of `kube-ipvs0`.
+    Address,
+    /// The VIP is an address of this node and stays the node's, or the port is a node port: packets arrive there
+    /// anyway, and ports without a front are not ours.
+    Node,
+}
+
+impl Binding {
+    /// All bindings, in the order of their reach.
+    pub const ALL: [Binding; 4] = [Binding::Steer, Binding::Route, Binding::Address, Binding::Node];
+
+    /// Spelling for people.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Binding::Steer => VipBinding::Steer.as_str(),
+            Binding::Route => VipBinding::Route.as_str(),
+            Binding::Address => VipBinding::Address.as_str(),
+            Binding::Node => "node",
+        }
+    }
+
+    /// Tells whether a VIP is bound so that packets to ports without a Service are refused when they get here.
+    pub const fn is_vip(self) -> bool {
+        !matches!(self, Binding::Node)
+    }
+}
+
+impl fmt::Display for Binding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Reason for a binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum BindingReason {
+    /// The VIP is an address of this node.
+    OfNode,
+    /// The Service asks for it.
+    Annotation,
+    /// The configuration excludes the address.
+    Excluded,
+    /// The configuration says so of all VIPs of the kind; the flag is named.
+    Configured(&'static str),
+}
+
+impl fmt::Display for BindingReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BindingReason::OfNode => f.write_str("an address of this node"),
+            BindingReason::Annotation => write!(f, "annotation {}", annotations::EXTERNAL_IP_BINDING),
+            BindingReason::Excluded => f.write_str("--exclude-external-ips"),
+            BindingReason::Configured(flag) => f.write_str(flag),
+        }
+    }
+}
+
+/// A chosen binding; `None` binds nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// The binding.
+    pub binding: Option<Binding>,
+    /// Reason for it.
+    pub reason: BindingReason,
+    /// Binding that the Service asks for and does not get.
+    pub refused: Option<VipBinding>,
+}
+
+impl Bindings {
+    /// Chooses the binding of a VIP of a Service; `source` is where the address is written, unless it is a ClusterIP.
+    ///
+    /// Addresses on an interface of the node stay the node's. An excluded address is bound to no node, whatever the
+    /// Service asks for, because the operator of the node has the last word; then the Service's own wish counts, if
+    /// its annotations do, and at last the flag for its kind of VIP.
+    ///
+    /// An external IP may be any address, that of another machine, too. So a Service may ask for a wider reach than the
+    /// flag's only where the operator has listed the address.
+    pub fn choose(
+        service: &Service,
+        vip: IpAddr,
+        source: Option<ExternalSource>,
+        config: &PlannerConfig,
+        facts: &NodeFacts,
+    ) -> Choice {
+        let bindings = &config.bindings;
+        let is_excluded = || bindings.excluded.iter().any(|net| net.contains(vip));
+        let wish = service.settings.external_ip_binding.as_ref();
+        let wish = wish.filter(|_| config.service_overrides == ServiceOverrides::All);
+        let mut refused = None;
+        let (binding, reason) = match source {
+            Some(_) if is_excluded() => (VipBinding::None, BindingReason::Excluded),
+            _ if facts.addresses.contains_key(&vip) => {
+                return Choice { binding: Some(Binding::Node), reason: BindingReason::OfNode, refused: None };
+            }
+            Some(source) => {
+                let (configured, reason) = bindings.configured(source);
+                match wish.and_then(|wish| wish.of(vip)) {
+                    Some(wider) if wider > configured && !bindings.may_widen(vip, source) => {
+                        refused = Some(wider);
+                        (configured, reason)
+                    }
+                    Some(binding) => (binding, BindingReason::Annotation),
+                    None => (configured, reason),
+                }
+            }
+            None => (bindings.cluster_ip, BindingReason::Configured("--cluster-ip-binding")),
+        };
+        let binding = match binding {
+            VipBinding::None => None,
+            VipBinding::Steer => Some(Binding::Steer),
+            VipBinding::Route => Some(Binding::Route),
+            VipBinding::Address => Some(Binding::Address),
+        };
+        Choice { binding, reason, refused }
+    }
+
+    /// Tells whether the annotation of a Service may give an address a wider reach than the flag does.
+    fn may_widen(&self, addr: IpAddr, source: ExternalSource) -> bool {
+        let is_listed = self.external_cidrs.iter().any(|net| net.contains(addr));
+        source == ExternalSource::LoadBalancer || is_listed
+    }
+
+    fn configured(&self, source: ExternalSource) -> (VipBinding, BindingReason) {
+        match source {
+            ExternalSource::ExternalIps => {
+                (self.external_ip, BindingReason::Configured("--external-ip-binding"))
+            }
+            ExternalSource::LoadBalancer => {
+                (self.load_balancer, BindingReason::Configured("--load-balancer-ip-binding"))
+            }
+        }
+    }
+
+    /// Tells whether an external IP may be served.
+    pub(crate) fn allows_external(&self, addr: IpAddr) -> bool {
+        self.external_cidrs.is_empty() || self.external_cidrs.iter().any(|net| net.contains(addr))
+    }
+}

@@ -1,0 +1,249 @@
+//! Bindings of VIPs: the choice, and the writes that move a VIP from one to another.
+
+use std::sync::Arc;
+
+use lb_types::VipBinding;
+use service_model::ExternalIpBinding;
+
+use super::*;
+use crate::{Binding, Bindings, Choice};
+
+const VIP: &str = "192.0.2.7";
+const BALANCER: &str = "192.0.2.8";
+
+/// Bindings that let a Service choose for its external IPs.
+fn free() -> Bindings {
+    Bindings { external_cidrs: vec!["192.0.2.0/24".parse().unwrap()], ..Bindings::default() }
+}
+
+fn on_n1(bindings: Bindings) -> World {
+    let config = PlannerConfig { bindings, ..PlannerConfig::default() };
+    World { model: ServiceModel::on_node("n1"), config, ..World::new() }
+}
+
+/// A Service with the first of the two addresses and one endpoint, or the second one, and its annotation.
+fn wants(source: ExternalSource, wish: Option<ExternalIpBinding>) -> [ModelEvent; 2] {
+    let [ModelEvent::ServiceApplied(mut service), slice] = external(TrafficPolicy::Cluster, &BOTH[..1])
+    else {
+        unreachable!()
+    };
+    service.external_ips.retain(|external| external.source == source);
+    service.settings.external_ip_binding = wish.map(Arc::new);
+    [ModelEvent::ServiceApplied(service), slice]
+}
+
+fn all(binding: VipBinding) -> Option<ExternalIpBinding> {
+    Some(ExternalIpBinding { others: Some(binding), of: Vec::new() })
+}
+
+/// Lines of the plan about the address, without those of the virtual server itself.
+fn lines(plan: &Plan) -> String {
+    let is_meant = |line: &&str| {
+        let of_binding = ["ensure ", "delete route", "delete address", "delete rule", "vips", "steered"];
+        !line.contains("10.96.") && of_binding.iter().any(|word| line.contains(word))
+    };
+    plan.to_string().lines().filter(is_meant).map(|line| format!("{line}\n")).collect()
+}
+
+fn plan(world: &mut World, events: [ModelEvent; 2]) -> String {
+    let mut dirty = Dirty::default();
+    for event in events {
+        dirty.extend(world.replace(event));
+    }
+    let plan = world.diff(&dirty);
+    world.execute(&plan);
+    lines(&plan)
+}
+
+#[test]
+fn the_operator_then_the_service_then_the_kind_decides() {
+    let excluded = || Bindings { excluded: vec!["192.0.2.0/29".parse().unwrap()], ..Bindings::default() };
+    let named =
+        Some(ExternalIpBinding { others: Some(VipBinding::Route), of: vec![(ip(VIP), VipBinding::Address)] });
+    let defaults = Bindings::default;
+    let listed = || Bindings { external_cidrs: vec!["192.0.2.7/32".parse().unwrap()], ..defaults() };
+    let by_kind =
+        || Bindings { external_ip: VipBinding::Address, load_balancer: VipBinding::None, ..defaults() };
+    let (external, balancer) = (ExternalSource::ExternalIps, ExternalSource::LoadBalancer);
+    for (what, bindings, source, wish, expect) in [
+        ("default", defaults(), external, None, "steer: --external-ip-binding"),
+        ("default", defaults(), balancer, None, "steer: --load-balancer-ip-binding"),
+        ("flags", by_kind(), external, None, "address: --external-ip-binding"),
+        ("flags", by_kind(), balancer, None, "none: --load-balancer-ip-binding"),
+        ("annotation", by_kind(), balancer, all(VipBinding::Route), "route: annotation"),
+        ("annotation of the address", listed(), external, named.clone(), "address: annotation"),
+        (
+            "annotation that reaches too far",
+            defaults(),
+            external,
+            named.clone(),
+            "steer: --external-ip-binding",
+        ),
+        ("annotation of the others", defaults(), balancer, named, "route: annotation"),
+        ("excluded", excluded(), external, all(VipBinding::Route), "none: --exclude-external-ips"),
+        ("not excluded", excluded(), balancer, None, "steer: --load-balancer-ip-binding"),
+    ] {
+        let mut world = on_n1(bindings);
+        plan(&mut world, wants(source, wish));
+        let vip = ip(if source == external { VIP } else { BALANCER });
+        let (binding, reason) = world.desired.bindings()[&vip];
+        let binding = binding.map_or("none".to_owned(), |binding| binding.to_string());
+        assert!(format!("{binding}: {reason}").starts_with(expect), "{what}: {binding}: {reason}");
+    }
+}
+
+#[test]
+fn what_is_of_the_node_stays_the_nodes() {
+    let service = service("web", &[WEB], Protocol::Tcp);
+    let mut world = on_n1(Bindings::default());
+    world.facts.addresses.insert(ip(VIP), "eth1".to_owned());
+    let source = Some(ExternalSource::ExternalIps);
+    let Choice { binding, .. } = Bindings::choose(&service, ip(VIP), source, &world.config, &world.facts);
+    assert_eq!(binding, Some(Binding::Node));
+    let Choice { binding, reason, .. } =
+        Bindings::choose(&service, ip(WEB), None, &world.config, &world.facts);
+    assert_eq!((binding, reason.to_string().as_str()), (Some(Binding::Route), "--cluster-ip-binding"));
+}
+
+#[test]
+fn annotations_count_only_where_they_may() {
+    let mut world = on_n1(Bindings::default());
+    world.config.service_overrides = ServiceOverrides::Graceful;
+    let [ModelEvent::ServiceApplied(service), _] = wants(ExternalSource::ExternalIps, all(VipBinding::Route))
+    else {
+        unreachable!()
+    };
+    let (intent, problems) = desire_service(&service, &world.model, world.context());
+    assert_eq!(intent.fronts.last().unwrap().binding, Binding::Steer);
+    let text: String = problems.iter().map(|problem| format!("{problem}\n")).collect();
+    assert_lines(&text, &["/external-ip-binding]: not allowed"]);
+}
+
+#[test]
+fn addresses_that_nobody_may_capture_are_refused() {
+    let mut world =
+        on_n1(Bindings { external_cidrs: vec!["192.0.2.0/29".parse().unwrap()], ..Bindings::default() });
+    world.config.pod_cidrs = vec!["10.244.0.0/16".parse().unwrap()];
+    let mut service = service("web", &[WEB], Protocol::Tcp);
+    service.external_ips = ["192.0.2.7", "203.0.113.1", "10.244.3.4"]
+        .map(|addr| ExternalIp { addr: ip(addr), source: ExternalSource::ExternalIps })
+        .to_vec();
+    let balancer = ExternalIp { addr: ip("203.0.113.9"), source: ExternalSource::LoadBalancer };
+    service.external_ips.push(balancer);
+    let (intent, problems) = desire_service(&service, &world.model, world.context());
+    let text: Vec<_> = problems.iter().map(IntentProblem::to_string).collect();
+    let [foreign, of_pod] = &text[..] else { panic!("{text:?}") };
+    assert!(foreign.contains("203.0.113.1 lies in none of the ranges of --external-ip-cidrs"), "{foreign}");
+    assert!(of_pod.contains("10.244.3.4 lies in the range of pods 10.244.0.0/16"), "{of_pod}");
+    let served: Vec<_> = intent.fronts.iter().map(|front| front.front.port.addr.to_string()).collect();
+    assert_eq!(served, [WEB, "192.0.2.7", "203.0.113.9"], "load balancers are the cluster's own");
+}
+
+/// Each binding is complete before the one before it goes, so that no connection is lost which both can carry.
+#[test]
+fn a_vip_moves_from_binding_to_binding() {
+    let mut world = on_n1(free());
+    let source = ExternalSource::ExternalIps;
+    let steer = plan(&mut world, wants(source, None));
+    assert_eq!(
+        steer,
+        "ensure rule IPv4 fwmark 0x1000/0x1000 lookup steering\n\
+         add element vips 192.0.2.7\n\
+         add element steered-vips 192.0.2.7\n\
+         ensure route local 192.0.2.7 table steering\n\
+         add element steered 192.0.2.7:80/TCP\n"
+    );
+    let route = plan(&mut world, wants(source, all(VipBinding::Route)));
+    assert_eq!(
+        route,
+        "ensure route local 192.0.2.7 src 192.168.50.10\n\
+         delete route local 192.0.2.7 table steering\n\
+         delete element steered-vips 192.0.2.7\n\
+         delete element steered 192.0.2.7:80/TCP\n"
+    );
+    let address = plan(&mut world, wants(source, all(VipBinding::Address)));
+    assert_eq!(address, "ensure address 192.0.2.7 of kube-ipvs0\ndelete route local 192.0.2.7\n");
+    let steer = plan(&mut world, wants(source, all(VipBinding::Steer)));
+    assert_eq!(
+        steer,
+        "add element steered-vips 192.0.2.7\n\
+         ensure route local 192.0.2.7 table steering\n\
+         add element steered 192.0.2.7:80/TCP\n\
+         delete address 192.0.2.7 of kube-ipvs0\n"
+    );
+    assert!(world.resync().is_empty(), "{}", world.resync());
+}
+
+/// Known connections go on where steering can tell them; where it cannot, the address is left at once.
+#[test]
+fn a_vip_that_is_bound_to_no_node_any_more() {
+    let source = ExternalSource::ExternalIps;
+    let mut world = on_n1(free());
+    plan(&mut world, wants(source, None));
+    let none = plan(&mut world, wants(source, all(VipBinding::None)));
+    assert_eq!(none, "add element steered-known 192.0.2.7:80/TCP\ndelete element steered 192.0.2.7:80/TCP\n");
+    let back = plan(&mut world, wants(source, None));
+    assert_eq!(back, "add element steered 192.0.2.7:80/TCP\ndelete element steered-known 192.0.2.7:80/TCP\n");
+    plan(&mut world, wants(source, all(VipBinding::Route)));
+    let none = plan(&mut world, wants(source, all(VipBinding::None)));
+    assert_eq!(none, "delete route local 192.0.2.7\ndelete element vips 192.0.2.7\n");
+}
+
+/// Where Services share a VIP, the binding that reaches furthest holds.
+#[test]
+fn the_widest_reach_wins() {
+    let mut world = on_n1(free());
+    plan(&mut world, wants(ExternalSource::ExternalIps, None));
+    let mut other = service("other", &["10.96.0.81"], Protocol::Tcp);
+    other.external_ips = vec![ExternalIp { addr: ip(VIP), source: ExternalSource::ExternalIps }];
+    other.ports[0].port = 81.try_into().unwrap();
+    other.settings.external_ip_binding = all(VipBinding::Route).map(Arc::new);
+    let shared = lines(&world.sync(ModelEvent::ServiceApplied(other.clone())));
+    assert_eq!(
+        shared,
+        "ensure route local 192.0.2.7 src 192.168.50.10\ndelete route local 192.0.2.7 table steering\n\
+         delete element steered-vips 192.0.2.7\n"
+    );
+    // The one that asks for less is told, whoever comes first.
+    let web = ServiceName::new("default", "web");
+    let problem = IntentProblem::BoundFurther {
+        service: web.clone(),
+        vip: ip(VIP),
+        own: Binding::Steer,
+        binding: Binding::Route,
+    };
+    assert_eq!(world.conflicts(&web), std::slice::from_ref(&problem));
+    assert_eq!(world.conflicts(&other.name), []);
+    assert!(problem.to_string().contains("the binding of 192.0.2.7 is route"), "{problem}");
+    for (name, of_none) in [(&other.name, &[web.clone()][..]), (&web, &[])] {
+        let intent = desire_service(world.model.service(name).unwrap(), &world.model, world.context()).0;
+        let rivals = world.desired.replace(name, None, &mut Changes::default());
+        assert_eq!(rivals, of_none.iter().cloned().collect());
+        assert_eq!(world.conflicts(&web), []);
+        // Conflicts are looked for again where there is a rival.
+        let rivals = world.desired.replace(name, Some(intent), &mut Changes::default());
+        assert_eq!(rivals.len(), 1);
+    }
+    assert_eq!(world.conflicts(&web), [problem]);
+    let alone = lines(&world.sync(ModelEvent::ServiceDeleted(other.name)));
+    assert_eq!(world.conflicts(&web), []);
+    assert_eq!(
+        alone,
+        "add element steered-vips 192.0.2.7\nensure route local 192.0.2.7 table steering\n\
+         delete route local 192.0.2.7\n"
+    );
+}
+
+#[test]
+fn another_bit_has_another_rule() {
+    let mut world = on_n1(Bindings::default());
+    plan(&mut world, wants(ExternalSource::ExternalIps, None));
+    world.config.layout.steer_bit = 13;
+    let plan = world.resync();
+    assert_eq!(
+        lines(&plan),
+        "ensure rule IPv4 fwmark 0x2000/0x2000 lookup steering\ndelete rule IPv4 fwmark 0x1000/0x1000 lookup steering\n"
+    );
+    world.execute(&plan);
+    assert!(world.resync().is_empty());
+}

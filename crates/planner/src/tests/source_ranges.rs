@@ -1,0 +1,96 @@
+//! Source ranges of load balancers.
+
+use service_model::SourceRanges;
+
+use super::*;
+
+/// A Service whose second external address is of a load balancer with these ranges.
+fn balanced(ranges: Option<&[&str]>) -> ModelEvent {
+    let [ModelEvent::ServiceApplied(mut service), _] = external(TrafficPolicy::Cluster, &BOTH) else {
+        unreachable!()
+    };
+    let v4 = ranges.map(|ranges| ranges.iter().map(|text| text.parse().unwrap()).collect());
+    service.source_ranges = Some(SourceRanges { v4, v6: None }.into());
+    ModelEvent::ServiceApplied(service)
+}
+
+/// Lines of a plan about ranges.
+fn about_ranges(plan: &Plan) -> Vec<String> {
+    let text = plan.to_string();
+    text.lines()
+        .filter(|line| line.contains("restricted") || line.contains("allowed"))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Conformance: ipvs/proxier TestLoadBalancerSourceRanges
+#[test]
+fn ranges_are_there_before_the_address_and_hold_for_it_alone() {
+    let mut world = World::new();
+    let plan = world.sync(balanced(Some(&["10.0.0.0/8", "192.0.2.0/24"])));
+    assert_eq!(
+        about_ranges(&plan),
+        [
+            "add element restricted 192.0.2.8:80/TCP",
+            "add element allowed 192.0.2.8:80/TCP 10.0.0.0/8",
+            "add element allowed 192.0.2.8:80/TCP 192.0.2.0/24",
+        ]
+    );
+    let at = |part: &str| plan.operations().position(|op| op.to_string().contains(part)).unwrap();
+    assert!(at("allowed") < at("add virtual server") && at("restricted") < at("ensure route"));
+    assert!(world.resync().is_empty());
+}
+
+#[test]
+fn an_edit_is_one_transaction_and_opens_the_port_to_nobody_else() {
+    let mut world = World::new();
+    world.sync(balanced(Some(&["10.0.0.0/8"])));
+    let edit = world.sync(balanced(Some(&["10.1.0.0/16", "10.2.0.0/16"])));
+    assert_eq!(
+        edit.to_string(),
+        "delete element allowed 192.0.2.8:80/TCP 10.0.0.0/8\n\
+         add element allowed 192.0.2.8:80/TCP 10.1.0.0/16\n\
+         add element allowed 192.0.2.8:80/TCP 10.2.0.0/16\n",
+        "what overlaps goes first"
+    );
+    assert_eq!(edit.stages().map(|(stage, _)| stage).collect::<Vec<_>>(), [Stage::RulesAdd]);
+    let nobody = world.sync(balanced(Some(&[])));
+    assert_eq!(about_ranges(&nobody).len(), 2, "it stays restricted: {nobody}");
+    let open = world.sync(balanced(None));
+    assert_eq!(about_ranges(&open), ["delete element restricted 192.0.2.8:80/TCP"]);
+    assert!(world.mirror.allowed.is_empty() && world.resync().is_empty());
+}
+
+#[test]
+fn a_deleted_service_stays_closed_while_it_drains() {
+    let mut world = World::new();
+    world.sync(balanced(Some(&["10.0.0.0/8"])));
+    world.sync(external(TrafficPolicy::Cluster, &BOTH)[1].clone());
+    let name = ServiceName::new("default", "web");
+    let draining = world.sync(ModelEvent::ServiceDeleted(name));
+    assert_eq!(about_ranges(&draining), [""; 0], "{draining}");
+    for server in world.mirror.servers.values_mut() {
+        server.real_servers.clear();
+    }
+    let gone = world.resync();
+    world.execute(&gone);
+    assert_eq!(about_ranges(&gone).len(), 2, "{gone}");
+    assert!(world.mirror.allowed.is_empty() && world.mirror.elements.iter().all(|e| e.front().is_none()));
+}
+
+#[test]
+fn ranges_that_somebody_takes_away_come_back_and_others_go() {
+    let mut world = World::new();
+    world.sync(balanced(Some(&["10.0.0.0/8"])));
+    let whole = world.mirror.clone();
+    let port = "192.0.2.8:80/TCP".parse().unwrap();
+    let strange = RuleElement::Allow(port, "0.0.0.0/0".parse().unwrap());
+    let mut elements: FastSet<RuleElement> = whole.elements.iter().copied().collect();
+    elements.remove(&RuleElement::Allow(port, "10.0.0.0/8".parse().unwrap()));
+    elements.insert(strange);
+    let changed = world.mirror.replace_elements(elements);
+    let plan = world.diff(&changed.iter().map(Subject::of_element).collect());
+    world.execute(&plan);
+    assert_eq!(plan.len(), 2, "{plan}");
+    assert_eq!(world.mirror, whole);
+}

@@ -1,0 +1,312 @@
+//! Bindings of external addresses: who is served, whose the address is otherwise, and how a VIP moves.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use e2e::{
+    manifest::Service,
+    net::{Both, Client, NODE, PodNetwork},
+    observe::ipvs,
+    probe::{
+        Proto, Stage,
+        once::{self, Question},
+        talk::{self, Talk},
+    },
+};
+use testkit::wait_for;
+
+use crate::{
+    drain::{go_on, wait_refused},
+    reach::{
+        Gets::{Node, Nothing, Own, Refused},
+        ask, check, check_local_policy, wait,
+    },
+    testbed::{BALANCER, EXTERNAL, Testbed, WAIT_LIMIT, assert_uncut, web},
+};
+
+/// Addresses in the node's own subnet.
+const NEIGHBOUR: Both =
+    Both { v4: Ipv4Addr::new(192, 168, 50, 77), v6: Ipv6Addr::new(0xfd00, 0x50, 0, 0, 0, 0, 0, 0x77) };
+/// Lets Services choose the binding of such external IPs.
+const LISTED: &str = "--external-ip-cidrs=192.0.2.0/24,2001:db8::/32";
+/// Annotation that chooses the binding.
+const BINDING: &str = "kube-ipvs.io/external-ip-binding";
+
+/// A node with pods, of which the first one serves a Service, as soon as that is in the kernel.
+fn serving(service: &Service, pods: u8, flags: &[&str]) -> Testbed {
+    let mut testbed = Testbed::new(PodNetwork::Routed, pods);
+    testbed.manifests.serve(service, &testbed.ready(1..=1));
+    testbed.start(flags);
+    testbed.wait_served(service, &testbed.ready(1..=1));
+    testbed
+}
+
+/// Asks until an answer comes from this pod or daemon.
+#[track_caller]
+fn wait_answer(client: &Client, proto: Proto, to: SocketAddr, name: &str) {
+    wait_for(WAIT_LIMIT, &format!("{} to get {name} at {proto} {to}", client.place), || {
+        let outcome = client.ask_within(Duration::from_secs(2), proto, to);
+        let answer = outcome.result.as_ref().map_err(|_| outcome.to_string())?;
+        if answer.pod == name { Ok(()) } else { Err(answer.pod.clone()) }
+    });
+}
+
+/// Every binding serves everybody, under both policies.
+#[test]
+fn routes_and_addresses_serve_whom_the_policy_means() {
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
+    testbed.net.route_to_node(EXTERNAL);
+    testbed.start(&[LISTED]);
+    let at = EXTERNAL.port(80);
+    for binding in ["route", "address"] {
+        let service = |policy| web().with_external_ips(EXTERNAL, policy).with_annotation(BINDING, binding);
+        testbed.manifests.serve(&service("Cluster"), &testbed.ready(1..=1));
+        testbed.wait_served(&web(), &testbed.ready(1..=1));
+        wait_for(WAIT_LIMIT, &format!("the binding {binding}"), || bound(&testbed, binding));
+        wait(&testbed, at, Node);
+        check(&testbed, at, [Node, Own, Node, Node]);
+        check_local_policy(&testbed, at, &service("Local"), Own);
+    }
+}
+
+/// The way back of packets is looked at by every setting of the kernel that looks at it.
+#[test]
+fn steering_works_whatever_the_kernel_checks() {
+    let testbed = serving(&web().with_external_ips(EXTERNAL, "Cluster"), 2, &[]);
+    testbed.net.route_to_node(EXTERNAL);
+    let at = EXTERNAL.port(80);
+    wait(&testbed, at, Node);
+    for (rp_filter, src_valid_mark) in [(0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (2, 1)] {
+        for link in ["all", "eth0"] {
+            let name = format!("/proc/sys/net/ipv4/conf/{link}");
+            testbed.net.node.sh(&format!("echo {rp_filter} > {name}/rp_filter"));
+            testbed.net.node.sh(&format!("echo {src_valid_mark} > {name}/src_valid_mark"));
+        }
+        println!("rp_filter={rp_filter} src_valid_mark={src_valid_mark}");
+        check(&testbed, at, [Node, Own, Node, Node]);
+    }
+}
+
+/// The external IP of a Service is the address of another machine: the Service's port is served, and all others are
+/// that machine's, for everybody.
+#[test]
+fn a_steered_address_of_another_machine_stays_that_machines() {
+    let service = web().with_external_ips(NEIGHBOUR, "Cluster");
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
+    let _ssh = testbed.net.outside_daemon_at("neighbour", NEIGHBOUR, 22);
+    let _web = testbed.net.outside_daemon_at("neighbour", NEIGHBOUR, 80);
+    testbed.manifests.serve(&service, &testbed.ready(1..=1));
+    testbed.start(&[]);
+    testbed.wait_served(&service, &testbed.ready(1..=1));
+    let inside = [testbed.net.node_client(), testbed.pods[1].client()];
+    for (client, proto) in inside.iter().flat_map(|client| [(client, Proto::Tcp), (client, Proto::Udp)]) {
+        for to in NEIGHBOUR.port(80) {
+            wait_answer(client, proto, to, "pod-1");
+        }
+        for to in NEIGHBOUR.port(22) {
+            let outcome = client.ask(proto, to);
+            let answer =
+                outcome.result.as_ref().unwrap_or_else(|_| panic!("{} {to}: {outcome}", client.place));
+            assert_eq!(answer.pod, "neighbour", "{} over {proto}", client.place);
+        }
+    }
+    // The machine itself reaches the node and the pods under that address.
+    let _daemon = testbed.net.node_daemon("daemon", 9000);
+    for to in NODE.port(9000).into_iter().chain(testbed.pods[1].address.port(8080)) {
+        let outcome = ask_as_neighbour(&testbed, to);
+        assert!(outcome.result.is_ok(), "{to}: {outcome}");
+    }
+    // Without the Service, all of it is the machine's.
+    testbed.manifests.forget(&service);
+    for (client, to) in inside.iter().flat_map(|client| NEIGHBOUR.port(80).map(|to| (client, to))) {
+        wait_answer(client, Proto::Tcp, to, "neighbour");
+    }
+}
+
+fn ask_as_neighbour(testbed: &Testbed, to: SocketAddr) -> once::Outcome {
+    let from = Some(SocketAddr::new(NEIGHBOUR.like(to.ip()), 0));
+    let question = Question { proto: Proto::Tcp, to, from, timeout: Duration::from_secs(2) };
+    testbed.net.outside.enter(|| once::ask(&question))
+}
+
+/// A load balancer asks for the health of the node from the very address that it balances.
+#[test]
+fn a_probe_from_the_vip_is_answered_unless_the_vip_is_an_address_here() {
+    let service = web().with_balancer(NEIGHBOUR, "Local", &[]).with_node_port(30080, "Local");
+    let service = service.with_health_check(30100);
+    let mut testbed = serving(&service, 1, &[]);
+    let _balancer = testbed.net.outside_daemon_at("balancer", NEIGHBOUR, 22);
+    let ports = || NODE.port(30080).into_iter().chain(NODE.port(30100));
+    for binding in ["steer", "none"] {
+        testbed.start_with(&[format!("--load-balancer-ip-binding={binding}").as_str()]);
+        for to in ports() {
+            wait_for(WAIT_LIMIT, &format!("{to} to be answered under {binding}"), || {
+                let outcome = ask_as_neighbour(&testbed, to);
+                // The health check is no server of the measurements: its answer counts whatever it is.
+                match &outcome.result {
+                    Err(failure) if failure.stage == Stage::Connect => Err(outcome.to_string()),
+                    _ => Ok(()),
+                }
+            });
+        }
+    }
+    testbed.start_with(&["--load-balancer-ip-binding=address"]);
+    wait_for(WAIT_LIMIT, "the address to be bound", || {
+        let addresses = testbed.net.node.sh("ip addr show dev kube-ipvs0");
+        if addresses.contains(&NEIGHBOUR.v4.to_string()) { Ok(()) } else { Err(addresses) }
+    });
+    let outcome = ask_as_neighbour(&testbed, NODE.port(30080)[0]);
+    assert!(outcome.result.is_err(), "the kernel drops what comes from an address of its own");
+}
+
+/// Nobody has the address. Whether the node answers for it, shows whether it is one of its own; whoever announces it
+/// from here by other means has its traffic served.
+#[test]
+fn a_node_answers_no_arp_for_a_steered_address() {
+    let service = web().with_balancer(NEIGHBOUR, "Cluster", &[]);
+    let mut testbed = serving(&service, 1, &[]);
+    let outside = testbed.net.outside_client();
+    for addr in NEIGHBOUR.each() {
+        assert!(outside.ping(addr).is_err(), "{addr} answers under steer");
+    }
+    let link = testbed.net.node.sh("ip -o link show dev eth0");
+    let mac = link.split("link/ether ").nth(1).and_then(|rest| rest.split(' ').next()).expect("an address");
+    for addr in NEIGHBOUR.each() {
+        testbed.net.outside.sh(&format!("ip neigh replace {addr} lladdr {mac} dev eth0 nud permanent"));
+    }
+    wait(&testbed, NEIGHBOUR.port(80), Node);
+    for addr in NEIGHBOUR.each() {
+        testbed.net.outside.sh(&format!("ip neigh del {addr} dev eth0"));
+    }
+    testbed.start_with(&["--load-balancer-ip-binding=address"]);
+    // IPv6 answers for addresses of the very link alone.
+    wait_for(WAIT_LIMIT, "the node to answer for the address", || {
+        testbed.net.outside.sh("ip neigh flush all");
+        outside.ping(NEIGHBOUR.v4.into()).map(drop).map_err(|failure| failure.to_string())
+    });
+}
+
+/// Load and long connections pass while the binding changes, live and by restarts.
+#[test]
+fn a_vip_moves_between_bindings_without_a_failure_slow() {
+    let service = || web().with_external_ips(EXTERNAL, "Cluster");
+    let mut testbed = serving(&service(), 2, &[LISTED]);
+    testbed.net.route_to_node(EXTERNAL);
+    wait(&testbed, EXTERNAL.port(80), Node);
+    let (load, talk) = (testbed.load(&EXTERNAL.port(80)), testbed.talk(&EXTERNAL.port(80), 8));
+    for binding in ["route", "address", "steer", "address", "route", "steer"] {
+        testbed.manifests.service(&service().with_annotation(BINDING, binding));
+        wait_for(WAIT_LIMIT, &format!("the binding {binding}"), || bound(&testbed, binding));
+        load.let_pass(15);
+    }
+    for binding in ["route", "steer"] {
+        testbed.manifests.service(&service());
+        testbed.start_with(&[format!("--external-ip-binding={binding}").as_str()]);
+        wait_for(WAIT_LIMIT, &format!("the binding {binding}"), || bound(&testbed, binding));
+        load.let_pass(15);
+    }
+    load.assert_clean();
+    assert_uncut(&talk.stop());
+    let plan = testbed.settings.plan(&testbed.net.node).unwrap_or_else(|error| panic!("{error}"));
+    assert!(plan.contains("# 192.0.2.80: steer (--external-ip-binding)"), "{plan}");
+    assert!(plan.contains("nothing to write"), "{plan}");
+    testbed.proxy().terminate();
+    testbed.settings.cleanup(&testbed.net.node).unwrap_or_else(|error| panic!("{error}"));
+    for family in ["-4", "-6"] {
+        let rules = testbed.net.node.sh(&format!("ip {family} rule"));
+        assert!(!rules.contains("fwmark"), "{rules}");
+    }
+}
+
+/// Checks that the external addresses are bound in this way and in no other.
+fn bound(testbed: &Testbed, binding: &str) -> Result<(), String> {
+    let node = &testbed.net.node;
+    let local = testbed.local_routes();
+    let addresses = node.sh("ip addr show dev kube-ipvs0");
+    let routes = ["-4", "-6"].map(|family| node.sh(&format!("ip {family} route show table all")));
+    let steered = |line: &&str| line.contains("table 177");
+    for addr in EXTERNAL.each() {
+        let of_ours = |line: &&str| line.contains(&format!("local {addr} ")) && line.contains("proto 177");
+        let found = [
+            ("steer", routes.iter().flat_map(|text| text.lines()).filter(steered).any(|line| of_ours(&line))),
+            ("route", local.lines().any(|line| of_ours(&line))),
+            ("address", addresses.contains(&format!(" {addr}/"))),
+        ];
+        let found: Vec<_> = found.into_iter().filter(|(_, is)| *is).map(|(name, _)| name).collect();
+        if found != [binding] {
+            return Err(format!("{addr}: {found:?}"));
+        }
+    }
+    Ok(())
+}
+
+/// Pods reach the load balancer itself when nothing is bound any more, within a second, while those that are connected
+/// stay with their pod.
+#[test]
+fn connections_outlast_a_steered_address_that_is_given_up() {
+    let service = || web().with_balancer(BALANCER, "Cluster", &[]);
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
+    let _balancer = testbed.net.outside_daemon_at("balancer", BALANCER, 80);
+    testbed.manifests.serve(&service(), &testbed.ready(1..=1));
+    testbed.start(&[]);
+    let pod = testbed.pods[1].client();
+    for to in BALANCER.port(80) {
+        wait_answer(&pod, Proto::Tcp, to, "pod-1");
+    }
+    let settings = talk::Settings::new(&BALANCER.port(80), &pod.own.each(), 8);
+    let talk = pod.namespace.enter(|| Talk::start(&settings));
+    wait_for(WAIT_LIMIT, "all conversations to begin", || {
+        let report = talk.progress();
+        if report.established() == settings.connections { Ok(()) } else { Err(format!("{report:?}")) }
+    });
+    let edited = std::time::Instant::now();
+    testbed.manifests.service(&service().with_annotation(BINDING, "none"));
+    for to in BALANCER.port(80) {
+        wait_answer(&pod, Proto::Tcp, to, "balancer");
+    }
+    println!("reached {} ms after the edit", edited.elapsed().as_millis());
+    go_on(&[&talk], edited);
+    assert_uncut(&talk.stop());
+}
+
+/// Whoever loses its last endpoint, or its connection, is told.
+#[test]
+fn clients_of_a_steered_address_are_refused_and_reset() {
+    let service = web().with_external_ips(EXTERNAL, "Cluster");
+    let testbed = serving(&service, 1, &["--graceful-policy=immediate"]);
+    testbed.net.route_to_node(EXTERNAL);
+    let at = EXTERNAL.port(80);
+    wait(&testbed, at, Node);
+    let talk = testbed.talk(&at, 8);
+    testbed.manifests.endpoints(&service, &[]);
+    for to in at {
+        wait_refused(&testbed, to);
+    }
+    wait_for(WAIT_LIMIT, "all conversations to be reset", || {
+        let report = talk.progress();
+        let resets = report.cut.iter().filter(|cut| cut.failure.error == "ECONNRESET").count();
+        if resets == 8 { Ok(()) } else { Err(format!("{report:?}")) }
+    });
+    // Other ports are none of the Service's: routing leads there, to nobody.
+    let gets = ask(&testbed.net.outside_client(), Proto::Tcp, SocketAddr::new(at[0].ip(), 81));
+    assert!(matches!(gets, Ok(Nothing | Refused)), "{gets:?}");
+    assert!(ipvs(&testbed.net.node).odd.is_empty());
+}
+
+/// An address outside of what the operator allows is not served; the rest of the Service is, and so is the address once
+/// it is allowed.
+#[test]
+fn addresses_that_are_not_allowed_are_served_once_they_are() {
+    let service = web().with_external_ips(EXTERNAL, "Cluster");
+    let mut testbed = serving(&service, 1, &["--external-ip-cidrs=198.51.100.0/24,fd00:1::/64"]);
+    testbed.net.route_to_node(EXTERNAL);
+    wait(&testbed, EXTERNAL.port(80), Nothing);
+    let named =
+        testbed.proxy().log_lines(&["Service default/web", "spec.externalIPs", "--external-ip-cidrs"]);
+    assert_eq!(named.len(), 2, "one line for each address: {named:?}");
+    let allowed = EXTERNAL.each().map(|addr: IpAddr| addr.to_string()).join(",");
+    testbed.start_with(&[format!("--external-ip-cidrs={allowed}").as_str()]);
+    wait(&testbed, EXTERNAL.port(80), Node);
+}

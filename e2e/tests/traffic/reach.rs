@@ -1,0 +1,100 @@
+//! Outcomes for clients of an address: an answer, with the address that the pod sees, a refusal, or nothing.
+
+use std::{net::SocketAddr, time::Duration};
+
+use e2e::{
+    manifest::Service,
+    net::{BRIDGE, CLIENT_TIMEOUT, Client, NODE},
+    probe::Proto,
+};
+use testkit::wait_for;
+
+use crate::testbed::{Testbed, WAIT_LIMIT};
+
+/// Outcome of a question to an address.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Gets {
+    /// An answer from a pod that sees the client's own address.
+    Own,
+    /// An answer from a pod that sees an address of the node.
+    Node,
+    /// A refusal.
+    Refused,
+    /// Nothing.
+    Nothing,
+}
+
+/// Time after which whoever should get nothing has got nothing: where a packet is let through, the answer follows
+/// within a fraction of it.
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// Asks; an error is an outcome that nobody expects.
+pub fn ask(client: &Client, proto: Proto, to: SocketAddr) -> Result<Gets, String> {
+    ask_within(CLIENT_TIMEOUT, client, proto, to)
+}
+
+fn ask_within(timeout: Duration, client: &Client, proto: Proto, to: SocketAddr) -> Result<Gets, String> {
+    let outcome = client.ask_within(timeout, proto, to);
+    match &outcome.result {
+        Ok(answer) if client.own.contains(answer.peer.ip()) && client.own != NODE => Ok(Gets::Own),
+        Ok(answer) if NODE.contains(answer.peer.ip()) || BRIDGE.contains(answer.peer.ip()) => Ok(Gets::Node),
+        // What is rejected in the node's own output hook makes `send` fail.
+        Err(failure) if failure.is_refused() || failure.error == "EPERM" && client.own == NODE => {
+            Ok(Gets::Refused)
+        }
+        Err(_) => Ok(Gets::Nothing),
+        Ok(_) => Err(format!("{} -> {proto} {to}: {outcome}", client.place)),
+    }
+}
+
+/// Checks what the node, a pod, the pod that answers and the client outside get at an address of each family.
+#[track_caller]
+pub fn check(testbed: &Testbed, at: [SocketAddr; 2], expected: [Gets; 4]) {
+    for (client, expected) in testbed.clients().iter().zip(expected) {
+        // A client that gets nothing waits, so it asks with one transport alone.
+        let (protos, timeout) = match expected {
+            Gets::Nothing => (&[Proto::Tcp][..], SILENCE),
+            // No ICMPv6 error refuses SCTP.
+            Gets::Refused => (&[Proto::Tcp, Proto::Udp][..], CLIENT_TIMEOUT),
+            _ => (&Proto::ALL[..], CLIENT_TIMEOUT),
+        };
+        for (proto, to) in protos.iter().flat_map(|proto| at.map(|to| (*proto, to))) {
+            assert_eq!(
+                ask_within(timeout, client, proto, to),
+                Ok(expected),
+                "{} over {proto}, {to}",
+                client.place
+            );
+        }
+    }
+}
+
+/// Waits until the client outside gets this over TCP, in both families.
+#[track_caller]
+pub fn wait(testbed: &Testbed, at: [SocketAddr; 2], expected: Gets) {
+    let outside = testbed.net.outside_client();
+    wait_for(WAIT_LIMIT, &format!("the client outside to get {expected:?}"), || {
+        for to in at {
+            let gets = ask_within(SILENCE, &outside, Proto::Tcp, to)?;
+            if gets != expected {
+                return Err(format!("it gets {gets:?} from {to}"));
+            }
+        }
+        Ok(())
+    });
+}
+
+/// Checks that a Service of the first pod, from now on with a Local policy, serves whom it means. The pod is on this
+/// node, and clients outside keep their address; then it is said to be on another one, and they get no answer, while
+/// clients of this node do. `pods` is what a pod gets.
+#[track_caller]
+pub fn check_local_policy(testbed: &Testbed, at: [SocketAddr; 2], local: &Service, pods: Gets) {
+    testbed.manifests.service(local);
+    wait(testbed, at, Gets::Own);
+    check(testbed, at, [Gets::Node, pods, Gets::Node, Gets::Own]);
+    let mut elsewhere = testbed.ready(1..=1);
+    elsewhere[0].node = "another";
+    testbed.manifests.endpoints(local, &elsewhere);
+    wait(testbed, at, Gets::Nothing);
+    check(testbed, at, [Gets::Node, pods, Gets::Node, Gets::Nothing]);
+}

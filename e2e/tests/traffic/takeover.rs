@@ -1,0 +1,77 @@
+//! Packet rules that kube-proxy has left.
+
+use std::net::SocketAddr;
+
+use e2e::{
+    manifest::Port,
+    net::PodNetwork,
+    observe::Snapshot,
+    probe::{Proto, once::Outcome},
+};
+use testkit::{NetNs, wait_for};
+
+use crate::testbed::{Testbed, WAIT_LIMIT, WEB, ask_all, web};
+
+/// Rules of kube-proxy's modes ipvs (a port that comes later is refused) and iptables (an endpoint that is gone), as
+/// iptables-nft keeps them, and some of the kubelet.
+const RULES: &[&str] = &[
+    "add table ip filter",
+    "add chain ip filter INPUT { type filter hook input priority 0 ; }",
+    "add chain ip filter KUBE-IPVS-FILTER",
+    "add chain ip filter KUBE-FIREWALL",
+    "add rule ip filter INPUT counter jump KUBE-IPVS-FILTER",
+    "add rule ip filter INPUT counter jump KUBE-FIREWALL",
+    "add rule ip filter KUBE-IPVS-FILTER ip daddr 10.96.0.80 tcp dport 80 counter return",
+    "add rule ip filter KUBE-IPVS-FILTER ct state new ip daddr 10.96.0.80 counter reject",
+    "add table ip nat",
+    "add chain ip nat PREROUTING { type nat hook prerouting priority -100 ; }",
+    "add chain ip nat KUBE-SEP-GONE",
+    "add chain ip nat KUBE-SVC-GONE",
+    "add chain ip nat KUBE-SERVICES",
+    "add rule ip nat PREROUTING counter jump KUBE-SERVICES",
+    "add rule ip nat KUBE-SERVICES ip daddr 10.96.0.80 tcp dport 80 counter jump KUBE-SVC-GONE",
+    "add rule ip nat KUBE-SVC-GONE counter jump KUBE-SEP-GONE",
+    "add rule ip nat KUBE-SEP-GONE meta l4proto tcp counter dnat to 10.244.0.99:8080",
+];
+
+fn load(node: &NetNs) {
+    for rule in RULES {
+        node.sh(&format!("nft {rule}"));
+    }
+}
+
+fn ask(testbed: &Testbed, port: u16) -> Outcome {
+    let to = SocketAddr::new(WEB.v4.into(), port);
+    testbed.net.outside_client().ask_within(std::time::Duration::from_secs(2), Proto::Tcp, to)
+}
+
+#[test]
+fn rules_that_kube_proxy_has_left_go_once_services_are_programmed() {
+    let mut testbed = Testbed::new(PodNetwork::Routed, 1);
+    load(&testbed.net.node);
+    let later = Port { name: "later".to_owned(), port: 81, ..Port::web(Proto::Tcp) };
+    let service = web().with_ports(&[Port::web(Proto::Tcp), later]);
+    testbed.manifests.serve(&service, &testbed.ready(1..=1));
+    let before = Snapshot::take(&testbed.net.node);
+    let plan = testbed.settings.plan(&testbed.net.node).unwrap_or_else(|error| panic!("{error}"));
+    assert!(plan.contains("1 chains in ip filter, 3 chains in ip nat"), "{plan}");
+    before.assert_same(&Snapshot::take(&testbed.net.node), "by plan");
+    testbed.start(&["--kube-proxy-rules=keep"]);
+    testbed.wait_served(&service, &testbed.ready(1..=1));
+    for port in [80, 81] {
+        assert!(ask(&testbed, port).result.is_err(), "the rules are in the way at port {port}");
+    }
+    let warned = testbed.proxy().log_lines(&["kube-proxy has left packet rules", "3 chains in ip nat"]);
+    assert_eq!(warned.len(), 1);
+    testbed.start_with(&[]);
+    for port in [80, 81] {
+        wait_for(WAIT_LIMIT, &format!("port {port} to be served"), || {
+            let outcome = ask(&testbed, port);
+            outcome.result.as_ref().map(drop).map_err(|_| outcome.to_string())
+        });
+    }
+    ask_all(&testbed.net.outside_client(), &service);
+    let rules = testbed.net.node.sh("nft list ruleset");
+    assert!(rules.contains("jump KUBE-FIREWALL") && !rules.contains("KUBE-IPVS-FILTER"), "{rules}");
+    assert!(!rules.contains("KUBE-SERVICES") && !rules.contains("KUBE-SEP-GONE"), "{rules}");
+}
