@@ -177,6 +177,24 @@ impl Proxy {
         }
     }
 
+    /// Fails if one of its threads has a capability beside NET_BIND_SERVICE and NET_ADMIN, or could get one back.
+    #[track_caller]
+    pub fn assert_unprivileged(&self) {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("a process");
+        let statuses: Vec<String> = threads
+            .filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("status")).ok())
+            .collect();
+        assert!(statuses.len() > 3, "{} threads", statuses.len());
+        for status in statuses {
+            let line =
+                |name| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
+            let few = "0000000000001400";
+            assert_eq!(["CapPrm:", "CapEff:", "CapBnd:"].map(line), [few; 3], "{status}");
+            assert_eq!(["CapInh:", "CapAmb:"].map(line), ["0000000000000000"; 2], "{status}");
+            assert_eq!(line("NoNewPrivs:"), "1", "{status}");
+        }
+    }
+
     /// Kills it with SIGKILL; it is gone when this returns.
     pub fn kill(&mut self) {
         let _ = self.child.kill();

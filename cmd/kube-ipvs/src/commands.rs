@@ -39,7 +39,7 @@ pub fn init(settings: &Settings) -> anyhow::Result<()> {
     advice::report_settings(settings);
     let tables = kernel_tables::open()?.tables;
     kernel_tables::set_timeouts(settings)?;
-    let choice = kernel_tables::choose_conn_reuse(settings, None);
+    let choice = kernel_tables::choose_conn_reuse(settings);
     let config = kernel_tables::for_this_kernel(settings, &choice);
     let plan = Reconciler::new(config, tables).dry_run().context("read the kernel parameters")?;
     write_sysctls(&plan, &mut ProcSysctls::default());
@@ -62,7 +62,7 @@ pub fn plan(settings: &Settings) -> anyhow::Result<()> {
     advice::report_settings(settings);
     let source = source::open(settings)?;
     let tables = kernel_tables::open()?.tables;
-    let choice = kernel_tables::choose_conn_reuse(settings, None);
+    let choice = kernel_tables::choose_conn_reuse(settings);
     let config = kernel_tables::for_this_kernel(settings, &choice);
     let mut reconciler = Reconciler::new(config, tables);
     let batch = source.read_once();

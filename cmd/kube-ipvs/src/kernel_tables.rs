@@ -11,7 +11,6 @@ use kernel::{
 };
 use packet_rules::{RulesClient, RulesWatcher};
 use reconcile::Config;
-use telemetry::Metrics;
 use tracing::{info, warn};
 use vip::VipClient;
 
@@ -140,16 +139,11 @@ fn timeouts(configured: IdleTimeouts, present: Timeouts) -> Timeouts {
     }
 }
 
-/// Chooses `conn_reuse_mode` for this kernel, logs the choice and exports it.
-pub fn choose_conn_reuse(settings: &Settings, metrics: Option<&Metrics>) -> ConnReuseChoice {
+/// Chooses `conn_reuse_mode` for this kernel and logs the choice.
+pub fn choose_conn_reuse(settings: &Settings) -> ConnReuseChoice {
     let kernel = KernelRelease::running();
     let choice = ConnReuseChoice::make(settings.conn_reuse, &kernel);
     info!(%kernel, "{choice}");
-    let mode = choice.decision.mode.map_or_else(|| "none".to_owned(), |mode| mode.to_string());
-    let reason = choice.decision.reason.to_string();
-    if let Some(metrics) = metrics {
-        metrics.set_conn_reuse_mode(&mode, &reason, choice.probe_word(), &kernel.to_string());
-    }
     choice
 }
 

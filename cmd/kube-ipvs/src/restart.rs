@@ -3,14 +3,18 @@
 use std::{ffi::OsString, os::unix::process::CommandExt as _, process::Command};
 
 use anyhow::Context;
+use kernel::ProbeOutcome;
+
+use crate::conn_reuse;
 
 /// Reason for which the program has come to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stopped {
     /// A signal, or a command that is done.
     Done,
-    /// Another configuration in the file.
-    Reconfigured,
+    /// Another configuration in the file. The new start gets the result of the probe, which takes a capability that
+    /// this process has given up.
+    Reconfigured(Option<ProbeOutcome>),
 }
 
 impl Stopped {
@@ -19,16 +23,27 @@ impl Stopped {
     pub fn follow(self, args: &[OsString]) -> anyhow::Result<()> {
         match self {
             Stopped::Done => Ok(()),
-            Stopped::Reconfigured => start_again(args),
+            Stopped::Reconfigured(probe) => start_again(args, probe),
+        }
+    }
+
+    /// Adds the result of the probe, for a new start.
+    pub fn with_probe(self, probe: Option<ProbeOutcome>) -> Self {
+        match self {
+            Stopped::Done => Stopped::Done,
+            Stopped::Reconfigured(_) => Stopped::Reconfigured(probe),
         }
     }
 }
 
-fn start_again(args: &[OsString]) -> anyhow::Result<()> {
+fn start_again(args: &[OsString], probe: Option<ProbeOutcome>) -> anyhow::Result<()> {
     // The file itself, even if another one has its name by now.
     let mut program = Command::new("/proc/self/exe");
     if let Some((name, args)) = args.split_first() {
         program.arg0(name).args(args);
+    }
+    if let Some(outcome) = probe {
+        program.env(conn_reuse::EARLIER_PROBE, conn_reuse::word(outcome));
     }
     Err(program.exec()).context("start again with the new configuration")
 }
@@ -53,15 +68,16 @@ mod tests {
     #[test]
     fn the_program_starts_again_in_the_same_process() {
         if has_role("second") {
-            println!("started again as {}", id());
+            println!("started again as {} after {:?}", id(), std::env::var(conn_reuse::EARLIER_PROBE));
         } else if has_role("first") {
-            let failed = Stopped::Reconfigured.follow(&arguments("second"));
+            let stopped = Stopped::Reconfigured(None).with_probe(Some(ProbeOutcome::SynSurvived));
+            let failed = stopped.follow(&arguments("second"));
             panic!("{failed:?}");
         } else {
             let mut first = Command::new("/proc/self/exe");
             first.args(&arguments("first")[1..]).stdout(std::process::Stdio::piped());
             let first = first.spawn().unwrap();
-            let expect = format!("started again as {}", first.id());
+            let expect = format!("started again as {} after Ok(\"syn-survived\")", first.id());
             let output = first.wait_with_output().unwrap();
             let text = String::from_utf8_lossy(&output.stdout);
             assert!(output.status.success() && text.contains(&expect), "{text}");

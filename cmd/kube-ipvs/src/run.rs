@@ -14,6 +14,7 @@ use anyhow::{Context, anyhow, bail};
 use dataplane::Touched;
 use drain::Outcome;
 use drain_file::DrainFile;
+use kernel::KernelRelease;
 use kube_source::{ApiStatus, Batch, Delivery, Listener, Recorder};
 use packet_rules::RulesWatcher;
 use reconcile::{Event, Part, Reconciler, Step};
@@ -70,12 +71,16 @@ enum Message {
 /// Runs until SIGTERM, SIGINT or another configuration; the dataplane stays as it is.
 pub fn run(settings: &Settings, process: Process, file: Option<ConfigWatch>) -> anyhow::Result<Stopped> {
     let _lock = state_dir::lock(&settings.state_dir)?;
-    let (sender, receiver) = mpsc::sync_channel(QUEUED_MESSAGES);
     // First of all, so that whoever stops it at once finds no failure.
-    stop_on_signal(sender.clone())?;
+    let signals = Signals::new([SIGTERM, SIGINT]).context("catch signals")?;
     info!(version = env!("CARGO_PKG_VERSION"), node = %settings.node_name, "kube-ipvs starts");
     raise_open_files();
     adjust_oom_score(settings);
+    let choice = kernel_tables::choose_conn_reuse(settings);
+    // Nothing above has started a thread that goes on, and nothing below needs more.
+    kernel::drop_privileges().context("give up capabilities")?;
+    let (sender, receiver) = mpsc::sync_channel(QUEUED_MESSAGES);
+    stop_on_signal(signals, sender.clone())?;
     advice::report_settings(settings);
     let source = source::open(settings)?;
     info!(objects = source.describe(), "follows objects");
@@ -86,6 +91,7 @@ pub fn run(settings: &Settings, process: Process, file: Option<ConfigWatch>) -> 
     // The loop counts as at work until it first waits for messages: it opens tables, which may load modules.
     health.begin_step(Instant::now());
     let metrics = Arc::new(Metrics::new(Outcome::ALL.map(Outcome::as_str)).context("set up the metrics")?);
+    choice.export(&metrics, &KernelRelease::running());
     serve(settings, &health, &metrics, process)?;
     let (recorder, requests) = (source.recorder(), source.requests());
     let started = clock::wall();
@@ -94,7 +100,6 @@ pub fn run(settings: &Settings, process: Process, file: Option<ConfigWatch>) -> 
     follow(source, sender.clone(), receivers, started)?;
     let opened = kernel_tables::open()?;
     kernel_tables::set_timeouts(settings)?;
-    let choice = kernel_tables::choose_conn_reuse(settings, Some(&metrics));
     let config = kernel_tables::for_this_kernel(settings, &choice);
     if let Some(file) = file {
         watch_config(file, sender.clone())?;
@@ -113,7 +118,7 @@ pub fn run(settings: &Settings, process: Process, file: Option<ConfigWatch>) -> 
     let observers = observers.with_health_checks(addresses).context("start the health checks of Services")?;
     let observers = observers.with_kube_proxy_rules(settings.kube_proxy_rules);
     observers.report_findings(&reconciler);
-    drive(reconciler, saver, &receiver, &observers)
+    Ok(drive(reconciler, saver, &receiver, &observers)?.with_probe(choice.outcome()))
 }
 
 /// Raises the limit of open files as far as this process may: each health check of a Service has sockets of its own.
@@ -150,8 +155,7 @@ fn serve(
     Ok(())
 }
 
-fn stop_on_signal(sender: SyncSender<Message>) -> anyhow::Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGINT]).context("catch signals")?;
+fn stop_on_signal(mut signals: Signals, sender: SyncSender<Message>) -> anyhow::Result<()> {
     spawn("signals", sender, move |sender| {
         if let Some(signal) = signals.forever().next() {
             let _closed = sender.send(Message::Stop(signal));
@@ -342,7 +346,7 @@ fn drive(
                 }
                 Message::Reconfigured => {
                     saver.finish(&reconciler);
-                    return Ok(Stopped::Reconfigured);
+                    return Ok(Stopped::Reconfigured(None));
                 }
                 Message::Failed(error) => {
                     saver.finish(&reconciler);

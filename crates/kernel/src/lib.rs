@@ -11,6 +11,7 @@ mod conn_reuse;
 mod memory;
 mod modules;
 mod node;
+mod privileges;
 mod proc_sysctls;
 mod required;
 mod version;
@@ -22,6 +23,7 @@ pub use conn_reuse::{
 pub use memory::{give_memory_back, keep_heap, share_one_arena};
 pub use modules::{KernelModule, MissingModule, ModuleFinder, ModulePresence};
 pub use node::{EmptyHostname, boot_id, cores, hostname, set_oom_score_adj};
+pub use privileges::drop_privileges;
 pub use proc_sysctls::{ProcSysctls, SysctlError};
 pub use required::{
     ARP_ANNOUNCE, ARP_IGNORE, CONN_REUSE_MODE, CONNTRACK, CONNTRACK_BE_LIBERAL, CONNTRACK_BUCKETS,

@@ -11,6 +11,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use serde_json::{Value, json};
 
 /// Paths of the metrics server, as `/statusz` lists them.
 pub(crate) const PATHS: [&str; 6] = ["/configz", "/flagz", "/healthz", "/metrics", "/proxyMode", "/statusz"];
@@ -48,6 +49,30 @@ impl Process {
         )
     }
 
+    /// The same facts as an object. There is no Go here to have a version.
+    pub(crate) fn statusz_object(&self, now: Instant, version: Version) -> Value {
+        json!({
+            "kind": "Statusz",
+            "apiVersion": format!("config.k8s.io/{}", version.name()),
+            "metadata": { "name": self.name },
+            "startTime": self.started.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            "uptimeSeconds": now.saturating_duration_since(self.begun).as_secs(),
+            "goVersion": "",
+            "binaryVersion": self.version,
+            "paths": PATHS,
+        })
+    }
+
+    /// Flags as an object.
+    pub(crate) fn flagz_object(&self, version: Version) -> Value {
+        json!({
+            "kind": "Flagz",
+            "apiVersion": format!("config.k8s.io/{}", version.name()),
+            "metadata": { "name": self.name },
+            "flags": self.flags,
+        })
+    }
+
     /// Body of `/flagz`.
     pub(crate) fn flagz(&self) -> String {
         let mut text = format!("\n{} flags\n{WARNING}\n\n", self.name);
@@ -64,13 +89,118 @@ pub(crate) fn ping(query: &str) -> &'static str {
     if is_verbose { "[+]ping ok\nhealthz check passed\n" } else { "ok" }
 }
 
-/// Tells whether a client takes plain text, by its Accept header; without one it takes anything.
-pub(crate) fn accepts_text(accept: &str) -> bool {
-    let is_text = |range: &str| {
-        let kind = range.split(';').next().unwrap_or_default().trim();
-        ["*/*", "text/*", "text/plain"].contains(&kind)
-    };
-    accept.trim().is_empty() || accept.split(',').any(is_text)
+/// Form of `/statusz` and `/flagz` that a client takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Plain text, for people.
+    Text,
+    /// An object of `config.k8s.io` in this version.
+    Object(Version, Encoding),
+}
+
+/// Version of an object; the first one is deprecated (component-base/zpages).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Version {
+    V1Alpha1,
+    V1Beta1,
+}
+
+/// Encoding of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Encoding {
+    Json,
+    Yaml,
+}
+
+impl Version {
+    const fn name(self) -> &'static str {
+        match self {
+            Version::V1Alpha1 => "v1alpha1",
+            Version::V1Beta1 => "v1beta1",
+        }
+    }
+}
+
+impl Encoding {
+    /// Media type.
+    pub(crate) const fn media_type(self) -> &'static str {
+        match self {
+            Encoding::Json => "application/json",
+            Encoding::Yaml => "application/yaml",
+        }
+    }
+}
+
+/// Page with a structured form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Statusz,
+    Flagz,
+}
+
+impl Kind {
+    const fn name(self) -> &'static str {
+        match self {
+            Kind::Statusz => "Statusz",
+            Kind::Flagz => "Flagz",
+        }
+    }
+
+    /// Chooses the form by an Accept header; without one a client takes anything. An object must be asked for with its
+    /// group, version and kind, as in `application/json;v=v1beta1;g=config.k8s.io;as=Statusz`.
+    pub(crate) fn negotiate(self, accept: &str) -> Option<Form> {
+        if accept.trim().is_empty() {
+            return Some(Form::Text);
+        }
+        let ranges = accept.split(',').map(MediaRange::new).filter(|range| range.quality > 0.0);
+        let mut offers: Vec<(f32, Form)> =
+            ranges.filter_map(|range| Some((range.quality, self.form(&range)?))).collect();
+        // The first of the best: the sort is stable.
+        offers.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+        offers.first().map(|(_, form)| *form)
+    }
+
+    fn form(self, range: &MediaRange<'_>) -> Option<Form> {
+        let encoding = match range.kind {
+            "*/*" | "text/*" | "text/plain" => return Some(Form::Text),
+            "application/json" => Encoding::Json,
+            "application/yaml" => Encoding::Yaml,
+            _ => return None,
+        };
+        let named = |name| range.parameters.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
+        if (named("g"), named("as")) != (Some("config.k8s.io"), Some(self.name())) {
+            return None;
+        }
+        let versions = [Version::V1Alpha1, Version::V1Beta1];
+        let version = versions.into_iter().find(|version| Some(version.name()) == named("v"))?;
+        Some(Form::Object(version, encoding))
+    }
+
+    /// Text of a Warning header, where a version is deprecated.
+    pub(crate) fn warning(self, version: Version) -> Option<String> {
+        let kind = self.name();
+        (version == Version::V1Alpha1).then(|| {
+            format!("299 - \"config.k8s.io/v1alpha1 {kind} is deprecated; use config.k8s.io/v1beta1 {kind}\"")
+        })
+    }
+}
+
+/// One part of an Accept header.
+struct MediaRange<'a> {
+    kind: &'a str,
+    parameters: Vec<(&'a str, &'a str)>,
+    quality: f32,
+}
+
+impl<'a> MediaRange<'a> {
+    fn new(text: &'a str) -> Self {
+        let mut parts = text.split(';').map(str::trim);
+        let kind = parts.next().unwrap_or_default();
+        let parameters: Vec<_> = parts.filter_map(|part| part.split_once('=')).collect();
+        let quality =
+            parameters.iter().find(|(key, _)| *key == "q").map_or(Ok(1.0), |(_, value)| value.parse());
+        MediaRange { kind, parameters, quality: quality.unwrap_or(0.0) }
+    }
 }
 
 /// Duration as `/statusz` has it.
@@ -124,11 +254,54 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn text_is_for_whoever_takes_it() {
-        let takes = ["", "*/*", "text/*", "text/plain; charset=utf-8", "application/json, text/plain;q=0.5"];
-        assert!(takes.iter().all(|accept| accepts_text(accept)));
-        let not = ["application/json", "application/json;v=v1beta1;g=config.k8s.io;as=Statusz", "text/html"];
-        assert!(!not.iter().any(|accept| accepts_text(accept)));
+    fn the_form_is_what_the_client_takes_best() {
+        let form = |accept: &str| Kind::Statusz.negotiate(accept);
+        for text in ["", "*/*", "text/*", "text/plain; charset=utf-8", "application/json, text/plain;q=0.5"] {
+            assert_eq!(form(text), Some(Form::Text), "{text}");
+        }
+        let json = "application/json;v=v1beta1;g=config.k8s.io;as=Statusz";
+        let object = |version, encoding| Some(Form::Object(version, encoding));
+        assert_eq!(form(json), object(Version::V1Beta1, Encoding::Json));
+        assert_eq!(
+            form(&format!("text/plain;q=0.5, {}", json.replace("beta", "alpha").replace("json", "yaml"))),
+            object(Version::V1Alpha1, Encoding::Yaml)
+        );
+        assert_eq!(form(&format!("text/plain, {json}")), Some(Form::Text), "the first of equals");
+        let others =
+            ["application/json", "text/html", "text/plain;q=0", "application/cbor", "text/plain;q=x"];
+        let wrong = [("Statusz", "Flagz"), ("v1beta1", "v2"), ("config.k8s.io", "apps")];
+        let wrong = wrong.map(|(part, other)| json.replace(part, other));
+        for none in others.into_iter().chain(wrong.iter().map(String::as_str)) {
+            assert_eq!(form(none), None, "{none}");
+        }
         assert_eq!(["", "verbose", "exclude=ping&verbose=1"].map(ping).map(str::len), [2, 32, 32]);
+    }
+
+    #[test]
+    fn objects_have_the_same_facts() {
+        let begun = Instant::now();
+        let process = process(begun);
+        let status = process.statusz_object(begun + Duration::from_secs(61), Version::V1Beta1);
+        assert_eq!(
+            status,
+            json!({
+                "kind": "Statusz",
+                "apiVersion": "config.k8s.io/v1beta1",
+                "metadata": { "name": "kube-ipvs" },
+                "startTime": "2024-10-16T21:03:43Z",
+                "uptimeSeconds": 61,
+                "goVersion": "",
+                "binaryVersion": "1.2.3",
+                "paths": PATHS,
+            })
+        );
+        let flags = process.flagz_object(Version::V1Alpha1);
+        assert_eq!(
+            (&flags["apiVersion"], &flags["kind"]),
+            (&json!("config.k8s.io/v1alpha1"), &json!("Flagz"))
+        );
+        assert_eq!(flags["flags"], json!({ "cluster-cidr": "", "proxy-mode": "ipvs", "v": "2" }));
+        assert!(Kind::Flagz.warning(Version::V1Alpha1).is_some_and(|text| text.starts_with("299 - \"")));
+        assert_eq!(Kind::Flagz.warning(Version::V1Beta1), None);
     }
 }

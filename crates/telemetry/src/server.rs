@@ -25,7 +25,9 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    Answer, Health, HealthPage, Metrics, Process, connections::Connections, pages,
+    Answer, Health, HealthPage, Metrics, Process,
+    connections::Connections,
+    pages::{self, Form, Kind},
     service_health::ServiceSite,
 };
 
@@ -91,12 +93,25 @@ fn health_page(path: &str, now: Instant, health: &Health, metrics: &Metrics) -> 
 fn process_page<T>(request: &Request<T>, now: Instant, metrics: &Metrics, process: &Process) -> Page {
     let text = |text: String| Page::text(StatusCode::OK, TEXT_TYPE, text);
     let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
-    let for_people = |body: &dyn Fn() -> String| {
-        if pages::accepts_text(accept.unwrap_or_default()) {
-            return text(body());
+    let negotiated = |kind: Kind| match kind.negotiate(accept.unwrap_or_default()) {
+        Some(Form::Text) => text(match kind {
+            Kind::Statusz => process.statusz(now),
+            Kind::Flagz => process.flagz(),
+        }),
+        // YAML has all of JSON.
+        Some(Form::Object(version, encoding)) => {
+            let object = match kind {
+                Kind::Statusz => process.statusz_object(now, version),
+                Kind::Flagz => process.flagz_object(version),
+            };
+            let page = Page::text(StatusCode::OK, encoding.media_type(), format!("{object}\n"));
+            Page { warning: kind.warning(version), ..page }
         }
-        let only = "the media type requested is not supported; text/plain is\n";
-        Page::text(StatusCode::NOT_ACCEPTABLE, TEXT_TYPE, only.to_owned())
+        None => {
+            let only = "the media type requested is not supported; text/plain, application/json and application/yaml \
+                        are, the last two with g=config.k8s.io, v=v1beta1 and as=Statusz or as=Flagz\n";
+            Page::text(StatusCode::NOT_ACCEPTABLE, TEXT_TYPE, only.to_owned())
+        }
     };
     match request.uri().path() {
         "/metrics" => Page::metrics(metrics.render(now)),
@@ -104,8 +119,8 @@ fn process_page<T>(request: &Request<T>, now: Instant, metrics: &Metrics, proces
         "/healthz" => text(pages::ping(request.uri().query().unwrap_or_default()).to_owned()),
         "/healthz/ping" => text("ok".to_owned()),
         "/configz" => Page::text(StatusCode::OK, JSON_TYPE, process.config.clone()),
-        "/statusz" => for_people(&|| process.statusz(now)),
-        "/flagz" => for_people(&|| process.flagz()),
+        "/statusz" => negotiated(Kind::Statusz),
+        "/flagz" => negotiated(Kind::Flagz),
         _ => Page::not_found(),
     }
 }
@@ -121,6 +136,8 @@ struct Page {
     text: String,
     /// Weight of the node for load balancers.
     weight: Option<usize>,
+    /// Text of a Warning header.
+    warning: Option<String>,
 }
 
 impl Page {
@@ -129,7 +146,7 @@ impl Page {
     }
 
     const fn text(status: StatusCode, content_type: &'static str, text: String) -> Self {
-        Page { status, content_type, text, weight: None }
+        Page { status, content_type, text, weight: None, warning: None }
     }
 
     fn json(Answer { good, body }: Answer) -> Self {
@@ -294,6 +311,9 @@ fn respond(page: Page) -> Response<Full<Bytes>> {
     headers.insert("x-content-type-options", header::HeaderValue::from_static("nosniff"));
     if let Some(weight) = page.weight {
         headers.insert("x-load-balancing-endpoint-weight", weight.into());
+    }
+    if let Some(warning) = page.warning.and_then(|text| text.try_into().ok()) {
+        headers.insert(header::WARNING, warning);
     }
     response
 }

@@ -1,17 +1,19 @@
 //! Bindings of external addresses: who is served, whose the address is otherwise, and how a VIP moves.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    time::Duration,
+    io::{self, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    time::{Duration, Instant},
 };
 
 use e2e::{
     manifest::Service,
-    net::{Both, Client, NODE, PodNetwork},
+    net::{Both, Client, NODE, PodNetwork, cluster_ip},
     observe::ipvs,
     probe::{
-        Proto, Stage,
+        Proto, Stage, download,
         once::{self, Question},
+        server::DOWNLOAD_LINE,
         talk::{self, Talk},
     },
 };
@@ -23,7 +25,7 @@ use crate::{
         Gets::{Node, Nothing, Own, Refused},
         ask, check, check_local_policy, wait,
     },
-    testbed::{BALANCER, EXTERNAL, Testbed, WAIT_LIMIT, assert_uncut, web},
+    testbed::{BALANCER, EXTERNAL, Testbed, WAIT_LIMIT, WEB, assert_uncut, web},
 };
 
 /// Addresses in the node's own subnet.
@@ -31,6 +33,8 @@ const NEIGHBOUR: Both =
     Both { v4: Ipv4Addr::new(192, 168, 50, 77), v6: Ipv6Addr::new(0xfd00, 0x50, 0, 0, 0, 0, 0, 0x77) };
 /// Lets Services choose the binding of such external IPs.
 const LISTED: &str = "--external-ip-cidrs=192.0.2.0/24,2001:db8::/32";
+/// Time within which an address of the node counts: a second, and our looking in a slow guest.
+const SOON: Duration = Duration::from_secs(2);
 /// Annotation that chooses the binding.
 const BINDING: &str = "kube-ipvs.io/external-ip-binding";
 
@@ -261,7 +265,7 @@ fn connections_outlast_a_steered_address_that_is_given_up() {
         let report = talk.progress();
         if report.established() == settings.connections { Ok(()) } else { Err(format!("{report:?}")) }
     });
-    let edited = std::time::Instant::now();
+    let edited = Instant::now();
     testbed.manifests.service(&service().with_annotation(BINDING, "none"));
     for to in BALANCER.port(80) {
         wait_answer(&pod, Proto::Tcp, to, "balancer");
@@ -309,4 +313,119 @@ fn addresses_that_are_not_allowed_are_served_once_they_are() {
     let allowed = EXTERNAL.each().map(|addr: IpAddr| addr.to_string()).join(",");
     testbed.start_with(&[format!("--external-ip-cidrs={allowed}").as_str()]);
     wait(&testbed, EXTERNAL.port(80), Node);
+}
+
+/// Bytes of a large transfer, in lines of a kilobyte.
+const TRANSFER_LINES: u32 = 300;
+/// More than some round trips, less than the first retransmission timeouts together.
+const QUICKLY: Duration = Duration::from_secs(3);
+
+/// Sends as much as a download has, then a question.
+fn upload(client: &Client, to: SocketAddr) -> io::Result<String> {
+    client.namespace.enter(|| {
+        let mut stream = TcpStream::connect_timeout(&to, WAIT_LIMIT)?;
+        stream.set_read_timeout(Some(WAIT_LIMIT))?;
+        let mut request = vec![b' '; TRANSFER_LINES as usize * DOWNLOAD_LINE];
+        request.extend(b"short\n");
+        stream.write_all(&request)?;
+        io::read_to_string(stream)
+    })
+}
+
+/// Where a link behind a steered address is small, or one on the way back, its MTU is found at once.
+#[test]
+fn large_transfers_pass_small_links_behind_a_steered_address() {
+    let service = web().with_external_ips(EXTERNAL, "Cluster");
+    let links = [
+        ("towards the pod", "ip link set cali1 mtu 1300"),
+        (
+            "towards the client",
+            "ip link set cali1 mtu 1500; ip link set eth0 mtu 1300; ip link set cali2 mtu 1300",
+        ),
+    ];
+    let testbed = serving(&service, 2, &[]);
+    testbed.net.route_to_node(EXTERNAL);
+    wait(&testbed, EXTERNAL.port(80), Node);
+    let clients = [testbed.net.node_client(), testbed.pods[1].client(), testbed.net.outside_client()];
+    for (small, command) in links {
+        testbed.net.node.sh(command);
+        for (client, to) in clients.iter().flat_map(|client| EXTERNAL.port(80).map(|to| (client, to))) {
+            let what = format!("{} at {to}, small {small}", client.place);
+            let begin = Instant::now();
+            let answer = upload(client, to).unwrap_or_else(|error| panic!("{what}: {error}"));
+            let up = begin.elapsed();
+            assert!(answer.starts_with("pod=pod-1 "), "{what}: {answer:?}");
+            let settings =
+                download::Settings { to, lines: TRANSFER_LINES, pause: Duration::ZERO, timeout: WAIT_LIMIT };
+            let down = client.namespace.enter(|| download::half_close(&settings));
+            println!("{what}: up {up:?}, down {:?}", down.took);
+            assert!(down.is_complete(), "{what}: {down:?}");
+            assert!(up < QUICKLY && down.took < QUICKLY, "{what}: {up:?}, {:?}", down.took);
+        }
+    }
+}
+
+/// An address that the node gets, as from keepalived, is the node's own at once; when the node loses it, it is steered
+/// again. Neither touches other Services.
+#[test]
+fn an_external_address_that_comes_to_the_node_and_goes_is_served_throughout() {
+    let service = || web().with_external_ips(EXTERNAL, "Cluster");
+    let testbed = serving(&service(), 2, &[LISTED]);
+    let other = Service::new("other", cluster_ip(77), &[Proto::Tcp]);
+    testbed.manifests.serve(&other, &testbed.ready(2..=2));
+    testbed.wait_served(&other, &testbed.ready(2..=2));
+    testbed.net.route_to_node(EXTERNAL);
+    wait(&testbed, EXTERNAL.port(80), Node);
+    let _daemon = testbed.net.node_daemon_at(
+        "ssh",
+        EXTERNAL.each().map(|addr| match addr {
+            IpAddr::V4(_) => "0.0.0.0:22".to_owned(),
+            IpAddr::V6(_) => "[::]:22".to_owned(),
+        }),
+    );
+    let load = testbed.load(&cluster_ip(77).port(80));
+    for _ in 0..2 {
+        for addr in EXTERNAL.each() {
+            let flags = if addr.is_ipv4() { "" } else { "nodad" };
+            testbed.net.node.sh(&format!("ip addr add {addr} dev eth0 {flags}"));
+        }
+        let steered = || {
+            let routes =
+                ["-4", "-6"].map(|family| testbed.net.node.sh(&format!("ip {family} route show table all")));
+            routes.concat().lines().filter(|line| line.contains("table 177")).count()
+        };
+        wait_for(SOON, "no steering", || if steered() == 0 { Ok(()) } else { Err(steered()) });
+        check(&testbed, EXTERNAL.port(80), [Node, Own, Node, Node]);
+        let outside = testbed.net.outside_client();
+        for to in EXTERNAL.port(22) {
+            wait_answer(&outside, Proto::Tcp, to, "ssh");
+        }
+        for addr in EXTERNAL.each() {
+            testbed.net.node.sh(&format!("ip addr del {addr} dev eth0"));
+        }
+        wait_for(SOON, "steering", || if steered() == 2 { Ok(()) } else { Err(steered()) });
+        check(&testbed, EXTERNAL.port(80), [Node, Own, Node, Node]);
+    }
+    load.assert_clean();
+}
+
+/// A link that gets another name, as by udev at the start of a node, keeps its addresses, and so do node ports and VIPs.
+#[test]
+fn a_link_with_a_new_name_changes_nothing_for_clients() {
+    let service = web().with_external_ips(EXTERNAL, "Cluster").with_node_port(30080, "Cluster");
+    let testbed =
+        serving(&service, 2, &["--nodeport-addresses=primary", &format!("--bind-address={}", NODE.v4)]);
+    testbed.net.route_to_node(EXTERNAL);
+    wait(&testbed, EXTERNAL.port(80), Node);
+    let servers = testbed.net.node.sh("ipvsadm -Sn");
+    testbed.net.node.sh("sysctl -q net.ipv6.conf.eth0.keep_addr_on_down=1; \
+         ip link set eth0 down; ip link set eth0 name ens5; ip link set ens5 up; \
+         ip route replace default via 192.168.50.2; ip route replace default via fd00:50::2");
+    for at in [EXTERNAL.port(80), WEB.port(80)] {
+        wait(&testbed, at, Node);
+        check(&testbed, at, [Node, Own, Node, Node]);
+    }
+    let outside = testbed.net.outside_client();
+    wait_answer(&outside, Proto::Tcp, NODE.port(30080)[0], "pod-1");
+    assert_eq!(testbed.net.node.sh("ipvsadm -Sn"), servers, "no write to IPVS");
 }

@@ -52,6 +52,7 @@ fn a_config_map_that_changes_takes_effect_under_load_slow() {
     publish(map.path(), "..1", &text("rr", "60s"));
     let mut testbed = testbed(map.path(), &web());
     assert_eq!(scheduler(&testbed), "rr");
+    testbed.proxy().assert_unprivileged();
     let load = testbed.load(&WEB.port(80));
     let talk = testbed.talk(&WEB.port(80), 20);
     load.let_pass(100);
@@ -65,6 +66,7 @@ fn a_config_map_that_changes_takes_effect_under_load_slow() {
     // The same process: it is still the child of this one.
     testbed.proxy().assert_running();
     assert_eq!(testbed.proxy().log_lines(&["kube-ipvs starts"]).len(), 2);
+    testbed.proxy().assert_unprivileged();
 }
 
 #[test]

@@ -169,7 +169,7 @@ fn another_configuration_stops_the_loop_so_that_the_process_starts_again() {
     let health = Arc::new(Health::new(Limits::of(Duration::from_secs(30)), &[]));
     let (_release, stuck) = mpsc::channel();
     sender.send(Message::Reconfigured).unwrap();
-    assert_eq!(drive_over_fakes(stuck, &receiver, health), Stopped::Reconfigured);
+    assert_eq!(drive_over_fakes(stuck, &receiver, health), Stopped::Reconfigured(None));
 }
 
 fn end(body: impl FnOnce(&SyncSender<Message>) + Send + 'static) -> String {

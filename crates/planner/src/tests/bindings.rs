@@ -204,6 +204,8 @@ fn the_widest_reach_wins() {
         "ensure route local 192.0.2.7 src 192.168.50.10\ndelete route local 192.0.2.7 table steering\n\
          delete element steered-vips 192.0.2.7\n"
     );
+    let again = world.resync();
+    assert!(again.is_empty(), "{again}");
     // The one that asks for less is told, whoever comes first.
     let web = ServiceName::new("default", "web");
     let problem = IntentProblem::BoundFurther {

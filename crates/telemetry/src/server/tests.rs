@@ -135,18 +135,31 @@ fn pages_about_the_process_have_the_headers_of_kube_proxy() {
 }
 
 #[test]
-fn structured_forms_of_texts_are_not_acceptable() {
+fn the_form_of_pages_about_the_process_is_negotiated() {
     let addr = start(metrics_site(metrics()));
-    let status = |path: &str, accept: &str| {
+    let page = |path: &str, accept: &str| {
         let mut stream = TcpStream::connect(addr).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\n\r\n").unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
-        text[9..12].to_owned()
+        text
     };
-    let structured = "application/json;v=v1beta1;g=config.k8s.io;as=Flagz";
-    assert_eq!(["/flagz", "/statusz"].map(|path| status(path, structured)), ["406", "406"]);
-    assert_eq!(["/flagz", "/statusz"].map(|path| status(path, "*/*")), ["200", "200"]);
+    let structured = "application/json;v=v1beta1;g=config.k8s.io;as=";
+    for (path, kind) in [("/flagz", "Flagz"), ("/statusz", "Statusz")] {
+        let text = page(path, &format!("{structured}{kind}"));
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(
+            head.starts_with("HTTP/1.1 200") && head.contains("content-type: application/json"),
+            "{head}"
+        );
+        assert!(!head.contains("warning:"), "{head}");
+        let object: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(object["kind"], kind);
+        let old = page(path, &format!("{structured}{kind}").replace("v1beta1", "v1alpha1"));
+        assert!(old.contains("\r\nwarning: 299 - "), "{old}");
+        assert!(page(path, "*/*").starts_with("HTTP/1.1 200"));
+        assert!(page(path, "application/json").starts_with("HTTP/1.1 406"));
+    }
 }
 
 #[test]
