@@ -2,8 +2,7 @@
 //! address more.
 
 use std::{
-    fmt::Write as _,
-    fs,
+    fs, iter,
     net::Ipv4Addr,
     path::{Path, PathBuf},
     thread,
@@ -13,6 +12,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde_json::{Value, json};
+use test_apiserver::TestApiServer;
 
 use crate::{
     node::{Node, millis},
@@ -189,19 +189,19 @@ impl Setup {
 /// Measures one case on a node of its own.
 pub fn measure(bench: &Bench, setup: Setup) -> Result<Case> {
     let directory = bench.directory("kinds")?;
-    let manifests = directory.join("manifests");
-    fs::create_dir(&manifests)?;
-    let (first, rest) = objects_of(&setup);
-    fs::write(manifests.join("all.json"), rest)?;
-    let one = manifests.join("first.json");
-    fs::write(&one, first)?;
+    let node = Node::new()?;
+    let server = node.ns.enter(|| TestApiServer::builder().tls().token("bench").start())?;
+    let of_service = |index| [setup.service(index), slice(&setup, index, 0)];
+    let objects = (0..setup.size.services).flat_map(of_service);
+    server.objects().apply_all(iter::once(objects::node()).chain(objects))?;
+    let kubeconfig = directory.join("kubeconfig");
+    fs::write(&kubeconfig, server.kubeconfig())?;
     let settings = Settings {
         binary: bench.binary.clone(),
-        input: Input::Manifests(manifests),
+        input: Input::Kubeconfig(kubeconfig),
         directory: directory.clone(),
         flags: setup.flags(),
     };
-    let node = Node::new()?;
     for number in 1..setup.addresses {
         add_address(&node, Ipv4Addr::new(192, 168, 51, number as u8))?;
     }
@@ -226,7 +226,7 @@ pub fn measure(bench: &Bench, setup: Setup) -> Result<Case> {
     product.wait_until_programmed().context("restart that is recorded")?;
     let restart_writes = tap.finish()?.traffic().write_messages;
 
-    let change_writes = change(&mut product, &setup, &one).context("one endpoint more")?;
+    let change_writes = change(&mut product, &server, &setup).context("one endpoint more")?;
     let (address_writes, address_ms) = address(&node, &mut product).context("one address more")?;
     product.stop()?;
     fs::remove_dir_all(&directory)?;
@@ -244,18 +244,6 @@ pub fn measure(bench: &Bench, setup: Setup) -> Result<Case> {
     })
 }
 
-/// The second Service, and everything else, as JSON documents, one a line.
-fn objects_of(setup: &Setup) -> (String, String) {
-    let line = |mut text: String, object: Value| {
-        let _ = writeln!(text, "{object}");
-        text
-    };
-    let of_service = |index| [setup.service(index), slice(setup, index, 0)];
-    let first = of_service(1).into_iter().fold(String::new(), line);
-    let others = (0..setup.size.services).filter(|index| *index != 1).flat_map(of_service);
-    (first, std::iter::once(objects::node()).chain(others).fold(String::new(), line))
-}
-
 /// The slice of a Service, with some endpoints more than at the start.
 fn slice(setup: &Setup, index: usize, more: usize) -> Value {
     let mut pods = objects::pods(setup.size, index);
@@ -264,9 +252,9 @@ fn slice(setup: &Setup, index: usize, more: usize) -> Value {
 }
 
 /// Adds an endpoint to the second Service, which has a node port; returns the number of writes.
-fn change(product: &mut Product, setup: &Setup, file: &Path) -> Result<usize> {
+fn change(product: &mut Product, server: &TestApiServer, setup: &Setup) -> Result<usize> {
     let before = product.syncs()?.len();
-    fs::write(file, format!("{}\n{}\n", setup.service(1), slice(setup, 1, 1)))?;
+    server.objects().apply(slice(setup, 1, 1))?;
     product.wait_for_sync(before)?;
     Ok(product.syncs()?[before..].iter().map(|sync| sync.writes).sum())
 }

@@ -21,7 +21,7 @@ fn layout_meaning(errno: i32) -> Option<&'static str> {
     match errno {
         libc::ENOENT | libc::EOPNOTSUPP => Some(
             "the kernel lacks an nftables module: load them \
-             (modprobe -a nf_tables nft_ct nft_masq nft_chain_nat nft_reject_inet)",
+             (modprobe -a nf_tables nft_ct nft_nat nft_masq nft_chain_nat nft_reject_inet)",
         ),
         libc::EBUSY => Some("somebody's rule holds on to a chain or set of the table"),
         _ => None,
@@ -55,6 +55,16 @@ mod tests {
     use lb_types::RulesLayout;
 
     use super::*;
+
+    #[test]
+    fn nodes_that_load_their_modules_at_boot_load_all() {
+        let text = layout_meaning(libc::ENOENT).unwrap();
+        let modules = text.split_once("modprobe -a ").unwrap().1.trim_end_matches(')');
+        let at_boot = include_str!("../../../manifests/node/modules.conf");
+        for module in modules.split(' ') {
+            assert!(at_boot.lines().any(|line| line == module), "{module}");
+        }
+    }
 
     #[test]
     fn the_same_number_means_different_things() {

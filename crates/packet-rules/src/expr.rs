@@ -69,6 +69,7 @@ pub(crate) enum Expr {
     Verdict { code: i32, chain: Option<&'static str> },
     Reject { kind: i32, code: u8 },
     Masquerade { flags: u32 },
+    DestinationNat { family: IpFamily },
     Remember { set: SetId },
 }
 
@@ -122,6 +123,11 @@ fn lower_statement(statement: &Statement) -> Vec<Expr> {
         Statement::In(selector, set) => lookup(*selector, *set, false),
         Statement::NotIn(selector, set) => lookup(*selector, *set, true),
         Statement::Remember(set) => remember(*set),
+        Statement::KeepDestination(family) => {
+            let mut exprs = load(Selector::Destination, *family);
+            exprs.push(Expr::DestinationNat { family: *family });
+            exprs
+        }
         Statement::Masquerade => vec![Expr::Masquerade { flags: FULLY_RANDOM }],
         Statement::RejectReset => vec![Expr::Reject { kind: libc::NFT_REJECT_TCP_RST, code: 0 }],
         Statement::RejectPort => {
@@ -382,7 +388,7 @@ const fn ct(key: i32, direction: Option<u8>, into: u32) -> Expr {
     Expr::Ct { key, direction, into }
 }
 
-const fn nfproto(family: IpFamily) -> u8 {
+pub(crate) const fn nfproto(family: IpFamily) -> u8 {
     match family {
         IpFamily::V4 => libc::NFPROTO_IPV4 as u8,
         IpFamily::V6 => libc::NFPROTO_IPV6 as u8,

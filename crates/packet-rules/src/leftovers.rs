@@ -61,9 +61,13 @@ struct Chain {
 }
 
 impl Chain {
-    /// Tells whether kube-proxy makes such a chain, and nobody else.
+    /// Tells whether kube-proxy makes such a chain, and nobody else. The one that lets health checks of load balancers in
+    /// stays: where a firewall drops everything else, nothing does that in its place.
     fn is_leftover(&self) -> bool {
         let name = self.name.as_str();
+        if (self.table.as_str(), name) == ("filter", "KUBE-NODE-PORT") {
+            return false;
+        }
         TABLES.contains(&self.table.as_str())
             && (CHAINS.contains(&name)
                 || OF_SERVICES.iter().any(|prefix| name.starts_with(prefix))

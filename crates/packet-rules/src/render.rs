@@ -1,10 +1,10 @@
 //! Chains and rules of the table, with the reason for each.
 //!
 //! ```text
-//! from outside    prerouting [steer -150, prerouting-mark] -> input [input 90, IPVS 98/99, input-late 101]
+//! from outside    prerouting [steer -150, prerouting-mark, prerouting-keep] -> input [input 90, IPVS 98/99, input-late 101]
 //!                     -> output [output-first -500] -> postrouting [postrouting 100]
 //! answers         prerouting -> forward [forward 90, IPVS 99/100] -> postrouting
-//! from this node  output [output -110, output-mark -100, output-nodes -99, IPVS -98, output-late -97]
+//! from this node  output [output -110, output-mark and output-keep -100, output-nodes -99, IPVS -98, output-late -97]
 //!                     -> output again [output-first -500] -> postrouting [postrouting 100]
 //! ```
 //!
@@ -29,6 +29,10 @@
 //! packets may come from it. Only what is for a port of a Service gets a bit in its mark, before routing looks at it; a
 //! rule of the routing policy looks for such packets in a table of their own, which says that they are for this node.
 //! The bit goes before IPVS looks at the mark, and before IPVS has a packet routed once more.
+//!
+//! To others a VIP is an address of this node, and whoever publishes a port at all of those (a hostPort, Docker) would
+//! translate connections to the same port of a VIP. So these get a translation that changes nothing, before anybody
+//! else's: a connection has one.
 //!
 //! A pod that reaches itself through a Service shows in the packet: its source equals its destination
 //! once IPVS has translated it. nftables cannot compare two fields of a packet (the kernel can since 6.13, by
@@ -76,6 +80,9 @@ const POSTROUTING: BaseChain = BaseChain { kind: ChainKind::Nat, hook: Hook::Pos
 /// `output-mark` does not see it.
 const PREROUTING_MARK: BaseChain = BaseChain { kind: ChainKind::Nat, hook: Hook::Prerouting, priority: -110 };
 const OUTPUT_MARK: BaseChain = BaseChain { kind: ChainKind::Nat, hook: Hook::Output, priority: -110 };
+/// Behind the two for marks, before the chains of others (-100).
+const PREROUTING_KEEP: BaseChain = BaseChain { kind: ChainKind::Nat, hook: Hook::Prerouting, priority: -105 };
+const OUTPUT_KEEP: BaseChain = BaseChain { kind: ChainKind::Nat, hook: Hook::Output, priority: -105 };
 
 /// Name of the chain that refuses whatever gets there.
 const REFUSE: &str = "refuse";
@@ -183,6 +190,8 @@ pub fn render_table(layout: &RulesLayout) -> TableSpec {
         chains.push(chain("prerouting-mark", PREROUTING_MARK, mark_from_outside(layout)));
         chains.push(chain("output-mark", OUTPUT_MARK, mark_from_this_node(layout)));
     }
+    chains.push(chain("prerouting-keep", PREROUTING_KEEP, per_family(keep)));
+    chains.push(chain("output-keep", OUTPUT_KEEP, per_family(keep)));
     TableSpec { sets: SetId::all().collect(), chains }
 }
 
@@ -710,15 +719,29 @@ fn masquerade_external(layout: &RulesLayout, family: IpFamily) -> RuleSpec {
 ///
 /// A pod of another node that called an address of this one counts as local, gets any endpoint, and one on its own
 /// node would answer it directly, from an address that it has not called.
+///
+/// `... ct original ip saddr @node-addresses-v4 masquerade fully-random`
+///
+/// A process of this node has the address that it calls, which another node need not have a way to: that of a bridge
+/// of this node, for example.
 fn masquerade_pods(layout: &RulesLayout, place: Place, family: IpFamily) -> Vec<RuleSpec> {
-    let LocalDetection::ClusterCidr(_) = layout.local(family) else { return vec![] };
     let set = place.set(RuleSet::MasqueradePods, family);
+    let of_node = rule(
+        "client is this node",
+        [
+            Statement::Family(family),
+            Statement::In(place.original(), set),
+            to_node(Selector::OriginalClient, family),
+            Statement::Masquerade,
+        ],
+    );
+    let LocalDetection::ClusterCidr(_) = layout.local(family) else { return vec![of_node] };
     let of_prefix = |net| {
         let about = "client may be a pod of another node";
         let to = Statement::In(place.original(), set);
         rule(about, [Statement::Family(family), to, Statement::ClientIn(net), Statement::Masquerade])
     };
-    local_networks(layout.local(family), family).map(of_prefix).collect()
+    std::iter::once(of_node).chain(local_networks(layout.local(family), family).map(of_prefix)).collect()
 }
 
 /// `meta nfproto ipv4 ct original ip daddr . meta l4proto . ct original proto-dst @masquerade-vips-v4
@@ -811,6 +834,19 @@ fn mark(layout: &RulesLayout, family: IpFamily, from: &[Statement]) -> Vec<RuleS
         RuleSpec { about: "client is not a pod of this node", statements }
     });
     rules.into()
+}
+
+/// `meta nfproto ipv4 ip daddr . meta l4proto . th dport @services-v4 dnat ip to ip daddr`, and the same for
+/// `@no-endpoints-v4`
+///
+/// As in kube-proxy's chain KUBE-SERVICES, which accepts its ClusterIPs before a chain of others can see them.
+fn keep(family: IpFamily) -> Vec<RuleSpec> {
+    let keep = |set| {
+        let to_vip = Statement::In(Selector::DestinationPort, SetId::planned(set, family));
+        let statements = [Statement::Family(family), to_vip, Statement::KeepDestination(family)];
+        rule("published ports of this node are others", statements)
+    };
+    [RuleSet::Services, RuleSet::NoEndpoints].map(keep).into()
 }
 
 /// Conditions for a client that came in and is not known to be a pod of this node; `None` where all clients are

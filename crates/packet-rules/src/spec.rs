@@ -184,6 +184,8 @@ pub enum Statement {
     MapMark(Selector, SetId),
     /// Sets the whole packet mark to 0.
     ZeroMark,
+    /// Translates the destination address to itself: no chain of type nat that follows translates the connection.
+    KeepDestination(IpFamily),
     /// Rewrites the source to an address of the outgoing interface, with a random port.
     Masquerade,
     /// Answers with a reset, as a closed TCP port does.

@@ -169,6 +169,7 @@ impl fmt::Display for Statement {
             }
             Statement::SetMark(bit) => write!(f, "meta mark set meta mark | {:#010x}", 1_u32 << bit),
             Statement::ClearMark(bit) => write!(f, "meta mark set meta mark & {:#010x}", !(1_u32 << bit)),
+            Statement::KeepDestination(family) => write!(f, "dnat {0} to {0} daddr", header_word(*family)),
             Statement::Masquerade => f.write_str("masquerade fully-random"),
             Statement::RejectReset => f.write_str("reject with tcp reset"),
             Statement::RejectPort => f.write_str("reject"),

@@ -30,12 +30,14 @@ table ip filter {
     chain KUBE-FORWARD { ct state related,established counter accept }
     chain KUBE-IPVS-FILTER { ct state new ip daddr 10.96.0.80 counter reject }
     chain KUBE-PROXY-FIREWALL { }
+    chain KUBE-NODE-PORT { tcp dport 30100 counter accept }
     chain MINE { counter accept }
     chain INPUT {
         type filter hook input priority filter; policy accept;
         counter jump KUBE-IPVS-FILTER
         counter jump KUBE-PROXY-FIREWALL
         counter jump KUBE-FIREWALL
+        counter jump KUBE-NODE-PORT
         tcp dport 22 counter jump MINE
     }
     chain FORWARD { type filter hook forward priority filter; policy drop; counter jump KUBE-FORWARD; }
@@ -50,7 +52,9 @@ table ip mine { chain KUBE-SERVICES { counter accept } }
 ";
 
 /// The part of them that stays.
-const LEFT: [&str; 17] = [
+const LEFT: [&str; 19] = [
+    "tcp dport 30100",
+    "jump KUBE-NODE-PORT",
     "KUBE-MARK-MASQ {",
     "KUBE-POSTROUTING {",
     "KUBE-KUBELET-CANARY {",

@@ -666,7 +666,7 @@ impl<'a> Selection<'a> {
             is_cluster_ip: matches!(offer, Offer::ClusterIp(..)),
             binding,
             binding_reason,
-            settings: desire_settings(self.service, &front, config),
+            settings: desire_settings(self.service, &front, binding, config),
             real_server: desire_real_server(self.service, config),
             endpoints: Arc::clone(endpoints).into(),
             drain: desire_drain(self.service, config),

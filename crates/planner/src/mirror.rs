@@ -145,6 +145,14 @@ impl Mirror {
         self.tags(vs).any(|tag| self.elements.contains(&tag)) || self.untagged.contains(vs)
     }
 
+    /// Tells whether packets to a port of an address of the node get the mark of a node port, so that they do not come to
+    /// a virtual server of that very address.
+    pub(crate) fn serves_by_mark(&self, at: VipPort) -> bool {
+        let front = Front::from(at);
+        let node_port = front.at(front.family().unspecified());
+        self.elements.contains(&RuleElement::NodeAddress(at.addr)) && self.marks.get(&node_port).is_some()
+    }
+
     /// Tells whether an element is all that names the existing virtual server of a mark.
     pub fn is_last_tag(&self, element: &RuleElement) -> bool {
         let Some((front, mark)) = element.marked() else { return false };

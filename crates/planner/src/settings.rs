@@ -9,7 +9,7 @@ use lb_types::{
 };
 use service_model::{Service, TrafficPolicy, annotations};
 
-use crate::{IntentProblem, PlannerConfig, ServiceOverrides};
+use crate::{Binding, IntentProblem, PlannerConfig, ServiceOverrides};
 
 /// Substitutes for a configured scheduler that the kernel lacks, in this order. None of them needs weights.
 const SUBSTITUTES: [Scheduler; 6] =
@@ -83,10 +83,21 @@ pub fn hashing_schedulers(service: &Service) -> &'static [Scheduler] {
 /// Session affinity of a front with a mark is the scheduler's work: the kernel sends the connections of a persistent
 /// virtual server to the port that the client has called unless that is the virtual server's own, and one with a
 /// mark has none (`ip_vs_sched_persist`, net/netfilter/ipvs/ip_vs_core.c).
-pub(crate) fn desire_settings(service: &Service, front: &Front, config: &PlannerConfig) -> VirtualServer {
+///
+/// So is it for FTP at an address of the node: to a persistent virtual server of port 21 the kernel gives connections to
+/// all unprivileged ports of the address (`ip_vs_service_find`, net/netfilter/ipvs/ip_vs_ctl.c), those of the node
+/// included. At a VIP, packet rules refuse such connections.
+pub(crate) fn desire_settings(
+    service: &Service,
+    front: &Front,
+    binding: Binding,
+    config: &PlannerConfig,
+) -> VirtualServer {
     let one_packet = is_heard(config) && service.settings.one_packet && front.protocol() == Protocol::Udp;
     let (affinity, hashes) = match service.affinity {
-        Some(_) if front.is_marked() => (None, config.hashing_scheduler()),
+        Some(_) if front.is_marked() || binding == Binding::Node && is_ftp(front) => {
+            (None, config.hashing_scheduler())
+        }
         affinity => (affinity, None),
     };
     let (scheduler, scheduler_flags) = match hashes {
@@ -102,6 +113,10 @@ pub(crate) fn desire_settings(service: &Service, front: &Front, config: &Planner
         }),
         one_packet,
     }
+}
+
+fn is_ftp(front: &Front) -> bool {
+    front.protocol() == Protocol::Tcp && front.port.port.get() == 21
 }
 
 /// Scheduler of a Service with its flags: the one that it names, or else the configured one.

@@ -14,6 +14,8 @@ use crate::VipError;
 const BY_FAMILY: u16 = 20;
 /// State TCP_LISTEN.
 const LISTEN: u8 = 10;
+/// Offset of the socket's port in `struct inet_diag_msg`.
+const PORT: usize = 4;
 /// Offset of the addresses in `struct inet_diag_msg`; the socket's own is the first.
 const SOURCE: usize = 8;
 
@@ -34,7 +36,7 @@ impl Sockets {
     /// Tells whether a socket listens on exactly the address of a port.
     pub(crate) fn listens(&mut self, port: VipPort) -> Result<bool, VipError> {
         if port.protocol == Protocol::Sctp {
-            return Ok(true);
+            return self.listens_over_sctp(port);
         }
         if !self.known.contains(&port.protocol) {
             // A dump of no state at all fails where the kernel cannot answer for the protocol.
@@ -49,9 +51,31 @@ impl Sockets {
     }
 }
 
+impl Sockets {
+    /// Looks through all that listen: asked for one socket, the kernel looks for an association instead
+    /// (`sctp_diag_dump_one` in net/sctp/diag.c). Without SCTP, or `sctp_diag`, it has none to show.
+    fn listens_over_sctp(&mut self, port: VipPort) -> Result<bool, VipError> {
+        let is_there = |message: &Message<'_>| {
+            let number = u16::from_be_bytes(*message.payload.get(PORT..)?.first_chunk()?);
+            (number == port.port.get()).then_some(is_listener(message, port)?)
+        };
+        match self.socket.dump(&request_of_ports(port, [0; 4], 1 << LISTEN), is_there) {
+            Ok(found) => Ok(found.contains(&true)),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
 /// Question as `struct inet_diag_req_v2`. The local address stands on both sides, because UDP looks for it on
 /// the other one (`udp_dump_one` in net/ipv4/udp_diag.c); no connection is between an address and itself.
 fn request(port: VipPort, states: u32) -> Request {
+    let [high, low] = port.port.get().to_be_bytes();
+    request_of_ports(port, [high, low, high, low], states)
+}
+
+/// The same with other ports; zeroes stand for any.
+fn request_of_ports(port: VipPort, ports: [u8; 4], states: u32) -> Request {
     let mut addr = [0; 16];
     let family = match port.addr {
         IpAddr::V4(v4) => {
@@ -66,8 +90,7 @@ fn request(port: VipPort, states: u32) -> Request {
     Request::new(BY_FAMILY, |buffer| {
         buffer.put(&[family as u8, port.protocol.number(), 0, 0]);
         buffer.put(&states.to_ne_bytes());
-        let [high, low] = port.port.get().to_be_bytes();
-        buffer.put(&[high, low, high, low]);
+        buffer.put(&ports);
         buffer.put(&addr);
         buffer.put(&addr);
         // Zeroes stand for any interface, ones for any socket (INET_DIAG_NOCOOKIE).

@@ -36,7 +36,7 @@ const LISTED: &str = "--external-ip-cidrs=192.0.2.0/24,2001:db8::/32";
 /// Time within which an address of the node counts: a second, and our looking in a slow guest.
 const SOON: Duration = Duration::from_secs(2);
 /// Annotation that chooses the binding.
-const BINDING: &str = "kube-ipvs.io/external-ip-binding";
+pub const BINDING: &str = "kube-ipvs.io/external-ip-binding";
 
 /// A node with pods, of which the first one serves a Service, as soon as that is in the kernel.
 fn serving(service: &Service, pods: u8, flags: &[&str]) -> Testbed {
@@ -84,9 +84,9 @@ fn steering_works_whatever_the_kernel_checks() {
     wait(&testbed, at, Node);
     for (rp_filter, src_valid_mark) in [(0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (2, 1)] {
         for link in ["all", "eth0"] {
-            let name = format!("/proc/sys/net/ipv4/conf/{link}");
-            testbed.net.node.sh(&format!("echo {rp_filter} > {name}/rp_filter"));
-            testbed.net.node.sh(&format!("echo {src_valid_mark} > {name}/src_valid_mark"));
+            for (name, value) in [("rp_filter", rp_filter), ("src_valid_mark", src_valid_mark)] {
+                testbed.net.node.sh(&format!("sysctl -qw net.ipv4.conf.{link}.{name}={value}"));
+            }
         }
         println!("rp_filter={rp_filter} src_valid_mark={src_valid_mark}");
         check(&testbed, at, [Node, Own, Node, Node]);
@@ -337,18 +337,17 @@ fn upload(client: &Client, to: SocketAddr) -> io::Result<String> {
 fn large_transfers_pass_small_links_behind_a_steered_address() {
     let service = web().with_external_ips(EXTERNAL, "Cluster");
     let links = [
-        ("towards the pod", "ip link set cali1 mtu 1300"),
-        (
-            "towards the client",
-            "ip link set cali1 mtu 1500; ip link set eth0 mtu 1300; ip link set cali2 mtu 1300",
-        ),
+        ("towards the pod", [("cali11", 1300), ("eth0", 1500), ("cali12", 1500)]),
+        ("towards the client", [("cali11", 1500), ("eth0", 1300), ("cali12", 1300)]),
     ];
     let testbed = serving(&service, 2, &[]);
     testbed.net.route_to_node(EXTERNAL);
     wait(&testbed, EXTERNAL.port(80), Node);
     let clients = [testbed.net.node_client(), testbed.pods[1].client(), testbed.net.outside_client()];
-    for (small, command) in links {
-        testbed.net.node.sh(command);
+    for (small, mtus) in links {
+        for (link, mtu) in mtus {
+            testbed.net.node.sh(&format!("ip link set {link} mtu {mtu}"));
+        }
         for (client, to) in clients.iter().flat_map(|client| EXTERNAL.port(80).map(|to| (client, to))) {
             let what = format!("{} at {to}, small {small}", client.place);
             let begin = Instant::now();
@@ -395,7 +394,7 @@ fn an_external_address_that_comes_to_the_node_and_goes_is_served_throughout() {
             routes.concat().lines().filter(|line| line.contains("table 177")).count()
         };
         wait_for(SOON, "no steering", || if steered() == 0 { Ok(()) } else { Err(steered()) });
-        check(&testbed, EXTERNAL.port(80), [Node, Own, Node, Node]);
+        check(&testbed, EXTERNAL.port(80), [Node; 4]);
         let outside = testbed.net.outside_client();
         for to in EXTERNAL.port(22) {
             wait_answer(&outside, Proto::Tcp, to, "ssh");
@@ -418,9 +417,16 @@ fn a_link_with_a_new_name_changes_nothing_for_clients() {
     testbed.net.route_to_node(EXTERNAL);
     wait(&testbed, EXTERNAL.port(80), Node);
     let servers = testbed.net.node.sh("ipvsadm -Sn");
-    testbed.net.node.sh("sysctl -q net.ipv6.conf.eth0.keep_addr_on_down=1; \
-         ip link set eth0 down; ip link set eth0 name ens5; ip link set ens5 up; \
-         ip route replace default via 192.168.50.2; ip route replace default via fd00:50::2");
+    for command in [
+        "sysctl -qw net.ipv6.conf.eth0.keep_addr_on_down=1",
+        "ip link set eth0 down",
+        "ip link set eth0 name ens5",
+        "ip link set ens5 up",
+        "ip route replace default via 192.168.50.2",
+        "ip route replace default via fd00:50::2",
+    ] {
+        testbed.net.node.sh(command);
+    }
     for at in [EXTERNAL.port(80), WEB.port(80)] {
         wait(&testbed, at, Node);
         check(&testbed, at, [Node, Own, Node, Node]);

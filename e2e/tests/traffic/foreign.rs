@@ -1,14 +1,19 @@
 //! Objects of others survive everything; ours go with `cleanup`, and nothing else does.
 
+use std::net::SocketAddr;
+
 use e2e::{
     manifest::Service,
-    net::{PodNetwork, cluster_ip},
+    net::{Client, NODE, PodNetwork, cluster_ip},
     observe::Snapshot,
     probe::Proto,
 };
 use testkit::wait_until;
 
-use crate::testbed::{Testbed, WAIT_LIMIT, WEB, ask_all, web};
+use crate::{
+    bindings::BINDING,
+    testbed::{EXTERNAL, Testbed, WAIT_LIMIT, WEB, ask_all, web},
+};
 
 /// Objects of somebody else, chosen to look as much like ours as possible.
 const FOREIGN: &[&str] = &[
@@ -87,4 +92,46 @@ fn leftovers_in_the_service_range_go() {
     wait_until(WAIT_LIMIT, "virtual servers without a Service to go", || {
         testbed.ipvs().servers.keys().all(|(_, vip)| WEB.contains(vip.ip()))
     });
+}
+
+/// A hostPort, as the portmap plug-in has it, is published at all addresses of the node; a VIP of the same port is none.
+#[test]
+fn published_ports_of_the_node_take_no_connection_to_a_vip() {
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
+    let service = web().with_external_ips(EXTERNAL, "Cluster").with_annotation(BINDING, "route");
+    testbed.manifests.serve(&service, &testbed.ready(1..=1));
+    let published = testbed.pods[1].address;
+    for (family, to) in
+        [("ip", format!("{}:8081", published.v4)), ("ip6", format!("[{}]:8081", published.v6))]
+    {
+        let nft = |text: &str| testbed.net.node.sh(&format!("nft {text}"));
+        nft(&format!("add table {family} hostports"));
+        for hook in ["prerouting", "output"] {
+            let chain = format!("{family} hostports {hook}");
+            nft(&format!("add chain {chain} {{ type nat hook {hook} priority -100 ; }}"));
+            nft(&format!("add rule {chain} fib daddr type local tcp dport 80 dnat to {to}"));
+        }
+    }
+    testbed.start(&["--external-ip-cidrs=192.0.2.0/24,2001:db8::/32"]);
+    testbed.wait_served(&service, &testbed.ready(1..=1));
+    testbed.net.route_to_node(EXTERNAL);
+    let pod_of = |client: &Client, to: SocketAddr| {
+        let outcome = client.ask(Proto::Tcp, to);
+        outcome.result.as_ref().map_or_else(|_| outcome.to_string(), |answer| answer.pod.clone())
+    };
+    for client in testbed.clients() {
+        for to in WEB.port(80).into_iter().chain(EXTERNAL.port(80)) {
+            assert_eq!(pod_of(&client, to), "pod-1", "{} at {to}", client.place);
+        }
+    }
+    for to in NODE.port(80) {
+        assert_eq!(pod_of(&testbed.net.outside_client(), to), "pod-2", "the published port");
+    }
+    // Nor does one of a Service without endpoints.
+    testbed.manifests.endpoints(&service, &[]);
+    for to in WEB.port(80) {
+        wait_until(WAIT_LIMIT, "a refusal", || {
+            pod_of(&testbed.pods[1].client(), to).contains("ECONNREFUSED")
+        });
+    }
 }

@@ -4,13 +4,13 @@ use std::net::SocketAddr;
 
 use e2e::{
     manifest::Port,
-    net::PodNetwork,
+    net::{NODE, PodNetwork},
     observe::Snapshot,
     probe::{Proto, once::Outcome},
 };
 use testkit::{NetNs, wait_for};
 
-use crate::testbed::{Testbed, WAIT_LIMIT, WEB, ask_all, web};
+use crate::testbed::{Testbed, WAIT_LIMIT, WEB, ask_all, assert_uncut, web};
 
 /// Rules of kube-proxy's modes ipvs (a port that comes later is refused) and iptables (an endpoint that is gone), as
 /// iptables-nft keeps them, and some of the kubelet.
@@ -58,9 +58,8 @@ fn rules_that_kube_proxy_has_left_go_once_services_are_programmed() {
     before.assert_same(&Snapshot::take(&testbed.net.node), "by plan");
     testbed.start(&["--kube-proxy-rules=keep"]);
     testbed.wait_served(&service, &testbed.ready(1..=1));
-    for port in [80, 81] {
-        assert!(ask(&testbed, port).result.is_err(), "the rules are in the way at port {port}");
-    }
+    // No translation of others comes before ours; a refusal does.
+    assert!(ask(&testbed, 80).result.is_ok() && ask(&testbed, 81).result.is_err());
     let warned = testbed.proxy().log_lines(&["kube-proxy has left packet rules", "3 chains in ip nat"]);
     assert_eq!(warned.len(), 1);
     testbed.start_with(&[]);
@@ -74,4 +73,42 @@ fn rules_that_kube_proxy_has_left_go_once_services_are_programmed() {
     let rules = testbed.net.node.sh("nft list ruleset");
     assert!(rules.contains("jump KUBE-FIREWALL") && !rules.contains("KUBE-IPVS-FILTER"), "{rules}");
     assert!(!rules.contains("KUBE-SERVICES") && !rules.contains("KUBE-SEP-GONE"), "{rules}");
+}
+
+/// kube-proxy has a virtual server for each node port and address. Packets have marks now, so that those get none, until
+/// a node port is given up: then nobody must come to them, and to endpoints of long ago.
+#[test]
+fn virtual_servers_that_kube_proxy_has_left_for_node_ports_go() {
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
+    let service = web().with_node_port(30080, "Cluster");
+    for at in NODE.port(30080) {
+        testbed.net.node.sh(&format!("ipvsadm -A -t {at} -s rr"));
+        for pod in 0..2 {
+            let endpoint = testbed.pods[pod].address.port(8080)[usize::from(at.is_ipv6())];
+            testbed.net.node.sh(&format!("ipvsadm -a -t {at} -r {endpoint} -m"));
+        }
+    }
+    let talk = testbed.talk(&NODE.port(30080), 4);
+    testbed.manifests.serve(&service, &testbed.ready(1..=2));
+    testbed.start(&["--ipvs-sync-period=1s"]);
+    testbed.wait_served(&service, &testbed.ready(1..=2));
+    let serving = |testbed: &Testbed| {
+        let at = |line: &&str| line.contains(":30080 ") && line.starts_with("-a");
+        let lines = testbed.net.node.sh("ipvsadm -Sn");
+        lines.lines().filter(at).filter(|line| !line.contains("-w 0")).count()
+    };
+    wait_for(WAIT_LIMIT, "those to get nobody", || match serving(&testbed) {
+        0 => Ok(()),
+        more => Err(format!("{more} real servers")),
+    });
+    // Whoever is connected stays.
+    assert_uncut(&talk.stop());
+    testbed.manifests.serve(&web(), &testbed.ready(1..=2));
+    let outside = testbed.net.outside_client();
+    for to in NODE.port(30080) {
+        wait_for(WAIT_LIMIT, &format!("{to} to be closed"), || {
+            let outcome = outside.ask_within(std::time::Duration::from_secs(2), Proto::Tcp, to);
+            if outcome.result.is_err() { Ok(()) } else { Err(outcome.to_string()) }
+        });
+    }
 }

@@ -61,6 +61,7 @@ const REQUIRED: &[&str] = &[
     "nft_chain_nat",
     "nft_ct",
     "nft_masq",
+    "nft_nat",
     "nft_reject_inet",
     "nf_conntrack_netlink",
     "dummy",

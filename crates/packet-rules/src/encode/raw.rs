@@ -11,7 +11,7 @@ use nftnl::{MsgType, NlMsg, ProtoFamily, Rule, expr::Expression, nft_nlmsg_maxsi
 use nftnl_sys::{self as sys, libc};
 
 use crate::{
-    expr::Expr,
+    expr::{Expr, nfproto},
     nft::{self, c_string},
     spec::TABLE_NAME,
 };
@@ -68,6 +68,7 @@ impl Expression for RawExpr {
             Expr::Verdict { .. } | Expr::Load { .. } => c"immediate",
             Expr::Reject { .. } => c"reject",
             Expr::Masquerade { .. } => c"masq",
+            Expr::DestinationNat { .. } => c"nat",
             Expr::Remember { .. } => c"dynset",
         };
         // SAFETY: the name is a C string; libnftnl copies nothing of it.
@@ -125,6 +126,7 @@ impl Attributes {
             | Expr::Verdict { .. }
             | Expr::Reject { .. }
             | Expr::Masquerade { .. }
+            | Expr::DestinationNat { .. }
             | Expr::Remember { .. } => self.fill_effect(expr),
         }
     }
@@ -155,6 +157,11 @@ impl Attributes {
                 self.byte(sys::NFTNL_EXPR_REJECT_CODE, *code);
             }
             Expr::Masquerade { flags } => self.number(sys::NFTNL_EXPR_MASQ_FLAGS, *flags),
+            Expr::DestinationNat { family } => {
+                self.number(sys::NFTNL_EXPR_NAT_TYPE, libc::NFT_NAT_DNAT as u32);
+                self.number(sys::NFTNL_EXPR_NAT_FAMILY, nfproto(*family).into());
+                self.number(sys::NFTNL_EXPR_NAT_REG_ADDR_MIN, libc::NFT_REG_1 as u32);
+            }
             Expr::Remember { set } => {
                 self.number(sys::NFTNL_EXPR_DYNSET_SREG_KEY, libc::NFT_REG_1 as u32);
                 self.number(sys::NFTNL_EXPR_DYNSET_OP, libc::NFT_DYNSET_OP_UPDATE as u32);

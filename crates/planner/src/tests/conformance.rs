@@ -3,7 +3,7 @@
 use lb_types::{Clients, VirtualServer};
 
 use super::*;
-use crate::HealthCheck;
+use crate::{Binding, HealthCheck, settings::desire_settings};
 
 /// State of an endpoint.
 #[derive(Clone, Copy, PartialEq)]
@@ -567,4 +567,22 @@ fn services_that_a_local_policy_leaves_without_an_endpoint_here_are_counted() {
     assert_eq!(counted(Local, Local, &[LOCAL, LOCAL_V6]), [0, 0, 0, 0]);
     assert_eq!(counted(Local, Local, &[]), [0, 0, 0, 0], "there are none anywhere");
     assert_eq!(counted(Cluster, Cluster, &[REMOTE]), [0, 0, 0, 0]);
+}
+
+/// The kernel gives connections to all unprivileged ports of an address to a persistent virtual server of port 21 there.
+#[test]
+fn ftp_at_an_address_of_the_node_takes_no_other_port() {
+    let affinity = Some(Affinity { timeout_seconds: NonZeroU32::new(600).unwrap() });
+    let mut ftp = Service { affinity, ..service("ftp", &[WEB], Protocol::Tcp) };
+    ftp.ports[0].port = 21.try_into().unwrap();
+    for (binding, is_persistent) in [(Binding::Node, false), (Binding::Route, true), (Binding::Steer, true)] {
+        let front = Front::from(VipPort {
+            addr: ip("192.168.50.10"),
+            protocol: Protocol::Tcp,
+            port: ftp.ports[0].port,
+        });
+        let settings = desire_settings(&ftp, &front, binding, &PlannerConfig::default());
+        assert_eq!(settings.persistence.is_some(), is_persistent, "{binding:?}");
+        assert_eq!(settings.scheduler == Scheduler::MH, !is_persistent, "{binding:?}");
+    }
 }

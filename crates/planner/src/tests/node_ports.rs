@@ -1,5 +1,7 @@
 //! Node ports, and the fronts that a packet mark selects.
 
+use lb_types::VirtualServerId;
+
 use super::*;
 use crate::NodePortServers;
 
@@ -220,6 +222,31 @@ fn a_foreign_virtual_server_of_a_mark_is_left_alone_and_its_number_not_drawn() {
     assert!(world.resync().is_empty(), "{}", world.resync());
     let first = plan(&mut world, node_port(TrafficPolicy::Cluster, &BOTH));
     assert!(!first.contains(&foreign.to_string()) && first.contains("add virtual server fwmark"), "{first}");
+}
+
+/// kube-proxy has a virtual server for each address of the node. Once packets to the port get a mark, nobody comes to
+/// those any more, and they go like all that nobody wants.
+#[test]
+fn what_kube_proxy_has_for_a_node_port_goes_once_there_is_one_for_all_addresses() {
+    let mut world = on_n1();
+    let at = |number: u16| VipPort {
+        addr: ip("192.168.50.10"),
+        protocol: Protocol::Tcp,
+        port: number.try_into().unwrap(),
+    };
+    let [its, others] = [30080, 30099].map(|number| VirtualServerId::from(at(number)));
+    plan(&mut world, node_port(TrafficPolicy::Cluster, &BOTH));
+    let served =
+        world.mirror.servers.values().find(|server| !server.real_servers.is_empty()).unwrap().clone();
+    for vs in [its, others] {
+        world.mirror.servers.insert(vs, served.clone());
+    }
+    assert!(world.ownership.owns(&its, &world.mirror) && !world.ownership.owns(&others, &world.mirror));
+    let quiesced = world.resync();
+    assert!(quiesced.to_string().contains("192.168.50.10:30080"), "{quiesced}");
+    assert!(!quiesced.to_string().contains("30099"), "{quiesced}");
+    world.ownership.exclude_cidrs = vec!["192.168.50.0/24".parse().unwrap()];
+    assert!(!world.ownership.owns(&its, &world.mirror));
 }
 
 #[test]
