@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use lb_types::IpFamily;
 use planner::NodePortAddresses;
 use reconcile::LocalMode;
+use service_model::Node;
 use tracing::{info, warn};
 
 use crate::config::{Settings, Source};
@@ -47,6 +48,15 @@ fn nothing_masqueraded(settings: &Settings) -> Option<&'static str> {
         "no --cluster-cidr (clusterCIDR) is given, which --detect-local-mode=ClusterCIDR needs: connections from outside \
          of the cluster to ClusterIPs are not masqueraded, and time out where the endpoint is on another node; give \
          --cluster-cidr, another --detect-local-mode, or --masquerade-all",
+    )
+}
+
+/// Warning of a Node without what the configuration needs of it. kube-proxy waits for that and ends without it.
+pub fn node_warning(node: &Node, mode: &LocalMode) -> Option<&'static str> {
+    (*mode == LocalMode::NodeCidr && node.pod_cidrs.is_empty()).then_some(
+        "the Node has no spec.podCIDRs, which --detect-local-mode=NodeCIDR needs: connections from outside of the \
+         cluster to ClusterIPs are not masqueraded, and time out where the endpoint is on another node, until it has; \
+         if the network plugin assigns no ranges, use another --detect-local-mode",
     )
 }
 
@@ -104,6 +114,15 @@ mod tests {
     }
 
     /// Conformance: app Test_checkBadConfig
+    #[test]
+    fn a_node_without_ranges_is_warned_of_where_they_count() {
+        let without = Node::default();
+        let with = Node { pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()], ..Node::default() };
+        assert!(node_warning(&without, &LocalMode::NodeCidr).is_some());
+        assert_eq!(node_warning(&with, &LocalMode::NodeCidr), None);
+        assert_eq!(node_warning(&without, &LocalMode::None), None);
+    }
+
     #[test]
     fn a_family_without_a_range_for_node_ports_is_warned_of() {
         let warning =

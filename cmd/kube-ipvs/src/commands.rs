@@ -25,6 +25,7 @@ pub fn version(request: VersionRequest) -> anyhow::Result<()> {
 
 /// Writes the configuration that is in effect to a file, with every default.
 pub fn write_config(path: &Path, config: ConfigFile, settings: &Settings) -> anyhow::Result<()> {
+    advice::report_settings(settings);
     let config = process::effective_config(config, settings);
     if settings.healthz.is_none() || settings.metrics.is_none() {
         warn!(
@@ -114,6 +115,7 @@ fn render(plan: &Plan, reconciler: &Reconciler) -> String {
 
 /// Removes everything of ours, unless a process runs that would bring it back.
 pub fn cleanup(settings: &Settings) -> anyhow::Result<()> {
+    advice::report_settings(settings);
     let _lock = state_dir::lock(&settings.state_dir)?;
     let mut reconciler = Reconciler::new(settings.reconcile.clone(), kernel_tables::open_each());
     let Cleanup { plan, report, unread } = reconciler.cleanup();

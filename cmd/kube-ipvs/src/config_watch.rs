@@ -8,6 +8,7 @@ use tracing::{error, info};
 use crate::{
     config::Settings,
     invocation::{CommandLine, Invocation},
+    source,
 };
 
 /// Time between two looks at the file.
@@ -68,7 +69,9 @@ impl ConfigWatch {
         let checked = self.seen.as_ref().map_err(String::clone).and_then(|text| {
             let invocation =
                 Invocation::new(&self.line, text.as_deref()).map_err(|error| format!("{error:#}"))?;
-            Settings::new(&invocation).map(|_| invocation.config).map_err(|error| error.to_string())
+            let settings = Settings::new(&invocation).map_err(|error| error.to_string())?;
+            source::check(&settings).map_err(|error| format!("{error:#}"))?;
+            Ok(invocation.config)
         });
         match checked {
             Err(reason) => Look::Invalid(one_line(&reason)),

@@ -178,7 +178,13 @@ fn wins_over_file(field: &Field) -> bool {
 /// Fields of the file that this command line does not override.
 fn fields_that_count(line: &CommandLine, file: &ConfigFile) -> Vec<Field> {
     let is_set = |field: &Field| field.flag_values.iter().any(|value| !value.is_empty());
-    let gives_way = |field: &Field, flag| wins_over_file(field) && is_given(&line.matches, flag);
+    // As in kube-proxy, whose DaemonSet may have a variable there that is not set.
+    let is_empty = |field: &Field, flag| {
+        field.path == "hostnameOverride" && values(&line.matches, flag).iter().all(String::is_empty)
+    };
+    let gives_way = |field: &Field, flag| {
+        wins_over_file(field) && is_given(&line.matches, flag) && !is_empty(field, flag)
+    };
     let counts = |field: &Field| field.flag.is_some_and(|flag| is_set(field) && !gives_way(field, flag));
     file.fields().into_iter().filter(counts).collect()
 }

@@ -126,11 +126,22 @@ pub fn set_timeouts(settings: &Settings) -> anyhow::Result<()> {
         "IPVS forgets idle connections after {} s (TCP), {} s (TCP after a FIN) and {} s (UDP); before: {}, {} and {} s",
         wanted.tcp, wanted.tcp_fin, wanted.udp, present.tcp, present.tcp_fin, present.udp
     );
-    ipvs.set_timeouts(&wanted).context("set IPVS timeouts")
+    if let Err(error) = ipvs.set_timeouts(&wanted) {
+        warn!("IPVS timeouts stay as they are: {}", chain(&error));
+    }
+    Ok(())
 }
 
+/// `INT_MAX / HZ` with 1000 ticks a second, in seconds: more than three weeks (`ip_vs_set_timeout`,
+/// net/netfilter/ipvs/ip_vs_ctl.c).
+const LONGEST_TIMEOUT: u32 = 2_147_483;
+
 fn timeouts(configured: IdleTimeouts, present: Timeouts) -> Timeouts {
-    let seconds = |timeout: Duration| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX);
+    // The kernel takes whole seconds, and no more than fit into an `int` of its clock's ticks.
+    let seconds = |timeout: Duration| {
+        let seconds = timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0);
+        u32::try_from(seconds).unwrap_or(u32::MAX).min(LONGEST_TIMEOUT)
+    };
     let or = |timeout: Duration, other: u32| if timeout.is_zero() { other } else { seconds(timeout) };
     Timeouts {
         tcp: or(configured.tcp, present.tcp.max(TCP_TIMEOUT)),

@@ -17,7 +17,7 @@ use drain_file::DrainFile;
 use kernel::KernelRelease;
 use kube_source::{ApiStatus, Batch, Delivery, Listener, Recorder};
 use packet_rules::RulesWatcher;
-use reconcile::{Event, Part, Reconciler, Step};
+use reconcile::{Event, LocalMode, Part, Reconciler, Step};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use service_model::ModelEvent;
 use signal_hook::{
@@ -97,7 +97,7 @@ pub fn run(settings: &Settings, process: Process, file: Option<ConfigWatch>) -> 
     let started = clock::wall();
     // The API server answers while the loop opens the tables.
     let receivers = (Arc::clone(&health), Arc::clone(&metrics));
-    follow(source, sender.clone(), receivers, started)?;
+    follow(source, sender.clone(), receivers, (started, settings.reconcile.local_mode.clone()))?;
     let opened = kernel_tables::open()?;
     kernel_tables::set_timeouts(settings)?;
     let config = kernel_tables::for_this_kernel(settings, &choice);
@@ -175,13 +175,21 @@ fn follow(
     source: source::Opened,
     sender: SyncSender<Message>,
     (health, metrics): (Arc<Health>, Arc<Metrics>),
-    started: SystemTime,
+    (started, local_mode): (SystemTime, LocalMode),
 ) -> anyhow::Result<()> {
     let recorder = source.recorder();
+    let mut node_warning = None;
     spawn("source", sender, move |sender| {
         source.run(|delivery| {
             let passed_on = match delivery {
                 Delivery::Objects(batch) => {
+                    for event in &batch.events {
+                        let ModelEvent::NodeApplied(node) = event else { continue };
+                        let warning = advice::node_warning(node, &local_mode);
+                        if std::mem::replace(&mut node_warning, warning) != warning {
+                            warning.iter().for_each(|warning| warn!("{warning}"));
+                        }
+                    }
                     measures::record_delivery(&metrics, &batch.events, started, clock::wall());
                     forward(batch, recorder.as_ref(), sender)
                 }

@@ -37,6 +37,14 @@ pub fn open(settings: &Settings) -> anyhow::Result<Opened> {
     })
 }
 
+/// Checks whether a source that the configuration names can be opened.
+pub fn check(settings: &Settings) -> anyhow::Result<()> {
+    match &settings.source {
+        Source::Api { kubeconfig: None, .. } => Ok(()),
+        Source::Api { .. } | Source::Manifests(_) => open(settings).map(drop),
+    }
+}
+
 impl Opened {
     /// Kinds of objects whose watches decide on readiness; none where there are no watches.
     pub fn vital(&self) -> &'static [&'static str] {

@@ -123,11 +123,7 @@ fn lower_statement(statement: &Statement) -> Vec<Expr> {
         Statement::In(selector, set) => lookup(*selector, *set, false),
         Statement::NotIn(selector, set) => lookup(*selector, *set, true),
         Statement::Remember(set) => remember(*set),
-        Statement::KeepDestination(family) => {
-            let mut exprs = load(Selector::Destination, *family);
-            exprs.push(Expr::DestinationNat { family: *family });
-            exprs
-        }
+        Statement::KeepDestination(family) => keep_destination(*family),
         Statement::Masquerade => vec![Expr::Masquerade { flags: FULLY_RANDOM }],
         Statement::RejectReset => vec![Expr::Reject { kind: libc::NFT_REJECT_TCP_RST, code: 0 }],
         Statement::RejectPort => {
@@ -141,6 +137,12 @@ fn lower_statement(statement: &Statement) -> Vec<Expr> {
         Statement::Drop => vec![Expr::Verdict { code: libc::NF_DROP, chain: None }],
         Statement::Goto(chain) => vec![Expr::Verdict { code: libc::NFT_GOTO, chain: Some(*chain) }],
     }
+}
+
+fn keep_destination(family: IpFamily) -> Vec<Expr> {
+    let mut exprs = load(Selector::Destination, family);
+    exprs.push(Expr::DestinationNat { family });
+    exprs
 }
 
 fn lookup(selector: Selector, set: SetId, inverted: bool) -> Vec<Expr> {

@@ -243,7 +243,8 @@ fn healthz(state: &State, reason: Option<&'static str>, node_eligible: Option<bo
     let healthy = reason.is_none();
     let last_updated = if healthy { Some(now) } else { state.last_updated };
     let answer = Healthz {
-        last_updated: last_updated.map(|at| at.to_string()).unwrap_or_default(),
+        // Go's zero time, which clients that parse it expect.
+        last_updated: last_updated.map_or_else(|| "0001-01-01T00:00:00Z".to_owned(), |at| at.to_string()),
         current_time: now.to_string(),
         node_eligible,
         healthy,

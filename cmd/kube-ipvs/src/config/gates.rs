@@ -40,10 +40,37 @@ pub fn serve_external_ips(gates: &BTreeMap<String, bool>) -> bool {
     gates.get(EXTERNAL_IPS_GATE).copied().unwrap_or(true)
 }
 
-/// Warnings of gates that kube-proxy does not have.
-pub fn warnings(gates: &BTreeMap<String, bool>, names: &Names) -> impl Iterator<Item = String> {
+/// Gates of what is always on here.
+const ALWAYS_ON: [&str; 12] = [
+    "EndpointSlice",
+    "EndpointSliceProxying",
+    "IPv6DualStack",
+    "KubeProxyDrainingTerminatingNodes",
+    "LoadBalancerIPMode",
+    "MultiCIDRServiceAllocator",
+    "PreferSameTrafficDistribution",
+    "ProxyTerminatingEndpoints",
+    "SCTPSupport",
+    "ServiceInternalTrafficPolicy",
+    "ServiceTrafficDistribution",
+    "TopologyAwareHints",
+];
+
+/// Warnings of gates that nobody knows, and of those whose value does not count.
+pub fn warnings<'a>(
+    gates: &'a BTreeMap<String, bool>,
+    names: &'a Names,
+) -> impl Iterator<Item = String> + 'a {
     let unknown = gates.keys().filter(|gate| !KNOWN_GATES.contains(&gate.as_str()));
-    unknown.map(|gate| {
-        format!("{}: {gate} is not a feature gate of kube-proxy; it has no effect", names.of("feature-gates"))
-    })
+    let unknown = unknown.map(|gate| {
+        format!(
+            "{}: {gate} is no feature gate that kube-ipvs knows; it has no effect",
+            names.of("feature-gates")
+        )
+    });
+    let off = gates.iter().filter(|(gate, on)| !**on && ALWAYS_ON.contains(&gate.as_str()));
+    let off = off.map(|(gate, _)| {
+        format!("{}: {gate}=false has no effect: what it switches is always on", names.of("feature-gates"))
+    });
+    unknown.chain(off)
 }

@@ -41,6 +41,9 @@ fn server_address(text: &str, port: u16) -> Result<Option<SocketAddr>, String> {
         return Ok(None);
     }
     let without_port = || text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    if text.parse().is_ok_and(|address: SocketAddr| address.port() == 0) {
+        return Err(format!("{text:?} has no port that anybody could ask; give one from 1 to 65535"));
+    }
     let address = text.parse().or_else(|_| without_port().map(|ip| SocketAddr::new(ip, port)));
     address.map(Some).map_err(|_| format!("{text:?} is not an address with a port, such as 0.0.0.0:10256"))
 }

@@ -41,7 +41,7 @@ kind: KubeIpvsConfiguration
 gracefulTimeout: 10m
 ```
 
-- **Defaults.** A field that is missing, `null` or empty has its default. So has one that is `0` or `0s`, unless zero is a value of its own (`or 0` in the tables).
+- **Defaults.** A field that is missing or `null` has its default, and so has an empty text (an empty duration is an error). In a `KubeProxyConfiguration`, so has `0` or `0s`, unless zero is a value of its own (`or 0` in the table). In a `KubeIpvsConfiguration` zero is zero.
 - **Unknown fields** are ignored, and the last of several duplicates counts; a warning names path and line. A value of the wrong type, a document of another kind and broken YAML are errors. All wrong types are listed at once, and then all wrong values.
 - **Precedence.** With a file, flags of kube-proxy that have a field are ignored, as in kube-proxy; a warning lists them. `--hostname-override` and the flags of the log override the file, and so do the flags of `KubeIpvsConfiguration`. `--master` has no field.
 - **Changes** to the file take effect within two seconds, however it is replaced: the process executes itself anew with the new configuration. Drains go on, and the kernel keeps serving meanwhile. If the new content is invalid, the log has an ERROR line and the old configuration stays in force.
@@ -52,7 +52,7 @@ Differences from kube-proxy:
 - `mode` must be `ipvs` or empty, which means the same here.
 - The default of `ipvs.minSyncPeriod` is 0 in files and on the command line; kube-proxy's flag has 1 s.
 - The default of `healthzBindAddress` is `[::]:10256`, which answers in both families, unless `bindAddress` is an IPv4 address of the node.
-- An empty `--healthz-bind-address` or `--metrics-bind-address` disables the server, and so does port 0. In kube-proxy, the former changes nothing, and `--metrics-port=0` is an error. In a file, an empty address means the default.
+- An empty `--healthz-bind-address` or `--metrics-bind-address` disables the server, and so does `--healthz-port=0` or `--metrics-port=0`. In kube-proxy, the former changes nothing, and `--metrics-port=0` is an error. In a file, an empty address means the default.
 - `conntrack.maxPerCore` and `conntrack.min` never lower the kernel's limit, and a `conntrack.min` above 1,048,576 counts in full. A parameter that cannot be written is reported, and stops nothing.
 - An unknown feature gate is a warning, not an error.
 ";

@@ -259,8 +259,11 @@ fn files_of_distributions_are_accepted() {
         let settings = Settings::new(&with_file(&["--config=/c"], &text).unwrap()).unwrap();
         assert!(!settings.mode_is_default, "{name}");
         assert_eq!(settings.node_name, "n1", "{name}");
-        let gates =
-            settings.warnings.iter().filter(|line| line.contains("not a feature gate of kube-proxy")).count();
+        let gates = settings
+            .warnings
+            .iter()
+            .filter(|line| line.contains("no feature gate that kube-ipvs knows"))
+            .count();
         assert_eq!(gates, usize::from(name == "zalando"), "{name}: {:?}", settings.warnings);
     }
 }

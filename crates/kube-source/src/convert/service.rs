@@ -211,8 +211,7 @@ fn source_ranges(spec: &Spec, report: &mut Report) -> Option<Arc<SourceRanges>> 
     let mut any_wrong = list.wrong.is_some();
     let mut prefixes: Vec<IpNetwork> = Vec::new();
     for (i, value) in list.items.iter().enumerate() {
-        let parse = |text: &str| text.contains('/').then(|| text.parse::<IpNetwork>().ok()).flatten();
-        let prefix = value.str().map(str::trim).and_then(parse);
+        let prefix = value.str().map(str::trim).and_then(address::parse_cidr);
         let prefix = prefix.and_then(|net| IpNetwork::new(net.network(), net.prefix()).ok());
         if prefix.is_none() {
             let message = format!("a prefix is expected, found {value}; nobody is let in by it");

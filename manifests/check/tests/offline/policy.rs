@@ -39,6 +39,7 @@ fn only_the_container_that_ends_at_once_is_privileged() {
         }
         let [main] = list(&pod, "/containers") else { panic!("{file}") };
         let expect = json!({
+            "privileged": false,
             "allowPrivilegeEscalation": false,
             "readOnlyRootFilesystem": true,
             "capabilities": { "drop": ["ALL"], "add": ["NET_ADMIN", "NET_BIND_SERVICE"] },
