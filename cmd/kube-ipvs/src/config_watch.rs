@@ -126,6 +126,7 @@ mod tests {
             (file("ipvs: [\n"), "line 4: "),
             (file("mode: iptables\n"), "mode: "),
             (String::new(), "is empty"),
+            (file("clientConnection: {kubeconfig: /no/such/file}\n"), "/no/such/file"),
         ] {
             let look = look_at(&text);
             let is_listed = |got: &str| got.contains(reason) && !got.contains('\n');

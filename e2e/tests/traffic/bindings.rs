@@ -325,6 +325,7 @@ fn upload(client: &Client, to: SocketAddr) -> io::Result<String> {
     client.namespace.enter(|| {
         let mut stream = TcpStream::connect_timeout(&to, WAIT_LIMIT)?;
         stream.set_read_timeout(Some(WAIT_LIMIT))?;
+        stream.set_write_timeout(Some(WAIT_LIMIT))?;
         let mut request = vec![b' '; TRANSFER_LINES as usize * DOWNLOAD_LINE];
         request.extend(b"short\n");
         stream.write_all(&request)?;
@@ -388,10 +389,11 @@ fn an_external_address_that_comes_to_the_node_and_goes_is_served_throughout() {
             let flags = if addr.is_ipv4() { "" } else { "nodad" };
             testbed.net.node.sh(&format!("ip addr add {addr} dev eth0 {flags}"));
         }
+        // Without the ports of known connections, which go on as they are.
         let steered = || {
-            let routes =
-                ["-4", "-6"].map(|family| testbed.net.node.sh(&format!("ip {family} route show table all")));
-            routes.concat().lines().filter(|line| line.contains("table 177")).count()
+            let sets = ["v4", "v6"]
+                .map(|family| testbed.net.node.sh(&format!("nft list set inet kube-ipvs steered-{family}")));
+            sets.concat().matches(" . tcp . 80").count()
         };
         wait_for(SOON, "no steering", || if steered() == 0 { Ok(()) } else { Err(steered()) });
         check(&testbed, EXTERNAL.port(80), [Node; 4]);

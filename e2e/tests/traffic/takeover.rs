@@ -88,6 +88,7 @@ fn virtual_servers_that_kube_proxy_has_left_for_node_ports_go() {
             testbed.net.node.sh(&format!("ipvsadm -a -t {at} -r {endpoint} -m"));
         }
     }
+    testbed.net.node.sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv4.vs.conntrack=1");
     let talk = testbed.talk(&NODE.port(30080), 4);
     testbed.manifests.serve(&service, &testbed.ready(1..=2));
     testbed.start(&["--ipvs-sync-period=1s"]);

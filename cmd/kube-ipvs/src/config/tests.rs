@@ -203,6 +203,10 @@ fn servers_listen_at_addresses_that_follow_from_four_flags() {
             "{args:?}"
         );
     }
+    for flag in ["healthz", "metrics"] {
+        let error = settings(&[&format!("--{flag}-bind-address=127.0.0.1:0")]).unwrap_err();
+        assert!(error.contains(&format!("--{flag}-bind-address")) && error.contains("1 to 65535"), "{error}");
+    }
 }
 
 #[test]
@@ -224,6 +228,7 @@ fn one_feature_gate_has_an_effect() {
     assert_eq!(of(""), (true, 0));
     assert_eq!(of("AllowServiceExternalIPs=false,TopologyAwareHints=true"), (false, 0));
     assert_eq!(of("AllowServiceExternalIPs=true,Unheard=true"), (true, 1));
+    assert_eq!(of("TopologyAwareHints=false,AllAlpha=false,ProxyTerminatingEndpoints=false"), (true, 2));
 }
 
 #[test]

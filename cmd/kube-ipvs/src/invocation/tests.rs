@@ -51,6 +51,8 @@ fn a_file_replaces_the_flags_of_kube_proxy_but_for_a_few() {
     assert_eq!((flags.kubeconfig.as_deref(), flags.master.as_deref()), (Some("/file"), Some("https://m")));
     assert_eq!(flags.hostname_override.as_deref(), Some("Flag"));
     assert_eq!((flags.logging_format.as_str(), flags.verbosity), ("json", 4));
+    let unset = with_fields(&["--config=/c", "--hostname-override="], fields);
+    assert_eq!(unset.cli.flags.hostname_override.as_deref(), Some("file"), "an empty one is none");
     let hidden = "--show-hidden-metrics-for-version=1.35";
     assert_eq!(with_fields(&["--config=/c", hidden], "").warnings.len(), 1, "is ignored, and nothing else");
     let [ignored] = &joined.warnings[..] else { panic!("{:?}", joined.warnings) };

@@ -223,4 +223,10 @@ fn idle_connections_are_kept_as_long_as_they_are_tracked() {
     let raised = Timeouts { tcp: 100_000, ..kernel };
     assert_eq!(timeouts(idle(0, 0), raised), raised, "what somebody raised stays");
     assert_eq!(timeouts(idle(900, 10), raised), Timeouts { tcp: 900, tcp_fin: 120, udp: 10 });
+    let short = IdleTimeouts { tcp: Duration::from_millis(1), ..idle(0, u64::MAX) };
+    assert_eq!(
+        timeouts(short, kernel),
+        Timeouts { tcp: 1, udp: 2_147_483, ..kernel },
+        "what the kernel takes"
+    );
 }

@@ -600,6 +600,7 @@ fn source_ranges_are_those_of_each_family_and_nobody_is_let_in_by_mistake() {
     check_ranges("null", "*", "*", &[]);
     check_ranges("[]", "*", "*", &[]);
     check_ranges("[203.0.113.7/24, ' 198.51.100.0/24 ']", "198.51.100.0/24 203.0.113.0/24", "*", &[]);
+    check_ranges("[010.001.0.0/16]", "10.1.0.0/16", "*", &[]);
     check_ranges("['2001:db8::/32']", "*", "2001:db8::/32", &[]);
     check_ranges(
         "[10.1.0.0/16, 10.0.0.0/8, 10.0.0.0/8, 10.255.255.255/32, 11.0.0.0/8]",
