@@ -46,8 +46,8 @@ fn nothing_masqueraded(settings: &Settings) -> Option<&'static str> {
     let LocalMode::ClusterCidr(cidrs) = &settings.reconcile.local_mode else { return None };
     (cidrs.is_empty() && !settings.reconcile.planner.masquerade_all).then_some(
         "no --cluster-cidr (clusterCIDR) is given, which --detect-local-mode=ClusterCIDR needs: connections from outside \
-         of the cluster to ClusterIPs are not masqueraded, and time out where the endpoint is on another node; give \
-         --cluster-cidr, another --detect-local-mode, or --masquerade-all",
+         of the cluster to ClusterIPs are not masqueraded, and time out where the endpoint is on another node, and under \
+         externalTrafficPolicy Local pods count as clients outside; give --cluster-cidr, another --detect-local-mode, or --masquerade-all",
     )
 }
 
