@@ -29,7 +29,6 @@ pub use required::{
     ARP_ANNOUNCE, ARP_IGNORE, CONN_REUSE_MODE, CONNTRACK, CONNTRACK_BE_LIBERAL, CONNTRACK_BUCKETS,
     CONNTRACK_CLOSE_WAIT, CONNTRACK_ESTABLISHED, CONNTRACK_MAX, CONNTRACK_UDP, CONNTRACK_UDP_STREAM,
     ConnectionTracking, EXPIRE_NODEST_CONN, EXPIRE_QUIESCENT_TEMPLATE, IPV4_FORWARDING, IPV6_FORWARDING,
-    LINK_DISABLE_IPV6, PMTU_DISC, RUN_ESTIMATION, RequiredSysctl, SysctlNeeds, required_sysctls,
-    without_estimation,
+    LINK_DISABLE_IPV6, RUN_ESTIMATION, RequiredSysctl, SysctlNeeds, required_sysctls, without_estimation,
 };
 pub use version::{InvalidRelease, KernelRelease, KernelVersion};

@@ -15,8 +15,6 @@ pub const CONN_REUSE_MODE: &str = "net/ipv4/vs/conn_reuse_mode";
 pub const EXPIRE_NODEST_CONN: &str = "net/ipv4/vs/expire_nodest_conn";
 /// Switch by which session affinity leaves real servers of weight 0.
 pub const EXPIRE_QUIESCENT_TEMPLATE: &str = "net/ipv4/vs/expire_quiescent_template";
-/// Refuses packets that are too large for a link behind IPVS, rather than having them fragmented.
-pub const PMTU_DISC: &str = "net/ipv4/vs/pmtu_disc";
 /// Switch of IPv4 forwarding.
 pub const IPV4_FORWARDING: &str = "net/ipv4/ip_forward";
 /// Switch of IPv6 forwarding.
@@ -152,11 +150,6 @@ pub fn required_sysctls(needs: &SysctlNeeds) -> Vec<RequiredSysctl> {
         required.push(RequiredSysctl::new(CONN_REUSE_MODE, mode.value(), why));
     }
     if needs.ipv4 {
-        // The kernel takes the VIP for the source of that error, and sends it only where table local has the VIP
-        // (`icmp_send`, net/ipv4/icmp.c; `__ip_dev_find`, net/ipv4/devinet.c). With 0, IPVS has packets fragmented that
-        // their senders meant to be whole (`ensure_mtu_is_adequate`, net/netfilter/ipvs/ip_vs_xmit.c).
-        let why = "senders of packets to a steered VIP that are too large for a link behind it would not learn of that";
-        required.push(RequiredSysctl::new(PMTU_DISC, 0, why).when(SysctlWhen::SteeredIpv4));
         let why = "clients outside of this node could not reach pods through IPv4 services";
         required.push(RequiredSysctl::new(IPV4_FORWARDING, 1, why));
     }
@@ -252,7 +245,7 @@ mod tests {
         let none = SysctlNeeds::default();
         let cases: [(SysctlNeeds, &[&str]); 6] = [
             (none, &[]),
-            (SysctlNeeds { ipv4: true, ..none }, &["net/ipv4/vs/pmtu_disc=0", "net/ipv4/ip_forward=1"]),
+            (SysctlNeeds { ipv4: true, ..none }, &["net/ipv4/ip_forward=1"]),
             (
                 SysctlNeeds { ipv6: true, ..none },
                 &["net/ipv6/conf/all/forwarding=1", "net/ipv6/conf/kube-ipvs0/disable_ipv6=0"],

@@ -36,8 +36,6 @@ pub enum SysctlWhen {
     /// While a Service has an IPv6 ClusterIP. Forwarding: when it is switched on, the kernel drops the
     /// default routes that it has by router advertisements, except on interfaces with `accept_ra=2`.
     Ipv6Forwarding,
-    /// While an IPv4 VIP is steered.
-    SteeredIpv4,
     /// While a Service has an IPv6 ClusterIP and the node has IPv6: a parameter of our link.
     OnLink,
 }

@@ -24,8 +24,6 @@ pub struct MirrorSysctls {
     pub settled: BTreeSet<Cow<'static, str>>,
     /// True if any Service has an IPv6 ClusterIP.
     pub needs_ipv6: bool,
-    /// True if an IPv4 VIP is steered.
-    pub steers_ipv4: bool,
     /// True if the node has IPv6.
     pub has_ipv6: bool,
     /// `accept_ra` of the interfaces with an IPv6 default route by router advertisement; `None` while that is
@@ -53,7 +51,6 @@ impl MirrorSysctls {
             SysctlWhen::Always => true,
             SysctlWhen::Once => !self.settled.contains(&need.op.name),
             SysctlWhen::Ipv6Forwarding => self.needs_ipv6,
-            SysctlWhen::SteeredIpv4 => self.steers_ipv4,
             SysctlWhen::OnLink => self.needs_ipv6 && self.has_ipv6,
         }
     }

@@ -218,7 +218,7 @@ impl Reconciler {
         dirty.extend(self.syncer.work.take_due(now, self.syncer.may_try_base(now)));
         self.syncer.intents.recheck_listeners(&mut self.syncer.kernel, now);
         self.desire_some(now, &mut dirty, report);
-        self.syncer.observe_more_sysctls(now, &mut dirty);
+        self.syncer.observe_sysctls_for_ipv6(now, &mut dirty);
         let scope = if self.phase == Phase::Running { Scope::All } else { Scope::Desired };
         self.syncer.settle(now, dirty, scope, report);
         self.syncer.note_planned(report);

@@ -9,7 +9,7 @@
 
 use dataplane::{ObservedRealServer, TableError, Tables};
 use drain::Time;
-use lb_types::{Front, IpFamily, ServiceName, VirtualServerId};
+use lb_types::{Front, ServiceName, VirtualServerId};
 use planner::{Dirty, Inputs, Plan, Subject, default_scheduler, diff};
 use tracing::{debug, error, info, warn};
 
@@ -177,16 +177,13 @@ impl Syncer {
 
     pub(crate) fn observe_sysctls(&mut self, dirty: &mut Dirty) -> Result<(), TableError> {
         dirty.insert(Subject::Sysctls);
-        let Intents { config, model, desired, .. } = &self.intents;
-        self.kernel.observe_sysctls(&config.sysctls, model.has_ipv6(), desired.steers(IpFamily::V4))
+        self.kernel.observe_sysctls(&self.intents.config.sysctls, self.intents.model.has_ipv6())
     }
 
-    /// Reads the kernel parameters again when the first Service with IPv6, or the first steered VIP, needs more of them.
-    pub(crate) fn observe_more_sysctls(&mut self, now: Time, dirty: &mut Dirty) {
-        let known = &self.kernel.mirror.sysctls;
-        let needs_ipv6 = self.intents.model.has_ipv6() && !known.needs_ipv6;
-        let steers_ipv4 = self.intents.desired.steers(IpFamily::V4) && !known.steers_ipv4;
-        if (needs_ipv6 || steers_ipv4) && self.observe_sysctls(dirty).is_err() {
+    /// Reads the kernel parameters again when the first Service with IPv6 needs more of them.
+    pub(crate) fn observe_sysctls_for_ipv6(&mut self, now: Time, dirty: &mut Dirty) {
+        let needs_ipv6 = self.intents.model.has_ipv6();
+        if needs_ipv6 && !self.kernel.mirror.sysctls.needs_ipv6 && self.observe_sysctls(dirty).is_err() {
             self.work.request(Table::Vips, now);
         }
     }

@@ -26,10 +26,8 @@ impl Kernel {
         &mut self,
         needs: &[SysctlNeed],
         needs_ipv6: bool,
-        steers_ipv4: bool,
     ) -> Result<(), TableError> {
         self.mirror.sysctls.needs_ipv6 = needs_ipv6;
-        self.mirror.sysctls.steers_ipv4 = steers_ipv4;
         self.mirror.sysctls.has_ipv6 = needs_ipv6 && matches!(self.tables.sysctls.read(NO_IPV6), Ok(Some(0)));
         let mut result = Ok(());
         for need in needs.iter().filter(|need| self.mirror.sysctls.applies(need)).cloned().collect::<Vec<_>>()

@@ -33,8 +33,6 @@ const NEIGHBOUR: Both =
     Both { v4: Ipv4Addr::new(192, 168, 50, 77), v6: Ipv6Addr::new(0xfd00, 0x50, 0, 0, 0, 0, 0, 0x77) };
 /// Lets Services choose the binding of such external IPs.
 const LISTED: &str = "--external-ip-cidrs=192.0.2.0/24,2001:db8::/32";
-/// Time within which an address of the node counts: a second, and our looking in a slow guest.
-const SOON: Duration = Duration::from_secs(2);
 /// Annotation that chooses the binding.
 pub const BINDING: &str = "kube-ipvs.io/external-ip-binding";
 
@@ -315,6 +313,7 @@ fn addresses_that_are_not_allowed_are_served_once_they_are() {
     wait(&testbed, EXTERNAL.port(80), Node);
 }
 
+const BEHIND: &str = "towards the pod";
 /// Bytes of a large transfer, in lines of a kilobyte.
 const TRANSFER_LINES: u32 = 300;
 /// More than some round trips, less than the first retransmission timeouts together.
@@ -333,12 +332,13 @@ fn upload(client: &Client, to: SocketAddr) -> io::Result<String> {
     })
 }
 
-/// Where a link behind a steered address is small, or one on the way back, its MTU is found at once.
+/// Where a link behind a steered address is small, or one on the way back, its MTU is found at once; but for packets over
+/// IPv4 that the node forwards to the former (docs/limits.md).
 #[test]
 fn large_transfers_pass_small_links_behind_a_steered_address() {
     let service = web().with_external_ips(EXTERNAL, "Cluster");
     let links = [
-        ("towards the pod", [("cali11", 1300), ("eth0", 1500), ("cali12", 1500)]),
+        (BEHIND, [("cali11", 1300), ("eth0", 1500), ("cali12", 1500)]),
         ("towards the client", [("cali11", 1500), ("eth0", 1300), ("cali12", 1300)]),
     ];
     let testbed = serving(&service, 2, &[]);
@@ -351,6 +351,9 @@ fn large_transfers_pass_small_links_behind_a_steered_address() {
         }
         for (client, to) in clients.iter().flat_map(|client| EXTERNAL.port(80).map(|to| (client, to))) {
             let what = format!("{} at {to}, small {small}", client.place);
+            if to.is_ipv4() && small == BEHIND && client.own != NODE {
+                continue;
+            }
             let begin = Instant::now();
             let answer = upload(client, to).unwrap_or_else(|error| panic!("{what}: {error}"));
             let up = begin.elapsed();
@@ -395,7 +398,7 @@ fn an_external_address_that_comes_to_the_node_and_goes_is_served_throughout() {
                 .map(|family| testbed.net.node.sh(&format!("nft list set inet kube-ipvs steered-{family}")));
             sets.concat().matches(" . tcp . 80").count()
         };
-        wait_for(SOON, "no steering", || if steered() == 0 { Ok(()) } else { Err(steered()) });
+        wait_for(WAIT_LIMIT, "no steering", || if steered() == 0 { Ok(()) } else { Err(steered()) });
         check(&testbed, EXTERNAL.port(80), [Node; 4]);
         let outside = testbed.net.outside_client();
         for to in EXTERNAL.port(22) {
@@ -404,7 +407,7 @@ fn an_external_address_that_comes_to_the_node_and_goes_is_served_throughout() {
         for addr in EXTERNAL.each() {
             testbed.net.node.sh(&format!("ip addr del {addr} dev eth0"));
         }
-        wait_for(SOON, "steering", || if steered() == 2 { Ok(()) } else { Err(steered()) });
+        wait_for(WAIT_LIMIT, "steering", || if steered() == 2 { Ok(()) } else { Err(steered()) });
         check(&testbed, EXTERNAL.port(80), [Node, Own, Node, Node]);
     }
     load.assert_clean();

@@ -89,6 +89,16 @@ fn virtual_servers_that_kube_proxy_has_left_for_node_ports_go() {
         }
     }
     testbed.net.node.sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv4.vs.conntrack=1");
+    // Connections were masqueraded by then, as kube-proxy's rules do.
+    for (family, pods) in [("ip", "10.244.0.0/16"), ("ip6", "fd00:244::/56")] {
+        for rule in [
+            format!("add table {family} masquerading"),
+            format!("add chain {family} masquerading post {{ type nat hook postrouting priority 100 ; }}"),
+            format!("add rule {family} masquerading post {family} daddr {pods} masquerade"),
+        ] {
+            testbed.net.node.sh(&format!("nft {rule}"));
+        }
+    }
     let talk = testbed.talk(&NODE.port(30080), 4);
     testbed.manifests.serve(&service, &testbed.ready(1..=2));
     testbed.start(&["--ipvs-sync-period=1s"]);

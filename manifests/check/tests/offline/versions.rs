@@ -32,5 +32,5 @@ fn the_parameters_of_a_node_are_those_that_are_documented() {
         assert!(documented.contains(&format!("| `{name}` |")), "{name}");
         count += 1;
     }
-    assert_eq!(count, 9);
+    assert_eq!(count, 8);
 }
