@@ -51,13 +51,31 @@ fn nothing_masqueraded(settings: &Settings) -> Option<&'static str> {
     )
 }
 
-/// Warning of a Node without what the configuration needs of it. kube-proxy waits for that and ends without it.
-pub fn node_warning(node: &Node, mode: &LocalMode) -> Option<&'static str> {
-    (*mode == LocalMode::NodeCidr && node.pod_cidrs.is_empty()).then_some(
-        "the Node has no spec.podCIDRs, which --detect-local-mode=NodeCIDR needs: connections from outside of the \
-         cluster to ClusterIPs are not masqueraded, and time out where the endpoint is on another node, until it has; \
-         if the network plugin assigns no ranges, use another --detect-local-mode",
-    )
+/// Warning of a Node that does not go with the configuration. kube-proxy waits for `spec.podCIDRs` and ends without, and
+/// ends where the ranges are all of the wrong family (cmd/kube-proxy/app/server.go, `checkBadIPConfig`).
+pub fn node_warning(node: &Node, mode: &LocalMode) -> Option<String> {
+    let (ranges, name, remedy) = match mode {
+        LocalMode::NodeCidr => (
+            &node.pod_cidrs,
+            "spec.podCIDRs of the Node",
+            "if the network plugin assigns no ranges, use another --detect-local-mode",
+        ),
+        LocalMode::ClusterCidr(cidrs) if !cidrs.is_empty() => {
+            (cidrs, "--cluster-cidr (clusterCIDR)", "add one, or use another --detect-local-mode")
+        }
+        _ => return None,
+    };
+    let missing = |family: &&IpFamily| !ranges.iter().any(|net| IpFamily::of(net.ip()) == **family);
+    let what = if ranges.is_empty() {
+        "the Node has no spec.podCIDRs, which --detect-local-mode=NodeCIDR needs".to_owned()
+    } else {
+        let family = node.addresses.keys().find(missing)?;
+        format!("{name} has no {family} range, although the Node has an {family} address")
+    };
+    Some(format!(
+        "{what}: connections from outside of the cluster to ClusterIPs are not masqueraded there, and time out where \
+         the endpoint is on another node; {remedy}"
+    ))
 }
 
 /// Warning of an API server behind a VIP that this process has to program first.
@@ -113,16 +131,38 @@ mod tests {
         }
     }
 
-    /// Conformance: app Test_checkBadConfig
+    /// Conformance: app Test_checkBadIPConfig
     #[test]
     fn a_node_without_ranges_is_warned_of_where_they_count() {
-        let without = Node::default();
-        let with = Node { pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()], ..Node::default() };
-        assert!(node_warning(&without, &LocalMode::NodeCidr).is_some());
-        assert_eq!(node_warning(&with, &LocalMode::NodeCidr), None);
-        assert_eq!(node_warning(&without, &LocalMode::None), None);
+        let nets = |list: &[&str]| list.iter().map(|net| net.parse().unwrap()).collect::<Vec<_>>();
+        let node = |addresses: &[&str], pods: &[&str]| {
+            let addresses = addresses.iter().map(|addr| addr.parse().unwrap());
+            let addresses = addresses.map(|addr| (IpFamily::of(addr), addr)).collect();
+            Node { addresses, pod_cidrs: nets(pods), ..Node::default() }
+        };
+        let both = ["10.0.0.1", "fd00::1"];
+        let cluster = |list: &[&str]| LocalMode::ClusterCidr(nets(list));
+        for (addresses, pods, mode, expect) in [
+            (&both[..], &[][..], LocalMode::NodeCidr, Some("the Node has no spec.podCIDRs")),
+            (&both[..1], &["10.244.1.0/24"][..], LocalMode::NodeCidr, None),
+            (&both, &["10.244.1.0/24"], LocalMode::NodeCidr, Some("spec.podCIDRs of the Node has no IPv6")),
+            (&both[..1], &[], cluster(&["10.244.0.0/16"]), None),
+            (&both[..1], &[], cluster(&["fd00:244::/56"]), Some("(clusterCIDR) has no IPv4 range")),
+            (&both, &[], cluster(&["10.244.0.0/16"]), Some("(clusterCIDR) has no IPv6 range")),
+            // The start has warned of that one.
+            (&both, &[], cluster(&[]), None),
+            (&both, &[], LocalMode::None, None),
+        ] {
+            let warning = node_warning(&node(addresses, pods), &mode);
+            let is_expected = match (&warning, expect) {
+                (Some(warning), Some(part)) => warning.contains(part),
+                (warning, part) => warning.is_none() && part.is_none(),
+            };
+            assert!(is_expected, "{addresses:?} {pods:?} {mode:?}: {warning:?}");
+        }
     }
 
+    /// Conformance: app Test_checkBadConfig
     #[test]
     fn a_family_without_a_range_for_node_ports_is_warned_of() {
         let warning =

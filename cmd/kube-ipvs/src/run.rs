@@ -186,9 +186,10 @@ fn follow(
                     for event in &batch.events {
                         let ModelEvent::NodeApplied(node) = event else { continue };
                         let warning = advice::node_warning(node, &local_mode);
-                        if std::mem::replace(&mut node_warning, warning) != warning {
-                            warning.iter().for_each(|warning| warn!("{warning}"));
+                        if let Some(warning) = warning.as_ref().filter(|_| warning != node_warning) {
+                            warn!("{warning}");
                         }
+                        node_warning = warning;
                     }
                     measures::record_delivery(&metrics, &batch.events, started, clock::wall());
                     forward(batch, recorder.as_ref(), sender)
