@@ -32,7 +32,7 @@ use self::{
 };
 use crate::{command, paths, setup, workspace::cargo};
 
-pub use proof::check;
+pub use proof::{check, check_in_guest};
 
 /// Debian packages for building: a compiler for musl, and what builds the two libraries.
 const PACKAGES: &[&str] = &["binutils", "bzip2", "gcc", "make", "musl-tools", "pkg-config"];

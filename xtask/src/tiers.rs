@@ -93,6 +93,7 @@ impl Test {
             tally.add(&selftest::on_series(kernels::series(kernels::DEFAULT_SERIES)?)?);
             Ok(())
         });
+        run_tier(tiers, "image in a guest", image::check_in_guest);
         let mut built = None;
         run_tier(tiers, "guest build", |_| {
             let plan = Plan::build(&[], guest_test::PROFILE, None)?;

@@ -1,4 +1,5 @@
-//! Checks of a finished image: others read it, and its program runs where there is nothing else.
+//! Checks of a finished image: other programs read it, and its own runs where there is nothing else, also on a kernel
+//! with IPVS.
 
 use std::{
     fs,
@@ -11,10 +12,19 @@ use flate2::read::GzDecoder;
 use serde_json::Value;
 
 use super::{Built, Ingredients, PROGRAM_PATH, VERSION, layout, tag, target_dir};
-use crate::{command, paths, setup, tally::Tally};
+use crate::{
+    command,
+    guest::{self, protocol::Task},
+    kernels, paths, setup,
+    tally::Tally,
+};
 
-/// Node in the examples.
-const EXAMPLE_NODE: &str = "demo-node";
+/// Commands that plan for the examples as in a container: nothing of the guest is in reach but its kernel.
+const PLAN: &str = "mkdir -p /image/proc && mount -t proc proc /image/proc && exec chroot /image \
+    /usr/local/bin/kube-ipvs plan --manifests /manifests --hostname-override demo-node";
+
+/// Time in milliseconds that the plan may take in an emulated machine.
+const PLAN_TIMEOUT_MS: u64 = 60_000;
 
 /// A check, with what it checks.
 type Check = (&'static str, fn(&Proof) -> Result<()>);
@@ -26,13 +36,15 @@ const READERS: &[Check] = &[
     ("the bill of materials goes along with a copy", Proof::copy_all),
 ];
 /// Checks that run the program in an empty root.
-const RUNS: &[Check] =
-    &[("kube-ipvs version and kube-proxy version", Proof::version), ("kube-ipvs plan", Proof::plan)];
+const RUNS: &[Check] = &[("kube-ipvs version and kube-proxy version", Proof::version)];
+/// Folder with the contents of the image, in the one of the image.
+const ROOT: &str = "root";
 /// Number of all checks, with those of the build and of packing twice.
 const CHECKS: usize = 2 + READERS.len() + RUNS.len();
 
 /// Builds the image and counts each check; skips all where compiler or sources are not to be had.
 pub fn check(tally: &mut Tally) -> Result<()> {
+    let _ = fs::remove_dir_all(folder()?);
     let lack = "compiler or sources for musl cannot be fetched";
     let Some(ingredients) = tally.have(Ingredients::prepare(), "image", lack, CHECKS) else { return Ok(()) };
     // A program that is not static, or too large, ends here.
@@ -58,7 +70,40 @@ pub fn check(tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
-/// An image on disk, as an archive and unpacked.
+/// Plans with the image of [`check`] on a real kernel.
+pub fn check_in_guest(tally: &mut Tally) -> Result<()> {
+    let root = folder()?.join(ROOT);
+    if !root.join(PROGRAM_PATH).exists() {
+        tally.skip("image in a guest", "there is no image, see above");
+        return Ok(());
+    }
+    let kernel = kernels::ensure(kernels::series(kernels::DEFAULT_SERIES)?)?;
+    let mut image = guest::image::Image::new(&kernel)?;
+    image.add_tree(&root, "/image")?;
+    image.add_tree(&paths::repository().join("manifests/examples"), "/image/manifests")?;
+    let mut session = guest::boot(&kernel, &image, guest::MEMORY_MIB, "image")?;
+    let argv = ["sh", "-c", PLAN].map(str::to_owned).into();
+    let mut printed = Vec::new();
+    let task = Task { argv, env: Vec::new(), timeout_ms: PLAN_TIMEOUT_MS };
+    let outcome = session.run(&task, |bytes| printed.extend_from_slice(bytes))?;
+    session.quit();
+    let printed = String::from_utf8_lossy(&printed);
+    if outcome.code == Some(0) && printed.contains(" writes\n") {
+        tally.pass();
+    } else {
+        let problem = outcome.problem().unwrap_or_default();
+        println!("{printed}{problem}");
+        tally.fail("image in a guest", "kube-ipvs plan failed, see above");
+    }
+    Ok(())
+}
+
+/// Folder of the image that is checked.
+fn folder() -> Result<PathBuf> {
+    Ok(target_dir()?.join("image"))
+}
+
+/// An image on disk.
 struct Proof {
     dir: PathBuf,
     archive: PathBuf,
@@ -67,8 +112,7 @@ struct Proof {
 
 impl Proof {
     fn lay_out(built: &Built) -> Result<Self> {
-        let dir = target_dir()?.join("image");
-        let _ = fs::remove_dir_all(&dir);
+        let dir = folder()?;
         paths::create(&dir)?;
         let archive = dir.join("kube-ipvs.tar");
         built.write(&archive)?;
@@ -141,24 +185,9 @@ impl Proof {
         Ok(())
     }
 
-    fn plan(&self) -> Result<()> {
-        let root = self.empty_root()?;
-        let examples = root.join("manifests");
-        paths::create(&examples)?;
-        for entry in fs::read_dir(paths::repository().join("manifests/examples"))? {
-            let entry = entry?;
-            fs::copy(entry.path(), examples.join(entry.file_name()))?;
-        }
-        let mut plan = in_root(&root, "kube-ipvs");
-        plan.args(["plan", "--manifests", "/manifests", "--hostname-override", EXAMPLE_NODE]);
-        let plan = command::capture(&mut plan)?;
-        ensure!(plan.contains("add virtual server"), "it prints {plan}");
-        Ok(())
-    }
-
     /// The layer as skopeo or a runtime would unpack it, and nothing else.
     fn empty_root(&self) -> Result<PathBuf> {
-        let (root, copy) = (self.dir.join("root"), self.dir.join("layout"));
+        let (root, copy) = (self.dir.join(ROOT), self.dir.join("layout"));
         let _ = fs::remove_dir_all(&root);
         tar::Archive::new(fs::File::open(&self.archive)?).unpack(&copy)?;
         let blob =
