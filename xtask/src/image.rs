@@ -1,7 +1,7 @@
-//! `cargo xtask image`: the image of kube-ipvs as an OCI archive, without a daemon and without root's rights.
+//! `cargo xtask image`: the image of kube-ipvs as an OCI archive, without a container runtime.
 //!
-//! Reading order: [`libraries`] (C libraries for musl), [`program`] (the static program), [`layer`] and [`layout`] (the
-//! archive), [`sbom`] (the bill of materials), [`proof`] (checks of a finished image).
+//! Reading order: [`libraries`] (C libraries for musl), [`program`] (the static program), [`layer`] and
+//! [`layout`] (the archive), [`sbom`] (the bill of materials), [`proof`] (checks of a finished image).
 
 mod digest;
 mod layer;
@@ -182,15 +182,15 @@ impl Ingredients {
 /// Libraries that no crate is: those in C, and Rust's own.
 fn linked_libraries() -> Result<Vec<sbom::Library>> {
     let toolchain = Toolchain::installed()?;
-    let netfilter =
-        libraries::ALL.iter().zip(["mnl-sys", "nftnl-sys"]).map(|(library, used_by)| sbom::Library {
-            name: library.name.to_owned(),
-            version: library.version.to_owned(),
-            license: library.license.to_owned(),
-            sha256: Some(library.sha256.to_owned()),
-            source: Some(library.url()),
-            used_by: Some(used_by),
-        });
+    let netfilter = libraries::ALL.iter().map(|library| sbom::Library {
+        name: library.name.to_owned(),
+        version: library.version.to_owned(),
+        license: library.license.to_owned(),
+        sha256: Some(library.sha256.to_owned()),
+        source: Some(library.url()),
+        // Its archive has the objects of libmnl as well.
+        used_by: Some("nftnl-sys"),
+    });
     let musl = toolchain.musl();
     let musl = fs::read(&musl).with_context(|| format!("reading {}", musl.display()))?;
     let from_toolchain = [

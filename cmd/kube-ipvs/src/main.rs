@@ -37,8 +37,8 @@ use crate::{
     restart::Stopped,
 };
 
-/// Allocator of the static program. musl's own costs a seventh more instructions than glibc's; this one takes as many,
-/// and as much memory. Elsewhere than on x86_64 the size of a page may be another at run time, which it does not bear.
+/// Allocator of the static program. With musl's own it takes a seventh more instructions than with glibc's; with
+/// this one as many, and as much memory. It is built for one size of pages, which differs on other processors.
 #[cfg(all(target_env = "musl", target_arch = "x86_64"))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

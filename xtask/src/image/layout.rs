@@ -1,7 +1,7 @@
 //! An OCI image layout in one tar archive: the image, and the bill of materials that refers to it.
 //!
-//! The index of the layout names one index, which names both: tools that expect one image find one, and a copy of
-//! everything (`skopeo copy --all`) takes the bill of materials along.
+//! The index of the layout names one index, which names both: tools that expect one image find one, and a copy
+//! of everything (`skopeo copy --all`) takes the bill of materials along.
 
 use std::{collections::BTreeMap, io};
 

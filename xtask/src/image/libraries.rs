@@ -54,6 +54,9 @@ const CACHE_FORMAT: u32 = 1;
 /// Compiler that builds against musl.
 const COMPILER: &str = "musl-gcc";
 
+/// Commands by which `ar` merges both archives; the Containerfile has the same.
+const MERGE: &str = "CREATE both.a\nADDLIB libnftnl.a\nADDLIB libmnl.a\nSAVE\nEND\n";
+
 /// Folders with the kernel's headers, which musl does not have, and where Debian has them.
 const KERNEL_HEADERS: [(&str, &str); 3] = [
     ("linux", "/usr/include/linux"),
@@ -176,7 +179,17 @@ impl<'a> Build<'a> {
     }
 
     fn all(&self) -> Result<()> {
-        ALL.into_iter().try_for_each(|library| self.library(library))
+        ALL.into_iter().try_for_each(|library| self.library(library))?;
+        self.merge()
+    }
+
+    /// Adds the objects of libmnl to the archive of libnftnl: that one alone is what the linker is given, because
+    /// no code of ours uses libmnl. As a shared library it would name what it needs, an archive does not.
+    fn merge(&self) -> Result<()> {
+        let (dir, script) = (self.scratch.join("out/lib"), self.scratch.join("merge"));
+        fs::write(&script, MERGE)?;
+        command::run(Command::new("ar").arg("-M").current_dir(&dir).stdin(fs::File::open(&script)?))?;
+        fs::rename(dir.join("both.a"), dir.join("libnftnl.a")).context("renaming the merged archive")
     }
 
     /// Folder below which `make install` puts everything.

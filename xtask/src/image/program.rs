@@ -26,8 +26,8 @@ pub const NAME: &str = "kube-ipvs";
 pub struct Program {
     /// The file.
     pub bytes: Vec<u8>,
-    /// Cargo's identifiers of all packages that were compiled for the platform: no build scripts, no procedural
-    /// macros and what only they use.
+    /// Cargo's identifiers of all packages that were compiled for the platform: neither build scripts nor
+    /// procedural macros, nor what only they use.
     pub packages: Vec<String>,
 }
 
@@ -101,7 +101,8 @@ impl Toolchain {
     }
 }
 
-/// Folders of this machine, and what stands for them in the program. Of those that match, the last one counts.
+/// Folders of this machine, and what stands for them in the program. Of those that match, the last one
+/// counts.
 fn prefixes(toolchain: &Toolchain, target_dir: &Path) -> Result<Vec<(PathBuf, String)>> {
     let cargo_home = match env::var_os("CARGO_HOME") {
         Some(dir) => PathBuf::from(dir),

@@ -1,5 +1,5 @@
-//! Checks of a finished image: other programs read it, and its own runs where there is nothing else, also on a kernel
-//! with IPVS.
+//! Checks of a finished image: other programs read it, and its own runs where there is nothing else, also on a
+//! kernel with IPVS.
 
 use std::{
     fs,
