@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, io};
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
@@ -35,6 +36,35 @@ pub struct About {
     pub entrypoint: &'static str,
 }
 
+/// A reference to a blob. Fields of this and of [`Index`] have the order in which Go writes them: skopeo writes an
+/// index anew, and gives it another digest if it differs.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Descriptor {
+    media_type: &'static str,
+    digest: String,
+    size: usize,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: BTreeMap<&'static str, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    platform: Option<Platform>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct Platform {
+    architecture: &'static str,
+    os: &'static str,
+}
+
+/// A list of manifests.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Index {
+    schema_version: u32,
+    media_type: &'static str,
+    manifests: Vec<Descriptor>,
+}
+
 /// A finished layout.
 #[derive(Debug)]
 pub struct Layout {
@@ -52,17 +82,16 @@ impl Layout {
         let mut files = Files::default();
         let image = files.add_image(about, layer);
         let sbom = files.add_sbom(about, &image, sbom);
-        let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [image, sbom] });
-        let mut index = files.add_json(INDEX, &index);
-        index["annotations"] = json!({
-            "io.containerd.image.name": format!("{}:{}", about.name, about.tag),
-            "org.opencontainers.image.created": about.created,
-            "org.opencontainers.image.ref.name": about.tag,
-        });
-        let (digest, manifest) = (digest_in(&index), digest_in(&image));
+        let manifest = image.digest.clone();
+        let mut index = files.add_json(INDEX, &Index::of(vec![image, sbom]));
+        index.annotations.extend([
+            ("io.containerd.image.name", format!("{}:{}", about.name, about.tag)),
+            ("org.opencontainers.image.created", about.created.clone()),
+            ("org.opencontainers.image.ref.name", about.tag.clone()),
+        ]);
+        let digest = index.digest.clone();
         files.0.insert("oci-layout".to_owned(), bytes(&json!({ "imageLayoutVersion": "1.0.0" })));
-        let top = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [index] });
-        files.0.insert("index.json".to_owned(), bytes(&top));
+        files.0.insert("index.json".to_owned(), bytes(&Index::of(vec![index])));
         Self { files: files.0, digest, manifest }
     }
 
@@ -78,22 +107,29 @@ impl Layout {
     }
 }
 
+impl Index {
+    fn of(manifests: Vec<Descriptor>) -> Self {
+        Self { schema_version: 2, media_type: INDEX, manifests }
+    }
+}
+
 #[derive(Default)]
 struct Files(BTreeMap<String, Vec<u8>>);
 
 impl Files {
     /// Adds a blob; returns its descriptor.
-    fn add(&mut self, media_type: &str, contents: Vec<u8>) -> Value {
+    fn add(&mut self, media_type: &'static str, contents: Vec<u8>) -> Descriptor {
         let (digits, size) = (sha256(&contents), contents.len());
         self.0.insert(format!("blobs/sha256/{digits}"), contents);
-        json!({ "mediaType": media_type, "digest": format!("sha256:{digits}"), "size": size })
+        let digest = format!("sha256:{digits}");
+        Descriptor { media_type, digest, size, annotations: BTreeMap::new(), platform: None }
     }
 
-    fn add_json(&mut self, media_type: &str, value: &Value) -> Value {
-        self.add(media_type, bytes(value))
+    fn add_json(&mut self, media_type: &'static str, document: &impl Serialize) -> Descriptor {
+        self.add(media_type, bytes(document))
     }
 
-    fn add_image(&mut self, about: &About, layer: Layer) -> Value {
+    fn add_image(&mut self, about: &About, layer: Layer) -> Descriptor {
         let config = json!({
             "architecture": "amd64",
             "os": "linux",
@@ -110,42 +146,34 @@ impl Files {
             "annotations": about.labels,
         });
         let mut descriptor = self.add_json(MANIFEST, &manifest);
-        descriptor["platform"] = json!({ "architecture": "amd64", "os": "linux" });
+        descriptor.platform = Some(Platform { architecture: "amd64", os: "linux" });
         descriptor
     }
 
     /// Adds the bill of materials as an artifact whose subject is the image.
-    fn add_sbom(&mut self, about: &About, image: &Value, sbom: &Value) -> Value {
-        let mut subject = image.clone();
-        if let Some(fields) = subject.as_object_mut() {
-            fields.remove("platform");
-        }
+    fn add_sbom(&mut self, about: &About, image: &Descriptor, sbom: &Value) -> Descriptor {
         let mut layer = self.add_json(SBOM, sbom);
-        layer["annotations"] = json!({ "org.opencontainers.image.title": "kube-ipvs.cdx.json" });
+        layer.annotations.insert("org.opencontainers.image.title", "kube-ipvs.cdx.json".to_owned());
         let manifest = json!({
             "schemaVersion": 2,
             "mediaType": MANIFEST,
             "artifactType": SBOM,
             "config": self.add(EMPTY, b"{}".to_vec()),
             "layers": [layer],
-            "subject": subject,
+            "subject": Descriptor { platform: None, ..image.clone() },
             "annotations": { "org.opencontainers.image.created": about.created },
         });
         let mut descriptor = self.add_json(MANIFEST, &manifest);
-        descriptor["artifactType"] = json!(SBOM);
         // No runtime chooses it.
-        descriptor["platform"] = json!({ "architecture": "unknown", "os": "unknown" });
+        descriptor.platform = Some(Platform { architecture: "unknown", os: "unknown" });
         descriptor
     }
 }
 
-/// Bytes of a document: fields are sorted, so that equal documents have equal digests.
-fn bytes(value: &Value) -> Vec<u8> {
-    value.to_string().into_bytes()
-}
-
-fn digest_in(descriptor: &Value) -> String {
-    descriptor["digest"].as_str().unwrap_or_default().to_owned()
+/// Bytes of a document.
+fn bytes(document: &impl Serialize) -> Vec<u8> {
+    // Writing to memory cannot fail, and the keys of all maps are texts.
+    serde_json::to_vec(document).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -210,6 +238,21 @@ mod tests {
         assert_eq!(artifact["subject"]["digest"], image["digest"]);
         assert_eq!(artifact["artifactType"], SBOM);
         assert_eq!(follow(&files, &artifact["layers"][0])["bomFormat"], "CycloneDX");
+    }
+
+    #[test]
+    fn an_index_is_as_go_writes_it() {
+        let mut files = Files::default();
+        let mut blob = files.add(MANIFEST, b"{}".to_vec());
+        blob.platform = Some(Platform { architecture: "amd64", os: "linux" });
+        let index = String::from_utf8(bytes(&Index::of(vec![blob]))).unwrap();
+        let digest = format!("sha256:{}", sha256(b"{}"));
+        assert_eq!(
+            index,
+            format!(
+                r#"{{"schemaVersion":2,"mediaType":"{INDEX}","manifests":[{{"mediaType":"{MANIFEST}","digest":"{digest}","size":2,"platform":{{"architecture":"amd64","os":"linux"}}}}]}}"#
+            )
+        );
     }
 
     #[test]

@@ -156,7 +156,8 @@ impl Proof {
         let to = self.dir.join("copy");
         let _ = fs::remove_dir_all(&to);
         paths::create(&to)?;
-        skopeo(&["copy", "--all", &self.source(), &format!("oci:{}:{}", to.display(), tag())])?;
+        let copy = format!("oci:{}:{}", to.display(), tag());
+        skopeo(&["copy", "--all", "--preserve-digests", &self.source(), &copy])?;
         let index = read_json(&to.join("index.json"))?;
         ensure!(
             index["manifests"][0]["digest"] == self.digest.as_str(),
