@@ -6,6 +6,8 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod advice;
+#[cfg(all(target_env = "musl", target_arch = "x86_64"))]
+mod allocator;
 mod clock;
 mod commands;
 mod config;
@@ -36,12 +38,6 @@ use crate::{
     invocation::{CommandLine, Invocation},
     restart::Stopped,
 };
-
-/// Allocator of the static program. With musl's own it takes a seventh more instructions than with glibc's; with
-/// this one as many, and as much memory. It is built for one size of pages, which differs on other processors.
-#[cfg(all(target_env = "musl", target_arch = "x86_64"))]
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     kernel::share_one_arena();
