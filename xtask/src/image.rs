@@ -99,7 +99,7 @@ impl Ingredients {
 
     fn build(&self, target_dir: &Path) -> Result<Built> {
         println!("Building kube-ipvs for {TARGET}");
-        let program = program::build(&self.libraries, target_dir, self.stamp.time)?;
+        let program = program::build(&self.libraries, target_dir)?;
         let sbom = self.inventory(&program)?.render();
         self.pack(program.bytes, sbom)
     }

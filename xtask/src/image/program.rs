@@ -31,8 +31,8 @@ pub struct Program {
     pub packages: Vec<String>,
 }
 
-/// Builds the program below a target folder, as of a time in seconds since 1970.
-pub fn build(libraries: &Libraries, target_dir: &Path, time: u64) -> Result<Program> {
+/// Builds the program below a target folder.
+pub fn build(libraries: &Libraries, target_dir: &Path) -> Result<Program> {
     let toolchain = Toolchain::with_target()?;
     let remap = prefixes(&toolchain, target_dir)?;
     let mut command = cargo();
@@ -41,7 +41,8 @@ pub fn build(libraries: &Libraries, target_dir: &Path, time: u64) -> Result<Prog
         .arg(target_dir)
         .env("LIBMNL_LIB_DIR", libraries.archives())
         .env("LIBNFTNL_LIB_DIR", libraries.archives())
-        .env("SOURCE_DATE_EPOCH", time.to_string())
+        // No date gets into the program. That of the commit would have cargo compile all C anew with each one.
+        .env("SOURCE_DATE_EPOCH", "0")
         // Flags of the user's own would be in the program.
         .env_remove("RUSTFLAGS")
         .env("CARGO_ENCODED_RUSTFLAGS", rust_flags(&remap).join("\u{1f}"))

@@ -180,7 +180,7 @@ impl Proof {
         let root = self.empty_root()?;
         let expected = format!("kube-ipvs {VERSION}\n");
         for name in ["kube-ipvs", "kube-proxy"] {
-            let printed = command::capture(in_root(&root, name).arg("version"))?;
+            let printed = command::capture(in_root(&root, name)?.arg("version"))?;
             ensure!(printed == expected, "{name} version prints {printed:?}");
         }
         Ok(())
@@ -207,10 +207,10 @@ fn skopeo(arguments: &[&str]) -> Result<String> {
     command::capture(Command::new("skopeo").arg("--insecure-policy").args(arguments))
 }
 
-fn in_root(root: &Path, program: &str) -> Command {
-    let mut command = Command::new("chroot");
+fn in_root(root: &Path, program: &str) -> Result<Command> {
+    let mut command = Command::new(paths::find_program("chroot").context("chroot is missing")?);
     command.arg(root).arg(format!("/usr/local/bin/{program}")).env_clear();
-    command
+    Ok(command)
 }
 
 fn read_json(path: &Path) -> Result<Value> {
