@@ -44,10 +44,10 @@ impl Mirror {
         Self { main, security }
     }
 
-    /// The `sources.list` line of one suite.
-    fn source_line(&self, suite: &str) -> String {
+    /// The `sources.list` line of one suite; `kind` is `deb` or `deb-src`.
+    fn source_line(&self, kind: &str, suite: &str) -> String {
         let uri = if suite.ends_with("-security") { &self.security } else { &self.main };
-        format!("deb [signed-by={KEYRING}] {uri} {suite} main\n")
+        format!("{kind} [signed-by={KEYRING}] {uri} {suite} main\n")
     }
 }
 
@@ -70,11 +70,20 @@ pub struct AptRoot {
 impl AptRoot {
     /// Prepares a root below the cache with the given suites as its only sources.
     pub fn create(name: &str, suites: &[&str], installed: Installed) -> Result<Self> {
+        Self::of_kind("deb", name, suites, installed)
+    }
+
+    /// Prepares a root for source packages of the given suites.
+    pub fn of_source_packages(name: &str, suites: &[&str]) -> Result<Self> {
+        Self::of_kind("deb-src", name, suites, Installed::Nothing)
+    }
+
+    fn of_kind(kind: &str, name: &str, suites: &[&str], installed: Installed) -> Result<Self> {
         let mirror = Mirror::of_host()?;
         let dir = paths::cache()?.join("apt").join(name);
         paths::create(&dir.join("lists/partial"))?;
         paths::create(&dir.join("cache/archives/partial"))?;
-        let sources: String = suites.iter().map(|suite| mirror.source_line(suite)).collect();
+        let sources: String = suites.iter().map(|suite| mirror.source_line(kind, suite)).collect();
         fs::write(dir.join("sources.list"), sources)?;
         fs::write(dir.join("status"), "")?;
         Ok(Self { dir, installed })
@@ -94,6 +103,12 @@ impl AptRoot {
     /// Downloads packages, given as `name=version`, into a folder; apt verifies their checksums.
     pub fn download(&self, packages: &[String], into: &Path) -> Result<()> {
         command::run(self.command("apt-get").args(["-q", "download"]).args(packages).current_dir(into))
+    }
+
+    /// Downloads the upstream tarball of a source package, given as `name/suite`, into a folder.
+    pub fn download_tarball(&self, package: &str, into: &Path) -> Result<()> {
+        let arguments = ["-q", "source", "--download-only", "--tar-only", package];
+        command::run(self.command("apt-get").args(arguments).current_dir(into))
     }
 
     /// Installs packages; prefers those of the suite `release`.

@@ -22,12 +22,27 @@ pub struct Executable {
     pub path: PathBuf,
 }
 
+/// Something that cargo built, or found built: a library, a program or a build script.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Artifact {
+    /// Cargo's identifier of the package.
+    pub package_id: String,
+    /// Name of the target.
+    pub target: String,
+    /// Paths of its files.
+    pub files: Vec<PathBuf>,
+    /// Path of the program, if it is one.
+    pub executable: Option<PathBuf>,
+}
+
 #[derive(Deserialize)]
 struct CargoMessage {
     reason: String,
     #[serde(default)]
     package_id: String,
     target: Option<MessageTarget>,
+    #[serde(default)]
+    filenames: Vec<PathBuf>,
     executable: Option<PathBuf>,
 }
 
@@ -62,29 +77,40 @@ pub fn fuzzer(dir: &Path) -> Result<Vec<Executable>> {
 }
 
 fn collect(command: &mut Command) -> Result<Vec<Executable>> {
+    Ok(artifacts(command)?.into_iter().filter_map(executable).collect())
+}
+
+fn executable(artifact: Artifact) -> Option<Executable> {
+    let Artifact { package_id, target, executable, .. } = artifact;
+    executable.map(|path| Executable { package_id, target, path })
+}
+
+/// Runs a build, and lists everything that it consists of.
+pub fn artifacts(command: &mut Command) -> Result<Vec<Artifact>> {
     command.arg("--message-format=json-render-diagnostics").stdin(Stdio::null()).stdout(Stdio::piped());
     let text = command::render(command);
     let mut child = command.spawn().with_context(|| format!("starting {text}"))?;
     let stdout = child.stdout.take().context("cargo without an output")?;
-    let mut executables = Vec::new();
+    let mut artifacts = Vec::new();
     for line in BufReader::new(stdout).lines() {
-        executables.extend(parse(&line?));
+        artifacts.extend(parse(&line?));
     }
     let status = child.wait()?;
     if !status.success() {
         bail!("{text} ended with {status}");
     }
-    Ok(executables)
+    Ok(artifacts)
 }
 
-/// Parses one line of cargo's messages; `None` for those about no executable.
-fn parse(line: &str) -> Option<Executable> {
+/// Parses one line of cargo's messages; `None` for those about nothing that was built.
+fn parse(line: &str) -> Option<Artifact> {
     let message: CargoMessage = serde_json::from_str(line).ok()?;
     (message.reason == "compiler-artifact").then_some(())?;
-    Some(Executable {
+    Some(Artifact {
         package_id: message.package_id,
         target: message.target?.name,
-        path: message.executable?,
+        files: message.filenames,
+        executable: message.executable,
     })
 }
 
@@ -101,8 +127,9 @@ mod tests {
             target: "demo".to_owned(),
             path: "/r/target/debug/demo".into(),
         };
-        assert_eq!(parse(line), Some(expected));
-        assert_eq!(parse(&line.replace("\"/r/target/debug/demo\"", "null")), None);
+        assert_eq!(parse(line).and_then(executable), Some(expected));
+        let library = line.replace("\"/r/target/debug/demo\"", "null");
+        assert_eq!(parse(&library).and_then(executable), None);
         assert_eq!(parse(r#"{"reason":"build-finished","success":true}"#), None);
         assert_eq!(parse("running 3 tests"), None);
     }

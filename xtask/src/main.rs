@@ -11,6 +11,7 @@ mod deny;
 mod fuzz;
 mod guest;
 mod guest_test;
+mod image;
 mod kernels;
 mod libtest;
 mod manifests;
@@ -40,6 +41,8 @@ enum Cli {
     Conformance(conformance::Conformance),
     /// Writes manifests/rendered: the objects of each way of installing.
     Manifests(manifests::Manifests),
+    /// Writes the image as an OCI archive, with a bill of materials.
+    Image(image::Image),
     /// Runs every parser of outside input on inputs made to break it.
     Fuzz(fuzz::Fuzz),
     /// Shows a rolling update on a real kernel.
@@ -70,6 +73,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Cli::Test(test) => Ok(test.run()),
         Cli::Conformance(conformance) => conformance.run(),
         Cli::Manifests(manifests) => manifests.run(),
+        Cli::Image(image) => image.run(),
         Cli::Fuzz(fuzz) => fuzz.run(),
         Cli::Demo(showcase) => showcase.demo(),
         Cli::Bench(showcase) => showcase.bench(),

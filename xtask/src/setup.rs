@@ -36,7 +36,7 @@ const EMULATOR_VERSION: u32 = 10;
 /// Installs missing packages if the user is root; otherwise says what to do. It is quick if none is missing.
 pub fn ensure() -> Result<()> {
     apt::check_host()?;
-    let installed = installed()?;
+    let installed = installed(PACKAGES)?;
     let missing: Vec<_> =
         PACKAGES.iter().copied().filter(|package| version_of(&installed, package).is_none()).collect();
     let emulator = version_of(&installed, EMULATOR).is_some_and(is_recent);
@@ -64,13 +64,29 @@ fn install(missing: &[&str], emulator: bool, codename: &str, backports: Option<&
     if !emulator {
         println!("Installing {EMULATOR}");
         apt.install(&[EMULATOR], backports)?;
-        let installed = installed()?;
+        let installed = installed(&[])?;
         let version = version_of(&installed, EMULATOR).unwrap_or("none");
         if !is_recent(version) {
             bail!("{EMULATOR} {EMULATOR_VERSION} or newer is needed, {codename} has {version}");
         }
     }
     Ok(())
+}
+
+/// Installs further packages, as [`ensure`] does.
+pub fn ensure_also(packages: &[&str]) -> Result<()> {
+    apt::check_host()?;
+    let installed = installed(packages)?;
+    let missing: Vec<_> =
+        packages.iter().copied().filter(|package| version_of(&installed, package).is_none()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let codename = codename()?;
+    if !rustix::process::geteuid().is_root() {
+        bail!("{}", advice(&missing, true, &codename));
+    }
+    install(&missing, true, &codename, None)
 }
 
 /// Suites of the host's release, for packages that are fetched and not installed.
@@ -112,11 +128,11 @@ fn codename() -> Result<String> {
     Ok(codename.map_or_else(|| "sid".to_owned(), |codename| codename.trim_matches('"').to_owned()))
 }
 
-/// Lists `package version` of every needed package that is installed.
-fn installed() -> Result<String> {
+/// Lists `package version` of those of the packages, and of the emulator, that are installed.
+fn installed(packages: &[&str]) -> Result<String> {
     let format = "${db:Status-Status} ${Package} ${Version}\\n";
     let output = command::capture_any(
-        Command::new("dpkg-query").args(["-W", "-f", format]).args(PACKAGES).arg(EMULATOR),
+        Command::new("dpkg-query").args(["-W", "-f", format]).args(packages).arg(EMULATOR),
     )?;
     let text = String::from_utf8_lossy(&output.stdout);
     Ok(text

@@ -13,7 +13,7 @@ use crate::{
     checks::{edges, links, purity},
     command, conformance, deny, fuzz,
     guest_test::{self, OnKernel, Plan, Tolerance, selftest},
-    kernels,
+    image, kernels,
     libtest::{self, Line},
     manifests, monitoring, setup,
     tally::Tally,
@@ -64,6 +64,7 @@ impl Test {
         run_tier(tiers, "clippy", clippy);
         run_tier(tiers, "crates", deny::check);
         run_tier(tiers, "host tests", host_tests);
+        run_tier(tiers, "image", image::check);
         run_tier(tiers, "fuzz targets", |tally| self.fuzz(tally));
         self.run_guests(tiers);
     }
@@ -92,6 +93,7 @@ impl Test {
             tally.add(&selftest::on_series(kernels::series(kernels::DEFAULT_SERIES)?)?);
             Ok(())
         });
+        run_tier(tiers, "image in a guest", image::check_in_guest);
         let mut built = None;
         run_tier(tiers, "guest build", |_| {
             let plan = Plan::build(&[], guest_test::PROFILE, None)?;

@@ -6,6 +6,8 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod advice;
+#[cfg(all(target_env = "musl", target_arch = "x86_64"))]
+mod allocator;
 mod clock;
 mod commands;
 mod config;

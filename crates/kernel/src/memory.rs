@@ -1,9 +1,12 @@
 //! Settings of the C library's allocator, which decide how much memory the process holds.
 //!
 //! glibc keeps what is freed, and gives every thread an arena of its own to keep it in: after a large list of
-//! objects was read, most of the process would be memory that nobody uses. Other C libraries give it back by
-//! themselves.
-#![expect(unsafe_code, reason = "calls of the C library that have no safe wrapper")]
+//! objects was read, most of the process would be memory that nobody uses. Other allocators give it back by
+//! themselves: the static program for musl has jemalloc.
+#![cfg_attr(
+    target_env = "gnu",
+    expect(unsafe_code, reason = "calls of the C library that have no safe wrapper")
+)]
 
 /// Bytes by which the heap grows at once. A page costs nothing before it is touched, a call to the kernel
 /// does.
