@@ -1,7 +1,7 @@
 //! Allocator of the static program: jemalloc.
 //!
-//! With musl's own the program takes a seventh more instructions than with glibc's; with this one as many, and as
-//! much memory. It is built for one size of pages, which differs on processors other than x86_64.
+//! With musl's own the program takes a seventh more instructions than with glibc's; with this one nearly as many, and
+//! a little more memory. It is built for one size of pages, which differs on processors other than x86_64.
 #![expect(unsafe_code, reason = "jemalloc finds its options by the name of a symbol")]
 
 use tikv_jemallocator::Jemalloc;
