@@ -65,11 +65,13 @@ pub fn node_warning(node: &Node, mode: &LocalMode) -> Option<String> {
         }
         _ => return None,
     };
-    let missing = |family: &&IpFamily| !ranges.iter().any(|net| IpFamily::of(net.ip()) == **family);
+    let has = |family: &IpFamily| ranges.iter().any(|net| IpFamily::of(net.ip()) == *family);
     let what = if ranges.is_empty() {
         "the Node has no spec.podCIDRs, which --detect-local-mode=NodeCIDR needs".to_owned()
+    } else if node.addresses.keys().any(has) {
+        return None;
     } else {
-        let family = node.addresses.keys().find(missing)?;
+        let family = node.addresses.keys().next()?;
         format!("{name} has no {family} range, although the Node has an {family} address")
     };
     Some(format!(
@@ -145,10 +147,16 @@ mod tests {
         for (addresses, pods, mode, expect) in [
             (&both[..], &[][..], LocalMode::NodeCidr, Some("the Node has no spec.podCIDRs")),
             (&both[..1], &["10.244.1.0/24"][..], LocalMode::NodeCidr, None),
-            (&both, &["10.244.1.0/24"], LocalMode::NodeCidr, Some("spec.podCIDRs of the Node has no IPv6")),
+            (
+                &both[1..],
+                &["10.244.1.0/24"],
+                LocalMode::NodeCidr,
+                Some("spec.podCIDRs of the Node has no IPv6"),
+            ),
             (&both[..1], &[], cluster(&["10.244.0.0/16"]), None),
             (&both[..1], &[], cluster(&["fd00:244::/56"]), Some("(clusterCIDR) has no IPv4 range")),
-            (&both, &[], cluster(&["10.244.0.0/16"]), Some("(clusterCIDR) has no IPv6 range")),
+            // A cluster of one family on nodes with both.
+            (&both, &[], cluster(&["10.244.0.0/16"]), None),
             // The start has warned of that one.
             (&both, &[], cluster(&[]), None),
             (&both, &[], LocalMode::None, None),

@@ -21,6 +21,8 @@ pub struct ConfigWatch {
     seen: Result<Option<String>, String>,
     /// Configuration in force.
     current: ConfigFile,
+    /// Reason for which the source of a valid configuration cannot be opened yet.
+    unopened: Option<String>,
 }
 
 /// Result of a look at the file.
@@ -39,7 +41,7 @@ enum Look {
 /// Watch of the file that a command line names, if it names one; `text` is what has made the invocation.
 pub fn of(line: &CommandLine, text: Option<String>, invocation: &Invocation) -> Option<ConfigWatch> {
     let current = invocation.config.clone();
-    line.file().map(|_| ConfigWatch { line: line.clone(), seen: Ok(text), current })
+    line.file().map(|_| ConfigWatch { line: line.clone(), seen: Ok(text), current, unopened: None })
 }
 
 impl ConfigWatch {
@@ -62,7 +64,8 @@ impl ConfigWatch {
 
     fn look(&mut self) -> Look {
         let now = self.line.read_file().map_err(|error| format!("{error:#}"));
-        if now == self.seen {
+        let is_same = now == self.seen;
+        if is_same && self.unopened.is_none() {
             return Look::Same;
         }
         self.seen = now;
@@ -70,13 +73,26 @@ impl ConfigWatch {
             let invocation =
                 Invocation::new(&self.line, text.as_deref()).map_err(|error| format!("{error:#}"))?;
             let settings = Settings::new(&invocation).map_err(|error| error.to_string())?;
-            source::check(&settings).map_err(|error| format!("{error:#}"))?;
-            Ok(invocation.config)
+            Ok((settings, invocation.config))
         });
+        let before = self.unopened.take();
         match checked {
             Err(reason) => Look::Invalid(one_line(&reason)),
-            Ok(config) if config == self.current => Look::SameMeaning,
-            Ok(_) => Look::Changed,
+            Ok((_, config)) if config == self.current => Look::SameMeaning,
+            // Files that it names may be written later.
+            Ok((settings, _)) => {
+                match source::check(&settings).map_err(|error| one_line(&format!("{error:#}"))) {
+                    Ok(()) => Look::Changed,
+                    Err(reason) => {
+                        self.unopened = Some(reason.clone());
+                        if is_same && before.as_ref() == Some(&reason) {
+                            Look::Same
+                        } else {
+                            Look::Invalid(reason)
+                        }
+                    }
+                }
+            }
         }
     }
 }
@@ -134,6 +150,24 @@ mod tests {
             assert_eq!(look_at(&text), Look::Same, "is reported once");
         }
         assert_eq!(look_at(&file("ipvs: {scheduler: lc}\n")), Look::Changed);
+    }
+
+    #[test]
+    fn a_kubeconfig_that_comes_later_is_a_change_then() {
+        let dir = TempDir::new("config-watch-kubeconfig");
+        let (path, kubeconfig) = (dir.path().join("config.conf"), dir.path().join("kubeconfig"));
+        fs::write(&path, file("")).unwrap();
+        let mut watch = watch(&path);
+        let named = format!("clientConnection: {{kubeconfig: {}}}\n", kubeconfig.display());
+        fs::write(&path, file(&named)).unwrap();
+        assert!(matches!(watch.look(), Look::Invalid(_)));
+        assert_eq!(watch.look(), Look::Same, "is reported once");
+        let text = "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
+                    clusters: [{name: c, cluster: {server: 'https://10.0.0.1:6443'}}]\n\
+                    contexts: [{name: c, context: {cluster: c, user: u}}]\n\
+                    users: [{name: u, user: {token: t}}]\n";
+        fs::write(&kubeconfig, text).unwrap();
+        assert_eq!(watch.look(), Look::Changed);
     }
 
     #[test]

@@ -152,6 +152,8 @@ fn timeouts(configured: IdleTimeouts, present: Timeouts) -> Timeouts {
 
 /// Chooses `conn_reuse_mode` for this kernel and logs the choice.
 pub fn choose_conn_reuse(settings: &Settings) -> ConnReuseChoice {
+    // Loads the module, whose parameters say more about the kernel; whoever needs it reports its absence.
+    let _loaded = IpvsClient::open();
     let kernel = KernelRelease::running();
     let choice = ConnReuseChoice::make(settings.conn_reuse, &kernel);
     info!(%kernel, "{choice}");

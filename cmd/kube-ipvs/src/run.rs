@@ -78,7 +78,9 @@ pub fn run(settings: &Settings, process: Process, file: Option<ConfigWatch>) -> 
     adjust_oom_score(settings);
     let choice = kernel_tables::choose_conn_reuse(settings);
     // Nothing above has started a thread that goes on, and nothing below needs more.
-    kernel::drop_privileges().context("give up capabilities")?;
+    if let Err(error) = kernel::drop_privileges() {
+        warn!("cannot give up capabilities: {error}; a seccomp profile may forbid capset and prctl");
+    }
     let (sender, receiver) = mpsc::sync_channel(QUEUED_MESSAGES);
     stop_on_signal(signals, sender.clone())?;
     advice::report_settings(settings);

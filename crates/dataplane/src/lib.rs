@@ -168,7 +168,6 @@ pub trait VipTable {
     fn apply(&mut self, ops: &[VipOp]) -> Result<BatchReport, TableError>;
 
     /// Finds those of some ports on which a socket of the node listens that is bound to exactly that address.
-    /// All ports of SCTP are among them, because the kernel does not tell about those.
     ///
     /// It costs a request for each port. Sockets that are bound to no address do not count.
     fn listeners(&mut self, ports: &[VipPort]) -> Result<BTreeSet<VipPort>, TableError>;

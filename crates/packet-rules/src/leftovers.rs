@@ -8,6 +8,7 @@
 //! | stays | because |
 //! | --- | --- |
 //! | `KUBE-FORWARD` | answers of pods pass it where the policy of the hook is DROP |
+//! | `KUBE-NODE-PORT` of table filter | health checks of load balancers pass it where the policy of the hook is DROP |
 //! | `KUBE-MARK-MASQ`, `KUBE-POSTROUTING` | the portmap plugin may use them; without the others nobody marks for them |
 //! | `KUBE-FIREWALL` of table filter, `KUBE-MARK-DROP`, `KUBE-KUBELET-CANARY`, `KUBE-IPTABLES-HINT` | the kubelet's |
 

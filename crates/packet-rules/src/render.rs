@@ -4,7 +4,7 @@
 //! from outside    prerouting [steer -150, prerouting-mark, prerouting-keep] -> input [input 90, IPVS 98/99, input-late 101]
 //!                     -> output [output-first -500] -> postrouting [postrouting 100]
 //! answers         prerouting -> forward [forward 90, IPVS 99/100] -> postrouting
-//! from this node  output [output -110, output-mark and output-keep -100, output-nodes -99, IPVS -98, output-late -97]
+//! from this node  output [output -110, output-mark and output-keep at -100, output-nodes -99, IPVS -98, output-late -97]
 //!                     -> output again [output-first -500] -> postrouting [postrouting 100]
 //! ```
 //!
@@ -836,17 +836,19 @@ fn mark(layout: &RulesLayout, family: IpFamily, from: &[Statement]) -> Vec<RuleS
     rules.into()
 }
 
-/// `meta nfproto ipv4 ip daddr . meta l4proto . th dport @services-v4 dnat ip to ip daddr`, and the same for
-/// `@no-endpoints-v4`
+/// `meta nfproto ipv4 ip daddr . meta l4proto . th dport @services-v4 dnat ip to ip daddr`
 ///
 /// As in kube-proxy's chain KUBE-SERVICES, which accepts its ClusterIPs before a chain of others can see them.
 fn keep(family: IpFamily) -> Vec<RuleSpec> {
-    let keep = |set| {
-        let to_vip = Statement::In(Selector::DestinationPort, SetId::planned(set, family));
-        let statements = [Statement::Family(family), to_vip, Statement::KeepDestination(family)];
-        rule("published ports of this node are others", statements)
-    };
-    [RuleSet::Services, RuleSet::NoEndpoints].map(keep).into()
+    let services = SetId::planned(RuleSet::Services, family);
+    vec![rule(
+        "published ports of this node are others",
+        [
+            Statement::Family(family),
+            Statement::In(Selector::DestinationPort, services),
+            Statement::KeepDestination(family),
+        ],
+    )]
 }
 
 /// Conditions for a client that came in and is not known to be a pod of this node; `None` where all clients are

@@ -279,8 +279,8 @@ pub struct Ownership {
 impl Ownership {
     /// Tells whether we may change or delete a virtual server: its VIP is in a prefix of ClusterIPs, our
     /// packet rules name it ([`Mirror::names`]), its VIP is an address on `kube-ipvs0`, where only
-    /// kube-proxy can have put it, or it is that of a node port at one address, as kube-proxy has them, for which
-    /// there is one for all addresses now.
+    /// kube-proxy can have put it, or it was there at the start for a node port at one address, as kube-proxy has
+    /// them, and there is one for all addresses now.
     pub fn owns(&self, vs: &VirtualServerId, mirror: &Mirror) -> bool {
         let is_excluded = |vip: IpAddr| self.exclude_cidrs.iter().any(|net| net.contains(vip));
         // What we have bound ourselves says nothing about other ports.
@@ -288,7 +288,7 @@ impl Ownership {
             mirror.addresses.contains(&vip) && !mirror.elements.contains(&RuleElement::Vip(vip))
         };
         let has = |vip: IpAddr| is_kube_proxys(vip) || self.cluster_range_of(vip).is_some();
-        let is_ours = |vip: VipPort| has(vip.addr) || mirror.serves_by_mark(vip);
+        let is_ours = |vip: VipPort| has(vip.addr) || mirror.is_superseded(vs);
         mirror.names(vs) || vs.vip_port().is_some_and(|vip| is_ours(vip) && !is_excluded(vip.addr))
     }
 

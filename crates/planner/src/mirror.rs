@@ -13,8 +13,8 @@ use std::{
 
 use ipnetwork::IpNetwork;
 use lb_types::{
-    FastMap, FastSet, Front, IpFamily, IpvsOp, Operation, RealServer, RealServerId, RouteTable, RuleElement,
-    RulesOp, VipOp, VipPort, VirtualServer, VirtualServerId,
+    FastMap, FastSet, ForwardingMethod, Front, IpFamily, IpvsOp, Operation, RealServer, RealServerId,
+    RouteTable, RuleElement, RulesOp, VipOp, VipPort, VirtualServer, VirtualServerId,
 };
 use tally::Tallied;
 
@@ -94,6 +94,8 @@ pub struct Mirror {
     pub allowed: BTreeMap<VipPort, BTreeSet<IpNetwork>>,
     /// Virtual servers whose element somebody has taken away: they stay ours.
     pub untagged: BTreeSet<VirtualServerId>,
+    /// Virtual servers at single addresses that were there at the start, are not ours and look like kube-proxy's.
+    pub left: BTreeSet<VirtualServerId>,
     /// Packet marks by which virtual servers are selected.
     pub marks: Marks,
     /// Kernel parameters.
@@ -145,12 +147,31 @@ impl Mirror {
         self.tags(vs).any(|tag| self.elements.contains(&tag)) || self.untagged.contains(vs)
     }
 
-    /// Tells whether packets to a port of an address of the node get the mark of a node port, so that they do not come to
-    /// a virtual server of that very address.
-    pub(crate) fn serves_by_mark(&self, at: VipPort) -> bool {
+    /// Notes which virtual servers may be kube-proxy's; to be called after the first dump. It has none without real
+    /// servers but those of Services without endpoints, which are nobody's loss, masquerades all and limits none.
+    pub fn note_left(&mut self) {
+        let is_like_its = |server: &RealServer| {
+            server.forwarding == ForwardingMethod::Masquerade && server.upper_threshold == 0
+        };
+        let left = self.servers.iter().filter(|(vs, server)| {
+            let real_servers = &server.real_servers;
+            vs.vip_port().is_some()
+                && !self.names(vs)
+                && !real_servers.is_empty()
+                && real_servers.iter().all(|(_, server)| is_like_its(server))
+        });
+        self.left = left.map(|(vs, _)| *vs).collect();
+    }
+
+    /// Tells whether a virtual server is one that kube-proxy has left for a node port at one address, and packets to that
+    /// port get a mark, by which they come to another one.
+    pub(crate) fn is_superseded(&self, vs: &VirtualServerId) -> bool {
+        let Some(at) = vs.vip_port().filter(|_| self.left.contains(vs)) else { return false };
         let front = Front::from(at);
         let node_port = front.at(front.family().unspecified());
-        self.elements.contains(&RuleElement::NodeAddress(at.addr)) && self.marks.get(&node_port).is_some()
+        let has_mark = |mark| self.elements.contains(&RuleElement::Mark(node_port, mark));
+        self.elements.contains(&RuleElement::NodeAddress(at.addr))
+            && self.marks.get(&node_port).is_some_and(has_mark)
     }
 
     /// Tells whether an element is all that names the existing virtual server of a mark.
@@ -300,6 +321,7 @@ impl Mirror {
             IpvsOp::DeleteVirtualServer { vs } => {
                 self.untagged.remove(&vs);
                 self.servers.remove(&vs);
+                self.left.remove(&vs);
                 if let Some(front) = self.front(&vs) {
                     self.release_mark(&front);
                 }

@@ -349,6 +349,7 @@ impl Syncer {
         self.observe_links(&mut findings, report)?;
         self.intents.refresh_layout();
         self.kernel.observe_rules(&self.intents.config.layout, &mut findings)?;
+        self.kernel.mirror.note_left();
         self.adopt_marks();
         let Intents { schedulers, config, .. } = &mut self.intents;
         schedulers.find_default(config, &mut self.kernel, now);

@@ -39,6 +39,8 @@ pub trait VipsWorld {
     fn delete_route(&mut self, vip: IpAddr);
     /// Adds a local route on another link.
     fn add_foreign_route(&mut self, addr: IpAddr);
+    /// Tells whether programs of the node can listen over SCTP.
+    fn has_sctp(&mut self) -> bool;
     /// Makes a program of the node listen, at an address or at all of them.
     fn listen(&mut self, protocol: Protocol, addr: Option<IpAddr>, port: u16);
     /// Makes a program of the node connect to a port of TCP, from the same address; returns its own port.

@@ -12,7 +12,7 @@ use std::{
 };
 
 use kernel::Namespace;
-use lb_types::{IpFamily, MarkRule, Protocol, VipOp, VipPort};
+use lb_types::{IpFamily, MarkRule, VipOp, VipPort};
 
 use super::faults::{Faults, fault_injection};
 use crate::{
@@ -220,7 +220,6 @@ impl VipTable for FakeVips {
         let state = &mut *self.0.borrow_mut();
         state.requests += ports.len();
         state.faults.next_call("look for listening sockets")?;
-        let listens = |port: &&VipPort| port.protocol == Protocol::Sctp || state.listeners.contains(port);
-        Ok(ports.iter().filter(listens).copied().collect())
+        Ok(ports.iter().filter(|port| state.listeners.contains(port)).copied().collect())
     }
 }

@@ -1,6 +1,6 @@
 //! Node ports, and the fronts that a packet mark selects.
 
-use lb_types::VirtualServerId;
+use lb_types::{ForwardingMethod, VirtualServerId};
 
 use super::*;
 use crate::NodePortServers;
@@ -241,7 +241,21 @@ fn what_kube_proxy_has_for_a_node_port_goes_once_there_is_one_for_all_addresses(
     for vs in [its, others] {
         world.mirror.servers.insert(vs, served.clone());
     }
+    assert!(!world.ownership.owns(&its, &world.mirror), "somebody has made it lately");
+    world.mirror.note_left();
     assert!(world.ownership.owns(&its, &world.mirror) && !world.ownership.owns(&others, &world.mirror));
+    // A number that no packet gets yet takes nobody from it.
+    let mut before = world.mirror.clone();
+    let marks = before.elements.iter().filter(|element| matches!(element, RuleElement::Mark(..))).copied();
+    for element in marks.collect::<Vec<_>>() {
+        before.elements.remove(&element);
+    }
+    assert!(!world.ownership.owns(&its, &before));
+    // kube-proxy has masqueraded all.
+    let mut routed = world.mirror.clone();
+    routed.servers.get_mut(&its).unwrap().real_servers[0].1.forwarding = ForwardingMethod::Local;
+    routed.note_left();
+    assert!(!world.ownership.owns(&its, &routed));
     let quiesced = world.resync();
     assert!(quiesced.to_string().contains("192.168.50.10:30080"), "{quiesced}");
     assert!(!quiesced.to_string().contains("30099"), "{quiesced}");

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::OwnedFd,
 };
 
@@ -12,8 +12,17 @@ use dataplane::{
 };
 use lb_types::{IpFamily, Protocol, VipOp};
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 use testkit::{run, try_run};
 use vip::{LINK_NAME, ROUTE_PROTOCOL, RULE_PRIORITY, STEERING_TABLE, VipClient};
+
+fn listen_over_sctp(at: SocketAddr) -> std::io::Result<OwnedFd> {
+    let protocol = socket2::Protocol::from(i32::from(Protocol::Sctp.number()));
+    let socket = Socket::new(Domain::for_address(at), Type::STREAM, Some(protocol))?;
+    socket.bind(&at.into())?;
+    socket.listen(1)?;
+    Ok(socket.into())
+}
 
 /// Protocol number of routes of somebody else.
 const FOREIGN_PROTOCOL: &str = "211";
@@ -179,12 +188,17 @@ impl VipsWorld for NodeNamespace {
         ip(&format!("{family} route add local {addr} dev lo table local proto {FOREIGN_PROTOCOL}"));
     }
 
+    fn has_sctp(&mut self) -> bool {
+        listen_over_sctp((NODE_V4, 0).into()).is_ok()
+    }
+
     fn listen(&mut self, protocol: Protocol, addr: Option<IpAddr>, port: u16) {
         let everywhere = ["0.0.0.0", "::"].map(|addr| addr.parse().expect("an address"));
         for addr in addr.map_or(everywhere.to_vec(), |addr| vec![addr]) {
             let socket = match protocol {
                 Protocol::Udp => UdpSocket::bind((addr, port)).map(OwnedFd::from),
-                Protocol::Tcp | Protocol::Sctp => TcpListener::bind((addr, port)).map(OwnedFd::from),
+                Protocol::Tcp => TcpListener::bind((addr, port)).map(OwnedFd::from),
+                Protocol::Sctp => listen_over_sctp((addr, port).into()),
             };
             match socket {
                 Ok(socket) => self.sockets.push(socket),

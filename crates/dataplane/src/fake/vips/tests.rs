@@ -1,4 +1,4 @@
-use lb_types::{IpFamily, RouteTable};
+use lb_types::{IpFamily, Protocol, RouteTable};
 
 use super::*;
 use crate::{
@@ -98,6 +98,9 @@ impl VipsWorld for FakeVipsWorld {
     fn remove_node_address(&mut self, addr: IpAddr) {
         self.node_addresses.remove(&addr);
         self.publish();
+    }
+    fn has_sctp(&mut self) -> bool {
+        true
     }
     fn listen(&mut self, protocol: Protocol, addr: Option<IpAddr>, port: u16) {
         let port = port.try_into().unwrap();
