@@ -14,7 +14,9 @@ use e2e::{
 };
 
 use super::{addresses, assert_within, conversations, real, wait_cut, wait_removed};
-use crate::testbed::Testbed;
+use testkit::wait_for;
+
+use crate::testbed::{Testbed, WAIT_LIMIT};
 
 /// Time from the moment at which the address leaves the slice to the reset of the last client.
 const RESET_WITHIN: Duration = Duration::from_secs(12);
@@ -59,6 +61,18 @@ fn the_clients_of_a_vanished_pod_are_reset_within_12_seconds_slow() {
     let talks: Vec<_> =
         services.iter().zip(&WAYS).map(|(service, way)| talk(&testbed, service, way.clients)).collect();
     assert!(talks.iter().all(|talk| talk.progress().cut.is_empty()), "nothing has happened yet");
+    // In a new network namespace the kernel first measures how fast it is (`ip_vs_est_calc_phase`,
+    // net/netfilter/ipvs/ip_vs_est.c); its counters stand still until then.
+    wait_for(WAIT_LIMIT, "the kernel to count", || {
+        let listed = testbed.net.node.sh("ipvsadm -Ln --stats");
+        let counted = |line: &&str| line.split_whitespace().nth(2).is_some_and(|count| count != "0");
+        let of_services = listed.lines().filter(|line| line.starts_with("TCP  10.96.0."));
+        if of_services.clone().count() == 3 && of_services.clone().all(|line| counted(&line)) {
+            Ok(())
+        } else {
+            Err(listed.clone())
+        }
+    });
     for (pod, way) in testbed.pods.iter_mut().zip(&WAYS) {
         (way.vanish)(pod);
     }
