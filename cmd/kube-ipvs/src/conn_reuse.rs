@@ -64,7 +64,7 @@ impl ConnReuseChoice {
         })
     }
 
-    /// What the probe saw, if it ran and saw anything.
+    /// Result of the probe, if it ran and saw anything.
     pub fn outcome(&self) -> Option<ProbeOutcome> {
         self.probe.as_ref().and_then(Probe::outcome)
     }

@@ -150,10 +150,13 @@ fn timeouts(configured: IdleTimeouts, present: Timeouts) -> Timeouts {
     }
 }
 
-/// Chooses `conn_reuse_mode` for this kernel and logs the choice.
+/// Makes the kernel load IPVS, whose parameters say more about the kernel than its version; [`open`] reports failures.
+pub fn load_ipvs() {
+    let _reported_later = IpvsClient::open();
+}
+
+/// Chooses `conn_reuse_mode` for this kernel and logs the choice. IPVS must be loaded by then.
 pub fn choose_conn_reuse(settings: &Settings) -> ConnReuseChoice {
-    // Loads the module, whose parameters say more about the kernel; whoever needs it reports its absence.
-    let _loaded = IpvsClient::open();
     let kernel = KernelRelease::running();
     let choice = ConnReuseChoice::make(settings.conn_reuse, &kernel);
     info!(%kernel, "{choice}");

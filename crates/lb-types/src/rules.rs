@@ -123,22 +123,6 @@ impl RuleSet {
         RuleSet::UnmarkedExternal,
     ];
 
-    /// Sets whose elements are ports and nothing else.
-    pub const OF_PORTS: [RuleSet; 12] = [
-        RuleSet::Services,
-        RuleSet::NoEndpoints,
-        RuleSet::Masquerade,
-        RuleSet::MasqueradeNonLocal,
-        RuleSet::MasqueradeExternal,
-        RuleSet::MasqueradePods,
-        RuleSet::MasqueradeVips,
-        RuleSet::NoLocalEndpoints,
-        RuleSet::Restricted,
-        RuleSet::HealthChecks,
-        RuleSet::Steered,
-        RuleSet::SteeredKnown,
-    ];
-
     /// Name without the family suffix (`-v4`, `-v6`).
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -165,7 +149,7 @@ impl RuleSet {
         }
     }
 
-    /// Element of the set for a port; `None` unless it is one of [`RuleSet::OF_PORTS`].
+    /// Element of the set for a port; `None` unless its elements are ports and nothing else.
     pub const fn of_port(self, port: VipPort) -> Option<RuleElement> {
         match self {
             RuleSet::Services => Some(RuleElement::Service(port)),

@@ -243,7 +243,7 @@ mod tests {
         ];
         let mark = NonZeroU32::new(0x01b5_0001).unwrap();
         for addr in ["10.96.0.1", "fd00:96::1", "0.0.0.0", "::"] {
-            elements.extend(RuleSet::OF_PORTS.into_iter().filter_map(|set| set.of_port(port(addr))));
+            elements.extend(RuleSet::ALL.into_iter().filter_map(|set| set.of_port(port(addr))));
             let front = Front::from(port(addr));
             elements.extend([RuleElement::Mark(front, mark), RuleElement::Mark(front.for_external(), mark)]);
             elements.extend([front, front.for_external()].map(|front| RuleElement::Unmarked(front, mark)));

@@ -216,7 +216,7 @@ impl Rule {
         (is_ours && value == mask && value.is_power_of_two()).then_some((family, bit))
     }
 
-    /// What it compares the mark with, if it is somebody else's.
+    /// Value and mask that it compares the mark with, if it is somebody else's.
     pub(crate) fn as_foreign(&self) -> Option<MarkRule> {
         self.as_ours().is_none().then_some(self.mark)
     }

@@ -273,7 +273,7 @@ fn connections_outlast_a_steered_address_that_is_given_up() {
     assert_uncut(&talk.stop());
 }
 
-/// Whoever loses its last endpoint, or its connection, is told.
+/// Clients get a refusal when the last endpoint goes, and a reset when their connection does.
 #[test]
 fn clients_of_a_steered_address_are_refused_and_reset() {
     let service = web().with_external_ips(EXTERNAL, "Cluster");

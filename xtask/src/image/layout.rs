@@ -21,7 +21,7 @@ const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 /// Type of the bill of materials.
 pub const SBOM: &str = "application/vnd.cyclonedx+json";
 
-/// What the image says of itself.
+/// Description of the image in its own labels.
 #[derive(Debug)]
 pub struct About {
     /// Tag, and the name by which container runtimes know an imported image.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// What the program is and consists of.
+/// The program and its components.
 #[derive(Debug)]
 pub struct Inventory {
     /// Name of the program's package.
@@ -132,7 +132,7 @@ impl Inventory {
         component
     }
 
-    /// What each component depends on directly; of crates, only what is linked in.
+    /// Direct dependencies of each component; of crates, only those that are linked in.
     fn dependencies(&self) -> Vec<Value> {
         let packages = self.crates.packages.iter().map(|package| (package.id.as_str(), package));
         let packages: BTreeMap<_, _> = packages.collect();

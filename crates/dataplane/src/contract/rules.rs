@@ -79,10 +79,13 @@ fn vip(number: u32) -> RuleElement {
     RuleElement::Vip(addr(IpFamily::V4, number))
 }
 
-fn service(set: RuleSet, family: IpFamily, number: u32) -> RuleElement {
+fn service_port(family: IpFamily, number: u32) -> VipPort {
     let protocol = Protocol::ALL[number as usize % 3];
-    let port = VipPort { addr: addr(family, number), protocol, port: port(80) };
-    set.of_port(port).expect("a set of ports")
+    VipPort { addr: addr(family, number), protocol, port: port(80) }
+}
+
+fn service(set: RuleSet, family: IpFamily, number: u32) -> RuleElement {
+    set.of_port(service_port(family, number)).expect("a set of ports")
 }
 
 /// One element of each set and family, by number.
@@ -94,7 +97,8 @@ fn one_of_each(number: u32) -> Vec<RuleElement> {
             RuleElement::SteeredVip(address),
             RuleElement::NodeAddress(address),
         ];
-        elements.extend(RuleSet::OF_PORTS.map(|set| service(set, family, number)));
+        let of_port = |set: RuleSet| set.of_port(service_port(family, number));
+        elements.extend(RuleSet::ALL.into_iter().filter_map(of_port));
         let (node_port, mark) =
             (Front::node(family, Protocol::Tcp, port(30_000 + number as u16)), mark(number));
         let external =

@@ -1,4 +1,4 @@
-//! What the configuration adds to the objects, or takes from them.
+//! Settings that add to the objects, or take from them.
 
 use planner::PlannerConfig;
 use service_model::{ExternalIp, ExternalSource};

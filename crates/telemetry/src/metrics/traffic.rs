@@ -30,7 +30,7 @@ pub struct TrafficMetrics {
     connections: IntCounterVec,
     packets: IntCounterVec,
     bytes: IntCounterVec,
-    /// What is exported, so that the series of Services that are gone can go.
+    /// Exported Services, so that the series of those that are gone can go.
     shown: Mutex<BTreeMap<(String, String), Traffic>>,
 }
 

@@ -1,4 +1,4 @@
-//! What the Pods may do, and how they are replaced.
+//! Rights of the Pods, and the way in which they are replaced.
 
 use serde_json::{Value, json};
 
