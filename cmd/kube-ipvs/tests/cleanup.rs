@@ -23,7 +23,7 @@ fn the_table_of_packet_rules_goes_whether_the_kernel_has_ipvs_or_not() {
     node.sh("nft add table inet others");
     let state = state.path().to_str().expect("a path");
     let plan = node.run(&[BINARY, "cleanup", "--hostname-override=n1", "--state-dir", state]);
-    assert!(plan.contains("delete table inet kube-ipvs"), "{plan}");
+    assert!(plan.contains("delete tables inet and arp kube-ipvs"), "{plan}");
     assert_eq!(node.sh("nft list tables").trim(), "table inet others");
 }
 

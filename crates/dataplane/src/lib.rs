@@ -25,6 +25,7 @@ pub use errno::{errno_name, explain_ipvs};
 pub use error::{ErrorKind, TableError};
 pub use explain_rules::explain_rules;
 pub use explain_vip::explain_vip;
+use ipnetwork::Ipv4Network;
 use lb_types::{
     ConnectionCounters, ConntrackFilter, FastMap, FastSet, IpFamily, IpvsOp, MarkRule, RealServer,
     RealServerId, RuleElement, RulesLayout, RulesOp, Scheduler, SysctlOp, TrafficCounters, VipOp, VipPort,
@@ -133,6 +134,8 @@ pub struct ObservedVips {
     /// Addresses of this node: on every other link, loopback and IPv6 link-local excluded, with the link's
     /// name.
     pub node_addresses: BTreeMap<IpAddr, String>,
+    /// Networks of IPv4 that a link of this node is on, by an address that it shares with others (of at most 30 bits).
+    pub networks: BTreeSet<Ipv4Network>,
     /// Bridges by name.
     pub bridges: BTreeMap<String, BridgeFilters>,
 }
@@ -206,6 +209,11 @@ pub trait RulesTable {
     /// Dumps so far that changes of the table interrupted, each repetition by itself.
     fn dumps_interrupted(&self) -> u64 {
         0
+    }
+
+    /// Tells whether the kernel has tables of family arp; changes nothing.
+    fn has_arp(&mut self) -> Result<bool, TableError> {
+        Ok(true)
     }
 
     /// Dumps the table and compares its chains with a layout.

@@ -188,26 +188,26 @@ fn fmt_table(table: RouteTable, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     }
 }
 
-/// A write to the nftables table `inet kube-ipvs`.
+/// A write to the nftables tables of the name `kube-ipvs`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum RulesOp {
-    /// Creates the table or rewrites its chains; elements of existing sets stay.
+    /// Creates the tables or rewrites their chains; elements of existing sets stay.
     InstallLayout(RulesLayout),
     /// Adds an element.
     AddElement(RuleElement),
     /// Deletes an element.
     DeleteElement(RuleElement),
-    /// Removes the table; only cleanup uses it.
+    /// Removes the tables; only cleanup uses it.
     DeleteTable,
 }
 
 impl fmt::Display for RulesOp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            RulesOp::InstallLayout(_) => f.write_str("install chains of table inet kube-ipvs"),
+            RulesOp::InstallLayout(_) => f.write_str("install chains of tables inet and arp kube-ipvs"),
             RulesOp::AddElement(e) => write!(f, "add element {e}"),
             RulesOp::DeleteElement(e) => write!(f, "delete element {e}"),
-            RulesOp::DeleteTable => f.write_str("delete table inet kube-ipvs"),
+            RulesOp::DeleteTable => f.write_str("delete tables inet and arp kube-ipvs"),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr, num::NonZeroU32};
 
-use ipnetwork::IpNetwork;
+use ipnetwork::{IpNetwork, Ipv4Network};
 
 use crate::{Clients, Front, IpFamily, MarkRange, VipPort};
 
@@ -16,6 +16,8 @@ pub enum RuleElement {
     Vip(IpAddr),
     /// VIP that is steered: its packets are looked at before routing.
     SteeredVip(IpAddr),
+    /// VIP of IPv4 for which this node answers no ARP request of machines on its networks, although it is local here.
+    UnansweredVip(IpAddr),
     /// Address of this node at which node ports are served.
     NodeAddress(IpAddr),
     /// VIP port that has a virtual server; tags that as ours, unless it is selected by mark.
@@ -60,6 +62,8 @@ pub enum RuleSet {
     Vips,
     /// Holds [`RuleElement::SteeredVip`].
     SteeredVips,
+    /// Holds [`RuleElement::UnansweredVip`]; in the table of family arp, and for IPv4 only.
+    UnansweredVips,
     /// Holds [`RuleElement::NodeAddress`].
     NodeAddresses,
     /// Holds [`RuleElement::Service`].
@@ -100,9 +104,10 @@ pub enum RuleSet {
 
 impl RuleSet {
     /// All sets, in the order in which they are created.
-    pub const ALL: [RuleSet; 20] = [
+    pub const ALL: [RuleSet; 21] = [
         RuleSet::Vips,
         RuleSet::SteeredVips,
+        RuleSet::UnansweredVips,
         RuleSet::NodeAddresses,
         RuleSet::Services,
         RuleSet::NoEndpoints,
@@ -128,6 +133,7 @@ impl RuleSet {
         match self {
             RuleSet::Vips => "vips",
             RuleSet::SteeredVips => "steered-vips",
+            RuleSet::UnansweredVips => "unanswered-vips",
             RuleSet::NodeAddresses => "node-addresses",
             RuleSet::Services => "services",
             RuleSet::NoEndpoints => "no-endpoints",
@@ -166,6 +172,7 @@ impl RuleSet {
             RuleSet::SteeredKnown => Some(RuleElement::SteerKnown(port)),
             RuleSet::Vips
             | RuleSet::SteeredVips
+            | RuleSet::UnansweredVips
             | RuleSet::NodeAddresses
             | RuleSet::Allowed
             | RuleSet::Marks
@@ -188,6 +195,7 @@ impl RuleElement {
         match self {
             RuleElement::Vip(_) => RuleSet::Vips,
             RuleElement::SteeredVip(_) => RuleSet::SteeredVips,
+            RuleElement::UnansweredVip(_) => RuleSet::UnansweredVips,
             RuleElement::NodeAddress(_) => RuleSet::NodeAddresses,
             RuleElement::Service(_) => RuleSet::Services,
             RuleElement::Refuse(_) => RuleSet::NoEndpoints,
@@ -212,9 +220,10 @@ impl RuleElement {
     /// Address that it is about, with protocol and port unless it is about all of the address.
     const fn place(&self) -> (IpAddr, Option<VipPort>) {
         match self {
-            RuleElement::Vip(addr) | RuleElement::SteeredVip(addr) | RuleElement::NodeAddress(addr) => {
-                (*addr, None)
-            }
+            RuleElement::Vip(addr)
+            | RuleElement::SteeredVip(addr)
+            | RuleElement::UnansweredVip(addr)
+            | RuleElement::NodeAddress(addr) => (*addr, None),
             RuleElement::Service(port)
             | RuleElement::Refuse(port)
             | RuleElement::Masquerade(port)
@@ -327,6 +336,9 @@ pub struct RulesLayout {
     pub marks: MarkRange,
     /// Range of such marks from before the configuration was changed, while virtual servers have them.
     pub old_marks: Option<MarkRange>,
+    /// Networks of IPv4 whose machines get no answer when they ask by ARP for a [`RuleElement::UnansweredVip`]: those
+    /// that a link of this node is on. `None` if the kernel has no tables of family arp.
+    pub arp: Option<Vec<Ipv4Network>>,
 }
 
 impl RulesLayout {
@@ -348,6 +360,7 @@ impl Default for RulesLayout {
             steer_bit: 12,
             marks: MarkRange::DEFAULT,
             old_marks: None,
+            arp: Some(Vec::new()),
         }
     }
 }

@@ -8,10 +8,9 @@ use netlink::{Buffers, Counters, Protocol, RequestSocket};
 
 use crate::{
     RulesError, forward, nft,
-    observed::{self, ObservedTable},
-    render_table,
+    observed::{self, ObservedTable, ObservedTables},
     socket::{BatchSocket, Outcome},
-    spec::SetId,
+    spec::{SetId, TableFamily},
     transaction::{Transaction, depends_on_table},
     watch::{RulesWatcher, Silencer},
 };
@@ -31,7 +30,7 @@ const LARGE: usize = 256;
 /// Attempts to dump a set that grows at the same time.
 const WALKS: usize = 10;
 
-/// Client of the table `inet kube-ipvs` in the network namespace of the thread that opened it.
+/// Client of the tables `inet kube-ipvs` and `arp kube-ipvs` in the network namespace of the thread that opened it.
 ///
 /// It is synchronous: the kernel does the work inside the calls. It keeps nothing of the table in memory; it
 /// writes elements as they come, and layouts after a look at the table.
@@ -71,21 +70,30 @@ impl RulesClient {
     }
 
     fn observe_rules(&mut self, wanted: &RulesLayout) -> Result<ObservedRules, RulesError> {
-        let table = self.read_table()?;
+        let tables = self.read_tables()?;
+        let exists = |id: &SetId| tables.table(id.table()).sets.contains_key(&nft::c_string(&id.name()));
         let mut elements = FastSet::default();
-        for id in SetId::all_planned().filter(|id| table.sets.contains_key(&nft::c_string(&id.name()))) {
+        for id in SetId::all_planned().filter(exists) {
             elements.extend(self.read_elements(id)?);
         }
         Ok(ObservedRules {
-            table: table.flags.is_some(),
-            layout_current: table == ObservedTable::from(&render_table(wanted)),
+            table: tables.inet.flags.is_some(),
+            layout_current: tables == ObservedTables::from(wanted),
             elements,
         })
     }
 
-    /// Reads chains, rules and sets of the table. Only the generation tells whether they belong together.
-    fn read_table(&mut self) -> Result<ObservedTable, RulesError> {
-        let found = self.requests.request(&observed::request(nft::GETTABLE, None), observed::parse_table);
+    /// Reads chains, rules and sets of our tables. Only the generation tells whether they belong together.
+    fn read_tables(&mut self) -> Result<ObservedTables, RulesError> {
+        Ok(ObservedTables {
+            inet: self.read_table(TableFamily::Inet)?,
+            arp: self.read_table(TableFamily::Arp)?,
+        })
+    }
+
+    fn read_table(&mut self, family: TableFamily) -> Result<ObservedTable, RulesError> {
+        let request = |message| observed::request(message, family);
+        let found = self.requests.request(&request(nft::GETTABLE), observed::parse_table);
         let flags = match found {
             Ok(tables) => tables.first().copied(),
             Err(e) if e.is_not_found() => None,
@@ -93,12 +101,11 @@ impl RulesClient {
         };
         let mut table = ObservedTable { flags, ..ObservedTable::default() };
         if flags.is_some() {
-            let chains =
-                self.requests.dump(&observed::request(nft::GETCHAIN, None), observed::parse_chain)?;
+            let chains = self.requests.dump(&request(nft::GETCHAIN), observed::parse_chain)?;
             table.chains = chains.into_iter().collect();
-            let sets = self.requests.dump(&observed::request(nft::GETSET, None), observed::parse_set);
+            let sets = self.requests.dump(&request(nft::GETSET), observed::parse_set);
             table.sets = unless_gone(sets)?.into_iter().collect();
-            let rules = self.requests.dump(&observed::request(nft::GETRULE, None), observed::parse_rule);
+            let rules = self.requests.dump(&request(nft::GETRULE), observed::parse_rule);
             for (chain, comment) in unless_gone(rules)? {
                 table.chains.entry(chain).or_default().comments.push(comment);
             }
@@ -115,7 +122,7 @@ impl RulesClient {
     /// beyond doubt, the result is everything that any of them showed: nobody but us changes our sets, and
     /// the watcher notices anybody who does.
     fn read_elements(&mut self, id: SetId) -> Result<FastSet<RuleElement>, RulesError> {
-        let request = observed::request(nft::GETSETELEM, Some(id));
+        let request = observed::elements_request(id);
         let mut seen = FastSet::default();
         for _ in 0..WALKS {
             let mut walk = Walk::default();
@@ -163,8 +170,8 @@ impl RulesClient {
     fn execute(&mut self, ops: &[RulesOp]) -> Result<BatchReport, RulesError> {
         let (mut alone, mut overtaken, mut splits) = (HashSet::new(), 0, 0);
         loop {
-            let (table, generation) = self.basis(ops)?;
-            let transaction = Transaction::build(ops, table, &alone);
+            let (tables, generation) = self.basis(ops)?;
+            let transaction = Transaction::build(ops, tables, &alone);
             if transaction.messages.is_empty() {
                 return Ok(BatchReport::default());
             }
@@ -208,13 +215,20 @@ impl RulesClient {
         outcome
     }
 
-    /// Reads what the messages depend on: the table, and the generation that it belongs to.
-    fn basis(&mut self, ops: &[RulesOp]) -> Result<(ObservedTable, Option<u32>), RulesError> {
+    /// Reads what the messages depend on: the tables, and the generation that they belong to.
+    fn basis(&mut self, ops: &[RulesOp]) -> Result<(ObservedTables, Option<u32>), RulesError> {
         if !depends_on_table(ops) {
-            return Ok((ObservedTable::default(), None));
+            return Ok((ObservedTables::default(), None));
         }
         let generation = self.read_generation()?;
-        Ok((self.read_table()?, Some(generation)))
+        Ok((self.read_tables()?, Some(generation)))
+    }
+
+    fn probe_arp(&mut self) -> Result<bool, RulesError> {
+        match self.batches.try_out(&Transaction::create_table(TableFamily::Arp))? {
+            Outcome::Refused { .. } => Ok(false),
+            Outcome::Committed | Outcome::Outdated | Outcome::Unknown => Ok(true),
+        }
     }
 }
 
@@ -258,6 +272,10 @@ impl RulesTable for RulesClient {
 
     fn observe(&mut self, wanted: &RulesLayout) -> Result<ObservedRules, TableError> {
         self.observe_rules(wanted).map_err(|e| e.during("dump table inet kube-ipvs"))
+    }
+
+    fn has_arp(&mut self) -> Result<bool, TableError> {
+        self.probe_arp().map_err(|e| e.during("ask for tables of family arp"))
     }
 
     fn forward_drops(&mut self) -> Result<Vec<ForwardDrop>, TableError> {

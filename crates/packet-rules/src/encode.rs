@@ -20,13 +20,14 @@ use crate::{
     nft::{self, c_string},
     spec::{
         BaseChain, ChainKind, ChainSpec, ENDPOINT_MEMORY, ENDPOINT_SWEEP, ENDPOINTS_MAX, Hook, RuleSpec,
-        SetId, SetKind, TABLE_NAME,
+        SetId, SetKind, TABLE_NAME, TableFamily,
     },
 };
 
 /// Encodes messages one after the other. Sequence numbers are 0.
 pub(crate) struct Encoder {
-    table: Table,
+    inet: Table,
+    arp: Table,
     scratch: Scratch,
     /// Identifier of the next new set within its transaction.
     next_set: u32,
@@ -59,25 +60,32 @@ pub(crate) enum Change {
 
 impl Encoder {
     pub(crate) fn new() -> Self {
-        let table = Table::new(c_string(TABLE_NAME), ProtoFamily::Inet);
-        Encoder { table, scratch: Scratch::new(), next_set: 1 }
+        let table = |family| Table::new(c_string(TABLE_NAME), proto_family(family));
+        let (inet, arp) = (table(TableFamily::Inet), table(TableFamily::Arp));
+        Encoder { inet, arp, scratch: Scratch::new(), next_set: 1 }
     }
 
-    /// One write to table, chains or sets.
-    pub(crate) fn write(&mut self, write: &Write) -> Vec<u8> {
+    /// One write to a table, its chains or its sets.
+    pub(crate) fn write(&mut self, family: TableFamily, write: &Write) -> Vec<u8> {
+        let table = match family {
+            TableFamily::Inet => &self.inet,
+            TableFamily::Arp => &self.arp,
+        };
         match write {
-            Write::CreateTable => self.scratch.encode(&self.table, MsgType::Add),
-            Write::DeleteTable => self.scratch.encode(&self.table, MsgType::Del),
+            Write::CreateTable => self.scratch.encode(table, MsgType::Add),
+            Write::DeleteTable => self.scratch.encode(table, MsgType::Del),
             Write::FlushChain(name) => {
-                let chain = Chain::new(name, &self.table);
+                let chain = Chain::new(name, table);
                 self.scratch.encode(&Rule::new(&chain), MsgType::Del)
             }
-            Write::DeleteChain(name) => self.scratch.encode(&Chain::new(name, &self.table), MsgType::Del),
-            Write::DeleteSet(name) => self.scratch.encode(&RawSet::named(name), MsgType::Del),
+            Write::DeleteChain(name) => self.scratch.encode(&Chain::new(name, table), MsgType::Del),
+            Write::DeleteSet(name) => {
+                self.scratch.encode(&RawSet::named(name, proto_family(family)), MsgType::Del)
+            }
             Write::CreateSet(id) => self.create_set(*id),
-            Write::CreateChain(spec) => self.scratch.encode(&encode_chain(&self.table, spec), MsgType::Add),
+            Write::CreateChain(spec) => self.scratch.encode(&encode_chain(table, spec), MsgType::Add),
             Write::AddRule { chain, rule } => {
-                let chain = Chain::new(c_string(chain), &self.table);
+                let chain = Chain::new(c_string(chain), table);
                 self.scratch.encode(&encode_rule(&chain, rule), MsgType::Add)
             }
         }
@@ -87,7 +95,7 @@ impl Encoder {
     ///
     /// At most [`ELEMENTS_PER_MESSAGE`] keys: the length of an attribute has 16 bits.
     pub(crate) fn elements(&mut self, id: SetId, change: Change, elements: &Elements) -> Vec<u8> {
-        let mut set = RawSet::named(&c_string(&id.name()));
+        let mut set = RawSet::of(id);
         let len = id.key_len() as usize;
         let mut ends = elements.key_ends.chunks_exact(len);
         let mut data = elements.data.chunks_exact(nft::MARK_LEN as usize);
@@ -102,7 +110,7 @@ impl Encoder {
     }
 
     fn create_set(&mut self, id: SetId) -> Vec<u8> {
-        let mut set = RawSet::named(&c_string(&id.name()));
+        let mut set = RawSet::of(id);
         set.describe(id.key_type(), id.key_len(), self.next_set, id.is_map());
         if id.has_intervals() {
             let lengths: Vec<_> = id.fields().into_iter().map(Field::len).collect();
@@ -140,6 +148,13 @@ fn encode_rule<'c>(chain: &'c Chain<'_>, spec: &RuleSpec) -> Rule<'c> {
     rule
 }
 
+const fn proto_family(family: TableFamily) -> ProtoFamily {
+    match family {
+        TableFamily::Inet => ProtoFamily::Inet,
+        TableFamily::Arp => ProtoFamily::Arp,
+    }
+}
+
 const fn chain_type(base: &BaseChain) -> ChainType {
     match base.kind {
         ChainKind::Filter => ChainType::Filter,
@@ -149,7 +164,8 @@ const fn chain_type(base: &BaseChain) -> ChainType {
 
 const fn hook(hook: Hook) -> nftnl::Hook {
     match hook {
-        Hook::Prerouting => nftnl::Hook::PreRouting,
+        // NF_ARP_IN has the number of this one.
+        Hook::Prerouting | Hook::ArpInput => nftnl::Hook::PreRouting,
         Hook::Input => nftnl::Hook::In,
         Hook::Forward => nftnl::Hook::Forward,
         Hook::Output => nftnl::Hook::Out,

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use ipnetwork::IpNetwork;
+use ipnetwork::{IpNetwork, Ipv4Network};
 use lb_types::IpFamily;
 use nftnl_sys::libc;
 
@@ -49,6 +49,13 @@ const FULLY_RANDOM: u32 = 0x10;
 const ICMP_PROT_UNREACH: u8 = 2;
 /// ICMP_FRAG_NEEDED
 const ICMP_FRAG_NEEDED: u8 = 4;
+/// Offset of the operation in a message of ARP, of its sender's address and of the one that it asks for, as they are for
+/// Ethernet and IPv4 (RFC 826).
+const ARP_OPERATION: u32 = 6;
+const ARP_SENDER: u32 = 14;
+const ARP_TARGET: u32 = 24;
+/// ARPOP_REQUEST
+const ARP_REQUEST: u16 = 1;
 /// IFNAMSIZ
 const INTERFACE_NAME: usize = 16;
 /// First 4-byte register, the same as register 1.
@@ -120,6 +127,10 @@ fn lower_statement(statement: &Statement) -> Vec<Expr> {
         }
         Statement::SetMark(bit) => change_mark(!(1 << bit), 1 << bit),
         Statement::ClearMark(bit) => change_mark(!(1 << bit), 0),
+        Statement::ArpRequest => {
+            vec![network_bytes(ARP_OPERATION, 2), equal(ARP_REQUEST.to_be_bytes().into())]
+        }
+        Statement::ArpSenderIn(net) => arp_sender(*net),
         Statement::In(selector, set) => lookup(*selector, *set, false),
         Statement::NotIn(selector, set) => lookup(*selector, *set, true),
         Statement::Remember(set) => remember(*set),
@@ -179,6 +190,7 @@ fn load(selector: Selector, family: IpFamily) -> Vec<Expr> {
             load.original(libc::NFT_CT_PROTO_DST, 2);
         }
         Selector::OriginalDestination => load.original_destination(),
+        Selector::ArpTarget => load.header(ARP_TARGET),
     }
     load.exprs
 }
@@ -313,6 +325,20 @@ fn soft_error(family: IpFamily, error: SoftError) -> Vec<Expr> {
 
 const fn transport_byte(offset: u32) -> Expr {
     Expr::Payload { base: libc::NFT_PAYLOAD_TRANSPORT_HEADER, offset, len: 1, into: FIRST }
+}
+
+const fn network_bytes(offset: u32, len: u32) -> Expr {
+    Expr::Payload { base: libc::NFT_PAYLOAD_NETWORK_HEADER, offset, len, into: FIRST }
+}
+
+fn arp_sender(net: Ipv4Network) -> Vec<Expr> {
+    let sender = network_bytes(ARP_SENDER, 4);
+    let network = equal(net.network().octets().into());
+    if net.prefix() == 32 {
+        vec![sender, network]
+    } else {
+        vec![sender, and(net.mask().octets().into()), network]
+    }
 }
 
 fn client_prefix(net: IpNetwork, compare: fn(Vec<u8>) -> Expr) -> Vec<Expr> {

@@ -66,7 +66,9 @@ impl SetId {
     pub(crate) fn fields(self) -> Vec<Field> {
         let address = Field::Address(self.family);
         match self.kind {
-            SetKind::Planned(RuleSet::Vips | RuleSet::SteeredVips | RuleSet::NodeAddresses) => vec![address],
+            SetKind::Planned(
+                RuleSet::Vips | RuleSet::SteeredVips | RuleSet::UnansweredVips | RuleSet::NodeAddresses,
+            ) => vec![address],
             SetKind::Planned(RuleSet::Allowed) => vec![address, Field::Protocol, Field::Port, address],
             SetKind::Planned(_) => vec![address, Field::Protocol, Field::Port],
             SetKind::NodePorts(_) => vec![Field::Protocol, Field::Port],
@@ -160,6 +162,7 @@ pub(crate) fn parse_element(id: SetId, key: &[u8], key_end: &[u8], data: &[u8]) 
     match set {
         RuleSet::Vips => return Some(RuleElement::Vip(addr)),
         RuleSet::SteeredVips => return Some(RuleElement::SteeredVip(addr)),
+        RuleSet::UnansweredVips => return Some(RuleElement::UnansweredVip(addr)),
         RuleSet::NodeAddresses => return Some(RuleElement::NodeAddress(addr)),
         _ => {}
     }
@@ -239,6 +242,7 @@ mod tests {
     fn every_element_comes_back() {
         let mut elements = vec![
             RuleElement::Vip("fd00::1".parse().unwrap()),
+            RuleElement::UnansweredVip("10.96.0.1".parse().unwrap()),
             RuleElement::NodeAddress("192.168.1.1".parse().unwrap()),
         ];
         let mark = NonZeroU32::new(0x01b5_0001).unwrap();

@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, CString};
 
-use crate::spec::Hook;
+use crate::spec::{Hook, TableFamily};
 
 /// NFNL_SUBSYS_NFTABLES
 pub(crate) const SUBSYSTEM: u8 = 10;
@@ -19,6 +19,7 @@ pub(crate) const HEADER: usize = 4;
 
 pub(crate) const NFPROTO_UNSPEC: u8 = 0;
 pub(crate) const NFPROTO_INET: u8 = 1;
+pub(crate) const NFPROTO_ARP: u8 = 3;
 pub(crate) const NFPROTO_IPV4: u8 = 2;
 pub(crate) const NFPROTO_IPV6: u8 = 10;
 pub(crate) const NF_ACCEPT: u32 = 1;
@@ -109,10 +110,18 @@ pub(crate) const fn header(family: u8) -> [u8; HEADER] {
     [family, 0, 0, 0]
 }
 
-/// NF_INET_*
+/// Number of a family in the header of a message.
+pub(crate) const fn family_number(family: TableFamily) -> u8 {
+    match family {
+        TableFamily::Inet => NFPROTO_INET,
+        TableFamily::Arp => NFPROTO_ARP,
+    }
+}
+
+/// NF_INET_*, NF_ARP_*
 pub(crate) const fn hook_number(hook: Hook) -> u32 {
     match hook {
-        Hook::Prerouting => 0,
+        Hook::Prerouting | Hook::ArpInput => 0,
         Hook::Input => 1,
         Hook::Forward => 2,
         Hook::Output => 3,

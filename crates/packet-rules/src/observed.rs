@@ -2,16 +2,41 @@
 
 use std::{collections::BTreeMap, ffi::CString};
 
-use lb_types::RuleElement;
+use lb_types::{RuleElement, RulesLayout};
 use netlink::{Attribute, Attributes, Message, Request};
 
 use crate::{
     key,
     nft::{self, attr},
-    spec::{ChainSpec, ENDPOINTS_MAX, SetId, SetKind, TABLE_NAME, TableSpec},
+    render_arp_table, render_table,
+    spec::{ChainSpec, ENDPOINTS_MAX, SetId, SetKind, TABLE_NAME, TableFamily, TableSpec},
 };
 
-/// Chains, rules and sets of our table, without elements.
+/// Our tables, without elements.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ObservedTables {
+    pub(crate) inet: ObservedTable,
+    pub(crate) arp: ObservedTable,
+}
+
+impl ObservedTables {
+    pub(crate) const fn table(&self, family: TableFamily) -> &ObservedTable {
+        match family {
+            TableFamily::Inet => &self.inet,
+            TableFamily::Arp => &self.arp,
+        }
+    }
+}
+
+impl From<&RulesLayout> for ObservedTables {
+    /// Tables that the kernel will report once a layout has been written.
+    fn from(layout: &RulesLayout) -> Self {
+        let arp = render_arp_table(layout).as_ref().map(ObservedTable::from);
+        ObservedTables { inet: ObservedTable::from(&render_table(layout)), arp: arp.unwrap_or_default() }
+    }
+}
+
+/// Chains, rules and sets of one of our tables, without elements.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ObservedTable {
     /// Flags of the table (bit 0: dormant); `None` if there is no table.
@@ -91,10 +116,19 @@ impl From<&ChainSpec> for ChainFacts {
     }
 }
 
-/// Asks about our table: names it, or a set as well.
-pub(crate) fn request(message: u16, set: Option<SetId>) -> Request {
+/// Asks about one of our tables.
+pub(crate) fn request(message: u16, table: TableFamily) -> Request {
+    request_in(message, table, None)
+}
+
+/// Asks for the elements of a set.
+pub(crate) fn elements_request(set: SetId) -> Request {
+    request_in(nft::GETSETELEM, set.table(), Some(set))
+}
+
+fn request_in(message: u16, table: TableFamily, set: Option<SetId>) -> Request {
     Request::new(nft::kind(message), |buffer| {
-        buffer.put(&nft::header(nft::NFPROTO_INET));
+        buffer.put(&nft::header(nft::family_number(table)));
         if message != nft::GETCHAIN {
             buffer.attribute_str(attr::TABLE, TABLE_NAME);
         }
@@ -113,7 +147,7 @@ pub(crate) fn parse_generation(message: &Message<'_>) -> Option<u32> {
     find(&mut message.attributes(nft::HEADER), attr::GEN_ID)?.u32_be()
 }
 
-/// Reads the flags of our table.
+/// Reads the flags of a table of ours.
 pub(crate) fn parse_table(message: &Message<'_>) -> Option<u32> {
     is_ours(message).then_some(())?;
     find(&mut message.attributes(nft::HEADER), attr::TABLE_FLAGS).map_or(Some(0), |flags| flags.u32_be())
@@ -220,12 +254,12 @@ fn parse_element<'a>(id: SetId, attributes: Attributes<'a>) -> Option<RuleElemen
     key::parse_element(id, key?, key_end, data)
 }
 
-/// Tells whether a message is about our table or something in it: all kinds have the table's name in
+/// Tells whether a message is about one of our tables or something in it: all kinds have the table's name in
 /// attribute 1.
 pub(crate) fn is_ours(message: &Message<'_>) -> bool {
     nft::subsystem(message.kind) == nft::SUBSYSTEM
         && !matches!(nft::number(message.kind), nft::NEWGEN | nft::GETGEN)
-        && message.payload.first() == Some(&nft::NFPROTO_INET)
+        && matches!(message.payload.first(), Some(&nft::NFPROTO_INET | &nft::NFPROTO_ARP))
         && find(&mut message.attributes(nft::HEADER), attr::TABLE)
             .is_some_and(|name| name.string() == TABLE_NAME.as_bytes())
 }

@@ -44,14 +44,16 @@
 //! server: whether anything comes back from a real server that drains is how `drain` tells a living one from
 //! a dead one.
 
-use ipnetwork::IpNetwork;
+use std::net::Ipv4Addr;
+
+use ipnetwork::{IpNetwork, Ipv4Network};
 use lb_types::{IpFamily, LocalDetection, RuleSet, RulesLayout};
 
 use crate::{
     expr::{ICMP, ICMPV6, SCTP, TCP, UDP},
     spec::{
         BaseChain, ChainKind, ChainSpec, Hook, Interface, RuleSpec, Selector, SetId, SoftError, Statement,
-        TableSpec,
+        TableFamily, TableSpec,
     },
 };
 
@@ -72,6 +74,7 @@ const OUTPUT_FIRST: BaseChain = BaseChain { kind: ChainKind::Filter, hook: Hook:
 const OUTPUT_NODES: BaseChain = BaseChain { kind: ChainKind::Filter, hook: Hook::Output, priority: -99 };
 /// Behind IPVS (-98).
 const OUTPUT_LATE: BaseChain = BaseChain { kind: ChainKind::Filter, hook: Hook::Output, priority: -97 };
+const ARP_INPUT: BaseChain = BaseChain { kind: ChainKind::Filter, hook: Hook::ArpInput, priority: 0 };
 /// Wherever their priority, nat chains run in the order of priorities at 100 here, and at -100 in the next
 /// two hooks.
 const POSTROUTING: BaseChain = BaseChain { kind: ChainKind::Nat, hook: Hook::Postrouting, priority: 100 };
@@ -192,7 +195,40 @@ pub fn render_table(layout: &RulesLayout) -> TableSpec {
     }
     chains.push(chain("prerouting-keep", PREROUTING_KEEP, per_family(keep)));
     chains.push(chain("output-keep", OUTPUT_KEEP, per_family(keep)));
-    TableSpec { sets: SetId::all().collect(), chains }
+    TableSpec { family: TableFamily::Inet, sets: sets_of(TableFamily::Inet), chains }
+}
+
+/// The table of family arp for a layout; `None` if the kernel has none.
+///
+/// A VIP that is local here, but nobody's address, is answered for by ARP on every link (`arp_process`,
+/// net/ipv4/arp.c). On a network that others share, that captures an address which may be somebody else's; a machine
+/// there that needs the VIP has a route or an announcement by a load balancer, which answers by itself. Links without a
+/// network of their own are left alone: pods behind some network plugins have nobody else to ask.
+pub fn render_arp_table(layout: &RulesLayout) -> Option<TableSpec> {
+    let networks = layout.arp.as_deref()?;
+    // A machine asks so whether an address is free before it takes it (RFC 5227).
+    let unknown = Ipv4Network::from(Ipv4Addr::UNSPECIFIED);
+    let rules = std::iter::once(unknown).chain(networks.iter().copied()).map(unanswered).collect();
+    let chains = vec![chain("input", ARP_INPUT, rules)];
+    Some(TableSpec { family: TableFamily::Arp, sets: sets_of(TableFamily::Arp), chains })
+}
+
+fn sets_of(family: TableFamily) -> Vec<SetId> {
+    SetId::all().filter(|id| id.table() == family).collect()
+}
+
+/// `arp operation request arp saddr ip 192.168.1.0/24 arp daddr ip @unanswered-vips-v4 drop`
+fn unanswered(network: Ipv4Network) -> RuleSpec {
+    let vips = SetId::planned(RuleSet::UnansweredVips, IpFamily::V4);
+    rule(
+        "VIP: nobody's address on this network",
+        [
+            Statement::ArpRequest,
+            Statement::ArpSenderIn(network),
+            Statement::In(Selector::ArpTarget, vips),
+            Statement::Drop,
+        ],
+    )
 }
 
 /// `meta l4proto tcp reject with tcp reset`

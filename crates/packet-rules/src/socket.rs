@@ -108,6 +108,19 @@ impl BatchSocket {
         self.commit(&Transaction::default(), None).map(drop)
     }
 
+    /// Has the kernel try a transaction that it drops in the end, because its end is missing: nothing changes. What
+    /// nobody has refused counts as committed.
+    pub(crate) fn try_out(&mut self, transaction: &Transaction) -> Result<Outcome, RulesError> {
+        self.discard_pending()?;
+        let (mut datagram, first) = self.assemble(transaction, None);
+        datagram.truncate(datagram.len() - envelope(nft::BATCH_END, None).len());
+        self.counters.sends += 1;
+        self.socket
+            .send(&datagram, 0)
+            .map_err(|source| RulesError::Send { bytes: datagram.len(), source })?;
+        self.collect(transaction, first)
+    }
+
     /// Builds the whole datagram; returns it with the sequence number of its begin message.
     fn assemble(&mut self, transaction: &Transaction, generation: Option<u32>) -> (Vec<u8>, u32) {
         let first = self.sequence.wrapping_add(1);

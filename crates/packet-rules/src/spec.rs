@@ -2,16 +2,39 @@
 
 use std::time::Duration;
 
-use ipnetwork::IpNetwork;
+use ipnetwork::{IpNetwork, Ipv4Network};
 use lb_types::{IpFamily, MarkRange, RuleSet};
 
-/// Name of our table; its family is `inet`. Nothing outside it is ever written, but for the removal of
+/// Name of our tables, one of each [`TableFamily`]. Nothing outside them is ever written, but for the removal of
 /// [`crate::Leftovers`].
 pub const TABLE_NAME: &str = "kube-ipvs";
 
-/// All chains and sets of the table.
+/// Family of a table of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TableFamily {
+    /// Packets of IPv4 and IPv6.
+    Inet,
+    /// Requests and answers of ARP.
+    Arp,
+}
+
+impl TableFamily {
+    pub(crate) const ALL: [TableFamily; 2] = [TableFamily::Inet, TableFamily::Arp];
+
+    /// Name in nft.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            TableFamily::Inet => "inet",
+            TableFamily::Arp => "arp",
+        }
+    }
+}
+
+/// All chains and sets of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableSpec {
+    /// Family of the table.
+    pub family: TableFamily,
     /// Sets, in the order in which they are created.
     pub sets: Vec<SetId>,
     /// Chains, in the order in which they are created: targets of jumps first.
@@ -113,6 +136,8 @@ pub enum Hook {
     Output,
     /// NF_INET_POST_ROUTING
     Postrouting,
+    /// NF_ARP_IN
+    ArpInput,
 }
 
 /// A rule: statements that are evaluated until one does not match.
@@ -169,6 +194,10 @@ pub enum Statement {
     Marked(u8),
     /// The packet mark is in this range.
     MarkIn(MarkRange),
+    /// The message of ARP is a request.
+    ArpRequest,
+    /// The sender of a message of ARP has an address in this network.
+    ArpSenderIn(Ipv4Network),
     /// A field of the packet is in a set.
     In(Selector, SetId),
     /// A field of the packet is not in a set.
@@ -241,6 +270,8 @@ pub enum Selector {
     OriginalNodeService,
     /// Destination address of the connection's first packet.
     OriginalDestination,
+    /// Address whose owner a message of ARP asks for.
+    ArpTarget,
 }
 
 /// Incoming interfaces.
@@ -274,7 +305,17 @@ impl SetId {
         let of_vips =
             RuleSet::ALL.into_iter().filter(|set| !ONLY_NODE_PORTS.contains(set)).map(SetKind::Planned);
         let kinds = of_vips.chain(NODE_PORT_SETS.map(SetKind::NodePorts));
-        kinds.flat_map(|kind| IpFamily::ALL.map(|family| SetId { kind, family }))
+        kinds
+            .flat_map(|kind| IpFamily::ALL.map(|family| SetId { kind, family }))
+            .filter(|id| id.table() == TableFamily::Inet || id.family == IpFamily::V4)
+    }
+
+    /// Family of the table that has the set.
+    pub const fn table(self) -> TableFamily {
+        match self.kind {
+            SetKind::Planned(RuleSet::UnansweredVips) => TableFamily::Arp,
+            _ => TableFamily::Inet,
+        }
     }
 
     /// All our sets.

@@ -1,4 +1,4 @@
-//! The table as text, word for word what `nft list table inet kube-ipvs` prints for it without elements.
+//! A table as text, word for word what `nft list table inet kube-ipvs` prints for it without elements.
 
 use std::{fmt, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::{
 
 impl fmt::Display for TableSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "table inet {TABLE_NAME} {{")?;
+        writeln!(f, "table {} {TABLE_NAME} {{", self.family.as_str())?;
         for set in &self.sets {
             let fields: Vec<_> = set.fields().into_iter().map(|field| field.type_name()).collect();
             let (kind, data) = if set.is_map() { ("map", " : mark") } else { ("set", "") };
@@ -69,7 +69,7 @@ impl BaseChain {
         let of_nat = match self.hook {
             Hook::Prerouting => Some(("dstnat", -100)),
             Hook::Postrouting => Some(("srcnat", 100)),
-            Hook::Input | Hook::Forward | Hook::Output => None,
+            Hook::Input | Hook::ArpInput | Hook::Forward | Hook::Output => None,
         };
         let standard =
             [("raw", -300), ("mangle", -150), ("filter", 0), ("security", 50)].into_iter().chain(of_nat);
@@ -98,7 +98,7 @@ impl Hook {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Hook::Prerouting => "prerouting",
-            Hook::Input => "input",
+            Hook::Input | Hook::ArpInput => "input",
             Hook::Forward => "forward",
             Hook::Output => "output",
             Hook::Postrouting => "postrouting",
@@ -161,6 +161,8 @@ impl fmt::Display for Statement {
                 write!(f, "meta mark set {} map @{map}", selector.text(map.family))
             }
             Statement::ZeroMark => f.write_str("meta mark set 0x00000000"),
+            Statement::ArpRequest => f.write_str("arp operation request"),
+            Statement::ArpSenderIn(net) => write!(f, "arp saddr ip {}", network_text((*net).into())),
             Statement::In(selector, set) => write!(f, "{} @{set}", selector.text(set.family)),
             Statement::NotIn(selector, set) => write!(f, "{} != @{set}", selector.text(set.family)),
             Statement::Remember(set) => {
@@ -203,6 +205,7 @@ impl Selector {
             Selector::OriginalNodePort => "meta l4proto . ct original proto-dst".to_owned(),
             Selector::OriginalNodeService => "ct protocol . ct original proto-dst".to_owned(),
             Selector::OriginalDestination => format!("ct original {ip} daddr"),
+            Selector::ArpTarget => "arp daddr ip".to_owned(),
         }
     }
 }

@@ -11,9 +11,9 @@ use lb_types::{RuleElement, RulesOp};
 use crate::{
     encode::{Change, ELEMENTS_PER_MESSAGE, Elements, Encoder},
     install::{Write, diff_table},
-    observed::ObservedTable,
-    render_table,
-    spec::SetId,
+    observed::{ObservedTable, ObservedTables},
+    render_arp_table, render_table,
+    spec::{SetId, TableFamily},
 };
 
 /// Messages between the begin and the end of a batch.
@@ -56,8 +56,15 @@ pub(crate) fn depends_on_table(ops: &[RulesOp]) -> bool {
 }
 
 impl Transaction {
-    /// Encodes operations over a table. Those in `alone` get a message of their own.
-    pub(crate) fn build(ops: &[RulesOp], mut table: ObservedTable, alone: &HashSet<usize>) -> Self {
+    /// The transaction that creates a table, and nothing else.
+    pub(crate) fn create_table(family: TableFamily) -> Self {
+        let mut out = Transaction::default();
+        out.push(&Encoder::new().write(family, &Write::CreateTable), vec![0]);
+        out
+    }
+
+    /// Encodes operations over our tables. Those in `alone` get a message of their own.
+    pub(crate) fn build(ops: &[RulesOp], mut tables: ObservedTables, alone: &HashSet<usize>) -> Self {
         let mut builder =
             Builder { encoder: Encoder::new(), alone, queues: BTreeMap::new(), out: Transaction::default() };
         for (index, op) in ops.iter().enumerate() {
@@ -65,19 +72,35 @@ impl Transaction {
                 RulesOp::AddElement(element) => builder.element(index, Change::Add, element),
                 RulesOp::DeleteElement(element) => builder.element(index, Change::Delete, element),
                 RulesOp::InstallLayout(layout) => {
-                    let wanted = render_table(layout);
-                    builder.writes(index, &diff_table(&wanted, &table));
-                    table = ObservedTable::from(&wanted);
+                    builder.writes(
+                        index,
+                        TableFamily::Inet,
+                        &diff_table(&render_table(layout), &tables.inet),
+                    );
+                    match render_arp_table(layout) {
+                        Some(wanted) => {
+                            builder.writes(index, TableFamily::Arp, &diff_table(&wanted, &tables.arp));
+                        }
+                        None => builder.delete_table(index, TableFamily::Arp, &tables.arp),
+                    }
+                    tables = ObservedTables::from(layout);
                 }
-                RulesOp::DeleteTable if table.flags.is_some() => {
-                    builder.writes(index, &[Write::DeleteTable]);
-                    table = ObservedTable::default();
+                RulesOp::DeleteTable => {
+                    for family in TableFamily::ALL {
+                        builder.delete_table(index, family, tables.table(family));
+                    }
+                    tables = ObservedTables::default();
                 }
-                RulesOp::DeleteTable => {}
             }
         }
         builder.flush();
         builder.out
+    }
+
+    fn push(&mut self, message: &[u8], ops: Vec<usize>) {
+        self.messages.push(Sent { start: self.bytes.len(), ops });
+        self.bytes.extend_from_slice(message);
+        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
     }
 
     /// Number of operations that it executes.
@@ -152,11 +175,17 @@ impl Builder<'_> {
         }
     }
 
-    fn writes(&mut self, index: usize, writes: &[Write]) {
+    fn writes(&mut self, index: usize, table: TableFamily, writes: &[Write]) {
         self.flush();
         for write in writes {
-            let message = self.encoder.write(write);
-            self.push(&message, vec![index]);
+            let message = self.encoder.write(table, write);
+            self.out.push(&message, vec![index]);
+        }
+    }
+
+    fn delete_table(&mut self, index: usize, family: TableFamily, observed: &ObservedTable) {
+        if observed.flags.is_some() {
+            self.writes(index, family, &[Write::DeleteTable]);
         }
     }
 
@@ -169,13 +198,7 @@ impl Builder<'_> {
     fn flush_set(&mut self, id: SetId) {
         if let Some(Queue { change, ops, elements }) = self.queues.remove(&id) {
             let message = self.encoder.elements(id, change, &elements);
-            self.push(&message, ops);
+            self.out.push(&message, ops);
         }
-    }
-
-    fn push(&mut self, message: &[u8], ops: Vec<usize>) {
-        self.out.messages.push(Sent { start: self.out.bytes.len(), ops });
-        self.out.bytes.extend_from_slice(message);
-        self.out.bytes.resize(self.out.bytes.len().next_multiple_of(4), 0);
     }
 }

@@ -1,7 +1,7 @@
 //! The table's text for every kind of local detection; a change of any rule shows in review.
 
 use lb_types::{LocalDetection, RulesLayout};
-use packet_rules::{Statement, render_table};
+use packet_rules::{Statement, render_arp_table, render_table};
 
 fn net(text: &str) -> ipnetwork::IpNetwork {
     text.parse().expect("prefixes of tests are valid")
@@ -156,4 +156,12 @@ fn comments_tell_rules_apart_and_fit() {
             assert!(comments.iter().all(|comment| comment.len() < 128));
         }
     }
+}
+
+#[test]
+fn arp() {
+    let networks = ["192.168.50.0/24", "172.18.0.0/16"].map(|text| text.parse().unwrap()).to_vec();
+    let table = render_arp_table(&RulesLayout { arp: Some(networks), ..RulesLayout::default() }).unwrap();
+    testkit::assert_golden!("tests/golden/arp.nft", table.to_string());
+    assert_eq!(render_arp_table(&RulesLayout { arp: None, ..RulesLayout::default() }), None);
 }

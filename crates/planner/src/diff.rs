@@ -232,7 +232,14 @@ impl Differ<'_> {
         }
         self.element(RuleElement::Vip(vip), binding.is_some_and(Binding::is_vip));
         self.element(RuleElement::SteeredVip(vip), binding == Some(Binding::Steer));
+        let is_unanswered = vip.is_ipv4() && binding == Some(Binding::Route) && self.has_arp();
+        self.element(RuleElement::UnansweredVip(vip), is_unanswered);
         self.element(RuleElement::NodeAddress(vip), self.serves_node_ports(vip));
+    }
+
+    /// Tells whether the kernel has a place for what is said about ARP.
+    fn has_arp(&self) -> bool {
+        self.inputs.context.config.layout.arp.is_some()
     }
 
     /// Compares the route of a VIP in a table with the source that it has, and the one that it must have.

@@ -183,6 +183,7 @@ fn a_service_from_its_first_object_to_its_last() {
     check(
         &plan,
         "add element vips 10.96.0.80
+         add element unanswered-vips 10.96.0.80
          add element services 10.96.0.80:80/TCP
          add element no-endpoints 10.96.0.80:80/TCP
          add element masquerade-nonlocal 10.96.0.80:80/TCP
@@ -220,6 +221,7 @@ fn a_service_from_its_first_object_to_its_last() {
         "delete route local 10.96.0.80
          delete virtual server 10.96.0.80:80/TCP
          delete element vips 10.96.0.80
+         delete element unanswered-vips 10.96.0.80
          delete element services 10.96.0.80:80/TCP
          delete element no-endpoints 10.96.0.80:80/TCP
          delete element masquerade-nonlocal 10.96.0.80:80/TCP",
@@ -369,6 +371,7 @@ fn drift_is_repaired_by_exactly_the_missing_writes() {
         (
             &|m| m.elements.clear(),
             "add element vips 10.96.0.80
+         add element unanswered-vips 10.96.0.80
              add element node-addresses 192.168.50.10
              add element node-addresses fd00:50::10
              add element services 10.96.0.80:80/TCP

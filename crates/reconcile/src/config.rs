@@ -1,8 +1,8 @@
 //! Configuration of the loop.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use ipnetwork::IpNetwork;
+use ipnetwork::{IpNetwork, Ipv4Network};
 use lb_types::{IpFamily, LocalDetection, RulesLayout};
 use planner::{Ownership, PlannerConfig};
 use service_model::Node;
@@ -28,7 +28,12 @@ impl LocalMode {
     ///
     /// A family without prefixes has no detection, as in kube-proxy (cmd/kube-proxy/app/server_linux.go,
     /// `getLocalDetectors`).
-    pub fn layout(&self, node: &Node, current: &RulesLayout) -> RulesLayout {
+    pub fn layout(
+        &self,
+        node: &Node,
+        networks: &BTreeSet<Ipv4Network>,
+        current: &RulesLayout,
+    ) -> RulesLayout {
         let detect = |family| match self {
             LocalMode::None => LocalDetection::None,
             LocalMode::ClusterCidr(cidrs) => by_prefix(cidrs, family, LocalDetection::ClusterCidr),
@@ -36,7 +41,8 @@ impl LocalMode {
             LocalMode::BridgeInterface(name) => LocalDetection::BridgeInterface(name.clone()),
             LocalMode::InterfaceNamePrefix(prefix) => LocalDetection::InterfaceNamePrefix(prefix.clone()),
         };
-        RulesLayout { local_v4: detect(IpFamily::V4), local_v6: detect(IpFamily::V6), ..*current }
+        let arp = current.arp.is_some().then(|| networks.iter().copied().collect());
+        RulesLayout { local_v4: detect(IpFamily::V4), local_v6: detect(IpFamily::V6), arp, ..*current }
     }
 }
 

@@ -15,6 +15,7 @@ use std::{
 };
 
 use drain::Time;
+use ipnetwork::Ipv4Network;
 use lb_types::{IpFamily, ServiceName};
 use planner::{
     Changes, Context, Desired, Dirty, Mirror, NodeFacts, Ownership, PlannerConfig, Subject, desire_service,
@@ -47,6 +48,8 @@ pub(crate) struct Intents {
     pub(crate) ownership: Ownership,
     pub(crate) model: ServiceModel,
     pub(crate) facts: NodeFacts,
+    /// Networks of IPv4 that the node is on.
+    networks: BTreeSet<Ipv4Network>,
     pub(crate) desired: Desired,
     pub(crate) problems: Problems,
     pub(crate) schedulers: Schedulers,
@@ -74,6 +77,7 @@ impl Intents {
             local_mode: config.local_mode.clone(),
             ownership: config.ownership.clone(),
             facts: NodeFacts::default(),
+            networks: BTreeSet::new(),
             desired: Desired::default(),
             problems: Problems::default(),
             schedulers: Schedulers::default(),
@@ -122,12 +126,18 @@ impl Intents {
         has_new
     }
 
-    /// Takes the layout over from the Node; returns whether it has changed.
+    /// Takes the layout over from the Node and the networks that it is on; returns whether it has changed.
     pub(crate) fn refresh_layout(&mut self) -> bool {
-        let layout = self.local_mode.layout(self.model.node(), &self.config.layout);
+        let layout = self.local_mode.layout(self.model.node(), &self.networks, &self.config.layout);
         let has_changed = layout != self.config.layout;
         self.config.layout = layout;
         has_changed
+    }
+
+    /// Takes over the networks that the node is on; returns whether the layout has changed by that.
+    pub(crate) fn replace_networks(&mut self, networks: BTreeSet<Ipv4Network>) -> bool {
+        self.networks = networks;
+        self.refresh_layout()
     }
 
     /// Takes the Node over, if it has changed.

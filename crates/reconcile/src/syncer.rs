@@ -169,7 +169,9 @@ impl Syncer {
     /// Dumps link, routes and addresses.
     fn observe_links(&mut self, findings: &mut Findings, report: &mut Report) -> Result<(), TableError> {
         let links = self.kernel.observe_vips(findings)?;
-        self.intents.replace_addresses(links.addresses, &self.kernel.mirror, &mut findings.dirty);
+        let mirror = &mut self.kernel.mirror;
+        self.intents.replace_addresses(links.addresses, mirror, &mut findings.dirty);
+        mirror.layout_current &= !self.intents.replace_networks(links.networks);
         self.node_findings.bridges = links.bridges;
         report.findings |= self.inspector().check_bridges();
         Ok(())
@@ -347,6 +349,7 @@ impl Syncer {
         }
         self.work.request(Subject::Sysctls, now);
         self.observe_links(&mut findings, report)?;
+        self.adopt_arp();
         self.intents.refresh_layout();
         self.kernel.observe_rules(&self.intents.config.layout, &mut findings)?;
         self.kernel.mirror.note_left();
@@ -361,6 +364,21 @@ impl Syncer {
             "adopted what the kernel holds"
         );
         Ok(())
+    }
+
+    /// Learns whether the kernel has tables of family arp, and does without them otherwise.
+    fn adopt_arp(&mut self) {
+        let has_arp = self.kernel.tables.rules.has_arp().unwrap_or_else(|error| {
+            debug!("{}; taken as absent", chain(&error));
+            false
+        });
+        if !has_arp {
+            info!(
+                "the kernel has no nftables of family arp (CONFIG_NF_TABLES_ARP): this node answers ARP requests for VIPs \
+                 that are bound by route, unless --ipvs-strict-arp is set"
+            );
+            self.intents.config.layout.arp = None;
+        }
     }
 
     /// Learns which packet marks may be drawn. Those that the kernel has stay, even out of a range that was changed

@@ -116,7 +116,9 @@ impl VipClient {
         let names: HashMap<u32, String> = links.into_iter().map(|link| (link.index, link.name)).collect();
         for family in FAMILIES {
             let addresses = self.socket.dump(&get_addresses(family), parse_address)?;
-            for Address { link, addr } in addresses.into_iter().filter(|address| !address.is_internal()) {
+            for Address { link, addr, network } in
+                addresses.into_iter().filter(|address| !address.is_internal())
+            {
                 if ours.is_some_and(|ours| ours.index == link) {
                     observed.addresses.insert(addr);
                 } else {
@@ -124,6 +126,7 @@ impl VipClient {
                     // same.
                     let name = names.get(&link).cloned().unwrap_or_default();
                     observed.node_addresses.insert(addr, name);
+                    observed.networks.extend(network);
                 }
             }
         }

@@ -7,6 +7,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use dataplane::BridgeFilters;
+use ipnetwork::Ipv4Network;
 use lb_types::{IpFamily, MarkRule, RouteTable};
 use netlink::{Attribute, Message};
 
@@ -89,6 +90,8 @@ fn parse_bridge(data: &Attribute<'_>) -> BridgeFilters {
 pub(crate) struct Address {
     pub(crate) link: u32,
     pub(crate) addr: IpAddr,
+    /// Network of IPv4 that the link shares with others.
+    pub(crate) network: Option<Ipv4Network>,
 }
 
 impl Address {
@@ -107,6 +110,8 @@ pub(crate) fn parse_address(message: &Message<'_>) -> Option<Address> {
     const HEADER: usize = 8;
     const IFA_ADDRESS: u16 = 1;
     const IFA_LOCAL: u16 = 2;
+    /// Longest prefix of a network with room for others than two ends of a link.
+    const SHARED: u8 = 30;
     if !matches!(message.kind, NEW_ADDRESS | DELETE_ADDRESS) {
         return None;
     }
@@ -120,7 +125,13 @@ pub(crate) fn parse_address(message: &Message<'_>) -> Option<Address> {
         }
     }
     // On point-to-point links IFA_ADDRESS is the peer's.
-    Some(Address { link: u32_at(message.payload, 4)?, addr: local.or(address)? })
+    let addr = local.or(address)?;
+    let network = match (addr, *message.payload.get(1)?) {
+        (IpAddr::V4(addr), prefix @ ..=SHARED) if local == address => Ipv4Network::new(addr, prefix).ok(),
+        _ => None,
+    };
+    let network = network.and_then(|net| Ipv4Network::new(net.network(), net.prefix()).ok());
+    Some(Address { link: u32_at(message.payload, 4)?, addr, network })
 }
 
 /// A local route of a single address.

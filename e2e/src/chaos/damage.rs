@@ -4,11 +4,12 @@ use super::random::Random;
 use crate::{observe::Ipvs, probe::Proto};
 
 /// Commands that destroy all of a kind.
-const WHOLESALE: [&str; 9] = [
+const WHOLESALE: [&str; 10] = [
     "ipvsadm -C",
     "nft delete table inet kube-ipvs",
     "nft flush table inet kube-ipvs",
     "nft flush ruleset",
+    "nft delete table arp kube-ipvs",
     "ip link delete kube-ipvs0",
     "ip link set kube-ipvs0 down",
     "ip -4 route flush table local dev kube-ipvs0",
@@ -30,13 +31,14 @@ const SETS: [&str; 9] = [
 ];
 
 /// Commands that add objects which nobody wants.
-const ADDITIONS: [&str; 8] = [
+const ADDITIONS: [&str; 9] = [
     "ipvsadm -A -t 10.96.200.1:80 -s rr",
     "ipvsadm -A -u [fd00:96::f001]:53 -s rr",
     "ip address add 10.96.200.2/32 dev kube-ipvs0",
     "ip route add local 10.96.200.3 dev kube-ipvs0 table local proto 177",
     "ip route add local fd00:96::f003 dev kube-ipvs0 table local proto 177",
     "nft add element inet kube-ipvs vips-v4 { 10.96.200.4 }",
+    "nft add element arp kube-ipvs unanswered-vips-v4 { 10.96.200.6 }",
     "nft add element inet kube-ipvs node-addresses-v4 { 10.96.200.5 }",
     "nft add element inet kube-ipvs no-endpoints-v6 { fd00:96::f004 . tcp . 80 }",
 ];

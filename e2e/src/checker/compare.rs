@@ -52,7 +52,7 @@ pub fn differences(wanted: &Wanted, kernel: &Kernel, rules: &str, draining: Drai
     let retiring_external = all(&wanted.external, &kernel.external, " (external clients)");
     compare("route", &routes(wanted, &retiring), &kernel.routes, &mut found);
     match &kernel.sets {
-        None => found.push("the table inet kube-ipvs is missing".to_owned()),
+        None => found.push("the tables of kube-ipvs are missing".to_owned()),
         Some(sets) => {
             compare_sets(wanted, (&retiring, &retiring_external), sets, &mut found);
             let (must, has) = (rules.lines().map(str::to_owned), kernel.rules.lines().map(str::to_owned));
@@ -154,7 +154,11 @@ fn compare_sets(
         if vip.ip().is_unspecified() {
             put(&mut must, if has_moved { "unmarked" } else { "marks" }, *key);
         } else if !wanted.sources.contains(&vip.ip()) {
-            must.entry(name("vips", vip.ip())).or_default().insert(vip.ip().to_string());
+            let addr = vip.ip().to_string();
+            if vip.is_ipv4() {
+                must.entry(name("unanswered-vips", vip.ip())).or_default().insert(addr.clone());
+            }
+            must.entry(name("vips", vip.ip())).or_default().insert(addr);
         }
         match want {
             Some(want) if want.masquerade.is_empty() => {}

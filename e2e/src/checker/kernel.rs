@@ -28,9 +28,9 @@ pub struct Kernel {
     pub routes: Vec<String>,
     /// Fault of the link; `None` if it is a dummy, up, and has no address.
     pub link: Option<String>,
-    /// Elements by set, in the words of nft, such as `10.96.0.80 . tcp . 80`; `None` without our table.
+    /// Elements by set, in the words of nft, such as `10.96.0.80 . tcp . 80`; `None` without our tables.
     pub sets: Option<BTreeMap<String, Vec<String>>>,
-    /// Chains and rules of our table, without handles.
+    /// Chains and rules of our tables, without handles.
     pub rules: String,
 }
 
@@ -40,39 +40,42 @@ impl Kernel {
         let run = |line: &str| {
             node.try_run(&line.split(' ').collect::<Vec<_>>()).map_err(|error| error.to_string())
         };
-        let table = match run("nft -j list table inet kube-ipvs") {
-            Err(error) if error.contains("No such file or directory") => None,
-            other => Some(other?),
-        };
+        let mut tables = Vec::new();
+        for family in ["inet", "arp"] {
+            match run(&format!("nft -j list table {family} kube-ipvs")) {
+                Err(error) if error.contains("No such file or directory") => {}
+                table => tables.push(table?),
+            }
+        }
         Kernel::parse(
             &run("ipvsadm -Sn")?,
             &[run("ip -j -4 route show table local")?, run("ip -j -6 route show table local")?],
             &run("ip -j -d address show")?,
-            table.as_deref(),
+            &tables,
         )
     }
 
-    /// Reads the output of the tools.
+    /// Reads the output of the tools; of nft, that about each of our tables.
     pub fn parse(
         ipvs: &str,
         routes: &[String],
         addresses: &str,
-        table: Option<&str>,
+        tables: &[String],
     ) -> Result<Kernel, String> {
         let mut kernel = Kernel { ipvs: parse_ipvs(ipvs), ..Kernel::default() };
         for text in routes {
             kernel.routes.extend(parse(text)?.iter().filter_map(route));
         }
         kernel.link = link_problem(&parse(addresses)?);
-        if let Some(table) = table {
+        for table in tables {
             let table: Value = serde_json::from_str(table).map_err(|error| format!("nft: {error}"))?;
             let parts = table.get("nftables").and_then(Value::as_array).ok_or("nft: no list")?;
             let mut sets: BTreeMap<_, _> = parts.iter().filter_map(|part| part.get("set")).map(set).collect();
             for map in parts.iter().filter_map(|part| part.get("map")) {
                 sets.insert(word(map, "name").to_owned(), kernel.resolve_marks(map));
             }
-            kernel.sets = Some(sets);
-            kernel.rules = rules(parts);
+            kernel.sets.get_or_insert_default().append(&mut sets);
+            kernel.rules += &rules(parts);
         }
         let unknown = std::mem::take(&mut kernel.ipvs.marked);
         kernel

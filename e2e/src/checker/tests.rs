@@ -10,6 +10,7 @@ const ROUTES: [&str; 2] =
     [include_str!("fixtures/ip-route-4.json"), include_str!("fixtures/ip-route-6.json")];
 const ADDRESSES: &str = include_str!("fixtures/ip-address.json");
 const TABLE: &str = include_str!("fixtures/nft.json");
+const ARP: &str = r#"{"nftables": [{"set": {"family": "arp", "name": "unanswered-vips-v4", "table": "kube-ipvs", "type": "ipv4_addr", "handle": 1, "elem": ["10.96.0.80", "10.96.0.81"]}}]}"#;
 
 /// Output of the tools, in which tests replace text.
 #[derive(Clone)]
@@ -18,6 +19,7 @@ struct Printed {
     routes: [String; 2],
     addresses: String,
     table: Option<String>,
+    arp: Option<String>,
 }
 
 fn printed() -> Printed {
@@ -26,12 +28,14 @@ fn printed() -> Printed {
         routes: ROUTES.map(str::to_owned),
         addresses: ADDRESSES.to_owned(),
         table: Some(TABLE.to_owned()),
+        arp: Some(ARP.to_owned()),
     }
 }
 
 impl Printed {
     fn kernel(&self) -> Kernel {
-        Kernel::parse(&self.ipvs, &self.routes, &self.addresses, self.table.as_deref()).unwrap()
+        let tables: Vec<_> = self.table.iter().chain(&self.arp).cloned().collect();
+        Kernel::parse(&self.ipvs, &self.routes, &self.addresses, &tables).unwrap()
     }
 }
 
@@ -231,7 +235,15 @@ fn wrong_elements_and_rules_are_found() {
         table("\"right\": \"sctp\"", "\"right\": \"udp\""),
         &[&rule_line("sctp", "is missing"), &rule_line("udp", "is not wanted")],
     );
-    check(|printed| printed.table = None, &["the table inet kube-ipvs is missing"]);
+    let nothing = |printed: &mut Printed| (printed.table, printed.arp) = (None, None);
+    check(nothing, &["the tables of kube-ipvs are missing"]);
+    check(
+        |printed| printed.arp = None,
+        &[
+            "set unanswered-vips-v4: element 10.96.0.80 is missing",
+            "set unanswered-vips-v4: element 10.96.0.81 is missing",
+        ],
+    );
     // A table that was made again is as good.
     check(|printed| *printed.table.as_mut().unwrap() = TABLE.replace("\"handle\": ", "\"handle\": 10"), &[]);
 }

@@ -97,6 +97,7 @@ fn one_of_each(number: u32) -> Vec<RuleElement> {
             RuleElement::SteeredVip(address),
             RuleElement::NodeAddress(address),
         ];
+        elements.extend(address.is_ipv4().then_some(RuleElement::UnansweredVip(address)));
         let of_port = |set: RuleSet| set.of_port(service_port(family, number));
         elements.extend(RuleSet::ALL.into_iter().filter_map(of_port));
         let (node_port, mark) =
@@ -117,6 +118,7 @@ fn one_of_each(number: u32) -> Vec<RuleElement> {
 /// Layouts of every kind of local detection.
 fn layouts() -> Vec<RulesLayout> {
     let net = |text: &str| text.parse().expect("prefixes of tests are valid");
+    let v4 = |text: &str| text.parse().expect("prefixes of tests are valid");
     let kinds = [
         (LocalDetection::None, LocalDetection::None),
         (
@@ -138,6 +140,9 @@ fn layouts() -> Vec<RulesLayout> {
     let mut layouts: Vec<_> = kinds.into_iter().map(layout).collect();
     layouts.push(RulesLayout { masquerade_bit: 31, ..layouts[3].clone() });
     let marks = "0x200/0xfffffe00".parse().expect("ranges of tests are valid");
+    layouts.push(RulesLayout { arp: None, ..layouts[1].clone() });
+    layouts
+        .push(RulesLayout { arp: Some(vec![v4("192.168.1.0/24"), v4("10.0.0.0/8")]), ..layouts[2].clone() });
     layouts.push(RulesLayout { marks, ..RulesLayout::default() });
     layouts
 }

@@ -10,10 +10,11 @@ use std::{
 use nftnl::{MsgType, NlMsg, ProtoFamily, Rule, expr::Expression, nft_nlmsg_maxsize};
 use nftnl_sys::{self as sys, libc};
 
+use super::proto_family;
 use crate::{
     expr::{Expr, nfproto},
     nft::{self, c_string},
-    spec::TABLE_NAME,
+    spec::{SetId, TABLE_NAME},
 };
 
 /// NFTNL_UDATA_SET_KEYBYTEORDER: how the nft tool shall print keys (BYTEORDER_BIG_ENDIAN).
@@ -199,14 +200,23 @@ fn milliseconds(duration: Duration) -> u64 {
 }
 
 /// A set, with or without description and elements.
-pub(super) struct RawSet(NonNull<sys::nftnl_set>);
+pub(super) struct RawSet {
+    set: NonNull<sys::nftnl_set>,
+    /// Family of its table.
+    family: ProtoFamily,
+}
 
 impl RawSet {
-    /// The set of a name in our table.
-    pub(super) fn named(name: &CStr) -> Self {
+    /// One of our sets.
+    pub(super) fn of(id: SetId) -> Self {
+        RawSet::named(&c_string(&id.name()), proto_family(id.table()))
+    }
+
+    /// The set of a name in our table of a family.
+    pub(super) fn named(name: &CStr, family: ProtoFamily) -> Self {
         // SAFETY: no preconditions.
-        let set = RawSet(allocated(unsafe { sys::nftnl_set_alloc() }));
-        set.number(sys::NFTNL_SET_FAMILY, ProtoFamily::Inet as u32);
+        let set = RawSet { set: allocated(unsafe { sys::nftnl_set_alloc() }), family };
+        set.number(sys::NFTNL_SET_FAMILY, family as u32);
         set.string(sys::NFTNL_SET_TABLE, &c_string(TABLE_NAME));
         set.string(sys::NFTNL_SET_NAME, name);
         set
@@ -233,7 +243,7 @@ impl RawSet {
                 sys::nftnl_udata_put_u32(buffer, data, HOST_BYTE_ORDER);
             }
             let (data, len) = (sys::nftnl_udata_buf_data(buffer), sys::nftnl_udata_buf_len(buffer));
-            sys::nftnl_set_set_data(self.0.as_ptr(), sys::NFTNL_SET_USERDATA as u16, data, len);
+            sys::nftnl_set_set_data(self.set.as_ptr(), sys::NFTNL_SET_USERDATA as u16, data, len);
             sys::nftnl_udata_buf_free(buffer);
         }
     }
@@ -246,7 +256,7 @@ impl RawSet {
         self.number(sys::NFTNL_SET_GC_INTERVAL, milliseconds(sweep) as u32);
         // SAFETY: the set is alive and this attribute of it is a u64.
         unsafe {
-            sys::nftnl_set_set_u64(self.0.as_ptr(), sys::NFTNL_SET_TIMEOUT as u16, milliseconds(memory));
+            sys::nftnl_set_set_u64(self.set.as_ptr(), sys::NFTNL_SET_TIMEOUT as u16, milliseconds(memory));
         };
     }
 
@@ -256,7 +266,7 @@ impl RawSet {
         let (data, len) = (lengths.as_ptr().cast::<c_void>(), lengths.len() as u32);
         // SAFETY: the set is alive, and copies the lengths, of which it has room for 16.
         unsafe {
-            sys::nftnl_set_set_data(self.0.as_ptr(), sys::NFTNL_SET_DESC_CONCAT as u16, data, len);
+            sys::nftnl_set_set_data(self.set.as_ptr(), sys::NFTNL_SET_DESC_CONCAT as u16, data, len);
         }
     }
 
@@ -275,26 +285,26 @@ impl RawSet {
                 let (start, len) = (bytes.as_ptr().cast::<c_void>(), bytes.len() as u32);
                 sys::nftnl_set_elem_set(element, attribute as u16, start, len);
             }
-            sys::nftnl_set_elem_add(self.0.as_ptr(), element);
+            sys::nftnl_set_elem_add(self.set.as_ptr(), element);
         }
     }
 
     fn number(&self, attribute: u32, value: u32) {
         // SAFETY: the set is alive and this attribute of it is a u32.
-        unsafe { sys::nftnl_set_set_u32(self.0.as_ptr(), attribute as u16, value) };
+        unsafe { sys::nftnl_set_set_u32(self.set.as_ptr(), attribute as u16, value) };
     }
 
     fn string(&self, attribute: u32, value: &CStr) {
         // SAFETY: the set is alive, this attribute of it is a string, and libnftnl copies it. It fails only
         // without memory; the kernel then refuses the message.
-        let _ = unsafe { sys::nftnl_set_set_str(self.0.as_ptr(), attribute as u16, value.as_ptr()) };
+        let _ = unsafe { sys::nftnl_set_set_str(self.set.as_ptr(), attribute as u16, value.as_ptr()) };
     }
 }
 
 impl Drop for RawSet {
     fn drop(&mut self) {
         // SAFETY: nobody else has the pointer; the elements belong to the set.
-        unsafe { sys::nftnl_set_free(self.0.as_ptr()) };
+        unsafe { sys::nftnl_set_free(self.set.as_ptr()) };
     }
 }
 
@@ -306,9 +316,9 @@ unsafe impl NlMsg for RawSet {
             MsgType::Del => (libc::NFT_MSG_DELSET, 0),
         };
         // SAFETY: the caller's buffer has room for the largest message.
-        let header = unsafe { build_header(buf, message, flags, seq) };
+        let header = unsafe { build_header(buf, message, flags, (self.family, seq)) };
         // SAFETY: the header starts that buffer, and the set is alive.
-        unsafe { sys::nftnl_set_nlmsg_build_payload(header, self.0.as_ptr()) };
+        unsafe { sys::nftnl_set_nlmsg_build_payload(header, self.set.as_ptr()) };
     }
 }
 
@@ -323,17 +333,20 @@ unsafe impl NlMsg for RawElements<'_> {
             MsgType::Del => (libc::NFT_MSG_DELSETELEM, 0),
         };
         // SAFETY: the caller's buffer has room for the largest message.
-        let header = unsafe { build_header(buf, message, flags, seq) };
+        let header = unsafe { build_header(buf, message, flags, (self.0.family, seq)) };
         // SAFETY: the header starts that buffer, and the set is alive.
-        unsafe { sys::nftnl_set_elems_nlmsg_build_payload(header, self.0.0.as_ptr()) };
+        unsafe { sys::nftnl_set_elems_nlmsg_build_payload(header, self.0.set.as_ptr()) };
     }
 }
 
 /// # Safety
 /// `buf` must be aligned for, and have room for, the largest message.
-unsafe fn build_header(buf: *mut c_void, message: i32, flags: i32, seq: u32) -> *mut libc::nlmsghdr {
+unsafe fn build_header(
+    buf: *mut c_void,
+    message: i32,
+    flags: i32,
+    (family, seq): (ProtoFamily, u32),
+) -> *mut libc::nlmsghdr {
     // SAFETY: as demanded of the caller.
-    unsafe {
-        sys::nftnl_nlmsg_build_hdr(buf.cast(), message as u16, ProtoFamily::Inet as u16, flags as u16, seq)
-    }
+    unsafe { sys::nftnl_nlmsg_build_hdr(buf.cast(), message as u16, family as u16, flags as u16, seq) }
 }

@@ -27,19 +27,20 @@ fn layout() -> RulesLayout {
 #[test]
 fn tables_chains_rules_and_sets_come_back() {
     let mut encoder = Encoder::new();
-    assert_eq!(read(&encoder.write(&Write::CreateTable), parse_table).2, Some(0));
+    assert_eq!(read(&encoder.write(TableFamily::Inet, &Write::CreateTable), parse_table).2, Some(0));
     let table = render_table(&layout());
     for id in &table.sets {
-        let (kind, _, set) = read(&encoder.write(&Write::CreateSet(*id)), parse_set);
+        let (kind, _, set) = read(&encoder.write(id.table(), &Write::CreateSet(*id)), parse_set);
         assert_eq!((kind, set), (9, Some((c_string(&id.name()), SetFacts::from(*id)))));
     }
     for chain in &table.chains {
         let expected = ChainFacts { comments: vec![], ..ChainFacts::from(chain) };
-        let (kind, _, seen) = read(&encoder.write(&Write::CreateChain(chain.clone())), parse_chain);
+        let (kind, _, seen) =
+            read(&encoder.write(TableFamily::Inet, &Write::CreateChain(chain.clone())), parse_chain);
         assert_eq!((kind, seen), (3, Some((c_string(chain.name), expected))));
         for rule in &chain.rules {
             let write = Write::AddRule { chain: chain.name, rule: rule.clone() };
-            let (kind, flags, seen) = read(&encoder.write(&write), parse_rule);
+            let (kind, flags, seen) = read(&encoder.write(TableFamily::Inet, &write), parse_rule);
             assert_eq!((kind, seen), (6, Some((c_string(chain.name), Some(rule.comment())))));
             assert_ne!(flags & flags::APPEND, 0, "rules keep their order");
         }
@@ -50,16 +51,19 @@ fn tables_chains_rules_and_sets_come_back() {
 fn deletions_name_their_object() {
     let mut encoder = Encoder::new();
     let name = c_string("older");
-    assert_eq!(read(&encoder.write(&Write::DeleteTable), parse_table), (2, 5, Some(0)));
+    assert_eq!(read(&encoder.write(TableFamily::Inet, &Write::DeleteTable), parse_table), (2, 5, Some(0)));
     assert_eq!(
-        read(&encoder.write(&Write::DeleteChain(name.clone())), parse_chain).2.map(|c| c.0),
+        read(&encoder.write(TableFamily::Inet, &Write::DeleteChain(name.clone())), parse_chain)
+            .2
+            .map(|c| c.0),
         Some(name.clone())
     );
     assert_eq!(
-        read(&encoder.write(&Write::FlushChain(name.clone())), parse_rule),
+        read(&encoder.write(TableFamily::Inet, &Write::FlushChain(name.clone())), parse_rule),
         (8, 5, Some((name.clone(), None)))
     );
-    let (kind, flags, set) = read(&encoder.write(&Write::DeleteSet(name.clone())), parse_set);
+    let (kind, flags, set) =
+        read(&encoder.write(TableFamily::Inet, &Write::DeleteSet(name.clone())), parse_set);
     assert_eq!((kind, flags, set.map(|set| set.0)), (11, 1, Some(name)));
 }
 
@@ -68,7 +72,7 @@ fn sets_of_a_transaction_have_different_identifiers() {
     let mut encoder = Encoder::new();
     let ids: std::collections::BTreeSet<_> = SetId::all()
         .map(|id| {
-            let bytes = encoder.write(&Write::CreateSet(id));
+            let bytes = encoder.write(id.table(), &Write::CreateSet(id));
             // NFTA_SET_ID
             read(&bytes, |message| message.attributes(4).find(|a| a.kind == 10).and_then(|a| a.u32_be())).2
         })

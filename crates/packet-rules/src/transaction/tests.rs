@@ -23,7 +23,7 @@ fn delete(element: RuleElement) -> RulesOp {
 }
 
 fn build(ops: &[RulesOp]) -> Transaction {
-    Transaction::build(ops, ObservedTable::default(), &HashSet::new())
+    Transaction::build(ops, ObservedTables::default(), &HashSet::new())
 }
 
 /// Kinds of the messages (12: add elements, 14: delete elements) and the operations behind each.
@@ -53,7 +53,7 @@ fn the_order_on_one_set_stays() {
 
 #[test]
 fn layouts_stand_between_elements() {
-    let table = ObservedTable::from(&render_table(&RulesLayout::default()));
+    let tables = ObservedTables::from(&RulesLayout::default());
     let ops = [
         add(vip(1)),
         RulesOp::InstallLayout(RulesLayout::default()),
@@ -62,20 +62,20 @@ fn layouts_stand_between_elements() {
         RulesOp::DeleteTable,
         add(vip(3)),
     ];
-    let transaction = Transaction::build(&ops, table, &HashSet::new());
-    let expected = [(12, vec![0]), (12, vec![2]), (2, vec![3]), (12, vec![5])];
+    let transaction = Transaction::build(&ops, tables, &HashSet::new());
+    let expected = [(12, vec![0]), (12, vec![2]), (2, vec![3]), (2, vec![3]), (12, vec![5])];
     assert_eq!(shape(&transaction), expected, "the layout is current, and a table goes only once");
 }
 
 #[test]
 fn what_a_layout_needs_after_a_deletion_is_everything() {
-    let table = ObservedTable::from(&render_table(&RulesLayout::default()));
+    let tables = ObservedTables::from(&RulesLayout::default());
     let ops = [RulesOp::DeleteTable, RulesOp::InstallLayout(RulesLayout::default())];
-    let anew = shape(&Transaction::build(&ops, table, &HashSet::new()));
+    let anew = shape(&Transaction::build(&ops, tables, &HashSet::new()));
     let first = shape(&build(&ops[1..]));
-    assert_eq!(anew[0], (2, vec![0]));
+    assert_eq!(anew[..2], [(2, vec![0]), (2, vec![0])]);
     assert_eq!(
-        anew[1..].iter().map(|m| m.0).collect::<Vec<_>>(),
+        anew[2..].iter().map(|m| m.0).collect::<Vec<_>>(),
         first.iter().map(|m| m.0).collect::<Vec<_>>()
     );
 }
@@ -86,7 +86,7 @@ fn suspects_are_sent_alone() {
     let transaction = build(&ops);
     let suspects = transaction.suspects(&ops, &[refusal(0, libc::ENOENT)]);
     assert_eq!(suspects, (0..5).collect());
-    let alone = Transaction::build(&ops, ObservedTable::default(), &HashSet::from([1, 3]));
+    let alone = Transaction::build(&ops, ObservedTables::default(), &HashSet::from([1, 3]));
     assert_eq!(shape(&alone), [vec![0], vec![1], vec![2], vec![3], vec![4]].map(|ops| (14, ops)));
     let report = alone.failed_ops(&ops, &[refusal(3, libc::ENOENT)]);
     assert_eq!(

@@ -12,12 +12,24 @@ use crate::support::{
 fn the_kernels_rules_read_like_ours() {
     let interface = by_interface(&LocalDetection::BridgeInterface("cbr0".to_owned()));
     let prefix = by_interface(&LocalDetection::InterfaceNamePrefix("veth".to_owned()));
-    for layout in [RulesLayout::default(), by_cidr(), interface, prefix] {
+    let networks = ["192.168.50.0/24", "10.0.0.0/8"].map(|net| net.parse().expect("a network")).to_vec();
+    let on_networks = RulesLayout { arp: Some(networks), ..RulesLayout::default() };
+    for layout in [RulesLayout::default(), by_cidr(), interface, prefix, on_networks] {
         in_new_netns(|| {
             install(&mut client(), &layout);
             assert_reads_like(&layout);
         });
     }
+}
+
+#[test]
+fn asking_for_tables_of_family_arp_makes_none() {
+    in_new_netns(|| {
+        let ruleset = || nft("list ruleset");
+        let before = ruleset();
+        assert!(client().has_arp().expect("the kernel answers"));
+        assert_eq!(ruleset(), before);
+    });
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::{num::NonZeroU16, process::Command};
 
 use dataplane::RulesTable;
 use lb_types::{LocalDetection, Protocol, RuleElement, RuleSet, RulesLayout, RulesOp, VipPort};
-use packet_rules::{RulesClient, render_table};
+use packet_rules::{RulesClient, render_arp_table, render_table};
 
 pub fn client() -> RulesClient {
     RulesClient::open().expect("open the sockets")
@@ -49,7 +49,7 @@ pub fn nft_script(script: &str) {
     result.unwrap_or_else(|error| panic!("{error}\n{script}"));
 }
 
-/// Whether the table, which must be empty, reads as its layout says.
+/// Checks that the tables, which must be empty, read as their layout says.
 ///
 /// Except that the tool leaves out matches on a family that a later match implies, and that chains and sets which
 /// were there before are listed first.
@@ -67,12 +67,15 @@ pub fn assert_reads_like(layout: &RulesLayout) {
     };
     let without_header =
         |text: &str| text.split_once('\n').map(|(_, rest)| rest.to_owned()).unwrap_or_default();
-    let seen = comparable(&without_header(&nft("list table inet kube-ipvs")));
-    let wanted = comparable(&without_header(&render_table(layout).to_string()));
-    for (seen, wanted) in seen.iter().zip(&wanted) {
-        assert_eq!(seen.trim(), wanted.trim());
+    let arp = render_arp_table(layout).expect("layouts of tests have a table of family arp");
+    for (family, table) in [("inet", render_table(layout)), ("arp", arp)] {
+        let seen = comparable(&without_header(&nft(&format!("list table {family} kube-ipvs"))));
+        let wanted = comparable(&without_header(&table.to_string()));
+        for (seen, wanted) in seen.iter().zip(&wanted) {
+            assert_eq!(seen.trim(), wanted.trim());
+        }
+        assert_eq!(seen.len(), wanted.len(), "{seen:#?}");
     }
-    assert_eq!(seen.len(), wanted.len(), "{seen:#?}");
 }
 
 pub fn vip_port(addr: &str, protocol: Protocol, port: u16) -> VipPort {

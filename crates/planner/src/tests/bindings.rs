@@ -156,13 +156,19 @@ fn a_vip_moves_from_binding_to_binding() {
     let route = plan(&mut world, wants(source, all(VipBinding::Route)));
     assert_eq!(
         route,
-        "ensure route local 192.0.2.7 src 192.168.50.10\n\
+        "add element unanswered-vips 192.0.2.7\n\
+         ensure route local 192.0.2.7 src 192.168.50.10\n\
          delete route local 192.0.2.7 table steering\n\
          delete element steered-vips 192.0.2.7\n\
          delete element steered 192.0.2.7:80/TCP\n"
     );
     let address = plan(&mut world, wants(source, all(VipBinding::Address)));
-    assert_eq!(address, "ensure address 192.0.2.7 of kube-ipvs0\ndelete route local 192.0.2.7\n");
+    assert_eq!(
+        address,
+        "ensure address 192.0.2.7 of kube-ipvs0\n\
+         delete route local 192.0.2.7\n\
+         delete element unanswered-vips 192.0.2.7\n"
+    );
     let steer = plan(&mut world, wants(source, all(VipBinding::Steer)));
     assert_eq!(
         steer,
@@ -186,7 +192,10 @@ fn a_vip_that_is_bound_to_no_node_any_more() {
     assert_eq!(back, "add element steered 192.0.2.7:80/TCP\ndelete element steered-known 192.0.2.7:80/TCP\n");
     plan(&mut world, wants(source, all(VipBinding::Route)));
     let none = plan(&mut world, wants(source, all(VipBinding::None)));
-    assert_eq!(none, "delete route local 192.0.2.7\ndelete element vips 192.0.2.7\n");
+    assert_eq!(
+        none,
+        "delete route local 192.0.2.7\ndelete element vips 192.0.2.7\ndelete element unanswered-vips 192.0.2.7\n"
+    );
 }
 
 /// Where Services share a VIP, the binding that reaches furthest holds.
@@ -201,7 +210,7 @@ fn the_widest_reach_wins() {
     let shared = lines(&world.sync(ModelEvent::ServiceApplied(other.clone())));
     assert_eq!(
         shared,
-        "ensure route local 192.0.2.7 src 192.168.50.10\ndelete route local 192.0.2.7 table steering\n\
+        "add element unanswered-vips 192.0.2.7\nensure route local 192.0.2.7 src 192.168.50.10\ndelete route local 192.0.2.7 table steering\n\
          delete element steered-vips 192.0.2.7\n"
     );
     let again = world.resync();
@@ -232,7 +241,7 @@ fn the_widest_reach_wins() {
     assert_eq!(
         alone,
         "add element steered-vips 192.0.2.7\nensure route local 192.0.2.7 table steering\n\
-         delete route local 192.0.2.7\n"
+         delete route local 192.0.2.7\ndelete element unanswered-vips 192.0.2.7\n"
     );
 }
 

@@ -72,6 +72,7 @@ fn a_service_that_is_new_with_its_endpoints() {
     check(
         &world.diff(&dirty),
         "add element vips 10.96.0.80
+         add element unanswered-vips 10.96.0.80
          add element services 10.96.0.80:80/UDP
          add element masquerade-nonlocal 10.96.0.80:80/UDP
          add virtual server 10.96.0.80:80/UDP rr

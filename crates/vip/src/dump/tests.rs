@@ -65,8 +65,16 @@ fn links() {
 fn addresses() {
     let header = [2, 24, 0, 0, 5, 0, 0, 0];
     let own = message(NEW_ADDRESS, &header, &[(1, &[192, 0, 2, 9]), (2, &[192, 0, 2, 1]), (3, b"eth0:1\0")]);
-    let expect = Address { link: 5, addr: "192.0.2.1".parse().unwrap() };
-    assert_eq!(read(&own, parse_address), Some(expect));
+    let expect = Address { link: 5, addr: "192.0.2.1".parse().unwrap(), network: None };
+    assert_eq!(read(&own, parse_address), Some(expect), "on a link between two");
+    let network = |prefix: u8| {
+        let header = [2, prefix, 0, 0, 5, 0, 0, 0];
+        let shared = message(NEW_ADDRESS, &header, &[(1, &[192, 0, 2, 9]), (2, &[192, 0, 2, 9])]);
+        read(&shared, parse_address).unwrap().network.map(|network| network.to_string())
+    };
+    assert_eq!(network(24).as_deref(), Some("192.0.2.0/24"));
+    assert_eq!(network(30).as_deref(), Some("192.0.2.8/30"));
+    assert_eq!([network(31), network(32), network(77)], [None, None, None]);
     let v6 = message(DELETE_ADDRESS, &[10, 64, 0, 0, 5, 0, 0, 0], &[(1, &[0xfd; 16])]);
     assert_eq!(read(&v6, parse_address).map(|a| a.addr.is_ipv6()), Some(true));
     let short = message(NEW_ADDRESS, &header, &[(2, &[192, 0, 2])]);
@@ -85,7 +93,11 @@ fn internal_addresses() {
         ("fd00::1", false),
         ("2001:db8::1", false),
     ] {
-        assert_eq!(Address { link: 1, addr: addr.parse().unwrap() }.is_internal(), expect, "{addr}");
+        assert_eq!(
+            Address { link: 1, addr: addr.parse().unwrap(), network: None }.is_internal(),
+            expect,
+            "{addr}"
+        );
     }
 }
 
