@@ -12,7 +12,7 @@ use crate::{Clients, Front, IpFamily, MarkRange, VipPort};
 /// address is a node port, and is looked up for packets to a [`RuleElement::NodeAddress`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RuleElement {
-    /// VIP that leads to IPVS: a packet to it that no virtual server took is rejected.
+    /// VIP that leads to IPVS with all its ports: a packet to it that no virtual server took is rejected.
     Vip(IpAddr),
     /// VIP that is steered: its packets are looked at before routing.
     SteeredVip(IpAddr),

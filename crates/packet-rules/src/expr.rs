@@ -127,9 +127,7 @@ fn lower_statement(statement: &Statement) -> Vec<Expr> {
         }
         Statement::SetMark(bit) => change_mark(!(1 << bit), 1 << bit),
         Statement::ClearMark(bit) => change_mark(!(1 << bit), 0),
-        Statement::ArpRequest => {
-            vec![network_bytes(ARP_OPERATION, 2), equal(ARP_REQUEST.to_be_bytes().into())]
-        }
+        Statement::ArpRequest => arp_request(),
         Statement::ArpSenderIn(net) => arp_sender(*net),
         Statement::In(selector, set) => lookup(*selector, *set, false),
         Statement::NotIn(selector, set) => lookup(*selector, *set, true),
@@ -171,7 +169,14 @@ fn load(selector: Selector, family: IpFamily) -> Vec<Expr> {
         Selector::OriginalDestinationPort => load.original_destination_port(),
         Selector::OriginalService => load.original_service(),
         Selector::OriginalClient => load.original_client(),
-        Selector::Server => load.server(),
+        Selector::DestinationPair => {
+            load.destination();
+            load.destination();
+        }
+        Selector::DestinationAndServer => {
+            load.destination();
+            load.server();
+        }
         Selector::DestinationPortAndSource => {
             load.destination_port();
             load.source();
@@ -329,6 +334,10 @@ const fn transport_byte(offset: u32) -> Expr {
 
 const fn network_bytes(offset: u32, len: u32) -> Expr {
     Expr::Payload { base: libc::NFT_PAYLOAD_NETWORK_HEADER, offset, len, into: FIRST }
+}
+
+fn arp_request() -> Vec<Expr> {
+    vec![network_bytes(ARP_OPERATION, 2), equal(ARP_REQUEST.to_be_bytes().into())]
 }
 
 fn arp_sender(net: Ipv4Network) -> Vec<Expr> {

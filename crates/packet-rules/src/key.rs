@@ -66,9 +66,11 @@ impl SetId {
     pub(crate) fn fields(self) -> Vec<Field> {
         let address = Field::Address(self.family);
         match self.kind {
-            SetKind::Planned(
-                RuleSet::Vips | RuleSet::SteeredVips | RuleSet::UnansweredVips | RuleSet::NodeAddresses,
-            ) => vec![address],
+            SetKind::Planned(RuleSet::Vips | RuleSet::UnansweredVips | RuleSet::NodeAddresses) => {
+                vec![address]
+            }
+            // Rules ask for one address, or whether two of a packet are the same.
+            SetKind::Planned(RuleSet::SteeredVips) => vec![address, address],
             SetKind::Planned(RuleSet::Allowed) => vec![address, Field::Protocol, Field::Port, address],
             SetKind::Planned(_) => vec![address, Field::Protocol, Field::Port],
             SetKind::NodePorts(_) => vec![Field::Protocol, Field::Port],
@@ -112,8 +114,10 @@ impl SetId {
 /// Appends the key of an element in the set that [`SetId::of`] names; of an interval, the one of its first end.
 pub(crate) fn put_key(key: &mut Vec<u8>, element: &RuleElement) {
     put_port(key, element);
-    if let RuleElement::Allow(_, clients) = element {
-        put_addr(key, clients.network());
+    match element {
+        RuleElement::Allow(_, clients) => put_addr(key, clients.network()),
+        RuleElement::SteeredVip(addr) => put_addr(key, *addr),
+        _ => {}
     }
 }
 
@@ -161,7 +165,10 @@ pub(crate) fn parse_element(id: SetId, key: &[u8], key_end: &[u8], data: &[u8]) 
     };
     match set {
         RuleSet::Vips => return Some(RuleElement::Vip(addr)),
-        RuleSet::SteeredVips => return Some(RuleElement::SteeredVip(addr)),
+        RuleSet::SteeredVips => {
+            let (same, _) = take_addr(id.family, rest)?;
+            return (same == addr).then_some(RuleElement::SteeredVip(addr));
+        }
         RuleSet::UnansweredVips => return Some(RuleElement::UnansweredVip(addr)),
         RuleSet::NodeAddresses => return Some(RuleElement::NodeAddress(addr)),
         _ => {}
@@ -243,6 +250,8 @@ mod tests {
         let mut elements = vec![
             RuleElement::Vip("fd00::1".parse().unwrap()),
             RuleElement::UnansweredVip("10.96.0.1".parse().unwrap()),
+            RuleElement::SteeredVip("192.0.2.7".parse().unwrap()),
+            RuleElement::SteeredVip("2001:db8::7".parse().unwrap()),
             RuleElement::NodeAddress("192.168.1.1".parse().unwrap()),
         ];
         let mark = NonZeroU32::new(0x01b5_0001).unwrap();
@@ -274,6 +283,8 @@ mod tests {
         let id = SetId::planned(RuleSet::Services, IpFamily::V4);
         assert_eq!(parse_element(id, &[10, 96, 0, 1, 1, 0, 0, 0, 1, 187, 0, 0], &[], &[]), None, "ICMP");
         assert_eq!(parse_element(id, &[10, 96, 0, 1, 6, 0, 0, 0, 0, 0, 0, 0], &[], &[]), None, "port 0");
+        let id = SetId::planned(RuleSet::SteeredVips, IpFamily::V4);
+        assert_eq!(parse_element(id, &[192, 0, 2, 7, 192, 0, 2, 8], &[], &[]), None, "two addresses");
         let id = SetId::endpoints(IpFamily::V4);
         let endpoint = [10, 0, 0, 1, 6, 0, 0, 0, 0, 80, 0, 0, 10, 0, 0, 1];
         assert_eq!(parse_element(id, &endpoint, &[], &[]), None, "written by packets");

@@ -1,7 +1,7 @@
 //! Chains and rules of the table, with the reason for each.
 //!
 //! ```text
-//! from outside    prerouting [steer -150, prerouting-mark, prerouting-keep] -> input [input 90, IPVS 98/99, input-late 101]
+//! from outside    prerouting [steer -140, prerouting-mark, prerouting-keep] -> input [input 90, IPVS 98/99, input-late 101]
 //!                     -> output [output-first -500] -> postrouting [postrouting 100]
 //! answers         prerouting -> forward [forward 90, IPVS 99/100] -> postrouting
 //! from this node  output [output -110, output-mark and output-keep at -100, output-nodes -99, IPVS -98, output-late -97]
@@ -57,8 +57,9 @@ use crate::{
     },
 };
 
-/// Behind conntrack (-200), before destination NAT (-100) and routing.
-const STEER: BaseChain = BaseChain { kind: ChainKind::Filter, hook: Hook::Prerouting, priority: -150 };
+/// Behind conntrack (-200) and table mangle (-150), where others set or restore whole marks; before destination NAT
+/// (-100) and routing.
+const STEER: BaseChain = BaseChain { kind: ChainKind::Filter, hook: Hook::Prerouting, priority: -140 };
 /// Between the host's own filter chains (0, security 50), which have the first word, and IPVS (98).
 const INPUT: BaseChain = BaseChain { kind: ChainKind::Filter, hook: Hook::Input, priority: 90 };
 /// Behind IPVS (99).
@@ -319,12 +320,12 @@ fn to_node(selector: Selector, family: IpFamily) -> Statement {
     Statement::In(selector, SetId::planned(RuleSet::NodeAddresses, family))
 }
 
-/// `meta nfproto ipv4 ip daddr @steered-vips-v4 goto steer-v4`
+/// `meta nfproto ipv4 ip daddr . ip daddr @steered-vips-v4 goto steer-v4`
 ///
 /// One look-up for every packet that is not to such a VIP.
 fn steer() -> Vec<RuleSpec> {
     per_family(|family| {
-        let vips = Statement::In(Selector::Destination, SetId::planned(RuleSet::SteeredVips, family));
+        let vips = Statement::In(Selector::DestinationPair, SetId::planned(RuleSet::SteeredVips, family));
         let chain = Statement::Goto(FamilyChains::of(family).steer);
         vec![rule("VIP that is not this node's", [Statement::Family(family), vips, chain])]
     })
@@ -332,14 +333,14 @@ fn steer() -> Vec<RuleSpec> {
 
 /// Packets to a steered VIP. Health checks of a load balancer (`@health-checks-v4`) come first: this node answers them
 /// from the VIP. Those of connections that began before the VIP was steered go where they went
-/// (`ct status seen-reply ct direction original ct reply ip saddr @vips-v4 accept`). Of the others, those of clients
+/// (`ct status seen-reply ct direction original ip daddr . ct reply ip saddr @steered-vips-v4 accept`). Of the others, those of clients
 /// that are not allowed are dropped, and those to ports without endpoints
 /// refused, as in the input hook: from there no ICMP error could be sent, whose source would be the VIP. Then
 ///
 /// `meta nfproto ipv4 ip daddr . meta l4proto . th dport @steered-v4 ct direction original
 /// meta mark set meta mark | 0x1000 accept`,
 ///
-/// the same for `@steered-known-v4` with `ct reply ip saddr != @vips-v4`, and for errors about
+/// the same for `@steered-known-v4` with `ip daddr . ct reply ip saddr != @steered-vips-v4`, and for errors about
 /// packets of such connections
 ///
 /// `meta l4proto icmp ct state related ct original ip daddr . ct protocol . ct original proto-dst @steered-v4
@@ -347,7 +348,7 @@ fn steer() -> Vec<RuleSpec> {
 ///
 /// Answers to a client whose address is the VIP, as a load balancer that asks for health may have, are not for this
 /// node. A connection that IPVS knows gets its answers from an endpoint, one that went where routing leads gets them
-/// from the VIP. What connection tracking disowns or was told to leave alone is steered like a new connection
+/// from the VIP itself; the endpoint may have the address of another VIP. What connection tracking disowns or was told to leave alone is steered like a new connection
 /// (`ct state invalid,untracked`), because IPVS may know it.
 fn steer_vips(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
     let icmp = match family {
@@ -360,7 +361,7 @@ fn steer_vips(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
         let of_connection = Statement::In(Selector::OriginalService, set(of));
         vec![Statement::Protocol(icmp), Statement::Related, of_connection]
     };
-    let by_ipvs = vec![Statement::NotIn(Selector::Server, set(RuleSet::Vips))];
+    let by_ipvs = vec![Statement::NotIn(Selector::DestinationAndServer, set(RuleSet::SteeredVips))];
     let steered = [
         ("port of a Service", packet(RuleSet::Steered), vec![]),
         (
@@ -377,7 +378,7 @@ fn steer_vips(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
         statements.extend([Statement::SetMark(layout.steer_bit & 31), Statement::Accept]);
         RuleSpec { about, statements }
     };
-    let server_is_vip = Statement::In(Selector::Server, set(RuleSet::Vips));
+    let server_is_vip = Statement::In(Selector::DestinationAndServer, set(RuleSet::SteeredVips));
     let mut rules = vec![
         steer(("health check of a load balancer", packet(RuleSet::HealthChecks), vec![])),
         rule(
@@ -477,7 +478,11 @@ fn input_late(layout: &RulesLayout) -> Vec<RuleSpec> {
     rules.extend([ICMP, ICMPV6].map(|protocol| {
         rule("pings and errors are for the local stack", [Statement::Protocol(protocol), Statement::Accept])
     }));
-    rules.extend(per_family(|family| vec![invalid(family), health_check(family), unserved(family)]));
+    rules.extend(per_family(|family| {
+        let mut rules = vec![invalid(family), health_check(family), unserved(family)];
+        rules.extend([RuleSet::Steered, RuleSet::SteeredKnown].map(|set| unserved_port(set, family)));
+        rules
+    }));
     rules
 }
 
@@ -661,6 +666,21 @@ fn unserved(family: IpFamily) -> RuleSpec {
         [
             Statement::Family(family),
             Statement::In(Selector::Destination, SetId::planned(RuleSet::Vips, family)),
+            Statement::Goto(REFUSE),
+        ],
+    )
+}
+
+/// `meta nfproto ipv4 ip daddr . meta l4proto . th dport @steered-v4 goto refuse`
+///
+/// Other ports of a steered VIP, and packets of other protocols, are here only if somebody else has them delivered to
+/// this node.
+fn unserved_port(set: RuleSet, family: IpFamily) -> RuleSpec {
+    rule(
+        "steered, but not taken by IPVS: a connection that is gone",
+        [
+            Statement::Family(family),
+            Statement::In(Selector::DestinationPort, SetId::planned(set, family)),
             Statement::Goto(REFUSE),
         ],
     )

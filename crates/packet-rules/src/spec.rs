@@ -255,8 +255,11 @@ pub enum Selector {
     OriginalService,
     /// Source address of the connection's first packet.
     OriginalClient,
-    /// Source address of the connection's answers, as they come: that of the endpoint where IPVS or NAT chose one.
-    Server,
+    /// Destination address, twice: a packet's in a set of addresses paired with themselves.
+    DestinationPair,
+    /// Destination address, and source address of the connection's answers as they come: that of the endpoint where IPVS
+    /// or NAT chose one.
+    DestinationAndServer,
     /// Destination address, transport protocol, destination port, source address.
     DestinationPortAndSource,
     /// Source address, transport protocol, source port, and the source address once more: what a packet's

@@ -196,7 +196,8 @@ impl Selector {
                 format!("ct original {ip} daddr . ct protocol . ct original proto-dst")
             }
             Selector::OriginalClient => format!("ct original {ip} saddr"),
-            Selector::Server => format!("ct reply {ip} saddr"),
+            Selector::DestinationPair => format!("{ip} daddr . {ip} daddr"),
+            Selector::DestinationAndServer => format!("{ip} daddr . ct reply {ip} saddr"),
             Selector::DestinationPortAndSource => {
                 format!("{ip} daddr . meta l4proto . th dport . {ip} saddr")
             }

@@ -67,9 +67,9 @@ impl Binding {
         }
     }
 
-    /// Tells whether a VIP is bound so that packets to ports without a Service are refused when they get here.
-    pub const fn is_vip(self) -> bool {
-        !matches!(self, Binding::Node)
+    /// Tells whether a VIP is bound with all its ports, so that those without a Service are refused.
+    pub const fn is_whole(self) -> bool {
+        matches!(self, Binding::Route | Binding::Address)
     }
 }
 

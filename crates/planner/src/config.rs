@@ -285,7 +285,9 @@ impl Ownership {
         let is_excluded = |vip: IpAddr| self.exclude_cidrs.iter().any(|net| net.contains(vip));
         // What we have bound ourselves says nothing about other ports.
         let is_kube_proxys = |vip: IpAddr| {
-            mirror.addresses.contains(&vip) && !mirror.elements.contains(&RuleElement::Vip(vip))
+            let of_ours = [RuleElement::Vip(vip), RuleElement::SteeredVip(vip)];
+            mirror.addresses.contains(&vip)
+                && !of_ours.iter().any(|element| mirror.elements.contains(element))
         };
         let has = |vip: IpAddr| is_kube_proxys(vip) || self.cluster_range_of(vip).is_some();
         let is_ours = |vip: VipPort| has(vip.addr) || mirror.is_superseded(vs);

@@ -230,7 +230,7 @@ impl Differ<'_> {
         if binding == Some(Binding::Address) && !mirror.addresses.contains(&vip) {
             self.plan.push(Stage::VipsAdd, VipOp::EnsureAddress { addr: vip });
         }
-        self.element(RuleElement::Vip(vip), binding.is_some_and(Binding::is_vip));
+        self.element(RuleElement::Vip(vip), binding.is_some_and(Binding::is_whole));
         self.element(RuleElement::SteeredVip(vip), binding == Some(Binding::Steer));
         let is_unanswered = vip.is_ipv4() && binding == Some(Binding::Route) && self.has_arp();
         self.element(RuleElement::UnansweredVip(vip), is_unanswered);

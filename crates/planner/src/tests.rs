@@ -670,7 +670,6 @@ fn external_addresses_are_served_by_all_endpoints_and_masqueraded() {
     assert_eq!(
         external_plan(TrafficPolicy::Cluster, &BOTH),
         "ensure rule IPv4 fwmark 0x1000/0x1000 lookup steering\n\
-         add element vips 192.0.2.7\n\
          add element steered-vips 192.0.2.7\n\
          add element services 192.0.2.7:80/TCP\n\
          add element masquerade-external 192.0.2.7:80/TCP\n\
@@ -687,7 +686,6 @@ fn with_a_local_policy_clients_outside_have_endpoints_of_the_node_alone_and_keep
     assert_eq!(
         external_plan(TrafficPolicy::Local, &BOTH),
         "ensure rule IPv4 fwmark 0x1000/0x1000 lookup steering\n\
-         add element vips 192.0.2.7\n\
          add element steered-vips 192.0.2.7\n\
          add element services 192.0.2.7:80/TCP\n\
          add element marks-external 192.0.2.7:80/TCP 0x01b50543\n\
@@ -766,7 +764,6 @@ fn without_an_endpoint_on_the_node_a_local_policy_drops_clients_outside() {
     assert_eq!(
         external_plan(TrafficPolicy::Local, &BOTH[1..]),
         "ensure rule IPv4 fwmark 0x1000/0x1000 lookup steering\n\
-         add element vips 192.0.2.7\n\
          add element steered-vips 192.0.2.7\n\
          add element services 192.0.2.7:80/TCP\n\
          add element no-local-endpoints 192.0.2.7:80/TCP\n\

@@ -7,7 +7,7 @@ use std::{
 };
 
 use e2e::{
-    manifest::Service,
+    manifest::{Endpoint, Service},
     net::{Both, Client, NODE, PodNetwork, cluster_ip},
     observe::ipvs,
     probe::{
@@ -210,6 +210,77 @@ fn an_address_that_somebody_announces_from_this_node_is_served() {
         testbed.net.outside.sh(&format!("ip neigh replace {addr} lladdr {mac} dev eth0 nud permanent"));
     }
     wait(&testbed, NEIGHBOUR.port(80), Node);
+}
+
+/// An endpoint whose own address is the external IP of another Service is an endpoint like any other: the connection goes
+/// on after the endpoint's first answer.
+#[test]
+fn an_endpoint_may_have_the_address_of_another_vip() {
+    let mut testbed = Testbed::new(PodNetwork::Routed, 1);
+    let _machine = testbed.net.outside_daemon_at("neighbour", NEIGHBOUR, 8080);
+    let endpoint =
+        Endpoint { pod: "neighbour".to_owned(), address: NEIGHBOUR, ..Endpoint::ready(&testbed.pods[0]) };
+    let other = Service::new("other", cluster_ip(81), &[Proto::Tcp]).with_external_ips(NEIGHBOUR, "Cluster");
+    testbed.manifests.serve(&web().with_external_ips(EXTERNAL, "Cluster"), std::slice::from_ref(&endpoint));
+    testbed.manifests.serve(&other, &testbed.ready(1..=1));
+    testbed.net.route_to_node(EXTERNAL);
+    testbed.start(&[]);
+    for to in EXTERNAL.port(80).into_iter().chain(WEB.port(80)) {
+        for proto in [Proto::Tcp, Proto::Udp] {
+            wait_answer(&testbed.pods[0].client(), proto, to, "neighbour");
+            wait_answer(&testbed.net.node_client(), proto, to, "neighbour");
+        }
+    }
+    for to in EXTERNAL.port(80) {
+        wait_answer(&testbed.net.outside_client(), Proto::Tcp, to, "neighbour");
+    }
+}
+
+/// Where somebody else has a steered address delivered to this node, as cloud agents and transparent proxies do, its
+/// other ports are served by whoever listens.
+#[test]
+fn other_ports_of_a_steered_address_are_whose_they_are() {
+    let testbed = serving(&web().with_external_ips(EXTERNAL, "Cluster"), 1, &[]);
+    testbed.net.route_to_node(EXTERNAL);
+    wait(&testbed, EXTERNAL.port(80), Node);
+    for addr in EXTERNAL.each() {
+        let family = if addr.is_ipv4() { "-4" } else { "-6" };
+        testbed.net.node.sh(&format!("ip {family} route add local {addr} dev lo table local"));
+    }
+    let _daemon = testbed.net.node_daemon("daemon", 9000);
+    let outside = testbed.net.outside_client();
+    for to in EXTERNAL.port(9000) {
+        wait_answer(&outside, Proto::Tcp, to, "daemon");
+        let refused = outside.ask(Proto::Tcp, SocketAddr::new(to.ip(), 9001));
+        assert!(refused.result.is_err(), "{to}: {refused}");
+    }
+    for to in EXTERNAL.port(80) {
+        wait_answer(&outside, Proto::Tcp, to, "pod-1");
+    }
+}
+
+/// A host that restores the marks of its connections in table mangle, as policy routing does, wipes none of ours, whether
+/// its rule is older or younger.
+#[test]
+fn marks_that_others_restore_do_not_keep_packets_from_being_steered() {
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
+    let restore = |testbed: &Testbed, table: &str| {
+        let node = &testbed.net.node;
+        node.run(&["nft", &format!("add table inet {table}")]);
+        let chain = "{ type filter hook prerouting priority mangle; }";
+        node.run(&["nft", &format!("add chain inet {table} prerouting {chain}")]);
+        node.run(&["nft", &format!("add rule inet {table} prerouting meta mark set ct mark")]);
+    };
+    restore(&testbed, "older");
+    let service = web().with_external_ips(EXTERNAL, "Cluster");
+    testbed.manifests.serve(&service, &testbed.ready(1..=1));
+    testbed.net.route_to_node(EXTERNAL);
+    testbed.start(&[]);
+    wait(&testbed, EXTERNAL.port(80), Node);
+    testbed.net.node.run(&["nft", "delete table inet older"]);
+    restore(&testbed, "younger");
+    wait(&testbed, EXTERNAL.port(80), Node);
+    check(&testbed, EXTERNAL.port(80), [Node, Own, Node, Node]);
 }
 
 /// Load and long connections pass while the binding changes, live and by restarts.

@@ -148,7 +148,6 @@ fn a_vip_moves_from_binding_to_binding() {
     assert_eq!(
         steer,
         "ensure rule IPv4 fwmark 0x1000/0x1000 lookup steering\n\
-         add element vips 192.0.2.7\n\
          add element steered-vips 192.0.2.7\n\
          ensure route local 192.0.2.7 table steering\n\
          add element steered 192.0.2.7:80/TCP\n"
@@ -156,7 +155,7 @@ fn a_vip_moves_from_binding_to_binding() {
     let route = plan(&mut world, wants(source, all(VipBinding::Route)));
     assert_eq!(
         route,
-        "add element unanswered-vips 192.0.2.7\n\
+        "add element vips 192.0.2.7\nadd element unanswered-vips 192.0.2.7\n\
          ensure route local 192.0.2.7 src 192.168.50.10\n\
          delete route local 192.0.2.7 table steering\n\
          delete element steered-vips 192.0.2.7\n\
@@ -175,7 +174,8 @@ fn a_vip_moves_from_binding_to_binding() {
         "add element steered-vips 192.0.2.7\n\
          ensure route local 192.0.2.7 table steering\n\
          add element steered 192.0.2.7:80/TCP\n\
-         delete address 192.0.2.7 of kube-ipvs0\n"
+         delete address 192.0.2.7 of kube-ipvs0\n\
+         delete element vips 192.0.2.7\n"
     );
     assert!(world.resync().is_empty(), "{}", world.resync());
 }
@@ -210,7 +210,7 @@ fn the_widest_reach_wins() {
     let shared = lines(&world.sync(ModelEvent::ServiceApplied(other.clone())));
     assert_eq!(
         shared,
-        "add element unanswered-vips 192.0.2.7\nensure route local 192.0.2.7 src 192.168.50.10\ndelete route local 192.0.2.7 table steering\n\
+        "add element vips 192.0.2.7\nadd element unanswered-vips 192.0.2.7\nensure route local 192.0.2.7 src 192.168.50.10\ndelete route local 192.0.2.7 table steering\n\
          delete element steered-vips 192.0.2.7\n"
     );
     let again = world.resync();
@@ -241,7 +241,7 @@ fn the_widest_reach_wins() {
     assert_eq!(
         alone,
         "add element steered-vips 192.0.2.7\nensure route local 192.0.2.7 table steering\n\
-         delete route local 192.0.2.7\ndelete element unanswered-vips 192.0.2.7\n"
+         delete route local 192.0.2.7\ndelete element vips 192.0.2.7\ndelete element unanswered-vips 192.0.2.7\n"
     );
 }
 

@@ -571,11 +571,12 @@ fn services_that_a_local_policy_leaves_without_an_endpoint_here_are_counted() {
 
 /// The kernel gives connections to all unprivileged ports of an address to a persistent virtual server of port 21 there.
 #[test]
-fn ftp_at_an_address_of_the_node_takes_no_other_port() {
+fn ftp_at_an_address_that_is_not_a_vip_alone_takes_no_other_port() {
     let affinity = Some(Affinity { timeout_seconds: NonZeroU32::new(600).unwrap() });
     let mut ftp = Service { affinity, ..service("ftp", &[WEB], Protocol::Tcp) };
     ftp.ports[0].port = 21.try_into().unwrap();
-    for (binding, is_persistent) in [(Binding::Node, false), (Binding::Route, true), (Binding::Steer, true)] {
+    for (binding, is_persistent) in [(Binding::Node, false), (Binding::Route, true), (Binding::Steer, false)]
+    {
         let front = Front::from(VipPort {
             addr: ip("192.168.50.10"),
             protocol: Protocol::Tcp,
