@@ -45,6 +45,9 @@ pub enum RuleElement {
     Allow(VipPort, IpNetwork),
     /// VIP port at which this node answers health checks of the load balancer that has the VIP.
     HealthCheck(VipPort),
+    /// Endpoint of this node, at its own address and port, of a Service whose node ports have a Local policy: what a pod
+    /// sends there needs no masquerading, wherever the pod is.
+    LocalEndpoint(VipPort),
     /// VIP port whose packets are steered to this node, wherever routing would lead them.
     Steer(VipPort),
     /// VIP port of which packets of known connections alone are steered, because no Service has it any more.
@@ -88,6 +91,8 @@ pub enum RuleSet {
     Allowed,
     /// Holds [`RuleElement::HealthCheck`].
     HealthChecks,
+    /// Holds [`RuleElement::LocalEndpoint`].
+    LocalEndpoints,
     /// Holds [`RuleElement::Steer`].
     Steered,
     /// Holds [`RuleElement::SteerKnown`].
@@ -104,7 +109,7 @@ pub enum RuleSet {
 
 impl RuleSet {
     /// All sets, in the order in which they are created.
-    pub const ALL: [RuleSet; 21] = [
+    pub const ALL: [RuleSet; 22] = [
         RuleSet::Vips,
         RuleSet::SteeredVips,
         RuleSet::UnansweredVips,
@@ -120,6 +125,7 @@ impl RuleSet {
         RuleSet::Restricted,
         RuleSet::Allowed,
         RuleSet::HealthChecks,
+        RuleSet::LocalEndpoints,
         RuleSet::Steered,
         RuleSet::SteeredKnown,
         RuleSet::Marks,
@@ -146,6 +152,7 @@ impl RuleSet {
             RuleSet::Restricted => "restricted",
             RuleSet::Allowed => "allowed",
             RuleSet::HealthChecks => "health-checks",
+            RuleSet::LocalEndpoints => "local-endpoints",
             RuleSet::Steered => "steered",
             RuleSet::SteeredKnown => "steered-known",
             RuleSet::Marks => "marks",
@@ -168,6 +175,7 @@ impl RuleSet {
             RuleSet::NoLocalEndpoints => Some(RuleElement::DropExternal(port)),
             RuleSet::Restricted => Some(RuleElement::Restrict(port)),
             RuleSet::HealthChecks => Some(RuleElement::HealthCheck(port)),
+            RuleSet::LocalEndpoints => Some(RuleElement::LocalEndpoint(port)),
             RuleSet::Steered => Some(RuleElement::Steer(port)),
             RuleSet::SteeredKnown => Some(RuleElement::SteerKnown(port)),
             RuleSet::Vips
@@ -208,6 +216,7 @@ impl RuleElement {
             RuleElement::Restrict(_) => RuleSet::Restricted,
             RuleElement::Allow(..) => RuleSet::Allowed,
             RuleElement::HealthCheck(_) => RuleSet::HealthChecks,
+            RuleElement::LocalEndpoint(_) => RuleSet::LocalEndpoints,
             RuleElement::Steer(_) => RuleSet::Steered,
             RuleElement::SteerKnown(_) => RuleSet::SteeredKnown,
             RuleElement::Mark(Front { clients: Clients::Any, .. }, _) => RuleSet::Marks,
@@ -235,6 +244,7 @@ impl RuleElement {
             | RuleElement::Restrict(port)
             | RuleElement::Allow(port, _)
             | RuleElement::HealthCheck(port)
+            | RuleElement::LocalEndpoint(port)
             | RuleElement::Steer(port)
             | RuleElement::SteerKnown(port) => (port.addr, Some(*port)),
             RuleElement::Mark(front, _) | RuleElement::Unmarked(front, _) => {
@@ -251,7 +261,7 @@ impl RuleElement {
     /// Front that it is about; `None` for a whole address, or a port without virtual server.
     pub fn front(&self) -> Option<Front> {
         match self {
-            RuleElement::HealthCheck(_) => None,
+            RuleElement::HealthCheck(_) | RuleElement::LocalEndpoint(_) => None,
             RuleElement::DropExternal(port) => Some(Front::from(*port).for_external()),
             RuleElement::Mark(front, _) | RuleElement::Unmarked(front, _) => Some(*front),
             _ => self.port().map(Front::from),

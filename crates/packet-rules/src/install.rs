@@ -126,7 +126,7 @@ mod tests {
                 && at("add chain refuse") < at("add chain input")
         );
         assert!(at("add chain postrouting") < at("add rule refuse"));
-        assert_eq!(writes.iter().filter(|w| w.starts_with("add set")).count(), 56);
+        assert_eq!(writes.iter().filter(|w| w.starts_with("add set")).count(), 58);
         assert!(!writes.iter().any(|w| w.starts_with("flush") || w.starts_with("delete")));
     }
 

@@ -771,10 +771,12 @@ fn masquerade_external(layout: &RulesLayout, family: IpFamily) -> RuleSpec {
 }
 
 /// `meta nfproto ipv4 ct original ip daddr . meta l4proto . ct original proto-dst @masquerade-pods-v4
-/// ct original ip saddr 10.244.0.0/16 masquerade fully-random`, where the prefixes are those of the whole cluster
+/// ct original ip saddr 10.244.0.0/16 ip daddr . meta l4proto . th dport != @local-endpoints-v4 masquerade fully-random`,
+/// where the prefixes are those of the whole cluster
 ///
 /// A pod of another node that called an address of this one counts as local, gets any endpoint, and one on its own
-/// node would answer it directly, from an address that it has not called.
+/// node would answer it directly, from an address that it has not called. The answers of an endpoint of this node pass
+/// here, so that the pod keeps its address.
 ///
 /// `... ct original ip saddr @node-addresses-v4 masquerade fully-random`
 ///
@@ -792,10 +794,18 @@ fn masquerade_pods(layout: &RulesLayout, place: Place, family: IpFamily) -> Vec<
         ],
     );
     let LocalDetection::ClusterCidr(_) = layout.local(family) else { return vec![of_node] };
+    let endpoints = SetId::planned(RuleSet::LocalEndpoints, family);
     let of_prefix = |net| {
-        let about = "client may be a pod of another node";
-        let to = Statement::In(place.original(), set);
-        rule(about, [Statement::Family(family), to, Statement::ClientIn(net), Statement::Masquerade])
+        rule(
+            "client may be a pod of another node, and so is the endpoint",
+            [
+                Statement::Family(family),
+                Statement::In(place.original(), set),
+                Statement::ClientIn(net),
+                Statement::NotIn(Selector::DestinationPort, endpoints),
+                Statement::Masquerade,
+            ],
+        )
     };
     std::iter::once(of_node).chain(local_networks(layout.local(family), family).map(of_prefix)).collect()
 }

@@ -15,7 +15,7 @@ use std::{
 };
 
 use drain::{Key, Overrides};
-use lb_types::{Clients, FastMap, Front, IpFamily, PodUid, ServiceName, ServicePortName, VipPort};
+use lb_types::{Clients, FastMap, Front, IpFamily, PodUid, RuleElement, ServiceName, ServicePortName};
 use tally::Tallied;
 
 use crate::{
@@ -33,8 +33,8 @@ pub struct Desired {
     former: Tallied<FastMap<Front, Former>>,
     /// Services with a health check, each with its own.
     health_checks: BTreeMap<ServiceName, HealthCheck>,
-    /// The ports of those at load balancers' addresses.
-    health_ports: BTreeSet<(VipPort, ServiceName)>,
+    /// Elements that Services want apart from their fronts, each with a Service that wants it.
+    elements: BTreeSet<(RuleElement, ServiceName)>,
     /// Number of changes of those.
     health_version: u64,
     /// Fronts on each VIP.
@@ -151,11 +151,7 @@ impl Desired {
             return change.rivals;
         }
         let new = intent.map(Arc::new);
-        self.replace_health_check(
-            name,
-            new.as_ref().and_then(|new| new.health_check.clone()),
-            change.changes,
-        );
+        self.replace_health_check(name, new.as_ref().and_then(|new| new.health_check.clone()));
         let old = match &new {
             Some(new) => self.services.insert(name.clone(), new.clone()),
             None => self.services.remove(name),
@@ -168,6 +164,7 @@ impl Desired {
         fronts.sort_unstable();
         fronts.dedup();
         self.replace_unbound(old.as_deref(), new.as_deref(), change.changes);
+        self.replace_elements(name, (old.as_deref(), new.as_deref()), change.changes);
         self.no_local.replace(old.as_ref().map(|old| old.no_local), new.as_ref().map(|new| new.no_local));
         let before: Vec<_> = fronts.iter().filter_map(|front| self.claim_on(front).cloned()).collect();
         if let Some(old) = &old {
@@ -210,27 +207,32 @@ impl Desired {
         }
     }
 
-    fn replace_health_check(
-        &mut self,
-        name: &ServiceName,
-        check: Option<HealthCheck>,
-        changes: &mut Changes,
-    ) {
+    fn replace_health_check(&mut self, name: &ServiceName, check: Option<HealthCheck>) {
         if self.health_checks.get(name) == check.as_ref() {
             return;
         }
         self.health_version += 1;
-        let new: Vec<_> = check.iter().flat_map(HealthCheck::vip_ports).collect();
-        let old = match check {
+        match check {
             Some(check) => self.health_checks.insert(name.clone(), check),
             None => self.health_checks.remove(name),
         };
-        for port in old.iter().flat_map(HealthCheck::vip_ports) {
-            self.health_ports.remove(&(port, name.clone()));
-            changes.dirty.insert(Subject::HealthCheck(port));
+    }
+
+    fn replace_elements(
+        &mut self,
+        name: &ServiceName,
+        (old, new): (Option<&ServiceIntent>, Option<&ServiceIntent>),
+        changes: &mut Changes,
+    ) {
+        let elements = |intent: Option<&ServiceIntent>| -> BTreeSet<_> {
+            intent.into_iter().flat_map(ServiceIntent::elements).collect()
+        };
+        let (old, new) = (elements(old), elements(new));
+        for element in old.difference(&new) {
+            self.elements.remove(&(*element, name.clone()));
         }
-        changes.dirty.extend(new.iter().copied().map(Subject::HealthCheck));
-        self.health_ports.extend(new.into_iter().map(|port| (port, name.clone())));
+        self.elements.extend(new.difference(&old).map(|element| (*element, name.clone())));
+        changes.dirty.extend(old.symmetric_difference(&new).copied().map(Subject::Element));
     }
 
     /// Numbers of Services that a Local policy leaves without an endpoint on this node, though they have endpoints.
@@ -248,10 +250,15 @@ impl Desired {
         self.health_version
     }
 
-    /// Tells whether this node answers health checks at a VIP port.
-    pub fn has_health_check(&self, port: VipPort) -> bool {
-        let first = self.health_ports.range((port, ServiceName::new("", ""))..).next();
-        first.is_some_and(|(at, _)| *at == port)
+    /// Elements that Services want apart from their fronts; one comes as often as there are Services that want it.
+    pub fn elements(&self) -> impl Iterator<Item = RuleElement> {
+        self.elements.iter().map(|(element, _)| *element)
+    }
+
+    /// Tells whether a Service wants an element apart from its fronts.
+    pub fn has_element(&self, element: RuleElement) -> bool {
+        let first = self.elements.range((element, ServiceName::new("", ""))..).next();
+        first.is_some_and(|(wanted, _)| *wanted == element)
     }
 
     fn claim(&mut self, name: &ServiceName, intent: &Arc<ServiceIntent>, at: usize, change: &mut Change<'_>) {

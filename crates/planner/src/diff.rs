@@ -123,12 +123,12 @@ pub fn diff(dirty: &Dirty, inputs: &Inputs<'_>) -> Plan {
     for family in sorted(steering) {
         differ.rule(family);
     }
-    let health_checks = dirty.iter().filter_map(|subject| match subject {
-        Subject::HealthCheck(port) => Some(*port),
+    let elements = dirty.iter().filter_map(|subject| match subject {
+        Subject::Element(element) => Some(*element),
         _ => None,
     });
-    for port in sorted(health_checks) {
-        differ.element(RuleElement::HealthCheck(port), inputs.desired.has_health_check(port));
+    for element in sorted(elements) {
+        differ.element(element, inputs.desired.has_element(element));
     }
     // How the real servers of external clients drain whom nobody wants any more, depends on the endpoints of all.
     let is_left =

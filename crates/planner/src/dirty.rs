@@ -9,7 +9,7 @@
 
 use std::net::IpAddr;
 
-use lb_types::{FastSet, Front, IpFamily, IpvsOp, Operation, RuleElement, RulesOp, VipOp, VipPort};
+use lb_types::{FastSet, Front, IpFamily, IpvsOp, Operation, RuleElement, RulesOp, VipOp};
 
 use crate::{Desired, Mirror, NodeFacts};
 
@@ -25,8 +25,9 @@ pub enum Subject {
     Vip(IpAddr),
     /// The rule of the routing policy for steered packets of a family.
     Steering(IpFamily),
-    /// A VIP port at which this node answers health checks.
-    HealthCheck(VipPort),
+    /// An element that Services want by itself, of no front: a VIP port at which this node answers health checks, or an
+    /// endpoint of this node.
+    Element(RuleElement),
     /// An address found on `kube-ipvs0`: unless it is bound there, it is not wanted, but must stay until its VIP has a
     /// route.
     Address(IpAddr),
@@ -68,7 +69,7 @@ impl Subject {
     /// Subject that an element is part of.
     pub fn of_element(element: &RuleElement) -> Self {
         match element {
-            RuleElement::HealthCheck(port) => Subject::HealthCheck(*port),
+            RuleElement::HealthCheck(_) | RuleElement::LocalEndpoint(_) => Subject::Element(*element),
             _ => element.front().map_or(Subject::Vip(element.addr()), Subject::Front),
         }
     }
@@ -84,8 +85,7 @@ impl Dirty {
         let mut dirty = Dirty::leftovers(desired, mirror, facts);
         dirty.extend(desired.fronts().copied().map(Subject::Front));
         dirty.extend(desired.vips().copied().map(Subject::Vip));
-        let ports = desired.health_checks().flat_map(|(_, check)| check.vip_ports());
-        dirty.extend(ports.map(Subject::HealthCheck));
+        dirty.extend(desired.elements().map(Subject::Element));
         dirty.insert(Subject::Sysctls);
         dirty
     }
@@ -105,7 +105,7 @@ impl Dirty {
         dirty.extend(mirror.elements.iter().map(Subject::of_element).filter(|subject| match subject {
             Subject::Vip(vip) => !desired.claims_vip(vip),
             Subject::Front(front) => is_unwanted(front),
-            Subject::HealthCheck(port) => !desired.has_health_check(*port),
+            Subject::Element(element) => !desired.has_element(*element),
             _ => false,
         }));
         dirty
@@ -127,7 +127,7 @@ impl Dirty {
             Subject::Base | Subject::Sysctls => true,
             Subject::Steering(family) => desired.steers(*family),
             Subject::Vip(vip) => desired.claims_vip(vip) || facts.node_ports.contains(vip),
-            Subject::HealthCheck(port) => desired.has_health_check(*port),
+            Subject::Element(element) => desired.has_element(*element),
             Subject::Address(_) => false,
             Subject::Refusal(front) | Subject::Front(front) => desired.front(front).is_some(),
         });

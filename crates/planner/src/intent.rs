@@ -12,8 +12,8 @@ use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 use drain::Overrides;
 use ipnetwork::IpNetwork;
 use lb_types::{
-    Front, IpFamily, PodUid, Protocol, RealServer, RealServerId, RuleElement, Scheduler, ServiceName,
-    VipBinding, VipPort, VirtualServer,
+    Front, IpFamily, LocalDetection, PodUid, Protocol, RealServer, RealServerId, RuleElement, Scheduler,
+    ServiceName, VipBinding, VipPort, VirtualServer,
 };
 use service_model::{
     EndpointPolicy, ExternalSource, PortEndpoints, SelectedEndpoints, Service, ServiceModel, ServicePort,
@@ -134,8 +134,18 @@ pub struct ServiceIntent {
     pub unbound: Vec<(IpAddr, BindingReason)>,
     /// Health check that its load balancer may ask for.
     pub health_check: Option<HealthCheck>,
+    /// Endpoints of this node, where packet rules must know them ([`Masquerade::Pods`]), sorted.
+    pub local_endpoints: Vec<VipPort>,
     /// Traffic that a Local policy leaves without an endpoint on this node.
     pub no_local: NoLocal,
+}
+
+impl ServiceIntent {
+    /// Elements that it wants apart from its fronts.
+    pub fn elements(&self) -> impl Iterator<Item = RuleElement> {
+        let checks = self.health_check.iter().flat_map(HealthCheck::vip_ports).map(RuleElement::HealthCheck);
+        checks.chain(self.local_endpoints.iter().copied().map(RuleElement::LocalEndpoint))
+    }
 }
 
 /// Reason why a part of a Service is not programmed as it asks.
@@ -404,6 +414,7 @@ pub fn desire_service(
         fronts: Vec::new(),
         unbound: Vec::new(),
         health_check: HealthCheck::of(service, model),
+        local_endpoints: Vec::new(),
         no_local: NoLocal::default(),
     };
     let mut problems = unmatched_ports(service, model);
@@ -416,6 +427,9 @@ pub fn desire_service(
             // Selected once for all fronts of the port.
             let selection = Selection::new(service, port, family, model, context);
             intent.no_local.note(family, EndpointPolicy::of(service, port), &selection.selected);
+            if offers.iter().any(|offer| offer.keeps_pods(service)) {
+                intent.local_endpoints.extend(wanted.local_endpoints(port, family));
+            }
             for offer in &offers {
                 let Some(front) = offer.front(port, family) else { continue };
                 match port_of_the_node(service, &front.port, context.facts) {
@@ -425,6 +439,8 @@ pub fn desire_service(
             }
         }
     }
+    intent.local_endpoints.sort_unstable();
+    intent.local_endpoints.dedup();
     intent.unbound = wanted.unbound;
     (intent, wanted.problems)
 }
@@ -456,6 +472,12 @@ enum Offer {
 type Bound = (Binding, BindingReason);
 
 impl Offer {
+    /// Tells whether pods of other nodes come here, and are to keep their address where they can ([`Masquerade::Pods`]).
+    fn keeps_pods(self, service: &Service) -> bool {
+        let is_local = service.external_traffic_policy == TrafficPolicy::Local;
+        is_local && !matches!(self, Offer::ClusterIp(..)) && self.bound().0 == Binding::Node
+    }
+
     /// Way by which packets come to IPVS.
     const fn bound(self) -> Bound {
         match self {
@@ -479,6 +501,18 @@ impl Offer {
 }
 
 impl Wanted<'_> {
+    /// Endpoints of this node for a port, where packet rules do not tell its pods from those of other nodes.
+    fn local_endpoints(&self, port: &ServicePort, family: IpFamily) -> Vec<VipPort> {
+        let LocalDetection::ClusterCidr(_) = self.context.config.layout.local(family) else {
+            return Vec::new();
+        };
+        let endpoints = self.model.endpoints(self.service, port, family).all;
+        let local = endpoints.into_iter().filter(|endpoint| endpoint.local).map(|endpoint| endpoint.id);
+        local
+            .map(|RealServerId { addr, port: at }| VipPort { addr, protocol: port.protocol, port: at })
+            .collect()
+    }
+
     /// Places that the Service has and may have in a family.
     fn offers(&mut self, family: IpFamily) -> Vec<Offer> {
         let service = self.service;
@@ -629,7 +663,7 @@ impl<'a> Selection<'a> {
             // Pods of other nodes come to an address of this node, too, and must get their answers from here.
             (_, _, TrafficPolicy::Cluster) if is_at_node => (&self.cluster, Masquerade::All),
             (_, _, TrafficPolicy::Cluster) => (&self.cluster, Masquerade::External),
-            (_, _, TrafficPolicy::Local) if is_at_node => (&self.cluster, Masquerade::Pods),
+            _ if offer.keeps_pods(self.service) => (&self.cluster, Masquerade::Pods),
             (_, _, TrafficPolicy::Local) if offer.bound().0 == Binding::Address => {
                 (&self.cluster, Masquerade::Vips)
             }

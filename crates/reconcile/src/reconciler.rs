@@ -405,7 +405,7 @@ impl Reconciler {
                 | Subject::Sysctls
                 | Subject::Steering(_)
                 | Subject::Vip(_)
-                | Subject::HealthCheck(..)
+                | Subject::Element(..)
                 | Subject::Address(_) => None,
             },
         }

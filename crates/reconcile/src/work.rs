@@ -91,9 +91,7 @@ impl fmt::Display for Task {
             Task::Compare(Subject::Sysctls) => f.write_str("kernel parameters"),
             Task::Compare(Subject::Steering(family)) => write!(f, "{family} rule for steered packets"),
             Task::Compare(Subject::Vip(vip)) => write!(f, "VIP {vip}"),
-            Task::Compare(Subject::HealthCheck(port)) => {
-                write!(f, "element of the health check at {port}")
-            }
+            Task::Compare(Subject::Element(element)) => write!(f, "element {element}"),
             Task::Compare(Subject::Address(addr)) => write!(f, "address {addr}"),
             Task::Compare(Subject::Front(front) | Subject::Refusal(front)) => {
                 write!(f, "virtual server {front}")

@@ -69,7 +69,7 @@ fn routes_and_addresses_serve_whom_the_policy_means() {
         wait_for(WAIT_LIMIT, &format!("the binding {binding}"), || bound(&testbed, binding));
         wait(&testbed, at, Node);
         check(&testbed, at, [Node, Own, Node, Node]);
-        check_local_policy(&testbed, at, &service("Local"), Own);
+        check_local_policy(&testbed, at, &service("Local"), [Own; 2]);
     }
 }
 

@@ -30,7 +30,7 @@ fn external_addresses_serve_whom_their_policy_means() {
     testbed.wait_served(&cluster, &testbed.ready(1..=1));
     wait(&testbed, at, Node);
     check(&testbed, at, [Node, Own, Node, Node]);
-    check_local_policy(&testbed, at, &local, Own);
+    check_local_policy(&testbed, at, &local, [Own; 2]);
     // Without the addresses the Service has nothing there, and its ClusterIPs go on.
     testbed.manifests.serve(&web(), &testbed.ready(1..=1));
     wait_for(WAIT_LIMIT, "the external addresses to be gone", || {

@@ -86,15 +86,15 @@ pub fn wait(testbed: &Testbed, at: [SocketAddr; 2], expected: Gets) {
 
 /// Checks that a Service of the first pod, from now on with a Local policy, serves whom it means. The pod is on this
 /// node, and clients outside keep their address; then it is said to be on another one, and they get no answer, while
-/// clients of this node do. `pods` is what a pod gets.
+/// clients of this node do. `pods` is what a pod gets in these two cases.
 #[track_caller]
-pub fn check_local_policy(testbed: &Testbed, at: [SocketAddr; 2], local: &Service, pods: Gets) {
+pub fn check_local_policy(testbed: &Testbed, at: [SocketAddr; 2], local: &Service, pods: [Gets; 2]) {
     testbed.manifests.service(local);
     wait(testbed, at, Gets::Own);
-    check(testbed, at, [Gets::Node, pods, Gets::Node, Gets::Own]);
+    check(testbed, at, [Gets::Node, pods[0], Gets::Node, Gets::Own]);
     let mut elsewhere = testbed.ready(1..=1);
     elsewhere[0].node = "another";
     testbed.manifests.endpoints(local, &elsewhere);
     wait(testbed, at, Gets::Nothing);
-    check(testbed, at, [Gets::Node, pods, Gets::Node, Gets::Nothing]);
+    check(testbed, at, [Gets::Node, pods[1], Gets::Node, Gets::Nothing]);
 }

@@ -1,6 +1,6 @@
 //! Node ports, and the fronts that a packet mark selects.
 
-use lb_types::{ForwardingMethod, VirtualServerId};
+use lb_types::{ForwardingMethod, LocalDetection, VirtualServerId};
 
 use super::*;
 use crate::NodePortServers;
@@ -76,6 +76,28 @@ fn a_drained_node_port_goes_with_its_mark() {
     assert!(server < tag, "the tag outlives what it tags: {gone}");
     assert!(world.mirror.servers.is_empty());
     assert_eq!(world.mirror.marks, crate::Marks::default());
+}
+
+/// Packet rules know the endpoints of this node where they take the pods of all nodes for those of this one.
+#[test]
+fn pods_of_other_nodes_keep_their_address_towards_endpoints_of_this_node() {
+    let known = |local_v4: LocalDetection, policy| {
+        let mut world = on_n1();
+        world.config.layout.local_v4 = local_v4;
+        plan(&mut world, node_port(policy, &BOTH));
+        let of_endpoints = |element: &&RuleElement| matches!(element, RuleElement::LocalEndpoint(_));
+        let seen: Vec<_> =
+            world.mirror.elements.iter().filter(of_endpoints).map(ToString::to_string).collect();
+        let none: [(&str, Option<&str>); 0] = [];
+        plan(&mut world, [external(policy, &none)[1].clone()]);
+        assert_eq!(world.mirror.elements.iter().find(of_endpoints), None, "the endpoints have gone");
+        seen
+    };
+    let prefix = || vec!["10.244.0.0/16".parse().unwrap()];
+    let (cluster, local) = (TrafficPolicy::Cluster, TrafficPolicy::Local);
+    assert_eq!(known(LocalDetection::ClusterCidr(prefix()), local), ["local-endpoints 10.244.0.11:8080/TCP"]);
+    assert_eq!(known(LocalDetection::ClusterCidr(prefix()), cluster), [""; 0]);
+    assert_eq!(known(LocalDetection::NodeCidr(prefix()), local), [""; 0]);
 }
 
 #[test]

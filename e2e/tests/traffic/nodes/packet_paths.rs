@@ -255,14 +255,14 @@ impl Path {
             let silent = *reaches == Reaches::OfNodeOrNothing && !endpoints.is_empty();
             return [if silent { Got::Nothing } else { self.refused() }].into();
         }
-        // The range of the whole cluster does not tell whose pod it is, so that the endpoint may be on its node.
+        // The range of the whole cluster does not tell whose pod it is, so that an endpoint of another node may be on its.
         let may_bypass = caller == Caller::Pod
             && front == Front::NodePort
             && policy == Policy::Local
             && detection == Detection::ClusterCidr;
-        let sees = if may_bypass { Sees::Node } else { *sees };
-        let answer = |endpoint: &str| match (sees, self.place) {
+        let answer = |endpoint: &str| match (*sees, self.place) {
             (Sees::Node, _) => Got::node(endpoint, node),
+            (Sees::Client, _) if may_bypass && !is_of_node(endpoint) => Got::node(endpoint, node),
             (Sees::Client, Place::EndpointOfA) if endpoint == "a-1" => Got::node(endpoint, node),
             (Sees::Client, Place::ProcessOfB) => Got::node(endpoint, "node-b"),
             (Sees::Client, _) => Got::own(endpoint),
