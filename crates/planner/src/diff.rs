@@ -342,7 +342,8 @@ impl Differ<'_> {
     fn restrict(&mut self, port: VipPort, allowed: Option<&[IpNetwork]>) {
         let present = self.inputs.mirror.allowed.get(&port);
         let is_present = |clients: &IpNetwork| present.is_some_and(|present| present.contains(clients));
-        let wanted = allowed.unwrap_or_default();
+        let mut wanted = allowed.unwrap_or_default().to_vec();
+        wanted.extend(self.this_node_as_vip(port.addr, &wanted));
         let stage = if allowed.is_some() { Stage::RulesAdd } else { Stage::RulesRemove };
         self.element(RuleElement::Restrict(port), allowed.is_some());
         let stale = present.into_iter().flatten().filter(|clients| !wanted.contains(clients));
@@ -351,6 +352,15 @@ impl Differ<'_> {
         let missing = wanted.iter().filter(|clients| !is_present(clients));
         self.plan
             .extend(stage, missing.map(|clients| RulesOp::AddElement(RuleElement::Allow(port, *clients))));
+    }
+
+    /// Client that processes of this node are where a VIP is an address of it, if ranges of clients let the node itself
+    /// in, but not yet the VIP.
+    fn this_node_as_vip(&self, vip: IpAddr, allowed: &[IpNetwork]) -> Option<IpNetwork> {
+        let is_allowed = |addr: IpAddr| allowed.iter().any(|clients| clients.contains(addr));
+        let source = self.inputs.context.facts.sources.get(&IpFamily::of(vip)).copied()?;
+        let is_address = self.inputs.binding(&vip) == Some(Binding::Address);
+        (is_address && is_allowed(source) && !is_allowed(vip)).then(|| IpNetwork::from(vip))
     }
 
     /// Gives the packets of clients the mark of their front, if it has one, once its virtual server is complete:

@@ -16,7 +16,7 @@ use std::{
 
 use drain::Time;
 use ipnetwork::Ipv4Network;
-use lb_types::{IpFamily, ServiceName};
+use lb_types::{Front, IpFamily, ServiceName};
 use planner::{
     Changes, Context, Desired, Dirty, Mirror, NodeFacts, Ownership, PlannerConfig, Subject, desire_service,
     has_node_ports_by_address,
@@ -165,6 +165,10 @@ impl Intents {
         facts.own_ports.retain(|port| facts.addresses.contains_key(&port.addr));
         if facts.sources != self.facts.sources {
             dirty.extend(self.desired.vips().copied().map(Subject::Vip));
+            // Whether a node lets its own processes in, where ranges say who may come, depends on its address.
+            let is_restricted =
+                |front: &&Front| self.desired.front(front).is_some_and(|want| want.allowed.is_some());
+            dirty.extend(self.desired.fronts().filter(is_restricted).copied().map(Subject::Front));
         }
         let served: Vec<_> = facts.node_ports.symmetric_difference(&self.facts.node_ports).copied().collect();
         dirty.extend(served.iter().copied().map(Subject::Vip));

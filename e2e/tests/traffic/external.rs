@@ -185,8 +185,8 @@ fn source_ranges_of_a_load_balancer_are_never_open_to_others() {
     testbed.manifests.service(&ranged(&only_pods));
     wait(&testbed, at, Nothing);
     check(&testbed, at, [Nothing, Own, Node, Nothing]);
-    // Edits between ranges that all leave the client outside, which asks all the time.
-    let outside = testbed.net.outside_client();
+    // Edits between ranges that all leave the node and the client outside out, which ask all the time.
+    let clients = [testbed.net.outside_client(), testbed.net.node_client()];
     let edits = std::thread::scope(|scope| {
         let testbed = &testbed;
         let edits = scope.spawn(move || {
@@ -200,9 +200,9 @@ fn source_ranges_of_a_load_balancer_are_never_open_to_others() {
         });
         let mut asked = 0;
         while !edits.is_finished() {
-            let outcome =
-                outside.ask_within(std::time::Duration::from_millis(300), Proto::Tcp, at[asked % 2]);
-            assert!(outcome.result.is_err(), "let in after {asked} attempts: {outcome}");
+            let (client, to) = (&clients[asked / 2 % 2], at[asked % 2]);
+            let outcome = client.ask_within(std::time::Duration::from_millis(300), Proto::Tcp, to);
+            assert!(outcome.result.is_err(), "{} was let in after {asked} attempts: {outcome}", client.place);
             asked += 1;
         }
         asked
@@ -216,6 +216,13 @@ fn source_ranges_of_a_load_balancer_are_never_open_to_others() {
     // The node by its own address.
     testbed.manifests.service(&ranged(&["192.168.50.10/32", "fd00:50::10/128"]));
     wait(&testbed, at, Nothing);
+    check(&testbed, at, [Node, Nothing, Nothing, Nothing]);
+    // Where the address is the node's, its processes call it from there.
+    testbed.start_with(&["--load-balancer-ip-binding=address"]);
+    wait_for(WAIT_LIMIT, "the address of kube-ipvs0", || {
+        let addresses = testbed.net.node.sh("ip addr show dev kube-ipvs0");
+        if addresses.contains(&EXTERNAL.v4.to_string()) { Ok(()) } else { Err(addresses) }
+    });
     check(&testbed, at, [Node, Nothing, Nothing, Nothing]);
 }
 

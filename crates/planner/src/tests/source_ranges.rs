@@ -1,5 +1,6 @@
 //! Source ranges of load balancers.
 
+use lb_types::VipBinding;
 use service_model::SourceRanges;
 
 use super::*;
@@ -93,4 +94,25 @@ fn ranges_that_somebody_takes_away_come_back_and_others_go() {
     world.execute(&plan);
     assert_eq!(plan.len(), 2, "{plan}");
     assert_eq!(world.mirror, whole);
+}
+
+/// Where a VIP is an address of the node, its own processes call it from there.
+#[test]
+fn a_node_that_ranges_let_in_is_let_in_under_the_address_of_a_vip() {
+    let ranges = |binding, ranges: &[&str]| {
+        let mut world = World::new();
+        world.config.bindings.load_balancer = binding;
+        about_ranges(&world.sync(balanced(Some(ranges))))[1..].to_vec()
+    };
+    let node = ["192.168.50.0/24"];
+    assert_eq!(
+        ranges(VipBinding::Address, &node),
+        [
+            "add element allowed 192.0.2.8:80/TCP 192.168.50.0/24",
+            "add element allowed 192.0.2.8:80/TCP 192.0.2.8/32"
+        ]
+    );
+    assert_eq!(ranges(VipBinding::Address, &["10.0.0.0/8"]).len(), 1, "the node is not let in");
+    assert_eq!(ranges(VipBinding::Address, &["192.0.0.0/8"]).len(), 1, "the VIP is among them");
+    assert_eq!(ranges(VipBinding::Route, &node).len(), 1, "the node comes from its own address");
 }
