@@ -403,14 +403,15 @@ pub fn desire_service(
         created: service.created,
         fronts: Vec::new(),
         unbound: Vec::new(),
-        health_check: HealthCheck::of(service, model),
+        health_check: None,
         no_local: NoLocal::default(),
     };
     let mut problems = unmatched_ports(service, model);
     problems.extend(settings_problems(service, context.config));
-    let mut wanted = Wanted { service, model, context, unbound: Vec::new(), problems };
+    let mut wanted = Wanted { service, model, context, unbound: Vec::new(), balancers: Vec::new(), problems };
     for family in IpFamily::ALL {
         let offers = wanted.offers(family);
+        wanted.balancers.extend(offers.iter().filter_map(|offer| offer.balancer()));
         intent.fronts.reserve_exact(offers.len() * service.ports.len());
         for port in service.ports.iter().filter(|_| !offers.is_empty()) {
             // Selected once for all fronts of the port.
@@ -426,6 +427,7 @@ pub fn desire_service(
         }
     }
     intent.unbound = wanted.unbound;
+    intent.health_check = HealthCheck::of(service, model, wanted.balancers);
     (intent, wanted.problems)
 }
 
@@ -436,6 +438,8 @@ struct Wanted<'a> {
     context: Context<'a>,
     /// VIPs that are bound to no node.
     unbound: Vec<(IpAddr, BindingReason)>,
+    /// Addresses of its load balancer that are bound here.
+    balancers: Vec<IpAddr>,
     problems: Vec<IntentProblem>,
 }
 
@@ -461,6 +465,14 @@ impl Offer {
         match self {
             Offer::ClusterIp(_, bound) | Offer::External(.., bound) => bound,
             Offer::Node | Offer::NodeAddress(_) => (Binding::Node, BindingReason::OfNode),
+        }
+    }
+
+    /// Address of the Service's load balancer, if it is one.
+    const fn balancer(self) -> Option<IpAddr> {
+        match self {
+            Offer::External(addr, ExternalSource::LoadBalancer, _) => Some(addr),
+            _ => None,
         }
     }
 
@@ -643,9 +655,8 @@ impl<'a> Selection<'a> {
         let external =
             splits.then(|| self.desire_front(front.for_external(), offer, &self.local, Masquerade::Never));
         let ranges = self.service.source_ranges_of(front.family());
-        let is_of_balancer = matches!(offer, Offer::External(_, ExternalSource::LoadBalancer, _));
         let any = FrontIntent {
-            allowed: ranges.filter(|_| is_of_balancer).cloned(),
+            allowed: ranges.filter(|_| offer.balancer().is_some()).cloned(),
             ..self.desire_front(front, offer, endpoints, masquerade)
         };
         std::iter::once(any).chain(external)

@@ -249,3 +249,30 @@ fn another_bit_has_another_rule() {
     world.execute(&plan);
     assert!(world.resync().is_empty());
 }
+
+/// Load balancers may ask for the health of a Service at those of its addresses alone that are bound here.
+#[test]
+fn health_checks_are_answered_at_the_load_balancers_addresses_that_are_bound_here() {
+    let at = |addr: &str, source| ExternalIp { addr: ip(addr), source };
+    let (balancer, external) = (ExternalSource::LoadBalancer, ExternalSource::ExternalIps);
+    for (what, external_ip, wish, expect) in [
+        ("steered", at(BALANCER, balancer), None, true),
+        ("routed", at(BALANCER, balancer), all(VipBinding::Route), true),
+        ("bound to no node", at(BALANCER, balancer), all(VipBinding::None), false),
+        ("among the ClusterIPs", at("10.96.0.99", balancer), None, false),
+        ("not of the load balancer", at(BALANCER, external), None, false),
+    ] {
+        let mut web = service("web", &[WEB], Protocol::Tcp);
+        web.external_ips = vec![external_ip];
+        web.external_traffic_policy = TrafficPolicy::Local;
+        web.health_check_port = NonZeroU16::new(31080);
+        web.settings.external_ip_binding = wish.map(Arc::new);
+        let mut world = on_n1(Bindings::default());
+        world.sync(ModelEvent::ServiceApplied(web));
+        let port =
+            VipPort { addr: external_ip.addr, protocol: Protocol::Tcp, port: 31080.try_into().unwrap() };
+        assert_eq!(world.mirror.elements.contains(&RuleElement::HealthCheck(port)), expect, "{what}");
+        assert_eq!(world.desired.has_health_check(port), expect, "{what}");
+        assert_eq!(world.desired.health_checks().count(), 1, "{what}: the node port answers all the same");
+    }
+}
