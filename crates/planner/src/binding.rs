@@ -117,9 +117,10 @@ pub struct Choice {
 impl Bindings {
     /// Chooses the binding of a VIP of a Service; `source` is where the address is written, unless it is a ClusterIP.
     ///
-    /// Addresses on an interface of the node stay the node's. An excluded address is bound to no node, whatever the
-    /// Service asks for, because the operator of the node has the last word; then the Service's own wish counts, if
-    /// its annotations do, and at last the flag for its kind of VIP.
+    /// An excluded address is bound to no node, whatever the Service asks for, because the operator of the node has the
+    /// last word; then the Service's own wish counts, if its annotations do, and at last the flag for its kind of VIP.
+    /// What is to be bound by any of them and is on an interface of the node stays the node's, while an address that is
+    /// to be bound to no node has no virtual server there either.
     ///
     /// An external IP may be any address, that of another machine, too. So a Service may ask for a wider reach than the
     /// flag's only where the operator has listed the address.
@@ -137,9 +138,6 @@ impl Bindings {
         let mut refused = None;
         let (binding, reason) = match source {
             Some(_) if is_excluded() => (VipBinding::None, BindingReason::Excluded),
-            _ if facts.addresses.contains_key(&vip) => {
-                return Choice { binding: Some(Binding::Node), reason: BindingReason::OfNode, refused: None };
-            }
             Some(source) => {
                 let (configured, reason) = bindings.configured(source);
                 match wish.and_then(|wish| wish.of(vip)) {
@@ -155,6 +153,9 @@ impl Bindings {
         };
         let binding = match binding {
             VipBinding::None => None,
+            _ if facts.addresses.contains_key(&vip) => {
+                return Choice { binding: Some(Binding::Node), reason: BindingReason::OfNode, refused: None };
+            }
             VipBinding::Steer => Some(Binding::Steer),
             VipBinding::Route => Some(Binding::Route),
             VipBinding::Address => Some(Binding::Address),

@@ -80,10 +80,12 @@ impl Inputs<'_> {
         (was_bound && !self.desired.is_unbound(vip)).then_some(Binding::Route)
     }
 
-    /// Tells whether a VIP is to be bound to no node, and steering does not tell its connections from others.
+    /// Tells whether a VIP is to be bound to no node, and steering does not tell its connections from others, as it does
+    /// not where the VIP is an address of the node.
     fn is_given_up(&self, vip: &IpAddr) -> bool {
-        let Inputs { desired, .. } = self;
-        desired.is_unbound(vip) && desired.binding(vip).is_none() && self.left_binding(vip).is_none()
+        let Inputs { desired, context: Context { facts, .. }, .. } = self;
+        let is_steered = || !facts.addresses.contains_key(vip) && self.left_binding(vip).is_some();
+        desired.is_unbound(vip) && desired.binding(vip).is_none() && !is_steered()
     }
 }
 

@@ -105,6 +105,43 @@ fn what_is_of_the_node_stays_the_nodes() {
     assert_eq!((binding, reason.to_string().as_str()), (Some(Binding::Route), "--cluster-ip-binding"));
 }
 
+/// A program of the node, such as keepalived, may bring an address to the node whose ports another one has.
+#[test]
+fn what_is_bound_to_no_node_has_no_virtual_server_at_an_address_of_the_node_either() {
+    let source = ExternalSource::ExternalIps;
+    let of_node = |world: &mut World| _ = world.facts.addresses.insert(ip(VIP), "eth1".to_owned());
+    let excluded = Bindings { excluded: vec!["192.0.2.7/32".parse().unwrap()], ..free() };
+    let flag = Bindings { external_ip: VipBinding::None, ..free() };
+    for (what, bindings, wish, expect) in [
+        ("annotation", free(), all(VipBinding::None), "annotation kube-ipvs.io/external-ip-binding"),
+        ("flag", flag, None, "--external-ip-binding"),
+        ("excluded", excluded, all(VipBinding::Route), "--exclude-external-ips"),
+    ] {
+        let mut world = on_n1(bindings);
+        of_node(&mut world);
+        plan(&mut world, wants(source, wish));
+        let (binding, reason) = world.desired.bindings()[&ip(VIP)];
+        assert_eq!((binding, reason.to_string().as_str()), (None, expect), "{what}");
+        assert_eq!(world.mirror.fronts_on(ip(VIP)).count(), 0, "{what}");
+    }
+    // What is served there, or is steered still, goes at once.
+    let mut world = on_n1(free());
+    of_node(&mut world);
+    plan(&mut world, wants(source, all(VipBinding::Steer)));
+    assert_eq!(world.mirror.fronts_on(ip(VIP)).count(), 1);
+    plan(&mut world, wants(source, all(VipBinding::None)));
+    assert_eq!(world.mirror.fronts_on(ip(VIP)).count(), 0);
+    let mut world = on_n1(free());
+    plan(&mut world, wants(source, None));
+    plan(&mut world, wants(source, all(VipBinding::None)));
+    assert_eq!(world.mirror.fronts_on(ip(VIP)).count(), 1, "connections go on");
+    of_node(&mut world);
+    let plan = world.resync();
+    world.execute(&plan);
+    assert_eq!(world.mirror.fronts_on(ip(VIP)).count(), 0, "{plan}");
+    assert!(world.resync().is_empty(), "{}", world.resync());
+}
+
 #[test]
 fn annotations_count_only_where_they_may() {
     let mut world = on_n1(Bindings::default());
