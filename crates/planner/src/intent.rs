@@ -512,7 +512,8 @@ impl Wanted<'_> {
     /// Address of the Service, if it may have it and it is bound to this node.
     fn offer(&mut self, vip: IpAddr, source: Option<ExternalSource>) -> Option<Offer> {
         if let Some(problem) = self.refusal(vip, source) {
-            self.problems.push(problem);
+            // Nobody asks for the address of a proxy.
+            self.problems.extend(Some(problem).filter(|_| source != Some(ExternalSource::Proxy)));
             return None;
         }
         let Context { config, facts, .. } = self.context;

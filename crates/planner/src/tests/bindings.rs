@@ -313,3 +313,56 @@ fn health_checks_are_answered_at_the_load_balancers_addresses_that_are_bound_her
         assert_eq!(world.desired.health_checks().count(), 1, "{what}: the node port answers all the same");
     }
 }
+
+/// Clients are to pass a load balancer that is a proxy from the moment on at which it says so.
+#[test]
+fn the_address_of_a_proxy_is_left_at_once() {
+    let proxied = |mut events: [ModelEvent; 2]| {
+        let [ModelEvent::ServiceApplied(service), _] = &mut events else { unreachable!() };
+        service.external_ips[0].source = ExternalSource::Proxy;
+        events
+    };
+    let source = ExternalSource::LoadBalancer;
+    for binding in [VipBinding::Route, VipBinding::Address] {
+        let mut world = on_n1(free());
+        plan(&mut world, wants(source, all(binding)));
+        assert_eq!(world.mirror.fronts_on(ip(BALANCER)).count(), 1);
+        let left = plan(&mut world, proxied(wants(source, all(binding))));
+        let is_gone = left.contains("delete element vips 192.0.2.8") && !left.contains("no-endpoints");
+        assert!(is_gone, "{binding}: {left}");
+        let (bound, reason) = world.desired.bindings()[&ip(BALANCER)];
+        assert_eq!((bound, reason.to_string().as_str()), (None, "ipMode: Proxy"));
+        assert_eq!(world.mirror.fronts_on(ip(BALANCER)).count(), 0, "{binding}");
+        assert!(world.resync().is_empty(), "{binding}: {}", world.resync());
+        plan(&mut world, wants(source, all(binding)));
+        assert_eq!(world.mirror.fronts_on(ip(BALANCER)).count(), 1, "{binding}: back again");
+    }
+    let mut world = on_n1(free());
+    plan(&mut world, wants(source, None));
+    let left = plan(&mut world, proxied(wants(source, None)));
+    assert!(left.starts_with("add element steered-known 192.0.2.8:80/TCP\n"), "connections go on: {left}");
+}
+
+/// Nothing but the line of the plan comes of an address that is a proxy's.
+#[test]
+fn the_address_of_a_proxy_counts_for_nothing_else() {
+    let mut web = service("web", &[WEB], Protocol::Tcp);
+    web.external_traffic_policy = TrafficPolicy::Local;
+    web.health_check_port = NonZeroU16::new(31080);
+    let mut world = on_n1(Bindings::default());
+    world.facts.addresses.insert(ip(BALANCER), "eth1".to_owned());
+    world.config.pod_cidrs = vec!["203.0.113.0/24".parse().unwrap()];
+    let (plain, _) = desire_service(&web, &world.model, world.context());
+    // The last two would be refused to a VIP: one is among the ClusterIPs, the other among the pods.
+    web.external_ips = [BALANCER, "10.96.0.99", "203.0.113.9"]
+        .map(|addr| ExternalIp { addr: ip(addr), source: ExternalSource::Proxy })
+        .to_vec();
+    assert_eq!(world.facts.shared_ports(&web), []);
+    let (intent, problems) = desire_service(&web, &world.model, world.context());
+    assert_eq!(problems, []);
+    assert_eq!(
+        (intent.fronts, intent.health_check, intent.no_local),
+        (plain.fronts, plain.health_check, plain.no_local)
+    );
+    assert!(intent.unbound.iter().all(|(vip, _)| *vip != ip("10.96.0.99")), "{:?}", intent.unbound);
+}

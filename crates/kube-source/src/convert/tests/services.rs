@@ -14,6 +14,7 @@ fn summary(service: &Service) -> String {
     let external = service.external_ips.iter().map(|ip| match ip.source {
         ExternalSource::ExternalIps => format!("external {}", ip.addr),
         ExternalSource::LoadBalancer => format!("balancer {}", ip.addr),
+        ExternalSource::Proxy => format!("proxy {}", ip.addr),
     });
     let local = |policy, name: &str| (policy == TrafficPolicy::Local).then(|| name.to_owned());
     let settings = &service.settings;
@@ -147,7 +148,8 @@ fn service_to_service_map_of_load_balancers() {
     let vips = "172.16.55.11 balancer 10.1.2.4 balancer 10.1.2.5";
     check("load balancer service ipMode VIP", v4, vip, vips, &[]);
     let proxy = "{ip: 10.1.2.4, ipMode: Proxy}, {ip: 10.1.2.5, ipMode: Proxy}";
-    check("load balancer service ipMode Proxy", v4, proxy, "172.16.55.11", &[]);
+    let proxies = "172.16.55.11 proxy 10.1.2.4 proxy 10.1.2.5";
+    check("load balancer service ipMode Proxy", v4, proxy, proxies, &[]);
     let local = format!("{v4}, externalTrafficPolicy: Local, healthCheckNodePort: 345");
     let expect = "172.16.55.11 balancer 10.1.2.3 external-local health check 345";
     check("load balancer service with only local traffic policy", &local, "{ip: 10.1.2.3}", expect, &[]);
@@ -553,7 +555,14 @@ fn external_addresses() {
     check_external("none", "externalIPs: null", "null", "", &[]);
     check_external("one of each", v4, "[{ip: 192.0.2.8}]", "external 192.0.2.7 balancer 192.0.2.8", &[]);
     check_external("VIP", "type: LoadBalancer", "[{ip: 192.0.2.8, ipMode: VIP}]", "balancer 192.0.2.8", &[]);
-    check_external("Proxy is not ours", "type: LoadBalancer", "[{ip: 192.0.2.8, ipMode: Proxy}]", "", &[]);
+    let proxy = "[{ip: 192.0.2.8, ipMode: Proxy}]";
+    check_external("a proxy is known", "type: LoadBalancer", proxy, "proxy 192.0.2.8", &[]);
+    check_external("a proxy, too", "externalIPs: [192.0.2.8]", proxy, "external 192.0.2.8", &[]);
+    let both = "[{ip: 192.0.2.8, ipMode: Proxy}, {ip: 192.0.2.8, ipMode: VIP}]";
+    check_external("both modes", "type: LoadBalancer", both, "balancer 192.0.2.8", &[]);
+    let wrong = "[x, 127.0.0.1, '2001:db8::8', 10.96.0.1]".replace(", ", ", ipMode: Proxy}, {ip: ");
+    let wrong = wrong.replace('[', "[{ip: ").replace(']', ", ipMode: Proxy}]");
+    check_external("nobody asks for a proxy's", "type: LoadBalancer", &wrong, "", &[]);
     check_external(
         "a host name is no address",
         "type: LoadBalancer",
