@@ -71,6 +71,11 @@ impl Binding {
     pub const fn is_vip(self) -> bool {
         !matches!(self, Binding::Node)
     }
+
+    /// Tells whether all packets to a VIP come here, those to ports without a Service included, which are refused.
+    pub const fn takes_all_ports(self) -> bool {
+        matches!(self, Binding::Route | Binding::Address)
+    }
 }
 
 impl fmt::Display for Binding {

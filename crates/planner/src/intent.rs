@@ -51,7 +51,7 @@ pub enum Masquerade {
     External,
     /// Connections of clients that count as pods of this node, but may be pods of another.
     Pods,
-    /// Connections that come from a VIP.
+    /// Connections that come from a VIP, as those of processes of the node do where a VIP is an address.
     Vips,
     /// No connections: clients outside keep their address.
     Never,
@@ -94,7 +94,8 @@ pub struct FrontIntent {
     pub endpoints: Tallied<Arc<[ServerEndpoint]>>,
     /// Clients that may connect, by prefixes that do not overlap; `None` for everybody.
     pub allowed: Option<Arc<[IpNetwork]>>,
-    /// Choice of the connections that are masqueraded, of all clients of the port.
+    /// Choice of the connections that are masqueraded, of all clients of the port, but for what the binding of its VIP
+    /// adds, which other Services decide, too ([`crate::diff`]).
     pub masquerade: Masquerade,
     /// Drain settings that differ from the configuration, if any.
     pub drain: Option<Arc<Overrides>>,
@@ -241,8 +242,8 @@ pub enum IntentProblem {
         service: ServiceName,
         /// The address.
         vip: IpAddr,
-        /// Binding that the Service would have by itself.
-        own: Binding,
+        /// Binding that the Service would have by itself; `None` for no node.
+        own: Option<Binding>,
         /// Binding that holds.
         binding: Binding,
     },
@@ -303,10 +304,14 @@ impl fmt::Display for IntentProblem {
             | IntentProblem::RefusesWhileDraining { .. } => self.fmt_annotation(f),
             IntentProblem::BoundFurther { service, vip, own, binding } => write!(
                 f,
-                "Service {service}: the binding of {vip} is {}, for another Service with that address, not {}: the one \
-                 that reaches furthest holds; have all Services with the address ask for the same one",
-                binding.as_str(),
-                own.as_str()
+                "Service {service}: the binding of {vip} is {binding}, for another Service with that address, not {}: the \
+                 one that reaches furthest holds{}; have all Services with the address ask for the same one",
+                own.map_or(VipBinding::None.as_str(), Binding::as_str),
+                match own {
+                    None if binding.takes_all_ports() =>
+                        ", and this node refuses ports that only this Service has there",
+                    _ => "",
+                }
             ),
             IntentProblem::ClaimedByOther { service, front, winner } => {
                 write!(f, "Service {service}: {front} is already served for Service {winner}, which is older")
@@ -643,9 +648,6 @@ impl<'a> Selection<'a> {
             (_, _, TrafficPolicy::Cluster) if is_at_node => (&self.cluster, Masquerade::All),
             (_, _, TrafficPolicy::Cluster) => (&self.cluster, Masquerade::External),
             (_, _, TrafficPolicy::Local) if is_at_node => (&self.cluster, Masquerade::Pods),
-            (_, _, TrafficPolicy::Local) if offer.bound().0 == Binding::Address => {
-                (&self.cluster, Masquerade::Vips)
-            }
             // Clients outside keep their address. Pods and processes of this node need no masquerading: answers come
             // back here.
             (_, _, TrafficPolicy::Local) => (&self.cluster, Masquerade::Never),

@@ -231,10 +231,7 @@ fn a_vip_that_is_bound_to_no_node_any_more() {
 fn the_widest_reach_wins() {
     let mut world = on_n1(free());
     plan(&mut world, wants(ExternalSource::ExternalIps, None));
-    let mut other = service("other", &["10.96.0.81"], Protocol::Tcp);
-    other.external_ips = vec![ExternalIp { addr: ip(VIP), source: ExternalSource::ExternalIps }];
-    other.ports[0].port = 81.try_into().unwrap();
-    other.settings.external_ip_binding = all(VipBinding::Route).map(Arc::new);
+    let other = on_port_81(VipBinding::Route);
     let shared = lines(&world.sync(ModelEvent::ServiceApplied(other.clone())));
     assert_eq!(
         shared,
@@ -248,7 +245,7 @@ fn the_widest_reach_wins() {
     let problem = IntentProblem::BoundFurther {
         service: web.clone(),
         vip: ip(VIP),
-        own: Binding::Steer,
+        own: Some(Binding::Steer),
         binding: Binding::Route,
     };
     assert_eq!(world.conflicts(&web), std::slice::from_ref(&problem));
@@ -271,6 +268,83 @@ fn the_widest_reach_wins() {
         "add element steered-vips 192.0.2.7\nensure route local 192.0.2.7 table steering\n\
          delete route local 192.0.2.7\n"
     );
+}
+
+/// A Service whose only external address is `VIP`, with port 81.
+fn on_port_81(binding: VipBinding) -> Service {
+    let mut other = service("other", &["10.96.0.81"], Protocol::Tcp);
+    other.external_ips = vec![ExternalIp { addr: ip(VIP), source: ExternalSource::ExternalIps }];
+    other.ports[0].port = 81.try_into().unwrap();
+    other.settings.external_ip_binding = all(binding).map(Arc::new);
+    other
+}
+
+/// A Service that binds its address to no node is told who takes its packets there.
+#[test]
+fn whoever_binds_an_address_to_no_node_is_told_who_takes_it() {
+    let source = ExternalSource::ExternalIps;
+    let web = ServiceName::new("default", "web");
+    for (binding, taken) in
+        [(VipBinding::Steer, false), (VipBinding::Route, true), (VipBinding::Address, true)]
+    {
+        let mut world = on_n1(free());
+        plan(&mut world, wants(source, all(VipBinding::None)));
+        assert_eq!(world.conflicts(&web), []);
+        let other = on_port_81(binding);
+        let intent = |world: &World| desire_service(&other, &world.model, world.context()).0;
+        let both = BTreeSet::from([web.clone()]);
+        let rivals = world.desired.replace(&other.name, Some(intent(&world)), &mut Changes::default());
+        assert_eq!(rivals, both, "{binding}: it is looked at again");
+        let [problem] = &world.conflicts(&web)[..] else { panic!("{binding}: {:?}", world.conflicts(&web)) };
+        let text = problem.to_string();
+        assert!(text.contains(&format!("the binding of 192.0.2.7 is {binding}")), "{text}");
+        assert!(text.contains("not none"), "{text}");
+        assert_eq!(text.contains("refuses ports that only this Service has"), taken, "{text}");
+        assert_eq!(world.conflicts(&other.name), []);
+        // Whoever comes later is told, too, and not any more when the other one goes.
+        let unbound = desire_service(world.model.service(&web).unwrap(), &world.model, world.context()).0;
+        world.desired.replace(&web, None, &mut Changes::default());
+        let rivals = world.desired.replace(&web, Some(unbound), &mut Changes::default());
+        assert_eq!(rivals, BTreeSet::from([other.name.clone()]), "{binding}");
+        assert_eq!(world.conflicts(&web).len(), 1);
+        assert_eq!(world.desired.replace(&other.name, None, &mut Changes::default()), both);
+        assert_eq!(world.conflicts(&web), []);
+    }
+}
+
+/// The load balancer has said so, not the Service, which can do nothing about it.
+#[test]
+fn whoever_has_a_proxy_is_told_nothing_of_its_address() {
+    let mut world = on_n1(free());
+    let mut web = service("web", &[WEB], Protocol::Tcp);
+    web.external_ips = vec![ExternalIp { addr: ip(VIP), source: ExternalSource::Proxy }];
+    world.sync(ModelEvent::ServiceApplied(web.clone()));
+    world.sync(ModelEvent::ServiceApplied(on_port_81(VipBinding::Route)));
+    assert_eq!(world.conflicts(&web.name), []);
+}
+
+/// Under a Local policy nobody is masqueraded but processes of the node, where another Service makes the VIP their source.
+#[test]
+fn masquerading_follows_the_binding_that_holds() {
+    let mut world = on_n1(free());
+    let [ModelEvent::ServiceApplied(mut web), slice] = wants(ExternalSource::ExternalIps, None) else {
+        unreachable!()
+    };
+    web.external_traffic_policy = TrafficPolicy::Local;
+    plan(&mut world, [ModelEvent::ServiceApplied(web), slice]);
+    let port = VipPort { addr: ip(VIP), protocol: Protocol::Tcp, port: 80.try_into().unwrap() };
+    let is_masqueraded = |world: &World| world.mirror.elements.contains(&RuleElement::MasqueradeVips(port));
+    assert!(!is_masqueraded(&world));
+    for (binding, expect) in
+        [(VipBinding::Address, true), (VipBinding::Route, false), (VipBinding::Address, true)]
+    {
+        world.sync(ModelEvent::ServiceApplied(on_port_81(binding)));
+        assert_eq!(is_masqueraded(&world), expect, "{binding}");
+        assert!(world.resync().is_empty(), "{binding}: {}", world.resync());
+    }
+    world.sync(ModelEvent::ServiceDeleted(on_port_81(VipBinding::None).name));
+    assert!(!is_masqueraded(&world));
+    assert!(world.resync().is_empty(), "{}", world.resync());
 }
 
 #[test]
