@@ -153,12 +153,19 @@ pub enum IntentProblem {
         /// Prefix of ClusterIPs.
         range: IpNetwork,
     },
-    /// An external address lies among the pods of the cluster.
-    ExternalIpIsPodIp {
+    /// An external address is the ClusterIP of another Service, whose traffic it would take.
+    ExternalIpIsOfService {
         /// The Service.
         service: ServiceName,
         /// Field of the Service that has the address.
         field: &'static str,
+        /// The address.
+        vip: IpAddr,
+    },
+    /// An external IP lies among the pods of the cluster.
+    ExternalIpIsPodIp {
+        /// The Service.
+        service: ServiceName,
         /// The address.
         vip: IpAddr,
         /// Prefix of pods.
@@ -275,9 +282,14 @@ impl fmt::Display for IntentProblem {
                 "Service {service}: {field}: {vip} lies in the range of ClusterIPs {range}, where it would take the \
                  traffic of another Service; it is not served; use an address outside of that range"
             ),
-            IntentProblem::ExternalIpIsPodIp { service, field, vip, range } => write!(
+            IntentProblem::ExternalIpIsOfService { service, field, vip } => write!(
                 f,
-                "Service {service}: {field}: {vip} lies in the range of pods {range}, where it would take the traffic of \
+                "Service {service}: {field}: {vip} is the ClusterIP of another Service, whose traffic it would take; it is \
+                 not served; use another address"
+            ),
+            IntentProblem::ExternalIpIsPodIp { service, vip, range } => write!(
+                f,
+                "Service {service}: spec.externalIPs: {vip} lies in the range of pods {range}, where it would take the traffic of \
                  a pod; it is not served; use an address outside of that range"
             ),
             IntentProblem::ExternalIpNotAllowed { service, vip } => write!(
@@ -330,6 +342,7 @@ impl IntentProblem {
     pub fn service(&self) -> &ServiceName {
         match self {
             IntentProblem::ExternalIpIsClusterIp { service, .. }
+            | IntentProblem::ExternalIpIsOfService { service, .. }
             | IntentProblem::ExternalIpIsPodIp { service, .. }
             | IntentProblem::ExternalIpNotAllowed { service, .. }
             | IntentProblem::PortIsNodes { service, .. }
@@ -541,7 +554,8 @@ impl Wanted<'_> {
     }
 
     /// Problem for which an address is served nowhere: who may create Services must not take the traffic of ClusterIPs,
-    /// of pods or of addresses that are none of the cluster's (CVE-2020-8554).
+    /// of pods or of addresses that are none of the cluster's (CVE-2020-8554). Load balancers give addresses of their
+    /// own, which in a flat network lie in the range of pods.
     fn refusal(&self, vip: IpAddr, source: Option<ExternalSource>) -> Option<IntentProblem> {
         let source = source?;
         let Context { config, ownership, .. } = self.context;
@@ -549,12 +563,18 @@ impl Wanted<'_> {
         if let Some(range) = ownership.cluster_range_of(vip) {
             return Some(IntentProblem::ExternalIpIsClusterIp { service, field, vip, range });
         }
+        if self.model.is_cluster_ip(vip) {
+            return Some(IntentProblem::ExternalIpIsOfService { service, field, vip });
+        }
+        if source != ExternalSource::ExternalIps {
+            return None;
+        }
         let mut pods = config.pod_cidrs.iter().chain(&self.model.node().pod_cidrs).copied();
         if let Some(range) = pods.find(|net| net.contains(vip)) {
-            return Some(IntentProblem::ExternalIpIsPodIp { service, field, vip, range });
+            return Some(IntentProblem::ExternalIpIsPodIp { service, vip, range });
         }
-        let is_foreign = source == ExternalSource::ExternalIps && !config.bindings.allows_external(vip);
-        is_foreign.then_some(IntentProblem::ExternalIpNotAllowed { service, vip })
+        let is_allowed = config.bindings.allows_external(vip);
+        (!is_allowed).then_some(IntentProblem::ExternalIpNotAllowed { service, vip })
     }
 }
 

@@ -6,7 +6,7 @@ use lb_types::VipBinding;
 use service_model::ExternalIpBinding;
 
 use super::*;
-use crate::{Binding, Bindings, Choice};
+use crate::{Bindings, Choice};
 
 const VIP: &str = "192.0.2.7";
 const BALANCER: &str = "192.0.2.8";
@@ -165,15 +165,17 @@ fn addresses_that_nobody_may_capture_are_refused() {
     service.external_ips = ["192.0.2.7", "203.0.113.1", "10.244.3.4"]
         .map(|addr| ExternalIp { addr: ip(addr), source: ExternalSource::ExternalIps })
         .to_vec();
-    let balancer = ExternalIp { addr: ip("203.0.113.9"), source: ExternalSource::LoadBalancer };
-    service.external_ips.push(balancer);
+    // Those of a load balancer are the cluster's own, and may be among the pods of a flat network.
+    let balancers = ["203.0.113.9", "10.244.3.5"]
+        .map(|addr| ExternalIp { addr: ip(addr), source: ExternalSource::LoadBalancer });
+    service.external_ips.extend(balancers);
     let (intent, problems) = desire_service(&service, &world.model, world.context());
     let text: Vec<_> = problems.iter().map(IntentProblem::to_string).collect();
     let [foreign, of_pod] = &text[..] else { panic!("{text:?}") };
     assert!(foreign.contains("203.0.113.1 lies in none of the ranges of --external-ip-cidrs"), "{foreign}");
     assert!(of_pod.contains("10.244.3.4 lies in the range of pods 10.244.0.0/16"), "{of_pod}");
     let served: Vec<_> = intent.fronts.iter().map(|front| front.front.port.addr.to_string()).collect();
-    assert_eq!(served, [WEB, "192.0.2.7", "203.0.113.9"], "load balancers are the cluster's own");
+    assert_eq!(served, [WEB, "192.0.2.7", "203.0.113.9", "10.244.3.5"]);
 }
 
 /// Each binding is complete before the one before it goes, so that no connection is lost which both can carry.
@@ -425,10 +427,9 @@ fn the_address_of_a_proxy_counts_for_nothing_else() {
     web.health_check_port = NonZeroU16::new(31080);
     let mut world = on_n1(Bindings::default());
     world.facts.addresses.insert(ip(BALANCER), "eth1".to_owned());
-    world.config.pod_cidrs = vec!["203.0.113.0/24".parse().unwrap()];
     let (plain, _) = desire_service(&web, &world.model, world.context());
-    // The last two would be refused to a VIP: one is among the ClusterIPs, the other among the pods.
-    web.external_ips = [BALANCER, "10.96.0.99", "203.0.113.9"]
+    // The last one would be refused to a VIP.
+    web.external_ips = [BALANCER, "10.96.0.99"]
         .map(|addr| ExternalIp { addr: ip(addr), source: ExternalSource::Proxy })
         .to_vec();
     assert_eq!(world.facts.shared_ports(&web), []);
