@@ -108,7 +108,7 @@ impl VipClient {
         let mut reported = HashSet::new();
         for Failure { index, errno, text } in outcome.failures {
             let Some((op, write)) = owners.get(index) else { continue };
-            let gone = matches!(write, RouteWrite::Delete(_)) && is_absent(errno);
+            let gone = matches!(write, RouteWrite::Delete { .. }) && is_absent(errno);
             if !gone && reported.insert(*op) {
                 report.failed.push(failed(ops, *op, errno, text));
             }
@@ -180,7 +180,9 @@ fn family_of(ip_family: IpFamily) -> AddressFamily {
 fn push(batch: &mut Batch, op: &VipOp, link: u32) {
     match *op {
         VipOp::EnsureRoute { vip, table, source } => RouteWrite::Add(source).push(batch, vip, table, link),
-        VipOp::DeleteRoute { vip, table } => RouteWrite::Delete(None).push(batch, vip, table, link),
+        VipOp::DeleteRoute { vip, table } => {
+            RouteWrite::Delete { link, source: None }.push(batch, vip, table, link)
+        }
         VipOp::EnsureAddress { addr } => push_add_address(batch, addr, AddressScope::Universe, link),
         VipOp::DeleteAddress { addr } => push_delete_address(batch, addr, link),
         VipOp::EnsureLink | VipOp::DeleteLink | VipOp::EnsureRule { .. } | VipOp::DeleteRule { .. } => {
