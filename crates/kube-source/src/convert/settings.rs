@@ -78,13 +78,11 @@ fn add_binding(
         entry.split_once('=').map_or((None, entry), |(addr, binding)| (Some(addr.trim()), binding.trim()));
     let binding: VipBinding = binding.parse().map_err(|unknown: UnknownBinding| unknown.to_string())?;
     let Some(addr) = addr else {
-        return match wanted.others.replace(binding) {
-            None => Ok(()),
-            first => {
-                wanted.others = first;
-                Err("an entry before it is for all addresses, too".to_owned())
-            }
-        };
+        if wanted.others.is_some() {
+            return Err("an entry before it is for all addresses, too".to_owned());
+        }
+        wanted.others = Some(binding);
+        return Ok(());
     };
     let addr = parse_ip(addr).ok_or_else(|| format!("{addr:?} is no IP address"))?;
     if wanted.of.iter().any(|(known, _)| *known == addr) {
