@@ -14,7 +14,7 @@ use std::{
 
 use ipnetwork::IpNetwork;
 use kernel::{ConnReuseFlag, ConnectionTracking};
-use lb_types::{IpFamily, RulesLayout, Scheduler, VipBinding};
+use lb_types::{IpFamily, RulesLayout, Scheduler, VipBinding, canonical_prefix};
 use planner::{Bindings, NodePortAddresses, Ownership, PlannerConfig};
 use reconcile::{Config, LocalMode};
 use telemetry::{BindFailure, LogFormat};
@@ -137,7 +137,7 @@ impl Check<'_> {
     fn prefixes(&mut self, flag: &str, texts: &[String]) -> Vec<IpNetwork> {
         let given = texts.iter().map(|text| text.trim()).filter(|text| !text.is_empty());
         let prefix = |text: &str| match text.parse::<IpAddr>() {
-            Ok(addr) => Ok(IpNetwork::from(addr)),
+            Ok(addr) => Ok(canonical_prefix(IpNetwork::from(addr))),
             Err(_) => cidr(text),
         };
         given.filter_map(|text| self.take(flag, prefix(text).map(Some))).collect()
@@ -448,8 +448,7 @@ fn warnings(flags: &Flags, names: &Names, enabled: &BTreeMap<String, bool>) -> V
 /// Parses a CIDR as Go's `ParseCIDR` does, which refuses an address without a prefix length.
 fn cidr(text: &str) -> Result<IpNetwork, String> {
     let bad = || format!("invalid CIDR {text:?}: expected a form like 10.96.0.0/16");
-    let net: IpNetwork = text.contains('/').then(|| text.parse().ok()).flatten().ok_or_else(bad)?;
-    IpNetwork::new(net.network(), net.prefix()).map_err(|_| bad())
+    text.contains('/').then(|| text.parse().ok()).flatten().map(canonical_prefix).ok_or_else(bad)
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ pub fn of_problem(NewProblem { uid, problem }: &NewProblem) -> Option<Notice> {
             | IntentProblem::BoundFurther { .. }
             | IntentProblem::PortIsNodePort { .. } => Reason::ClaimedByOther,
             IntentProblem::ExternalIpIsClusterIp { .. }
+            | IntentProblem::ExternalIpIsOfService { .. }
             | IntentProblem::ExternalIpIsPodIp { .. }
             | IntentProblem::ExternalIpNotAllowed { .. } => Reason::AddressNotServed,
             IntentProblem::AnnotationForbidden { .. }

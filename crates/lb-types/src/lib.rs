@@ -34,7 +34,7 @@ pub use ipvs::{
 };
 pub use marks::{InvalidMarkRange, MarkRange, MarkRule};
 pub use names::{PodUid, ServiceName, ServicePortName};
-pub use net::{IpFamily, Protocol, UnknownProtocol, VipPort};
+pub use net::{IpFamily, Protocol, UnknownProtocol, VipPort, canonical_prefix};
 pub use op::{ConntrackOp, IpvsOp, Operation, RouteTable, RulesOp, SysctlOp, VipOp};
 pub use parse::InvalidId;
 pub use rules::{LocalDetection, RuleElement, RuleSet, RulesLayout};

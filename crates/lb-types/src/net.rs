@@ -9,6 +9,8 @@ use std::{
     str::FromStr,
 };
 
+use ipnetwork::IpNetwork;
+
 /// IPv4 or IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum IpFamily {
@@ -54,6 +56,19 @@ impl fmt::Display for IpFamily {
             IpFamily::V6 => "IPv6",
         })
     }
+}
+
+/// Prefix without host bits. One of IPv4 addresses in IPv6 notation becomes that of the IPv4 addresses, which are what
+/// packets and objects have; to Go's `ParseCIDR` they are the same, too.
+pub fn canonical_prefix(prefix: IpNetwork) -> IpNetwork {
+    /// Bits before the IPv4 address.
+    const MAPPED: u8 = 96;
+    let (network, length) = (prefix.network(), prefix.prefix());
+    let canonical = match network.to_canonical() {
+        addr if addr.is_ipv4() && network.is_ipv6() => IpNetwork::new(addr, length.saturating_sub(MAPPED)),
+        _ => IpNetwork::new(network, length),
+    };
+    canonical.unwrap_or(prefix)
 }
 
 /// Transport protocol of a Service port.
@@ -180,5 +195,25 @@ pub(crate) fn cmp_addr(one: &IpAddr, other: &IpAddr) -> Ordering {
 impl fmt::Display for VipPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", SocketAddr::new(self.addr, self.port.get()), self.protocol)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::canonical_prefix;
+
+    #[test]
+    fn prefixes_of_ipv4_addresses_are_the_same_in_both_notations() {
+        for (text, expect) in [
+            ("192.0.2.7/24", "192.0.2.0/24"),
+            ("2001:db8::7/64", "2001:db8::/64"),
+            ("::ffff:192.0.2.80/128", "192.0.2.80/32"),
+            ("::ffff:192.0.2.80/120", "192.0.2.0/24"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+            ("::ffff:0:0/95", "::fffe:0:0/95"),
+            ("::/0", "::/0"),
+        ] {
+            assert_eq!(canonical_prefix(text.parse().unwrap()).to_string(), expect, "{text}");
+        }
     }
 }

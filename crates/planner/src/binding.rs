@@ -71,6 +71,11 @@ impl Binding {
     pub const fn is_whole(self) -> bool {
         matches!(self, Binding::Route | Binding::Address)
     }
+
+    /// Tells whether all packets to a VIP come here, those to ports without a Service included, which are refused.
+    pub const fn takes_all_ports(self) -> bool {
+        matches!(self, Binding::Route | Binding::Address)
+    }
 }
 
 impl fmt::Display for Binding {
@@ -82,6 +87,8 @@ impl fmt::Display for Binding {
 /// Reason for a binding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum BindingReason {
+    /// The load balancer that has the address is a proxy.
+    Proxy,
     /// The VIP is an address of this node.
     OfNode,
     /// The Service asks for it.
@@ -95,6 +102,7 @@ pub enum BindingReason {
 impl fmt::Display for BindingReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            BindingReason::Proxy => f.write_str("ipMode: Proxy"),
             BindingReason::OfNode => f.write_str("an address of this node"),
             BindingReason::Annotation => write!(f, "annotation {}", annotations::EXTERNAL_IP_BINDING),
             BindingReason::Excluded => f.write_str("--exclude-external-ips"),
@@ -117,9 +125,11 @@ pub struct Choice {
 impl Bindings {
     /// Chooses the binding of a VIP of a Service; `source` is where the address is written, unless it is a ClusterIP.
     ///
-    /// Addresses on an interface of the node stay the node's. An excluded address is bound to no node, whatever the
-    /// Service asks for, because the operator of the node has the last word; then the Service's own wish counts, if
-    /// its annotations do, and at last the flag for its kind of VIP.
+    /// The address of a load balancer that is a proxy is bound to no node, because clients are to pass that. Nor is an
+    /// excluded address, whatever the Service asks for: the operator of the node has the last word. Then the Service's
+    /// own wish counts, if its annotations do, and at last the flag for its kind of VIP. What is to be bound by any of
+    /// them and is on an interface of the node stays the node's, while an address that is to be bound to no node has no
+    /// virtual server there either.
     ///
     /// An external IP may be any address, that of another machine, too. So a Service may ask for a wider reach than the
     /// flag's only where the operator has listed the address.
@@ -136,10 +146,8 @@ impl Bindings {
         let wish = wish.filter(|_| config.service_overrides == ServiceOverrides::All);
         let mut refused = None;
         let (binding, reason) = match source {
+            Some(ExternalSource::Proxy) => (VipBinding::None, BindingReason::Proxy),
             Some(_) if is_excluded() => (VipBinding::None, BindingReason::Excluded),
-            _ if facts.addresses.contains_key(&vip) => {
-                return Choice { binding: Some(Binding::Node), reason: BindingReason::OfNode, refused: None };
-            }
             Some(source) => {
                 let (configured, reason) = bindings.configured(source);
                 match wish.and_then(|wish| wish.of(vip)) {
@@ -155,6 +163,9 @@ impl Bindings {
         };
         let binding = match binding {
             VipBinding::None => None,
+            _ if facts.addresses.contains_key(&vip) => {
+                return Choice { binding: Some(Binding::Node), reason: BindingReason::OfNode, refused: None };
+            }
             VipBinding::Steer => Some(Binding::Steer),
             VipBinding::Route => Some(Binding::Route),
             VipBinding::Address => Some(Binding::Address),
@@ -173,7 +184,7 @@ impl Bindings {
             ExternalSource::ExternalIps => {
                 (self.external_ip, BindingReason::Configured("--external-ip-binding"))
             }
-            ExternalSource::LoadBalancer => {
+            ExternalSource::LoadBalancer | ExternalSource::Proxy => {
                 (self.load_balancer, BindingReason::Configured("--load-balancer-ip-binding"))
             }
         }

@@ -43,7 +43,8 @@ pub struct Desired {
     node_vips: BTreeSet<IpAddr>,
     /// Number of VIPs that are steered, by family.
     steered: BTreeMap<IpFamily, usize>,
-    /// Services with a VIP that is no ClusterIP of theirs, and their numbers of fronts there.
+    /// Services with a VIP that is no ClusterIP of theirs, and their numbers of fronts there; one that binds it to no node
+    /// counts once.
     guests: BTreeMap<(IpAddr, ServiceName), u32>,
     /// VIPs that Services have and that are bound to no node, with the number of those Services.
     unbound: BTreeMap<IpAddr, u32>,
@@ -163,7 +164,7 @@ impl Desired {
         let mut fronts: Vec<_> = fronts.collect();
         fronts.sort_unstable();
         fronts.dedup();
-        self.replace_unbound(old.as_deref(), new.as_deref(), change.changes);
+        self.replace_unbound(name, old.as_deref(), new.as_deref(), &mut change);
         self.replace_elements(name, (old.as_deref(), new.as_deref()), change.changes);
         self.no_local.replace(old.as_ref().map(|old| old.no_local), new.as_ref().map(|new| new.no_local));
         let before: Vec<_> = fronts.iter().filter_map(|front| self.claim_on(front).cloned()).collect();
@@ -185,24 +186,33 @@ impl Desired {
 
     fn replace_unbound(
         &mut self,
+        name: &ServiceName,
         old: Option<&ServiceIntent>,
         new: Option<&ServiceIntent>,
-        changes: &mut Changes,
+        change: &mut Change<'_>,
     ) {
         let vips = |intent: Option<&ServiceIntent>| {
             intent.into_iter().flat_map(|intent| &intent.unbound).map(|(vip, _)| *vip).collect::<Vec<_>>()
         };
-        for vip in vips(new) {
-            *self.unbound.entry(vip).or_default() += 1;
-            changes.dirty.insert(Subject::Vip(vip));
+        let (new, old) = (vips(new), vips(old));
+        for vip in &new {
+            *self.unbound.entry(*vip).or_default() += 1;
+            *self.guests.entry((*vip, name.clone())).or_default() += 1;
         }
-        for vip in vips(old) {
-            changes.dirty.insert(Subject::Vip(vip));
-            if let Some(count) = self.unbound.get_mut(&vip) {
+        for vip in &old {
+            self.leave(vip, name);
+            if let Some(count) = self.unbound.get_mut(vip) {
                 *count -= 1;
                 if *count == 0 {
-                    self.unbound.remove(&vip);
+                    self.unbound.remove(vip);
                 }
+            }
+        }
+        for vip in new.iter().chain(&old) {
+            change.changes.dirty.insert(Subject::Vip(*vip));
+            // What others have bound, this Service may be told of.
+            if self.binding(vip).is_some() {
+                change.rivals.extend(self.guests_on(vip).filter(|service| *service != name).cloned());
             }
         }
     }
@@ -300,13 +310,8 @@ impl Desired {
         change.rivals.extend(self.overlapping(&want.front).filter(|service| *service != name).cloned());
         let Some(vip) = want.front.vip() else { return };
         let before = self.binding(&vip);
-        if !want.is_cluster_ip
-            && let Entry::Occupied(mut guest) = self.guests.entry((vip, name.clone()))
-        {
-            *guest.get_mut() -= 1;
-            if *guest.get() == 0 {
-                guest.remove();
-            }
+        if !want.is_cluster_ip {
+            self.leave(&vip, name);
         }
         if let Some(counts) = self.vips.get_mut(&vip) {
             counts.by_binding[want.binding as usize] -= 1;
@@ -321,6 +326,29 @@ impl Desired {
         self.follow_binding(&vip, before, name, change);
     }
 
+    /// Counts a Service out that has a VIP as a guest.
+    fn leave(&mut self, vip: &IpAddr, name: &ServiceName) {
+        if let Entry::Occupied(mut guest) = self.guests.entry((*vip, name.clone())) {
+            *guest.get_mut() -= 1;
+            if *guest.get() == 0 {
+                guest.remove();
+            }
+        }
+    }
+
+    /// Services that have a VIP as a guest.
+    fn guests_on(&self, vip: &IpAddr) -> impl Iterator<Item = &ServiceName> {
+        let first = (*vip, ServiceName::new("", ""));
+        let guests = self.guests.range(first..).map(|(key, _)| key);
+        guests.take_while(move |(on, _)| on == vip).map(|(_, service)| service)
+    }
+
+    /// Fronts of a Service on a VIP.
+    fn fronts_on(&self, service: &ServiceName, vip: &IpAddr) -> impl Iterator<Item = &Front> {
+        let fronts = self.services.get(service).into_iter().flat_map(|intent| &intent.fronts);
+        fronts.map(|want| &want.front).filter(move |front| front.vip() == Some(*vip))
+    }
+
     /// Follows a VIP whose binding was `before`, and which a Service has come to or left.
     fn follow_binding(
         &mut self,
@@ -329,16 +357,19 @@ impl Desired {
         by: &ServiceName,
         change: &mut Change<'_>,
     ) {
+        let now = self.binding(vip);
         let differ = |counts: &FrontCounts| counts.by_binding.iter().filter(|count| **count > 0).count() > 1;
-        if before != self.binding(vip) || self.vips.get(vip).is_some_and(differ) {
-            let first = (*vip, ServiceName::new("", ""));
-            let others = self.guests.range(first..).map(|(key, _)| key).take_while(|(on, _)| on == vip);
-            change
-                .rivals
-                .extend(others.map(|(_, service)| service).filter(|service| *service != by).cloned());
+        if before != now || self.vips.get(vip).is_some_and(differ) {
+            change.rivals.extend(self.guests_on(vip).filter(|service| *service != by).cloned());
+        }
+        // Who is masqueraded depends on that.
+        if before != now && [before, now].contains(&Some(Binding::Address)) {
+            let others = self.guests_on(vip).filter(|service| *service != by);
+            let fronts = others.flat_map(|service| self.fronts_on(service, vip));
+            change.changes.dirty.extend(fronts.copied().map(Subject::Front));
         }
         let is_steered = |binding: Option<Binding>| usize::from(binding == Some(Binding::Steer));
-        let (was, is) = (is_steered(before), is_steered(self.binding(vip)));
+        let (was, is) = (is_steered(before), is_steered(now));
         if was != is {
             let family = IpFamily::of(*vip);
             let count = self.steered.entry(family).or_default();
@@ -424,14 +455,19 @@ impl Desired {
 
     /// Problems of a Service with addresses that another one has bound in a way that reaches further.
     fn bound_further(&self, name: &ServiceName) -> impl Iterator<Item = IntentProblem> {
+        let won = self.fronts_of(name).filter(|want| !want.is_cluster_ip);
+        let won = won.filter_map(|want| Some((want.front.vip()?, Some(want.binding))));
+        let unbound = self.services.get(name).into_iter().flat_map(|intent| &intent.unbound);
+        // A Service does not ask for what its load balancer does.
+        let unbound =
+            unbound.filter(|(vip, reason)| *reason != BindingReason::Proxy && !self.has_cluster_ip(vip));
         let mut own = BTreeMap::new();
-        for want in self.fronts_of(name).filter(|want| !want.is_cluster_ip) {
-            let Some(vip) = want.front.vip() else { continue };
-            let widest = own.entry(vip).or_insert(want.binding);
-            *widest = want.binding.max(*widest);
+        for (vip, binding) in won.chain(unbound.map(|(vip, _)| (*vip, None))) {
+            let widest = own.entry(vip).or_insert(binding);
+            *widest = binding.max(*widest);
         }
         own.into_iter().filter_map(|(vip, own)| {
-            let binding = self.binding(&vip).filter(|binding| *binding > own)?;
+            let binding = self.binding(&vip).filter(|binding| Some(*binding) > own)?;
             Some(IntentProblem::BoundFurther { service: name.clone(), vip, own, binding })
         })
     }

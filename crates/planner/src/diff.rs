@@ -19,8 +19,8 @@ use lb_types::{
 };
 
 use crate::{
-    Binding, Context, Desired, Dirty, FrontIntent, Mirror, MirrorServer, NewDrain, Plan, Stage, Subject,
-    conntrack, sysctls,
+    Binding, Context, Desired, Dirty, FrontIntent, Masquerade, Mirror, MirrorServer, NewDrain, Plan, Stage,
+    Subject, conntrack, sysctls,
 };
 
 /// Values that a comparison reads.
@@ -80,10 +80,12 @@ impl Inputs<'_> {
         (was_bound && !self.desired.is_unbound(vip)).then_some(Binding::Route)
     }
 
-    /// Tells whether a VIP is to be bound to no node, and steering does not tell its connections from others.
+    /// Tells whether a VIP is to be bound to no node, and steering does not tell its connections from others, as it does
+    /// not where the VIP is an address of the node.
     fn is_given_up(&self, vip: &IpAddr) -> bool {
-        let Inputs { desired, .. } = self;
-        desired.is_unbound(vip) && desired.binding(vip).is_none() && self.left_binding(vip).is_none()
+        let Inputs { desired, context: Context { facts, .. }, .. } = self;
+        let is_steered = || !facts.addresses.contains_key(vip) && self.left_binding(vip).is_some();
+        desired.is_unbound(vip) && desired.binding(vip).is_none() && !is_steered()
     }
 }
 
@@ -302,12 +304,13 @@ impl Differ<'_> {
         let will_refuse = self.will_refuse(want);
         match front.clients {
             Clients::Any => {
+                let masquerade = self.masquerade(want).element(front.port);
                 for set in PORT_SETS {
                     let Some(element) = set.of_port(front.port) else { continue };
                     let is_wanted = match element {
                         RuleElement::Service(_) => true,
                         RuleElement::Refuse(_) => will_refuse,
-                        _ => want.masquerade.element(front.port) == Some(element),
+                        _ => masquerade == Some(element),
                     };
                     self.element(element, is_wanted);
                 }
@@ -323,6 +326,16 @@ impl Differ<'_> {
                 self.add_real_servers(want, vs, want.real_servers());
             }
             Some(have) => self.change_server(want, vs, have),
+        }
+    }
+
+    /// Choice of the connections to a front that are masqueraded. Where its VIP is an address, whichever Service has made
+    /// it one, processes of the node have the VIP for their source, and answers to that do not come back here.
+    fn masquerade(&self, want: &FrontIntent) -> Masquerade {
+        let binding = want.front.vip().and_then(|vip| self.inputs.desired.binding(&vip));
+        match want.masquerade {
+            Masquerade::Never if binding == Some(Binding::Address) => Masquerade::Vips,
+            masquerade => masquerade,
         }
     }
 

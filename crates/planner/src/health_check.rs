@@ -8,7 +8,7 @@ use std::{
 };
 
 use lb_types::{IpFamily, Protocol, VipPort};
-use service_model::{ExternalSource, Service, ServiceModel};
+use service_model::{Service, ServiceModel};
 
 /// Health check of a Service: what its load balancer may ask this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct HealthCheck {
     pub port: NonZeroU16,
     /// Number of ready endpoints on this node over all ports, each address once, by the families of the Service.
     pub local_endpoints: BTreeMap<IpFamily, usize>,
-    /// Addresses of the load balancer, where it may ask, too.
+    /// Addresses of the load balancer that are bound here, where it may ask, too.
     pub balancers: Vec<IpAddr>,
 }
 
@@ -29,9 +29,10 @@ impl HealthCheck {
         self.balancers.iter().map(|addr| VipPort { addr: *addr, protocol: Protocol::Tcp, port: self.port })
     }
 
-    /// Health check of a Service that has one. An endpoint that terminates does not count, though it may serve: load
-    /// balancers shall send new connections elsewhere.
-    pub fn of(service: &Service, model: &ServiceModel) -> Option<Self> {
+    /// Health check of a Service that has one, with those addresses of its load balancer that are bound here. An
+    /// endpoint that terminates does not count, though it may serve: load balancers shall send new connections
+    /// elsewhere.
+    pub fn of(service: &Service, model: &ServiceModel, balancers: Vec<IpAddr>) -> Option<Self> {
         let port = service.health_check_port?;
         let families = IpFamily::ALL.into_iter().filter(|family| service.cluster_ip(*family).is_some());
         let count = |family: IpFamily| {
@@ -42,10 +43,7 @@ impl HealthCheck {
             });
             (family, ready.collect::<BTreeSet<_>>().len())
         };
-        let of_balancer =
-            |family| service.external_ips_of(family).filter(|ip| ip.source == ExternalSource::LoadBalancer);
-        let balancers = families.clone().flat_map(of_balancer).map(|ip| ip.addr).collect();
-        let uid = Arc::clone(&service.uid);
-        Some(HealthCheck { uid, port, local_endpoints: families.map(count).collect(), balancers })
+        let local_endpoints = families.map(count).collect();
+        Some(HealthCheck { uid: Arc::clone(&service.uid), port, local_endpoints, balancers })
     }
 }

@@ -51,7 +51,7 @@ pub enum Masquerade {
     External,
     /// Connections of clients that count as pods of this node, but may be pods of another.
     Pods,
-    /// Connections that come from a VIP.
+    /// Connections that come from a VIP, as those of processes of the node do where a VIP is an address.
     Vips,
     /// No connections: clients outside keep their address.
     Never,
@@ -94,7 +94,8 @@ pub struct FrontIntent {
     pub endpoints: Tallied<Arc<[ServerEndpoint]>>,
     /// Clients that may connect, by prefixes that do not overlap; `None` for everybody.
     pub allowed: Option<Arc<[IpNetwork]>>,
-    /// Choice of the connections that are masqueraded, of all clients of the port.
+    /// Choice of the connections that are masqueraded, of all clients of the port, but for what the binding of its VIP
+    /// adds, which other Services decide, too ([`crate::diff`]).
     pub masquerade: Masquerade,
     /// Drain settings that differ from the configuration, if any.
     pub drain: Option<Arc<Overrides>>,
@@ -162,12 +163,19 @@ pub enum IntentProblem {
         /// Prefix of ClusterIPs.
         range: IpNetwork,
     },
-    /// An external address lies among the pods of the cluster.
-    ExternalIpIsPodIp {
+    /// An external address is the ClusterIP of another Service, whose traffic it would take.
+    ExternalIpIsOfService {
         /// The Service.
         service: ServiceName,
         /// Field of the Service that has the address.
         field: &'static str,
+        /// The address.
+        vip: IpAddr,
+    },
+    /// An external IP lies among the pods of the cluster.
+    ExternalIpIsPodIp {
+        /// The Service.
+        service: ServiceName,
         /// The address.
         vip: IpAddr,
         /// Prefix of pods.
@@ -251,8 +259,8 @@ pub enum IntentProblem {
         service: ServiceName,
         /// The address.
         vip: IpAddr,
-        /// Binding that the Service would have by itself.
-        own: Binding,
+        /// Binding that the Service would have by itself; `None` for no node.
+        own: Option<Binding>,
         /// Binding that holds.
         binding: Binding,
     },
@@ -284,9 +292,14 @@ impl fmt::Display for IntentProblem {
                 "Service {service}: {field}: {vip} lies in the range of ClusterIPs {range}, where it would take the \
                  traffic of another Service; it is not served; use an address outside of that range"
             ),
-            IntentProblem::ExternalIpIsPodIp { service, field, vip, range } => write!(
+            IntentProblem::ExternalIpIsOfService { service, field, vip } => write!(
                 f,
-                "Service {service}: {field}: {vip} lies in the range of pods {range}, where it would take the traffic of \
+                "Service {service}: {field}: {vip} is the ClusterIP of another Service, whose traffic it would take; it is \
+                 not served; use another address"
+            ),
+            IntentProblem::ExternalIpIsPodIp { service, vip, range } => write!(
+                f,
+                "Service {service}: spec.externalIPs: {vip} lies in the range of pods {range}, where it would take the traffic of \
                  a pod; it is not served; use an address outside of that range"
             ),
             IntentProblem::ExternalIpNotAllowed { service, vip } => write!(
@@ -313,10 +326,14 @@ impl fmt::Display for IntentProblem {
             | IntentProblem::RefusesWhileDraining { .. } => self.fmt_annotation(f),
             IntentProblem::BoundFurther { service, vip, own, binding } => write!(
                 f,
-                "Service {service}: the binding of {vip} is {}, for another Service with that address, not {}: the one \
-                 that reaches furthest holds; have all Services with the address ask for the same one",
-                binding.as_str(),
-                own.as_str()
+                "Service {service}: the binding of {vip} is {binding}, for another Service with that address, not {}: the \
+                 one that reaches furthest holds{}; have all Services with the address ask for the same one",
+                own.map_or(VipBinding::None.as_str(), Binding::as_str),
+                match own {
+                    None if binding.takes_all_ports() =>
+                        ", and this node refuses ports that only this Service has there",
+                    _ => "",
+                }
             ),
             IntentProblem::ClaimedByOther { service, front, winner } => {
                 write!(f, "Service {service}: {front} is already served for Service {winner}, which is older")
@@ -335,6 +352,7 @@ impl IntentProblem {
     pub fn service(&self) -> &ServiceName {
         match self {
             IntentProblem::ExternalIpIsClusterIp { service, .. }
+            | IntentProblem::ExternalIpIsOfService { service, .. }
             | IntentProblem::ExternalIpIsPodIp { service, .. }
             | IntentProblem::ExternalIpNotAllowed { service, .. }
             | IntentProblem::PortIsNodes { service, .. }
@@ -413,15 +431,16 @@ pub fn desire_service(
         created: service.created,
         fronts: Vec::new(),
         unbound: Vec::new(),
-        health_check: HealthCheck::of(service, model),
+        health_check: None,
         local_endpoints: Vec::new(),
         no_local: NoLocal::default(),
     };
     let mut problems = unmatched_ports(service, model);
     problems.extend(settings_problems(service, context.config));
-    let mut wanted = Wanted { service, model, context, unbound: Vec::new(), problems };
+    let mut wanted = Wanted { service, model, context, unbound: Vec::new(), balancers: Vec::new(), problems };
     for family in IpFamily::ALL {
         let offers = wanted.offers(family);
+        wanted.balancers.extend(offers.iter().filter_map(|offer| offer.balancer()));
         intent.fronts.reserve_exact(offers.len() * service.ports.len());
         for port in service.ports.iter().filter(|_| !offers.is_empty()) {
             // Selected once for all fronts of the port.
@@ -442,6 +461,7 @@ pub fn desire_service(
     intent.local_endpoints.sort_unstable();
     intent.local_endpoints.dedup();
     intent.unbound = wanted.unbound;
+    intent.health_check = HealthCheck::of(service, model, wanted.balancers);
     (intent, wanted.problems)
 }
 
@@ -452,6 +472,8 @@ struct Wanted<'a> {
     context: Context<'a>,
     /// VIPs that are bound to no node.
     unbound: Vec<(IpAddr, BindingReason)>,
+    /// Addresses of its load balancer that are bound here.
+    balancers: Vec<IpAddr>,
     problems: Vec<IntentProblem>,
 }
 
@@ -483,6 +505,14 @@ impl Offer {
         match self {
             Offer::ClusterIp(_, bound) | Offer::External(.., bound) => bound,
             Offer::Node | Offer::NodeAddress(_) => (Binding::Node, BindingReason::OfNode),
+        }
+    }
+
+    /// Address of the Service's load balancer, if it is one.
+    const fn balancer(self) -> Option<IpAddr> {
+        match self {
+            Offer::External(addr, ExternalSource::LoadBalancer, _) => Some(addr),
+            _ => None,
         }
     }
 
@@ -534,7 +564,8 @@ impl Wanted<'_> {
     /// Address of the Service, if it may have it and it is bound to this node.
     fn offer(&mut self, vip: IpAddr, source: Option<ExternalSource>) -> Option<Offer> {
         if let Some(problem) = self.refusal(vip, source) {
-            self.problems.push(problem);
+            // Nobody asks for the address of a proxy.
+            self.problems.extend(Some(problem).filter(|_| source != Some(ExternalSource::Proxy)));
             return None;
         }
         let Context { config, facts, .. } = self.context;
@@ -557,7 +588,8 @@ impl Wanted<'_> {
     }
 
     /// Problem for which an address is served nowhere: who may create Services must not take the traffic of ClusterIPs,
-    /// of pods or of addresses that are none of the cluster's (CVE-2020-8554).
+    /// of pods or of addresses that are none of the cluster's (CVE-2020-8554). Load balancers give addresses of their
+    /// own, which in a flat network lie in the range of pods.
     fn refusal(&self, vip: IpAddr, source: Option<ExternalSource>) -> Option<IntentProblem> {
         let source = source?;
         let Context { config, ownership, .. } = self.context;
@@ -565,12 +597,18 @@ impl Wanted<'_> {
         if let Some(range) = ownership.cluster_range_of(vip) {
             return Some(IntentProblem::ExternalIpIsClusterIp { service, field, vip, range });
         }
+        if self.model.is_cluster_ip(vip) {
+            return Some(IntentProblem::ExternalIpIsOfService { service, field, vip });
+        }
+        if source != ExternalSource::ExternalIps {
+            return None;
+        }
         let mut pods = config.pod_cidrs.iter().chain(&self.model.node().pod_cidrs).copied();
         if let Some(range) = pods.find(|net| net.contains(vip)) {
-            return Some(IntentProblem::ExternalIpIsPodIp { service, field, vip, range });
+            return Some(IntentProblem::ExternalIpIsPodIp { service, vip, range });
         }
-        let is_foreign = source == ExternalSource::ExternalIps && !config.bindings.allows_external(vip);
-        is_foreign.then_some(IntentProblem::ExternalIpNotAllowed { service, vip })
+        let is_allowed = config.bindings.allows_external(vip);
+        (!is_allowed).then_some(IntentProblem::ExternalIpNotAllowed { service, vip })
     }
 }
 
@@ -664,9 +702,6 @@ impl<'a> Selection<'a> {
             (_, _, TrafficPolicy::Cluster) if is_at_node => (&self.cluster, Masquerade::All),
             (_, _, TrafficPolicy::Cluster) => (&self.cluster, Masquerade::External),
             _ if offer.keeps_pods(self.service) => (&self.cluster, Masquerade::Pods),
-            (_, _, TrafficPolicy::Local) if offer.bound().0 == Binding::Address => {
-                (&self.cluster, Masquerade::Vips)
-            }
             // Clients outside keep their address. Pods and processes of this node need no masquerading: answers come
             // back here.
             (_, _, TrafficPolicy::Local) => (&self.cluster, Masquerade::Never),
@@ -677,9 +712,8 @@ impl<'a> Selection<'a> {
         let external =
             splits.then(|| self.desire_front(front.for_external(), offer, &self.local, Masquerade::Never));
         let ranges = self.service.source_ranges_of(front.family());
-        let is_of_balancer = matches!(offer, Offer::External(_, ExternalSource::LoadBalancer, _));
         let any = FrontIntent {
-            allowed: ranges.filter(|_| is_of_balancer).cloned(),
+            allowed: ranges.filter(|_| offer.balancer().is_some()).cloned(),
             ..self.desire_front(front, offer, endpoints, masquerade)
         };
         std::iter::once(any).chain(external)

@@ -22,7 +22,7 @@ use service_model::{
 };
 
 use crate::{
-    Changes, Context, Desired, Dirty, FrontIntent, Inputs, IntentProblem, Mirror, NodeFacts,
+    Binding, Changes, Context, Desired, Dirty, FrontIntent, Inputs, IntentProblem, Mirror, NodeFacts,
     NodePortAddresses, Ownership, Plan, PlannerConfig, ServiceOverrides, Stage, Subject, desire_service,
     diff,
 };
@@ -813,22 +813,46 @@ fn a_service_that_loses_its_external_address_drains_there() {
     assert!(!plan.contains("delete element masquerade-external 192.0.2.7:80/TCP"), "{plan}");
 }
 
+/// Whatever its port: whoever asks another port of a ClusterIP must be refused, as everybody is.
 #[test]
 fn a_cluster_ip_is_never_taken_by_an_older_services_external_address() {
-    let mut world = World::new();
-    world.ownership.service_cidrs.clear();
-    let thief = Service {
-        created: Some(1),
-        external_ips: vec![ExternalIp { addr: ip(WEB), source: ExternalSource::ExternalIps }],
-        ..service("thief", &["10.96.0.66"], Protocol::Tcp)
-    };
-    let owner = Service { created: Some(2), ..service("web", &[WEB], Protocol::Tcp) };
-    for service in [&thief, &owner] {
-        world.sync(ModelEvent::ServiceApplied(service.clone()));
+    for (port, source) in [
+        (80, ExternalSource::ExternalIps),
+        (81, ExternalSource::ExternalIps),
+        (81, ExternalSource::LoadBalancer),
+    ] {
+        let mut world = World::new();
+        world.ownership.service_cidrs.clear();
+        let mut thief = Service {
+            created: Some(1),
+            external_ips: vec![ExternalIp { addr: ip(WEB), source }],
+            ..service("thief", &["10.96.0.66"], Protocol::Tcp)
+        };
+        thief.ports[0].port = port.try_into().unwrap();
+        let owner = Service { created: Some(2), ..service("web", &[WEB], Protocol::Tcp) };
+        let at = VipPort { addr: ip(WEB), protocol: Protocol::Tcp, port: thief.ports[0].port };
+        let is_served_for = |world: &World, name: &ServiceName| {
+            assert!(world.resync().is_empty(), "{}", world.resync());
+            world.desired.service_of(&at.into()) == Some(name)
+        };
+        let problems = |world: &World| desire_service(&thief, &world.model, world.context()).1;
+        let refused = IntentProblem::ExternalIpIsOfService {
+            service: thief.name.clone(),
+            field: source.field(),
+            vip: ip(WEB),
+        };
+        world.sync(ModelEvent::ServiceApplied(thief.clone()));
+        assert!(is_served_for(&world, &thief.name), "nobody has the address yet");
+        assert_eq!(problems(&world), []);
+        world.sync(ModelEvent::ServiceApplied(owner.clone()));
+        assert!(!is_served_for(&world, &thief.name));
+        assert_eq!(problems(&world), std::slice::from_ref(&refused));
+        assert_eq!(world.conflicts(&thief.name), [], "one problem is enough");
+        assert_eq!(world.desired.binding(&ip(WEB)), Some(Binding::Route));
+        world.sync(ModelEvent::ServiceDeleted(owner.name));
+        assert!(is_served_for(&world, &thief.name), "the address is free again");
+        assert_eq!(problems(&world), []);
     }
-    let front = world.desired.fronts().find(|front| front.vip() == Some(ip(WEB))).unwrap();
-    assert_eq!(world.desired.service_of(front), Some(&owner.name));
-    assert_eq!(world.conflicts(&thief.name).len(), 1);
 }
 
 #[test]

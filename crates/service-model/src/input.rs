@@ -86,6 +86,9 @@ pub enum ExternalSource {
     ExternalIps,
     /// `status.loadBalancer.ingress`, with `ipMode: VIP`
     LoadBalancer,
+    /// The same, with `ipMode: Proxy`: the load balancer is a proxy that clients are to pass, so no node serves the
+    /// address.
+    Proxy,
 }
 
 impl ExternalSource {
@@ -93,7 +96,7 @@ impl ExternalSource {
     pub const fn field(self) -> &'static str {
         match self {
             ExternalSource::ExternalIps => "spec.externalIPs",
-            ExternalSource::LoadBalancer => "status.loadBalancer.ingress",
+            ExternalSource::LoadBalancer | ExternalSource::Proxy => "status.loadBalancer.ingress",
         }
     }
 }
@@ -139,7 +142,7 @@ pub struct Service {
     pub created: Option<i64>,
     /// ClusterIPs, at most one per family.
     pub cluster_ips: Vec<IpAddr>,
-    /// External and load-balancer IPs, each once.
+    /// External and load-balancer IPs, each once, those that no node serves included.
     pub external_ips: Vec<ExternalIp>,
     /// Clients that may reach its load-balancer IPs, unless everybody may.
     pub source_ranges: Option<Arc<SourceRanges>>,
@@ -165,8 +168,8 @@ impl Service {
         self.cluster_ips.iter().copied().find(|ip| IpFamily::of(*ip) == family)
     }
 
-    /// External and load-balancer IPs of a family. Without a ClusterIP of that family there are none, as in
-    /// kube-proxy (pkg/proxy/serviceport.go).
+    /// External and load-balancer IPs of a family, those that no node serves included. Without a ClusterIP of that family
+    /// there are none, as in kube-proxy (pkg/proxy/serviceport.go).
     pub fn external_ips_of(&self, family: IpFamily) -> impl Iterator<Item = ExternalIp> {
         let served = self.cluster_ip(family).is_some();
         self.external_ips.iter().filter(move |ip| served && IpFamily::of(ip.addr) == family).copied()
@@ -177,9 +180,15 @@ impl Service {
         self.source_ranges.as_ref()?.of(family)
     }
 
+    /// Tells whether nodes may serve an external or load-balancer IP of it.
+    pub fn has_external_vip(&self) -> bool {
+        self.external_ips.iter().any(|ip| ip.source != ExternalSource::Proxy)
+    }
+
     /// All VIPs.
     pub fn vips(&self) -> impl Iterator<Item = IpAddr> {
         let external = IpFamily::ALL.into_iter().flat_map(|family| self.external_ips_of(family));
+        let external = external.filter(|ip| ip.source != ExternalSource::Proxy);
         self.cluster_ips.iter().copied().chain(external.map(|ip| ip.addr))
     }
 }

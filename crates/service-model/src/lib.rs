@@ -8,6 +8,7 @@
 //! [`ServiceModel`] with its dirty set, and [`ServiceModel::endpoints`] with [`SelectedEndpoints`], the
 //! choice of endpoints by readiness, traffic policy and topology.
 
+mod addresses;
 pub mod annotations;
 mod changes;
 mod endpoints;

@@ -9,6 +9,7 @@ use tally::Tallied;
 use crate::{
     ChangeCounts, Endpoint, EndpointSlice, ModelEvent, Node, PortEndpoints, Service, ServicePort, SliceName,
     SlicePort, Trigger,
+    addresses::Addresses,
     changes::Changes,
     intern::Interner,
     listings::Listings,
@@ -32,6 +33,7 @@ pub struct ServiceModel {
     /// Pods behind addresses; empty until everything has been delivered once.
     listings: Listings,
     changes: Changes,
+    addresses: Addresses,
     /// Number of Services with an IPv6 ClusterIP.
     ipv6_services: usize,
     synced: bool,
@@ -124,6 +126,12 @@ impl ServiceModel {
     /// All Services, in no order.
     pub fn services(&self) -> impl Iterator<Item = &Service> {
         self.entries.values().filter_map(|e| e.service.as_deref())
+    }
+
+    /// Tells whether a Service has an address as a ClusterIP. Services with that as an external address are marked as
+    /// dirty when it changes.
+    pub fn is_cluster_ip(&self, addr: IpAddr) -> bool {
+        self.addresses.is_cluster_ip(addr)
     }
 
     /// Tells whether any Service has an IPv6 ClusterIP.
@@ -242,6 +250,8 @@ impl ServiceModel {
         }
         self.ipv6_services += usize::from(has_ipv6(&service));
         let before = known.service.replace(Box::new(service));
+        let now = known.service.as_deref();
+        self.dirty.extend(self.addresses.replace(&name, before.as_deref(), now));
         self.ipv6_services -= usize::from(before.as_deref().is_some_and(has_ipv6));
         self.changes.count_service();
         self.dirty.insert(name);
@@ -250,6 +260,7 @@ impl ServiceModel {
     fn delete_service(&mut self, name: &ServiceName) {
         let Some(entry) = self.entries.get_mut(name) else { return };
         if let Some(service) = entry.service.take() {
+            self.dirty.extend(self.addresses.replace(name, Some(&service), None));
             self.ipv6_services -= usize::from(has_ipv6(&service));
             self.changes.count_service();
             self.changes.take_triggers(name);

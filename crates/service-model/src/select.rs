@@ -19,7 +19,7 @@ pub struct EndpointPolicy {
 impl EndpointPolicy {
     /// Policies of a service port.
     pub fn of(service: &Service, port: &ServicePort) -> Self {
-        let is_external = port.node_port.is_some() || !service.external_ips.is_empty();
+        let is_external = port.node_port.is_some() || service.has_external_vip();
         EndpointPolicy {
             internal: service.internal_traffic_policy,
             external: is_external.then_some(service.external_traffic_policy),

@@ -14,25 +14,55 @@ pub(crate) struct Foreign(pub(crate) LocalRoute);
 /// Writes that leave exactly one route of ours for `vip`, with this source, and change nobody else's.
 ///
 /// `rivals` are the routes with the key of ours, in the kernel's order. Where the family allows it, the new
-/// route comes before the old one goes, so that the VIP always has one.
+/// route comes before the old one goes, so that the VIP always has one. Routes of ours that are left on another link,
+/// because somebody has renamed the one that was ours, go too.
 pub(crate) fn resolve(
     vip: IpAddr,
     source: Option<IpAddr>,
     link: u32,
     rivals: &[LocalRoute],
 ) -> Result<Vec<RouteWrite>, Foreign> {
-    let is_ours = |rival: &&LocalRoute| rival.protocol == ROUTE_PROTOCOL && rival.link == Some(link);
-    let ours: Vec<_> = rivals.iter().filter(is_ours).map(|rival| rival.source).collect();
     match vip {
-        IpAddr::V4(_) if ours.is_empty() => add_ipv4(source, link, rivals).map(|write| vec![write]),
-        IpAddr::V4(_) => Ok(replace_ipv4(source, &ours)),
-        IpAddr::V6(_) => match rivals.first() {
-            Some(first) if is_ours(&first) && first.source == source => Ok(vec![]),
-            Some(first) if is_ours(&first) => Ok(vec![RouteWrite::Replace(source)]),
-            Some(_) if ours.contains(&source) => Ok(vec![]),
-            Some(first) => Err(Foreign(*first)),
-            None => Ok(vec![RouteWrite::Add(source)]),
-        },
+        IpAddr::V4(_) if !rivals.iter().any(is_ours) => {
+            add_ipv4(source, link, rivals).map(|write| vec![write])
+        }
+        IpAddr::V4(_) => {
+            let writes = replace_ipv4(source, link, &sources_on(link, rivals));
+            Ok(writes.into_iter().chain(deletes_elsewhere(link, rivals)).collect())
+        }
+        IpAddr::V6(_) => ensure_ipv6(source, link, rivals),
+    }
+}
+
+/// Tells whether a route is of our protocol, be it on our link or on one that has been ours.
+fn is_ours(rival: &LocalRoute) -> bool {
+    rival.protocol == ROUTE_PROTOCOL && rival.link.is_some()
+}
+
+/// Sources of our routes on our link.
+fn sources_on(link: u32, rivals: &[LocalRoute]) -> Vec<Option<IpAddr>> {
+    let own = rivals.iter().filter(|rival| is_ours(rival) && rival.link == Some(link));
+    own.map(|rival| rival.source).collect()
+}
+
+/// Deletions of our routes on other links.
+fn deletes_elsewhere(link: u32, rivals: &[LocalRoute]) -> impl Iterator<Item = RouteWrite> {
+    let left = rivals.iter().filter(move |rival| is_ours(rival) && rival.link != Some(link));
+    left.filter_map(|rival| Some(RouteWrite::Delete { link: rival.link?, source: None }))
+}
+
+/// Replaces the first route if that is ours: IPv6 offers no way to put one before it.
+fn ensure_ipv6(source: Option<IpAddr>, link: u32, rivals: &[LocalRoute]) -> Result<Vec<RouteWrite>, Foreign> {
+    let Some((first, rest)) = rivals.split_first() else { return Ok(vec![RouteWrite::Add(source)]) };
+    let is_own = is_ours(first) && first.link == Some(link);
+    let is_there =
+        sources_on(link, if is_own { std::slice::from_ref(first) } else { rest }).contains(&source);
+    if is_there {
+        Ok(deletes_elsewhere(link, rivals).collect())
+    } else if is_ours(first) {
+        Ok([RouteWrite::Replace(source)].into_iter().chain(deletes_elsewhere(link, rest)).collect())
+    } else {
+        Err(Foreign(*first))
     }
 }
 
@@ -46,23 +76,25 @@ fn add_ipv4(source: Option<IpAddr>, link: u32, rivals: &[LocalRoute]) -> Result<
     }
 }
 
-/// Replaces our routes without `NLM_F_REPLACE`, which would take whatever route is first by then, ours or
+/// Replaces our routes on our link without `NLM_F_REPLACE`, which would take whatever route is first by then, ours or
 /// not.
-fn replace_ipv4(source: Option<IpAddr>, ours: &[Option<IpAddr>]) -> Vec<RouteWrite> {
+fn replace_ipv4(source: Option<IpAddr>, link: u32, ours: &[Option<IpAddr>]) -> Vec<RouteWrite> {
     // The kernel offers no way to delete the route without a source and to spare those with one
     // (`fib_table_delete`), so all of them go before the new one comes.
     let ambiguous = ours.contains(&None) && (ours.len() > 1 || source.is_some());
     if ambiguous {
-        let deletes = ours.iter().map(|_| RouteWrite::Delete(None));
+        let deletes = ours.iter().map(|_| RouteWrite::Delete { link, source: None });
         return deletes.chain([RouteWrite::AddBefore(source)]).collect();
     }
     let add = (!ours.contains(&source)).then_some(RouteWrite::AddBefore(source));
-    let outdated = ours.iter().filter(|old| **old != source).map(|old| RouteWrite::Delete(*old));
+    let outdated = ours.iter().filter(|old| **old != source);
+    let outdated = outdated.map(|old| RouteWrite::Delete { link, source: *old });
     add.into_iter().chain(outdated).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use RouteWrite::Delete;
     use lb_types::RouteTable;
 
     use super::*;
@@ -99,30 +131,37 @@ mod tests {
 
     #[test]
     fn ipv4() {
-        use RouteWrite::{Add, AddBefore, Delete};
+        use RouteWrite::{Add, AddBefore};
+        let delete = |source| Delete { link: LINK, source };
         let (a, b) = (source("192.0.2.1"), source("192.0.2.2"));
         let [ours_a, ours_b, ours_none] = ["192.0.2.1", "192.0.2.2", ""].map(ours);
         let (kernel, foreign) = (rival(2, LINK, V4), rival(4, 3, ""));
-        let elsewhere = rival(ROUTE_PROTOCOL, 3, "");
+        let (left, left_b) = (rival(ROUTE_PROTOCOL, 3, ""), rival(ROUTE_PROTOCOL, 3, "192.0.2.2"));
+        let delete_left = Delete { link: 3, source: None };
         let node_address = rival(2, 3, V4);
         fn check_a(rivals: &[LocalRoute], expect: Result<&[RouteWrite], LocalRoute>) {
             check(V4, "192.0.2.1", rivals, expect);
         }
         check_a(&[], Ok(&[Add(a)]));
         check_a(&[ours_a], Ok(&[]));
-        check_a(&[ours_b], Ok(&[AddBefore(a), Delete(b)]));
-        check_a(&[ours_b, ours_a], Ok(&[Delete(b)]));
-        check_a(&[ours_none], Ok(&[Delete(None), AddBefore(a)]));
-        check_a(&[ours_a, ours_none], Ok(&[Delete(None), Delete(None), AddBefore(a)]));
-        check(V4, "", &[ours_a], Ok(&[AddBefore(None), Delete(a)]));
+        check_a(&[ours_b], Ok(&[AddBefore(a), delete(b)]));
+        check_a(&[ours_b, ours_a], Ok(&[delete(b)]));
+        check_a(&[ours_none], Ok(&[delete(None), AddBefore(a)]));
+        check_a(&[ours_a, ours_none], Ok(&[delete(None), delete(None), AddBefore(a)]));
+        check(V4, "", &[ours_a], Ok(&[AddBefore(None), delete(a)]));
         check(V4, "", &[ours_none], Ok(&[]));
         check_a(&[kernel], Ok(&[AddBefore(a)]));
         check_a(&[kernel, ours_a], Ok(&[]));
         check_a(&[foreign], Err(foreign));
         check_a(&[kernel, foreign], Err(foreign));
-        check_a(&[elsewhere], Err(elsewhere));
+        // On a link that has been ours until somebody renamed it.
+        check_a(&[left], Ok(&[AddBefore(a), delete_left]));
+        check_a(&[left, left_b], Ok(&[AddBefore(a), delete_left, delete_left]));
+        check_a(&[left_b, ours_a], Ok(&[delete_left]));
+        check_a(&[ours_none, left_b], Ok(&[delete(None), AddBefore(a), delete_left]));
+        check_a(&[foreign, left_b], Ok(&[AddBefore(a), delete_left]));
         check_a(&[node_address], Err(node_address));
-        check_a(&[foreign, ours_b], Ok(&[AddBefore(a), Delete(b)]));
+        check_a(&[foreign, ours_b], Ok(&[AddBefore(a), delete(b)]));
         check_a(&[rival(4, LINK, "")], Err(rival(4, LINK, "")));
     }
 
@@ -143,5 +182,14 @@ mod tests {
         check_a(&[foreign, ours_a], Ok(&[]));
         check_a(&[foreign, ours_b], Err(foreign));
         check_a(&[ours_b, foreign], Ok(&[Replace(a)]));
+        // On a link that has been ours until somebody renamed it.
+        let left = |from: &str| rival(ROUTE_PROTOCOL, 3, from);
+        let delete_left = Delete { link: 3, source: None };
+        check_a(&[left("fd00::a")], Ok(&[Replace(a)]));
+        check_a(&[left("fd00::b"), left("")], Ok(&[Replace(a), delete_left]));
+        check_a(&[left("fd00::b"), ours_a], Ok(&[delete_left]));
+        check_a(&[ours_a, left("fd00::b")], Ok(&[delete_left]));
+        check_a(&[ours_b, left("fd00::b")], Ok(&[Replace(a), delete_left]));
+        check_a(&[foreign, left("fd00::b")], Err(foreign));
     }
 }

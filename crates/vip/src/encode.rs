@@ -57,18 +57,23 @@ pub(crate) enum RouteWrite {
     AddBefore(Option<IpAddr>),
     /// Takes the place of the first route of the same key, whoever owns it; IPv6 only.
     Replace(Option<IpAddr>),
-    /// Deletes the first one of ours; for IPv4 with a source, the first one with that source.
-    Delete(Option<IpAddr>),
+    /// Deletes the first one of ours on a link; for IPv4 with a source, the first one with that source.
+    Delete {
+        /// Our link, or one that has been ours.
+        link: u32,
+        /// Source of the route.
+        source: Option<IpAddr>,
+    },
 }
 
 impl RouteWrite {
-    /// Appends the request for a VIP.
+    /// Appends the request for a VIP; new routes come on `link`.
     pub(crate) fn push(self, batch: &mut Batch, vip: IpAddr, table: RouteTable, link: u32) {
-        let (kind, message_flags, source) = match self {
-            RouteWrite::Add(source) => (NEW_ROUTE, flags::CREATE | flags::EXCL, source),
-            RouteWrite::AddBefore(source) => (NEW_ROUTE, flags::CREATE, source),
-            RouteWrite::Replace(source) => (NEW_ROUTE, flags::CREATE | flags::REPLACE, source),
-            RouteWrite::Delete(source) => (DELETE_ROUTE, 0, source),
+        let (kind, message_flags, link, source) = match self {
+            RouteWrite::Add(source) => (NEW_ROUTE, flags::CREATE | flags::EXCL, link, source),
+            RouteWrite::AddBefore(source) => (NEW_ROUTE, flags::CREATE, link, source),
+            RouteWrite::Replace(source) => (NEW_ROUTE, flags::CREATE | flags::REPLACE, link, source),
+            RouteWrite::Delete { link, source } => (DELETE_ROUTE, 0, link, source),
         };
         let message = our_route(vip, table, source, link);
         batch.push(kind, message_flags, |buffer| put(buffer, &message));
@@ -293,7 +298,7 @@ mod tests {
             (u16::from_ne_bytes([got[4], got[5]]), u16::from_ne_bytes([got[6], got[7]]))
         };
         assert_eq!(flags_of(RouteWrite::AddBefore(None)), (24, 0x401));
-        assert_eq!(flags_of(RouteWrite::Delete(None)), (25, 0x001));
+        assert_eq!(flags_of(RouteWrite::Delete { link: LINK, source: None }), (25, 0x001));
     }
 
     #[test]

@@ -36,9 +36,9 @@ pub fn messages(datagram: &[u8]) -> bool {
         let link = first.link.unwrap_or(1);
         let rivals: Vec<_> =
             routes.iter().filter(|route| route.addr == first.addr && route.has_our_key()).copied().collect();
-        let ours = rivals.iter().filter(|r| r.protocol == ROUTE_PROTOCOL && r.link == Some(link)).count();
+        let ours = rivals.iter().filter(|rival| rival.protocol == ROUTE_PROTOCOL).count();
         let writes = resolve(first.addr, None, link, &rivals).unwrap_or_default();
-        let deletions = writes.iter().filter(|write| matches!(write, RouteWrite::Delete(_))).count();
+        let deletions = writes.iter().filter(|write| matches!(write, RouteWrite::Delete { .. })).count();
         assert!(deletions <= ours, "{writes:?} for {rivals:?}");
     }
     understood

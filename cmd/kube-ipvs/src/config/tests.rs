@@ -108,16 +108,16 @@ fn bindings_are_those_of_the_flags() {
         "--cluster-ip-binding=address",
         "--external-ip-binding=none",
         "--load-balancer-ip-binding=route",
-        "--exclude-external-ips=192.0.2.7, fd00::/64",
-        "--external-ip-cidrs=198.51.100.0/24",
+        "--exclude-external-ips=192.0.2.7, fd00::/64,::ffff:192.0.2.80",
+        "--external-ip-cidrs=198.51.100.0/24,::ffff:203.0.113.0/120",
     ]);
     let nets = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
     let expect = planner::Bindings {
         cluster_ip: VipBinding::Address,
         external_ip: VipBinding::None,
         load_balancer: VipBinding::Route,
-        excluded: nets(&["192.0.2.7/32", "fd00::/64"]),
-        external_cidrs: nets(&["198.51.100.0/24"]),
+        excluded: nets(&["192.0.2.7/32", "fd00::/64", "192.0.2.80/32"]),
+        external_cidrs: nets(&["198.51.100.0/24", "203.0.113.0/24"]),
     };
     assert_eq!(given, Ok(expect));
     for (flag, part) in [

@@ -27,6 +27,8 @@ pub trait VipsWorld {
     fn remove_node_address(&mut self, addr: IpAddr);
     /// Deletes `kube-ipvs0`.
     fn delete_link(&mut self);
+    /// Renames `kube-ipvs0`, which stays with everything on it that the kernel leaves there.
+    fn rename_link(&mut self);
     /// Sets `kube-ipvs0` down.
     fn set_link_down(&mut self);
     /// Creates `kube-ipvs0` as a link of another type.
@@ -86,6 +88,7 @@ pub const CASES: &[Case] = &[
     Case { name: "a foreign route is reported, not touched", run: interference::foreign_route },
     Case { name: "a foreign link is reported, not touched", run: interference::foreign_link },
     Case { name: "routes go with the link", run: interference::link_deleted },
+    Case { name: "routes leave a link that is renamed", run: interference::link_renamed },
     Case { name: "a link that is down is set up again", run: interference::link_down },
     Case { name: "a deleted route is made again", run: interference::route_deleted },
     Case { name: "routes follow the node's addresses", run: interference::node_address_removed },

@@ -120,6 +120,11 @@ impl FakeVips {
         self.0.borrow_mut().namespace.delete_link();
     }
 
+    /// Renames the link. Routes on it are no longer observed, and in nobody's way.
+    pub fn rename_link(&self) {
+        self.0.borrow_mut().namespace.rename_link();
+    }
+
     /// Sets the link down: IPv6 routes vanish, IPv4 ones stay.
     pub fn set_link_down(&self) {
         self.0.borrow_mut().namespace.set_link_down();

@@ -3,11 +3,16 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnetwork::IpNetwork;
+use lb_types::canonical_prefix;
 
 /// Parses an address. Octets of an IPv4 address with leading zeros are decimal (`ParseIPSloppy` in
 /// k8s.io/utils/net/parse.go), and an IPv4 address in IPv6 notation becomes that IPv4 address, as in Go.
 pub(crate) fn parse_ip(text: &str) -> Option<IpAddr> {
-    text.parse::<IpAddr>().ok().or_else(|| parse_ipv4_with_zeros(text)).map(|ip| ip.to_canonical())
+    parse_as_written(text).map(|ip| ip.to_canonical())
+}
+
+fn parse_as_written(text: &str) -> Option<IpAddr> {
+    text.parse::<IpAddr>().ok().or_else(|| parse_ipv4_with_zeros(text))
 }
 
 fn parse_ipv4_with_zeros(text: &str) -> Option<IpAddr> {
@@ -30,8 +35,7 @@ pub(crate) fn parse_cidr(text: &str) -> Option<IpNetwork> {
     if !length.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }
-    let network = IpNetwork::new(parse_ip(addr)?, length.parse().ok()?).ok()?;
-    IpNetwork::new(network.network(), network.prefix()).ok()
+    IpNetwork::new(parse_as_written(addr)?, length.parse().ok()?).ok().map(canonical_prefix)
 }
 
 /// Reason why an address can be neither a VIP nor an endpoint, if there is one (`ValidateNonSpecialIP` in
@@ -94,6 +98,8 @@ mod tests {
             ("010.244.0.0/24", Some("10.244.0.0/24")),
             ("fd00:244::7/64", Some("fd00:244::/64")),
             ("0.0.0.0/0", Some("0.0.0.0/0")),
+            ("::ffff:10.244.0.7/120", Some("10.244.0.0/24")),
+            ("::ffff:10.244.0.7/24", Some("::/24")),
             ("10.244.0.0", None),
             ("10.244.0.0/", None),
             ("10.244.0.0/33", None),

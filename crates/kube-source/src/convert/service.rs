@@ -54,6 +54,10 @@ pub fn service(wire: &wire::Service) -> Converted<Service> {
     let external_ips = external_ips(wire, &cluster_ips, &mut report);
     let internal_traffic_policy = policy("internalTrafficPolicy", &spec.internal_traffic_policy, &mut report);
     let external_traffic_policy = policy("externalTrafficPolicy", &spec.external_traffic_policy, &mut report);
+    // A load balancer takes its time; what it will not have is reported then.
+    let awaits_balancer = spec.kind.str() == Some("LoadBalancer") && ingress_points(wire).next().is_none();
+    let known_ips = Some(&external_ips[..]).filter(|_| !awaits_balancer);
+    let settings = settings::settings(&metadata.annotations, known_ips, &mut report);
     let service = Service {
         critical: is_critical(&name, &metadata.labels),
         name,
@@ -67,7 +71,7 @@ pub fn service(wire: &wire::Service) -> Converted<Service> {
         internal_traffic_policy,
         external_traffic_policy,
         health_check_port: health_check_port(spec, external_traffic_policy, &mut report),
-        settings: settings::settings(&metadata.annotations, &mut report),
+        settings,
     };
     report.finish(Some(service))
 }
@@ -153,8 +157,7 @@ fn is_family_at(spec: &Spec, i: usize, family: IpFamily, field: &str, report: &m
     agrees
 }
 
-/// `spec.externalIPs` and, where `ipMode` is VIP or missing, the addresses of `status.loadBalancer.ingress`; an entry
-/// that has a host name alone is none.
+/// `spec.externalIPs` and the addresses of `status.loadBalancer.ingress`; an entry that has a host name alone is none.
 fn external_ips(wire: &wire::Service, cluster_ips: &[IpAddr], report: &mut Report) -> Vec<ExternalIp> {
     let (spec, balancer) = (&wire.spec.value, &wire.status.value.load_balancer);
     report.expect("spec.externalIPs", "a list", spec.external_ips.wrong);
@@ -178,13 +181,35 @@ fn external_ips(wire: &wire::Service, cluster_ips: &[IpAddr], report: &mut Repor
     for (i, value) in spec.external_ips.items.iter().enumerate() {
         add(format!("spec.externalIPs[{i}]"), value, ExternalSource::ExternalIps);
     }
-    for (i, ingress) in balancer.value.ingress.items.iter().enumerate() {
-        let Ingress { ip, ip_mode } = &ingress.value;
-        if !ip.is_empty() && (ip_mode.is_empty() || ip_mode.str() == Some("VIP")) {
+    for (i, Ingress { ip, .. }) in ingress_points(wire).enumerate().filter(|(_, at)| !is_proxy(at)) {
+        if !ip.is_empty() {
             add(format!("status.loadBalancer.ingress[{i}].ip"), ip, ExternalSource::LoadBalancer);
         }
     }
+    add_proxies(wire, cluster_ips, &mut ips);
     ips
+}
+
+fn ingress_points(wire: &wire::Service) -> impl Iterator<Item = &Ingress> {
+    wire.status.value.load_balancer.value.ingress.items.iter().map(|ingress| &ingress.value)
+}
+
+/// Adds the addresses of load balancers that are proxies, unless they are served all the same. They are of no use to a
+/// node, so that nothing is wrong with them either.
+fn add_proxies(wire: &wire::Service, cluster_ips: &[IpAddr], ips: &mut Vec<ExternalIp>) {
+    let proxies = ingress_points(wire).filter(|at| is_proxy(at));
+    for addr in proxies.filter_map(|at| address::parse_ip(at.ip.str()?)) {
+        let has_family = cluster_ips.iter().any(|ip| IpFamily::of(*ip) == IpFamily::of(addr));
+        let is_known = cluster_ips.contains(&addr) || ips.iter().any(|known| known.addr == addr);
+        if has_family && !is_known && address::special(addr).is_none() {
+            ips.push(ExternalIp { addr, source: ExternalSource::Proxy });
+        }
+    }
+}
+
+/// Tells whether clients are to pass the load balancer: only where `ipMode` is VIP or missing do nodes serve its address.
+fn is_proxy(ingress: &Ingress) -> bool {
+    !ingress.ip_mode.is_empty() && ingress.ip_mode.str() != Some("VIP")
 }
 
 /// `spec.healthCheckNodePort`, which counts for load balancers with the policy Local only.

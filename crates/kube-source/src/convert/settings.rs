@@ -3,9 +3,9 @@
 use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
 
 use drain::Overrides;
-use lb_types::{Scheduler, SchedulerFlags, VipBinding, parse_duration};
+use lb_types::{Scheduler, SchedulerFlags, UnknownBinding, VipBinding, parse_duration};
 use service_model::{
-    ExternalIpBinding, ServiceSettings,
+    ExternalIp, ExternalIpBinding, ServiceSettings,
     annotations::{
         EXTERNAL_IP_BINDING, GRACEFUL_ENDPOINT_GONE, GRACEFUL_LINGER, GRACEFUL_POLICY, GRACEFUL_SILENCE,
         GRACEFUL_TIMEOUT, MAX_CONNECTIONS, ONE_PACKET, SCHEDULER, SCHEDULER_FLAGS,
@@ -30,8 +30,13 @@ const FLAGS: [(&str, u8); 7] = [
 /// Word that switches off the fallback, which `sh` and `mh` get by default.
 const NO_FALLBACK: &str = "no-fallback";
 
-/// Reads the settings of one Service. Where an annotation is wrong, the configuration applies instead.
-pub(crate) fn settings(annotations: &Labels, report: &mut Report) -> ServiceSettings {
+/// Reads the settings of a Service with these external and load-balancer IPs; `None` if they are yet to come. Where an
+/// annotation is wrong, the configuration applies instead.
+pub(crate) fn settings(
+    annotations: &Labels,
+    external_ips: Option<&[ExternalIp]>,
+    report: &mut Report,
+) -> ServiceSettings {
     report.expect("metadata.annotations", "an object", annotations.wrong);
     let (scheduler_flags, no_fallback) = scheduler_flags(annotations, report).unzip();
     ServiceSettings {
@@ -40,26 +45,54 @@ pub(crate) fn settings(annotations: &Labels, report: &mut Report) -> ServiceSett
         no_fallback: no_fallback.unwrap_or_default(),
         max_connections: parsed(annotations, MAX_CONNECTIONS, max_connections, report).flatten(),
         one_packet: parsed(annotations, ONE_PACKET, one_packet, report).unwrap_or_default(),
-        external_ip_binding: parsed(annotations, EXTERNAL_IP_BINDING, external_ip_binding, report)
-            .map(Arc::new),
+        external_ip_binding: external_ip_binding(annotations, external_ips, report),
         drain: drain_overrides(annotations, report),
     }
 }
 
-/// Reads `steer`, `192.0.2.80=route,2001:db8::80=none` or both kinds with commas between them.
-fn external_ip_binding(text: &str) -> Result<ExternalIpBinding, String> {
+/// Reads `steer`, `192.0.2.80=route,2001:db8::80=none` or both kinds with commas between them. An entry that is wrong
+/// counts for nothing and costs no other one.
+fn external_ip_binding(
+    annotations: &Labels,
+    external_ips: Option<&[ExternalIp]>,
+    report: &mut Report,
+) -> Option<Arc<ExternalIpBinding>> {
+    let text = annotations.get(EXTERNAL_IP_BINDING).text().unwrap_or_default();
     let mut wanted = ExternalIpBinding::default();
-    for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
-        let binding = |text: &str| text.trim().parse::<VipBinding>().map_err(|unknown| unknown.to_string());
-        match word.split_once('=') {
-            Some((addr, text)) => {
-                let addr = parse_ip(addr.trim()).ok_or_else(|| format!("{addr:?} is no IP address"))?;
-                wanted.of.push((addr, binding(text)?));
-            }
-            None => wanted.others = Some(binding(word)?),
+    for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+        if let Err(fault) = add_binding(&mut wanted, entry, external_ips) {
+            let message = format!("entry {entry:?}: {fault}; the entry is ignored");
+            report.add(field(EXTERNAL_IP_BINDING), message, "correct or remove the entry");
         }
     }
-    Ok(wanted)
+    (wanted != ExternalIpBinding::default()).then(|| wanted.into())
+}
+
+/// Adds one entry, unless there is one for the same addresses or the Service lacks the address.
+fn add_binding(
+    wanted: &mut ExternalIpBinding,
+    entry: &str,
+    external_ips: Option<&[ExternalIp]>,
+) -> Result<(), String> {
+    let (addr, binding) =
+        entry.split_once('=').map_or((None, entry), |(addr, binding)| (Some(addr.trim()), binding.trim()));
+    let binding: VipBinding = binding.parse().map_err(|unknown: UnknownBinding| unknown.to_string())?;
+    let Some(addr) = addr else {
+        if wanted.others.is_some() {
+            return Err("an entry before it is for all addresses, too".to_owned());
+        }
+        wanted.others = Some(binding);
+        return Ok(());
+    };
+    let addr = parse_ip(addr).ok_or_else(|| format!("{addr:?} is no IP address"))?;
+    if wanted.of.iter().any(|(known, _)| *known == addr) {
+        return Err(format!("an entry before it is for {addr}, too"));
+    }
+    if external_ips.is_some_and(|ips| ips.iter().all(|ip| ip.addr != addr)) {
+        return Err(format!("{addr} is no external or load-balancer IP that the Service can have"));
+    }
+    wanted.of.push((addr, binding));
+    Ok(())
 }
 
 /// Reads a number of connections; 0 is no limit, as in IPVS.

@@ -6,7 +6,7 @@ use lb_types::VipBinding;
 use service_model::ExternalIpBinding;
 
 use super::*;
-use crate::{Binding, Bindings, Choice};
+use crate::{Bindings, Choice};
 
 const VIP: &str = "192.0.2.7";
 const BALANCER: &str = "192.0.2.8";
@@ -105,6 +105,43 @@ fn what_is_of_the_node_stays_the_nodes() {
     assert_eq!((binding, reason.to_string().as_str()), (Some(Binding::Route), "--cluster-ip-binding"));
 }
 
+/// A program of the node, such as keepalived, may bring an address to the node whose ports another one has.
+#[test]
+fn what_is_bound_to_no_node_has_no_virtual_server_at_an_address_of_the_node_either() {
+    let source = ExternalSource::ExternalIps;
+    let of_node = |world: &mut World| _ = world.facts.addresses.insert(ip(VIP), "eth1".to_owned());
+    let excluded = Bindings { excluded: vec!["192.0.2.7/32".parse().unwrap()], ..free() };
+    let flag = Bindings { external_ip: VipBinding::None, ..free() };
+    for (what, bindings, wish, expect) in [
+        ("annotation", free(), all(VipBinding::None), "annotation kube-ipvs.io/external-ip-binding"),
+        ("flag", flag, None, "--external-ip-binding"),
+        ("excluded", excluded, all(VipBinding::Route), "--exclude-external-ips"),
+    ] {
+        let mut world = on_n1(bindings);
+        of_node(&mut world);
+        plan(&mut world, wants(source, wish));
+        let (binding, reason) = world.desired.bindings()[&ip(VIP)];
+        assert_eq!((binding, reason.to_string().as_str()), (None, expect), "{what}");
+        assert_eq!(world.mirror.fronts_on(ip(VIP)).count(), 0, "{what}");
+    }
+    // What is served there, or is steered still, goes at once.
+    let mut world = on_n1(free());
+    of_node(&mut world);
+    plan(&mut world, wants(source, all(VipBinding::Steer)));
+    assert_eq!(world.mirror.fronts_on(ip(VIP)).count(), 1);
+    plan(&mut world, wants(source, all(VipBinding::None)));
+    assert_eq!(world.mirror.fronts_on(ip(VIP)).count(), 0);
+    let mut world = on_n1(free());
+    plan(&mut world, wants(source, None));
+    plan(&mut world, wants(source, all(VipBinding::None)));
+    assert_eq!(world.mirror.fronts_on(ip(VIP)).count(), 1, "connections go on");
+    of_node(&mut world);
+    let plan = world.resync();
+    world.execute(&plan);
+    assert_eq!(world.mirror.fronts_on(ip(VIP)).count(), 0, "{plan}");
+    assert!(world.resync().is_empty(), "{}", world.resync());
+}
+
 #[test]
 fn annotations_count_only_where_they_may() {
     let mut world = on_n1(Bindings::default());
@@ -128,15 +165,17 @@ fn addresses_that_nobody_may_capture_are_refused() {
     service.external_ips = ["192.0.2.7", "203.0.113.1", "10.244.3.4"]
         .map(|addr| ExternalIp { addr: ip(addr), source: ExternalSource::ExternalIps })
         .to_vec();
-    let balancer = ExternalIp { addr: ip("203.0.113.9"), source: ExternalSource::LoadBalancer };
-    service.external_ips.push(balancer);
+    // Those of a load balancer are the cluster's own, and may be among the pods of a flat network.
+    let balancers = ["203.0.113.9", "10.244.3.5"]
+        .map(|addr| ExternalIp { addr: ip(addr), source: ExternalSource::LoadBalancer });
+    service.external_ips.extend(balancers);
     let (intent, problems) = desire_service(&service, &world.model, world.context());
     let text: Vec<_> = problems.iter().map(IntentProblem::to_string).collect();
     let [foreign, of_pod] = &text[..] else { panic!("{text:?}") };
     assert!(foreign.contains("203.0.113.1 lies in none of the ranges of --external-ip-cidrs"), "{foreign}");
     assert!(of_pod.contains("10.244.3.4 lies in the range of pods 10.244.0.0/16"), "{of_pod}");
     let served: Vec<_> = intent.fronts.iter().map(|front| front.front.port.addr.to_string()).collect();
-    assert_eq!(served, [WEB, "192.0.2.7", "203.0.113.9"], "load balancers are the cluster's own");
+    assert_eq!(served, [WEB, "192.0.2.7", "203.0.113.9", "10.244.3.5"]);
 }
 
 /// Each binding is complete before the one before it goes, so that no connection is lost which both can carry.
@@ -203,10 +242,7 @@ fn a_vip_that_is_bound_to_no_node_any_more() {
 fn the_widest_reach_wins() {
     let mut world = on_n1(free());
     plan(&mut world, wants(ExternalSource::ExternalIps, None));
-    let mut other = service("other", &["10.96.0.81"], Protocol::Tcp);
-    other.external_ips = vec![ExternalIp { addr: ip(VIP), source: ExternalSource::ExternalIps }];
-    other.ports[0].port = 81.try_into().unwrap();
-    other.settings.external_ip_binding = all(VipBinding::Route).map(Arc::new);
+    let other = on_port_81(VipBinding::Route);
     let shared = lines(&world.sync(ModelEvent::ServiceApplied(other.clone())));
     assert_eq!(
         shared,
@@ -220,7 +256,7 @@ fn the_widest_reach_wins() {
     let problem = IntentProblem::BoundFurther {
         service: web.clone(),
         vip: ip(VIP),
-        own: Binding::Steer,
+        own: Some(Binding::Steer),
         binding: Binding::Route,
     };
     assert_eq!(world.conflicts(&web), std::slice::from_ref(&problem));
@@ -245,6 +281,83 @@ fn the_widest_reach_wins() {
     );
 }
 
+/// A Service whose only external address is `VIP`, with port 81.
+fn on_port_81(binding: VipBinding) -> Service {
+    let mut other = service("other", &["10.96.0.81"], Protocol::Tcp);
+    other.external_ips = vec![ExternalIp { addr: ip(VIP), source: ExternalSource::ExternalIps }];
+    other.ports[0].port = 81.try_into().unwrap();
+    other.settings.external_ip_binding = all(binding).map(Arc::new);
+    other
+}
+
+/// A Service that binds its address to no node is told who takes its packets there.
+#[test]
+fn whoever_binds_an_address_to_no_node_is_told_who_takes_it() {
+    let source = ExternalSource::ExternalIps;
+    let web = ServiceName::new("default", "web");
+    for (binding, taken) in
+        [(VipBinding::Steer, false), (VipBinding::Route, true), (VipBinding::Address, true)]
+    {
+        let mut world = on_n1(free());
+        plan(&mut world, wants(source, all(VipBinding::None)));
+        assert_eq!(world.conflicts(&web), []);
+        let other = on_port_81(binding);
+        let intent = |world: &World| desire_service(&other, &world.model, world.context()).0;
+        let both = BTreeSet::from([web.clone()]);
+        let rivals = world.desired.replace(&other.name, Some(intent(&world)), &mut Changes::default());
+        assert_eq!(rivals, both, "{binding}: it is looked at again");
+        let [problem] = &world.conflicts(&web)[..] else { panic!("{binding}: {:?}", world.conflicts(&web)) };
+        let text = problem.to_string();
+        assert!(text.contains(&format!("the binding of 192.0.2.7 is {binding}")), "{text}");
+        assert!(text.contains("not none"), "{text}");
+        assert_eq!(text.contains("refuses ports that only this Service has"), taken, "{text}");
+        assert_eq!(world.conflicts(&other.name), []);
+        // Whoever comes later is told, too, and not any more when the other one goes.
+        let unbound = desire_service(world.model.service(&web).unwrap(), &world.model, world.context()).0;
+        world.desired.replace(&web, None, &mut Changes::default());
+        let rivals = world.desired.replace(&web, Some(unbound), &mut Changes::default());
+        assert_eq!(rivals, BTreeSet::from([other.name.clone()]), "{binding}");
+        assert_eq!(world.conflicts(&web).len(), 1);
+        assert_eq!(world.desired.replace(&other.name, None, &mut Changes::default()), both);
+        assert_eq!(world.conflicts(&web), []);
+    }
+}
+
+/// The load balancer has said so, not the Service, which can do nothing about it.
+#[test]
+fn whoever_has_a_proxy_is_told_nothing_of_its_address() {
+    let mut world = on_n1(free());
+    let mut web = service("web", &[WEB], Protocol::Tcp);
+    web.external_ips = vec![ExternalIp { addr: ip(VIP), source: ExternalSource::Proxy }];
+    world.sync(ModelEvent::ServiceApplied(web.clone()));
+    world.sync(ModelEvent::ServiceApplied(on_port_81(VipBinding::Route)));
+    assert_eq!(world.conflicts(&web.name), []);
+}
+
+/// Under a Local policy nobody is masqueraded but processes of the node, where another Service makes the VIP their source.
+#[test]
+fn masquerading_follows_the_binding_that_holds() {
+    let mut world = on_n1(free());
+    let [ModelEvent::ServiceApplied(mut web), slice] = wants(ExternalSource::ExternalIps, None) else {
+        unreachable!()
+    };
+    web.external_traffic_policy = TrafficPolicy::Local;
+    plan(&mut world, [ModelEvent::ServiceApplied(web), slice]);
+    let port = VipPort { addr: ip(VIP), protocol: Protocol::Tcp, port: 80.try_into().unwrap() };
+    let is_masqueraded = |world: &World| world.mirror.elements.contains(&RuleElement::MasqueradeVips(port));
+    assert!(!is_masqueraded(&world));
+    for (binding, expect) in
+        [(VipBinding::Address, true), (VipBinding::Route, false), (VipBinding::Address, true)]
+    {
+        world.sync(ModelEvent::ServiceApplied(on_port_81(binding)));
+        assert_eq!(is_masqueraded(&world), expect, "{binding}");
+        assert!(world.resync().is_empty(), "{binding}: {}", world.resync());
+    }
+    world.sync(ModelEvent::ServiceDeleted(on_port_81(VipBinding::None).name));
+    assert!(!is_masqueraded(&world));
+    assert!(world.resync().is_empty(), "{}", world.resync());
+}
+
 #[test]
 fn another_bit_has_another_rule() {
     let mut world = on_n1(Bindings::default());
@@ -257,4 +370,83 @@ fn another_bit_has_another_rule() {
     );
     world.execute(&plan);
     assert!(world.resync().is_empty());
+}
+
+/// Load balancers may ask for the health of a Service at those of its addresses alone that are bound here.
+#[test]
+fn health_checks_are_answered_at_the_load_balancers_addresses_that_are_bound_here() {
+    let at = |addr: &str, source| ExternalIp { addr: ip(addr), source };
+    let (balancer, external) = (ExternalSource::LoadBalancer, ExternalSource::ExternalIps);
+    for (what, external_ip, wish, expect) in [
+        ("steered", at(BALANCER, balancer), None, true),
+        ("routed", at(BALANCER, balancer), all(VipBinding::Route), true),
+        ("bound to no node", at(BALANCER, balancer), all(VipBinding::None), false),
+        ("among the ClusterIPs", at("10.96.0.99", balancer), None, false),
+        ("not of the load balancer", at(BALANCER, external), None, false),
+    ] {
+        let mut web = service("web", &[WEB], Protocol::Tcp);
+        web.external_ips = vec![external_ip];
+        web.external_traffic_policy = TrafficPolicy::Local;
+        web.health_check_port = NonZeroU16::new(31080);
+        web.settings.external_ip_binding = wish.map(Arc::new);
+        let mut world = on_n1(Bindings::default());
+        world.sync(ModelEvent::ServiceApplied(web));
+        let port =
+            VipPort { addr: external_ip.addr, protocol: Protocol::Tcp, port: 31080.try_into().unwrap() };
+        assert_eq!(world.mirror.elements.contains(&RuleElement::HealthCheck(port)), expect, "{what}");
+        assert_eq!(world.desired.has_element(RuleElement::HealthCheck(port)), expect, "{what}");
+        assert_eq!(world.desired.health_checks().count(), 1, "{what}: the node port answers all the same");
+    }
+}
+
+/// Clients are to pass a load balancer that is a proxy from the moment on at which it says so.
+#[test]
+fn the_address_of_a_proxy_is_left_at_once() {
+    let proxied = |mut events: [ModelEvent; 2]| {
+        let [ModelEvent::ServiceApplied(service), _] = &mut events else { unreachable!() };
+        service.external_ips[0].source = ExternalSource::Proxy;
+        events
+    };
+    let source = ExternalSource::LoadBalancer;
+    for binding in [VipBinding::Route, VipBinding::Address] {
+        let mut world = on_n1(free());
+        plan(&mut world, wants(source, all(binding)));
+        assert_eq!(world.mirror.fronts_on(ip(BALANCER)).count(), 1);
+        let left = plan(&mut world, proxied(wants(source, all(binding))));
+        let is_gone = left.contains("delete element vips 192.0.2.8") && !left.contains("no-endpoints");
+        assert!(is_gone, "{binding}: {left}");
+        let (bound, reason) = world.desired.bindings()[&ip(BALANCER)];
+        assert_eq!((bound, reason.to_string().as_str()), (None, "ipMode: Proxy"));
+        assert_eq!(world.mirror.fronts_on(ip(BALANCER)).count(), 0, "{binding}");
+        assert!(world.resync().is_empty(), "{binding}: {}", world.resync());
+        plan(&mut world, wants(source, all(binding)));
+        assert_eq!(world.mirror.fronts_on(ip(BALANCER)).count(), 1, "{binding}: back again");
+    }
+    let mut world = on_n1(free());
+    plan(&mut world, wants(source, None));
+    let left = plan(&mut world, proxied(wants(source, None)));
+    assert!(left.starts_with("add element steered-known 192.0.2.8:80/TCP\n"), "connections go on: {left}");
+}
+
+/// Nothing but the line of the plan comes of an address that is a proxy's.
+#[test]
+fn the_address_of_a_proxy_counts_for_nothing_else() {
+    let mut web = service("web", &[WEB], Protocol::Tcp);
+    web.external_traffic_policy = TrafficPolicy::Local;
+    web.health_check_port = NonZeroU16::new(31080);
+    let mut world = on_n1(Bindings::default());
+    world.facts.addresses.insert(ip(BALANCER), "eth1".to_owned());
+    let (plain, _) = desire_service(&web, &world.model, world.context());
+    // The last one would be refused to a VIP.
+    web.external_ips = [BALANCER, "10.96.0.99"]
+        .map(|addr| ExternalIp { addr: ip(addr), source: ExternalSource::Proxy })
+        .to_vec();
+    assert_eq!(world.facts.shared_ports(&web), []);
+    let (intent, problems) = desire_service(&web, &world.model, world.context());
+    assert_eq!(problems, []);
+    assert_eq!(
+        (intent.fronts, intent.health_check, intent.no_local),
+        (plain.fronts, plain.health_check, plain.no_local)
+    );
+    assert!(intent.unbound.iter().all(|(vip, _)| *vip != ip("10.96.0.99")), "{:?}", intent.unbound);
 }

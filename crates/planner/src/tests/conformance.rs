@@ -527,7 +527,7 @@ fn health_check_node_port_when_terminating() {
     let count = |service: &Service, endpoints: &[Endpoint<'_>]| {
         let mut world = on_n1();
         program(&mut world, service, endpoints);
-        HealthCheck::of(service, &world.model).unwrap().local_endpoints
+        HealthCheck::of(service, &world.model, Vec::new()).unwrap().local_endpoints
     };
     let v4 = |count| BTreeMap::from([(IpFamily::V4, count)]);
     let other = ("10.244.0.12", "n1", Ready);

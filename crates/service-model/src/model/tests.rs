@@ -1,10 +1,11 @@
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use lb_types::{IpFamily, ServiceName};
 
 use crate::{
+    ExternalIp, ExternalSource,
     ModelEvent::{self, NodeApplied, ServiceApplied, ServiceDeleted, SliceApplied, SliceDeleted, Synced},
-    Node, ServiceModel,
+    Node, Service, ServiceModel,
     testing::{addr, endpoint, endpoints, model, node, service, slice, slice_name, slice_of},
 };
 
@@ -588,4 +589,34 @@ fn another_port_is_neither_an_end_nor_a_new_pod() {
     assert_eq!(model.listings().departed().count(), 0);
     let rs = lb_types::RealServerId { addr: addr(V4, 1), port: 8080.try_into().unwrap() };
     assert!(model.listings().lists(&rs, lb_types::Protocol::Tcp, lb_types::PodUid::new("1")));
+}
+
+/// Whoever has an external address that becomes a ClusterIP, or is none any more, has to be looked at again.
+#[test]
+fn services_with_an_external_address_follow_the_cluster_ips_there() {
+    let shared = addr(V4, 9);
+    let with_ip = |name: &str, ip| Service { cluster_ips: vec![ip], ..service(name, ":80/TCP") };
+    let guest = |name: &str, external: &[IpAddr]| {
+        let at = |addr: &IpAddr| ExternalIp { addr: *addr, source: ExternalSource::ExternalIps };
+        let external_ips = external.iter().map(at).collect();
+        ServiceApplied(Service { external_ips, ..service(name, ":81/TCP") })
+    };
+    let mut model = ServiceModel::default();
+    let mut send = |event| {
+        model.apply(event);
+        (dirty(&mut model), model.is_cluster_ip(shared))
+    };
+    let mut check = |event, marked: &str, is_cluster_ip| {
+        assert_eq!(send(event), (marked.to_owned(), is_cluster_ip));
+    };
+    check(guest("one", &[shared]), "one", false);
+    check(guest("two", &[shared]), "two", false);
+    check(guest("else", &[addr(V4, 8)]), "else", false);
+    check(ServiceApplied(with_ip("web", shared)), "one two web", true);
+    check(ServiceApplied(with_ip("double", shared)), "double", true);
+    check(ServiceDeleted(name("web")), "web", true);
+    check(guest("two", &[]), "two", true);
+    check(ServiceApplied(with_ip("double", addr(V4, 7))), "double one", false);
+    check(ServiceDeleted(name("one")), "one", false);
+    check(ServiceApplied(with_ip("double", shared)), "double", true);
 }

@@ -13,7 +13,7 @@ use netlink_packet_route::{AddressFamily, address::AddressScope};
 
 use super::VipClient;
 use crate::{
-    VipError,
+    STEERING_TABLE, VipError,
     conflict::{Foreign, resolve},
     dump::{Link, LocalRoute, parse_link, parse_local_route},
     encode::{
@@ -108,7 +108,7 @@ impl VipClient {
         let mut reported = HashSet::new();
         for Failure { index, errno, text } in outcome.failures {
             let Some((op, write)) = owners.get(index) else { continue };
-            let gone = matches!(write, RouteWrite::Delete(_)) && is_absent(errno);
+            let gone = matches!(write, RouteWrite::Delete { .. }) && is_absent(errno);
             if !gone && reported.insert(*op) {
                 report.failed.push(failed(ops, *op, errno, text));
             }
@@ -180,7 +180,9 @@ fn family_of(ip_family: IpFamily) -> AddressFamily {
 fn push(batch: &mut Batch, op: &VipOp, link: u32) {
     match *op {
         VipOp::EnsureRoute { vip, table, source } => RouteWrite::Add(source).push(batch, vip, table, link),
-        VipOp::DeleteRoute { vip, table } => RouteWrite::Delete(None).push(batch, vip, table, link),
+        VipOp::DeleteRoute { vip, table } => {
+            RouteWrite::Delete { link, source: None }.push(batch, vip, table, link)
+        }
         VipOp::EnsureAddress { addr } => push_add_address(batch, addr, AddressScope::Universe, link),
         VipOp::DeleteAddress { addr } => push_delete_address(batch, addr, link),
         VipOp::EnsureLink | VipOp::DeleteLink | VipOp::EnsureRule { .. } | VipOp::DeleteRule { .. } => {
@@ -222,10 +224,43 @@ fn failed(ops: &[VipOp], index: usize, errno: i32, detail: Option<String>) -> Fa
     FailedOp { index, errno, reason }
 }
 
-/// Describes the route in the way in terms of ip-route.
+/// Describes the route in the way in terms of ip-route, and what it means.
 fn describe(route: &LocalRoute, links: &[Link]) -> String {
     let name = |index| links.iter().find(|link| link.index == index).map(|link| link.name.as_str());
     let link = route.link.map(|index| format!(" dev {}", name(index).unwrap_or("?"))).unwrap_or_default();
     let source = route.source.map(|source| format!(" src {source}")).unwrap_or_default();
-    format!("local {}{link} table local proto {}{source}", route.addr, route.protocol)
+    let table = match route.table {
+        RouteTable::Local => "local".to_owned(),
+        RouteTable::Steering => STEERING_TABLE.to_string(),
+    };
+    format!(
+        "local {}{link} table {table} proto {}{source}: it leads packets here, too, which are served all the same, but \
+         processes of this node may have another source; delete it unless that is meant",
+        route.addr, route.protocol
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_in_the_way_is_described_with_its_consequence() {
+        let route = LocalRoute {
+            addr: [192, 0, 2, 80].into(),
+            table: RouteTable::Local,
+            protocol: 3,
+            tos: 0,
+            metric: 0,
+            link: Some(1),
+            source: None,
+        };
+        let text = describe(&route, &[]);
+        assert!(
+            text.starts_with("local 192.0.2.80 dev ? table local proto 3: it leads packets here, too"),
+            "{text}"
+        );
+        let steered = describe(&LocalRoute { table: RouteTable::Steering, ..route }, &[]);
+        assert!(steered.contains("table 177 proto 3"), "{steered}");
+    }
 }

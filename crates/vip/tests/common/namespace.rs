@@ -101,6 +101,15 @@ impl VipsWorld for NodeNamespace {
         ip(&format!("link del {LINK_NAME}"));
     }
 
+    fn rename_link(&mut self) {
+        // Kernels before 6.2 rename only what is down.
+        if try_run(&["ip", "link", "set", LINK_NAME, "name", "renamed0"]).is_err() {
+            ip(&format!("link set {LINK_NAME} down"));
+            ip(&format!("link set {LINK_NAME} name renamed0"));
+            ip("link set renamed0 up");
+        }
+    }
+
     fn set_link_down(&mut self) {
         ip(&format!("link set {LINK_NAME} down"));
     }

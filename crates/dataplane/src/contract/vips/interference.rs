@@ -48,6 +48,23 @@ pub(super) fn link_deleted(world: &mut dyn VipsWorld) {
     assert_routes(world, &BOTH_ROUTES);
 }
 
+pub(super) fn link_renamed(world: &mut dyn VipsWorld) {
+    let steered = VipOp::EnsureRoute { vip: v4(198, 51, 100, 7), table: RouteTable::Steering, source: None };
+    link_and_routes(world);
+    apply(world, &[steered]);
+    world.rename_link();
+    let seen = observe(world);
+    assert_eq!(
+        (seen.link, seen.routes.len(), seen.steered.len()),
+        (None, 0, 0),
+        "none of them is on our link"
+    );
+    link_and_routes(world);
+    apply(world, &[steered]);
+    assert_routes(world, &BOTH_ROUTES);
+    assert_eq!(world.steered(), [v4(198, 51, 100, 7)]);
+}
+
 pub(super) fn link_down(world: &mut dyn VipsWorld) {
     link_and_routes(world);
     world.set_link_down();

@@ -127,6 +127,14 @@ impl Namespace {
         self.observed.addresses.clear();
     }
 
+    /// Renames the link: its addresses become those of another link of the node. Its routes are ours still, and go when
+    /// others replace them.
+    pub(super) fn rename_link(&mut self) {
+        let addresses = self.observed.addresses.iter().map(|addr| (*addr, "renamed0".to_owned()));
+        self.observed.node_addresses.extend(addresses);
+        self.delete_link();
+    }
+
     /// Sets the link down: IPv6 loses everything on it.
     pub(super) fn set_link_down(&mut self) {
         if let Some(link) = &mut self.observed.link {

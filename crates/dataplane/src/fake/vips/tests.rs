@@ -117,6 +117,9 @@ impl VipsWorld for FakeVipsWorld {
     fn delete_link(&mut self) {
         self.fake.delete_link();
     }
+    fn rename_link(&mut self) {
+        self.fake.rename_link();
+    }
     fn set_link_down(&mut self) {
         self.fake.set_link_down();
     }

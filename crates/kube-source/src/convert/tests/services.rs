@@ -2,7 +2,7 @@ use lb_types::IpFamily;
 use service_model::{ExternalSource, Service, TrafficPolicy};
 
 use super::{check_problems, parse};
-use crate::{convert::service, wire};
+use crate::{Problem, convert::service, wire};
 
 /// Served part of a Service: its ClusterIPs, its ports, and everything that is not the default.
 fn summary(service: &Service) -> String {
@@ -14,6 +14,7 @@ fn summary(service: &Service) -> String {
     let external = service.external_ips.iter().map(|ip| match ip.source {
         ExternalSource::ExternalIps => format!("external {}", ip.addr),
         ExternalSource::LoadBalancer => format!("balancer {}", ip.addr),
+        ExternalSource::Proxy => format!("proxy {}", ip.addr),
     });
     let local = |policy, name: &str| (policy == TrafficPolicy::Local).then(|| name.to_owned());
     let settings = &service.settings;
@@ -147,7 +148,8 @@ fn service_to_service_map_of_load_balancers() {
     let vips = "172.16.55.11 balancer 10.1.2.4 balancer 10.1.2.5";
     check("load balancer service ipMode VIP", v4, vip, vips, &[]);
     let proxy = "{ip: 10.1.2.4, ipMode: Proxy}, {ip: 10.1.2.5, ipMode: Proxy}";
-    check("load balancer service ipMode Proxy", v4, proxy, "172.16.55.11", &[]);
+    let proxies = "172.16.55.11 proxy 10.1.2.4 proxy 10.1.2.5";
+    check("load balancer service ipMode Proxy", v4, proxy, proxies, &[]);
     let local = format!("{v4}, externalTrafficPolicy: Local, healthCheckNodePort: 345");
     let expect = "172.16.55.11 balancer 10.1.2.3 external-local health check 345";
     check("load balancer service with only local traffic policy", &local, "{ip: 10.1.2.3}", expect, &[]);
@@ -553,7 +555,14 @@ fn external_addresses() {
     check_external("none", "externalIPs: null", "null", "", &[]);
     check_external("one of each", v4, "[{ip: 192.0.2.8}]", "external 192.0.2.7 balancer 192.0.2.8", &[]);
     check_external("VIP", "type: LoadBalancer", "[{ip: 192.0.2.8, ipMode: VIP}]", "balancer 192.0.2.8", &[]);
-    check_external("Proxy is not ours", "type: LoadBalancer", "[{ip: 192.0.2.8, ipMode: Proxy}]", "", &[]);
+    let proxy = "[{ip: 192.0.2.8, ipMode: Proxy}]";
+    check_external("a proxy is known", "type: LoadBalancer", proxy, "proxy 192.0.2.8", &[]);
+    check_external("a proxy, too", "externalIPs: [192.0.2.8]", proxy, "external 192.0.2.8", &[]);
+    let both = "[{ip: 192.0.2.8, ipMode: Proxy}, {ip: 192.0.2.8, ipMode: VIP}]";
+    check_external("both modes", "type: LoadBalancer", both, "balancer 192.0.2.8", &[]);
+    let wrong = "[x, 127.0.0.1, '2001:db8::8', 10.96.0.1]".replace(", ", ", ipMode: Proxy}, {ip: ");
+    let wrong = wrong.replace('[', "[{ip: ").replace(']', ", ipMode: Proxy}]");
+    check_external("nobody asks for a proxy's", "type: LoadBalancer", &wrong, "", &[]);
     check_external(
         "a host name is no address",
         "type: LoadBalancer",
@@ -646,4 +655,81 @@ fn annotations_about_connections() {
     check("kube-ipvs.io/one-packet: 'true'", "one packet", &[]);
     check("kube-ipvs.io/one-packet: 'false'", "", &[]);
     check("kube-ipvs.io/one-packet: 'yes'", "", &[&format!("{one_packet}|true or false is expected")]);
+}
+
+/// Bindings that a Service of two families asks for: all others, then single addresses.
+fn bindings(annotation: &str, spec: &str, ingress: &str) -> (String, Vec<Problem>) {
+    let yaml = format!(
+        "metadata: {{namespace: ns, name: web, annotations: {{kube-ipvs.io/external-ip-binding: '{annotation}'}}}}\n\
+         spec: {{clusterIPs: [10.96.0.1, 'fd00:96::1'], clusterIP: 10.96.0.1, ipFamilies: [IPv4, IPv6], \
+                ports: [{{port: 80}}], {spec}}}\n\
+         status: {{loadBalancer: {{ingress: {ingress}}}}}\n"
+    );
+    let converted = service(&parse::<wire::Service>(&yaml));
+    let Some(wanted) = converted.object.unwrap().settings.external_ip_binding else {
+        return ("-".to_owned(), converted.problems);
+    };
+    let of = wanted.of.iter().map(|(addr, binding)| format!("{addr}={binding}"));
+    let all = wanted.others.iter().map(ToString::to_string).chain(of);
+    (all.collect::<Vec<_>>().join(" "), converted.problems)
+}
+
+#[test]
+fn entries_of_the_annotation_of_bindings_count_each_by_itself() {
+    let place = "metadata.annotations[kube-ipvs.io/external-ip-binding]";
+    let spec = "externalIPs: [192.0.2.80, 192.0.2.81, '2001:db8::80']";
+    for (annotation, expect, faults) in [
+        ("", "-", &[][..]),
+        (" , ", "-", &[]),
+        ("steer", "steer", &[]),
+        (" none ", "none", &[]),
+        ("192.0.2.80=route", "192.0.2.80=route", &[]),
+        (" 192.0.2.80 = route , none ", "none 192.0.2.80=route", &[]),
+        ("::ffff:192.0.2.80=none", "192.0.2.80=none", &[]),
+        ("2001:0db8::80=none,192.0.2.81=address", "2001:db8::80=none 192.0.2.81=address", &[]),
+        ("192.0.2.8=steer,none", "none 192.0.2.8=steer", &[]),
+        (
+            "192.0.2.80=none,192.0.2.81=rout",
+            "192.0.2.80=none",
+            &["entry \"192.0.2.81=rout\": unknown binding \"rout\": expected steer"],
+        ),
+        (
+            "[2001:db8::80]=none,steer",
+            "steer",
+            &["\"[2001:db8::80]\" is no IP address; the entry is ignored"],
+        ),
+        ("None,192.0.2.80=route", "192.0.2.80=route", &["entry \"None\": unknown binding \"None\""]),
+        ("192.0.2.80=Steer", "-", &["unknown binding \"Steer\""]),
+        ("=none", "-", &["\"\" is no IP address"]),
+        ("192.0.2.80=", "-", &["unknown binding \"\""]),
+        (
+            "192.0.2.80=route,192.0.2.80=none",
+            "192.0.2.80=route",
+            &["entry \"192.0.2.80=none\": an entry before it is for 192.0.2.80, too"],
+        ),
+        ("192.0.2.80=rout,192.0.2.80=none", "192.0.2.80=none", &["unknown binding \"rout\""]),
+        ("steer,none", "steer", &["entry \"none\": an entry before it is for all addresses, too"]),
+        ("192.0.2.82=none,steer", "steer", &["192.0.2.82 is no external or load-balancer IP"]),
+        ("10.96.0.1=none", "-", &["10.96.0.1 is no external or load-balancer IP"]),
+        ("rout,192.0.2.82=none", "-", &["unknown binding \"rout\"", "192.0.2.82 is no external"]),
+    ] {
+        let (wanted, problems) =
+            bindings(annotation, spec, "[{ip: 192.0.2.8}, {ip: 192.0.2.9, ipMode: Proxy}]");
+        assert_eq!(wanted, expect, "{annotation}: {problems:?}");
+        let faults: Vec<_> = faults.iter().map(|fault| format!("{place}|{fault}")).collect();
+        let faults: Vec<_> = faults.iter().map(String::as_str).collect();
+        check_problems(annotation, "Service ns/web", &problems, &faults);
+        assert!(
+            problems.iter().all(|problem| problem.remedy == "correct or remove the entry"),
+            "{problems:?}"
+        );
+    }
+    // Until the load balancer has an address, any may be the one.
+    let balancer = format!("type: LoadBalancer, {spec}");
+    let (wanted, problems) = bindings("192.0.2.90=route", &balancer, "[]");
+    assert_eq!((wanted.as_str(), problems.len()), ("192.0.2.90=route", 0));
+    let (wanted, problems) = bindings("192.0.2.90=route", &balancer, "[{ip: 192.0.2.8}]");
+    assert_eq!((wanted.as_str(), problems.len()), ("-", 1));
+    let (wanted, problems) = bindings("192.0.2.9=route", &balancer, "[{ip: 192.0.2.9, ipMode: Proxy}]");
+    assert_eq!((wanted.as_str(), problems.len()), ("192.0.2.9=route", 0), "the mode may change");
 }
