@@ -166,6 +166,63 @@ fn terminating_endpoints_serve_whom_the_policy_means() {
     expect_health(at_a, "503");
 }
 
+/// Where a Service publishes addresses that are not ready, its slices call them ready; so the last endpoint serves
+/// everybody until it goes, and without that only as long as it still answers.
+/// Conformance: e2e/service should create endpoints for unready pods
+/// Conformance: e2e/service should be able to connect to terminating and unready endpoints if PublishNotReadyAddresses is true
+/// Conformance: e2e/service should not be able to connect to terminating and unready endpoints if PublishNotReadyAddresses is false
+/// Conformance: endpointschangetracker TestUpdateEndpointsMap: change from ready to terminating pod
+/// Conformance: endpointschangetracker TestUpdateEndpointsMap: change from terminating to empty pod
+#[test]
+fn endpoints_that_are_not_ready_serve_where_they_are_published() {
+    let mut cluster = Cluster::new(2, 2);
+    let mut published = service("published", 84).with_node_port(30_084, "Cluster");
+    published.spec += "  publishNotReadyAddresses: true\n";
+    let plain = service("plain", 85).with_node_port(30_085, "Cluster");
+    // The endpoint as the slices of both Services have it: its readiness counts where it is not published.
+    let serve = |cluster: &Cluster, endpoint: Option<Endpoint>| {
+        let publish = |endpoint: &Endpoint| Endpoint { ready: true, ..endpoint.clone() };
+        cluster.manifests.serve(&published, &endpoint.iter().map(publish).collect::<Vec<_>>());
+        cluster.manifests.serve(&plain, endpoint.as_slice());
+    };
+    // Clients on both nodes, at the ClusterIP and at the node port of both, get answers or are refused.
+    let check = |cluster: &Cluster, (ip, port): (u8, u16), serves: bool| {
+        let expect = |got: Got| if serves { got } else { Got::Refused };
+        for node in [A, B] {
+            let at = cluster.segment.nodes[node].address.port(port);
+            let from_node = expect(Got::node("a-1", cluster.segment.nodes[node].name));
+            let (pod, process) = (cluster.pod_client(node, 2), cluster.process(node));
+            cluster.check(&pod, cluster_ip(ip).port(80), &[expect(Got::own("a-1"))]);
+            cluster.check(&process, cluster_ip(ip).port(80), std::slice::from_ref(&from_node));
+            for client in [pod, process, cluster.segment.outside_client()] {
+                cluster.check(&client, at, std::slice::from_ref(&from_node));
+            }
+        }
+    };
+    let unready = |endpoint: Endpoint| Endpoint { ready: false, serving: false, ..endpoint };
+    let stages = [
+        ("ready", Some(cluster.endpoint(A, 1)), [true, true]),
+        ("terminating", Some(cluster.terminating(A, 1)), [true, true]),
+        ("terminating and not ready", Some(unready(cluster.terminating(A, 1))), [true, false]),
+        ("gone", None, [false, false]),
+        ("not ready", Some(unready(cluster.endpoint(A, 1))), [true, false]),
+    ];
+    serve(&cluster, None);
+    cluster.start();
+    for (what, endpoint, [is_published, is_plain]) in stages {
+        println!("{what}");
+        serve(&cluster, endpoint);
+        for (ip, serves) in [(84, is_published), (85, is_plain)] {
+            let expected = if serves { Got::own("a-1") } else { Got::Refused };
+            for node in [A, B] {
+                cluster.wait(&cluster.pod_client(node, 2), cluster_ip(ip).port(80), &expected);
+            }
+        }
+        check(&cluster, (84, 30_084), is_published);
+        check(&cluster, (85, 30_085), is_plain);
+    }
+}
+
 /// Conformance: e2e/loadbalancer should only allow access from service loadbalancer source ranges
 #[test]
 fn source_ranges_hold_outside_and_on_every_node() {
