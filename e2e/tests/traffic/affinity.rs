@@ -156,7 +156,7 @@ fn clients_spread_and_stick_as_affinity_is_switched() {
         for (client, at) in clients.iter().flat_map(|client| kinds.map(|at| (client, at))) {
             let what = format!("{} to get {expected} pods at {}", client.place, at[0]);
             wait_for(WAIT_LIMIT, &what, || {
-                let families = pods_at(client, at, 15);
+                let families = pods_at(client, at, 8);
                 let is_right = families.iter().all(|family| family.len() == expected);
                 if is_right { Ok(()) } else { Err(format!("{families:?}")) }
             });
