@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 
 use e2e::{
     manifest::{Endpoint, Service},
-    net::{Both, OUTSIDE, cluster_ip},
+    net::{Both, Client, Node, OUTSIDE, cluster_ip},
     probe::Proto,
 };
 use testkit::wait_for;
 
-use super::{A, B, C, Cluster, Got};
+use super::{A, B, C, Cluster, Got, SILENCE};
 use crate::{
     health_checks::{get, wait_answer},
     testbed::{BALANCER, POD_PORTS, WAIT_LIMIT},
@@ -166,6 +166,21 @@ fn terminating_endpoints_serve_whom_the_policy_means() {
     expect_health(at_a, "503");
 }
 
+/// Waits until a client is refused over TCP and UDP: the kernel sends few ICMP errors a second to the same client.
+#[track_caller]
+fn wait_refused(cluster: &Cluster, client: &Client, at: [SocketAddr; 2]) {
+    for (proto, to) in [Proto::Tcp, Proto::Udp].into_iter().flat_map(|proto| at.map(|to| (proto, to))) {
+        wait_for(
+            WAIT_LIMIT,
+            &format!("{} to be refused over {proto} at {to}", client.place),
+            || match cluster.ask(client, proto, to, SILENCE) {
+                Got::Refused => Ok(()),
+                got => Err(got),
+            },
+        );
+    }
+}
+
 /// Where a Service publishes addresses that are not ready, its slices call them ready; so the last endpoint serves
 /// everybody until it goes, and without that only as long as it still answers.
 /// Conformance: e2e/service should create endpoints for unready pods
@@ -187,15 +202,20 @@ fn endpoints_that_are_not_ready_serve_where_they_are_published() {
     };
     // Clients on both nodes, at the ClusterIP and at the node port of both, get answers or are refused.
     let check = |cluster: &Cluster, (ip, port): (u8, u16), serves: bool| {
-        let expect = |got: Got| if serves { got } else { Got::Refused };
+        let check = |client: &Client, at: [SocketAddr; 2], got: Got| {
+            if serves {
+                cluster.check(client, at, &[got]);
+            } else {
+                wait_refused(cluster, client, at);
+            }
+        };
         for node in [A, B] {
-            let at = cluster.segment.nodes[node].address.port(port);
-            let from_node = expect(Got::node("a-1", cluster.segment.nodes[node].name));
+            let &Node { name, address, .. } = &cluster.segment.nodes[node];
             let (pod, process) = (cluster.pod_client(node, 2), cluster.process(node));
-            cluster.check(&pod, cluster_ip(ip).port(80), &[expect(Got::own("a-1"))]);
-            cluster.check(&process, cluster_ip(ip).port(80), std::slice::from_ref(&from_node));
+            check(&pod, cluster_ip(ip).port(80), Got::own("a-1"));
+            check(&process, cluster_ip(ip).port(80), Got::node("a-1", name));
             for client in [pod, process, cluster.segment.outside_client()] {
-                cluster.check(&client, at, std::slice::from_ref(&from_node));
+                check(&client, address.port(port), Got::node("a-1", name));
             }
         }
     };
