@@ -1,16 +1,17 @@
 //! Session affinity, several ports, several slices.
 
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::{collections::BTreeSet, net::SocketAddr, thread, time::Duration};
 
 use e2e::{
     manifest::{Port, Service, render_slice},
     net::{Client, NODE, PodNetwork, cluster_ip},
     probe::Proto,
 };
+use testkit::wait_for;
 
 use crate::{
     reach::{Gets, wait},
-    testbed::Testbed,
+    testbed::{BALANCER, Testbed, WAIT_LIMIT},
 };
 
 /// Pods that answer `count` connections in a row to both addresses, IPv4 and IPv6 apart.
@@ -129,6 +130,97 @@ fn switching_affinity_at_a_node_port_fails_nobody() {
     }
     load.assert_clean();
     crate::testbed::assert_uncut(&talk.stop());
+}
+
+/// Affinity comes and goes with the object at every kind of address, and clients see it: they spread, they stick, and
+/// they spread again, although the kernel still remembers where they stuck.
+/// Conformance: e2e/service should be able to switch session affinity for service with type clusterIP
+/// Conformance: e2e/service should be able to switch session affinity for NodePort service
+/// Conformance: e2e/loadbalancer should be able to switch session affinity for LoadBalancer service
+/// Conformance: e2e/loadbalancer should have session affinity work for LoadBalancer service with ESIPP off
+#[test]
+fn clients_spread_and_stick_as_affinity_is_switched() {
+    let mut testbed = Testbed::new(PodNetwork::Routed, 3);
+    testbed.net.route_to_node(BALANCER);
+    let plain = Service::new("web", cluster_ip(89), &[Proto::Tcp])
+        .with_node_port(30089, "Cluster")
+        .with_balancer(BALANCER, "Cluster", &[]);
+    let sticky = plain.clone().with_affinity(10_800);
+    testbed.manifests.serve(&plain, &testbed.ready(1..=2));
+    testbed.start(&[]);
+    let clients = [testbed.net.outside_client(), testbed.pods[2].client(), testbed.net.node_client()];
+    let kinds = [cluster_ip(89).port(80), NODE.port(30089), BALANCER.port(80)];
+    wait(&testbed, kinds[2], Gets::Node);
+    for (service, expected) in [(&plain, 2), (&sticky, 1), (&plain, 2)] {
+        testbed.manifests.service(service);
+        for (client, at) in clients.iter().flat_map(|client| kinds.map(|at| (client, at))) {
+            let what = format!("{} to get {expected} pods at {}", client.place, at[0]);
+            wait_for(WAIT_LIMIT, &what, || {
+                let families = pods_at(client, at, 8);
+                let is_right = families.iter().all(|family| family.len() == expected);
+                if is_right { Ok(()) } else { Err(format!("{families:?}")) }
+            });
+        }
+    }
+}
+
+/// Seconds of an affinity, as the tests of Kubernetes have it. Connections in TIME_WAIT keep an affinity alive, and
+/// last almost as long.
+const AFFINITY: u32 = 125;
+/// Silence of a client within its affinity.
+const SHORT_SILENCE: Duration = Duration::from_secs(40);
+/// Silence of a client that ends its affinity: the kernel's timers for minutes are late by up to 4 s.
+const LONG_SILENCE: Duration = Duration::from_secs(135);
+
+/// An odd number of clients take turns at two pods, so that everybody moves who chooses again.
+/// Conformance: e2e/service should have session affinity timeout work for service with type clusterIP
+/// Conformance: e2e/service should have session affinity timeout work for NodePort service
+#[test]
+fn an_affinity_ends_with_its_timeout_slow() {
+    let mut testbed = Testbed::new(PodNetwork::Routed, 3);
+    let service = Service::new("sticky", cluster_ip(90), &[Proto::Tcp])
+        .with_affinity(AFFINITY)
+        .with_node_port(30090, "Cluster");
+    testbed.manifests.serve(&service, &testbed.ready(1..=2));
+    testbed.start(&[]);
+    wait(&testbed, NODE.port(30090), Gets::Node);
+    let clients = [testbed.net.outside_client(), testbed.pods[2].client(), testbed.net.node_client()];
+    let addresses = [cluster_ip(90).port(80), NODE.port(30090)].concat();
+    // The pod of each client at each address.
+    let ask_all = || -> Vec<Vec<String>> {
+        let ask = |client: &Client, to| {
+            let outcome = client.ask(Proto::Tcp, to);
+            outcome.result.clone().unwrap_or_else(|_| panic!("{} -> {to}: {outcome}", client.place)).pod
+        };
+        addresses.iter().map(|to| clients.iter().map(|client| ask(client, *to)).collect()).collect()
+    };
+    let first = ask_all();
+    println!("the pods of the clients: {first:?}");
+    for pods in &first {
+        assert_eq!(
+            pods.iter().collect::<BTreeSet<_>>().len(),
+            2,
+            "clients must have different pods: {pods:?}"
+        );
+    }
+    for _ in 0..15 {
+        assert_eq!(ask_all(), first, "clients must stay within the timeout");
+    }
+    thread::sleep(SHORT_SILENCE);
+    assert_eq!(ask_all(), first, "clients must stay after {SHORT_SILENCE:?}");
+    thread::sleep(LONG_SILENCE);
+    let second = ask_all();
+    println!("after {LONG_SILENCE:?}: {second:?}");
+    for ((to, before), after) in addresses.iter().zip(&first).zip(&second) {
+        assert!(
+            before.iter().zip(after).all(|(before, after)| before != after),
+            "{to}: {before:?}, {after:?}"
+        );
+    }
+    // And there they stay.
+    for _ in 0..5 {
+        assert_eq!(ask_all(), second, "clients must stay with their new pods");
+    }
 }
 
 /// Conformance: e2e/service should serve multiport endpoints from pods

@@ -20,6 +20,7 @@ use testkit::{wait_for, wait_until};
 
 use crate::{
     drain,
+    reach::{Gets, check, wait, wait_no_answer},
     testbed::{Testbed, WAIT_LIMIT, WEB, assert_uncut, web},
 };
 
@@ -266,6 +267,86 @@ fn problems_of_services_are_events_slow() {
     });
     assert_eq!(events(&cluster), before);
     assert_eq!(cluster.server.objects().len(Resource::Events), before.len());
+}
+
+/// A Service for another proxy, and slices of a headless Service, are told by labels, which may come and go.
+/// Conformance: e2e/service should implement service.kubernetes.io/service-proxy-name
+/// Conformance: e2e/service should implement service.kubernetes.io/headless
+#[test]
+fn what_has_a_label_for_others_is_served_without_it() {
+    let mut cluster = Cluster::new();
+    let ready = cluster.testbed.ready(1..=1);
+    cluster.serve(&web(), &ready);
+    let slices = |label: &str| {
+        [("v4", true), ("v6", false)].map(|(suffix, v4)| {
+            let mut slice = to_json(&render_slice(&web(), suffix, v4, &ready));
+            if !label.is_empty() {
+                slice["metadata"]["labels"][label] = "".into();
+            }
+            slice
+        })
+    };
+    let service = |label: &str| {
+        let mut service = to_json(&web().render());
+        if !label.is_empty() {
+            service["metadata"]["labels"] = serde_json::json!({ label: "other" });
+        }
+        vec![service]
+    };
+    let (proxy_name, headless) =
+        ("service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless");
+    cluster.testbed.start(&["--ipvs-sync-period=1s"]);
+    let answers = |cluster: &Cluster| {
+        wait(&cluster.testbed, WEB.port(80), Gets::Node);
+        check(&cluster.testbed, WEB.port(80), [Gets::Node, Gets::Own, Gets::Node, Gets::Node]);
+    };
+    answers(&cluster);
+    for _ in 0..2 {
+        for (labelled, plain) in
+            [(service(proxy_name), service("")), (slices(headless).to_vec(), slices("").to_vec())]
+        {
+            cluster.server.objects().apply_all(labelled).expect("set the label");
+            wait_no_answer(&cluster.testbed, &WEB.port(80));
+            cluster.server.objects().apply_all(plain).expect("take the label away");
+            answers(&cluster);
+        }
+    }
+}
+
+/// Ranges of ClusterIPs that come at run time: from then on, nobody else may have an address there.
+/// Conformance: e2e/service_cidrs should create Services and serve on different Service CIDRs
+#[test]
+fn a_range_of_cluster_ips_may_be_added() {
+    let mut cluster = Cluster::new();
+    let both =
+        |v4: [u8; 4], last| Both { v4: v4.into(), v6: Ipv6Addr::new(0xfd00, 0x98, 0, 0, 0, 0, 0, last) };
+    let (address, taken) = (both([10, 98, 0, 80], 0x80), both([10, 98, 0, 81], 0x81));
+    for addresses in [address, taken] {
+        cluster.testbed.net.route_to_node(addresses);
+    }
+    let thief = Service::new("thief", cluster_ip(81), &Proto::ALL).with_external_ips(taken, "Cluster");
+    let new = Service::new("new", address, &Proto::ALL);
+    cluster.serve(&thief, &cluster.testbed.ready(2..=2));
+    cluster.start();
+    wait(&cluster.testbed, taken.port(80), Gets::Node);
+    let range = serde_json::json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "ServiceCIDR",
+        "metadata": {"name": "second"},
+        "spec": {"cidrs": ["10.98.0.0/16", "fd00:98::/112"]},
+    });
+    cluster.server.objects().apply(range).expect("add the range");
+    wait_no_answer(&cluster.testbed, &taken.port(80));
+    cluster.serve(&new, &cluster.testbed.ready(1..=1));
+    cluster.testbed.wait_served(&new, &cluster.testbed.ready(1..=1));
+    for at in [address.port(80), WEB.port(80)] {
+        wait(&cluster.testbed, at, Gets::Node);
+    }
+    check(&cluster.testbed, address.port(80), [Gets::Node, Gets::Own, Gets::Node, Gets::Node]);
+    // The range goes, and its addresses are like others.
+    cluster.server.objects().delete(Resource::Services, "default", "new").expect("delete");
+    cluster.server.objects().delete(Resource::ServiceCidrs, "", "second").expect("delete");
+    wait(&cluster.testbed, taken.port(80), Gets::Node);
 }
 
 /// Directory where the kubelet mounts a Pod's credentials.

@@ -11,7 +11,7 @@ use e2e::{
     net::{Both, Client, NODE, PodNetwork, cluster_ip},
     observe::ipvs,
     probe::{
-        Proto, Stage, download,
+        Proto, Stage, download, load,
         once::{self, Question},
         server::DOWNLOAD_LINE,
         talk::{self, Talk},
@@ -21,11 +21,13 @@ use testkit::wait_for;
 
 use crate::{
     drain::{go_on, wait_refused},
+    health_checks,
     reach::{
         Gets::{Node, Nothing, Own, Refused},
         ask, check, check_local_policy, wait,
     },
     testbed::{BALANCER, EXTERNAL, Testbed, WAIT_LIMIT, WEB, assert_uncut, web},
+    udp::{Pace, Talker},
 };
 
 /// Addresses in the node's own subnet.
@@ -171,7 +173,9 @@ fn a_node_answers_no_arp_for_a_vip() {
     let mut testbed = serving(&service, 1, &[]);
     for binding in ["steer", "none", "route"] {
         testbed.start_with(&[format!("--load-balancer-ip-binding={binding}").as_str()]);
-        wait_for(WAIT_LIMIT, &format!("the binding {binding}"), || bound_at(&testbed, NEIGHBOUR, binding));
+        wait_for(WAIT_LIMIT, &format!("the binding {binding}"), || {
+            bound_each(&testbed, NEIGHBOUR, [binding; 2])
+        });
         for vip in [NEIGHBOUR.v4, WEB.v4] {
             assert!(!answers_arp(&testbed, vip), "{vip} under {binding}");
         }
@@ -317,29 +321,179 @@ fn a_vip_moves_between_bindings_without_a_failure_slow() {
 
 /// Checks that the external addresses are bound in this way and in no other.
 fn bound(testbed: &Testbed, binding: &str) -> Result<(), String> {
-    bound_at(testbed, EXTERNAL, binding)
+    bound_each(testbed, EXTERNAL, [binding; 2])
 }
 
-fn bound_at(testbed: &Testbed, vips: Both, binding: &str) -> Result<(), String> {
+/// The same for any addresses, where each family has a binding of its own.
+fn bound_each(testbed: &Testbed, addresses: Both, bindings: [&str; 2]) -> Result<(), String> {
     let node = &testbed.net.node;
     let local = testbed.local_routes();
-    let addresses = node.sh("ip addr show dev kube-ipvs0");
+    let on_link = node.sh("ip addr show dev kube-ipvs0");
     let routes = ["-4", "-6"].map(|family| node.sh(&format!("ip {family} route show table all")));
     let steered = |line: &&str| line.contains("table 177");
-    for addr in vips.each() {
+    for (addr, binding) in addresses.each().into_iter().zip(bindings) {
         let of_ours = |line: &&str| line.contains(&format!("local {addr} ")) && line.contains("proto 177");
         let found = [
             ("steer", routes.iter().flat_map(|text| text.lines()).filter(steered).any(|line| of_ours(&line))),
             ("route", local.lines().any(|line| of_ours(&line))),
-            ("address", addresses.contains(&format!(" {addr}/"))),
+            ("address", on_link.contains(&format!(" {addr}/"))),
         ];
         let found: Vec<_> = found.into_iter().filter(|(_, is)| *is).map(|(name, _)| name).collect();
-        let is_bound = if binding == "none" { found.is_empty() } else { found == [binding] };
-        if !is_bound {
+        if found != [binding].into_iter().filter(|name| *name != "none").collect::<Vec<_>>() {
             return Err(format!("{addr}: {found:?}"));
         }
     }
     Ok(())
+}
+
+/// UDP clients that keep their port, a pod, and a process of the node go on while the binding changes from each to each
+/// other, here over IPv4; at an address that is left to routing for a while, they are served again afterwards.
+#[test]
+fn clients_of_all_kinds_go_on_while_a_vip_moves_slow() {
+    let service = || web().with_external_ips(EXTERNAL, "Cluster");
+    let testbed = serving(&service(), 2, &[LISTED]);
+    testbed.net.route_to_node(EXTERNAL);
+    wait(&testbed, EXTERNAL.port(80), Node);
+    let move_to = |testbed: &Testbed, binding: &str| {
+        testbed.manifests.service(&service().with_annotation(BINDING, binding));
+        wait_for(WAIT_LIMIT, &format!("the binding {binding}"), || bound(testbed, binding));
+    };
+    let [node, pod, _, outside] = testbed.clients();
+    let [to, _] = EXTERNAL.port(80);
+    let loads = [&node, &pod].map(|client| {
+        let settings = load::Settings::new(&[to], &client.own.each());
+        testbed.load_from(client, &load::Settings { rate: 15, workers: 4, ..settings })
+    });
+    let mut talkers: Vec<_> = [&node, &pod, &outside]
+        .into_iter()
+        .map(|client| Talker::start(client, 5001, to, Pace::STEADY))
+        .collect();
+    for binding in ["route", "address", "steer", "address", "route", "steer"] {
+        move_to(&testbed, binding);
+        for load in &loads {
+            load.let_pass(15);
+        }
+        for talker in &talkers {
+            talker.let_pass(5);
+        }
+    }
+    for load in loads {
+        load.assert_clean();
+    }
+    for talker in &mut talkers {
+        let seen = talker.stop();
+        println!("{talker}");
+        assert_eq!(seen.lost(), 0, "{talker}");
+    }
+    for binding in ["steer", "route", "address"] {
+        move_to(&testbed, binding);
+        wait(&testbed, EXTERNAL.port(80), Node);
+        move_to(&testbed, "none");
+        wait(&testbed, EXTERNAL.port(80), Nothing);
+    }
+}
+
+/// An annotation may name a binding for one address, and another one for the rest.
+#[test]
+fn each_address_has_the_binding_that_its_annotation_gives_it() {
+    let service = |value: &str| web().with_external_ips(EXTERNAL, "Cluster").with_annotation(BINDING, value);
+    let mut testbed = serving(&web().with_external_ips(EXTERNAL, "Cluster"), 2, &[LISTED]);
+    testbed.net.route_to_node(EXTERNAL);
+    wait_for(WAIT_LIMIT, "the default binding", || bound(&testbed, "steer"));
+    let Both { v4, v6 } = EXTERNAL;
+    for (value, bindings) in [
+        (format!("{v4}=route,{v6}=address"), ["route", "address"]),
+        (format!("address,{v6}=route"), ["address", "route"]),
+        (format!("{v4}=none,address"), ["none", "address"]),
+        (format!("{v6}=none"), ["steer", "none"]),
+    ] {
+        println!("{value}");
+        testbed.manifests.service(&service(&value));
+        wait_for(WAIT_LIMIT, &format!("{bindings:?}"), || bound_each(&testbed, EXTERNAL, bindings));
+        for (to, binding) in EXTERNAL.port(80).into_iter().zip(bindings) {
+            wait(&testbed, [to; 2], if binding == "none" { Nothing } else { Node });
+        }
+        if !bindings.contains(&"none") {
+            check(&testbed, EXTERNAL.port(80), [Node, Own, Node, Node]);
+        }
+    }
+    // What is no binding is named, and counts as if it were not there.
+    testbed.manifests.service(&service(&format!("{v4}=nowhere")));
+    wait_for(WAIT_LIMIT, "the default binding", || bound(&testbed, "steer"));
+    let named = testbed.proxy().log_lines(&["Service default/web", BINDING, "nowhere"]);
+    assert!(!named.is_empty(), "{}", testbed.proxy().log());
+}
+
+/// A load balancer that sends its health checks to the address that it balances is answered, and learns whether the
+/// node has an endpoint.
+#[test]
+fn health_checks_at_the_vip_are_answered_under_every_binding() {
+    const HEALTH: u16 = 30_101;
+    let service = web().with_balancer(BALANCER, "Local", &[]).with_health_check(HEALTH);
+    let mut testbed = serving(&service, 1, &[]);
+    testbed.net.route_to_node(BALANCER);
+    let outside = testbed.net.outside.clone();
+    let mut elsewhere = testbed.ready(1..=1);
+    elsewhere[0].node = "another";
+    for binding in ["steer", "route", "address"] {
+        testbed.start_with(&[format!("--load-balancer-ip-binding={binding}").as_str()]);
+        let what = format!("the binding {binding}");
+        wait_for(WAIT_LIMIT, &what, || bound_each(&testbed, BALANCER, [binding; 2]));
+        for (endpoints, status) in [(&elsewhere, "503"), (&testbed.ready(1..=1), "200")] {
+            testbed.manifests.endpoints(&service, endpoints);
+            for to in BALANCER.port(HEALTH) {
+                health_checks::wait_answer(
+                    &outside,
+                    to,
+                    "/",
+                    &[&format!("HTTP/1.1 {status}"), "\"name\": \"web\""],
+                );
+            }
+        }
+    }
+    // Nobody answers where nothing is bound.
+    testbed.start_with(&["--load-balancer-ip-binding=none"]);
+    for to in BALANCER.port(HEALTH) {
+        wait_for(WAIT_LIMIT, "no answer", || health_checks::get(&outside, to, "/").map_or(Ok(()), Err));
+    }
+}
+
+/// A rule of the routing policy that looks at the mark of steered packets may lead them elsewhere, so the log names it.
+#[test]
+fn a_rule_that_looks_at_the_steering_bit_is_named_at_the_start() {
+    let mut testbed = serving(&web().with_external_ips(EXTERNAL, "Cluster"), 1, &[]);
+    wait_for(WAIT_LIMIT, "the steering", || bound(&testbed, "steer"));
+    let named = |testbed: &mut Testbed, parts: &[&str]| testbed.proxy().log_lines(parts).len();
+    let advice = "--steer-mark-bit";
+    for rule in ["fwmark 0x2000/0x3000 lookup 100", "from 192.0.2.1 lookup 100"] {
+        testbed.net.node.sh(&format!("ip rule add {rule} pref 500"));
+    }
+    testbed.start_with(&[]);
+    wait_for(WAIT_LIMIT, "the second start", || {
+        match named(&mut testbed, &["adopted what the kernel holds"]) {
+            2.. => Ok(()),
+            starts => Err(starts),
+        }
+    });
+    assert_eq!(named(&mut testbed, &[advice]), 0, "others are nobody's business: {}", testbed.proxy().log());
+    testbed.net.node.sh("ip rule add fwmark 0x1000/0x1000 lookup 100 pref 501");
+    testbed.net.node.sh("ip -6 rule add fwmark 0x3000/0x3000 lookup 100 pref 502");
+    testbed.start_with(&[]);
+    for rule in ["0x1000/0x1000", "0x3000/0x3000"] {
+        wait_for(WAIT_LIMIT, "a warning", || match named(&mut testbed, &["WARN", rule, advice]) {
+            1 => Ok(()),
+            lines => Err(lines),
+        });
+    }
+    // Another bit leaves the rules alone.
+    testbed.start_with(&["--steer-mark-bit=11"]);
+    wait_for(WAIT_LIMIT, "the other bit", || {
+        let rules = testbed.net.node.sh("ip rule");
+        if rules.contains("fwmark 0x800/0x800 lookup 177") { Ok(()) } else { Err(rules) }
+    });
+    testbed.net.route_to_node(EXTERNAL);
+    wait(&testbed, EXTERNAL.port(80), Node);
+    assert_eq!(named(&mut testbed, &[advice]), 2, "{}", testbed.proxy().log());
 }
 
 /// Pods reach the load balancer itself when nothing is bound any more, within a second, while those that are connected

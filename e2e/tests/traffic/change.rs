@@ -1,11 +1,13 @@
-//! Endpoints that change under load, unnoticed by any connection.
+//! Endpoints that change under load, unnoticed by any connection, and Services that come one after the other.
+
+use std::time::{Duration, Instant};
 
 use e2e::{
     manifest::{Endpoint, Service},
     net::{Pod, PodNetwork, cluster_ip},
     probe::{Proto, load::Settings},
 };
-use testkit::wait_for;
+use testkit::{wait_for, wait_until};
 
 use crate::testbed::{Measured, Testbed, WAIT_LIMIT, assert_uncut};
 
@@ -70,4 +72,42 @@ fn scaling_from_1_to_5_to_2_under_load_slow() {
         load.assert_clean();
     }
     assert_uncut(&talk.stop());
+}
+
+/// Wait of a client that asks again and again for a Service that comes.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(300);
+/// Bounds on the time from the objects to the first answer; those of Kubernetes are 20 s and 50 s.
+const MEDIAN_LATENCY: Duration = Duration::from_secs(2);
+const LARGEST_LATENCY: Duration = Duration::from_secs(10);
+/// Number of Services, as in the tests of Kubernetes.
+const SERVICES: u8 = 200;
+
+/// Each new Service answers within a second or so of its objects, however many there are already.
+/// Conformance: e2e/service_latency should not be very high
+#[test]
+fn two_hundred_services_answer_one_after_the_other() {
+    let mut testbed = Testbed::new(PodNetwork::Routed, 1);
+    testbed.start(&[]);
+    let client = testbed.net.outside_client();
+    let ask = |to| client.ask_within(ANSWER_TIMEOUT, Proto::Tcp, to).result.map(|answer| answer.pod);
+    let mut took: Vec<_> = (1..=SERVICES)
+        .map(|number| {
+            let service = Service::new(&format!("web-{number}"), cluster_ip(number), &[Proto::Tcp]);
+            let [to, _] = cluster_ip(number).port(80);
+            assert!(number % 50 != 0 || ask(to).is_err(), "{to} answers before its Service is there");
+            let since = Instant::now();
+            testbed.manifests.serve(&service, &testbed.ready(1..=1));
+            wait_until(WAIT_LIMIT, &format!("an answer from {to}"), || {
+                ask(to).is_ok_and(|pod| pod == "pod-1")
+            });
+            since.elapsed()
+        })
+        .collect();
+    let (few, many) = took.split_at(usize::from(SERVICES) / 2);
+    let mean = |times: &[Duration]| times.iter().sum::<Duration>() / u32::try_from(times.len()).unwrap_or(1);
+    println!("with the first hundred {:?} each, with the second {:?}", mean(few), mean(many));
+    took.sort_unstable();
+    let at = |percent: usize| took[took.len() * percent / 100];
+    println!("median {:?}, p90 {:?}, p99 {:?}", at(50), at(90), at(99));
+    assert!(at(50) < MEDIAN_LATENCY && at(99) < LARGEST_LATENCY, "median {:?}, p99 {:?}", at(50), at(99));
 }

@@ -10,7 +10,7 @@ use testkit::wait_for;
 use crate::{
     reach::{
         Gets::{Node, Nothing, Own, Refused},
-        ask, check, check_local_policy, wait,
+        ask, check, check_local_policy, wait, wait_all_refused, wait_no_answer,
     },
     testbed::{BALANCER, EXTERNAL, Testbed, WAIT_LIMIT, WEB, web},
 };
@@ -99,6 +99,88 @@ fn the_mode_of_ingress_addresses_changes_at_run_time() {
     }
     let routes = testbed.local_routes();
     assert!(!BALANCER.each().iter().any(|ip| routes.contains(&ip.to_string())), "{routes}");
+}
+
+/// Over all transports, which the changes concern alike.
+/// Conformance: e2e/loadbalancer should be able to change the type and ports of a TCP service
+/// Conformance: e2e/loadbalancer should be able to change the type and ports of a UDP service
+/// Conformance: e2e/networking should update nodePort: http, udp
+#[test]
+fn a_service_becomes_a_load_balancer_and_a_cluster_ip_again() {
+    const FIRST: u16 = 30_092;
+    const SECOND: u16 = 30_093;
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
+    testbed.net.route_to_node(BALANCER);
+    let inner = [Node, Own, Node, Node];
+    let with_port = |service: Service, port| {
+        let ports = service.ports.iter().map(|old| Port { port, ..old.clone() }).collect();
+        Service { ports, ..service }
+    };
+    testbed.manifests.serve(&web(), &testbed.ready(1..=1));
+    testbed.start(&[]);
+    testbed.wait_served(&web(), &testbed.ready(1..=1));
+    check(&testbed, WEB.port(80), inner);
+    wait_all_refused(&testbed, NODE.port(FIRST));
+    wait_no_answer(&testbed, &BALANCER.port(80));
+
+    let node_port = web().with_node_port(FIRST, "Cluster");
+    testbed.manifests.service(&node_port);
+    wait(&testbed, NODE.port(FIRST), Node);
+    check(&testbed, NODE.port(FIRST), [Node; 4]);
+    testbed.manifests.service(&web().with_node_port(SECOND, "Cluster"));
+    wait(&testbed, NODE.port(SECOND), Node);
+    check(&testbed, NODE.port(SECOND), [Node; 4]);
+    wait_all_refused(&testbed, NODE.port(FIRST));
+
+    let balancer = web().with_node_port(SECOND, "Cluster").with_balancer(BALANCER, "Cluster", &[]);
+    testbed.manifests.service(&balancer);
+    wait(&testbed, BALANCER.port(80), Node);
+    check(&testbed, BALANCER.port(80), inner);
+    let balancer = with_port(balancer, 81);
+    testbed.manifests.service(&balancer);
+    wait(&testbed, BALANCER.port(81), Node);
+    check(&testbed, BALANCER.port(81), inner);
+    check(&testbed, WEB.port(81), inner);
+    check(&testbed, NODE.port(SECOND), [Node; 4]);
+    wait_all_refused(&testbed, WEB.port(80));
+    wait_no_answer(&testbed, &BALANCER.port(80));
+
+    testbed.manifests.endpoints(&balancer, &[]);
+    for at in [BALANCER.port(81), WEB.port(81), NODE.port(SECOND)] {
+        wait_all_refused(&testbed, at);
+    }
+    testbed.manifests.endpoints(&balancer, &testbed.ready(1..=1));
+    wait(&testbed, BALANCER.port(81), Node);
+    check(&testbed, BALANCER.port(81), inner);
+
+    testbed.manifests.service(&with_port(web(), 81));
+    wait_all_refused(&testbed, NODE.port(SECOND));
+    wait_no_answer(&testbed, &BALANCER.port(81));
+    check(&testbed, WEB.port(81), inner);
+}
+
+/// Conformance: e2e/loadbalancer should be able to create LoadBalancer Service without NodePort and change it
+#[test]
+fn a_load_balancer_may_have_no_node_port_and_get_one() {
+    const PORT: u16 = 30_094;
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
+    testbed.net.route_to_node(BALANCER);
+    let mut without = web().with_balancer(BALANCER, "Cluster", &[]);
+    without.spec += "  allocateLoadBalancerNodePorts: false\n";
+    let with = web().with_node_port(PORT, "Cluster").with_balancer(BALANCER, "Cluster", &[]);
+    testbed.manifests.serve(&without, &testbed.ready(1..=1));
+    testbed.start(&[]);
+    wait(&testbed, BALANCER.port(80), Node);
+    for (service, gets) in [(&without, Refused), (&with, Node), (&without, Refused)] {
+        testbed.manifests.service(service);
+        wait(&testbed, NODE.port(PORT), gets);
+        if gets == Refused {
+            wait_all_refused(&testbed, NODE.port(PORT));
+        } else {
+            check(&testbed, NODE.port(PORT), [gets; 4]);
+        }
+        check(&testbed, BALANCER.port(80), [Node, Own, Node, Node]);
+    }
 }
 
 /// Endpoints that have as many connections as they may have refuse others, until the limit is raised.

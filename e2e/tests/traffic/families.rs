@@ -1,12 +1,19 @@
-//! Single-stack services on a dual-stack node, and the fallback to terminating endpoints.
+//! Single-stack services on a dual-stack node, the fallback to terminating endpoints, and Services that come, go and
+//! change their type.
 
 use e2e::{
     manifest::{Endpoint, Service},
-    net::{PodNetwork, cluster_ip},
+    net::{NODE, PodNetwork, cluster_ip},
     probe::Proto,
 };
 
-use crate::testbed::{Testbed, ask_all};
+use crate::{
+    reach::{
+        Gets::{Node, Own},
+        check, wait, wait_all_refused, wait_no_answer,
+    },
+    testbed::{Testbed, ask_all, assert_uncut},
+};
 
 /// Conformance: e2e/service should be able to up and down services
 #[test]
@@ -66,4 +73,117 @@ fn terminating_endpoints_serve_while_nobody_else_does() {
     testbed.wait_served(&service, &testbed.ready(3..=3));
     let answers = ask_all(&outside, &service);
     assert!(answers.iter().all(|answer| answer.pod == "pod-3"), "{answers:?}");
+}
+
+/// Conformance: e2e/service should be able to up and down services
+#[test]
+fn services_come_and_go_while_others_answer() {
+    let mut testbed = Testbed::new(PodNetwork::Routed, 3);
+    let [one, two, three] = [("one", 91), ("two", 92), ("three", 93)]
+        .map(|(name, ip)| Service::new(name, cluster_ip(ip), &Proto::ALL));
+    let at = [91, 92, 93].map(|ip| cluster_ip(ip).port(80));
+    // The pods of the Services are theirs alone.
+    let pods = |testbed: &Testbed, service: &Service| -> Vec<String> {
+        testbed
+            .clients()
+            .iter()
+            .flat_map(|client| ask_all(client, service))
+            .map(|answer| answer.pod)
+            .collect()
+    };
+    testbed.manifests.serve(&one, &testbed.ready(1..=1));
+    testbed.manifests.serve(&two, &testbed.ready(2..=2));
+    testbed.start(&[]);
+    testbed.wait_served(&one, &testbed.ready(1..=1));
+    testbed.wait_served(&two, &testbed.ready(2..=2));
+    assert_eq!(pods(&testbed, &one), vec!["pod-1"; 8]);
+    assert_eq!(pods(&testbed, &two), vec!["pod-2"; 8]);
+    wait_no_answer(&testbed, &at[2]);
+    testbed.manifests.forget(&one);
+    wait_no_answer(&testbed, &at[0]);
+    assert_eq!(pods(&testbed, &two), vec!["pod-2"; 8]);
+    testbed.manifests.serve(&three, &testbed.ready(3..=3));
+    testbed.wait_served(&three, &testbed.ready(3..=3));
+    assert_eq!(pods(&testbed, &two), vec!["pod-2"; 8]);
+    assert_eq!(pods(&testbed, &three), vec!["pod-3"; 8]);
+    wait_no_answer(&testbed, &at[0]);
+}
+
+/// Created again, a Service has the addresses of its new object, be they the old ones or others.
+/// Conformance: e2e/service should work after the service has been recreated
+#[test]
+fn a_service_that_is_deleted_and_created_again_is_served() {
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
+    let [old, new] = [94, 95].map(|ip| Service::new("web", cluster_ip(ip), &Proto::ALL));
+    let at_old = cluster_ip(94).port(80);
+    let delete = |testbed: &Testbed| {
+        testbed.manifests.forget(&old);
+        wait_no_answer(testbed, &at_old);
+    };
+    let create = |testbed: &Testbed| {
+        testbed.manifests.serve(&old, &testbed.ready(1..=1));
+        testbed.wait_served(&old, &testbed.ready(1..=1));
+        check(testbed, at_old, [Node, Own, Node, Node]);
+    };
+    testbed.start(&[]);
+    create(&testbed);
+    // Its connections last: it comes back while it still drains.
+    let talk = testbed.talk(&at_old, 4);
+    delete(&testbed);
+    assert!(testbed.ipvs().get(Proto::Tcp, at_old[0]).is_some(), "it drains");
+    create(&testbed);
+    assert_uncut(&talk.stop());
+    // Nothing is left of it when it comes back.
+    delete(&testbed);
+    testbed.wait_gone(&old);
+    create(&testbed);
+    // It comes back at another address.
+    delete(&testbed);
+    testbed.manifests.serve(&new, &testbed.ready(2..=2));
+    testbed.wait_served(&new, &testbed.ready(2..=2));
+    for client in testbed.clients() {
+        assert!(ask_all(&client, &new).iter().all(|answer| answer.pod == "pod-2"), "{}", client.place);
+    }
+    wait_no_answer(&testbed, &at_old);
+}
+
+/// Conformance: e2e/service should be able to change the type from ExternalName to ClusterIP
+/// Conformance: e2e/service should be able to change the type from ExternalName to NodePort
+/// Conformance: e2e/service should be able to change the type from ClusterIP to ExternalName
+/// Conformance: e2e/service should be able to change the type from NodePort to ExternalName
+#[test]
+fn external_names_become_services_and_services_external_names() {
+    const PORT: u16 = 30_096;
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
+    let cluster_ip_alone = Service::new("web", cluster_ip(96), &Proto::ALL);
+    let node_port = cluster_ip_alone.clone().with_node_port(PORT, "Cluster");
+    let become_external_name = |testbed: &Testbed| {
+        let text = "apiVersion: v1\nkind: Service\nmetadata: {namespace: default, name: web, uid: uid-web}\n\
+                    spec: {type: ExternalName, externalName: web.example}\n";
+        testbed.manifests.write("web.yaml", text);
+    };
+    become_external_name(&testbed);
+    testbed.manifests.endpoints(&cluster_ip_alone, &testbed.ready(1..=1));
+    let witness = Service::new("witness", cluster_ip(97), &[Proto::Tcp]);
+    testbed.manifests.serve(&witness, &testbed.ready(2..=2));
+    testbed.start(&[]);
+    testbed.wait_served(&witness, &testbed.ready(2..=2));
+    let (at_cluster_ip, at_node) = (cluster_ip(96).port(80), NODE.port(PORT));
+    let nowhere = [at_cluster_ip, at_node].concat();
+    wait_no_answer(&testbed, &nowhere);
+    for service in [&cluster_ip_alone, &node_port] {
+        testbed.manifests.service(service);
+        testbed.wait_served(service, &testbed.ready(1..=1));
+        check(&testbed, at_cluster_ip, [Node, Own, Node, Node]);
+        if service.node_port.is_some() {
+            wait(&testbed, at_node, Node);
+            check(&testbed, at_node, [Node; 4]);
+        } else {
+            wait_all_refused(&testbed, at_node);
+        }
+        become_external_name(&testbed);
+        wait_no_answer(&testbed, &nowhere);
+        testbed.wait_gone(service);
+    }
+    ask_all(&testbed.net.outside_client(), &witness);
 }

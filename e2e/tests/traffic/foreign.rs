@@ -1,6 +1,6 @@
 //! Objects of others survive everything; ours go with `cleanup`, and nothing else does.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use e2e::{
     manifest::Service,
@@ -8,10 +8,11 @@ use e2e::{
     observe::Snapshot,
     probe::Proto,
 };
-use testkit::wait_until;
+use testkit::{NetNs, wait_until};
 
 use crate::{
     bindings::BINDING,
+    reach::{Gets, check, wait},
     testbed::{EXTERNAL, Testbed, WAIT_LIMIT, WEB, ask_all, web},
 };
 
@@ -134,4 +135,92 @@ fn published_ports_of_the_node_take_no_connection_to_a_vip() {
             pod_of(&testbed.pods[1].client(), to).contains("ECONNREFUSED")
         });
     }
+}
+
+/// Port on the node that three pods have, each for an address or transport of its own.
+const HOST_PORT: u16 = 54_323;
+
+/// Rules as the portmap plugin writes them to nftables, for IPv4: what comes to the port goes to a pod, and the node
+/// stands in as the source where the answer would not come back otherwise. The mark is that of its iptables rules.
+fn map_host_ports(node: &NetNs, maps: &[(Ipv4Addr, Proto, SocketAddr)]) {
+    node.sh("sysctl -qw net.ipv4.conf.all.route_localnet=1");
+    let mut rules = vec![
+        "add table inet cni_hostport".to_owned(),
+        "add chain inet cni_hostport hostip_hostports".to_owned(),
+        "add chain inet cni_hostport prerouting { type nat hook prerouting priority dstnat; }".to_owned(),
+        "add chain inet cni_hostport output { type nat hook output priority -100; }".to_owned(),
+        "add chain inet cni_hostport masquerading { type nat hook postrouting priority srcnat; }".to_owned(),
+        "add rule inet cni_hostport prerouting fib daddr type local jump hostip_hostports".to_owned(),
+        "add rule inet cni_hostport output fib daddr type local jump hostip_hostports".to_owned(),
+        "add rule inet cni_hostport masquerading meta mark & 0x2000 == 0x2000 masquerade".to_owned(),
+    ];
+    for (host, proto, pod) in maps {
+        let (proto, ip) = (proto.to_string().to_lowercase(), pod.ip());
+        let matches = format!("ip daddr {host} {proto} dport {HOST_PORT}");
+        for source in [format!("{ip}"), "127.0.0.1".to_owned()] {
+            rules.push(format!(
+                "add rule inet cni_hostport hostip_hostports ip saddr {source} {matches} meta mark set meta mark or 0x2000"
+            ));
+        }
+        rules.push(format!("add rule inet cni_hostport hostip_hostports {matches} dnat ip to {pod}"));
+    }
+    node.run(&["nft", &rules.join("; ")]);
+}
+
+/// Ports of pods on the node are translated beside Services, whichever of the two was there first, and neither disturbs
+/// the other.
+/// Conformance: e2e/hostport validates that there is no conflict between pods with same hostPort...
+#[test]
+fn host_ports_are_served_beside_services() {
+    const NODE_PORT: u16 = 30_098;
+    let mut testbed = Testbed::new(PodNetwork::Routed, 3);
+    let service = web().with_node_port(NODE_PORT, "Cluster");
+    testbed.manifests.serve(&service, &testbed.ready(1..=1));
+    testbed.start(&[]);
+    wait(&testbed, NODE.port(NODE_PORT), Gets::Node);
+    let loopback = Ipv4Addr::LOCALHOST;
+    let pod = |number: usize, port| SocketAddr::new(testbed.pods[number - 1].address.v4.into(), port);
+    let maps = [
+        (loopback, Proto::Tcp, pod(1, 8081), "pod-1"),
+        (NODE.v4, Proto::Tcp, pod(2, 8080), "pod-2"),
+        (NODE.v4, Proto::Udp, pod(3, 8080), "pod-3"),
+    ];
+    let clients = [
+        testbed.net.node_client(),
+        testbed.net.outside_client(),
+        testbed.pods[0].client(),
+        testbed.pods[1].client(),
+        testbed.pods[2].client(),
+    ];
+    // Everybody gets the pod of the port; loopback is the node's own.
+    let host_ports = |expected: &dyn Fn(&'static str) -> Option<&'static str>| {
+        for (host, proto, _, name) in maps {
+            let askers = if host == loopback { &clients[..1] } else { &clients[..] };
+            for client in askers {
+                let to = SocketAddr::new(host.into(), HOST_PORT);
+                let outcome = client.ask(proto, to);
+                let got = outcome.result.as_ref().ok().map(|answer| answer.pod.as_str());
+                assert_eq!(got, expected(name), "{} -> {proto} {to}: {outcome}", client.place);
+            }
+        }
+    };
+    let services = |testbed: &Testbed| {
+        check(testbed, WEB.port(80), [Gets::Node, Gets::Own, Gets::Node, Gets::Node]);
+        check(testbed, NODE.port(NODE_PORT), [Gets::Node; 4]);
+    };
+    host_ports(&|_| None);
+    services(&testbed);
+    map_host_ports(&testbed.net.node, &maps.map(|(host, proto, pod, _)| (host, proto, pod)));
+    host_ports(&Some);
+    services(&testbed);
+    // What was there before a start is left alone, too.
+    let rules = |testbed: &Testbed| testbed.net.node.sh("nft -a list table inet cni_hostport");
+    let before = rules(&testbed);
+    testbed.proxy().terminate();
+    testbed.settings.cleanup(&testbed.net.node).unwrap_or_else(|error| panic!("{error}"));
+    testbed.proxy().start_again();
+    wait(&testbed, NODE.port(NODE_PORT), Gets::Node);
+    host_ports(&Some);
+    services(&testbed);
+    assert_eq!(rules(&testbed), before);
 }

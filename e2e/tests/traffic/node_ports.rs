@@ -6,8 +6,12 @@ use std::{
 };
 
 use e2e::{
-    net::{NODE, OUTSIDE, PodNetwork},
-    probe::{Proto, load},
+    manifest::Service,
+    net::{Client, NODE, OUTSIDE, PodNetwork},
+    probe::{
+        Proto, load,
+        once::{self, Question},
+    },
 };
 use testkit::{NetNs, wait_for};
 
@@ -136,6 +140,63 @@ fn node_ports_follow_the_addresses_of_the_node() {
         let gets = NODE.port(PORT).map(|to| ask(&outside, Proto::Tcp, to));
         if gets == [Ok(Refused), Ok(Node)] { Ok(()) } else { Err(format!("{gets:?}")) }
     });
+}
+
+/// Outcome for a client over UDP; port 0 is a new one each time.
+fn ask_from(client: &Client, port: u16, to: SocketAddr) -> Result<String, String> {
+    let from = Some(SocketAddr::new(client.own.like(to.ip()), port));
+    let question = Question { proto: Proto::Udp, to, from, timeout: Duration::from_secs(2) };
+    match client.namespace.enter(|| once::ask(&question)).result {
+        Ok(answer) => Ok(answer.pod),
+        Err(failure) if failure.is_refused() || failure.error == "EPERM" => Err("refused".to_owned()),
+        Err(failure) => Err(failure.to_string()),
+    }
+}
+
+/// Waits until every kind of client, which sends from this port, gets an answer or a refusal.
+#[track_caller]
+fn wait_over_udp(testbed: &Testbed, port: u16, at: &[SocketAddr], expected: Result<&str, &str>) {
+    for (client, to) in testbed.clients().iter().flat_map(|client| at.iter().map(move |to| (client, *to))) {
+        let what = format!("{} to get {expected:?} at {to}", client.place);
+        wait_for(WAIT_LIMIT, &what, || match ask_from(client, port, to) {
+            got if got.as_deref().map_err(String::as_str) == expected => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+    }
+}
+
+/// A node port over UDP moves: whoever used the old number is refused there, also from the port of earlier datagrams,
+/// and all are served at the new one; at the addresses alone that are meant to have node ports.
+/// Conformance: e2e/networking should update nodePort: http, udp
+/// Conformance: e2e/service should release NodePorts on delete
+#[test]
+fn a_node_port_over_udp_moves() {
+    const NEXT: u16 = PORT + 1;
+    const KEPT: u16 = 5353;
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
+    let [old, new] =
+        [PORT, NEXT].map(|port| Service::new("dns", WEB, &[Proto::Udp]).with_node_port(port, "Cluster"));
+    testbed.manifests.serve(&old, &testbed.ready(1..=1));
+    testbed.start(&[]);
+    let (at_old, at_new) = (NODE.port(PORT), NODE.port(NEXT));
+    let (pod, refused) = (Ok("pod-1"), Err("refused"));
+    wait_over_udp(&testbed, KEPT, &at_old, pod);
+    wait_over_udp(&testbed, KEPT, &at_new, refused);
+    for (service, [yes, no]) in [(&new, [at_new, at_old]), (&old, [at_old, at_new])] {
+        testbed.manifests.service(service);
+        wait_over_udp(&testbed, KEPT, &yes, pod);
+        wait_over_udp(&testbed, KEPT, &no, refused);
+    }
+    for (flag, [yes, no]) in [
+        ("--nodeport-addresses=10.0.0.0/8,fd00:50::/64", [1, 0]),
+        ("--nodeport-addresses=192.168.50.0/24,fd00:99::/64", [0, 1]),
+    ] {
+        testbed.start_with(&[flag]);
+        wait_over_udp(&testbed, 0, &[at_old[yes]], pod);
+        wait_over_udp(&testbed, 0, &[at_old[no]], refused);
+    }
+    testbed.manifests.forget(&old);
+    wait_over_udp(&testbed, 0, &at_old, refused);
 }
 
 /// A process of the node, or a masqueraded connection, may have a source port that is a node port, too.

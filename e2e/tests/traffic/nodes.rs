@@ -9,7 +9,6 @@ use std::{
     collections::BTreeSet,
     fmt,
     net::{IpAddr, SocketAddr},
-    thread,
     time::Duration,
 };
 
@@ -24,7 +23,10 @@ use e2e::{
 };
 use testkit::{TempDir, wait_for};
 
-use crate::testbed::{POD_PORTS, WAIT_LIMIT, binary, probe};
+use crate::{
+    reach::together,
+    testbed::{POD_PORTS, WAIT_LIMIT, binary, probe},
+};
 
 /// Positions of nodes.
 pub const A: usize = 0;
@@ -173,18 +175,6 @@ impl Cluster {
         let wrong: Vec<_> = wrong.into_iter().flatten().collect();
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     }
-}
-
-/// Calls `f` for all of them at the same time: whoever gets nothing waits for it.
-fn together<T: Send, R: Send>(all: impl IntoIterator<Item = T>, f: impl Fn(T) -> R + Sync) -> Vec<R> {
-    thread::scope(|scope| {
-        let f = &f;
-        let threads: Vec<_> = all.into_iter().map(|one| scope.spawn(move || f(one))).collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
-    })
 }
 
 /// Time after which whoever should get nothing has got nothing: where a packet is let through, the answer follows

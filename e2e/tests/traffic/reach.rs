@@ -1,6 +1,6 @@
 //! Outcomes for clients of an address: an answer, with the address that the pod sees, a refusal, or nothing.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, thread, time::Duration};
 
 use e2e::{
     manifest::Service,
@@ -97,4 +97,48 @@ pub fn check_local_policy(testbed: &Testbed, at: [SocketAddr; 2], local: &Servic
     testbed.manifests.endpoints(local, &elsewhere);
     wait(testbed, at, Gets::Nothing);
     check(testbed, at, [Gets::Node, pods[1], Gets::Node, Gets::Nothing]);
+}
+
+/// Waits until everybody is refused at these addresses, over TCP and UDP. The kernel that has just told a pod of a better
+/// way to itself says nothing else to it for a second.
+#[track_caller]
+pub fn wait_all_refused(testbed: &Testbed, at: [SocketAddr; 2]) {
+    let ways = [Proto::Tcp, Proto::Udp].into_iter().flat_map(|proto| at.map(|to| (proto, to)));
+    let ways: Vec<_> = ways.collect();
+    for (client, (proto, to)) in
+        testbed.clients().iter().flat_map(|client| ways.iter().map(move |way| (client, *way)))
+    {
+        let what = format!("{} to be refused over {proto} at {to}", client.place);
+        wait_for(WAIT_LIMIT, &what, || match ask_within(SILENCE, client, proto, to)? {
+            Gets::Refused => Ok(()),
+            gets => Err(format!("{gets:?}")),
+        });
+    }
+}
+
+/// Waits until nobody gets an answer at these addresses, over TCP or UDP, be it a refusal or nothing.
+#[track_caller]
+pub fn wait_no_answer(testbed: &Testbed, at: &[SocketAddr]) {
+    let clients = testbed.clients();
+    let ways: Vec<_> = at.iter().flat_map(|to| [(Proto::Tcp, *to), (Proto::Udp, *to)]).collect();
+    let all = || clients.iter().flat_map(|client| ways.iter().map(move |(proto, to)| (client, *proto, *to)));
+    wait_for(WAIT_LIMIT, &format!("no answer at {at:?}"), || {
+        let answers = together(all(), |(client, proto, to)| {
+            let answer = client.ask_within(SILENCE, proto, to).result.ok()?;
+            Some(format!("{} -> {proto} {to}: {answer}", client.place))
+        });
+        answers.into_iter().flatten().next().map_or(Ok(()), Err)
+    });
+}
+
+/// Calls `f` for all of them at the same time: whoever gets nothing waits for it.
+pub fn together<T: Send, R: Send>(all: impl IntoIterator<Item = T>, f: impl Fn(T) -> R + Sync) -> Vec<R> {
+    thread::scope(|scope| {
+        let f = &f;
+        let threads: Vec<_> = all.into_iter().map(|one| scope.spawn(move || f(one))).collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    })
 }

@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use e2e::{net::PodNetwork, observe::Snapshot};
 use testkit::wait_for;
 
-use crate::testbed::{Testbed, WAIT_LIMIT, ask_all, web};
+use crate::{
+    reach::{Gets, check, wait},
+    testbed::{BALANCER, EXTERNAL, Testbed, WAIT_LIMIT, ask_all, web},
+};
 
 /// Time for the repair itself, and for our looking, in a slow guest.
 const REPAIR_TIMEOUT: Duration = Duration::from_secs(6);
@@ -14,14 +17,14 @@ const REPAIR_TIMEOUT: Duration = Duration::from_secs(6);
 const REPAIRED_WITHIN: Duration = Duration::from_secs(2);
 
 /// Damage, and the sign that it is undone: a command and a part of its output.
-struct Damage {
-    lines: &'static [&'static str],
+struct Damage<'a> {
+    lines: &'a [&'static str],
     look: &'static str,
     repaired: &'static str,
 }
 
 /// Does the damage, waits for its effect, then for everything to be as before.
-fn damage(testbed: &Testbed, damage: &Damage, within: Duration) {
+fn damage(testbed: &Testbed, damage: &Damage<'_>, within: Duration) {
     let node = &testbed.net.node;
     let intact = Snapshot::take(node);
     for line in damage.lines {
@@ -139,5 +142,46 @@ fn what_the_kernel_announces_is_repaired_at_once() {
         },
     ] {
         damage(&testbed, &case, REPAIRED_WITHIN);
+    }
+}
+
+/// The rule and the table that steer packets, and addresses that somebody looks after who takes them for his own.
+#[test]
+fn bindings_are_repaired_at_once() {
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
+    for addresses in [EXTERNAL, BALANCER] {
+        testbed.net.route_to_node(addresses);
+    }
+    let service = web().with_external_ips(EXTERNAL, "Cluster").with_balancer(BALANCER, "Cluster", &[]);
+    testbed.manifests.serve(&service, &testbed.ready(1..=1));
+    testbed.start(&["--ipvs-sync-period=1h", "--load-balancer-ip-binding=address"]);
+    testbed.wait_served(&service, &testbed.ready(1..=1));
+    let everywhere = [EXTERNAL, BALANCER].map(|addresses| addresses.port(80));
+    for at in everywhere {
+        wait(&testbed, at, Gets::Node);
+    }
+    let addresses = "ip addr show dev kube-ipvs0";
+    for (line, look, repaired) in [
+        ("ip -4 rule del fwmark 0x1000/0x1000 lookup 177", "ip -4 rule", "fwmark 0x1000/0x1000 lookup 177"),
+        ("ip -6 rule del fwmark 0x1000/0x1000 lookup 177", "ip -6 rule", "fwmark 0x1000/0x1000 lookup 177"),
+        (
+            "ip -4 route flush table 177",
+            "ip -4 route show table all",
+            "local 192.0.2.80 dev kube-ipvs0 table 177",
+        ),
+        (
+            "ip -6 route flush table 177",
+            "ip -6 route show table all",
+            "local 2001:db8::80 dev kube-ipvs0 table 177",
+        ),
+        ("ip addr del 192.0.2.90/32 dev kube-ipvs0", addresses, " 192.0.2.90/32 "),
+        ("ip addr del 2001:db8::90/128 dev kube-ipvs0", addresses, " 2001:db8::90/128 "),
+    ] {
+        let before = testbed.net.node.sh(look);
+        assert!(before.contains(repaired), "{repaired}: {before}");
+        damage(&testbed, &Damage { lines: &[line], look, repaired }, REPAIRED_WITHIN);
+        for at in everywhere {
+            check(&testbed, at, [Gets::Node, Gets::Own, Gets::Node, Gets::Node]);
+        }
     }
 }

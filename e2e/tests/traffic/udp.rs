@@ -44,7 +44,8 @@ impl Pace {
     pub const STUBBORN: Pace =
         Pace { burst: 1, every: Duration::from_millis(50), timeout: Duration::from_millis(100) };
     /// A client that sends one at a time, and has answers even in a busy guest.
-    const STEADY: Pace = Pace { burst: 1, every: Duration::from_millis(50), timeout: Duration::from_secs(1) };
+    pub const STEADY: Pace =
+        Pace { burst: 1, every: Duration::from_millis(50), timeout: Duration::from_secs(1) };
     /// A client that is only there to be left alone.
     const QUIET: Pace = Pace { burst: 1, every: Duration::from_millis(500), timeout: Duration::from_secs(1) };
     /// A client like a resolver that asks for A and AAAA.
@@ -77,7 +78,7 @@ impl Seen {
         }
     }
 
-    fn lost(&self) -> usize {
+    pub fn lost(&self) -> usize {
         self.asked - self.answered
     }
 }
@@ -134,7 +135,7 @@ impl Talker {
     }
 
     /// Ends it; everything that it asked has been answered or given up.
-    fn stop(&mut self) -> Seen {
+    pub fn stop(&mut self) -> Seen {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(Err(panic)) = self.thread.take().map(JoinHandle::join) {
             std::panic::resume_unwind(panic);

@@ -1,20 +1,19 @@
-//! View of an operator on a drain, also when the process that began it is gone.
+//! View of an operator: pages of a node, and a drain, also when the process that began it is gone.
 
-use std::{
-    io::{Read, Write},
-    net::{SocketAddr, TcpStream},
-    time::Duration,
-};
+use std::net::SocketAddr;
 
 use e2e::{
     manifest::{Endpoint, Service},
-    net::PodNetwork,
+    net::{NODE, PodNetwork},
     probe::Proto,
 };
 use serde_json::Value;
 use testkit::wait_for;
 
-use crate::testbed::{Testbed, WAIT_LIMIT, WEB, assert_uncut};
+use crate::{
+    health_checks,
+    testbed::{Testbed, WAIT_LIMIT, WEB, assert_uncut},
+};
 
 /// A Service with one port, so that there is one virtual server in each family.
 fn web() -> Service {
@@ -41,16 +40,13 @@ fn wait_drains(testbed: &Testbed, what: &str, is_right: impl Fn(&Value) -> bool)
     })
 }
 
+/// Head and body of the answer to a request from the node.
+fn get(testbed: &Testbed, port: u16, path: &str) -> Result<String, String> {
+    health_checks::get(&testbed.net.node, SocketAddr::from(([127, 0, 0, 1], port)), path)
+}
+
 fn metrics(testbed: &Testbed) -> Result<String, String> {
-    let request = || {
-        let addr = SocketAddr::from(([127, 0, 0, 1], 10_249));
-        let mut stream = TcpStream::connect_timeout(&addr, Duration::from_secs(5))?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        write!(stream, "GET /metrics HTTP/1.1\r\nHost: node\r\n\r\n")?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).map(|_| text)
-    };
-    testbed.net.node.enter(request).map_err(|error| error.to_string())
+    get(testbed, 10_249, "/metrics")
 }
 
 #[track_caller]
@@ -150,4 +146,44 @@ fn an_address_under_another_pod_starts_afresh_slow() {
     let evicted = testbed.proxy().log_lines(&["drain of real server", "ended: address-reused"]);
     println!("{} connections reset, {} real servers evicted", cut.len(), evicted.len());
     assert_eq!(evicted.len(), 2, "{}", testbed.proxy().log());
+}
+
+/// The pages of a node that others ask for by their numbers and names, at the default addresses.
+/// Conformance: e2e/networking should check kube-proxy urls
+#[test]
+fn a_node_answers_at_the_urls_of_kube_proxy() {
+    let mut testbed = Testbed::new(PodNetwork::Routed, 1);
+    for (port, path) in [(10_256, "/healthz"), (10_249, "/proxyMode")] {
+        get(&testbed, port, path).expect_err("nobody answers yet");
+    }
+    testbed.manifests.serve(&web(), &testbed.ready(1..=1));
+    testbed.start(&[]);
+    testbed.wait_served(&web(), &testbed.ready(1..=1));
+    for (port, path, parts) in [
+        (10_256, "/healthz", &["HTTP/1.1 200 OK\r\n", "\"lastUpdated\":"][..]),
+        (10_249, "/proxyMode", &["HTTP/1.1 200 OK\r\n", "\r\n\r\nipvs"]),
+        (
+            10_249,
+            "/metrics",
+            &["HTTP/1.1 200 OK\r\n", "\n# TYPE kubeproxy_sync_proxy_rules_duration_seconds histogram\n"],
+        ),
+    ] {
+        wait_for(WAIT_LIMIT, &format!("{parts:?} from port {port}, {path}"), || {
+            let text = get(&testbed, port, path)?;
+            if parts.iter().all(|part| text.contains(part)) { Ok(()) } else { Err(text) }
+        });
+    }
+    // The health of the node is for others, its metrics are not.
+    let outside = &testbed.net.outside;
+    for to in NODE.port(10_256) {
+        let text =
+            health_checks::get(outside, to, "/healthz").unwrap_or_else(|error| panic!("{to}: {error}"));
+        assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{to}: {text}");
+    }
+    for to in NODE.port(10_249) {
+        health_checks::get(outside, to, "/metrics").expect_err("metrics are at loopback alone");
+    }
+    // What is no page is none.
+    let text = get(&testbed, 10_256, "/nowhere").expect("an answer");
+    assert!(text.starts_with("HTTP/1.1 404 "), "{text}");
 }

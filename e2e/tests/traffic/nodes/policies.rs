@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 
 use e2e::{
     manifest::{Endpoint, Service},
-    net::{Both, OUTSIDE, cluster_ip},
+    net::{Both, Client, Node, OUTSIDE, cluster_ip},
     probe::Proto,
 };
 use testkit::wait_for;
 
-use super::{A, B, C, Cluster, Got};
+use super::{A, B, C, Cluster, Got, SILENCE};
 use crate::{
     health_checks::{get, wait_answer},
     testbed::{BALANCER, POD_PORTS, WAIT_LIMIT},
@@ -164,6 +164,83 @@ fn terminating_endpoints_serve_whom_the_policy_means() {
     cluster.check(&outside, at_a.port(30_083), &[Got::own("a-1")]);
     cluster.check(&outside, at_b.port(30_083), &[b()]);
     expect_health(at_a, "503");
+}
+
+/// Waits until a client is refused over TCP and UDP: the kernel sends few ICMP errors a second to the same client.
+#[track_caller]
+fn wait_refused(cluster: &Cluster, client: &Client, at: [SocketAddr; 2]) {
+    for (proto, to) in [Proto::Tcp, Proto::Udp].into_iter().flat_map(|proto| at.map(|to| (proto, to))) {
+        wait_for(
+            WAIT_LIMIT,
+            &format!("{} to be refused over {proto} at {to}", client.place),
+            || match cluster.ask(client, proto, to, SILENCE) {
+                Got::Refused => Ok(()),
+                got => Err(got),
+            },
+        );
+    }
+}
+
+/// Where a Service publishes addresses that are not ready, its slices call them ready; so the last endpoint serves
+/// everybody until it goes, and without that only as long as it still answers.
+/// Conformance: e2e/service should create endpoints for unready pods
+/// Conformance: e2e/service should be able to connect to terminating and unready endpoints if PublishNotReadyAddresses is true
+/// Conformance: e2e/service should not be able to connect to terminating and unready endpoints if PublishNotReadyAddresses is false
+/// Conformance: endpointschangetracker TestUpdateEndpointsMap: change from ready to terminating pod
+/// Conformance: endpointschangetracker TestUpdateEndpointsMap: change from terminating to empty pod
+#[test]
+fn endpoints_that_are_not_ready_serve_where_they_are_published() {
+    let mut cluster = Cluster::new(2, 2);
+    let mut published = service("published", 84).with_node_port(30_084, "Cluster");
+    published.spec += "  publishNotReadyAddresses: true\n";
+    let plain = service("plain", 85).with_node_port(30_085, "Cluster");
+    // The endpoint as the slices of both Services have it: its readiness counts where it is not published.
+    let serve = |cluster: &Cluster, endpoint: Option<Endpoint>| {
+        let publish = |endpoint: &Endpoint| Endpoint { ready: true, ..endpoint.clone() };
+        cluster.manifests.serve(&published, &endpoint.iter().map(publish).collect::<Vec<_>>());
+        cluster.manifests.serve(&plain, endpoint.as_slice());
+    };
+    // Clients on both nodes, at the ClusterIP and at the node port of both, get answers or are refused.
+    let check = |cluster: &Cluster, (ip, port): (u8, u16), serves: bool| {
+        let check = |client: &Client, at: [SocketAddr; 2], got: Got| {
+            if serves {
+                cluster.check(client, at, &[got]);
+            } else {
+                wait_refused(cluster, client, at);
+            }
+        };
+        for node in [A, B] {
+            let &Node { name, address, .. } = &cluster.segment.nodes[node];
+            let (pod, process) = (cluster.pod_client(node, 2), cluster.process(node));
+            check(&pod, cluster_ip(ip).port(80), Got::own("a-1"));
+            check(&process, cluster_ip(ip).port(80), Got::node("a-1", name));
+            for client in [pod, process, cluster.segment.outside_client()] {
+                check(&client, address.port(port), Got::node("a-1", name));
+            }
+        }
+    };
+    let unready = |endpoint: Endpoint| Endpoint { ready: false, serving: false, ..endpoint };
+    let stages = [
+        ("ready", Some(cluster.endpoint(A, 1)), [true, true]),
+        ("terminating", Some(cluster.terminating(A, 1)), [true, true]),
+        ("terminating and not ready", Some(unready(cluster.terminating(A, 1))), [true, false]),
+        ("gone", None, [false, false]),
+        ("not ready", Some(unready(cluster.endpoint(A, 1))), [true, false]),
+    ];
+    serve(&cluster, None);
+    cluster.start();
+    for (what, endpoint, [is_published, is_plain]) in stages {
+        println!("{what}");
+        serve(&cluster, endpoint);
+        for (ip, serves) in [(84, is_published), (85, is_plain)] {
+            let expected = if serves { Got::own("a-1") } else { Got::Refused };
+            for node in [A, B] {
+                cluster.wait(&cluster.pod_client(node, 2), cluster_ip(ip).port(80), &expected);
+            }
+        }
+        check(&cluster, (84, 30_084), is_published);
+        check(&cluster, (85, 30_085), is_plain);
+    }
 }
 
 /// Conformance: e2e/loadbalancer should only allow access from service loadbalancer source ranges
