@@ -18,7 +18,7 @@ const SECONDS_PER_TARGET: u32 = 60;
 
 /// Time for each target in the tiers of `cargo xtask test`, in seconds: they find what a change has broken at
 /// once, and run for longer elsewhere.
-const SECONDS_IN_TIERS: u32 = 20;
+const SECONDS_IN_TIERS: u32 = 8;
 
 /// Time in seconds from which on an input is a finding.
 const SLOWEST_INPUT_SECONDS: u32 = 10;

@@ -7,7 +7,7 @@ use netlink::{Batch, MessageBuffer, Request, flags};
 use netlink_packet_core::Emitable;
 use netlink_packet_route::{
     AddressFamily,
-    address::{AddressAttribute, AddressHeader, AddressMessage, AddressScope},
+    address::{AddressAttribute, AddressHeader, AddressHeaderFlags, AddressMessage, AddressScope},
     link::{LinkAttribute, LinkExtentMask, LinkMessage},
     route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
     rule::{RuleAction, RuleAttribute, RuleHeader, RuleMessage},
@@ -135,6 +135,10 @@ impl RuleWrite {
 pub(crate) fn push_add_address(batch: &mut Batch, addr: IpAddr, scope: AddressScope, link: u32) {
     let mut message = host_address(addr, link);
     message.header.scope = scope;
+    if addr.is_ipv6() {
+        // No other machine has it: the link leads nowhere.
+        message.header.flags = AddressHeaderFlags::Nodad;
+    }
     batch.push(NEW_ADDRESS, flags::CREATE | flags::EXCL, |buffer| put(buffer, &message));
 }
 

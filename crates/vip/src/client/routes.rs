@@ -4,6 +4,8 @@ use std::{
     collections::{HashMap, HashSet},
     net::{IpAddr, Ipv4Addr},
     ops::Range,
+    thread,
+    time::{Duration, Instant},
 };
 
 use dataplane::{BatchReport, FailedOp, explain_vip};
@@ -13,7 +15,7 @@ use netlink_packet_route::{AddressFamily, address::AddressScope};
 
 use super::VipClient;
 use crate::{
-    STEERING_TABLE, VipError,
+    ROUTE_PROTOCOL, STEERING_TABLE, VipError,
     conflict::{Foreign, resolve},
     dump::{Link, LocalRoute, parse_link, parse_local_route},
     encode::{
@@ -23,6 +25,11 @@ use crate::{
 
 /// An address that no tool takes for one of the node; it stays on a link that has lost all its others.
 const PLACEHOLDER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 177, 177, 177));
+
+/// Time after which the kernel has made the routes of new addresses; it takes a few milliseconds.
+const LOCAL_WITHIN: Duration = Duration::from_millis(500);
+/// Pause between two looks for them.
+const LOCAL_POLL: Duration = Duration::from_millis(2);
 
 /// Routes with the key of ours, by VIP and table.
 type Rivals = HashMap<(IpAddr, RouteTable), Vec<LocalRoute>>;
@@ -63,6 +70,31 @@ impl VipClient {
             self.settle(ops, &contested, link.index, report)?;
         }
         report.failed.sort_by_key(|failed| failed.index);
+        let is_refused = |index: &usize| report.failed.iter().any(|failed| failed.index == *index);
+        let added = group.filter(|index| !is_refused(index)).filter_map(|index| match ops[index] {
+            VipOp::EnsureAddress { addr } if addr.is_ipv6() => Some(addr),
+            _ => None,
+        });
+        self.await_local(added.collect(), link.index)
+    }
+
+    /// Waits until addresses of IPv6 are local: the kernel makes their routes later, in a work queue
+    /// (`addrconf_dad_work`, net/ipv6/addrconf.c). Whatever leads to IPVS meanwhile must not go before. Gives up after
+    /// [`LOCAL_WITHIN`].
+    fn await_local(&mut self, mut addresses: HashSet<IpAddr>, link: u32) -> Result<(), VipError> {
+        let deadline = Instant::now() + LOCAL_WITHIN;
+        let request = get_local_routes(AddressFamily::Inet6, RouteTable::Local, Some(link));
+        while !addresses.is_empty() {
+            for route in self.socket.dump(&request, parse_local_route)? {
+                if route.protocol != ROUTE_PROTOCOL {
+                    addresses.remove(&route.addr);
+                }
+            }
+            if addresses.is_empty() || Instant::now() > deadline {
+                break;
+            }
+            thread::sleep(LOCAL_POLL);
+        }
         Ok(())
     }
 
