@@ -20,6 +20,7 @@ fn the_table_of_packet_rules_goes_whether_the_kernel_has_ipvs_or_not() {
     }
     let (node, state) = (NetNs::create(), TempDir::new("cleanup"));
     node.sh("nft add table inet kube-ipvs");
+    node.sh("nft add table arp kube-ipvs");
     node.sh("nft add table inet others");
     let state = state.path().to_str().expect("a path");
     let plan = node.run(&[BINARY, "cleanup", "--hostname-override=n1", "--state-dir", state]);

@@ -25,7 +25,6 @@ pub use errno::{errno_name, explain_ipvs};
 pub use error::{ErrorKind, TableError};
 pub use explain_rules::explain_rules;
 pub use explain_vip::explain_vip;
-use ipnetwork::Ipv4Network;
 use lb_types::{
     ConnectionCounters, ConntrackFilter, FastMap, FastSet, IpFamily, IpvsOp, MarkRule, RealServer,
     RealServerId, RuleElement, RulesLayout, RulesOp, Scheduler, SysctlOp, TrafficCounters, VipOp, VipPort,
@@ -134,8 +133,8 @@ pub struct ObservedVips {
     /// Addresses of this node: on every other link, loopback and IPv6 link-local excluded, with the link's
     /// name.
     pub node_addresses: BTreeMap<IpAddr, String>,
-    /// Networks of IPv4 that a link of this node is on, by an address that it shares with others (of at most 30 bits).
-    pub networks: BTreeSet<Ipv4Network>,
+    /// Other links that are on a network of IPv4 which they share with others (an address of at most 30 bits).
+    pub shared_links: BTreeSet<String>,
     /// Bridges by name.
     pub bridges: BTreeMap<String, BridgeFilters>,
 }
@@ -176,7 +175,7 @@ pub trait VipTable {
     fn listeners(&mut self, ports: &[VipPort]) -> Result<BTreeSet<VipPort>, TableError>;
 }
 
-/// State of the nftables table `inet kube-ipvs`.
+/// State of our nftables tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ObservedRules {
     /// True if the table exists.

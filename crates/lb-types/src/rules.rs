@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr, num::NonZeroU32};
 
-use ipnetwork::{IpNetwork, Ipv4Network};
+use ipnetwork::IpNetwork;
 
 use crate::{Clients, Front, IpFamily, MarkRange, VipPort};
 
@@ -16,7 +16,8 @@ pub enum RuleElement {
     Vip(IpAddr),
     /// VIP that is steered: its packets are looked at before routing.
     SteeredVip(IpAddr),
-    /// VIP of IPv4 for which this node answers no ARP request of machines on its networks, although it is local here.
+    /// VIP of IPv4 for which this node answers no ARP request on the networks that it shares with others, although it
+    /// is local here.
     UnansweredVip(IpAddr),
     /// Address of this node at which node ports are served.
     NodeAddress(IpAddr),
@@ -346,9 +347,9 @@ pub struct RulesLayout {
     pub marks: MarkRange,
     /// Range of such marks from before the configuration was changed, while virtual servers have them.
     pub old_marks: Option<MarkRange>,
-    /// Networks of IPv4 whose machines get no answer when they ask by ARP for a [`RuleElement::UnansweredVip`]: those
-    /// that a link of this node is on. `None` if the kernel has no tables of family arp.
-    pub arp: Option<Vec<Ipv4Network>>,
+    /// Names of the links on which nobody gets an answer by ARP for a [`RuleElement::UnansweredVip`]: those on a network
+    /// that others share. `None` if the kernel has no tables of family arp.
+    pub arp: Option<Vec<String>>,
 }
 
 impl RulesLayout {

@@ -1,6 +1,6 @@
 //! Client of the kernel's nftables table.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, io};
 
 use dataplane::{BatchReport, ForwardDrop, ObservedRules, RulesTable, TableError};
 use lb_types::{FastSet, IpFamily, RuleElement, RulesLayout, RulesOp};
@@ -11,7 +11,7 @@ use crate::{
     observed::{self, ObservedTable, ObservedTables},
     socket::{BatchSocket, Outcome},
     spec::{SetId, TableFamily},
-    transaction::{Transaction, depends_on_table},
+    transaction::{Refusal, Transaction, depends_on_table},
     watch::{RulesWatcher, Silencer},
 };
 
@@ -226,8 +226,17 @@ impl RulesClient {
 
     fn probe_arp(&mut self) -> Result<bool, RulesError> {
         match self.batches.try_out(&Transaction::create_table(TableFamily::Arp))? {
-            Outcome::Refused { .. } => Ok(false),
-            Outcome::Committed | Outcome::Outdated | Outcome::Unknown => Ok(true),
+            Outcome::Committed => Ok(true),
+            Outcome::Refused { refusals, .. } => match refusals.first() {
+                Some(Refusal { errno: libc::EOPNOTSUPP | libc::EAFNOSUPPORT, .. }) | None => Ok(false),
+                Some(Refusal { errno, text, .. }) => Err(RulesError::Refused {
+                    source: io::Error::from_raw_os_error(*errno),
+                    text: text.clone(),
+                }),
+            },
+            Outcome::Outdated | Outcome::Unknown => {
+                Err(RulesError::Refused { source: io::ErrorKind::TimedOut.into(), text: None })
+            }
         }
     }
 }
@@ -271,7 +280,7 @@ impl RulesTable for RulesClient {
     }
 
     fn observe(&mut self, wanted: &RulesLayout) -> Result<ObservedRules, TableError> {
-        self.observe_rules(wanted).map_err(|e| e.during("dump table inet kube-ipvs"))
+        self.observe_rules(wanted).map_err(|e| e.during("dump the tables of kube-ipvs"))
     }
 
     fn has_arp(&mut self) -> Result<bool, TableError> {
@@ -286,7 +295,7 @@ impl RulesTable for RulesClient {
         if ops.is_empty() {
             return Ok(BatchReport::default());
         }
-        self.execute(ops).map_err(|e| e.during("change table inet kube-ipvs"))
+        self.execute(ops).map_err(|e| e.during("change the tables of kube-ipvs"))
     }
 }
 

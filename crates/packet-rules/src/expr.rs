@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use ipnetwork::{IpNetwork, Ipv4Network};
+use ipnetwork::IpNetwork;
 use lb_types::IpFamily;
 use nftnl_sys::libc;
 
@@ -49,10 +49,9 @@ const FULLY_RANDOM: u32 = 0x10;
 const ICMP_PROT_UNREACH: u8 = 2;
 /// ICMP_FRAG_NEEDED
 const ICMP_FRAG_NEEDED: u8 = 4;
-/// Offset of the operation in a message of ARP, of its sender's address and of the one that it asks for, as they are for
-/// Ethernet and IPv4 (RFC 826).
+/// Offsets of the operation in a message of ARP, and of the address that it asks for, as they are for Ethernet and IPv4
+/// (RFC 826).
 const ARP_OPERATION: u32 = 6;
-const ARP_SENDER: u32 = 14;
 const ARP_TARGET: u32 = 24;
 /// ARPOP_REQUEST
 const ARP_REQUEST: u16 = 1;
@@ -112,6 +111,9 @@ fn lower_statement(statement: &Statement) -> Vec<Expr> {
         }
         Statement::ClientIn(net) => client_prefix(*net, equal),
         Statement::ClientNotIn(net) => client_prefix(*net, unequal),
+        Statement::From(interface) => {
+            vec![meta(libc::NFT_META_IIFNAME, FIRST), equal(interface_pattern(interface))]
+        }
         Statement::NotFrom(interface) => {
             vec![meta(libc::NFT_META_IIFNAME, FIRST), unequal(interface_pattern(interface))]
         }
@@ -128,7 +130,6 @@ fn lower_statement(statement: &Statement) -> Vec<Expr> {
         Statement::SetMark(bit) => change_mark(!(1 << bit), 1 << bit),
         Statement::ClearMark(bit) => change_mark(!(1 << bit), 0),
         Statement::ArpRequest => arp_request(),
-        Statement::ArpSenderIn(net) => arp_sender(*net),
         Statement::In(selector, set) => lookup(*selector, *set, false),
         Statement::NotIn(selector, set) => lookup(*selector, *set, true),
         Statement::Remember(set) => remember(*set),
@@ -338,16 +339,6 @@ const fn network_bytes(offset: u32, len: u32) -> Expr {
 
 fn arp_request() -> Vec<Expr> {
     vec![network_bytes(ARP_OPERATION, 2), equal(ARP_REQUEST.to_be_bytes().into())]
-}
-
-fn arp_sender(net: Ipv4Network) -> Vec<Expr> {
-    let sender = network_bytes(ARP_SENDER, 4);
-    let network = equal(net.network().octets().into());
-    if net.prefix() == 32 {
-        vec![sender, network]
-    } else {
-        vec![sender, and(net.mask().octets().into()), network]
-    }
 }
 
 fn client_prefix(net: IpNetwork, compare: fn(Vec<u8>) -> Expr) -> Vec<Expr> {

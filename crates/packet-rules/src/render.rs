@@ -44,9 +44,7 @@
 //! server: whether anything comes back from a real server that drains is how `drain` tells a living one from
 //! a dead one.
 
-use std::net::Ipv4Addr;
-
-use ipnetwork::{IpNetwork, Ipv4Network};
+use ipnetwork::IpNetwork;
 use lb_types::{IpFamily, LocalDetection, RuleSet, RulesLayout};
 
 use crate::{
@@ -206,10 +204,7 @@ pub fn render_table(layout: &RulesLayout) -> TableSpec {
 /// there that needs the VIP has a route or an announcement by a load balancer, which answers by itself. Links without a
 /// network of their own are left alone: pods behind some network plugins have nobody else to ask.
 pub fn render_arp_table(layout: &RulesLayout) -> Option<TableSpec> {
-    let networks = layout.arp.as_deref()?;
-    // A machine asks so whether an address is free before it takes it (RFC 5227).
-    let unknown = Ipv4Network::from(Ipv4Addr::UNSPECIFIED);
-    let rules = std::iter::once(unknown).chain(networks.iter().copied()).map(unanswered).collect();
+    let rules = layout.arp.as_deref()?.iter().map(|link| unanswered(link)).collect();
     let chains = vec![chain("input", ARP_INPUT, rules)];
     Some(TableSpec { family: TableFamily::Arp, sets: sets_of(TableFamily::Arp), chains })
 }
@@ -218,14 +213,14 @@ fn sets_of(family: TableFamily) -> Vec<SetId> {
     SetId::all().filter(|id| id.table() == family).collect()
 }
 
-/// `arp operation request arp saddr ip 192.168.1.0/24 arp daddr ip @unanswered-vips-v4 drop`
-fn unanswered(network: Ipv4Network) -> RuleSpec {
+/// `iifname "eth0" arp operation request arp daddr ip @unanswered-vips-v4 drop`
+fn unanswered(link: &str) -> RuleSpec {
     let vips = SetId::planned(RuleSet::UnansweredVips, IpFamily::V4);
     rule(
         "VIP: nobody's address on this network",
         [
+            Statement::From(Interface::Name(link.to_owned())),
             Statement::ArpRequest,
-            Statement::ArpSenderIn(network),
             Statement::In(Selector::ArpTarget, vips),
             Statement::Drop,
         ],

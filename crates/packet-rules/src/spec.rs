@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ipnetwork::{IpNetwork, Ipv4Network};
+use ipnetwork::IpNetwork;
 use lb_types::{IpFamily, MarkRange, RuleSet};
 
 /// Name of our tables, one of each [`TableFamily`]. Nothing outside them is ever written, but for the removal of
@@ -196,8 +196,8 @@ pub enum Statement {
     MarkIn(MarkRange),
     /// The message of ARP is a request.
     ArpRequest,
-    /// The sender of a message of ARP has an address in this network.
-    ArpSenderIn(Ipv4Network),
+    /// The packet came in through such an interface.
+    From(Interface),
     /// A field of the packet is in a set.
     In(Selector, SetId),
     /// A field of the packet is not in a set.

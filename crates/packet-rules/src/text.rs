@@ -162,7 +162,7 @@ impl fmt::Display for Statement {
             }
             Statement::ZeroMark => f.write_str("meta mark set 0x00000000"),
             Statement::ArpRequest => f.write_str("arp operation request"),
-            Statement::ArpSenderIn(net) => write!(f, "arp saddr ip {}", network_text((*net).into())),
+            Statement::From(interface) => write!(f, "iifname \"{interface}\""),
             Statement::In(selector, set) => write!(f, "{} @{set}", selector.text(set.family)),
             Statement::NotIn(selector, set) => write!(f, "{} != @{set}", selector.text(set.family)),
             Statement::Remember(set) => {

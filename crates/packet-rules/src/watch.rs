@@ -26,7 +26,7 @@ const AT_LATEST: Duration = Duration::from_millis(200);
 /// Watcher of the network namespace of the thread that opened it. It blocks: give it a thread of its own that
 /// forwards what [`RulesWatcher::wait`] returns.
 ///
-/// It reports every change of the table `inet kube-ipvs` by another port than our own, its deletion by `nft
+/// It reports every change of a table `kube-ipvs` by another port than our own, its deletion by `nft
 /// flush ruleset` included. A report says that something may differ, never what. Lost notifications cause one
 /// on suspicion.
 pub struct RulesWatcher {

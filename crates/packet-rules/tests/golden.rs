@@ -160,8 +160,8 @@ fn comments_tell_rules_apart_and_fit() {
 
 #[test]
 fn arp() {
-    let networks = ["192.168.50.0/24", "172.18.0.0/16"].map(|text| text.parse().unwrap()).to_vec();
-    let table = render_arp_table(&RulesLayout { arp: Some(networks), ..RulesLayout::default() }).unwrap();
+    let links = ["eth0", "br-1"].map(str::to_owned).to_vec();
+    let table = render_arp_table(&RulesLayout { arp: Some(links), ..RulesLayout::default() }).unwrap();
     testkit::assert_golden!("tests/golden/arp.nft", table.to_string());
     assert_eq!(render_arp_table(&RulesLayout { arp: None, ..RulesLayout::default() }), None);
 }

@@ -71,11 +71,6 @@ impl Binding {
     pub const fn is_whole(self) -> bool {
         matches!(self, Binding::Route | Binding::Address)
     }
-
-    /// Tells whether all packets to a VIP come here, those to ports without a Service included, which are refused.
-    pub const fn takes_all_ports(self) -> bool {
-        matches!(self, Binding::Route | Binding::Address)
-    }
 }
 
 impl fmt::Display for Binding {

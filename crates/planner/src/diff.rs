@@ -67,6 +67,11 @@ impl Inputs<'_> {
         self.desired.binding(vip).or_else(|| self.left_binding(vip).filter(|_| drains()))
     }
 
+    /// The same, but for addresses of the node: one that no Service has any more is not bound either.
+    fn bound(&self, vip: &IpAddr) -> Option<Binding> {
+        self.binding(vip).filter(|_| !self.context.facts.addresses.contains_key(vip))
+    }
+
     /// Way by which packets to a VIP that no Service has any more come to IPVS while connections last. One that is to
     /// be bound to no node is left at once where that would take new connections, too.
     fn left_binding(&self, vip: &IpAddr) -> Option<Binding> {
@@ -130,7 +135,12 @@ pub fn diff(dirty: &Dirty, inputs: &Inputs<'_>) -> Plan {
         _ => None,
     });
     for element in sorted(elements) {
-        differ.element(element, inputs.desired.has_element(element));
+        match element {
+            // It has been compared along with its VIP.
+            RuleElement::UnansweredVip(vip) if vips.binary_search(&vip).is_ok() => {}
+            RuleElement::UnansweredVip(vip) => differ.unanswered(vip),
+            _ => differ.element(element, inputs.desired.has_element(element)),
+        }
     }
     // How the real servers of external clients drain whom nobody wants any more, depends on the endpoints of all.
     let is_left =
@@ -204,6 +214,12 @@ impl Differ<'_> {
             let missing = missing.into_iter().filter(|family| !mirror.rules.contains(&(*family, bit)));
             self.plan.extend(Stage::RoutingRules, missing.map(|family| VipOp::EnsureRule { family, bit }));
             self.plan.push(Stage::RulesAdd, RulesOp::InstallLayout(context.config.layout.clone()));
+            // A set that is made anew has no elements: what is steered already goes on in the same transaction.
+            let steered = mirror.steered.iter().map(|vip| RuleElement::SteeredVip(*vip));
+            let missing = steered.filter(|element| {
+                !mirror.elements.contains(element) && !dirty.contains(&Subject::Vip(element.addr()))
+            });
+            self.plan.extend(Stage::RulesAdd, sorted(missing).into_iter().map(RulesOp::AddElement));
         }
     }
 
@@ -222,8 +238,7 @@ impl Differ<'_> {
 
     fn vip(&mut self, vip: IpAddr) {
         let Inputs { mirror, context: Context { facts, .. }, .. } = self.inputs;
-        // An address of the node that no Service has any more is not bound either.
-        let binding = self.inputs.binding(&vip).filter(|_| !facts.addresses.contains_key(&vip));
+        let binding = self.inputs.bound(&vip);
         let source = facts.sources.get(&IpFamily::of(vip)).copied();
         let present = mirror.routes.get(&vip).copied();
         self.route(vip, RouteTable::Local, binding == Some(Binding::Route), (source, present));
@@ -234,14 +249,15 @@ impl Differ<'_> {
         }
         self.element(RuleElement::Vip(vip), binding.is_some_and(Binding::is_whole));
         self.element(RuleElement::SteeredVip(vip), binding == Some(Binding::Steer));
-        let is_unanswered = vip.is_ipv4() && binding == Some(Binding::Route) && self.has_arp();
-        self.element(RuleElement::UnansweredVip(vip), is_unanswered);
+        self.unanswered(vip);
         self.element(RuleElement::NodeAddress(vip), self.serves_node_ports(vip));
     }
 
-    /// Tells whether the kernel has a place for what is said about ARP.
-    fn has_arp(&self) -> bool {
-        self.inputs.context.config.layout.arp.is_some()
+    /// Compares the element by which a VIP is not answered for by ARP; where the kernel has no place for it, nothing.
+    fn unanswered(&mut self, vip: IpAddr) {
+        if vip.is_ipv4() && self.inputs.context.config.layout.arp.is_some() {
+            self.element(RuleElement::UnansweredVip(vip), self.inputs.bound(&vip) == Some(Binding::Route));
+        }
     }
 
     /// Compares the route of a VIP in a table with the source that it has, and the one that it must have.

@@ -25,8 +25,8 @@ pub enum Subject {
     Vip(IpAddr),
     /// The rule of the routing policy for steered packets of a family.
     Steering(IpFamily),
-    /// An element that Services want by itself, of no front: a VIP port at which this node answers health checks, or an
-    /// endpoint of this node.
+    /// An element by itself, without which fronts and VIPs are served all the same: a VIP port at which this node answers
+    /// health checks, an endpoint of this node, a VIP for which it does not answer by ARP.
     Element(RuleElement),
     /// An address found on `kube-ipvs0`: unless it is bound there, it is not wanted, but must stay until its VIP has a
     /// route.
@@ -69,9 +69,19 @@ impl Subject {
     /// Subject that an element is part of.
     pub fn of_element(element: &RuleElement) -> Self {
         match element {
-            RuleElement::HealthCheck(_) | RuleElement::LocalEndpoint(_) => Subject::Element(*element),
+            RuleElement::HealthCheck(_) | RuleElement::LocalEndpoint(_) | RuleElement::UnansweredVip(_) => {
+                Subject::Element(*element)
+            }
             _ => element.front().map_or(Subject::Vip(element.addr()), Subject::Front),
         }
+    }
+}
+
+/// Tells whether a Service wants an element by itself, or may want it along with a VIP.
+fn wants_element(desired: &Desired, element: &RuleElement) -> bool {
+    match element {
+        RuleElement::UnansweredVip(vip) => desired.claims_vip(vip),
+        _ => desired.has_element(*element),
     }
 }
 
@@ -105,7 +115,7 @@ impl Dirty {
         dirty.extend(mirror.elements.iter().map(Subject::of_element).filter(|subject| match subject {
             Subject::Vip(vip) => !desired.claims_vip(vip),
             Subject::Front(front) => is_unwanted(front),
-            Subject::Element(element) => !desired.has_element(*element),
+            Subject::Element(element) => !wants_element(desired, element),
             _ => false,
         }));
         dirty
@@ -127,7 +137,7 @@ impl Dirty {
             Subject::Base | Subject::Sysctls => true,
             Subject::Steering(family) => desired.steers(*family),
             Subject::Vip(vip) => desired.claims_vip(vip) || facts.node_ports.contains(vip),
-            Subject::Element(element) => desired.has_element(*element),
+            Subject::Element(element) => wants_element(desired, element),
             Subject::Address(_) => false,
             Subject::Refusal(front) | Subject::Front(front) => desired.front(front).is_some(),
         });

@@ -330,7 +330,7 @@ impl fmt::Display for IntentProblem {
                  one that reaches furthest holds{}; have all Services with the address ask for the same one",
                 own.map_or(VipBinding::None.as_str(), Binding::as_str),
                 match own {
-                    None if binding.takes_all_ports() =>
+                    None if binding.is_whole() =>
                         ", and this node refuses ports that only this Service has there",
                     _ => "",
                 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use ipnetwork::{IpNetwork, Ipv4Network};
+use ipnetwork::IpNetwork;
 use lb_types::{IpFamily, LocalDetection, RulesLayout};
 use planner::{Ownership, PlannerConfig};
 use service_model::Node;
@@ -28,12 +28,7 @@ impl LocalMode {
     ///
     /// A family without prefixes has no detection, as in kube-proxy (cmd/kube-proxy/app/server_linux.go,
     /// `getLocalDetectors`).
-    pub fn layout(
-        &self,
-        node: &Node,
-        networks: &BTreeSet<Ipv4Network>,
-        current: &RulesLayout,
-    ) -> RulesLayout {
+    pub fn layout(&self, node: &Node, shared_links: &BTreeSet<String>, current: &RulesLayout) -> RulesLayout {
         let detect = |family| match self {
             LocalMode::None => LocalDetection::None,
             LocalMode::ClusterCidr(cidrs) => by_prefix(cidrs, family, LocalDetection::ClusterCidr),
@@ -41,7 +36,7 @@ impl LocalMode {
             LocalMode::BridgeInterface(name) => LocalDetection::BridgeInterface(name.clone()),
             LocalMode::InterfaceNamePrefix(prefix) => LocalDetection::InterfaceNamePrefix(prefix.clone()),
         };
-        let arp = current.arp.is_some().then(|| networks.iter().copied().collect());
+        let arp = current.arp.is_some().then(|| shared_links.iter().cloned().collect());
         RulesLayout { local_v4: detect(IpFamily::V4), local_v6: detect(IpFamily::V6), arp, ..*current }
     }
 }

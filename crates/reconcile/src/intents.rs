@@ -15,7 +15,6 @@ use std::{
 };
 
 use drain::Time;
-use ipnetwork::Ipv4Network;
 use lb_types::{Front, IpFamily, ServiceName};
 use planner::{
     Changes, Context, Desired, Dirty, Mirror, NodeFacts, Ownership, PlannerConfig, Subject, desire_service,
@@ -48,8 +47,8 @@ pub(crate) struct Intents {
     pub(crate) ownership: Ownership,
     pub(crate) model: ServiceModel,
     pub(crate) facts: NodeFacts,
-    /// Networks of IPv4 that the node is on.
-    networks: BTreeSet<Ipv4Network>,
+    /// Links of the node on networks that it shares with others.
+    shared_links: BTreeSet<String>,
     pub(crate) desired: Desired,
     pub(crate) problems: Problems,
     pub(crate) schedulers: Schedulers,
@@ -77,7 +76,7 @@ impl Intents {
             local_mode: config.local_mode.clone(),
             ownership: config.ownership.clone(),
             facts: NodeFacts::default(),
-            networks: BTreeSet::new(),
+            shared_links: BTreeSet::new(),
             desired: Desired::default(),
             problems: Problems::default(),
             schedulers: Schedulers::default(),
@@ -126,17 +125,17 @@ impl Intents {
         has_new
     }
 
-    /// Takes the layout over from the Node and the networks that it is on; returns whether it has changed.
+    /// Takes the layout over from the Node and the networks that its links are on; returns whether it has changed.
     pub(crate) fn refresh_layout(&mut self) -> bool {
-        let layout = self.local_mode.layout(self.model.node(), &self.networks, &self.config.layout);
+        let layout = self.local_mode.layout(self.model.node(), &self.shared_links, &self.config.layout);
         let has_changed = layout != self.config.layout;
         self.config.layout = layout;
         has_changed
     }
 
-    /// Takes over the networks that the node is on; returns whether the layout has changed by that.
-    pub(crate) fn replace_networks(&mut self, networks: BTreeSet<Ipv4Network>) -> bool {
-        self.networks = networks;
+    /// Takes over the links on shared networks; returns whether the layout has changed by that.
+    pub(crate) fn replace_shared_links(&mut self, links: BTreeSet<String>) -> bool {
+        self.shared_links = links;
         self.refresh_layout()
     }
 

@@ -15,7 +15,6 @@ use std::{
 };
 
 use dataplane::{BridgeFilters, ObservedRealServer, ObservedRules, ObservedVips, TableError, Tables};
-use ipnetwork::Ipv4Network;
 use lb_types::{FastMap, RulesLayout, VirtualServerId};
 use planner::{Desired, Dirty, Mirror, MirrorServer, Ownership, Subject};
 
@@ -56,8 +55,8 @@ impl Ours<'_> {
 pub(crate) struct NodeLinks {
     /// Addresses with the names of their links.
     pub(crate) addresses: BTreeMap<IpAddr, String>,
-    /// Networks of IPv4 that links are on.
-    pub(crate) networks: BTreeSet<Ipv4Network>,
+    /// Links on networks that they share with others.
+    pub(crate) shared: BTreeSet<String>,
     pub(crate) bridges: BTreeMap<String, BridgeFilters>,
 }
 
@@ -84,7 +83,7 @@ impl Kernel {
     /// Dumps link, routes and addresses.
     pub(crate) fn observe_vips(&mut self, findings: &mut Findings) -> Result<NodeLinks, TableError> {
         let observed = self.tables.vips.observe()?;
-        let ObservedVips { link, routes, steered, rules, addresses, node_addresses, networks, bridges } =
+        let ObservedVips { link, routes, steered, rules, addresses, node_addresses, shared_links, bridges } =
             observed;
         let mirror = &mut self.mirror;
         mirror.link_ours = link.is_some_and(|link| link.dummy);
@@ -109,7 +108,7 @@ impl Kernel {
         (mirror.routes, mirror.addresses) = (routes.into(), addresses.into());
         (mirror.steered, mirror.rules) = (steered, rules);
         mirror.node_addresses = node_addresses.keys().copied().collect();
-        Ok(NodeLinks { addresses: node_addresses, networks, bridges })
+        Ok(NodeLinks { addresses: node_addresses, shared: shared_links, bridges })
     }
 
     /// Dumps the nftables table.

@@ -171,7 +171,10 @@ impl Syncer {
         let links = self.kernel.observe_vips(findings)?;
         let mirror = &mut self.kernel.mirror;
         self.intents.replace_addresses(links.addresses, mirror, &mut findings.dirty);
-        mirror.layout_current &= !self.intents.replace_networks(links.networks);
+        if self.intents.replace_shared_links(links.shared) && mirror.layout_current {
+            mirror.layout_current = false;
+            findings.dirty.insert(Subject::Base);
+        }
         self.node_findings.bridges = links.bridges;
         report.findings |= self.inspector().check_bridges();
         Ok(())
@@ -368,17 +371,14 @@ impl Syncer {
 
     /// Learns whether the kernel has tables of family arp, and does without them otherwise.
     fn adopt_arp(&mut self) {
-        let has_arp = self.kernel.tables.rules.has_arp().unwrap_or_else(|error| {
-            debug!("{}; taken as absent", chain(&error));
-            false
-        });
-        if !has_arp {
-            info!(
-                "the kernel has no nftables of family arp (CONFIG_NF_TABLES_ARP): this node answers ARP requests for VIPs \
-                 that are bound by route, unless --ipvs-strict-arp is set"
-            );
-            self.intents.config.layout.arp = None;
+        // A layout with such a table would be refused as a whole where there are none, so that doubt counts as none.
+        const WITHOUT: &str = "this node answers ARP requests for VIPs that are bound by route, unless --ipvs-strict-arp is set";
+        match self.kernel.tables.rules.has_arp() {
+            Ok(true) => return,
+            Ok(false) => info!("the kernel has no nftables of family arp (CONFIG_NF_TABLES_ARP): {WITHOUT}"),
+            Err(error) => warn!("{}; until the next start, {WITHOUT}", chain(&error)),
         }
+        self.intents.config.layout.arp = None;
     }
 
     /// Learns which packet marks may be drawn. Those that the kernel has stay, even out of a range that was changed

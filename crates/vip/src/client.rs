@@ -116,7 +116,7 @@ impl VipClient {
         let names: HashMap<u32, String> = links.into_iter().map(|link| (link.index, link.name)).collect();
         for family in FAMILIES {
             let addresses = self.socket.dump(&get_addresses(family), parse_address)?;
-            for Address { link, addr, network } in
+            for Address { link, addr, is_shared } in
                 addresses.into_iter().filter(|address| !address.is_internal())
             {
                 if ours.is_some_and(|ours| ours.index == link) {
@@ -125,8 +125,8 @@ impl VipClient {
                     // A link made since the first dump has no name here, but its address matters all the
                     // same.
                     let name = names.get(&link).cloned().unwrap_or_default();
+                    observed.shared_links.extend(is_shared.then(|| name.clone()));
                     observed.node_addresses.insert(addr, name);
-                    observed.networks.extend(network);
                 }
             }
         }

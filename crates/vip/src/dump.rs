@@ -7,7 +7,6 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use dataplane::BridgeFilters;
-use ipnetwork::Ipv4Network;
 use lb_types::{IpFamily, MarkRule, RouteTable};
 use netlink::{Attribute, Message};
 
@@ -90,8 +89,8 @@ fn parse_bridge(data: &Attribute<'_>) -> BridgeFilters {
 pub(crate) struct Address {
     pub(crate) link: u32,
     pub(crate) addr: IpAddr,
-    /// Network of IPv4 that the link shares with others.
-    pub(crate) network: Option<Ipv4Network>,
+    /// True if it is one of IPv4 in a network that the link shares with others.
+    pub(crate) is_shared: bool,
 }
 
 impl Address {
@@ -126,12 +125,8 @@ pub(crate) fn parse_address(message: &Message<'_>) -> Option<Address> {
     }
     // On point-to-point links IFA_ADDRESS is the peer's.
     let addr = local.or(address)?;
-    let network = match (addr, *message.payload.get(1)?) {
-        (IpAddr::V4(addr), prefix @ ..=SHARED) if local == address => Ipv4Network::new(addr, prefix).ok(),
-        _ => None,
-    };
-    let network = network.and_then(|net| Ipv4Network::new(net.network(), net.prefix()).ok());
-    Some(Address { link: u32_at(message.payload, 4)?, addr, network })
+    let is_shared = addr.is_ipv4() && local == address && *message.payload.get(1)? <= SHARED;
+    Some(Address { link: u32_at(message.payload, 4)?, addr, is_shared })
 }
 
 /// A local route of a single address.

@@ -171,6 +171,7 @@ fn a_probe_from_the_vip_is_answered_unless_the_vip_is_an_address_here() {
 fn a_node_answers_no_arp_for_a_vip() {
     let service = web().with_balancer(NEIGHBOUR, "Cluster", &[]);
     let mut testbed = serving(&service, 1, &[]);
+    testbed.net.outside.sh(&format!("ip addr add {ELSEWHERE}/24 dev eth0"));
     for binding in ["steer", "none", "route"] {
         testbed.start_with(&[format!("--load-balancer-ip-binding={binding}").as_str()]);
         wait_for(WAIT_LIMIT, &format!("the binding {binding}"), || {
@@ -191,15 +192,19 @@ fn a_node_answers_no_arp_for_a_vip() {
     });
 }
 
-/// Tells whether anybody answers the machine outside for an address: when it looks for it, and when it asks whether it
-/// may take it itself.
+/// Address of the machine outside in a network that the node is not on, though its link is.
+const ELSEWHERE: &str = "198.51.100.9";
+
+/// Tells whether anybody answers the machine outside for an address: when it looks for it from either of its networks,
+/// and when it asks whether it may take it itself.
 fn answers_arp(testbed: &Testbed, addr: Ipv4Addr) -> bool {
     let outside = &testbed.net.outside;
     let asks = |line: &str| outside.try_run(&line.split(' ').collect::<Vec<_>>()).is_ok();
     let finds = asks(&format!("busybox arping -q -f -c 2 -w 2 -I eth0 {addr}"));
+    let finds_from_elsewhere = asks(&format!("busybox arping -q -f -c 2 -w 2 -I eth0 -s {ELSEWHERE} {addr}"));
     // With -D success means that nobody has the address.
     let is_taken = !asks(&format!("busybox arping -q -D -c 2 -w 2 -I eth0 {addr}"));
-    assert_eq!(finds, is_taken, "{addr} is answered for to one question only");
+    assert_eq!([is_taken, finds_from_elsewhere], [finds; 2], "{addr} is answered for to some questions only");
     finds
 }
 

@@ -118,7 +118,6 @@ fn one_of_each(number: u32) -> Vec<RuleElement> {
 /// Layouts of every kind of local detection.
 fn layouts() -> Vec<RulesLayout> {
     let net = |text: &str| text.parse().expect("prefixes of tests are valid");
-    let v4 = |text: &str| text.parse().expect("prefixes of tests are valid");
     let kinds = [
         (LocalDetection::None, LocalDetection::None),
         (
@@ -141,8 +140,8 @@ fn layouts() -> Vec<RulesLayout> {
     layouts.push(RulesLayout { masquerade_bit: 31, ..layouts[3].clone() });
     let marks = "0x200/0xfffffe00".parse().expect("ranges of tests are valid");
     layouts.push(RulesLayout { arp: None, ..layouts[1].clone() });
-    layouts
-        .push(RulesLayout { arp: Some(vec![v4("192.168.1.0/24"), v4("10.0.0.0/8")]), ..layouts[2].clone() });
+    let links = ["eth0", "br-1"].map(str::to_owned).to_vec();
+    layouts.push(RulesLayout { arp: Some(links), ..layouts[2].clone() });
     layouts.push(RulesLayout { marks, ..RulesLayout::default() });
     layouts
 }

@@ -7,7 +7,7 @@ mod tests;
 use std::{cell::RefCell, collections::BTreeSet, rc::Rc};
 
 use kernel::Table;
-use lb_types::{RuleElement, RulesLayout, RulesOp};
+use lb_types::{RuleElement, RuleSet, RulesLayout, RulesOp};
 
 use super::faults::{Faults, fault_injection};
 use crate::{BatchReport, FailedOp, ForwardDrop, ObservedRules, RulesTable, TableError, explain_rules};
@@ -27,6 +27,8 @@ struct State {
     log: Vec<RulesOp>,
     faults: Faults<RulesOp>,
     forward_drops: Vec<ForwardDrop>,
+    /// True if there can be no tables of family arp.
+    lacks_arp: bool,
 }
 
 /// What the test can see.
@@ -82,6 +84,22 @@ impl FakeRules {
         self.0.borrow_mut().table.change_chains();
     }
 
+    /// An older version has left a set with keys of another form, whose elements nobody can read; with the next layout
+    /// it is made anew.
+    ///
+    /// # Panics
+    /// If there is no table.
+    pub fn age_set(&self, set: RuleSet) {
+        let table = &mut self.0.borrow_mut().table;
+        table.change_chains();
+        table.forget(set);
+    }
+
+    /// Chooses a kernel without tables of family arp.
+    pub fn lack_arp(&self) {
+        self.0.borrow_mut().lacks_arp = true;
+    }
+
     /// Chains of others that drop the answers of pods from now on.
     pub fn set_forward_drops(&self, drops: Vec<ForwardDrop>) {
         self.0.borrow_mut().forward_drops = drops;
@@ -135,12 +153,16 @@ impl RulesTable for FakeRules {
     fn observe(&mut self, wanted: &RulesLayout) -> Result<ObservedRules, TableError> {
         let mut state = self.0.borrow_mut();
         state.requests += 1;
-        state.faults.next_call("dump table inet kube-ipvs")?;
+        state.faults.next_call("dump the tables of kube-ipvs")?;
         Ok(ObservedRules {
             table: state.table.exists(),
             layout_current: state.table.layout() == Some(wanted),
             elements: state.table.elements().into_iter().collect(),
         })
+    }
+
+    fn has_arp(&mut self) -> Result<bool, TableError> {
+        Ok(!self.0.borrow().lacks_arp)
     }
 
     fn forward_drops(&mut self) -> Result<Vec<ForwardDrop>, TableError> {
@@ -152,7 +174,7 @@ impl RulesTable for FakeRules {
             return Ok(BatchReport::default());
         }
         let state = &mut *self.0.borrow_mut();
-        state.faults.next_call("change table inet kube-ipvs")?;
+        state.faults.next_call("change the tables of kube-ipvs")?;
         state.transactions += 1;
         let mut table = state.table.clone();
         let failed = state.attempt(&mut table, ops);

@@ -94,6 +94,11 @@ impl FakeVips {
         self.0.borrow_mut().namespace.set_node_addresses(addresses);
     }
 
+    /// Sets the links on networks that they share with others.
+    pub fn set_shared_links<'a>(&self, links: impl IntoIterator<Item = &'a str>) {
+        self.0.borrow_mut().namespace.observed.shared_links = links.into_iter().map(str::to_owned).collect();
+    }
+
     /// Sets the node's bridges.
     pub fn set_bridges<'a>(&self, bridges: impl IntoIterator<Item = (&'a str, BridgeFilters)>) {
         let bridges = bridges.into_iter().map(|(name, filters)| (name.to_owned(), filters)).collect();

@@ -54,10 +54,9 @@ pub fn service(wire: &wire::Service) -> Converted<Service> {
     let external_ips = external_ips(wire, &cluster_ips, &mut report);
     let internal_traffic_policy = policy("internalTrafficPolicy", &spec.internal_traffic_policy, &mut report);
     let external_traffic_policy = policy("externalTrafficPolicy", &spec.external_traffic_policy, &mut report);
-    // A load balancer takes its time; what it will not have is reported then.
-    let awaits_balancer = spec.kind.str() == Some("LoadBalancer") && ingress_points(wire).next().is_none();
-    let known_ips = Some(&external_ips[..]).filter(|_| !awaits_balancer);
-    let settings = settings::settings(&metadata.annotations, known_ips, &mut report);
+    let has_balancer = spec.kind.str() == Some("LoadBalancer");
+    let addresses = settings::ExternalIps { known: &external_ips, has_balancer };
+    let settings = settings::settings(&metadata.annotations, &addresses, &mut report);
     let service = Service {
         critical: is_critical(&name, &metadata.labels),
         name,

@@ -1,11 +1,11 @@
 //! Annotations under `kube-ipvs.io/`.
 
-use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{fmt, net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use drain::Overrides;
-use lb_types::{Scheduler, SchedulerFlags, UnknownBinding, VipBinding, parse_duration};
+use lb_types::{IpFamily, Scheduler, SchedulerFlags, UnknownBinding, VipBinding, parse_duration};
 use service_model::{
-    ExternalIp, ExternalIpBinding, ServiceSettings,
+    ExternalIp, ExternalIpBinding, ExternalSource, ServiceSettings,
     annotations::{
         EXTERNAL_IP_BINDING, GRACEFUL_ENDPOINT_GONE, GRACEFUL_LINGER, GRACEFUL_POLICY, GRACEFUL_SILENCE,
         GRACEFUL_TIMEOUT, MAX_CONNECTIONS, ONE_PACKET, SCHEDULER, SCHEDULER_FLAGS,
@@ -27,14 +27,31 @@ const FLAGS: [(&str, u8); 7] = [
     ("mh-port", 2),
 ];
 
+/// External and load-balancer IPs of a Service.
+pub(crate) struct ExternalIps<'a> {
+    pub(crate) known: &'a [ExternalIp],
+    /// True if it has a load balancer, which takes its time with the addresses of each family.
+    pub(crate) has_balancer: bool,
+}
+
+impl ExternalIps<'_> {
+    fn may_have(&self, addr: IpAddr) -> bool {
+        let is_of_balancer = |ip: &&ExternalIp| ip.source != ExternalSource::ExternalIps;
+        let mut of_balancer = self.known.iter().filter(is_of_balancer);
+        let is_awaited =
+            self.has_balancer && !of_balancer.any(|ip| IpFamily::of(ip.addr) == IpFamily::of(addr));
+        is_awaited || self.known.iter().any(|ip| ip.addr == addr)
+    }
+}
+
 /// Word that switches off the fallback, which `sh` and `mh` get by default.
 const NO_FALLBACK: &str = "no-fallback";
 
-/// Reads the settings of a Service with these external and load-balancer IPs; `None` if they are yet to come. Where an
-/// annotation is wrong, the configuration applies instead.
+/// Reads the settings of a Service with these external and load-balancer IPs. Where an annotation is wrong, the
+/// configuration applies instead.
 pub(crate) fn settings(
     annotations: &Labels,
-    external_ips: Option<&[ExternalIp]>,
+    external_ips: &ExternalIps<'_>,
     report: &mut Report,
 ) -> ServiceSettings {
     report.expect("metadata.annotations", "an object", annotations.wrong);
@@ -54,7 +71,7 @@ pub(crate) fn settings(
 /// counts for nothing and costs no other one.
 fn external_ip_binding(
     annotations: &Labels,
-    external_ips: Option<&[ExternalIp]>,
+    external_ips: &ExternalIps<'_>,
     report: &mut Report,
 ) -> Option<Arc<ExternalIpBinding>> {
     let text = annotations.get(EXTERNAL_IP_BINDING).text().unwrap_or_default();
@@ -72,7 +89,7 @@ fn external_ip_binding(
 fn add_binding(
     wanted: &mut ExternalIpBinding,
     entry: &str,
-    external_ips: Option<&[ExternalIp]>,
+    external_ips: &ExternalIps<'_>,
 ) -> Result<(), String> {
     let (addr, binding) =
         entry.split_once('=').map_or((None, entry), |(addr, binding)| (Some(addr.trim()), binding.trim()));
@@ -88,7 +105,7 @@ fn add_binding(
     if wanted.of.iter().any(|(known, _)| *known == addr) {
         return Err(format!("an entry before it is for {addr}, too"));
     }
-    if external_ips.is_some_and(|ips| ips.iter().all(|ip| ip.addr != addr)) {
+    if !external_ips.may_have(addr) {
         return Err(format!("{addr} is no external or load-balancer IP that the Service can have"));
     }
     wanted.of.push((addr, binding));

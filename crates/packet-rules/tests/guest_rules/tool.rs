@@ -12,8 +12,8 @@ use crate::support::{
 fn the_kernels_rules_read_like_ours() {
     let interface = by_interface(&LocalDetection::BridgeInterface("cbr0".to_owned()));
     let prefix = by_interface(&LocalDetection::InterfaceNamePrefix("veth".to_owned()));
-    let networks = ["192.168.50.0/24", "10.0.0.0/8"].map(|net| net.parse().expect("a network")).to_vec();
-    let on_networks = RulesLayout { arp: Some(networks), ..RulesLayout::default() };
+    let links = ["eth0", "br-1"].map(str::to_owned).to_vec();
+    let on_networks = RulesLayout { arp: Some(links), ..RulesLayout::default() };
     for layout in [RulesLayout::default(), by_cidr(), interface, prefix, on_networks] {
         in_new_netns(|| {
             install(&mut client(), &layout);

@@ -1,6 +1,7 @@
 //! Scenarios: the loop over fakes with the time as an argument.
 
 mod adoption;
+mod arp;
 mod budget;
 mod configured;
 mod conformance;

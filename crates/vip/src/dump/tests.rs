@@ -65,16 +65,13 @@ fn links() {
 fn addresses() {
     let header = [2, 24, 0, 0, 5, 0, 0, 0];
     let own = message(NEW_ADDRESS, &header, &[(1, &[192, 0, 2, 9]), (2, &[192, 0, 2, 1]), (3, b"eth0:1\0")]);
-    let expect = Address { link: 5, addr: "192.0.2.1".parse().unwrap(), network: None };
+    let expect = Address { link: 5, addr: "192.0.2.1".parse().unwrap(), is_shared: false };
     assert_eq!(read(&own, parse_address), Some(expect), "on a link between two");
-    let network = |prefix: u8| {
+    for (prefix, expect) in [(0, true), (24, true), (30, true), (31, false), (32, false)] {
         let header = [2, prefix, 0, 0, 5, 0, 0, 0];
-        let shared = message(NEW_ADDRESS, &header, &[(1, &[192, 0, 2, 9]), (2, &[192, 0, 2, 9])]);
-        read(&shared, parse_address).unwrap().network.map(|network| network.to_string())
-    };
-    assert_eq!(network(24).as_deref(), Some("192.0.2.0/24"));
-    assert_eq!(network(30).as_deref(), Some("192.0.2.8/30"));
-    assert_eq!([network(31), network(32), network(77)], [None, None, None]);
+        let bytes = message(NEW_ADDRESS, &header, &[(1, &[192, 0, 2, 9]), (2, &[192, 0, 2, 9])]);
+        assert_eq!(read(&bytes, parse_address).unwrap().is_shared, expect, "/{prefix}");
+    }
     let v6 = message(DELETE_ADDRESS, &[10, 64, 0, 0, 5, 0, 0, 0], &[(1, &[0xfd; 16])]);
     assert_eq!(read(&v6, parse_address).map(|a| a.addr.is_ipv6()), Some(true));
     let short = message(NEW_ADDRESS, &header, &[(2, &[192, 0, 2])]);
@@ -94,7 +91,7 @@ fn internal_addresses() {
         ("2001:db8::1", false),
     ] {
         assert_eq!(
-            Address { link: 1, addr: addr.parse().unwrap(), network: None }.is_internal(),
+            Address { link: 1, addr: addr.parse().unwrap(), is_shared: false }.is_internal(),
             expect,
             "{addr}"
         );

@@ -102,7 +102,7 @@ fn what_was_there_at_the_start_counts() {
         up: true,
         bridge: BridgeFilters::default(),
     });
-    interest.note_address(Address { link: 2, addr: "192.0.2.1".parse().unwrap(), network: None });
+    interest.note_address(Address { link: 2, addr: "192.0.2.1".parse().unwrap(), is_shared: false });
     check(interest, &[(NewAddr(2, "192.0.2.1"), false), (NewLink(7, OURS, false), true)]);
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use lb_types::{RuleElement, RulesLayout, RulesOp};
+use lb_types::{RuleElement, RuleSet, RulesLayout, RulesOp};
 
 /// The table, or its absence.
 #[derive(Clone, Default)]
@@ -36,6 +36,7 @@ impl Table {
         match op {
             RulesOp::InstallLayout(layout) => self.install(layout),
             RulesOp::AddElement(element) => {
+                self.has_set(element)?;
                 let elements = self.elements_mut()?;
                 let has_its_key =
                     |other: &&RuleElement| other.set() == element.set() && other.front() == element.front();
@@ -70,7 +71,22 @@ impl Table {
 
     fn install(&mut self, layout: &RulesLayout) {
         let contents = self.0.get_or_insert_with(|| Contents { layout: None, elements: BTreeSet::new() });
+        if layout.arp.is_none() {
+            contents.elements.retain(|element| element.set() != RuleSet::UnansweredVips);
+        }
         contents.layout = Some(layout.clone());
+    }
+
+    /// Fails like an operation on a set whose table there is not.
+    fn has_set(&self, element: &RuleElement) -> Result<(), i32> {
+        let lacks_arp = self.layout().is_some_and(|layout| layout.arp.is_none());
+        if lacks_arp && element.set() == RuleSet::UnansweredVips { Err(libc::ENOENT) } else { Ok(()) }
+    }
+
+    pub(super) fn forget(&mut self, set: RuleSet) {
+        if let Some(contents) = &mut self.0 {
+            contents.elements.retain(|element| element.set() != set);
+        }
     }
 
     fn elements_mut(&mut self) -> Result<&mut BTreeSet<RuleElement>, i32> {

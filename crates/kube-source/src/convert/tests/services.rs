@@ -730,6 +730,12 @@ fn entries_of_the_annotation_of_bindings_count_each_by_itself() {
     assert_eq!((wanted.as_str(), problems.len()), ("192.0.2.90=route", 0));
     let (wanted, problems) = bindings("192.0.2.90=route", &balancer, "[{ip: 192.0.2.8}]");
     assert_eq!((wanted.as_str(), problems.len()), ("-", 1));
+    let (wanted, problems) = bindings("2001:db8::9=route", &balancer, "[{ip: 192.0.2.8}]");
+    assert_eq!(
+        (wanted.as_str(), problems.len()),
+        ("2001:db8::9=route", 0),
+        "the other family is yet to come"
+    );
     let (wanted, problems) = bindings("192.0.2.9=route", &balancer, "[{ip: 192.0.2.9, ipMode: Proxy}]");
     assert_eq!((wanted.as_str(), problems.len()), ("192.0.2.9=route", 0), "the mode may change");
 }
