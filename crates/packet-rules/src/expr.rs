@@ -111,12 +111,8 @@ fn lower_statement(statement: &Statement) -> Vec<Expr> {
         }
         Statement::ClientIn(net) => client_prefix(*net, equal),
         Statement::ClientNotIn(net) => client_prefix(*net, unequal),
-        Statement::From(interface) => {
-            vec![meta(libc::NFT_META_IIFNAME, FIRST), equal(interface_pattern(interface))]
-        }
-        Statement::NotFrom(interface) => {
-            vec![meta(libc::NFT_META_IIFNAME, FIRST), unequal(interface_pattern(interface))]
-        }
+        Statement::From(interface) => came_from(interface, equal),
+        Statement::NotFrom(interface) => came_from(interface, unequal),
         Statement::Marked(bit) => {
             let bit = 1_u32 << bit;
             mark_is(bit, bit)
@@ -358,6 +354,10 @@ const fn source_key(family: IpFamily) -> i32 {
         IpFamily::V4 => libc::NFT_CT_SRC_IP,
         IpFamily::V6 => libc::NFT_CT_SRC_IP6,
     }
+}
+
+fn came_from(interface: &Interface, compare: fn(Vec<u8>) -> Expr) -> Vec<Expr> {
+    vec![meta(libc::NFT_META_IIFNAME, FIRST), compare(interface_pattern(interface))]
 }
 
 /// A whole name is compared with its padding, a prefix without.

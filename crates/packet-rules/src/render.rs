@@ -328,9 +328,8 @@ fn steer() -> Vec<RuleSpec> {
 
 /// Packets to a steered VIP. Health checks of a load balancer (`@health-checks-v4`) come first: this node answers them
 /// from the VIP. Those of connections that began before the VIP was steered go where they went
-/// (`ct status seen-reply ct direction original ip daddr . ct reply ip saddr @steered-vips-v4 accept`). Of the others, those of clients
-/// that are not allowed are dropped, and those to ports without endpoints
-/// refused, as in the input hook: from there no ICMP error could be sent, whose source would be the VIP. Then
+/// (`ct status seen-reply ct direction original ip daddr . ct reply ip saddr @steered-vips-v4 accept`). Of the others,
+/// those of clients that are not allowed are dropped, and those to ports without endpoints refused, as in the input hook: from there no ICMP error could be sent, whose source would be the VIP. Then
 ///
 /// `meta nfproto ipv4 ip daddr . meta l4proto . th dport @steered-v4 ct direction original
 /// meta mark set meta mark | 0x1000 accept`,
@@ -343,8 +342,8 @@ fn steer() -> Vec<RuleSpec> {
 ///
 /// Answers to a client whose address is the VIP, as a load balancer that asks for health may have, are not for this
 /// node. A connection that IPVS knows gets its answers from an endpoint, one that went where routing leads gets them
-/// from the VIP itself; the endpoint may have the address of another VIP. What connection tracking disowns or was told to leave alone is steered like a new connection
-/// (`ct state invalid,untracked`), because IPVS may know it.
+/// from the VIP itself; the endpoint may have the address of another VIP. What connection tracking disowns or was told to
+/// leave alone is steered like a new connection (`ct state invalid,untracked`), because IPVS may know it.
 fn steer_vips(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
     let icmp = match family {
         IpFamily::V4 => ICMP,
