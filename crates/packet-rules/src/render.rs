@@ -355,16 +355,20 @@ fn steer_vips(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
         let of_connection = Statement::In(Selector::OriginalService, set(of));
         vec![Statement::Protocol(icmp), Statement::Related, of_connection]
     };
-    let by_ipvs = vec![Statement::NotIn(Selector::DestinationAndServer, set(RuleSet::SteeredVips))];
+    let by_ipvs = Statement::NotIn(Selector::DestinationAndServer, set(RuleSet::SteeredVips));
     let steered = [
         ("port of a Service", packet(RuleSet::Steered), vec![]),
         (
             "port of a Service that is gone: its connections alone",
             packet(RuleSet::SteeredKnown),
-            by_ipvs.clone(),
+            vec![by_ipvs.clone()],
         ),
         ("error about a packet of a Service", error(RuleSet::Steered), vec![]),
-        ("error about a packet of a connection", error(RuleSet::SteeredKnown), by_ipvs),
+        (
+            "error about a packet of a connection",
+            error(RuleSet::SteeredKnown),
+            vec![Statement::Family(family), by_ipvs],
+        ),
     ];
     let steer = |(about, mut statements, condition): (_, Vec<_>, Vec<_>)| {
         statements.push(Statement::Original);
@@ -377,7 +381,13 @@ fn steer_vips(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
         steer(("health check of a load balancer", packet(RuleSet::HealthChecks), vec![])),
         rule(
             "connection that goes where routing leads",
-            [Statement::SeenReply, Statement::Original, server_is_vip, Statement::Accept],
+            [
+                Statement::SeenReply,
+                Statement::Original,
+                Statement::Family(family),
+                server_is_vip,
+                Statement::Accept,
+            ],
         ),
         not_allowed(family),
         no_endpoints(Place::Vip, family),
