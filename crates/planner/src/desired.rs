@@ -210,7 +210,7 @@ impl Desired {
         }
         for vip in new.iter().chain(&old) {
             change.changes.dirty.insert(Subject::Vip(*vip));
-            // What others have bound, this Service may be told of.
+            // Whether the others share the binding of a VIP with this Service is a finding about them.
             if self.binding(vip).is_some() {
                 change.rivals.extend(self.guests_on(vip).filter(|service| *service != name).cloned());
             }

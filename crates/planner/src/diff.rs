@@ -383,8 +383,8 @@ impl Differ<'_> {
             .extend(stage, missing.map(|clients| RulesOp::AddElement(RuleElement::Allow(port, *clients))));
     }
 
-    /// Client that processes of this node are where a VIP is an address of it, if ranges of clients let the node itself
-    /// in, but not yet the VIP.
+    /// The VIP as a client: where a VIP is an address of this node, its own processes connect from there. `None` unless
+    /// ranges of clients let the node in, but not the VIP.
     fn this_node_as_vip(&self, vip: IpAddr, allowed: &[IpNetwork]) -> Option<IpNetwork> {
         let is_allowed = |addr: IpAddr| allowed.iter().any(|clients| clients.contains(addr));
         let source = self.inputs.context.facts.sources.get(&IpFamily::of(vip)).copied()?;

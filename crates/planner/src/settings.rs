@@ -84,10 +84,10 @@ pub fn hashing_schedulers(service: &Service) -> &'static [Scheduler] {
 /// virtual server to the port that the client has called unless that is the virtual server's own, and one with a
 /// mark has none (`ip_vs_sched_persist`, net/netfilter/ipvs/ip_vs_core.c).
 ///
-/// So is it for FTP at an address that is this node's only in part: to a persistent virtual server of port 21 the kernel gives connections to
-/// all unprivileged ports of the address (`ip_vs_service_find`, net/netfilter/ipvs/ip_vs_ctl.c), those of programs
-/// of the node, and those of its processes to another machine, included. Where all ports of the address lead to IPVS, none
-/// is anybody else's.
+/// So is it for FTP at an address that is this node's only in part: to a persistent virtual server of port 21 the kernel
+/// gives connections to all unprivileged ports of the address (`ip_vs_service_find`, net/netfilter/ipvs/ip_vs_ctl.c),
+/// those of programs of the node, and those of its processes to another machine, included. Where all ports of the
+/// address lead to IPVS, none is anybody else's.
 pub(crate) fn desire_settings(
     service: &Service,
     front: &Front,
