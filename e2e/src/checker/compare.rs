@@ -173,6 +173,9 @@ fn compare_sets(
             put(&mut must, "no-endpoints", *key);
         }
     }
+    for endpoint in &wanted.local_endpoints {
+        put(&mut must, "local-endpoints", *endpoint);
+    }
     for (key, want) in &wanted.external {
         put(&mut must, "marks-external", *key);
         if want.real.is_empty() {

@@ -389,6 +389,8 @@ fn with_node_port() -> (Vec<Value>, Printed) {
     for set in ["node-services-v4", "node-masquerade-pods-v4"] {
         parts.push(json!({"set": {"name": set, "elem": [key]}}));
     }
+    let endpoint = json!({"concat": ["10.244.0.11", "tcp", 8080]});
+    parts.push(json!({"set": {"name": "local-endpoints-v4", "elem": [endpoint]}}));
     printed.table = Some(table.to_string());
     (objects, printed)
 }
@@ -411,6 +413,13 @@ fn node_ports_are_compared_by_what_their_marks_lead_to() {
     check(
         &|printed| replace(&mut printed.ipvs, "-a -f 5 -r 10.244.1.12:8080 -m -w 1\n", ""),
         &["virtual server TCP 0.0.0.0:30080 of default/web: real server 10.244.1.12:8080 is missing"],
+    );
+    check(
+        &|printed| replace(printed.table.as_mut().unwrap(), r#""tcp",8080]}"#, r#""tcp",8081]}"#),
+        &[
+            "set local-endpoints-v4: element 10.244.0.11 . tcp . 8080 is missing",
+            "set local-endpoints-v4: element 10.244.0.11 . tcp . 8081 is not wanted",
+        ],
     );
     check(
         &|printed| replace(printed.table.as_mut().unwrap(), r#""tcp",30080]},6"#, r#""tcp",30080]},7"#),

@@ -33,6 +33,8 @@ pub struct Wanted {
     pub servers: BTreeMap<(Proto, SocketAddr), Server>,
     /// Virtual servers for clients outside alone.
     pub external: BTreeMap<(Proto, SocketAddr), Server>,
+    /// Endpoints of the node behind node ports with a Local policy, whatever their condition.
+    pub local_endpoints: BTreeSet<(Proto, SocketAddr)>,
     /// Sources of the node's own connections, by family: the Node's first address of each.
     pub sources: Vec<IpAddr>,
 }
@@ -112,6 +114,8 @@ impl Wanted {
     ) {
         let is_local = text(service, "spec/externalTrafficPolicy") == "Local";
         let masquerade = if is_local { "masquerade-pods" } else { "masquerade" };
+        let local = endpoints.iter().filter(|(_, at)| at.local && is_local).map(|(at, _)| (key.0, *at));
+        self.local_endpoints.extend(local);
         let mut server = Server { real: choose(endpoints, false), masquerade, ..like };
         // What a mark selects cannot be persistent.
         if server.persistence.is_some() && !is_local {
