@@ -93,12 +93,7 @@ impl RulesClient {
 
     fn read_table(&mut self, family: TableFamily) -> Result<ObservedTable, RulesError> {
         let request = |message| observed::request(message, family);
-        let found = self.requests.request(&request(nft::GETTABLE), observed::parse_table);
-        let flags = match found {
-            Ok(tables) => tables.first().copied(),
-            Err(e) if e.is_not_found() => None,
-            Err(e) => return Err(e.into()),
-        };
+        let flags = self.read_flags(family)?;
         let mut table = ObservedTable { flags, ..ObservedTable::default() };
         if flags.is_some() {
             let chains = self.requests.dump(&request(nft::GETCHAIN), observed::parse_chain)?;
@@ -111,6 +106,16 @@ impl RulesClient {
             }
         }
         Ok(table)
+    }
+
+    /// Reads the flags of a table; `None` if there is none.
+    fn read_flags(&mut self, family: TableFamily) -> Result<Option<u32>, RulesError> {
+        let request = observed::request(nft::GETTABLE, family);
+        match self.requests.request(&request, observed::parse_table) {
+            Ok(tables) => Ok(tables.first().copied()),
+            Err(e) if e.is_not_found() => Ok(None),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// Reads all elements of a set.
@@ -225,6 +230,10 @@ impl RulesClient {
     }
 
     fn probe_arp(&mut self) -> Result<bool, RulesError> {
+        // Where we have one, nothing need be tried.
+        if self.read_flags(TableFamily::Arp)?.is_some() {
+            return Ok(true);
+        }
         match self.batches.try_out(&Transaction::create_table(TableFamily::Arp))? {
             Outcome::Committed => Ok(true),
             Outcome::Refused { refusals, .. } => match refusals.first() {
