@@ -197,7 +197,8 @@ impl Chaos {
 
     fn learn_rules(&mut self) -> Result<(), String> {
         self.rules = Kernel::read(&self.testbed.net.node)?.rules;
-        if self.rules.is_empty() { Err("no rules yet".to_owned()) } else { Ok(()) }
+        let has_table = |family: &str| self.rules.contains(&format!("\"family\":\"{family}\""));
+        if has_table("inet") && has_table("arp") { Ok(()) } else { Err("no rules yet".to_owned()) }
     }
 
     fn round(&mut self, round: Round) {

@@ -19,7 +19,7 @@ use testkit::wait_for;
 use crate::testbed::{Testbed, WAIT_LIMIT};
 
 /// Time from the moment at which the address leaves the slice to the reset of the last client.
-const RESET_WITHIN: Duration = Duration::from_secs(12);
+const RESET_WITHIN: Duration = Duration::from_secs(15);
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A way in which a pod vanishes.
@@ -42,7 +42,7 @@ const WAYS: [Way; 3] = [
 
 /// The endpoints leave without ever having been terminating.
 #[test]
-fn the_clients_of_a_vanished_pod_are_reset_within_12_seconds_slow() {
+fn the_clients_of_a_vanished_pod_are_reset_within_15_seconds_slow() {
     let mut testbed = Testbed::new(PodNetwork::Routed, 4);
     let services = [80, 81, 82].map(|n| {
         let service = Service::new(&format!("web-{n}"), cluster_ip(n), &[Proto::Tcp]);
@@ -51,8 +51,9 @@ fn the_clients_of_a_vanished_pod_are_reset_within_12_seconds_slow() {
     for (service, pod) in services.iter().zip(&testbed.pods) {
         testbed.manifests.serve(service, &[Endpoint::ready(pod)]);
     }
-    // The reset answers a retransmission, and TCP doubles the time between two of them: the one after 6.2 s
-    // must find the real server gone, because the next one comes at 12.6 s.
+    // The real server goes after 7 s: 2 s that are not judged, and 5 s of silence. The reset answers a retransmission, and
+    // TCP doubles the time between two of them: where the path is fast, one comes after 6.2 s and the next one after
+    // 12.6 s, both counted from a question of the second in which the pod vanished.
     testbed.start(&[]);
     for (service, pod) in services.iter().zip(&testbed.pods) {
         testbed.wait_served(service, &[Endpoint::ready(pod)]);
