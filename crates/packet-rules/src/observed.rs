@@ -8,7 +8,7 @@ use netlink::{Attribute, Attributes, Message, Request};
 use crate::{
     key,
     nft::{self, attr},
-    render_arp_table, render_table,
+    render::render,
     spec::{ChainSpec, ENDPOINTS_MAX, SetId, SetKind, TABLE_NAME, TableFamily, TableSpec},
 };
 
@@ -26,13 +26,24 @@ impl ObservedTables {
             TableFamily::Arp => &self.arp,
         }
     }
+
+    pub(crate) const fn table_mut(&mut self, family: TableFamily) -> &mut ObservedTable {
+        match family {
+            TableFamily::Inet => &mut self.inet,
+            TableFamily::Arp => &mut self.arp,
+        }
+    }
 }
 
 impl From<&RulesLayout> for ObservedTables {
     /// Tables that the kernel will report once a layout has been written.
     fn from(layout: &RulesLayout) -> Self {
-        let arp = render_arp_table(layout).as_ref().map(ObservedTable::from);
-        ObservedTables { inet: ObservedTable::from(&render_table(layout)), arp: arp.unwrap_or_default() }
+        let mut tables = ObservedTables::default();
+        for family in TableFamily::ALL {
+            let wanted = render(family, layout);
+            *tables.table_mut(family) = wanted.as_ref().map(ObservedTable::from).unwrap_or_default();
+        }
+        tables
     }
 }
 

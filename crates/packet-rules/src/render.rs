@@ -209,6 +209,14 @@ pub fn render_arp_table(layout: &RulesLayout) -> Option<TableSpec> {
     Some(TableSpec { family: TableFamily::Arp, sets: sets_of(TableFamily::Arp), chains })
 }
 
+/// The table of a family for a layout, if it has one.
+pub(crate) fn render(family: TableFamily, layout: &RulesLayout) -> Option<TableSpec> {
+    match family {
+        TableFamily::Inet => Some(render_table(layout)),
+        TableFamily::Arp => render_arp_table(layout),
+    }
+}
+
 fn sets_of(family: TableFamily) -> Vec<SetId> {
     SetId::all().filter(|id| id.table() == family).collect()
 }

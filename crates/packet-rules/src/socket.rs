@@ -86,19 +86,9 @@ impl BatchSocket {
         transaction: &Transaction,
         generation: Option<u32>,
     ) -> Result<Outcome, RulesError> {
-        self.discard_pending()?;
         let (datagram, first) = self.assemble(transaction, generation);
-        self.reserve(datagram.len());
-        self.counters.sends += 1;
-        match self.socket.send(&datagram, 0) {
-            Ok(_) => {
-                // The messages that begin and end it count, too.
-                self.counters.messages_sent += transaction.messages.len() as u64 + 2;
-                self.counters.bytes_sent += datagram.len() as u64;
-                self.collect(transaction, first)
-            }
-            Err(source) => Err(RulesError::Send { bytes: datagram.len(), source }),
-        }
+        // The messages that begin and end it count, too.
+        self.exchange(transaction, &datagram, (first, transaction.messages.len() + 2))
     }
 
     /// Waits until every transaction that has begun is over and the kernel has notified listeners of it: a
@@ -111,13 +101,25 @@ impl BatchSocket {
     /// Has the kernel try a transaction that it drops in the end, because its end is missing: nothing changes. What
     /// nobody has refused counts as committed.
     pub(crate) fn try_out(&mut self, transaction: &Transaction) -> Result<Outcome, RulesError> {
-        self.discard_pending()?;
         let (mut datagram, first) = self.assemble(transaction, None);
         datagram.truncate(datagram.len() - envelope(nft::BATCH_END, None).len());
+        self.exchange(transaction, &datagram, (first, transaction.messages.len() + 1))
+    }
+
+    /// Sends the datagram of a transaction, of which the sequence number of its begin message and the number of its
+    /// messages are given, and reads the answers.
+    fn exchange(
+        &mut self,
+        transaction: &Transaction,
+        datagram: &[u8],
+        (first, messages): (u32, usize),
+    ) -> Result<Outcome, RulesError> {
+        self.discard_pending()?;
+        self.reserve(datagram.len());
         self.counters.sends += 1;
-        self.socket
-            .send(&datagram, 0)
-            .map_err(|source| RulesError::Send { bytes: datagram.len(), source })?;
+        self.socket.send(datagram, 0).map_err(|source| RulesError::Send { bytes: datagram.len(), source })?;
+        self.counters.messages_sent += messages as u64;
+        self.counters.bytes_sent += datagram.len() as u64;
         self.collect(transaction, first)
     }
 

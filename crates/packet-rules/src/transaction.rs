@@ -12,8 +12,8 @@ use crate::{
     encode::{Change, ELEMENTS_PER_MESSAGE, Elements, Encoder},
     install::{Write, diff_table},
     observed::{ObservedTable, ObservedTables},
-    render_arp_table, render_table,
-    spec::{SetId, TableFamily},
+    render::render,
+    spec::{SetId, TableFamily, TableSpec},
 };
 
 /// Messages between the begin and the end of a batch.
@@ -72,25 +72,9 @@ impl Transaction {
                 RulesOp::AddElement(element) => builder.element(index, Change::Add, element),
                 RulesOp::DeleteElement(element) => builder.element(index, Change::Delete, element),
                 RulesOp::InstallLayout(layout) => {
-                    builder.writes(
-                        index,
-                        TableFamily::Inet,
-                        &diff_table(&render_table(layout), &tables.inet),
-                    );
-                    match render_arp_table(layout) {
-                        Some(wanted) => {
-                            builder.writes(index, TableFamily::Arp, &diff_table(&wanted, &tables.arp));
-                        }
-                        None => builder.delete_table(index, TableFamily::Arp, &tables.arp),
-                    }
-                    tables = ObservedTables::from(layout);
+                    builder.tables(index, |family| render(family, layout), &mut tables)
                 }
-                RulesOp::DeleteTable => {
-                    for family in TableFamily::ALL {
-                        builder.delete_table(index, family, tables.table(family));
-                    }
-                    tables = ObservedTables::default();
-                }
+                RulesOp::DeleteTable => builder.tables(index, |_| None, &mut tables),
             }
         }
         builder.flush();
@@ -183,9 +167,21 @@ impl Builder<'_> {
         }
     }
 
-    fn delete_table(&mut self, index: usize, family: TableFamily, observed: &ObservedTable) {
-        if observed.flags.is_some() {
-            self.writes(index, family, &[Write::DeleteTable]);
+    /// Makes each table what is wanted of its family, or nothing; `tables` are what they are before, and then after.
+    fn tables(
+        &mut self,
+        index: usize,
+        wanted: impl Fn(TableFamily) -> Option<TableSpec>,
+        tables: &mut ObservedTables,
+    ) {
+        for family in TableFamily::ALL {
+            let (wanted, table) = (wanted(family), tables.table_mut(family));
+            match &wanted {
+                Some(wanted) => self.writes(index, family, &diff_table(wanted, table)),
+                None if table.flags.is_some() => self.writes(index, family, &[Write::DeleteTable]),
+                None => {}
+            }
+            *table = wanted.as_ref().map(ObservedTable::from).unwrap_or_default();
         }
     }
 

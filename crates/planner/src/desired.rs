@@ -192,14 +192,18 @@ impl Desired {
         change: &mut Change<'_>,
     ) {
         let vips = |intent: Option<&ServiceIntent>| {
-            intent.into_iter().flat_map(|intent| &intent.unbound).map(|(vip, _)| *vip).collect::<Vec<_>>()
+            intent
+                .into_iter()
+                .flat_map(|intent| &intent.unbound)
+                .map(|(vip, _)| *vip)
+                .collect::<BTreeSet<_>>()
         };
         let (new, old) = (vips(new), vips(old));
-        for vip in &new {
+        for vip in new.difference(&old) {
             *self.unbound.entry(*vip).or_default() += 1;
             *self.guests.entry((*vip, name.clone())).or_default() += 1;
         }
-        for vip in &old {
+        for vip in old.difference(&new) {
             self.leave(vip, name);
             if let Some(count) = self.unbound.get_mut(vip) {
                 *count -= 1;
@@ -208,7 +212,7 @@ impl Desired {
                 }
             }
         }
-        for vip in new.iter().chain(&old) {
+        for vip in new.symmetric_difference(&old) {
             change.changes.dirty.insert(Subject::Vip(*vip));
             // Whether the others share the binding of a VIP with this Service is a finding about them.
             if self.binding(vip).is_some() {

@@ -16,8 +16,8 @@ use lb_types::{
     ServiceName, VipBinding, VipPort, VirtualServer,
 };
 use service_model::{
-    EndpointPolicy, ExternalSource, PortEndpoints, SelectedEndpoints, Service, ServiceModel, ServicePort,
-    SliceName, SlicePort, TrafficPolicy, annotations,
+    Endpoint, EndpointPolicy, ExternalSource, PortEndpoints, SelectedEndpoints, Service, ServiceModel,
+    ServicePort, SliceName, SlicePort, TrafficPolicy, annotations,
 };
 use tally::Tallied;
 
@@ -447,7 +447,7 @@ pub fn desire_service(
             let selection = Selection::new(service, port, family, model, context);
             intent.no_local.note(family, EndpointPolicy::of(service, port), &selection.selected);
             if offers.iter().any(|offer| offer.keeps_pods(service)) {
-                intent.local_endpoints.extend(wanted.local_endpoints(port, family));
+                intent.local_endpoints.extend(selection.local_endpoints(family));
             }
             for offer in &offers {
                 let Some(front) = offer.front(port, family) else { continue };
@@ -531,18 +531,6 @@ impl Offer {
 }
 
 impl Wanted<'_> {
-    /// Endpoints of this node for a port, where packet rules do not tell its pods from those of other nodes.
-    fn local_endpoints(&self, port: &ServicePort, family: IpFamily) -> Vec<VipPort> {
-        let LocalDetection::ClusterCidr(_) = self.context.config.layout.local(family) else {
-            return Vec::new();
-        };
-        let endpoints = self.model.endpoints(self.service, port, family).all;
-        let local = endpoints.into_iter().filter(|endpoint| endpoint.local).map(|endpoint| endpoint.id);
-        local
-            .map(|RealServerId { addr, port: at }| VipPort { addr, protocol: port.protocol, port: at })
-            .collect()
-    }
-
     /// Places that the Service has and may have in a family.
     fn offers(&mut self, family: IpFamily) -> Vec<Offer> {
         let service = self.service;
@@ -659,6 +647,7 @@ struct Selection<'a> {
     cluster: Arc<[ServerEndpoint]>,
     /// For traffic that stays on the node.
     local: Arc<[ServerEndpoint]>,
+    endpoints: PortEndpoints,
     selected: SelectedEndpoints,
 }
 
@@ -684,8 +673,20 @@ impl<'a> Selection<'a> {
             context,
             cluster: list(policy.uses_cluster(), &selected.cluster),
             local: list(policy.uses_local(), &selected.local),
+            endpoints,
             selected,
         }
+    }
+
+    /// Endpoints of this node, where packet rules do not tell its pods from those of other nodes.
+    fn local_endpoints(&self, family: IpFamily) -> impl Iterator<Item = VipPort> {
+        let is_needed = matches!(self.context.config.layout.local(family), LocalDetection::ClusterCidr(_));
+        let local = self.endpoints.all.iter().filter(move |endpoint| is_needed && endpoint.local);
+        local.map(|Endpoint { id, .. }| VipPort {
+            addr: id.addr,
+            protocol: self.port.protocol,
+            port: id.port,
+        })
     }
 
     /// Fronts of a place: under a Local policy, clients outside have one of their own, with endpoints of this node
@@ -747,7 +748,7 @@ impl<'a> Selection<'a> {
 /// Marks the chosen endpoints. Both lists have the same order, so that one pass suffices.
 fn mark_chosen(endpoints: &PortEndpoints, chosen: &[RealServerId]) -> Arc<[ServerEndpoint]> {
     let mut chosen = chosen.iter().peekable();
-    let mark = |endpoint: &service_model::Endpoint| ServerEndpoint {
+    let mark = |endpoint: &Endpoint| ServerEndpoint {
         id: endpoint.id,
         pod: endpoint.pod,
         chosen: chosen.next_if_eq(&&endpoint.id).is_some(),

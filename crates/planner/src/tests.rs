@@ -813,7 +813,8 @@ fn a_service_that_loses_its_external_address_drains_there() {
     assert!(!plan.contains("delete element masquerade-external 192.0.2.7:80/TCP"), "{plan}");
 }
 
-/// Whatever its port: whoever asks another port of a ClusterIP must be refused, as everybody is.
+/// An external address that is another Service's ClusterIP is refused at every port: clients of its other ports must be
+/// refused, as everybody is.
 #[test]
 fn a_cluster_ip_is_never_taken_by_an_older_services_external_address() {
     for (port, source) in [

@@ -207,7 +207,7 @@ fn arp_answers(testbed: &Testbed, addr: Ipv4Addr) -> [bool; 3] {
     [asks("-f "), asks(&format!("-f -s {ELSEWHERE} ")), !asks("-D ")]
 }
 
-/// Whoever announces a steered address from this node by other means has its traffic served.
+/// Traffic to a steered address that a load balancer in layer 2 mode announces from this node is served.
 #[test]
 fn an_address_that_somebody_announces_from_this_node_is_served() {
     let service = web().with_balancer(NEIGHBOUR, "Cluster", &[]);

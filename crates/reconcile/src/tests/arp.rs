@@ -27,7 +27,7 @@ fn a_kernel_without_tables_of_family_arp_serves_all_the_same() {
     assert_eq!((again.written, again.failed), (0, 0));
 }
 
-/// Whether the kernel notifies of a link or an audit finds it: one layout is written, and nothing else.
+/// A new link that an audit finds takes one layout, and no other write.
 #[test]
 fn a_link_on_a_shared_network_is_one_layout_more() {
     let mut world = World::synced(web());

@@ -591,7 +591,7 @@ fn another_port_is_neither_an_end_nor_a_new_pod() {
     assert!(model.listings().lists(&rs, lb_types::Protocol::Tcp, lb_types::PodUid::new("1")));
 }
 
-/// Whoever has an external address that becomes a ClusterIP, or is none any more, has to be looked at again.
+/// Services with an external address that becomes a ClusterIP, or is none any more, are planned again.
 #[test]
 fn services_with_an_external_address_follow_the_cluster_ips_there() {
     let shared = addr(V4, 9);
