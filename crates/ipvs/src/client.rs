@@ -9,7 +9,7 @@ use lb_types::{IpvsOp, Scheduler, TrafficCounters, VirtualServerId};
 use netlink::{Batch, BatchOutcome, Buffers, Counters, Message, Protocol, RequestSocket, genl};
 
 use crate::{
-    Call, Error,
+    Call, Error, autoload,
     codec::{
         Command, Daemon, DaemonState, Destination, Info, Service, ServiceKey, Timeouts, parse_daemon,
         parse_destination, parse_info, parse_service, parse_timeouts, uapi,
@@ -43,7 +43,7 @@ impl IpvsClient {
     pub fn open_with(buffers: &Buffers) -> Result<Self, Error> {
         let open = || -> Result<Self, netlink::Error> {
             let mut socket = RequestSocket::open(Protocol::GENERIC, buffers)?;
-            let family = genl::resolve(&mut socket, uapi::FAMILY_NAME)?.id;
+            let family = resolve(&mut socket)?;
             Ok(IpvsClient { socket, family, batch: Batch::new() })
         };
         open().map_err(|source| Error::new(Call::Open, source))
@@ -190,7 +190,7 @@ impl IpvsClient {
 
     /// Resolves the family again and tells whether its number has changed.
     fn family_changed(&mut self) -> Result<bool, netlink::Error> {
-        let family = genl::resolve(&mut self.socket, uapi::FAMILY_NAME)?.id;
+        let family = resolve(&mut self.socket)?;
         Ok(std::mem::replace(&mut self.family, family) != family)
     }
 
@@ -256,6 +256,17 @@ fn refused(ops: &[IpvsOp], index: usize, errno: i32) -> FailedOp {
 
 /// Appends an operation, or returns the error number with which the client refuses it without asking the
 /// kernel.
+/// Number of the family. A kernel that does not know it is made to load the module.
+fn resolve(socket: &mut RequestSocket) -> Result<u16, netlink::Error> {
+    let mut family = genl::resolve(socket, uapi::FAMILY_NAME);
+    if matches!(family, Err(netlink::Error::FamilyNotFound { .. })) {
+        // If that fails, there is still no such family, and its error says what to do.
+        let _ = autoload::load_ip_vs();
+        family = genl::resolve(socket, uapi::FAMILY_NAME);
+    }
+    Ok(family?.id)
+}
+
 fn push_op(batch: &mut Batch, family: u16, op: &IpvsOp) -> Result<(), i32> {
     let key = convert::service_key(op.virtual_server());
     match op {

@@ -6,6 +6,7 @@
 //! Deliberately not here: any opinion on what should be in the tables, any copy of them, and the FLUSH
 //! command as a client call, because flushing cuts running connections and fills the kernel's trash list.
 
+mod autoload;
 mod client;
 pub mod codec;
 mod convert;

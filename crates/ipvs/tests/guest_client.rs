@@ -279,12 +279,24 @@ fn the_module_goes_and_comes() {
     });
 }
 
+/// Whatever the kernel, opening the tables loads the module, and so does a request after it was removed.
+#[test]
+fn the_module_comes_without_modprobe() {
+    testkit::in_new_netns(|| {
+        unload();
+        let mut client = IpvsClient::open().expect("open IPVS");
+        assert!(client.dump_virtual_servers().unwrap().virtual_servers.is_empty());
+        unload();
+        assert!(client.dump_virtual_servers().unwrap().virtual_servers.is_empty());
+    });
+}
+
 /// Removes ip_vs and whatever uses it.
 fn unload() {
     testkit::wait_until(Duration::from_secs(30), "ip_vs is unloaded", || {
         let modules = fs::read_to_string("/proc/modules").expect("a list of modules");
         let names = modules.lines().filter_map(|line| line.split(' ').next());
-        let loaded: Vec<_> = names.filter(|name| name.starts_with("ip_vs")).collect();
+        let loaded: Vec<_> = names.filter(|name| name.starts_with("ip_vs") || *name == "xt_ipvs").collect();
         for name in &loaded {
             let _ = testkit::try_run(&["rmmod", name]);
         }

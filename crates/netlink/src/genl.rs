@@ -27,8 +27,8 @@ pub struct Family {
     pub groups: Vec<(String, u32)>,
 }
 
-/// Asks for a family by name. The kernel may load the module if it declares the alias, as ip_vs does from 6.1
-/// on.
+/// Asks for a family by name. The kernel may load the module if it declares the alias, as ip_vs does from
+/// Linux 5.16 on.
 ///
 /// It fails with [`Error::FamilyNotFound`] if there is none.
 pub fn resolve(socket: &mut RequestSocket, name: &str) -> Result<Family, Error> {
