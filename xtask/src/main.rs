@@ -17,6 +17,7 @@ mod libtest;
 mod manifests;
 mod monitoring;
 mod paths;
+mod schemas;
 mod setup;
 mod showcase;
 mod tally;

@@ -1,7 +1,7 @@
 //! `cargo xtask manifests`: the objects that a cluster gets, written out.
 //!
 //! kubectl renders the overlays and patches into `manifests/rendered`, which tests without these programs check; the
-//! Helm chart must give the same objects.
+//! Helm chart must give the same objects, and all must be valid in every supported release of Kubernetes.
 
 use std::{
     fs,
@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::{
-    command, paths,
+    command, paths, schemas,
     tally::Tally,
     tools::{self, Renderers},
 };
@@ -61,6 +61,7 @@ impl Manifests {
             }
             renderers.check_chart(&mut tally)?;
         }
+        schemas::check(&mut tally)?;
         tally.print_details();
         Ok(tally.exit_code())
     }

@@ -15,7 +15,7 @@ use crate::{
     guest_test::{self, OnKernel, Plan, Tolerance, selftest},
     image, kernels,
     libtest::{self, Line},
-    manifests, monitoring, setup,
+    manifests, monitoring, schemas, setup,
     tally::Tally,
     workspace::{Workspace, cargo},
 };
@@ -60,6 +60,7 @@ impl Test {
         run_tier(tiers, "links", check_links);
         run_tier(tiers, "conformance", check_conformance);
         run_tier(tiers, "manifests", manifests::check);
+        run_tier(tiers, "schemas", schemas::check);
         run_tier(tiers, "monitoring", monitoring::check);
         run_tier(tiers, "clippy", clippy);
         run_tier(tiers, "crates", deny::check);

