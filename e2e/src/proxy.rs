@@ -118,6 +118,12 @@ impl Settings {
         )
     }
 
+    /// Runs `kube-ipvs --init-only` with the same flags.
+    pub fn init(&self, node: &NetNs) -> Result<String, CommandError> {
+        let mut command = node.command(&self.binary);
+        try_output(command.arg("--init-only").args(self.arguments()).envs(self.source.environment()))
+    }
+
     /// Runs `kube-ipvs cleanup`.
     pub fn cleanup(&self, node: &NetNs) -> Result<String, CommandError> {
         try_output(node.command(&self.binary).args(["cleanup", "--state-dir"]).arg(&self.state))

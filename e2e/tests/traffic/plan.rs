@@ -48,6 +48,28 @@ fn plan_on_a_fresh_node_and_on_a_converged_one() {
     ask_all(&testbed.net.outside_client(), &service);
 }
 
+/// What may need more privileges than the process has later is done by `--init-only`, and nothing else.
+#[test]
+fn init_only_leaves_no_kernel_parameter_to_write() {
+    let testbed = Testbed::new(PodNetwork::Routed, 1);
+    testbed.manifests.serve(&web(), &testbed.ready(1..=1));
+    let node = &testbed.net.node;
+    let before = Snapshot::take(node);
+    node.sh("sysctl -qw net.ipv4.vs.conntrack=0 net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=1");
+    let settings = testbed
+        .settings
+        .with_flags(&["--ipvs-tcp-timeout=123s", "--cluster-cidr=10.244.0.0/16,fd00:244::/56"]);
+    let plan = || settings.plan(node).unwrap_or_else(|error| panic!("{error}"));
+    assert!(plan().contains("set sysctl net/ipv4/vs/conntrack = 1"), "{}", plan());
+
+    settings.init(node).unwrap_or_else(|error| panic!("{error}"));
+    let plan = plan();
+    assert!(plan.contains("10.96.0.80:80/TCP") && !plan.contains("set sysctl"), "{plan}");
+    let timeouts = node.sh("ipvsadm -l --timeout");
+    assert!(timeouts.contains(": 123 "), "{timeouts}");
+    before.assert_same(&Snapshot::take(node), "by --init-only");
+}
+
 #[test]
 fn version_says_something() {
     let testbed = Testbed::new(PodNetwork::Routed, 0);
