@@ -159,7 +159,7 @@ impl Settings {
     /// Checks all flags and fields.
     pub fn new(invocation: &Invocation) -> Result<Self, ConfigErrors> {
         let flags = &invocation.cli.flags;
-        let mut check = Check { names: &invocation.names, errors: Vec::new() };
+        let mut check = Check { names: &invocation.names, errors: invocation.errors.clone() };
         check_without_effect(invocation, &mut check);
         check_mode(flags, &mut check);
         let node_name = check.take("hostname-override", node_name(flags));

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, ffi::OsString, fs, path::PathBuf, sync::LazyLoc
 
 use anyhow::{Context, anyhow};
 use clap::{ArgMatches, FromArgMatches as _, parser::ValueSource};
-use proxy_config::{ConfigFile, Field, InvalidFile, Kind, Parsed};
+use proxy_config::{ConfigFile, Field, InvalidFile, Kind, Parsed, Problem};
 
 use crate::flags::{self, Cli, without_effect};
 
@@ -36,6 +36,9 @@ pub struct Invocation {
     pub names: Names,
     /// Lines for the log: settings that are ignored or have no effect.
     pub warnings: Vec<String>,
+    /// Values of the wrong type, whose settings have their defaults here. [`crate::config::Settings::new`] fails with
+    /// them, and with what it finds itself.
+    pub errors: Vec<String>,
 }
 
 /// Names of settings, for messages: the field if the value is the file's, else the flag.
@@ -99,18 +102,23 @@ impl CommandLine {
 impl Invocation {
     /// Joins a command line and the text of its file.
     pub fn new(line: &CommandLine, text: Option<&str>) -> anyhow::Result<Self> {
-        let parsed = text.map(ConfigFile::parse).transpose();
-        let parsed = parsed.map_err(|error| in_file(line, &error))?;
-        let Some(Parsed { file, warnings }) = parsed else {
+        let Some(text) = text else {
             return Invocation::join(&line.matches, ConfigFile::default(), Names::default());
+        };
+        let path = line.file().unwrap_or_default();
+        let (Parsed { file, warnings }, problems) = match ConfigFile::parse(text) {
+            Ok(parsed) => (parsed, Vec::new()),
+            Err(InvalidFile { problems, rest: Some(rest) }) => (*rest, problems),
+            Err(error) => return Err(anyhow!("{}: {error}", path.display())),
         };
         let from_file = fields_that_count(line, &file);
         let names = from_file.iter().filter_map(|field| Some((field.flag?, field.path.clone()))).collect();
         let args = arguments(line, &from_file);
         let matches = flags::try_parse(args).map_err(|error| anyhow!("{}", error.render()))?;
         let mut joined = Invocation::join(&matches, file, Names(names))?;
-        let path = line.file().unwrap_or_default();
-        joined.warnings.extend(warnings.iter().map(|warning| format!("{}: {warning}", path.display())));
+        let in_file = |problem: &Problem| format!("{}: {problem}", path.display());
+        joined.errors.splice(..0, problems.iter().map(in_file));
+        joined.warnings.extend(warnings.iter().map(in_file));
         joined.warnings.extend(ignored_flags(line));
         Ok(joined)
     }
@@ -124,11 +132,8 @@ impl Invocation {
                 errors.push(format!("{}: {error}", names.of(flag)));
             }
         }
-        if !errors.is_empty() {
-            return Err(crate::config::ConfigErrors(errors).into());
-        }
         let warnings = warnings(matches, &config, &names);
-        Ok(Invocation { cli: Cli::from_arg_matches(matches)?, config, names, warnings })
+        Ok(Invocation { cli: Cli::from_arg_matches(matches)?, config, names, warnings, errors })
     }
 
     /// Every setting in the form of a file, with the defaults of own settings.
@@ -144,12 +149,6 @@ impl Invocation {
         }
         config
     }
-}
-
-fn in_file(line: &CommandLine, error: &InvalidFile) -> anyhow::Error {
-    let path = line.file().unwrap_or_default();
-    let lines = error.0.iter().map(|problem| format!("\n  {problem}")).collect::<String>();
-    anyhow!("invalid configuration in {}{lines}", path.display())
 }
 
 /// Ids of the flags for clap, by their names.

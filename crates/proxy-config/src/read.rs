@@ -21,14 +21,20 @@ pub struct Parsed {
 }
 
 /// All faults of a file.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
-pub struct InvalidFile(pub Vec<Problem>);
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{}", .problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+pub struct InvalidFile {
+    /// The faults, at least one.
+    pub problems: Vec<Problem>,
+    /// Fields without a fault, so that their values can be judged as well; `None` if no document could be read.
+    pub rest: Option<Box<Parsed>>,
+}
 
 impl ConfigFile {
     /// Reads the text of a file: one document of each kind at most, in YAML or JSON.
     pub fn parse(text: &str) -> Result<Parsed, InvalidFile> {
-        let documents = parse_documents(text).map_err(|problem| InvalidFile(vec![problem]))?;
+        let documents =
+            parse_documents(text).map_err(|problem| InvalidFile { problems: vec![problem], rest: None })?;
         let mut reader = Reader::default();
         for document in &documents {
             reader.document(document);
@@ -38,8 +44,12 @@ impl ConfigFile {
             let message = format!("the file is empty: expected {}", head(expected));
             reader.errors.push(Problem::at(1, message));
         }
-        let Reader { file, warnings, errors, .. } = reader;
-        if errors.is_empty() { Ok(Parsed { file, warnings }) } else { Err(InvalidFile(errors)) }
+        let Reader { file, warnings, errors: problems, seen } = reader;
+        let parsed = Parsed { file, warnings };
+        if problems.is_empty() {
+            return Ok(parsed);
+        }
+        Err(InvalidFile { problems, rest: (!seen.is_empty()).then(|| Box::new(parsed)) })
     }
 }
 

@@ -138,12 +138,23 @@ fn every_mistake_of_a_file_is_listed_with_its_field() {
 }
 
 #[test]
-fn errors_of_the_text_name_file_and_line() {
-    let error =
-        with_file(&["--config=/etc/c.yaml"], &file("ipvs: {syncPeriod: soon}\nmode: {}\n")).unwrap_err();
-    let expect = "invalid configuration in /etc/c.yaml\n  line 4: mode: expected a text, found a mapping\n  \
-                  line 3: ipvs.syncPeriod: invalid duration";
-    assert!(error.to_string().starts_with(expect), "{error}");
+fn errors_of_the_text_name_file_and_line_and_hide_no_others() {
+    let text = file("ipvs: {syncPeriod: soon, scheduler: fair}\nmode: {}\n");
+    let line = ["--config=/etc/c.yaml", "--graceful-policy=soft"];
+    let errors = Settings::new(&with_file(&line, &text).unwrap()).unwrap_err().to_string();
+    let expected = [
+        "invalid configuration",
+        "  /etc/c.yaml: line 4: mode: expected a text, found a mapping",
+        "  /etc/c.yaml: line 3: ipvs.syncPeriod: invalid duration \"soon\": expected a form like 30s, 1m30s or 500ms",
+        "  ipvs.scheduler: unknown IPVS scheduler",
+        "  --graceful-policy: unknown",
+    ];
+    for (line, start) in errors.lines().zip(expected) {
+        assert!(line.starts_with(start), "{line:?} does not start with {start:?} in\n{errors}");
+    }
+    assert_eq!(errors.lines().count(), expected.len(), "{errors}");
+    let error = with_file(&["--config=/etc/c.yaml"], "a: [\n").unwrap_err().to_string();
+    assert!(error.starts_with("/etc/c.yaml: line 2: "), "{error}");
 }
 
 #[test]
@@ -160,7 +171,7 @@ fn what_has_no_effect_is_warned_of_once() {
     assert_eq!(warnings[0], "nftables.syncPeriod has no effect: it is for kube-proxy's nftables mode");
     assert!(warnings[1].starts_with("/c: line 5: resourceContainer: "), "{warnings:?}");
     assert_eq!(warnings.len(), 2, "a default is not mentioned");
-    let error = Invocation::new(&command_line(&["--kube-api-burst=many"]), None).unwrap_err().to_string();
+    let error = Settings::new(&invocation(&["--kube-api-burst=many"])).unwrap_err().to_string();
     assert!(error.contains("--kube-api-burst: expected a whole number"), "{error}");
 }
 
