@@ -154,7 +154,7 @@ fn errors_of_the_text_name_file_and_line_and_hide_no_others() {
     }
     assert_eq!(errors.lines().count(), expected.len(), "{errors}");
     let error = with_file(&["--config=/etc/c.yaml"], "a: [\n").unwrap_err().to_string();
-    assert!(error.starts_with("/etc/c.yaml: line 2: "), "{error}");
+    assert!(error.starts_with("/etc/c.yaml: line 1: "), "{error}");
 }
 
 #[test]
