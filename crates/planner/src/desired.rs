@@ -39,8 +39,6 @@ pub struct Desired {
     health_version: u64,
     /// Fronts on each VIP.
     vips: Tallied<FastMap<IpAddr, FrontCounts>>,
-    /// Those of them that are addresses of the node.
-    node_vips: BTreeSet<IpAddr>,
     /// Number of VIPs that are steered, by family.
     steered: BTreeMap<IpFamily, usize>,
     /// Services with a VIP that is no ClusterIP of theirs, and their numbers of fronts there; one that binds it to no node
@@ -294,12 +292,8 @@ impl Desired {
             let counts = self.vips.entry(vip).or_default();
             counts.by_binding[binding as usize] += 1;
             counts.of_cluster_ip += u32::from(is_cluster_ip);
-            if binding == Binding::Node {
-                self.node_vips.insert(vip);
-            }
             self.follow_binding(&vip, before, name, change);
         }
-        change.rivals.extend(self.overlapping(&front).filter(|service| *service != name).cloned());
     }
 
     /// Gives a front up. A front that nobody claims any more drains, and then goes ([`crate::diff`]).
@@ -311,7 +305,6 @@ impl Desired {
             self.claims.remove(&want.front);
         }
         change.mark_sibling(&want.front, self.claims.get(&want.front.sibling()));
-        change.rivals.extend(self.overlapping(&want.front).filter(|service| *service != name).cloned());
         let Some(vip) = want.front.vip() else { return };
         let before = self.binding(&vip);
         if !want.is_cluster_ip {
@@ -320,9 +313,6 @@ impl Desired {
         if let Some(counts) = self.vips.get_mut(&vip) {
             counts.by_binding[want.binding as usize] -= 1;
             counts.of_cluster_ip -= u32::from(want.is_cluster_ip);
-            if counts.by_binding[Binding::Node as usize] == 0 {
-                self.node_vips.remove(&vip);
-            }
             if counts.by_binding.iter().all(|count| *count == 0) {
                 self.vips.remove(&vip);
             }
@@ -382,21 +372,6 @@ impl Desired {
         }
     }
 
-    /// Services that have the same packets as a front: a node port is at all addresses of the node.
-    fn overlapping(&self, front: &Front) -> impl Iterator<Item = &ServiceName> {
-        let (front, family) = (front.for_any(), front.family());
-        let vips = front.vip().is_none().then_some(&self.node_vips);
-        let of_family = vips.into_iter().flatten().filter(move |vip| IpFamily::of(**vip) == family);
-        let fronts = of_family.map(move |vip| front.at(*vip)).chain(self.node_port(&front));
-        fronts.filter_map(|front| self.service_of(&front))
-    }
-
-    /// The node port that has the number of a front at an address of the node.
-    fn node_port(&self, front: &Front) -> Option<Front> {
-        let is_of_node = front.vip().is_some_and(|vip| self.node_vips.contains(&vip));
-        is_of_node.then(|| front.at(front.family().unspecified()))
-    }
-
     /// Compares the Service that has a front now with the one that had it before.
     fn succeed(&mut self, before: &Claim, changes: &mut Changes) {
         let old = before.wanted();
@@ -438,21 +413,14 @@ impl Desired {
         fronts.filter(move |want| self.service_of(&want.front) == Some(name))
     }
 
-    /// Problems of a Service with fronts that it wants and another one has, given the addresses at which node ports
-    /// are served.
-    pub fn conflicts(&self, name: &ServiceName, node_ports: &BTreeSet<IpAddr>) -> Vec<IntentProblem> {
+    /// Problems of a Service with fronts that it wants and another one has.
+    pub fn conflicts(&self, name: &ServiceName) -> Vec<IntentProblem> {
         let fronts = self.services.get(name).into_iter().flat_map(|intent| &intent.fronts);
         // The front for external clients goes to the same Service, and is not reported once more.
         let fronts = fronts.map(|want| want.front).filter(|front| front.clients == Clients::Any);
-        let other = |front: &Front| self.service_of(front).filter(|winner| *winner != name).cloned();
         let lost = fronts.filter_map(|front| {
-            let service = name.clone();
-            if let Some(winner) = other(&front) {
-                return Some(IntentProblem::ClaimedByOther { service, front, winner });
-            }
-            let node_port = self.node_port(&front).filter(|_| node_ports.contains(&front.port.addr))?;
-            let winner = other(&node_port)?;
-            Some(IntentProblem::PortIsNodePort { service, port: front.port, winner })
+            let winner = self.service_of(&front).filter(|winner| *winner != name)?.clone();
+            Some(IntentProblem::ClaimedByOther { service: name.clone(), front, winner })
         });
         lost.chain(self.bound_further(name)).collect()
     }

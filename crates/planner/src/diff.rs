@@ -50,7 +50,7 @@ impl Inputs<'_> {
             Unwanted::NotOurs
         } else if is_empty
             || facts.own_ports.contains(&front.port)
-            || front.vip().is_some_and(|vip| self.is_given_up(&vip))
+            || front.vip().is_some_and(|vip| self.is_given_up(&vip) || self.has_left(&vip))
         {
             Unwanted::Goes
         } else {
@@ -85,6 +85,16 @@ impl Inputs<'_> {
         (was_bound && !self.desired.is_unbound(vip)).then_some(Binding::Route)
     }
 
+    /// Tells whether an address that is no ClusterIP leads to this node no more, as one that has moved to another with its
+    /// node ports. Its connections are there, too, and what is left here would keep processes of this node from it.
+    fn has_left(&self, addr: &IpAddr) -> bool {
+        let Inputs { desired, context: Context { facts, ownership, .. }, .. } = self;
+        !facts.addresses.contains_key(addr)
+            && ownership.cluster_range_of(*addr).is_none()
+            && desired.binding(addr).is_none()
+            && self.left_binding(addr).is_none()
+    }
+
     /// Tells whether a VIP is to be bound to no node, and steering does not tell its connections from others, as it does
     /// not where the VIP is an address of the node.
     fn is_given_up(&self, vip: &IpAddr) -> bool {
@@ -103,8 +113,8 @@ enum Unwanted {
     NotOurs,
     /// It refuses new connections until its real servers have drained.
     Drains,
-    /// It is deleted: it has no real servers left, its port belongs to a program of the node, or its VIP is bound to no
-    /// node any more.
+    /// It is deleted: it has no real servers left, its port belongs to a program of the node, its VIP is bound to no
+    /// node any more, or its address has left the node.
     Goes,
 }
 
@@ -443,12 +453,13 @@ impl Differ<'_> {
                 // Routing takes new connections to a steered address, while known ones are steered as before.
                 let is_steered = self.inputs.binding(&front.port.addr) == Some(Binding::Steer);
                 for element in PORT_SETS.into_iter().filter_map(|set| set.of_port(front.port)) {
-                    // While it drains, it stays tagged as ours and refuses new connections unless they go elsewhere
-                    // now, and its connections are masqueraded as before.
+                    // While it drains, it stays tagged as ours. New connections are refused, and those that it has are
+                    // masqueraded as before; but where new ones go elsewhere now, they are masqueraded as is meant
+                    // there, and those that it has by what is tracked of them.
                     let stays = match element {
                         RuleElement::Service(_) => true,
                         RuleElement::Refuse(_) => !has_moved && !is_steered,
-                        _ => mirror.elements.contains(&element),
+                        _ => !has_moved && mirror.elements.contains(&element),
                     };
                     self.element(element, stays && drains);
                 }
@@ -458,7 +469,8 @@ impl Differ<'_> {
                     let mark = mirror.marks.get(&front);
                     mark.into_iter().for_each(|mark| self.element(RuleElement::Mark(front, mark), drains));
                 }
-                if !drains {
+                // Where routing takes new connections, these are not for us to restrict.
+                if !drains || is_steered {
                     self.restrict(front.port, None);
                 }
                 self.element(RuleElement::SteerKnown(front.port), drains && is_steered);

@@ -7,7 +7,7 @@
 //! Reading order: [`ServiceIntent`], [`FrontIntent`], [`ServerEndpoint`]; [`desire_service`];
 //! [`IntentProblem`].
 
-use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use drain::Overrides;
 use ipnetwork::IpNetwork;
@@ -22,7 +22,7 @@ use service_model::{
 use tally::Tallied;
 
 use crate::{
-    Binding, BindingReason, Bindings, Choice, Context, HealthCheck, NoLocal, NodeFacts, NodePortServers,
+    Binding, BindingReason, Bindings, Choice, Context, HealthCheck, NoLocal, NodePortServers,
     ServiceOverrides,
     settings::{desire_drain, desire_real_server, desire_settings, settings_problems},
 };
@@ -451,18 +451,28 @@ pub fn desire_service(
             }
             for offer in &offers {
                 let Some(front) = offer.front(port, family) else { continue };
-                match port_of_the_node(service, &front.port, context.facts) {
+                match wanted.taken(front, *offer) {
                     Some(problem) => wanted.problems.push(problem),
                     None => intent.fronts.extend(selection.desire_fronts(front, *offer)),
                 }
             }
         }
     }
+    drop_repeated(&mut intent.fronts);
     intent.local_endpoints.sort_unstable();
     intent.local_endpoints.dedup();
     intent.unbound = wanted.unbound;
     intent.health_check = HealthCheck::of(service, model, wanted.balancers);
     (intent, wanted.problems)
+}
+
+/// Leaves one of several fronts with one key: an external address of the Service may be an address of the node, where
+/// the port has the number of a node port of the Service. The first one wins.
+fn drop_repeated(fronts: &mut Vec<FrontIntent>) {
+    if fronts.iter().any(|want| want.binding == Binding::Node && want.front.vip().is_some()) {
+        let mut seen = BTreeSet::new();
+        fronts.retain(|want| seen.insert(want.front));
+    }
 }
 
 /// A Service, and what comes of its places.
@@ -578,6 +588,21 @@ impl Wanted<'_> {
     /// Problem for which an address is served nowhere: who may create Services must not take the traffic of ClusterIPs,
     /// of pods or of addresses that are none of the cluster's (CVE-2020-8554). Load balancers give addresses of their
     /// own, which in a flat network lie in the range of pods.
+    /// Problem of a front at an address of the node whose port a program or another Service has.
+    fn taken(&self, front: Front, offer: Offer) -> Option<IntentProblem> {
+        let (facts, service, port) = (self.context.facts, self.service.name.clone(), front.port);
+        let link = facts.addresses.get(&port.addr)?;
+        if facts.own_ports.contains(&port) {
+            return Some(IntentProblem::PortIsNodes { service, port, link: link.clone() });
+        }
+        let is_node_port = facts.node_ports.contains(&port.addr)
+            && matches!(offer, Offer::External(..))
+            && offer.bound().0 == Binding::Node;
+        let node_port = front.at(front.family().unspecified());
+        let winner = self.model.node_port_of_other(node_port, &service).filter(|_| is_node_port)?.clone();
+        Some(IntentProblem::PortIsNodePort { service, port, winner })
+    }
+
     fn refusal(&self, vip: IpAddr, source: Option<ExternalSource>) -> Option<IntentProblem> {
         let source = source?;
         let Context { config, ownership, .. } = self.context;
@@ -620,12 +645,6 @@ fn node_addresses(service: &Service, family: IpFamily, context: Context<'_>) -> 
     }
     let served = facts.node_ports_of(family).filter(|addr| ownership.cluster_range_of(*addr).is_none());
     Some(served.collect())
-}
-
-fn port_of_the_node(service: &Service, port: &VipPort, facts: &NodeFacts) -> Option<IntentProblem> {
-    let link = facts.addresses.get(&port.addr)?.clone();
-    let is_own = facts.own_ports.contains(port);
-    is_own.then(|| IntentProblem::PortIsNodes { service: service.name.clone(), port: *port, link })
 }
 
 fn unmatched_ports(service: &Service, model: &ServiceModel) -> Vec<IntentProblem> {

@@ -112,7 +112,12 @@ impl World {
     }
 
     fn conflicts(&self, service: &ServiceName) -> Vec<IntentProblem> {
-        self.desired.conflicts(service, &self.facts.node_ports)
+        self.desired.conflicts(service)
+    }
+
+    /// Problems of a Service with its own intent.
+    fn problems(&self, service: &ServiceName) -> Vec<IntentProblem> {
+        desire_service(self.model.service(service).unwrap(), &self.model, self.context()).1
     }
 
     fn resync(&self) -> Plan {
@@ -324,8 +329,9 @@ fn foreign_virtual_servers_are_never_written() {
     let vs = *world.mirror.servers.keys().next().unwrap();
     assert!(!world.ownership.owns(&vs, &world.mirror));
     // Named by our packet rules it is ours, and drains before it goes.
-    let tag = RuleElement::Service(vs.vip_port().unwrap());
-    world.mirror.elements.insert(tag);
+    let port = vs.vip_port().unwrap();
+    world.mirror.elements.insert(RuleElement::Service(port));
+    world.mirror.elements.insert(RuleElement::Vip(port.addr));
     let plan = world.resync();
     assert!(
         matches!(of_stage(&plan, Stage::IpvsRemove)[..], [Operation::Ipvs(IpvsOp::SetRealServer { .. })]),
@@ -339,7 +345,9 @@ fn foreign_virtual_servers_are_never_written() {
     let dirty = Dirty::all(&world.desired, &world.mirror, &world.facts);
     let plan = world.diff_in_doubt(&dirty, &|front| Some(*front) == world.mirror.front(&vs));
     assert_eq!(of_stage(&plan, Stage::IpvsRemove), [], "whether it is empty is not known");
-    world.mirror.elements.remove(&tag);
+    for element in [RuleElement::Service(port), RuleElement::Vip(port.addr)] {
+        world.mirror.elements.remove(&element);
+    }
     world.ownership.exclude_cidrs = vec!["172.16.0.0/12".parse().unwrap()];
     assert!(
         world.resync().is_empty(),

@@ -178,7 +178,10 @@ impl Intents {
         self.facts = facts;
         if !served.is_empty() {
             let configured = self.config.node_port_servers;
-            self.mark_dirty(|service| has_node_ports_by_address(service, configured));
+            self.mark_dirty(|service| {
+                has_node_ports_by_address(service, configured)
+                    || service.vips().any(|vip| served.contains(&vip))
+            });
         }
         if changed.is_empty() {
             return;
@@ -240,7 +243,7 @@ impl Intents {
             return;
         }
         for service in rivals.iter().chain([name]) {
-            let conflicts = self.desired.conflicts(service, &self.facts.node_ports);
+            let conflicts = self.desired.conflicts(service);
             self.problems.replace_conflicts(service, conflicts);
         }
     }

@@ -1,19 +1,24 @@
-//! Index of Services by address: an external address may be a ClusterIP of another Service.
+//! Index of Services by what two may have: an external address may be a ClusterIP of another Service, and a port at
+//! one that is an address of the node may be another's node port.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use lb_types::{FastMap, ServiceName};
+use lb_types::{FastMap, Front, IpFamily, ServiceName};
 use tally::Tallied;
 
 use crate::Service;
 
-/// ClusterIPs, and the Services with external addresses.
+/// ClusterIPs and node ports, and the Services with external addresses.
 #[derive(Debug, Default)]
 pub(crate) struct Addresses {
     /// Number of Services with each ClusterIP, which is one in a sound cluster.
     cluster_ips: Tallied<FastMap<IpAddr, u32>>,
     /// External addresses, each with the Services that have it.
     external: BTreeSet<(IpAddr, ServiceName)>,
+    /// Node ports, each with the Services that have it, one in a sound cluster.
+    node_ports: BTreeSet<(Front, ServiceName)>,
+    /// Ports of Services with external addresses, as if they were node ports.
+    external_ports: BTreeSet<(Front, ServiceName)>,
 }
 
 impl Addresses {
@@ -22,33 +27,38 @@ impl Addresses {
         self.cluster_ips.contains_key(&addr)
     }
 
+    /// Another Service that has a node port.
+    pub(crate) fn node_port_of_other(&self, node_port: Front, name: &ServiceName) -> Option<&ServiceName> {
+        services_at(&self.node_ports, node_port).find(|owner| *owner != name)
+    }
+
     /// Replaces what a Service has. Returns the Services with an external address that is a ClusterIP from now on, or is
-    /// none any more.
+    /// none any more, or with a port there that is another's node port or is none any more.
     pub(crate) fn replace(
         &mut self,
         name: &ServiceName,
         old: Option<&Service>,
         new: Option<&Service>,
     ) -> BTreeSet<ServiceName> {
-        let (went, came) = (external(old), external(new));
-        for addr in went.difference(&came) {
-            self.external.remove(&(*addr, name.clone()));
-        }
-        self.external.extend(came.difference(&went).map(|addr| (*addr, name.clone())));
+        replace(&mut self.external, name, &external(old), &external(new));
+        replace(&mut self.external_ports, name, &external_ports(old), &external_ports(new));
+        let changed = replace(&mut self.node_ports, name, &node_ports(old), &node_ports(new));
+        let at_ports = changed.into_iter().flat_map(|port| services_at(&self.external_ports, port));
+        let mut concerned: BTreeSet<_> = at_ports.cloned().collect();
         let (went, came) = (cluster_ips(old), cluster_ips(new));
-        let mut concerned = BTreeSet::new();
         for addr in came.difference(&went) {
             let count = self.cluster_ips.entry(*addr).or_default();
             *count += 1;
             if *count == 1 {
-                concerned.extend(self.services_at(*addr).cloned());
+                concerned.extend(services_at(&self.external, *addr).cloned());
             }
         }
         for addr in went.difference(&came) {
             if self.release(*addr) {
-                concerned.extend(self.services_at(*addr).cloned());
+                concerned.extend(services_at(&self.external, *addr).cloned());
             }
         }
+        concerned.remove(name);
         concerned
     }
 
@@ -62,12 +72,29 @@ impl Addresses {
         }
         is_free
     }
+}
 
-    /// Services that have an external address.
-    fn services_at(&self, addr: IpAddr) -> impl Iterator<Item = &ServiceName> {
-        let at = self.external.range((addr, ServiceName::new("", ""))..);
-        at.take_while(move |(at, _)| *at == addr).map(|(_, service)| service)
+/// Services that an index has at a key.
+fn services_at<K: Copy + Ord>(
+    index: &BTreeSet<(K, ServiceName)>,
+    at: K,
+) -> impl Iterator<Item = &ServiceName> {
+    let from = index.range((at, ServiceName::new("", ""))..);
+    from.take_while(move |(key, _)| *key == at).map(|(_, service)| service)
+}
+
+/// Replaces what an index has of a Service; returns the keys that came or went.
+fn replace<K: Copy + Ord>(
+    index: &mut BTreeSet<(K, ServiceName)>,
+    name: &ServiceName,
+    old: &BTreeSet<K>,
+    new: &BTreeSet<K>,
+) -> Vec<K> {
+    for key in old.difference(new) {
+        index.remove(&(*key, name.clone()));
     }
+    index.extend(new.difference(old).map(|key| (*key, name.clone())));
+    old.symmetric_difference(new).copied().collect()
 }
 
 fn external(service: Option<&Service>) -> BTreeSet<IpAddr> {
@@ -76,4 +103,25 @@ fn external(service: Option<&Service>) -> BTreeSet<IpAddr> {
 
 fn cluster_ips(service: Option<&Service>) -> BTreeSet<IpAddr> {
     service.into_iter().flat_map(|service| &service.cluster_ips).copied().collect()
+}
+
+/// Node ports of a Service, in each family in which it has a ClusterIP.
+fn node_ports(service: Option<&Service>) -> BTreeSet<Front> {
+    let ports = service.into_iter().flat_map(|service| {
+        service.ports.iter().filter_map(move |port| Some((service, port.protocol, port.node_port?)))
+    });
+    let in_families = |(service, protocol, port): (&Service, _, _)| {
+        let families = IpFamily::ALL.map(|family| service.cluster_ip(family).map(|_| family));
+        families.into_iter().flatten().map(move |family| Front::node(family, protocol, port))
+    };
+    ports.flat_map(in_families).collect()
+}
+
+/// Ports of a Service with external addresses, in each family, as if they were node ports.
+fn external_ports(service: Option<&Service>) -> BTreeSet<Front> {
+    let Some(service) = service.filter(|service| !service.external_ips.is_empty()) else {
+        return BTreeSet::new();
+    };
+    let fronts = |family| service.ports.iter().map(move |port| Front::node(family, port.protocol, port.port));
+    IpFamily::ALL.into_iter().flat_map(fronts).collect()
 }

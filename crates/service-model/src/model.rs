@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use ipnetwork::IpNetwork;
-use lb_types::{FastMap, IpFamily, PodUid, RealServerId, ServiceName};
+use lb_types::{FastMap, Front, IpFamily, PodUid, RealServerId, ServiceName};
 use tally::Tallied;
 
 use crate::{
@@ -132,6 +132,12 @@ impl ServiceModel {
     /// dirty when it changes.
     pub fn is_cluster_ip(&self, addr: IpAddr) -> bool {
         self.addresses.is_cluster_ip(addr)
+    }
+
+    /// Another Service than `name` that has a node port. Services with the number at an external address are marked as
+    /// dirty when that changes.
+    pub fn node_port_of_other(&self, node_port: Front, name: &ServiceName) -> Option<&ServiceName> {
+        self.addresses.node_port_of_other(node_port, name)
     }
 
     /// Tells whether any Service has an IPv6 ClusterIP.

@@ -163,6 +163,8 @@ fn compare_sets(
         match want {
             Some(want) if want.masquerade.is_empty() => {}
             Some(want) => put(&mut must, want.masquerade, *key),
+            // Its connections have their sources, and new ones are masqueraded as where they go.
+            None if has_moved => {}
             None if vip.ip().is_unspecified() || wanted.sources.contains(&vip.ip()) => {
                 put(&mut may, "masquerade", *key);
             }

@@ -501,11 +501,11 @@ fn a_rule_that_looks_at_the_steering_bit_is_named_at_the_start() {
 }
 
 /// Pods reach the load balancer itself when nothing is bound any more, within a second, while those that are connected
-/// stay with their pod.
+/// stay with their pod. Whom source ranges kept out here, may ask there.
 #[test]
 fn connections_outlast_a_steered_address_that_is_given_up() {
-    let service = || web().with_balancer(BALANCER, "Cluster", &[]);
-    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
+    let service = || web().with_balancer(BALANCER, "Cluster", &["10.244.0.12/32", "fd00:244::12/128"]);
+    let mut testbed = Testbed::new(PodNetwork::Routed, 3);
     let _balancer = testbed.net.outside_daemon_at("balancer", BALANCER, 80);
     testbed.manifests.serve(&service(), &testbed.ready(1..=1));
     testbed.start(&[]);
@@ -525,6 +525,9 @@ fn connections_outlast_a_steered_address_that_is_given_up() {
         wait_answer(&pod, Proto::Tcp, to, "balancer");
     }
     println!("reached {} ms after the edit", edited.elapsed().as_millis());
+    for to in BALANCER.port(80) {
+        wait_answer(&testbed.pods[2].client(), Proto::Tcp, to, "balancer");
+    }
     go_on(&[&talk], edited);
     assert_uncut(&talk.stop());
 }

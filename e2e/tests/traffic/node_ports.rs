@@ -1,13 +1,13 @@
 //! Node ports: every kind of client, both policies, addresses that come and go, and what is none of ours.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::{Duration, Instant},
 };
 
 use e2e::{
     manifest::Service,
-    net::{Client, NODE, OUTSIDE, PodNetwork},
+    net::{Both, Client, NODE, OUTSIDE, PodNetwork},
     probe::{
         Proto, load,
         once::{self, Question},
@@ -310,6 +310,81 @@ fn a_change_of_policy_fails_nobody_slow() {
     }
     load.assert_clean();
     crate::testbed::assert_uncut(&talk.stop());
+}
+
+/// A node port with affinity has a virtual server at each address, and with a Local policy one for clients outside. What
+/// drains at the addresses takes nobody's address.
+#[test]
+fn clients_keep_their_address_beside_what_drains_at_the_same_port() {
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
+    let [cluster, local] =
+        ["Cluster", "Local"].map(|policy| web().with_node_port(PORT, policy).with_affinity(60));
+    testbed.manifests.serve(&cluster, &testbed.ready(1..=1));
+    testbed.start(&[]);
+    wait(&testbed, NODE.port(PORT), Node);
+    let talk = testbed.talk(&NODE.port(PORT), 8);
+    testbed.manifests.service(&local);
+    wait(&testbed, NODE.port(PORT), Own);
+    check(&testbed, NODE.port(PORT), [Node, Own, Node, Own]);
+    let drains = testbed.settings.drains(&testbed.net.node, &[]).unwrap_or_else(|error| panic!("{error}"));
+    assert!(drains.contains("192.168.50.10:30080/TCP"), "{drains}");
+    crate::testbed::assert_uncut(&talk.stop());
+}
+
+/// Node ports are served at an address as long as the node has it: its own processes reach the next owner, whatever
+/// connections are left behind.
+#[test]
+fn an_address_that_moves_to_another_machine_takes_its_node_ports_along() {
+    const FLOATING: Both =
+        Both { v4: Ipv4Addr::new(192, 168, 50, 99), v6: Ipv6Addr::new(0xfd00, 0x50, 0, 0, 0, 0, 0, 0x99) };
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
+    let node = testbed.net.node.clone();
+    let change = |verb: &str| {
+        node.sh(&format!("ip addr {verb} {}/24 dev eth0", FLOATING.v4));
+        node.sh(&format!("ip addr {verb} {}/64 dev eth0 nodad", FLOATING.v6));
+    };
+    change("add");
+    testbed.manifests.serve(&web().with_node_port(PORT, "Cluster").with_affinity(60), &testbed.ready(1..=1));
+    testbed.start(&[]);
+    wait(&testbed, FLOATING.port(PORT), Node);
+    let talk = testbed.talk(&FLOATING.port(PORT), 8);
+    change("del");
+    let _owner = testbed.net.outside_daemon_at("owner", FLOATING, PORT);
+    for to in FLOATING.port(PORT) {
+        wait_for(WAIT_LIMIT, &format!("{to} to be the other machine's"), || {
+            let outcome = testbed.net.node_client().ask_within(Duration::from_secs(2), Proto::Tcp, to);
+            let answer = outcome.result.as_ref().map_err(|_| outcome.to_string())?;
+            if answer.pod == "owner" { Ok(()) } else { Err(answer.pod.clone()) }
+        });
+    }
+    // The other addresses go on.
+    wait(&testbed, NODE.port(PORT), Node);
+    drop(talk.stop());
+}
+
+/// The number of a node port is the node port's at every address of the node, also at one that another Service has.
+#[test]
+fn a_node_port_has_its_number_at_an_external_ip_of_the_node_as_well() {
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
+    let mut other = Service::new("other", e2e::net::cluster_ip(81), &[Proto::Tcp]);
+    for port in &mut other.ports {
+        port.port = PORT;
+    }
+    let other = other.with_external_ips(NODE, "Local");
+    testbed.manifests.serve(&other, &[]);
+    let service = web().with_node_port(PORT, "Cluster");
+    testbed.manifests.serve(&service, &testbed.ready(1..=1));
+    testbed.start(&[]);
+    wait(&testbed, NODE.port(PORT), Node);
+    check(&testbed, NODE.port(PORT), [Node; 4]);
+    // The other Service has the port when the node port goes, and loses it when it comes back.
+    testbed.manifests.service(&web());
+    wait(&testbed, NODE.port(PORT), Refused);
+    testbed.manifests.endpoints(&other, &testbed.ready(2..=2));
+    wait(&testbed, NODE.port(PORT), Own);
+    testbed.manifests.service(&service);
+    wait(&testbed, NODE.port(PORT), Node);
+    check(&testbed, NODE.port(PORT), [Node; 4]);
 }
 
 /// Somebody else's marks on packets that IPVS does not take, or that come from a process, are left alone.

@@ -381,11 +381,48 @@ fn virtual_servers_by_address_go_with_the_address() {
     move_to(&mut world, &["192.168.60.10"]);
     world.model.mark_dirty(service.name);
     let gone = plan(&mut world, [ModelEvent::ServiceDeleted(ServiceName::new("default", "another"))]);
-    assert!(
-        gone.contains("set real server 10.244.0.11:8080 of 192.168.50.10:30080/TCP Masq weight 0"),
-        "{gone}"
+    // Its connections have moved with it, and processes of this node must reach it where it is now.
+    assert_eq!(
+        gone,
+        "delete virtual server 192.168.50.10:30080/TCP\n\
+         delete element services 192.168.50.10:30080/TCP\n\
+         delete element masquerade 192.168.50.10:30080/TCP\n"
     );
-    assert!(gone.contains("add element no-endpoints 192.168.50.10:30080/TCP"), "{gone}");
+}
+
+/// What drains at an address has the packets of clients of the node port as well, who keep their address now.
+#[test]
+fn a_node_port_that_moves_from_its_addresses_to_a_mark_leaves_no_masquerade_behind() {
+    let mut world = on_two_addresses();
+    plan(&mut world, with_affinity(60, TrafficPolicy::Cluster));
+    let local = plan(&mut world, with_affinity(60, TrafficPolicy::Local));
+    for addr in ["192.168.50.10", "192.168.60.10"] {
+        assert!(local.contains(&format!("delete element masquerade {addr}:30080/TCP\n")), "{local}");
+        assert!(!local.contains(&format!("delete element services {addr}:30080/TCP\n")), "{local}");
+    }
+    world.config.node_port_servers = NodePortServers::Address;
+    plan(&mut world, with_affinity(0, TrafficPolicy::Cluster));
+    let local = plan(&mut world, with_affinity(0, TrafficPolicy::Local));
+    assert!(local.contains("delete element masquerade 192.168.50.10:30080/TCP\n"), "{local}");
+}
+
+/// An external address of a Service may be an address of the node, and its port the node port of the same Service.
+#[test]
+fn a_place_that_a_service_has_twice_is_counted_once() {
+    let mut world = on_two_addresses();
+    let [ModelEvent::ServiceApplied(mut service), slice] = with_affinity(60, TrafficPolicy::Cluster) else {
+        unreachable!()
+    };
+    service.external_ips = external_service("x", "192.168.50.10", 1).external_ips;
+    service.ports[0].port = 30080.try_into().unwrap();
+    plan(&mut world, [ModelEvent::ServiceApplied(service.clone()), slice]);
+    let vip = ip("192.168.50.10");
+    assert_eq!(world.desired.binding(&vip), Some(Binding::Node));
+    service.affinity = None;
+    plan(&mut world, [ModelEvent::ServiceApplied(service.clone())]);
+    service.external_ips.clear();
+    plan(&mut world, [ModelEvent::ServiceApplied(service)]);
+    assert_eq!(world.desired.binding(&vip), None);
 }
 
 /// Conformance: ipvs/proxier TestNodePortIPv4: node port service with protocol sctp...multiple nodeIPs
@@ -397,34 +434,39 @@ fn all_node_ports_may_have_virtual_servers_by_address() {
     assert!(first.contains("add virtual server 192.168.50.10:30080/TCP rr\n"), "{first}");
 }
 
-/// Packets to a node port have its mark, whatever else has the number at an address of the node.
+/// Packets to a node port have its mark, so that nothing else may be decided about them.
 #[test]
-fn an_external_ip_of_the_node_on_a_port_that_is_a_node_port_is_reported() {
+fn an_external_ip_of_the_node_leaves_a_port_that_is_a_node_port_to_that() {
     let mut world = on_n1();
-    plan(&mut world, node_port(TrafficPolicy::Cluster, &BOTH));
     let mut other = external_service("other", "192.168.50.10", 30080);
-    plan(&mut world, [ModelEvent::ServiceApplied(other.clone())]);
+    let first = plan(&mut world, [ModelEvent::ServiceApplied(other.clone())]);
+    assert!(first.contains("add virtual server 192.168.50.10:30080/TCP"), "{first}");
+    assert_eq!(world.problems(&other.name), []);
+    // Whoever comes first.
+    let node_port = plan(&mut world, node_port(TrafficPolicy::Cluster, &BOTH));
+    for line in ["virtual server", "element services", "element no-endpoints"] {
+        assert!(node_port.contains(&format!("delete {line} 192.168.50.10:30080/TCP\n")), "{node_port}");
+    }
     let problem = IntentProblem::PortIsNodePort {
         service: other.name.clone(),
         port: "192.168.50.10:30080/TCP".parse().unwrap(),
         winner: ServiceName::new("default", "web"),
     };
-    assert_eq!(world.conflicts(&other.name), std::slice::from_ref(&problem));
-    assert_eq!(world.conflicts(&ServiceName::new("default", "web")), []);
     assert!(problem.to_string().contains("a node port of Service default/web"), "{problem}");
-    // Whoever comes first: the one that is concerned is among those whose conflicts may have changed.
-    let mut changes = Changes::default();
-    let web = ServiceName::new("default", "web");
-    let intent = desire_service(world.model.service(&web).unwrap(), &world.model, world.context()).0;
-    assert_eq!(world.desired.replace(&web, None, &mut changes), [other.name.clone()].into());
-    assert_eq!(world.conflicts(&other.name), []);
-    assert_eq!(world.desired.replace(&web, Some(intent), &mut changes), [other.name.clone()].into());
-    assert_eq!(world.conflicts(&other.name), [problem]);
+    assert_eq!(world.problems(&other.name), [problem.clone()]);
+    assert_eq!(world.problems(&ServiceName::new("default", "web")), []);
+    let back = plan(&mut world, [deleted()]);
+    assert!(back.contains("add virtual server 192.168.50.10:30080/TCP"), "{back}");
+    assert_eq!(world.problems(&other.name), []);
     // Neither another port nor an address at which node ports are not served is concerned.
-    assert_eq!(world.desired.conflicts(&other.name, &BTreeSet::new()), []);
+    plan(&mut world, super::node_ports::node_port(TrafficPolicy::Cluster, &BOTH));
+    assert_eq!(world.problems(&other.name), [problem]);
+    let served = std::mem::take(&mut world.facts.node_ports);
+    assert_eq!(world.problems(&other.name), []);
+    world.facts.node_ports = served;
     other.ports[0].port = 30081.try_into().unwrap();
     plan(&mut world, [ModelEvent::ServiceApplied(other.clone())]);
-    assert_eq!(world.conflicts(&other.name), []);
+    assert_eq!(world.problems(&other.name), []);
 }
 
 fn external_service(name: &str, addr: &str, port: u16) -> Service {

@@ -64,19 +64,38 @@ fn an_edit_is_one_transaction_and_opens_the_port_to_nobody_else() {
 
 #[test]
 fn a_deleted_service_stays_closed_while_it_drains() {
+    for binding in [VipBinding::Route, VipBinding::Address] {
+        let mut world = World::new();
+        world.config.bindings.load_balancer = binding;
+        world.sync(balanced(Some(&["10.0.0.0/8"])));
+        world.sync(external(TrafficPolicy::Cluster, &BOTH)[1].clone());
+        let draining = world.sync(ModelEvent::ServiceDeleted(ServiceName::new("default", "web")));
+        assert_eq!(about_ranges(&draining), [""; 0], "{draining}");
+        for server in world.mirror.servers.values_mut() {
+            server.real_servers.clear();
+        }
+        let gone = world.resync();
+        world.execute(&gone);
+        assert_eq!(about_ranges(&gone).len(), 2, "{gone}");
+        assert!(world.mirror.allowed.is_empty() && world.mirror.elements.iter().all(|e| e.front().is_none()));
+    }
+}
+
+/// Its known connections are steered until they end, and new ones go where routing leads, whoever the client is.
+#[test]
+fn a_steered_address_that_is_given_up_is_restricted_no_more() {
     let mut world = World::new();
     world.sync(balanced(Some(&["10.0.0.0/8"])));
     world.sync(external(TrafficPolicy::Cluster, &BOTH)[1].clone());
-    let name = ServiceName::new("default", "web");
-    let draining = world.sync(ModelEvent::ServiceDeleted(name));
-    assert_eq!(about_ranges(&draining), [""; 0], "{draining}");
-    for server in world.mirror.servers.values_mut() {
-        server.real_servers.clear();
-    }
-    let gone = world.resync();
-    world.execute(&gone);
-    assert_eq!(about_ranges(&gone).len(), 2, "{gone}");
-    assert!(world.mirror.allowed.is_empty() && world.mirror.elements.iter().all(|e| e.front().is_none()));
+    let draining = world.sync(ModelEvent::ServiceDeleted(ServiceName::new("default", "web")));
+    assert_eq!(
+        about_ranges(&draining),
+        ["delete element restricted 192.0.2.8:80/TCP", "delete element allowed 192.0.2.8:80/TCP 10.0.0.0/8",]
+    );
+    let removed = of_stage(&draining, Stage::RulesRemove);
+    let steers = |op: &&Operation| op.to_string() == "delete element steered 192.0.2.8:80/TCP";
+    assert_eq!(removed.iter().filter(steers).count(), 1, "in one transaction: {draining}");
+    assert!(draining.to_string().contains("add element steered-known 192.0.2.8:80/TCP"), "{draining}");
 }
 
 #[test]
