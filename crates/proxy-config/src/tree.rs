@@ -13,6 +13,9 @@ const MAX_NODES: usize = 50_000;
 /// Mappings and sequences inside one another.
 const MAX_DEPTH: usize = 50;
 
+/// Key whose value is merged into its mapping, as YAML 1.1 has it.
+const MERGE_KEY: &str = "<<";
+
 /// Part of a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Node {
@@ -169,6 +172,7 @@ where
             let value = self.node(event, span, depth + 1)?;
             entries.push(Entry { key: name.to_owned(), line: key.line, value });
         }
+        merge(&mut entries)?;
         Ok(Content::Map(entries))
     }
 
@@ -178,6 +182,30 @@ where
         self.nodes += node.size();
         Ok(node)
     }
+}
+
+/// Replaces a merge key (`<<`) by the entries of its mapping, or of its mappings, whose keys are not there: what stands
+/// in the mapping itself counts, and then the first of several.
+fn merge(entries: &mut Vec<Entry>) -> Result<(), Problem> {
+    while let Some(at) = entries.iter().position(|entry| entry.key == MERGE_KEY) {
+        let Entry { value, .. } = entries.remove(at);
+        let mappings = match value.content {
+            Content::List(nodes) => nodes,
+            _ => vec![value],
+        };
+        for mapping in mappings {
+            let Content::Map(merged) = mapping.content else {
+                let message = format!("{MERGE_KEY} takes a mapping, found {}", mapping.describe());
+                return Err(Problem::at(mapping.line, message));
+            };
+            for entry in merged {
+                if entries.iter().all(|known| known.key != entry.key) {
+                    entries.push(entry);
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 fn scalar(text: &str, style: ScalarStyle) -> Content {
@@ -223,6 +251,19 @@ mod tests {
         assert!(parse_documents(&bomb).is_err());
         assert!(parse_documents(&"[".repeat(100_000)).is_err());
         assert!(parse_documents("a: &a [*a]\n").is_err());
+    }
+
+    #[test]
+    fn merge_keys_add_what_is_not_there() {
+        let text = "x: &x {a: 1, b: 1}\ny: &y {b: 2, c: 2}\none: {<<: *x, a: 0}\ntwo: {<<: [*x, *y]}\n";
+        let document = &parse_documents(text).unwrap()[0];
+        let values = |of: &str| {
+            let node = document.get(of).unwrap();
+            ["a", "b", "c"].map(|key| node.get(key).and_then(Node::text).unwrap_or("-")).join(" ")
+        };
+        assert_eq!((values("one"), values("two")), ("0 1 -".to_owned(), "1 1 2".to_owned()));
+        assert_eq!(document.get("one").unwrap().get(MERGE_KEY), None);
+        assert!(parse_documents("a: {<<: 7}\n").unwrap_err().message.contains("takes a mapping"));
     }
 
     #[test]

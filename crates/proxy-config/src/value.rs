@@ -1,6 +1,6 @@
 //! Values of fields, and their spellings in files and flags.
 
-use std::{collections::BTreeMap, fmt::Display, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, fmt::Display, time::Duration};
 
 use lb_types::{parse_duration, render_duration};
 
@@ -110,15 +110,44 @@ impl Parse for bool {
     }
 }
 
-fn parse_number<T: FromStr>(node: &Node, expected: &str) -> Result<T, String> {
+/// A whole number in any form that kube-proxy's parser of YAML takes for one: decimal, hexadecimal, octal, binary, with
+/// underscores, or a fraction without digits behind its point, as templates print large numbers (`1.048576e+06`).
+fn whole_number(text: &str) -> Option<i64> {
+    let plain = text.replace('_', "");
+    let (sign, digits) = match plain.strip_prefix('-') {
+        Some(digits) => (-1, digits),
+        None => (1, plain.strip_prefix('+').unwrap_or(&plain)),
+    };
+    let lower = digits.to_ascii_lowercase();
+    let prefixes = [("0x", 16), ("0o", 8), ("0b", 2), ("0", 8)];
+    let with_radix = prefixes.into_iter().find_map(|(prefix, radix)| {
+        let rest = lower.strip_prefix(prefix).filter(|rest| !rest.starts_with(['+', '-']))?;
+        i64::from_str_radix(rest, radix).ok()
+    });
+    let unsigned = || digits.parse().ok().filter(|number: &i64| *number >= 0);
+    // Beyond that, a fraction of 64 bits is not exact, and no setting is as large.
+    let fraction = || {
+        let number: f64 = digits.parse().ok()?;
+        #[expect(clippy::cast_possible_truncation, reason = "it is a whole number within 2^53")]
+        (number.fract() == 0.0 && (0.0..9_007_199_254_740_992.0).contains(&number)).then_some(number as i64)
+    };
+    with_radix.or_else(unsigned).or_else(fraction).map(|number| sign * number)
+}
+
+fn parse_whole<T: TryFrom<i64>>(node: &Node, expected: &str) -> Result<T, String> {
+    let number = whole_number(text(node, expected)?).and_then(|number| T::try_from(number).ok());
+    number.ok_or_else(|| unexpected(node, expected))
+}
+
+fn parse_fraction(node: &Node, expected: &str) -> Result<f32, String> {
     text(node, expected)?.parse().map_err(|_| unexpected(node, expected))
 }
 
 macro_rules! number {
-    ($type:ty, $expected:literal) => {
+    ($type:ty, $parse:ident, $expected:literal) => {
         impl Parse for $type {
             fn parse(node: &Node) -> Result<Self, String> {
-                parse_number(node, $expected)
+                $parse(node, $expected)
             }
 
             fn is_zero(&self) -> bool {
@@ -136,9 +165,9 @@ macro_rules! number {
     };
 }
 
-number!(i32, "a whole number of 32 bits");
-number!(u32, "a whole number of 32 bits, 0 or more");
-number!(f32, "a number");
+number!(i32, parse_whole, "a whole number of 32 bits");
+number!(u32, parse_whole, "a whole number of 32 bits, 0 or more");
+number!(f32, parse_fraction, "a number");
 
 impl Parse for String {
     fn parse(node: &Node) -> Result<Self, String> {

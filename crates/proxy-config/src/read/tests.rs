@@ -43,6 +43,32 @@ fn spellings_that_go_takes() {
     assert_eq!(ConfigFile::parse(json).unwrap().file.proxy.ipvs.exclude_cidrs, ["10.0.0.0/8"]);
 }
 
+#[test]
+fn whole_numbers_in_every_form_that_go_takes() {
+    let min = |text: &str| {
+        read(&format!("conntrack: {{min: {text}}}\n")).map(|parsed| parsed.file.proxy.conntrack.min)
+    };
+    for (text, expected) in [
+        ("131072", 131_072),
+        ("1.048576e+06", 1_048_576),
+        ("14.0", 14),
+        ("0x8000", 0x8000),
+        ("0X1f", 31),
+        ("0o17", 15),
+        ("017", 15),
+        ("0b101", 5),
+        ("32_768", 32_768),
+        ("+5", 5),
+        ("-2", -2),
+        ("-0x10", -16),
+    ] {
+        assert_eq!(min(text).unwrap(), expected, "{text}");
+    }
+    for text in ["1.5", "1e10", "0x", "--5", "0x-5", "five", "1 2", "nan", "inf", "''"] {
+        assert!(min(text).is_err(), "{text}");
+    }
+}
+
 /// Conformance: app TestLoadConfig
 #[test]
 fn unknown_fields_and_duplicates_are_warned_of_with_path_and_line() {
