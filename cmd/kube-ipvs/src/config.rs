@@ -305,9 +305,15 @@ fn planner(flags: &Flags, node_name: &str, check: &mut Check<'_>) -> PlannerConf
         name => name.parse::<Scheduler>().map(Some),
     };
     let scheduler = check.take("ipvs-scheduler", scheduler).unwrap_or(Scheduler::RR);
+    let masquerade_bit = mark_bit("iptables-masquerade-bit", flags.iptables_masquerade_bit, check);
+    let usual = RulesLayout::default().steer_bit;
     let layout = RulesLayout {
-        masquerade_bit: mark_bit("iptables-masquerade-bit", flags.iptables_masquerade_bit, check),
-        steer_bit: mark_bit("steer-mark-bit", flags.steer_mark_bit, check),
+        masquerade_bit,
+        steer_bit: match flags.steer_mark_bit {
+            Some(bit) => mark_bit("steer-mark-bit", bit, check),
+            None if masquerade_bit == usual => usual + 1,
+            None => usual,
+        },
         marks: check.parse("mark-range", &flags.mark_range),
         ..RulesLayout::default()
     };

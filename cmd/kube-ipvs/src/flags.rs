@@ -193,9 +193,10 @@ pub struct Flags {
     #[arg(long, global = true, value_delimiter = ',', value_name = "CIDR|IP,...")]
     pub external_ip_cidrs: Vec<String>,
 
-    /// Bit of the packet mark that steered packets have from the prerouting hook to the input hook
-    #[arg(long, global = true, default_value_t = 12, value_name = "BIT")]
-    pub steer_mark_bit: i32,
+    /// Bit of the packet mark that steered packets have from the prerouting hook to the input hook; without it 12, or 13
+    /// where 12 is the bit of --iptables-masquerade-bit
+    #[arg(long, global = true, value_name = "BIT")]
+    pub steer_mark_bit: Option<i32>,
 
     /// Masquerades all connections to ClusterIPs
     #[arg(long, global = true, num_args = 0..=1, require_equals = true, default_value = "false",

@@ -136,6 +136,20 @@ fn bindings_are_those_of_the_flags() {
     }
 }
 
+/// A bit that kube-proxy takes is no mistake: ours gives way.
+#[test]
+fn the_bit_of_steering_gives_way_to_that_of_masquerading() {
+    let bits = |args: &[&str]| {
+        settings(args)
+            .map(|settings| settings.reconcile.planner.layout)
+            .map(|l| (l.masquerade_bit, l.steer_bit))
+    };
+    assert_eq!(bits(&[]), Ok((14, 12)));
+    assert_eq!(bits(&["--iptables-masquerade-bit=12"]), Ok((12, 13)));
+    assert_eq!(bits(&["--iptables-masquerade-bit=12", "--steer-mark-bit=14"]), Ok((12, 14)));
+    assert!(bits(&["--iptables-masquerade-bit=12", "--steer-mark-bit=12"]).is_err());
+}
+
 /// Conformance: util TestGetNodeIPs
 #[test]
 fn node_ports_are_served_at_all_addresses_unless_some_are_named() {
