@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use lb_types::IpFamily;
 use planner::NodePortAddresses;
 use reconcile::LocalMode;
-use service_model::Node;
+use service_model::{ModelEvent, Node};
 use tracing::{info, warn};
 
 use crate::config::{Settings, Source};
@@ -51,9 +51,47 @@ fn nothing_masqueraded(settings: &Settings) -> Option<&'static str> {
     )
 }
 
+/// Watcher of the Node for what does not go with the configuration.
+#[derive(Debug)]
+pub struct NodeAdvice {
+    node_name: String,
+    local_mode: LocalMode,
+    /// Warning that holds.
+    current: Option<String>,
+}
+
+impl NodeAdvice {
+    /// A watcher of the Node that the settings name.
+    pub fn new(settings: &Settings) -> Self {
+        let (node_name, local_mode) = (settings.node_name.clone(), settings.reconcile.local_mode.clone());
+        NodeAdvice { node_name, local_mode, current: None }
+    }
+
+    /// Looks at an event; returns a warning if it is another one than before.
+    pub fn look(&mut self, event: &ModelEvent) -> Option<&str> {
+        let warning = match event {
+            ModelEvent::NodeApplied(node) => node_warning(node, &self.local_mode),
+            ModelEvent::NodeDeleted => Some(self.missing()),
+            _ => return None,
+        };
+        let is_new = warning != self.current;
+        self.current = warning;
+        self.current.as_deref().filter(|_| is_new)
+    }
+
+    fn missing(&self) -> String {
+        format!(
+            "there is no Node {}: no endpoint counts as one of this node, which Local policies ask for, its zone, addresses and \
+             pod ranges are not known, and /healthz tells load balancers to send nothing here; if it has another name, \
+             give that with --hostname-override",
+            self.node_name
+        )
+    }
+}
+
 /// Warning of a Node that does not go with the configuration. kube-proxy waits for `spec.podCIDRs` and ends without, and
 /// ends where the ranges are all of the wrong family (cmd/kube-proxy/app/server.go, `checkBadIPConfig`).
-pub fn node_warning(node: &Node, mode: &LocalMode) -> Option<String> {
+fn node_warning(node: &Node, mode: &LocalMode) -> Option<String> {
     let (ranges, name, remedy) = match mode {
         LocalMode::NodeCidr => (
             &node.pod_cidrs,
@@ -209,5 +247,16 @@ mod tests {
                 None => assert_eq!(got, None, "{args:?} {server} {url:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_node_that_is_not_there_is_named_once_and_forgotten_when_it_comes() {
+        let mut advice = NodeAdvice::new(&settings(&["--cluster-cidr=10.244.0.0/16"]));
+        let warning = advice.look(&ModelEvent::NodeDeleted).map(str::to_owned).unwrap();
+        assert!(warning.starts_with("there is no Node n1: ") && warning.contains("--hostname-override"));
+        assert_eq!(advice.look(&ModelEvent::NodeDeleted), None);
+        assert_eq!(advice.look(&ModelEvent::Synced), None);
+        assert_eq!(advice.look(&ModelEvent::NodeApplied(Node::default())), None);
+        assert!(advice.look(&ModelEvent::NodeDeleted).is_some());
     }
 }

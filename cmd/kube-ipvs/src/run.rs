@@ -17,7 +17,7 @@ use drain_file::DrainFile;
 use kernel::KernelRelease;
 use kube_source::{ApiStatus, Batch, Delivery, Listener, Recorder};
 use packet_rules::RulesWatcher;
-use reconcile::{Event, LocalMode, Part, Reconciler, Step};
+use reconcile::{Event, Part, Reconciler, Step};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use service_model::ModelEvent;
 use signal_hook::{
@@ -29,7 +29,8 @@ use tracing::{info, warn};
 use vip::VipWatcher;
 
 use crate::{
-    advice, clock,
+    advice::{self, NodeAdvice},
+    clock,
     config::Settings,
     config_watch::ConfigWatch,
     drain_saver::DrainSaver,
@@ -100,7 +101,7 @@ pub fn run(settings: &Settings, process: Process, file: Option<ConfigWatch>) -> 
     let started = clock::wall();
     // The API server answers while the loop opens the tables.
     let receivers = (Arc::clone(&health), Arc::clone(&metrics));
-    follow(source, sender.clone(), receivers, (started, settings.reconcile.local_mode.clone()))?;
+    follow(source, sender.clone(), receivers, (started, NodeAdvice::new(settings)))?;
     let opened = kernel_tables::open()?;
     kernel_tables::set_timeouts(settings)?;
     let config = kernel_tables::for_this_kernel(settings, &choice);
@@ -178,21 +179,17 @@ fn follow(
     source: source::Opened,
     sender: SyncSender<Message>,
     (health, metrics): (Arc<Health>, Arc<Metrics>),
-    (started, local_mode): (SystemTime, LocalMode),
+    (started, mut node_advice): (SystemTime, NodeAdvice),
 ) -> anyhow::Result<()> {
     let recorder = source.recorder();
-    let mut node_warning = None;
     spawn("source", sender, move |sender| {
         source.run(|delivery| {
             let passed_on = match delivery {
                 Delivery::Objects(batch) => {
                     for event in &batch.events {
-                        let ModelEvent::NodeApplied(node) = event else { continue };
-                        let warning = advice::node_warning(node, &local_mode);
-                        if let Some(warning) = warning.as_ref().filter(|_| warning != node_warning) {
+                        if let Some(warning) = node_advice.look(event) {
                             warn!("{warning}");
                         }
-                        node_warning = warning;
                     }
                     measures::record_delivery(&metrics, &batch.events, started, clock::wall());
                     forward(batch, recorder.as_ref(), sender)

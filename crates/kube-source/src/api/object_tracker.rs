@@ -87,10 +87,18 @@ impl ObjectTracker {
         self.announce(false, batch);
     }
 
-    /// Ends a list, so that the objects it did not contain are gone.
+    /// Tells whether no object is known.
+    pub(super) fn is_empty(&self) -> bool {
+        self.objects.is_empty()
+    }
+
+    /// Ends a list, so that the objects it did not contain are gone. The only Node is gone as well if it was never there.
     pub(super) fn end_list(&mut self, batch: &mut Batch) {
         let missing = self.objects.iter().filter(|(_, object)| object.list != self.list);
         let mut gone: Vec<_> = missing.map(|(name, _)| name.clone()).collect();
+        if self.kind == Kind::Node && self.objects.is_empty() {
+            batch.events.push(ModelEvent::NodeDeleted);
+        }
         // The map has a random order; events are delivered in one that is always the same.
         gone.sort_unstable();
         for name in gone {

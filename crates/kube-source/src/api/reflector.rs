@@ -92,11 +92,11 @@ impl<'a> Reflector<'a> {
         }
     }
 
-    /// Performs a request. A kind that is not vital does not keep the others waiting, however long its
-    /// request takes.
+    /// Performs a request. A kind that is not vital does not keep the others waiting for longer than the patience,
+    /// however long its request takes, or its watch if that waits for the Node.
     async fn perform_in_time(&mut self, request: &Request, state: &mut WatchState, begun: Instant) -> End {
         let left = self.connector.limits().patience.saturating_sub(begun.elapsed());
-        let waits = state.is_listing() && !self.kind.is_vital() && left > Duration::ZERO;
+        let waits = !self.kind.is_vital() && left > Duration::ZERO && self.sink.borrow().awaits(self.kind);
         let (sink, kind) = (Rc::clone(&self.sink), self.kind);
         let perform = self.perform(request, state);
         if !waits {
@@ -295,6 +295,11 @@ impl<'a> Reflector<'a> {
                 let item = self.kind.read(json)?;
                 state.observe(item.version.as_deref());
                 self.tracker.apply(item, state.is_listing(), batch);
+                if !state.is_listing() && self.sink.borrow().awaits(self.kind) {
+                    let mut sink = self.sink.borrow_mut();
+                    sink.take(std::mem::take(batch));
+                    sink.settle(self.kind);
+                }
             }
             WatchLine::Deleted(json) => {
                 let item = self.kind.read(json)?;
@@ -319,7 +324,10 @@ impl<'a> Reflector<'a> {
         self.tracker.end_list(&mut batch);
         let mut sink = self.sink.borrow_mut();
         sink.take(batch);
-        sink.settle(self.kind);
+        // The Node may be about to come, as kube-proxy hopes, too (pkg/proxy/node.go).
+        if self.kind != Kind::Node || !self.tracker.is_empty() {
+            sink.settle(self.kind);
+        }
     }
 
     /// Lets the other kinds go on without this one where a cluster has no ServiceCIDRs, or the proxy may not

@@ -84,6 +84,11 @@ impl<'a> Sink<'a> {
         }
     }
 
+    /// Tells whether programming waits for a kind.
+    pub(super) fn awaits(&self, kind: Kind) -> bool {
+        self.awaited.contains(&kind)
+    }
+
     pub(super) const fn is_gone(&self) -> bool {
         self.gone
     }

@@ -250,6 +250,8 @@ pub fn limits() -> Limits {
     Limits {
         silence: SILENCE,
         absence: Duration::from_secs(3),
+        // Most servers have no Node.
+        patience: Duration::from_secs(1),
         renewal: Duration::from_millis(200),
         events: EventLimits {
             spread: Duration::ZERO,

@@ -1,6 +1,6 @@
 //! Lists of everything that exists.
 
-use kube_source::ApiStatus;
+use kube_source::{ApiStatus, Limits};
 use serde_json::json;
 use service_model::ModelEvent;
 use test_apiserver::{Faults, Hangup, Refusal, Resource, StreamingLists, TestApiServer, Verb};
@@ -28,7 +28,7 @@ fn servers_without_streaming_lists_are_listed_in_pages() {
     for how in [StreamingLists::Refused, StreamingLists::RefusedByMatch, StreamingLists::Ignored] {
         let server = TestApiServer::builder().streaming_lists(how).start().unwrap();
         let many = (0..1100).map(|i| service(i, "a")).chain((0..40).map(|i| slice(i, 3)));
-        server.objects().apply_all(many).unwrap();
+        server.objects().apply_all(many.chain([node()])).unwrap();
         let mut cluster = Cluster::follow(server);
         cluster.wait_same();
         assert!(requests(&cluster, Verb::List)[1] >= 1, "{how:?}");
@@ -84,6 +84,30 @@ fn a_cluster_without_service_cidrs_and_a_proxy_that_may_not_read_nodes() {
     cluster.server.set_missing(Resource::ServiceCidrs, false);
     cluster.apply(cidr("kubernetes", &["10.96.0.0/16"]));
     cluster.wait("prefixes of the cluster after its upgrade", |c| c.model.service_cidrs().len() == 1);
+}
+
+/// Programming waits for a Node that is about to be registered, but not for ever; a node that the cluster does not know
+/// takes no traffic of load balancers.
+/// Conformance: node TestNewNodeManager
+#[test]
+fn a_node_that_is_registered_late_or_never() {
+    let server = || {
+        let server = TestApiServer::builder().start().unwrap();
+        server.objects().apply_all([service(1, "a"), slice(1, 2)]).unwrap();
+        server
+    };
+    let mut cluster = Cluster::follow_within(server(), Limits::default());
+    cluster.wait("the other kinds are known", |c| c.model.services().count() == 1 && c.model.node().leaves);
+    cluster.wait_following("nodes");
+    assert!(!cluster.model.is_synced());
+    cluster.apply(node());
+    cluster.wait("the Node", |c| c.model.is_synced() && !c.model.node().leaves);
+
+    let mut cluster = Cluster::follow(server());
+    cluster.wait("patience to end", |c| c.model.is_synced());
+    assert!(cluster.model.node().leaves);
+    cluster.apply(node());
+    cluster.wait("the Node", |c| !c.model.node().leaves);
 }
 
 #[test]
