@@ -35,8 +35,37 @@ const OVERLAYS: &[(&str, Option<&str>)] = &[
 ];
 /// Patches for kubeadm's DaemonSet.
 const PATCHES: &[&str] = &["in-place", "rollback"];
+/// Values of the chart that no overlay has, with what they must give.
+const VALUES: &[(&[&str], &[&str])] = &[
+    (
+        &["kubeProxyConfiguration.healthzBindAddress=127.0.0.1:10300"],
+        &["containerPort: 10300", "host: \"127.0.0.1\"", "healthzBindAddress: 127.0.0.1:10300"],
+    ),
+    (&["healthzBindAddress=[fd00::1]:10300"], &["containerPort: 10300", "host: \"fd00::1\""]),
+    (
+        &["kubeProxyConfiguration.metricsBindAddress=[::]:10350"],
+        &["containerPort: 10350", "containerPort: 10256"],
+    ),
+    (
+        &[
+            "extraVolumes[0].name=kubeconfig",
+            "extraVolumeMounts[0].name=kubeconfig",
+            "extraVolumeMounts[0].mountPath=/etc/kubernetes/kube-proxy.conf",
+            "extraEnv[0].name=NO_PROXY",
+            "tolerations[0].key=only-these",
+            "nodeSelector.disk=ssd",
+        ],
+        &[
+            "      - name: kubeconfig",
+            "mountPath: /etc/kubernetes/kube-proxy.conf\n",
+            "        - name: NO_PROXY\n",
+            "key: only-these\n",
+            "        disk: ssd\n",
+        ],
+    ),
+];
 /// Number of files and comparisons.
-const CHECKS: usize = 2 * OVERLAYS.len() + PATCHES.len();
+const CHECKS: usize = 2 * OVERLAYS.len() + PATCHES.len() + VALUES.len();
 
 const HEAD: &str = "# Written by `cargo xtask manifests`.\n";
 
@@ -111,7 +140,7 @@ impl Renderers {
     fn check_chart(&self, tally: &mut Tally) -> Result<()> {
         for (name, values) in OVERLAYS {
             let (chart, overlay) =
-                (self.normalised(&self.chart(*values)?)?, self.normalised(&self.overlay(name)?)?);
+                (self.normalised(&self.chart(*values, &[])?)?, self.normalised(&self.overlay(name)?)?);
             if chart == overlay {
                 tally.pass();
                 continue;
@@ -121,6 +150,15 @@ impl Renderers {
                 &format!("manifests/helm for {name}"),
                 "it gives other objects than the overlay, see above",
             );
+        }
+        for (values, expected) in VALUES {
+            let chart = self.chart(None, values)?;
+            match expected.iter().find(|part| !chart.contains(**part)) {
+                None => tally.pass(),
+                Some(part) => {
+                    tally.fail(&format!("manifests/helm with {values:?}"), &format!("{part:?} is missing"))
+                }
+            }
         }
         Ok(())
     }
@@ -136,12 +174,15 @@ impl Renderers {
         command::capture(kubectl.arg("--patch-file").arg(dir.join(name).with_extension("yaml")))
     }
 
-    fn chart(&self, values: Option<&str>) -> Result<String> {
+    fn chart(&self, values: Option<&str>, settings: &[&str]) -> Result<String> {
         let chart = manifests().join("helm/kube-ipvs");
         let mut helm = Command::new(&self.helm);
         helm.args(["template", "--namespace", "kube-system", "kube-ipvs"]).arg(&chart);
         if let Some(values) = values {
             helm.arg("--values").arg(chart.join(values));
+        }
+        for setting in settings {
+            helm.args(["--set-string", setting]);
         }
         command::capture(&mut helm)
     }
