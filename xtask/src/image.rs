@@ -125,6 +125,8 @@ impl Ingredients {
         tree.add(PROGRAM_PATH, Node::Program(program));
         // The name is for kubeadm's DaemonSet, whose command it is.
         tree.add("usr/local/bin/kube-proxy", Node::Link("kube-ipvs"));
+        // The program by which kops starts that one.
+        tree.add("go-runner", Node::Link("usr/local/bin/kube-ipvs"));
         let mut licenses = vec![("kube-ipvs", paths::repository().join("LICENSE"))];
         licenses.extend(libraries::ALL.map(|library| (library.name, self.libraries.license_of(library))));
         for (name, file) in licenses {

@@ -4,7 +4,13 @@
 //! both ([`crate::config`]). Precedence is kube-proxy's: its flags are ignored where there is a file, except the few
 //! that [`wins_over_file`] names.
 
-use std::{collections::BTreeMap, ffi::OsString, fs, path::PathBuf, sync::LazyLock};
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    sync::LazyLock,
+};
 
 use anyhow::{Context, anyhow};
 use clap::{ArgMatches, FromArgMatches as _, parser::ValueSource};
@@ -23,7 +29,14 @@ pub struct CommandLine {
     matches: ArgMatches,
     /// The flags without the file.
     pub cli: Cli,
+    /// Flags of [`GO_RUNNER`], as typed.
+    runner_flags: Vec<String>,
 }
+
+/// Program in the images of kube-proxy that starts another one with its output in a file, and by which kops starts
+/// kube-proxy (nodeup/pkg/model/kube_proxy.go): `/go-runner FLAGS /usr/local/bin/kube-proxy FLAGS`. Images of ours have a
+/// link of that name.
+const GO_RUNNER: &str = "go-runner";
 
 /// The command line and the file that it names.
 #[derive(Clone, Debug)]
@@ -61,10 +74,11 @@ impl Names {
 impl CommandLine {
     /// Parses arguments.
     pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        let args: Vec<_> = args.into_iter().collect();
+        let mut args: Vec<_> = args.into_iter().collect();
+        let runner_flags = strip_runner(&mut args);
         let matches = flags::try_parse(args.clone())?;
         let cli = Cli::from_arg_matches(&matches)?;
-        Ok(CommandLine { args, matches, cli })
+        Ok(CommandLine { args, matches, cli, runner_flags })
     }
 
     /// All arguments, the program's name included.
@@ -102,9 +116,17 @@ impl CommandLine {
 impl Invocation {
     /// Joins a command line and the text of its file.
     pub fn new(line: &CommandLine, text: Option<&str>) -> anyhow::Result<Self> {
-        let Some(text) = text else {
-            return Invocation::join(&line.matches, ConfigFile::default(), Names::default());
+        let mut invocation = match text {
+            Some(text) => Invocation::with_file(line, text)?,
+            None => Invocation::join(&line.matches, ConfigFile::default(), Names::default())?,
         };
+        let without_effect =
+            |flag: &String| format!("{flag} of {GO_RUNNER} has no effect: the log goes to standard error");
+        invocation.warnings.extend(line.runner_flags.iter().map(without_effect));
+        Ok(invocation)
+    }
+
+    fn with_file(line: &CommandLine, text: &str) -> anyhow::Result<Self> {
         let path = line.file().unwrap_or_default();
         let (Parsed { file, warnings }, problems) = match ConfigFile::parse(text) {
             Ok(parsed) => (parsed, Vec::new()),
@@ -149,6 +171,23 @@ impl Invocation {
         }
         config
     }
+}
+
+/// Takes go-runner and its flags, which are those before the first argument that is none, off a command line.
+fn strip_runner(args: &mut Vec<OsString>) -> Vec<String> {
+    let program = args.first().map(Path::new).and_then(Path::file_name);
+    if program.is_none_or(|name| name != GO_RUNNER) {
+        return Vec::new();
+    }
+    let is_flag = |arg: &&OsString| arg.to_string_lossy().starts_with('-');
+    let count = args.iter().skip(1).take_while(is_flag).count();
+    // Without a program to start, what follows is this one's.
+    let end = if args.len() > count + 1 { count + 1 } else { 1 };
+    let flags = args.drain(..end).skip(1).map(|flag| flag.to_string_lossy().into_owned()).collect();
+    if args.is_empty() {
+        args.push(GO_RUNNER.into());
+    }
+    flags
 }
 
 /// Ids of the flags for clap, by their names.

@@ -157,6 +157,28 @@ fn errors_of_the_text_name_file_and_line_and_hide_no_others() {
     assert!(error.starts_with("/etc/c.yaml: line 1: "), "{error}");
 }
 
+/// kops starts kube-proxy by way of another program of its image.
+#[test]
+fn flags_of_go_runner_are_none_of_ours() {
+    let typed = |text: &str| CommandLine::parse(text.split_whitespace().map(OsString::from)).unwrap();
+    let line = typed(
+        "/go-runner --log-file=/var/log/kube-proxy.log --also-stdout /usr/local/bin/kube-proxy \
+         --hostname-override=n1 --proxy-mode=ipvs --v=2",
+    );
+    assert_eq!(line.args()[0], "/usr/local/bin/kube-proxy");
+    let invocation = Invocation::new(&line, None).unwrap();
+    assert_eq!(invocation.cli.flags.proxy_mode, "ipvs");
+    assert_eq!(
+        invocation.warnings,
+        [
+            "--log-file=/var/log/kube-proxy.log of go-runner has no effect: the log goes to standard error",
+            "--also-stdout of go-runner has no effect: the log goes to standard error",
+        ]
+    );
+    assert_eq!(typed("/go-runner").args(), ["go-runner"]);
+    assert_eq!(typed("/go-runner /usr/local/bin/kube-proxy version").args().len(), 2);
+}
+
 #[test]
 fn what_has_no_effect_is_warned_of_once() {
     let warnings =
