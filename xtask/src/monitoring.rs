@@ -18,8 +18,8 @@ const ALERT_TESTS: &str = "alerts-test.yaml";
 const DASHBOARD: &str = "dashboard.json";
 const METRICS: &str = "docs/metrics.md";
 
-/// Beginnings of names of our metrics.
-const PREFIXES: [&str; 3] = ["kube_ipvs_", "kubeproxy_", "process_"];
+/// Beginnings of names of metrics that we have, or that a reader may expect.
+const PREFIXES: [&str; 5] = ["kube_ipvs_", "kubeproxy_", "kubernetes_", "process_", "rest_client_"];
 /// Series that a histogram consists of.
 const SERIES: [&str; 3] = ["_bucket", "_count", "_sum"];
 /// Number of runs of promtool.
@@ -68,20 +68,29 @@ fn dashboard() -> Result<Value> {
 
 /// Lists `FILE names METRIC` for each metric that the page does not have.
 fn unknown_metrics() -> Result<Vec<String>> {
-    let known = read(&paths::repository().join(METRICS))?;
-    let known = metrics_in(&known);
+    let page = read(&paths::repository().join(METRICS))?;
+    let known = exported(&page);
     let mut unknown = Vec::new();
     for name in [ALERTS, ALERT_TESTS, DASHBOARD] {
         let text = read(&monitoring(name))?;
-        let named = metrics_in(&text).into_iter().filter(|metric| !is_known(metric, &known));
+        let named = metrics_in(&text).into_iter().filter(|metric| !known.contains(*metric));
         unknown.extend(named.map(|metric| format!("{name} names {metric}")));
     }
     Ok(unknown)
 }
 
-fn is_known(metric: &str, known: &BTreeSet<&str>) -> bool {
-    let histogram = SERIES.iter().find_map(|series| metric.strip_suffix(series));
-    known.contains(metric) || histogram.is_some_and(|histogram| known.contains(histogram))
+/// Series of the metrics in the tables of the page, whose columns are name and type.
+fn exported(page: &str) -> BTreeSet<String> {
+    let mut series = BTreeSet::new();
+    for line in page.lines() {
+        let mut cells = line.split('|').map(str::trim).skip(1);
+        let (Some(names), Some(kind)) = (cells.next(), cells.next()) else { continue };
+        let endings: &[&str] = if kind == "histogram" { &SERIES } else { &[""] };
+        for name in metrics_in(names) {
+            series.extend(endings.iter().map(|ending| format!("{name}{ending}")));
+        }
+    }
+    series
 }
 
 /// Finds the names of metrics in a text.
@@ -120,17 +129,28 @@ mod tests {
 
     #[test]
     fn names_are_whole_words_and_histograms_have_three_series() {
-        let known = metrics_in("| `kube_ipvs_drift_total` | `kube_ipvs_drain_seconds` |");
+        let known = exported(
+            "| `kube_ipvs_drift_total` | counter | `table` | `kube_ipvs_other` |\n\
+             | `kube_ipvs_drain_seconds` | histogram | | |\n",
+        );
         for (text, expect) in [
             ("increase(kube_ipvs_drift_total[5m]) > 1", true),
             ("kube_ipvs_drain_seconds_bucket{le=\"5\"}", true),
-            ("kube_ipvs_drift_total_bucket", true),
+            ("kube_ipvs_drift_total_bucket", false),
             ("kube_ipvs_drift", false),
+            ("kube_ipvs_other", false),
+            ("kube_ipvs_drain_seconds", false),
             ("kube_ipvs_drain_seconds_total", false),
+            ("rate(rest_client_request_total[5m])", false),
         ] {
-            let all_known = metrics_in(text).iter().all(|metric| is_known(metric, &known));
+            let all_known = metrics_in(text).iter().all(|metric| known.contains(*metric));
             assert_eq!(all_known, expect, "{text}");
         }
+    }
+
+    #[test]
+    fn every_metric_that_alerts_and_dashboard_name_exists() {
+        assert_eq!(unknown_metrics().unwrap(), [""; 0]);
     }
 
     #[test]

@@ -58,6 +58,8 @@ fn the_role_of_kube_proxy_is_enough() {
         cluster.wait_same();
         let requests = cluster.server.requests();
         assert_eq!(requests.status(403), 0, "{lists:?}: {}", cluster.log.text());
+        // The server has nothing but what the role names, and counts what is asked for beside that.
+        assert_eq!(requests.status(404), 0, "{lists:?}: {}", cluster.log.text());
     }
 }
 
