@@ -1,11 +1,11 @@
 //! The command line and the file that it names, as one value.
 //!
 //! The file's fields are read as the flags that mean the same ([`proxy_config::Field::flag`]), so that one place checks
-//! both ([`crate::config`]). Precedence is kube-proxy's: its flags are ignored where there is a file, except the few
-//! that [`wins_over_file`] names.
+//! both ([`crate::config`]). Precedence is kube-proxy's: its flags are ignored where there is a file with a
+//! configuration of it, except the few that [`wins_over_file`] names.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     fs,
     path::{Path, PathBuf},
@@ -18,7 +18,7 @@ use proxy_config::{ConfigFile, Field, InvalidFile, Kind, Parsed, Problem};
 
 use crate::flags::{self, Cli, without_effect};
 
-/// Flags of kube-proxy without a field of their own that are ignored where there is a file.
+/// Flags of kube-proxy without a field of their own that are ignored where there is a configuration of it in a file.
 const DEPRECATED: [&str; 2] = ["healthz-port", "metrics-port"];
 
 /// A command line as typed.
@@ -128,20 +128,21 @@ impl Invocation {
 
     fn with_file(line: &CommandLine, text: &str) -> anyhow::Result<Self> {
         let path = line.file().unwrap_or_default();
-        let (Parsed { file, warnings }, problems) = match ConfigFile::parse(text) {
+        let (Parsed { file, kinds, warnings }, problems) = match ConfigFile::parse(text) {
             Ok(parsed) => (parsed, Vec::new()),
             Err(InvalidFile { problems, rest: Some(rest) }) => (*rest, problems),
             Err(error) => return Err(anyhow!("{}: {error}", path.display())),
         };
-        let from_file = fields_that_count(line, &file);
+        let from_file = fields_that_count(line, &file, &kinds);
         let names = from_file.iter().filter_map(|field| Some((field.flag?, field.path.clone()))).collect();
-        let args = arguments(line, &from_file);
+        let ignored = if kinds.contains(&Kind::KubeProxy) { ignored(line) } else { Vec::new() };
+        let args = arguments(line, &from_file, &ignored);
         let matches = flags::try_parse(args).map_err(|error| anyhow!("{}", error.render()))?;
         let mut joined = Invocation::join(&matches, file, Names(names))?;
         let in_file = |problem: &Problem| format!("{}: {problem}", path.display());
         joined.errors.splice(..0, problems.iter().map(in_file));
         joined.warnings.extend(warnings.iter().map(in_file));
-        joined.warnings.extend(ignored_flags(line));
+        joined.warnings.extend(ignored_flags(&ignored));
         Ok(joined)
     }
 
@@ -213,8 +214,8 @@ fn wins_over_file(field: &Field) -> bool {
     field.document == Kind::KubeIpvs || field.path == "hostnameOverride" || field.path.starts_with("logging.")
 }
 
-/// Fields of the file that this command line does not override.
-fn fields_that_count(line: &CommandLine, file: &ConfigFile) -> Vec<Field> {
+/// Fields of the documents in a file that this command line does not override.
+fn fields_that_count(line: &CommandLine, file: &ConfigFile, kinds: &BTreeSet<Kind>) -> Vec<Field> {
     let is_set = |field: &Field| field.flag_values.iter().any(|value| !value.is_empty());
     // As in kube-proxy, whose DaemonSet may have a variable there that is not set.
     let is_empty = |field: &Field, flag| {
@@ -223,33 +224,36 @@ fn fields_that_count(line: &CommandLine, file: &ConfigFile) -> Vec<Field> {
     let gives_way = |field: &Field, flag| {
         wins_over_file(field) && is_given(&line.matches, flag) && !is_empty(field, flag)
     };
-    let counts = |field: &Field| field.flag.is_some_and(|flag| is_set(field) && !gives_way(field, flag));
+    let counts = |field: &Field| {
+        kinds.contains(&field.document)
+            && field.flag.is_some_and(|flag| is_set(field) && !gives_way(field, flag))
+    };
     file.fields().into_iter().filter(counts).collect()
 }
 
-/// Flags of the command line that are ignored because of the file.
+/// Flags of the command line that are ignored because of a KubeProxyConfiguration in the file.
 fn ignored(line: &CommandLine) -> Vec<&'static str> {
     let fields = ConfigFile::default().fields();
     let replaced = fields.iter().filter(|field| !wins_over_file(field)).filter_map(|field| field.flag);
     replaced.chain(DEPRECATED).filter(|flag| is_given(&line.matches, flag)).collect()
 }
 
-fn ignored_flags(line: &CommandLine) -> Option<String> {
-    let flags: Vec<_> = ignored(line).iter().map(|flag| format!("--{flag}")).collect();
+fn ignored_flags(ignored: &[&str]) -> Option<String> {
+    let flags: Vec<_> = ignored.iter().map(|flag| format!("--{flag}")).collect();
     (!flags.is_empty()).then(|| {
         format!(
-            "with --config these flags are ignored, as in kube-proxy: {}; set their fields in the file",
+            "with a KubeProxyConfiguration in --config these flags are ignored, as in kube-proxy: {}; set their fields in \
+             the file",
             flags.join(", ")
         )
     })
 }
 
 /// Command line with the fields of a file as flags, and without the flags that give way to it.
-fn arguments(line: &CommandLine, from_file: &[Field]) -> Vec<OsString> {
-    let ignored = ignored(line);
+fn arguments(line: &CommandLine, from_file: &[Field], ignored: &[&str]) -> Vec<OsString> {
     let mut args: Vec<OsString> = line.args.first().cloned().into_iter().collect();
     let command = flags::command();
-    args.extend(typed(&command, &line.matches, &ignored));
+    args.extend(typed(&command, &line.matches, ignored));
     if let Some((name, matches)) = line.matches.subcommand() {
         args.push(name.into());
         args.extend(command.find_subcommand(name).into_iter().flat_map(|sub| typed(sub, matches, &[])));

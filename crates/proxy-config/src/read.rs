@@ -16,6 +16,8 @@ const HEAD: [&str; 2] = ["apiVersion", "kind"];
 pub struct Parsed {
     /// Its values and the defaults of all others.
     pub file: ConfigFile,
+    /// Kinds of the documents that the file has.
+    pub kinds: BTreeSet<Kind>,
     /// Unknown and duplicate fields.
     pub warnings: Vec<Problem>,
 }
@@ -45,7 +47,7 @@ impl ConfigFile {
             reader.errors.push(Problem::at(1, message));
         }
         let Reader { file, warnings, errors: problems, seen } = reader;
-        let parsed = Parsed { file, warnings };
+        let parsed = Parsed { file, kinds: seen.keys().copied().collect(), warnings };
         if problems.is_empty() {
             return Ok(parsed);
         }

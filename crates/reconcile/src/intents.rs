@@ -158,7 +158,9 @@ impl Intents {
         dirty: &mut Dirty,
     ) {
         let mut node_ips = self.model.node().addresses.clone();
-        node_ips.extend(self.config.node_ip.map(|ip| (IpFamily::of(ip), ip)));
+        // One that the node does not have, as a loopback address, says nothing about the Node's.
+        let bound = self.config.node_ip.filter(|ip| addresses.contains_key(ip));
+        node_ips.extend(bound.map(|ip| (IpFamily::of(ip), ip)));
         let mut facts = NodeFacts::new(&node_ips, addresses, &self.config.node_port_addresses);
         facts.own_ports = std::mem::take(&mut self.facts.own_ports);
         facts.own_ports.retain(|port| facts.addresses.contains_key(&port.addr));

@@ -12,8 +12,8 @@ use crate::go;
 /// Flags that are no part of the configuration.
 #[derive(Clone, Debug, Args)]
 pub struct ProcessFlags {
-    /// File with a KubeProxyConfiguration, a KubeIpvsConfiguration, or both. Flags of kube-proxy that have a field
-    /// there are then ignored, except --hostname-override and the flags of the log; flags that only kube-ipvs has
+    /// File with a KubeProxyConfiguration, a KubeIpvsConfiguration, or both. With the former, flags of kube-proxy that
+    /// have a field there are ignored, except --hostname-override and the flags of the log; flags that only kube-ipvs has
     /// override the file. Changes to the file take effect without a restart
     #[arg(long, global = true, value_parser = any_path(), value_name = "FILE")]
     pub config: Option<PathBuf>,

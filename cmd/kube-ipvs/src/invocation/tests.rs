@@ -157,6 +157,18 @@ fn errors_of_the_text_name_file_and_line_and_hide_no_others() {
     assert!(error.starts_with("/etc/c.yaml: line 1: "), "{error}");
 }
 
+/// Whoever configures kube-proxy by flags may add our settings in a file.
+#[test]
+fn a_file_without_a_configuration_of_kube_proxy_leaves_its_flags_alone() {
+    let line = ["--config=/c", "--cluster-cidr=10.244.0.0/16", "--healthz-port=0", "--graceful-timeout=2m"];
+    let joined = with_file(&line, &format!("{IPVS}gracefulTimeout: 1m\nstateDir: /s\n")).unwrap();
+    assert_eq!(joined.config.proxy.cluster_cidr, "10.244.0.0/16");
+    assert_eq!(joined.warnings, [""; 0]);
+    let settings = Settings::new(&joined).unwrap();
+    assert_eq!((settings.healthz, settings.state_dir), (None, "/s".into()));
+    assert_eq!(joined.config.ipvs.graceful_timeout, Some(std::time::Duration::from_mins(2)));
+}
+
 /// kops starts kube-proxy by way of another program of its image.
 #[test]
 fn flags_of_go_runner_are_none_of_ours() {
