@@ -30,13 +30,16 @@ fn external_ips_can_be_left_out_but_not_those_of_load_balancers() {
     }
 }
 
+/// What it has of the Node itself counts where it does not have the configured address, such as one of loopback.
 #[test]
-fn a_configured_address_counts_instead_of_the_nodes() {
-    let kernel = Kernel::new();
-    let addresses = [(ip("192.168.50.10"), "eth0"), (ip("192.168.60.10"), "eth1")];
-    kernel.vips.set_node_addresses(addresses);
-    let planner = PlannerConfig { node_ip: Some(ip("192.168.60.10")), ..PlannerConfig::default() };
-    let world = start(planner, kernel, [applied(service("web", WEB)), ready("web", &["10.244.0.11"])]);
-    let source = world.kernel.vips.routes().get(&ip(WEB)).copied().flatten();
-    assert_eq!(source, Some(ip("192.168.60.10")));
+fn a_configured_address_that_the_node_has_counts_instead_of_the_nodes() {
+    for (configured, expected) in [("192.168.60.10", "192.168.60.10"), ("127.0.0.1", "192.168.50.10")] {
+        let kernel = Kernel::new();
+        let addresses = ["192.168.40.10", "192.168.50.10", "192.168.60.10"].map(|addr| (ip(addr), "eth0"));
+        kernel.vips.set_node_addresses(addresses);
+        let planner = PlannerConfig { node_ip: Some(ip(configured)), ..PlannerConfig::default() };
+        let world = start(planner, kernel, [applied(service("web", WEB)), ready("web", &["10.244.0.11"])]);
+        let source = world.kernel.vips.routes().get(&ip(WEB)).copied().flatten();
+        assert_eq!(source, Some(ip(expected)), "{configured}");
+    }
 }
