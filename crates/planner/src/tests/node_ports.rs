@@ -453,7 +453,7 @@ fn an_external_ip_of_the_node_leaves_a_port_that_is_a_node_port_to_that() {
         winner: ServiceName::new("default", "web"),
     };
     assert!(problem.to_string().contains("a node port of Service default/web"), "{problem}");
-    assert_eq!(world.problems(&other.name), [problem.clone()]);
+    assert_eq!(world.problems(&other.name), std::slice::from_ref(&problem));
     assert_eq!(world.problems(&ServiceName::new("default", "web")), []);
     let back = plan(&mut world, [deleted()]);
     assert!(back.contains("add virtual server 192.168.50.10:30080/TCP"), "{back}");
