@@ -68,6 +68,43 @@ fn an_external_address_of_the_node_is_served_there_and_stays_the_nodes() {
     assert!(!routes.contains(&format!("local {} dev kube-ipvs0", NODE.v4)), "{routes}");
 }
 
+/// Two Services ask for one address and port: the older one has it, and the other one when that goes.
+#[test]
+fn a_port_that_two_services_claim_goes_on_with_the_younger_one() {
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
+    let manifests = testbed.manifests.clone();
+    let claim = |name: &str, number, created: &str| {
+        let service =
+            Service::new(name, cluster_ip(number), &[Proto::Tcp]).with_external_ips(EXTERNAL, "Cluster");
+        let created = format!("metadata:\n  creationTimestamp: {created}T00:00:00Z\n");
+        manifests.write(&format!("{name}.yaml"), &service.render().replace("metadata:\n", &created));
+        service
+    };
+    let (younger, older) = (claim("a", 81, "2026-01-02"), claim("b", 82, "2026-01-01"));
+    testbed.manifests.endpoints(&younger, &testbed.ready(1..=1));
+    testbed.manifests.endpoints(&older, &testbed.ready(2..=2));
+    testbed.start(&[]);
+    testbed.net.route_to_node(EXTERNAL);
+    let answers = |name: &str| {
+        for (client, to) in
+            testbed.clients().iter().flat_map(|client| EXTERNAL.port(80).map(|to| (client, to)))
+        {
+            let outcome = client.ask(Proto::Tcp, to);
+            let answer = outcome.result.as_ref().map_err(|_| outcome.to_string())?;
+            if answer.pod != name {
+                return Err(format!("{} -> {to}: {} answers", client.place, answer.pod));
+            }
+        }
+        Ok(())
+    };
+    wait_for(WAIT_LIMIT, "the older one to be served", || answers("pod-2"));
+    testbed.manifests.forget(&older);
+    wait_for(WAIT_LIMIT, "the younger one to be served", || answers("pod-1"));
+    claim("b", 82, "2026-01-01");
+    testbed.manifests.endpoints(&older, &testbed.ready(2..=2));
+    wait_for(WAIT_LIMIT, "the older one to be served again", || answers("pod-2"));
+}
+
 /// Where a load balancer is a proxy, clients of the cluster pass it, and nothing of the node takes its address. Which
 /// kind it is, may change at run time.
 #[test]

@@ -1,19 +1,64 @@
 //! Single-stack services on a dual-stack node, the fallback to terminating endpoints, and Services that come, go and
 //! change their type.
 
+use std::collections::BTreeSet;
+
 use e2e::{
-    manifest::{Endpoint, Service},
+    manifest::{Endpoint, Service, render_slice},
     net::{NODE, PodNetwork, cluster_ip},
     probe::Proto,
 };
+
+use testkit::wait_for;
 
 use crate::{
     reach::{
         Gets::{Node, Own},
         check, wait, wait_all_refused, wait_no_answer,
     },
-    testbed::{Testbed, ask_all, assert_uncut},
+    testbed::{Testbed, WAIT_LIMIT, WEB, ask_all, assert_uncut, web},
 };
+
+/// Pods of two releases may give one port name different numbers, and have a slice for each then.
+/// Conformance: e2e/service should support named targetPorts that resolve to different ports on different endpoints
+#[test]
+fn a_named_target_port_may_have_another_number_in_each_slice() {
+    let mut testbed = Testbed::new(PodNetwork::Routed, 3);
+    let service = web();
+    let (manifests, pods) = (testbed.manifests.clone(), [1, 2].map(|number| testbed.ready(number..=number)));
+    let slices = |target: u16, number: usize| {
+        let mut service = service.clone();
+        service.ports.iter_mut().for_each(|port| port.target = target);
+        ["v4", "v6"].map(|family| {
+            render_slice(&service, &format!("{number}-{family}"), family == "v4", &pods[number - 1])
+        })
+    };
+    let write = |renumbered: u16| {
+        let slices = [slices(8080, 1), slices(renumbered, 2)].concat();
+        manifests.write("slices.yaml", &slices.join("---\n"));
+    };
+    manifests.service(&service);
+    write(8081);
+    let answer = |testbed: &Testbed, port: &str| {
+        let ports = testbed.ipvs().render();
+        if !ports.contains(&format!("10.244.0.12:{port}")) {
+            return Err(ports);
+        }
+        for (client, to) in testbed.clients().iter().flat_map(|client| WEB.port(80).map(|to| (client, to))) {
+            let ask = || client.ask(Proto::Tcp, to).result.map(|answer| answer.pod).unwrap_or_default();
+            let pods: BTreeSet<String> = (0..8).map(|_| ask()).collect();
+            if pods != ["pod-1".to_owned(), "pod-2".to_owned()].into() {
+                return Err(format!("{} -> {to}: {pods:?}", client.place));
+            }
+        }
+        Ok(())
+    };
+    testbed.start(&[]);
+    wait_for(WAIT_LIMIT, "both pods to answer", || answer(&testbed, "8081"));
+    // A release that changes the number.
+    write(8080);
+    wait_for(WAIT_LIMIT, "both pods to answer at the new number", || answer(&testbed, "8080"));
+}
 
 /// Conformance: e2e/service should be able to up and down services
 #[test]
