@@ -1,7 +1,8 @@
 //! Packet rules that kube-proxy has left on this node.
 
-use std::{fmt, fs, str::FromStr, thread, time::Duration};
+use std::{fmt, fs, thread, time::Duration};
 
+use lb_types::words;
 use packet_rules::Leftovers;
 use tracing::{info, warn};
 
@@ -11,31 +12,18 @@ use crate::kernel_tables::chain;
 /// runs writes them again.
 const PAUSES: [Duration; 3] = [Duration::ZERO, Duration::from_secs(60), Duration::from_secs(600)];
 
-/// Fate of the packet rules that kube-proxy has left.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum KubeProxyRules {
-    /// They are removed once this process has programmed all Services.
-    #[default]
-    Remove,
-    /// They stay, and a warning names them.
-    Keep,
-}
-
-/// Text that is no value of the flag.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown value {0:?}: expected remove or keep")]
-pub struct UnknownFate(String);
-
-impl FromStr for KubeProxyRules {
-    type Err = UnknownFate;
-
-    fn from_str(s: &str) -> Result<Self, UnknownFate> {
-        match s {
-            "remove" => Ok(KubeProxyRules::Remove),
-            "keep" => Ok(KubeProxyRules::Keep),
-            _ => Err(UnknownFate(s.to_owned())),
-        }
+words! {
+    /// Fate of the packet rules that kube-proxy has left.
+    #[derive(Default)]
+    KubeProxyRules {
+        /// They are removed once this process has programmed all Services.
+        #[default]
+        Remove = "remove",
+        /// They stay, and a warning names them.
+        Keep = "keep",
     }
+    /// Text that is no value of the flag.
+    UnknownFate = "unknown value {0:?}: expected remove or keep"
 }
 
 impl KubeProxyRules {

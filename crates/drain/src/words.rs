@@ -1,43 +1,9 @@
-//! Enums whose values are words: of flags, annotations, `drain.json`, logs and metrics.
+//! Enums whose values are words, which `drain.json` has, too.
 
-/// Defines such an enum, its words, and the error that any other word leads to.
+/// Defines such an enum as [`lb_types::words`] does, and reads and writes it as its word.
 macro_rules! words {
-    (
-        $(#[$enum:meta])* $name:ident { $($(#[$value:meta])* $variant:ident = $word:literal,)+ }
-        $(#[$error:meta])* $unknown:ident = $message:literal
-    ) => {
-        $(#[$enum])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum $name { $($(#[$value])* $variant,)+ }
-
-        impl $name {
-            /// All of them.
-            pub const ALL: [$name; [$($word),+].len()] = [$($name::$variant),+];
-
-            /// Its word.
-            pub const fn as_str(self) -> &'static str {
-                match self { $($name::$variant => $word,)+ }
-            }
-        }
-
-        impl std::fmt::Display for $name {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(self.as_str())
-            }
-        }
-
-        $(#[$error])*
-        #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-        #[error($message)]
-        pub struct $unknown(pub String);
-
-        impl std::str::FromStr for $name {
-            type Err = $unknown;
-
-            fn from_str(word: &str) -> Result<Self, $unknown> {
-                $name::ALL.into_iter().find(|one| one.as_str() == word).ok_or_else(|| $unknown(word.to_owned()))
-            }
-        }
+    ($(#[$enum:meta])* $name:ident $values:tt $($unknown:tt)*) => {
+        lb_types::words! { $(#[$enum])* $name $values $($unknown)* }
 
         #[cfg(feature = "serde")]
         impl serde::Serialize for $name {

@@ -22,6 +22,7 @@ mod op;
 mod parse;
 mod rules;
 mod sysctls;
+mod words;
 
 pub use binding::{UnknownBinding, VipBinding};
 pub use conntrack::{ConntrackFilter, ConntrackTarget};

@@ -2,14 +2,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     net::IpAddr,
-    str::FromStr,
     time::Duration,
 };
 
 use ipnetwork::IpNetwork;
-use lb_types::{IpFamily, RuleElement, RulesLayout, Scheduler, SysctlNeed, VipPort, VirtualServerId};
+use lb_types::{IpFamily, RuleElement, RulesLayout, Scheduler, SysctlNeed, VipPort, VirtualServerId, words};
 
 use crate::{Bindings, Mirror};
 use service_model::{Service, ServicePort};
@@ -115,74 +113,34 @@ impl NodePortAddresses {
     }
 }
 
-/// Keys of the virtual servers of node ports.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum NodePortServers {
-    /// A packet mark: one virtual server for all addresses of the node.
-    #[default]
-    Mark,
-    /// The address: one virtual server for each, as in kube-proxy. Packets keep the marks of others.
-    Address,
-}
-
-/// Text that is no value of the flag.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown value {0:?}: expected mark or address")]
-pub struct UnknownServers(pub String);
-
-impl FromStr for NodePortServers {
-    type Err = UnknownServers;
-
-    fn from_str(s: &str) -> Result<Self, UnknownServers> {
-        match s {
-            "mark" => Ok(NodePortServers::Mark),
-            "address" => Ok(NodePortServers::Address),
-            _ => Err(UnknownServers(s.to_owned())),
-        }
+words! {
+    /// Keys of the virtual servers of node ports.
+    #[derive(Default)]
+    NodePortServers {
+        /// A packet mark: one virtual server for all addresses of the node.
+        #[default]
+        Mark = "mark",
+        /// The address: one virtual server for each, as in kube-proxy. Packets keep the marks of others.
+        Address = "address",
     }
+    /// Text that is no value of the flag.
+    UnknownServers = "unknown value {0:?}: expected mark or address"
 }
 
-/// Annotations of Services that count: whoever may edit a Service need not be whoever runs the node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ServiceOverrides {
-    /// No annotation.
-    None,
-    /// Annotations about drains.
-    Graceful,
-    /// All annotations.
-    #[default]
-    All,
-}
-
-impl ServiceOverrides {
-    /// Spelling in the value of the flag.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            ServiceOverrides::None => "none",
-            ServiceOverrides::Graceful => "graceful",
-            ServiceOverrides::All => "all",
-        }
+words! {
+    /// Annotations of Services that count: whoever may edit a Service need not be whoever runs the node.
+    #[derive(Default)]
+    ServiceOverrides {
+        /// No annotation.
+        None = "none",
+        /// Annotations about drains.
+        Graceful = "graceful",
+        /// All annotations.
+        #[default]
+        All = "all",
     }
-}
-
-impl fmt::Display for ServiceOverrides {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// Text that is no value of the flag.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown value {0:?}: expected none, graceful or all")]
-pub struct UnknownOverrides(pub String);
-
-impl FromStr for ServiceOverrides {
-    type Err = UnknownOverrides;
-
-    fn from_str(s: &str) -> Result<Self, UnknownOverrides> {
-        let all = [ServiceOverrides::None, ServiceOverrides::Graceful, ServiceOverrides::All];
-        all.into_iter().find(|o| o.as_str() == s).ok_or_else(|| UnknownOverrides(s.to_owned()))
-    }
+    /// Text that is no value of the flag.
+    UnknownOverrides = "unknown value {0:?}: expected none, graceful or all"
 }
 
 /// Facts about this node; they change while the process runs.
