@@ -51,27 +51,49 @@ fn nothing_masqueraded(settings: &Settings) -> Option<&'static str> {
     )
 }
 
-/// Watcher of the Node for what does not go with the configuration.
+/// Watches the Node for values that contradict the configuration, and for its absence.
 #[derive(Debug)]
 pub struct NodeAdvice {
     node_name: String,
     local_mode: LocalMode,
+    /// True once there was a Node.
+    was_there: bool,
+    /// True while there is none.
+    is_missing: bool,
+    /// True once nobody waits for it any more.
+    is_synced: bool,
     /// Warning that holds.
     current: Option<String>,
 }
 
 impl NodeAdvice {
-    /// A watcher of the Node that the settings name.
+    /// Advice about the Node that the settings name.
     pub fn new(settings: &Settings) -> Self {
-        let (node_name, local_mode) = (settings.node_name.clone(), settings.reconcile.local_mode.clone());
-        NodeAdvice { node_name, local_mode, current: None }
+        NodeAdvice {
+            node_name: settings.node_name.clone(),
+            local_mode: settings.reconcile.local_mode.clone(),
+            was_there: false,
+            is_missing: false,
+            is_synced: false,
+            current: None,
+        }
     }
 
-    /// Looks at an event; returns a warning if it is another one than before.
-    pub fn look(&mut self, event: &ModelEvent) -> Option<&str> {
+    /// Takes an event; returns a warning if it is another one than before.
+    pub fn take(&mut self, event: &ModelEvent) -> Option<&str> {
         let warning = match event {
-            ModelEvent::NodeApplied(node) => node_warning(node, &self.local_mode),
-            ModelEvent::NodeDeleted => Some(self.missing()),
+            ModelEvent::NodeApplied(node) => {
+                (self.was_there, self.is_missing) = (true, false);
+                node_warning(node, &self.local_mode)
+            }
+            ModelEvent::NodeDeleted => {
+                self.is_missing = true;
+                self.absence()
+            }
+            ModelEvent::Synced => {
+                self.is_synced = true;
+                self.absence().or_else(|| self.current.clone())
+            }
             _ => return None,
         };
         let is_new = warning != self.current;
@@ -79,13 +101,22 @@ impl NodeAdvice {
         self.current.as_deref().filter(|_| is_new)
     }
 
-    fn missing(&self) -> String {
-        format!(
-            "there is no Node {}: no endpoint counts as one of this node, which Local policies ask for, its zone, addresses and \
-             pod ranges are not known, and /healthz tells load balancers to send nothing here; if it has another name, \
-             give that with --hostname-override",
-            self.node_name
-        )
+    /// Warning of a Node that is not there, although nobody waits for it any more.
+    fn absence(&self) -> Option<String> {
+        let name = &self.node_name;
+        let text = if self.was_there {
+            format!(
+                "the Node {name} was deleted: /healthz tells load balancers to send nothing here; its last addresses, \
+                 zone and pod ranges stay in use"
+            )
+        } else {
+            format!(
+                "there is no Node {name}: no endpoint counts as one of this node, which Local policies ask for, its zone, \
+                 addresses and pod ranges are not known, and /healthz tells load balancers to send nothing here; if it has \
+                 another name, give that with --hostname-override"
+            )
+        };
+        (self.is_missing && self.is_synced).then_some(text)
     }
 }
 
@@ -250,13 +281,14 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_is_not_there_is_named_once_and_forgotten_when_it_comes() {
+    fn a_node_that_is_not_there_is_named_once_nobody_waits_for_it() {
         let mut advice = NodeAdvice::new(&settings(&["--cluster-cidr=10.244.0.0/16"]));
-        let warning = advice.look(&ModelEvent::NodeDeleted).map(str::to_owned).unwrap();
+        assert_eq!(advice.take(&ModelEvent::NodeDeleted), None, "it may come");
+        let warning = advice.take(&ModelEvent::Synced).map(str::to_owned).unwrap();
         assert!(warning.starts_with("there is no Node n1: ") && warning.contains("--hostname-override"));
-        assert_eq!(advice.look(&ModelEvent::NodeDeleted), None);
-        assert_eq!(advice.look(&ModelEvent::Synced), None);
-        assert_eq!(advice.look(&ModelEvent::NodeApplied(Node::default())), None);
-        assert!(advice.look(&ModelEvent::NodeDeleted).is_some());
+        assert_eq!(advice.take(&ModelEvent::NodeDeleted), None);
+        assert_eq!(advice.take(&ModelEvent::NodeApplied(Node::default())), None);
+        let deleted = advice.take(&ModelEvent::NodeDeleted).unwrap();
+        assert!(deleted.starts_with("the Node n1 was deleted: "), "{deleted}");
     }
 }

@@ -283,7 +283,7 @@ pub struct Flags {
     #[arg(long, global = true, default_value = "auto", value_name = "MODE")]
     pub conn_reuse_mode: String,
 
-    /// Address of this node, used instead of the one in its Node object unless it is 0.0.0.0 or ::. Its family selects
+    /// Address of this node, used instead of the one in its Node object if the node has it. Its family selects
     /// the default addresses of the health and metrics servers; Services are served at all addresses
     #[arg(long, global = true, default_value = "0.0.0.0", value_name = "ADDR")]
     pub bind_address: String,

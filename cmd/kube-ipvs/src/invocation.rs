@@ -131,7 +131,10 @@ impl Invocation {
         let (Parsed { file, kinds, warnings }, problems) = match ConfigFile::parse(text) {
             Ok(parsed) => (parsed, Vec::new()),
             Err(InvalidFile { problems, rest: Some(rest) }) => (*rest, problems),
-            Err(error) => return Err(anyhow!("{}: {error}", path.display())),
+            Err(InvalidFile { problems, rest: None }) => {
+                let lines = problems.iter().map(|problem| format!("{}: {problem}", path.display()));
+                return Err(anyhow!("{}", lines.collect::<Vec<_>>().join("\n")));
+            }
         };
         let from_file = fields_that_count(line, &file, &kinds);
         let names = from_file.iter().filter_map(|field| Some((field.flag?, field.path.clone()))).collect();
@@ -180,15 +183,12 @@ fn strip_runner(args: &mut Vec<OsString>) -> Vec<String> {
     if program.is_none_or(|name| name != GO_RUNNER) {
         return Vec::new();
     }
-    let is_flag = |arg: &&OsString| arg.to_string_lossy().starts_with('-');
-    let count = args.iter().skip(1).take_while(is_flag).count();
-    // Without a program to start, what follows is this one's.
-    let end = if args.len() > count + 1 { count + 1 } else { 1 };
-    let flags = args.drain(..end).skip(1).map(|flag| flag.to_string_lossy().into_owned()).collect();
-    if args.is_empty() {
-        args.push(GO_RUNNER.into());
-    }
-    flags
+    // Without a path of a program to start, what follows is this one's.
+    let at = args.iter().skip(1).position(|arg| !arg.to_string_lossy().starts_with('-'));
+    let Some(flags) = at.filter(|at| Path::new(&args[at + 1]).components().count() > 1) else {
+        return Vec::new();
+    };
+    args.drain(..=flags).skip(1).map(|flag| flag.to_string_lossy().into_owned()).collect()
 }
 
 /// Ids of the flags for clap, by their names.

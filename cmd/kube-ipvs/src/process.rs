@@ -23,12 +23,13 @@ pub fn of(line: &CommandLine, invocation: &Invocation, settings: &Settings) -> P
     }
 }
 
-/// The configuration with what the defaults of addresses and mode mean on this node.
+/// The configuration with what the defaults of addresses, mode and the bit of steering mean on this node.
 pub fn effective_config(mut config: ConfigFile, settings: &Settings) -> ConfigFile {
     let text = |addr: Option<SocketAddr>| addr.map(|addr| addr.to_string()).unwrap_or_default();
     config.proxy.mode = "ipvs".to_owned();
     config.proxy.healthz_bind_address = text(settings.healthz);
     config.proxy.metrics_bind_address = text(settings.metrics);
+    config.ipvs.steer_mark_bit = Some(settings.reconcile.planner.layout.steer_bit.into());
     config
 }
 

@@ -187,7 +187,7 @@ fn follow(
             let passed_on = match delivery {
                 Delivery::Objects(batch) => {
                     for event in &batch.events {
-                        if let Some(warning) = node_advice.look(event) {
+                        if let Some(warning) = node_advice.take(event) {
                             warn!("{warning}");
                         }
                     }

@@ -254,8 +254,6 @@ fn refused(ops: &[IpvsOp], index: usize, errno: i32) -> FailedOp {
     FailedOp { index, errno, reason: explain_ipvs(&ops[index], errno) }
 }
 
-/// Appends an operation, or returns the error number with which the client refuses it without asking the
-/// kernel.
 /// Number of the family. A kernel that does not know it is made to load the module.
 fn resolve(socket: &mut RequestSocket) -> Result<u16, netlink::Error> {
     let mut family = genl::resolve(socket, uapi::FAMILY_NAME);
@@ -267,6 +265,8 @@ fn resolve(socket: &mut RequestSocket) -> Result<u16, netlink::Error> {
     Ok(family?.id)
 }
 
+/// Appends an operation, or returns the error number with which the client refuses it without asking the
+/// kernel.
 fn push_op(batch: &mut Batch, family: u16, op: &IpvsOp) -> Result<(), i32> {
     let key = convert::service_key(op.virtual_server());
     match op {

@@ -156,7 +156,10 @@ pub fn diff(dirty: &Dirty, inputs: &Inputs<'_>) -> Plan {
     let is_left =
         |front: &Front| inputs.desired.front(front).is_none() && inputs.mirror.server(front).is_some();
     let external = dirty.fronts().map(|front| front.for_external()).filter(is_left);
-    let mut fronts = sorted(dirty.fronts().copied().chain(external));
+    // The same holds for the other key of a node port, by which its clients are served or not any more.
+    let counterparts = dirty.fronts().filter(|front| front.clients == Clients::Any);
+    let counterparts = counterparts.flat_map(|front| differ.counterparts(front)).filter(is_left);
+    let mut fronts = sorted(dirty.fronts().copied().chain(external).chain(counterparts));
     fronts.dedup();
     for front in fronts {
         differ.front(front);
@@ -465,12 +468,12 @@ impl Differ<'_> {
                 }
                 if has_moved {
                     self.release_clients(front, drains);
-                } else {
-                    let mark = mirror.marks.get(&front);
-                    mark.into_iter().for_each(|mark| self.element(RuleElement::Mark(front, mark), drains));
+                } else if let Some(mark) = mirror.marks.get(&front) {
+                    self.element(RuleElement::Mark(front, mark), drains);
+                    self.element(RuleElement::Unmarked(front, mark), false);
                 }
-                // Where routing takes new connections, these are not for us to restrict.
-                if !drains || is_steered {
+                // New connections that go elsewhere are not for this front to restrict.
+                if !drains || is_steered || has_moved {
                     self.restrict(front.port, None);
                 }
                 self.element(RuleElement::SteerKnown(front.port), drains && is_steered);

@@ -188,7 +188,7 @@ pub enum IntentProblem {
         /// The address.
         vip: IpAddr,
     },
-    /// A port of a ClusterIP that is an address of this node too belongs to a program of the node.
+    /// A port of a VIP that is an address of this node too belongs to a program of the node.
     PortIsNodes {
         /// The Service.
         service: ServiceName,
@@ -585,9 +585,6 @@ impl Wanted<'_> {
         })
     }
 
-    /// Problem for which an address is served nowhere: who may create Services must not take the traffic of ClusterIPs,
-    /// of pods or of addresses that are none of the cluster's (CVE-2020-8554). Load balancers give addresses of their
-    /// own, which in a flat network lie in the range of pods.
     /// Problem of a front at an address of the node whose port a program or another Service has.
     fn taken(&self, front: Front, offer: Offer) -> Option<IntentProblem> {
         let (facts, service, port) = (self.context.facts, self.service.name.clone(), front.port);
@@ -595,14 +592,23 @@ impl Wanted<'_> {
         if facts.own_ports.contains(&port) {
             return Some(IntentProblem::PortIsNodes { service, port, link: link.clone() });
         }
-        let is_node_port = facts.node_ports.contains(&port.addr)
+        let serves_node_ports = facts.node_ports.contains(&port.addr)
             && matches!(offer, Offer::External(..))
             && offer.bound().0 == Binding::Node;
-        let node_port = front.at(front.family().unspecified());
-        let winner = self.model.node_port_of_other(node_port, &service).filter(|_| is_node_port)?.clone();
-        Some(IntentProblem::PortIsNodePort { service, port, winner })
+        let of_another_port = |other: &&ServicePort| {
+            other.protocol == port.protocol && other.node_port == Some(port.port) && other.port != port.port
+        };
+        let winner = match self.service.ports.iter().find(of_another_port) {
+            Some(_) => &service,
+            None => self.model.node_port_of_other(front.at(front.family().unspecified()), &service)?,
+        };
+        let winner = winner.clone();
+        serves_node_ports.then_some(IntentProblem::PortIsNodePort { service, port, winner })
     }
 
+    /// Problem for which an address is served nowhere: who may create Services must not take the traffic of ClusterIPs,
+    /// of pods or of addresses that are none of the cluster's (CVE-2020-8554). Load balancers give addresses of their
+    /// own, which in a flat network lie in the range of pods.
     fn refusal(&self, vip: IpAddr, source: Option<ExternalSource>) -> Option<IntentProblem> {
         let source = source?;
         let Context { config, ownership, .. } = self.context;

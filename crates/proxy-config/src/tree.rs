@@ -184,28 +184,38 @@ where
     }
 }
 
-/// Replaces a merge key (`<<`) by the entries of its mapping, or of its mappings, whose keys are not there: what stands
-/// in the mapping itself counts, and then the first of several.
+/// Replaces each merge key (`<<`) by the entries of its mapping, or of its mappings, of which the first counts. As in
+/// kube-proxy's parser they take the place of what stands before, and what stands behind takes theirs.
 fn merge(entries: &mut Vec<Entry>) -> Result<(), Problem> {
     while let Some(at) = entries.iter().position(|entry| entry.key == MERGE_KEY) {
-        let Entry { value, .. } = entries.remove(at);
-        let mappings = match value.content {
-            Content::List(nodes) => nodes,
-            _ => vec![value],
+        let behind = entries.split_off(at + 1);
+        let merged = entries.pop().map(|entry| mappings(entry.value)).transpose()?.unwrap_or_default();
+        entries.retain(|entry| merged.iter().all(|other| other.key != entry.key));
+        entries.extend(merged.into_iter().filter(|entry| behind.iter().all(|other| other.key != entry.key)));
+        entries.extend(behind);
+    }
+    Ok(())
+}
+
+/// Entries of the value of a merge key.
+fn mappings(value: Node) -> Result<Vec<Entry>, Problem> {
+    let mappings = match value.content {
+        Content::List(nodes) => nodes,
+        _ => vec![value],
+    };
+    let mut all: Vec<Entry> = Vec::new();
+    for mapping in mappings {
+        let Content::Map(entries) = mapping.content else {
+            let message = format!("{MERGE_KEY} takes a mapping, found {}", mapping.describe());
+            return Err(Problem::at(mapping.line, message));
         };
-        for mapping in mappings {
-            let Content::Map(merged) = mapping.content else {
-                let message = format!("{MERGE_KEY} takes a mapping, found {}", mapping.describe());
-                return Err(Problem::at(mapping.line, message));
-            };
-            for entry in merged {
-                if entries.iter().all(|known| known.key != entry.key) {
-                    entries.push(entry);
-                }
+        for entry in entries {
+            if all.iter().all(|known| known.key != entry.key) {
+                all.push(entry);
             }
         }
     }
-    Ok(())
+    Ok(all)
 }
 
 fn scalar(text: &str, style: ScalarStyle) -> Content {
@@ -255,13 +265,15 @@ mod tests {
 
     #[test]
     fn merge_keys_add_what_is_not_there() {
-        let text = "x: &x {a: 1, b: 1}\ny: &y {b: 2, c: 2}\none: {<<: *x, a: 0}\ntwo: {<<: [*x, *y]}\n";
+        let text = "x: &x {a: 1, b: 1}\ny: &y {b: 2, c: 2}\none: {<<: *x, a: 0}\ntwo: {<<: [*x, *y]}\n\
+                    before: {a: 0, c: 0, <<: *x}\n";
         let document = &parse_documents(text).unwrap()[0];
         let values = |of: &str| {
             let node = document.get(of).unwrap();
             ["a", "b", "c"].map(|key| node.get(key).and_then(Node::text).unwrap_or("-")).join(" ")
         };
         assert_eq!((values("one"), values("two")), ("0 1 -".to_owned(), "1 1 2".to_owned()));
+        assert_eq!(values("before"), "1 1 0");
         assert_eq!(document.get("one").unwrap().get(MERGE_KEY), None);
         assert!(parse_documents("a: {<<: 7}\n").unwrap_err().message.contains("takes a mapping"));
     }

@@ -140,7 +140,10 @@ fn parse_whole<T: TryFrom<i64>>(node: &Node, expected: &str) -> Result<T, String
 }
 
 fn parse_fraction(node: &Node, expected: &str) -> Result<f32, String> {
-    text(node, expected)?.parse().map_err(|_| unexpected(node, expected))
+    let text = text(node, expected)?;
+    #[expect(clippy::cast_precision_loss, reason = "a fraction of 32 bits is what the field has")]
+    let whole = whole_number(text).map(|number| number as f32);
+    whole.map_or_else(|| text.parse().map_err(|_| unexpected(node, expected)), Ok)
 }
 
 macro_rules! number {

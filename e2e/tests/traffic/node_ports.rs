@@ -129,10 +129,12 @@ fn node_ports_follow_the_addresses_of_the_node() {
         let length = if addr.is_ipv4() { 24 } else { 64 };
         testbed.net.node.sh(&format!("ip addr del {addr}/{length} dev eth0"));
     }
+    let began = Instant::now();
     wait_for(WAIT_LIMIT, "the address to be forgotten", || {
         let elements = elements(&testbed.net.node);
         if elements.contains("192.168.50.99") { Err(elements) } else { Ok(()) }
     });
+    assert!(began.elapsed() < Duration::from_secs(1), "after {} ms", began.elapsed().as_millis());
     assert_eq!(testbed.net.node.sh("ipvsadm -Sn"), servers, "no write to IPVS");
     // Only some addresses serve node ports, after a restart.
     testbed.start_with(&["--nodeport-addresses=10.0.0.0/8,fd00:50::/64"]);

@@ -187,8 +187,15 @@ fn flags_of_go_runner_are_none_of_ours() {
             "--also-stdout of go-runner has no effect: the log goes to standard error",
         ]
     );
-    assert_eq!(typed("/go-runner").args(), ["go-runner"]);
-    assert_eq!(typed("/go-runner /usr/local/bin/kube-proxy version").args().len(), 2);
+    assert_eq!(
+        typed("/go-runner /usr/local/bin/kube-proxy version").args(),
+        ["/usr/local/bin/kube-proxy", "version"]
+    );
+    for text in
+        ["/go-runner", "/go-runner --version", "/go-runner version", "/go-runner --hostname-override=n1"]
+    {
+        assert_eq!(typed(text).args().len(), text.split(' ').count(), "{text}");
+    }
 }
 
 #[test]

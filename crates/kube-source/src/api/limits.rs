@@ -21,8 +21,8 @@ pub struct Limits {
     /// The same for the beginning of a streaming list: servers that do not know it stay silent after the last
     /// object.
     pub first_silence: Duration,
-    /// Longest wait for the first list of a kind that is not vital; kube-proxy waits as long for the Node
-    /// (`NewNodeManager` in pkg/proxy/node.go).
+    /// Longest wait for the first list of a kind that is not vital, and for the Node to be in it; kube-proxy waits as
+    /// long for the Node (`NewNodeManager` in pkg/proxy/node.go).
     pub patience: Duration,
     /// Pause between two requests for a kind that is not vital and that the server does not have or does not
     /// show.

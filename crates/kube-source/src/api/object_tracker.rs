@@ -92,7 +92,7 @@ impl ObjectTracker {
         self.objects.is_empty()
     }
 
-    /// Ends a list, so that the objects it did not contain are gone. The only Node is gone as well if it was never there.
+    /// Ends a list, so that the objects it did not contain are gone. An empty list of Nodes counts as a deletion.
     pub(super) fn end_list(&mut self, batch: &mut Batch) {
         let missing = self.objects.iter().filter(|(_, object)| object.list != self.list);
         let mut gone: Vec<_> = missing.map(|(name, _)| name.clone()).collect();

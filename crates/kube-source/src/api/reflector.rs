@@ -93,10 +93,14 @@ impl<'a> Reflector<'a> {
     }
 
     /// Performs a request. A kind that is not vital does not keep the others waiting for longer than the patience,
-    /// however long its request takes, or its watch if that waits for the Node.
+    /// however long its request takes, be it a watch that waits for the Node.
     async fn perform_in_time(&mut self, request: &Request, state: &mut WatchState, begun: Instant) -> End {
         let left = self.connector.limits().patience.saturating_sub(begun.elapsed());
-        let waits = !self.kind.is_vital() && left > Duration::ZERO && self.sink.borrow().awaits(self.kind);
+        let mut waits = !self.kind.is_vital() && self.sink.borrow().awaits(self.kind);
+        if waits && left.is_zero() {
+            self.sink.borrow_mut().settle(self.kind);
+            waits = false;
+        }
         let (sink, kind) = (Rc::clone(&self.sink), self.kind);
         let perform = self.perform(request, state);
         if !waits {
@@ -324,7 +328,7 @@ impl<'a> Reflector<'a> {
         self.tracker.end_list(&mut batch);
         let mut sink = self.sink.borrow_mut();
         sink.take(batch);
-        // The Node may be about to come, as kube-proxy hopes, too (pkg/proxy/node.go).
+        // A Node that is not there may be about to come; kube-proxy waits for it, too (pkg/proxy/node.go).
         if self.kind != Kind::Node || !self.tracker.is_empty() {
             sink.settle(self.kind);
         }

@@ -1,5 +1,7 @@
 //! Lists of everything that exists.
 
+use std::time::{Duration, Instant};
+
 use kube_source::{ApiStatus, Limits};
 use serde_json::json;
 use service_model::ModelEvent;
@@ -108,6 +110,23 @@ fn a_node_that_is_registered_late_or_never() {
     assert!(cluster.model.node().leaves);
     cluster.apply(node());
     cluster.wait("the Node", |c| !c.model.node().leaves);
+}
+
+/// Patience may end while nothing is asked, and the watch that follows takes minutes.
+#[test]
+fn patience_ends_between_two_watches_as_well() {
+    let server = TestApiServer::builder().start().unwrap();
+    server.objects().apply_all([service(1, "a"), slice(1, 2)]).unwrap();
+    let patience = Duration::from_millis(1500);
+    let mut cluster = Cluster::follow_within(server, Limits { patience, ..Limits::default() });
+    let begun = Instant::now();
+    cluster.wait("the Node to be listed", |c| c.model.node().leaves);
+    while begun.elapsed() < patience {
+        cluster.server.drop_watches(Resource::Nodes, Hangup::Cut);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    cluster.wait("patience to end", |c| c.model.is_synced());
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
 }
 
 #[test]

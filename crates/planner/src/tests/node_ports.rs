@@ -390,6 +390,24 @@ fn virtual_servers_by_address_go_with_the_address() {
     );
 }
 
+/// Clients of the addresses are refused under the mark again when nobody wants the addresses either.
+#[test]
+fn a_node_port_that_is_given_up_after_it_moved_leaves_no_tag_behind() {
+    let mut world = on_two_addresses();
+    plan(&mut world, with_affinity(0, TrafficPolicy::Cluster));
+    plan(&mut world, with_affinity(60, TrafficPolicy::Cluster));
+    let gone = plan(&mut world, [deleted()]);
+    assert!(gone.contains("add element marks 0.0.0.0:30080/TCP"), "{gone}");
+    assert!(gone.contains("delete element unmarked 0.0.0.0:30080/TCP"), "{gone}");
+    for server in world.mirror.servers.values_mut() {
+        server.real_servers.clear();
+    }
+    let plan = world.resync();
+    world.execute(&plan);
+    assert!(world.mirror.elements.iter().all(|element| element.front().is_none()), "{plan}");
+    assert!(world.mirror.servers.is_empty(), "{plan}");
+}
+
 /// What drains at an address has the packets of clients of the node port as well, who keep their address now.
 #[test]
 fn a_node_port_that_moves_from_its_addresses_to_a_mark_leaves_no_masquerade_behind() {
@@ -467,6 +485,49 @@ fn an_external_ip_of_the_node_leaves_a_port_that_is_a_node_port_to_that() {
     other.ports[0].port = 30081.try_into().unwrap();
     plan(&mut world, [ModelEvent::ServiceApplied(other.clone())]);
     assert_eq!(world.problems(&other.name), []);
+}
+
+/// What drains at the place of a node port restricts its clients to nothing.
+#[test]
+fn source_ranges_go_with_the_port_that_a_node_port_takes_over() {
+    let mut world = on_n1();
+    let mut other = external_service("other", "192.168.50.10", 30080);
+    other.external_ips[0].source = service_model::ExternalSource::LoadBalancer;
+    let v4 = Some(["203.0.113.0/24".parse().unwrap()].into());
+    other.source_ranges = Some(service_model::SourceRanges { v4, v6: None }.into());
+    let endpoints = slice("other", Protocol::Tcp, &[("10.244.0.21", true)]);
+    let first = plan(&mut world, [ModelEvent::ServiceApplied(other), endpoints]);
+    assert!(first.contains("add element restricted 192.168.50.10:30080/TCP"), "{first}");
+    let taken = plan(&mut world, node_port(TrafficPolicy::Cluster, &BOTH));
+    assert!(
+        taken.contains("set real server 10.244.0.21:8080 of 192.168.50.10:30080/TCP Masq weight 0"),
+        "{taken}"
+    );
+    assert!(taken.contains("delete element restricted 192.168.50.10:30080/TCP"), "{taken}");
+}
+
+/// A number may be the port of one port of a Service and the node port of another.
+#[test]
+fn an_external_ip_of_the_node_leaves_a_port_to_a_node_port_of_the_same_service() {
+    let mut world = on_n1();
+    let mut service = external_service("web", "192.168.50.10", 30080);
+    let [first, second] = [(30080, 31000), (80, 30080)].map(|(port, node_port): (u16, u16)| ServicePort {
+        name: port.to_string().into(),
+        port: port.try_into().unwrap(),
+        node_port: node_port.try_into().ok(),
+        ..service.ports[0].clone()
+    });
+    for ports in [[first.clone(), second.clone()], [second, first]] {
+        service.ports = ports.to_vec();
+        world.model.apply(ModelEvent::ServiceApplied(service.clone()));
+        let (intent, problems) = desire_service(&service, &world.model, world.context());
+        let at = "192.168.50.10:30080/TCP".parse::<lb_types::VipPort>().unwrap();
+        assert!(intent.fronts.iter().all(|want| want.front.port != at), "{intent:?}");
+        assert!(
+            matches!(problems[..], [IntentProblem::PortIsNodePort { port, .. }] if port == at),
+            "{problems:?}"
+        );
+    }
 }
 
 fn external_service(name: &str, addr: &str, port: u16) -> Service {

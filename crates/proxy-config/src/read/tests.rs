@@ -64,6 +64,8 @@ fn whole_numbers_in_every_form_that_go_takes() {
     ] {
         assert_eq!(min(text).unwrap(), expected, "{text}");
     }
+    let qps = read("clientConnection: {qps: 0x32}\n").unwrap().file.proxy.client_connection.qps;
+    assert!((qps - 50.0).abs() < f32::EPSILON, "{qps}");
     for text in ["1.5", "1e10", "0x", "--5", "0x-5", "five", "1 2", "nan", "inf", "''"] {
         assert!(min(text).is_err(), "{text}");
     }

@@ -55,8 +55,10 @@ struct Shape {
     /// An external address, which may be the node's own or one of the ClusterIPs, whether its policy is Local, and how
     /// it is to be bound.
     external: Option<(u8, bool, Option<VipBinding>)>,
-    /// Node ports, which all Services share.
-    node_ports: bool,
+    /// Node ports, which all Services share: none, numbers of their own, or those of the ports, which an external
+    /// address of the node has, too.
+    node_ports: u8,
+    affinity: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -70,8 +72,9 @@ fn shape() -> impl Strategy<Value = Shape> {
     let created = prop::option::of(0i64..3);
     let binding = prop::option::of(prop::sample::select(VipBinding::ALL.as_slice()));
     let external = prop::option::of((0u8..4, any::<bool>(), binding));
-    (0u8..3, 0u8..2, 1u8..8, created, any::<bool>(), any::<bool>(), external, any::<bool>()).prop_map(
-        |(n, vip, ports, created, dual, local, external, node_ports)| Shape {
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+    (0u8..3, 0u8..2, 1u8..8, created, flags, external, 0u8..3).prop_map(
+        |(n, vip, ports, created, (dual, local, affinity), external, node_ports)| Shape {
             n,
             vip,
             ports,
@@ -80,6 +83,7 @@ fn shape() -> impl Strategy<Value = Shape> {
             local,
             external,
             node_ports,
+            affinity,
         },
     )
 }
@@ -160,6 +164,8 @@ fn ports(mask: u8) -> impl Iterator<Item = (&'static str, Protocol, u16)> {
 fn make_service(shape: &Shape) -> Service {
     let mut made = service(&format!("s{}", shape.n), &format!("10.96.1.{}", shape.vip));
     made.created = shape.created;
+    made.affinity =
+        shape.affinity.then(|| service_model::Affinity { timeout_seconds: 60.try_into().unwrap() });
     made.cluster_ips.extend(shape.dual.then(|| ip(&format!("fd00:96::{}", shape.vip))));
     if shape.local {
         made.internal_traffic_policy = TrafficPolicy::Local;
@@ -186,7 +192,8 @@ fn make_service(shape: &Shape) -> Service {
         name: name.into(),
         protocol,
         port: port.try_into().unwrap(),
-        node_port: shape.node_ports.then_some(port + 30_000).and_then(|port| port.try_into().ok()),
+        node_port: [None, Some(port + 30_000), Some(port)][usize::from(shape.node_ports)]
+            .and_then(|port| port.try_into().ok()),
     };
     made.ports = ports(shape.ports).map(port).collect();
     made
