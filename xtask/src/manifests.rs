@@ -35,8 +35,10 @@ const OVERLAYS: &[(&str, Option<&str>)] = &[
 ];
 /// Patches for kubeadm's DaemonSet.
 const PATCHES: &[&str] = &["in-place", "rollback"];
-/// Values of the chart that no overlay has, with what they must give, and how often.
-const VALUES: &[(&[&str], &[(&str, usize)])] = &[
+/// Text that the chart must give, and how often.
+type Given = (&'static str, usize);
+/// Values of the chart that no overlay has, with what they must give.
+const VALUES: &[(&[&str], &[Given])] = &[
     (
         &["kubeProxyConfiguration.healthzBindAddress=127.0.0.1:10300"],
         &[("containerPort: 10300", 1), ("host: \"127.0.0.1\"", 3)],
