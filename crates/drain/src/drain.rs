@@ -62,6 +62,7 @@ impl Drain {
     /// Time at which it is removed in any case.
     pub fn deadline(&self) -> Option<Time> {
         let timeout = self.settings.timeout.filter(|_| !self.cause.is_patient());
+        let timeout = timeout.into_iter().chain(self.cause.longest()).min();
         timeout.map(|timeout| self.since.saturating_add(timeout))
     }
 
@@ -70,10 +71,10 @@ impl Drain {
         self.pod.as_deref().and_then(PodUid::of)
     }
 
-    /// Follows a cause that says more. What had no deadline has one from now on; what clients waited for
+    /// Follows a cause that says more. What had no deadline, or a later one, has one from now on; what clients waited for
     /// before says nothing about a pod that was healthy.
     pub(crate) fn change_cause(&mut self, cause: Cause, now: Time) {
-        if self.cause.is_patient() {
+        if self.cause.is_patient() || cause.longest().is_some() {
             (self.since, self.silence) = (now, Silence::default());
         }
         self.cause = cause;

@@ -1,6 +1,12 @@
 //! Reasons for which a drain begins, and ways in which it ends.
 
+use std::time::Duration;
+
 use crate::words::words;
+
+/// Absence of an address after which its connections are given up: programs that configure the network take addresses
+/// away and put them back.
+const ABSENCE_OF_ADDRESS: Duration = Duration::from_secs(10);
 
 words! {
     /// Reason for which a drain began.
@@ -16,6 +22,9 @@ words! {
         LeftSlices = "left-slices",
         /// The Service, its port or its VIP is gone.
         ServiceGone = "service-gone",
+        /// The virtual server is at an address that is no longer the node's. Its connections are not here any more,
+        /// unless the address comes back at once: the deadline is short.
+        AddressLeft = "address-left",
         /// Its address belongs to another pod now.
         AddressReused = "address-reused",
     }
@@ -28,7 +37,15 @@ impl Cause {
     /// back, whatever its conditions or slices say later.
     pub fn supersedes(self, earlier: Cause) -> bool {
         let is_final = matches!(earlier, Cause::Terminating | Cause::AddressReused);
-        self != earlier && (!is_final || self == Cause::ServiceGone)
+        self != earlier && (!is_final || matches!(self, Cause::ServiceGone | Cause::AddressLeft))
+    }
+
+    /// Longest time that a drain for this cause may take, whatever its settings are.
+    pub(crate) const fn longest(self) -> Option<Duration> {
+        match self {
+            Cause::AddressLeft => Some(ABSENCE_OF_ADDRESS),
+            _ => None,
+        }
     }
 
     /// Tells whether connections may last as long as they like.

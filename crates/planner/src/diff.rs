@@ -50,7 +50,7 @@ impl Inputs<'_> {
             Unwanted::NotOurs
         } else if is_empty
             || facts.own_ports.contains(&front.port)
-            || front.vip().is_some_and(|vip| self.is_given_up(&vip) || self.has_left(&vip))
+            || front.vip().is_some_and(|vip| self.is_given_up(&vip))
         {
             Unwanted::Goes
         } else {
@@ -85,9 +85,11 @@ impl Inputs<'_> {
         (was_bound && !self.desired.is_unbound(vip)).then_some(Binding::Route)
     }
 
-    /// Tells whether an address that is no ClusterIP leads to this node no more, as one that has moved to another with its
-    /// node ports. Its connections are there, too, and what is left here would keep processes of this node from it.
-    fn has_left(&self, addr: &IpAddr) -> bool {
+    /// Tells whether the address of a front, which is no ClusterIP, leads to this node no more, as one that has moved to
+    /// another with its node ports. Unless it comes back soon, its connections are there, too, and what is left here would
+    /// keep processes of this node from it.
+    fn has_left(&self, front: &Front) -> bool {
+        let Some(addr) = &front.vip() else { return false };
         let Inputs { desired, context: Context { facts, ownership, .. }, .. } = self;
         !facts.addresses.contains_key(addr)
             && ownership.cluster_range_of(*addr).is_none()
@@ -113,8 +115,8 @@ enum Unwanted {
     NotOurs,
     /// It refuses new connections until its real servers have drained.
     Drains,
-    /// It is deleted: it has no real servers left, its port belongs to a program of the node, its VIP is bound to no
-    /// node any more, or its address has left the node.
+    /// It is deleted: it has no real servers left, its port belongs to a program of the node, or its VIP is bound to no
+    /// node any more.
     Goes,
 }
 
@@ -453,6 +455,7 @@ impl Differ<'_> {
         match front.clients {
             Clients::Any => {
                 let has_moved = self.successor(&front).is_some();
+                let has_left = self.inputs.has_left(&front);
                 // Routing takes new connections to a steered address, while known ones are steered as before.
                 let is_steered = self.inputs.binding(&front.port.addr) == Some(Binding::Steer);
                 for element in PORT_SETS.into_iter().filter_map(|set| set.of_port(front.port)) {
@@ -461,7 +464,7 @@ impl Differ<'_> {
                     // there, and those that it has by what is tracked of them.
                     let stays = match element {
                         RuleElement::Service(_) => true,
-                        RuleElement::Refuse(_) => !has_moved && !is_steered,
+                        RuleElement::Refuse(_) => !has_moved && !has_left && !is_steered,
                         _ => !has_moved && mirror.elements.contains(&element),
                     };
                     self.element(element, stays && drains);
@@ -639,7 +642,10 @@ impl Differ<'_> {
         let any = key.front.for_any();
         let elsewhere = || desired.front(&any).or_else(|| self.successor(&any));
         let want = desired.front(&key.front).or_else(elsewhere);
-        let Some(want) = want else { return Cause::ServiceGone };
+        let Some(want) = want else {
+            let has_left = self.inputs.has_left(&key.front);
+            return if has_left { Cause::AddressLeft } else { Cause::ServiceGone };
+        };
         match want.endpoint(&key.rs) {
             None => Cause::LeftSlices,
             Some(endpoint) if endpoint.terminating => Cause::Terminating,

@@ -367,6 +367,33 @@ fn an_address_that_moves_to_another_machine_takes_its_node_ports_along() {
     drop(talk.stop());
 }
 
+/// Programs that configure the network take addresses away and put them back.
+#[test]
+fn a_short_absence_of_an_address_cuts_nobody() {
+    let address = SocketAddr::new(Ipv4Addr::new(192, 168, 50, 99).into(), PORT);
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
+    let node = testbed.net.node.clone();
+    node.sh("ip addr add 192.168.50.99/24 dev eth0");
+    testbed.manifests.serve(&web().with_node_port(PORT, "Cluster").with_affinity(60), &testbed.ready(1..=1));
+    testbed.start(&[]);
+    let outside = testbed.net.outside_client();
+    let served = || match ask(&outside, Proto::Tcp, address)? {
+        Node => Ok(()),
+        other => Err(format!("{other:?}")),
+    };
+    wait_for(WAIT_LIMIT, "the address to be served", served);
+    let talk = testbed.talk(&[address], 8);
+    node.sh("ip addr del 192.168.50.99/24 dev eth0");
+    wait_for(WAIT_LIMIT, "the drain", || {
+        let drains = testbed.settings.drains(&node, &[]).unwrap_or_else(|error| panic!("{error}"));
+        if drains.contains("address-left") { Ok(()) } else { Err(drains) }
+    });
+    node.sh("ip addr add 192.168.50.99/24 dev eth0");
+    wait_for(WAIT_LIMIT, "the address to be served again", served);
+    std::thread::sleep(Duration::from_secs(12));
+    crate::testbed::assert_uncut(&talk.stop());
+}
+
 /// The number of a node port is the node port's at every address of the node, also at one that another Service has.
 #[test]
 fn a_node_port_has_its_number_at_an_external_ip_of_the_node_as_well() {

@@ -379,15 +379,24 @@ fn virtual_servers_by_address_go_with_the_address() {
     let service = world.model.services().next().unwrap().clone();
     assert!(crate::has_node_ports_by_address(&service, world.config.node_port_servers));
     move_to(&mut world, &["192.168.60.10"]);
-    world.model.mark_dirty(service.name);
+    world.model.mark_dirty(service.name.clone());
     let gone = plan(&mut world, [ModelEvent::ServiceDeleted(ServiceName::new("default", "another"))]);
-    // Its connections have moved with it, and processes of this node must reach it where it is now.
     assert_eq!(
         gone,
-        "delete virtual server 192.168.50.10:30080/TCP\n\
-         delete element services 192.168.50.10:30080/TCP\n\
-         delete element masquerade 192.168.50.10:30080/TCP\n"
+        "set real server 10.244.0.11:8080 of 192.168.50.10:30080/TCP Masq weight 0\n\
+         set real server 10.244.1.12:8080 of 192.168.50.10:30080/TCP Masq weight 0\n"
     );
+    // Its connections have moved with it, unless it comes back soon.
+    let causes: BTreeSet<_> = world.drains.iter().map(|(_, drain)| drain.cause).collect();
+    assert_eq!(causes, [Cause::AddressLeft].into());
+    move_to(&mut world, &["192.168.50.10", "192.168.60.10"]);
+    world.model.mark_dirty(service.name);
+    let back = plan(&mut world, [ModelEvent::ServiceDeleted(ServiceName::new("default", "another"))]);
+    assert!(
+        back.contains("set real server 10.244.0.11:8080 of 192.168.50.10:30080/TCP Masq weight 1"),
+        "{back}"
+    );
+    assert!(world.drains.is_empty());
 }
 
 /// Clients of the addresses are refused under the mark again when nobody wants the addresses either.
