@@ -11,6 +11,7 @@ use e2e::{
     probe::{
         Proto, load,
         once::{self, Question},
+        talk,
     },
 };
 use testkit::{NetNs, wait_for};
@@ -367,7 +368,8 @@ fn an_address_that_moves_to_another_machine_takes_its_node_ports_along() {
     drop(talk.stop());
 }
 
-/// Programs that configure the network take addresses away and put them back.
+/// Programs that configure the network take addresses away and put them back. The kernel gives up what is masqueraded and
+/// sends meanwhile (`nf_nat_oif_changed`), but nothing else is lost.
 #[test]
 fn a_short_absence_of_an_address_cuts_nobody() {
     let address = SocketAddr::new(Ipv4Addr::new(192, 168, 50, 99).into(), PORT);
@@ -382,7 +384,11 @@ fn a_short_absence_of_an_address_cuts_nobody() {
         other => Err(format!("{other:?}")),
     };
     wait_for(WAIT_LIMIT, "the address to be served", served);
-    let talk = testbed.talk(&[address], 8);
+    let pause = Duration::from_secs(8);
+    let settings =
+        talk::Settings { every: pause, ..talk::Settings::new(&[address], &[OUTSIDE.v4.into()], 8) };
+    let began = Instant::now();
+    let talk = testbed.talk_with(&settings);
     node.sh("ip addr del 192.168.50.99/24 dev eth0");
     wait_for(WAIT_LIMIT, "the drain", || {
         let drains = testbed.settings.drains(&node, &[]).unwrap_or_else(|error| panic!("{error}"));
@@ -390,8 +396,11 @@ fn a_short_absence_of_an_address_cuts_nobody() {
     });
     node.sh("ip addr add 192.168.50.99/24 dev eth0");
     wait_for(WAIT_LIMIT, "the address to be served again", served);
-    std::thread::sleep(Duration::from_secs(12));
-    crate::testbed::assert_uncut(&talk.stop());
+    assert!(began.elapsed() < pause, "a message was sent meanwhile");
+    std::thread::sleep(Duration::from_secs(14));
+    let report = talk.stop();
+    crate::testbed::assert_uncut(&report);
+    assert!(report.messages >= 16, "{report:?}");
 }
 
 /// The number of a node port is the node port's at every address of the node, also at one that another Service has.
