@@ -139,7 +139,7 @@ impl World {
         let new = Memory { since, settings, readings, resumed, looked, cause, unheard, must };
         let memory = self.memory.entry(key).or_insert(new);
         if cause.supersedes(memory.cause) {
-            if memory.cause == Cause::NotChosen {
+            if memory.cause == Cause::NotChosen || cause == Cause::AddressLeft {
                 (memory.since, memory.unheard) = (self.now, memory.readings.len());
             }
             memory.cause = cause;
@@ -277,6 +277,8 @@ impl Reading {
 impl Memory {
     fn deadline(&self) -> Option<Time> {
         let timeout = self.settings.timeout.filter(|_| self.cause != Cause::NotChosen);
+        let absence = (self.cause == Cause::AddressLeft).then_some(Duration::from_secs(10));
+        let timeout = timeout.into_iter().chain(absence).min();
         timeout.map(|timeout| self.since + timeout)
     }
 
@@ -334,7 +336,8 @@ fn event() -> impl Strategy<Value = Event> {
         Just(Cause::NotServing),
         Just(Cause::NotChosen),
         Just(Cause::LeftSlices),
-        Just(Cause::ServiceGone)
+        Just(Cause::ServiceGone),
+        Just(Cause::AddressLeft)
     ];
     let policy = prop_oneof![
         Just(None),
