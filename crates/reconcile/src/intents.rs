@@ -180,10 +180,7 @@ impl Intents {
         self.facts = facts;
         if !served.is_empty() {
             let configured = self.config.node_port_servers;
-            self.mark_dirty(|service| {
-                has_node_ports_by_address(service, configured)
-                    || service.vips().any(|vip| served.contains(&vip))
-            });
+            self.mark_dirty(|service| has_node_ports_by_address(service, configured));
         }
         if changed.is_empty() {
             return;

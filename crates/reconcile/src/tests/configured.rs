@@ -43,3 +43,34 @@ fn a_configured_address_that_the_node_has_counts_instead_of_the_nodes() {
         assert_eq!(source, Some(ip(expected)), "{configured}");
     }
 }
+
+/// With `primary`, the Node says which of the node's addresses serve node ports, and may say so anew; an external IP there
+/// leaves the number of a node port to that.
+#[test]
+fn external_ips_follow_the_address_that_serves_node_ports() {
+    let kernel = Kernel::new();
+    kernel.vips.set_node_addresses(["192.168.50.10", "192.168.60.10"].map(|addr| (ip(addr), "eth0")));
+    let mut web = service("web", WEB);
+    web.ports[0].node_port = 30080.try_into().ok();
+    let mut other = service("other", "10.96.0.90");
+    other.ports[0].port = 30080.try_into().unwrap();
+    other.external_ips = vec![ExternalIp { addr: ip("192.168.60.10"), source: ExternalSource::ExternalIps }];
+    let planner = PlannerConfig {
+        node_port_addresses: planner::NodePortAddresses::Primary,
+        ..PlannerConfig::default()
+    };
+    let endpoints = [ready("web", &["10.244.0.11"]), ready("other", &["10.244.0.12"])];
+    let mut world = start(planner, kernel, [applied(web), applied(other)].into_iter().chain(endpoints));
+    let there: VirtualServerId = "192.168.60.10:30080/TCP".parse::<lb_types::VipPort>().unwrap().into();
+    assert_eq!(world.kernel.weights(there), [(12, 1)], "no node port is served there");
+    let node = |addr| {
+        let addresses = [(lb_types::IpFamily::V4, ip(addr))].into();
+        ModelEvent::NodeApplied(service_model::Node { name: "n1".into(), addresses, ..Default::default() })
+    };
+    world.send(node("192.168.60.10"));
+    world.run();
+    assert_eq!(world.kernel.weights(there), [(12, 0)]);
+    world.send(node("192.168.50.10"));
+    world.run();
+    assert_eq!(world.kernel.weights(there), [(12, 1)]);
+}
