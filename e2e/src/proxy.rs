@@ -141,13 +141,16 @@ impl Settings {
     }
 }
 
+/// Part of the first line of a start.
+const START_LINE: &str = "kube-ipvs starts";
+
 /// A running kube-ipvs. Dropping it kills it, and shows the end of its log if a test is failing.
 #[derive(Debug)]
 pub struct Proxy {
     node: NetNs,
     settings: Settings,
     child: Child,
-    /// Number of starts.
+    /// Number of its starts in the log, once it has started.
     starts: usize,
 }
 
@@ -212,7 +215,7 @@ impl Proxy {
     pub fn terminate(&mut self) -> Duration {
         // It is slow to start in an emulated guest, and a signal before that ends it as any program.
         wait_until(Duration::from_secs(20), "kube-ipvs to start", || {
-            self.log_lines(&["kube-ipvs starts"]).len() >= self.starts
+            self.log_lines(&[START_LINE]).len() >= self.starts
                 || self.child.try_wait().is_ok_and(|status| status.is_some())
         });
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process id");
@@ -228,8 +231,9 @@ impl Proxy {
 
     /// Starts it again after [`Proxy::kill`] or [`Proxy::terminate`].
     pub fn start_again(&mut self) {
+        // One that was killed may not have come to its line.
+        self.starts = self.log_lines(&[START_LINE]).len() + 1;
         self.child = spawn(&self.node, &self.settings);
-        self.starts += 1;
     }
 
     /// Stops it and starts it with other flags.
