@@ -1,7 +1,7 @@
 //! `cargo xtask manifests`: the objects that a cluster gets, written out.
 //!
 //! kubectl renders the overlays and patches into `manifests/rendered`, which tests without these programs check; the
-//! Helm chart must give the same objects, and all must be valid in every supported release of Kubernetes.
+//! Helm chart must give the same objects, and all must be valid in the releases of Kubernetes that `schemas` names.
 
 use std::{
     fs,

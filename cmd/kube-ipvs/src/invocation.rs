@@ -120,9 +120,9 @@ impl Invocation {
             Some(text) => Invocation::with_file(line, text)?,
             None => Invocation::join(&line.matches, ConfigFile::default(), Names::default())?,
         };
-        let without_effect =
+        let warning =
             |flag: &String| format!("{flag} of {GO_RUNNER} has no effect: the log goes to standard error");
-        invocation.warnings.extend(line.runner_flags.iter().map(without_effect));
+        invocation.warnings.extend(line.runner_flags.iter().map(warning));
         Ok(invocation)
     }
 

@@ -279,7 +279,7 @@ fn the_module_goes_and_comes() {
     });
 }
 
-/// Whatever the kernel, opening the tables loads the module, and so does a request after it was removed.
+/// The module is loaded when the tables are opened, and by a request after it was removed, on every kernel.
 #[test]
 fn the_module_comes_without_modprobe() {
     testkit::in_new_netns(|| {

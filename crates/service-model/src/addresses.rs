@@ -1,12 +1,12 @@
 //! Index of Services by what two may have: an external address may be a ClusterIP of another Service, and a port at
 //! one that is an address of the node may be another's node port.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, num::NonZeroU16};
 
 use lb_types::{FastMap, Front, IpFamily, ServiceName};
 use tally::Tallied;
 
-use crate::Service;
+use crate::{Service, ServicePort};
 
 /// ClusterIPs and node ports, and the Services with external addresses.
 #[derive(Debug, Default)]
@@ -107,21 +107,24 @@ fn cluster_ips(service: Option<&Service>) -> BTreeSet<IpAddr> {
 
 /// Node ports of a Service, in each family in which it has a ClusterIP.
 fn node_ports(service: Option<&Service>) -> BTreeSet<Front> {
-    let ports = service.into_iter().flat_map(|service| {
-        service.ports.iter().filter_map(move |port| Some((service, port.protocol, port.node_port?)))
-    });
-    let in_families = |(service, protocol, port): (&Service, _, _)| {
-        let families = IpFamily::ALL.map(|family| service.cluster_ip(family).map(|_| family));
-        families.into_iter().flatten().map(move |family| Front::node(family, protocol, port))
-    };
-    ports.flat_map(in_families).collect()
+    as_node_ports(service, |service, family| service.cluster_ip(family).is_some(), |port| port.node_port)
 }
 
 /// Ports of a Service with external addresses, in each family, as if they were node ports.
 fn external_ports(service: Option<&Service>) -> BTreeSet<Front> {
-    let Some(service) = service.filter(|service| !service.external_ips.is_empty()) else {
-        return BTreeSet::new();
-    };
-    let fronts = |family| service.ports.iter().map(move |port| Front::node(family, port.protocol, port.port));
-    IpFamily::ALL.into_iter().flat_map(fronts).collect()
+    as_node_ports(service, |service, _| !service.external_ips.is_empty(), |port| Some(port.port))
+}
+
+fn as_node_ports(
+    service: Option<&Service>,
+    has: impl Fn(&Service, IpFamily) -> bool,
+    number: impl Fn(&ServicePort) -> Option<NonZeroU16>,
+) -> BTreeSet<Front> {
+    let mut fronts = BTreeSet::new();
+    let Some(service) = service else { return fronts };
+    for family in IpFamily::ALL.into_iter().filter(|family| has(service, *family)) {
+        let of_port = |port: &ServicePort| Some(Front::node(family, port.protocol, number(port)?));
+        fronts.extend(service.ports.iter().filter_map(of_port));
+    }
+    fronts
 }

@@ -24,7 +24,7 @@ use crate::{
     health_checks,
     reach::{
         Gets::{Node, Nothing, Own, Refused},
-        ask, check, check_local_policy, wait,
+        ask, check, check_local_policy, wait, wait_answer,
     },
     testbed::{BALANCER, EXTERNAL, Testbed, WAIT_LIMIT, WEB, assert_uncut, web},
     udp::{Pace, Talker},
@@ -45,16 +45,6 @@ fn serving(service: &Service, pods: u8, flags: &[&str]) -> Testbed {
     testbed.start(flags);
     testbed.wait_served(service, &testbed.ready(1..=1));
     testbed
-}
-
-/// Asks until an answer comes from this pod or daemon.
-#[track_caller]
-fn wait_answer(client: &Client, proto: Proto, to: SocketAddr, name: &str) {
-    wait_for(WAIT_LIMIT, &format!("{} to get {name} at {proto} {to}", client.place), || {
-        let outcome = client.ask_within(Duration::from_secs(2), proto, to);
-        let answer = outcome.result.as_ref().map_err(|_| outcome.to_string())?;
-        if answer.pod == name { Ok(()) } else { Err(answer.pod.clone()) }
-    });
 }
 
 /// Every binding serves everybody, under both policies.

@@ -2,7 +2,7 @@
 
 use e2e::{
     manifest::{Port, Service},
-    net::{NODE, PodNetwork, cluster_ip},
+    net::{Both, Client, NODE, PodNetwork, cluster_ip},
     probe::Proto,
 };
 use testkit::wait_for;
@@ -68,6 +68,18 @@ fn an_external_address_of_the_node_is_served_there_and_stays_the_nodes() {
     assert!(!routes.contains(&format!("local {} dev kube-ipvs0", NODE.v4)), "{routes}");
 }
 
+/// Checks that all clients get answers from this pod or daemon at port 80 of both addresses.
+fn answered_by(clients: &[Client], at: Both, name: &str) -> Result<(), String> {
+    for (client, to) in clients.iter().flat_map(|client| at.port(80).map(|to| (client, to))) {
+        let outcome = client.ask(Proto::Tcp, to);
+        let answer = outcome.result.as_ref().map_err(|_| format!("{} -> {to}: {outcome}", client.place))?;
+        if answer.pod != name {
+            return Err(format!("{} -> {to}: {} answers", client.place, answer.pod));
+        }
+    }
+    Ok(())
+}
+
 /// Two Services ask for one address and port: the older one has it, and the other one when that goes.
 #[test]
 fn a_port_that_two_services_claim_goes_on_with_the_younger_one() {
@@ -85,18 +97,7 @@ fn a_port_that_two_services_claim_goes_on_with_the_younger_one() {
     testbed.manifests.endpoints(&older, &testbed.ready(2..=2));
     testbed.start(&[]);
     testbed.net.route_to_node(EXTERNAL);
-    let answers = |name: &str| {
-        for (client, to) in
-            testbed.clients().iter().flat_map(|client| EXTERNAL.port(80).map(|to| (client, to)))
-        {
-            let outcome = client.ask(Proto::Tcp, to);
-            let answer = outcome.result.as_ref().map_err(|_| outcome.to_string())?;
-            if answer.pod != name {
-                return Err(format!("{} -> {to}: {} answers", client.place, answer.pod));
-            }
-        }
-        Ok(())
-    };
+    let answers = |name: &str| answered_by(&testbed.clients(), EXTERNAL, name);
     wait_for(WAIT_LIMIT, "the older one to be served", || answers("pod-2"));
     testbed.manifests.forget(&older);
     wait_for(WAIT_LIMIT, "the younger one to be served", || answers("pod-1"));
@@ -116,23 +117,12 @@ fn the_mode_of_ingress_addresses_changes_at_run_time() {
     testbed.manifests.serve(&proxy, &testbed.ready(1..=1));
     testbed.start(&[]);
     testbed.wait_served(&proxy, &testbed.ready(1..=1));
-    let answers = |testbed: &Testbed, name: &str| {
-        for client in [testbed.net.node_client(), testbed.pods[1].client()] {
-            for to in BALANCER.port(80) {
-                let outcome = client.ask(Proto::Tcp, to);
-                let answer =
-                    outcome.result.as_ref().map_err(|_| format!("{} -> {to}: {outcome}", client.place))?;
-                if answer.pod != name {
-                    return Err(format!("{} -> {to}: {} answers", client.place, answer.pod));
-                }
-            }
-        }
-        Ok(())
-    };
-    answers(&testbed, "balancer").expect("what is routed elsewhere is none of ours");
+    let clients = [testbed.net.node_client(), testbed.pods[1].client()];
+    let answers = |name: &str| answered_by(&clients, BALANCER, name);
+    answers("balancer").expect("what is routed elsewhere is none of ours");
     for (service, name) in [(&vip, "pod-1"), (&proxy, "balancer"), (&vip, "pod-1"), (&proxy, "balancer")] {
         testbed.manifests.service(service);
-        wait_for(WAIT_LIMIT, &format!("{name} to answer"), || answers(&testbed, name));
+        wait_for(WAIT_LIMIT, &format!("{name} to answer"), || answers(name));
     }
     let routes = testbed.local_routes();
     assert!(!BALANCER.each().iter().any(|ip| routes.contains(&ip.to_string())), "{routes}");

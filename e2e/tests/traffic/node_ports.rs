@@ -19,7 +19,7 @@ use testkit::{NetNs, wait_for};
 use crate::{
     reach::{
         Gets::{Node, Own, Refused},
-        ask, check, check_local_policy, wait,
+        ask, check, check_local_policy, wait, wait_answer,
     },
     testbed::{Testbed, WAIT_LIMIT, WEB, web},
 };
@@ -346,23 +346,19 @@ fn an_address_that_moves_to_another_machine_takes_its_node_ports_along() {
         node.sh(&format!("ip addr {verb} {}/24 dev eth0", FLOATING.v4));
         node.sh(&format!("ip addr {verb} {}/64 dev eth0 nodad", FLOATING.v6));
     };
-    let wait_answer = |testbed: &Testbed, client: &Client, name: &str| {
+    let wait_answers = |client: &Client, name: &str| {
         for to in FLOATING.port(PORT) {
-            wait_for(WAIT_LIMIT, &format!("{name} to answer at {to}"), || {
-                let outcome = client.ask_within(Duration::from_secs(2), Proto::Tcp, to);
-                let answer = outcome.result.as_ref().map_err(|_| outcome.to_string())?;
-                if answer.pod == name { Ok(()) } else { Err(testbed.net.node.sh("ipvsadm -Ln")) }
-            });
+            wait_answer(client, Proto::Tcp, to, name);
         }
     };
     change("add");
     testbed.manifests.serve(&web().with_node_port(PORT, "Cluster").with_affinity(60), &testbed.ready(1..=1));
     testbed.start(&[]);
-    wait_answer(&testbed, &testbed.net.outside_client(), "pod-1");
+    wait_answers(&testbed.net.outside_client(), "pod-1");
     let talk = testbed.talk(&FLOATING.port(PORT), 8);
     change("del");
     let _owner = testbed.net.outside_daemon_at("owner", FLOATING, PORT);
-    wait_answer(&testbed, &testbed.net.node_client(), "owner");
+    wait_answers(&testbed.net.node_client(), "owner");
     // The other addresses go on.
     wait(&testbed, NODE.port(PORT), Node);
     drop(talk.stop());

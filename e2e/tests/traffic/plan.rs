@@ -48,7 +48,7 @@ fn plan_on_a_fresh_node_and_on_a_converged_one() {
     ask_all(&testbed.net.outside_client(), &service);
 }
 
-/// What may need more privileges than the process has later is done by `--init-only`, and nothing else.
+/// Kernel parameters and timeouts are set by `--init-only`, and nothing else is written.
 #[test]
 fn init_only_leaves_no_kernel_parameter_to_write() {
     let testbed = Testbed::new(PodNetwork::Routed, 1);

@@ -47,6 +47,16 @@ fn ask_within(timeout: Duration, client: &Client, proto: Proto, to: SocketAddr) 
     }
 }
 
+/// Asks until an answer comes from this pod or daemon.
+#[track_caller]
+pub fn wait_answer(client: &Client, proto: Proto, to: SocketAddr, name: &str) {
+    wait_for(WAIT_LIMIT, &format!("{} to get {name} at {proto} {to}", client.place), || {
+        let outcome = client.ask_within(SILENCE, proto, to);
+        let answer = outcome.result.as_ref().map_err(|_| outcome.to_string())?;
+        if answer.pod == name { Ok(()) } else { Err(answer.pod.clone()) }
+    });
+}
+
 /// Checks what the node, a pod, the pod that answers and the client outside get at an address of each family.
 #[track_caller]
 pub fn check(testbed: &Testbed, at: [SocketAddr; 2], expected: [Gets; 4]) {

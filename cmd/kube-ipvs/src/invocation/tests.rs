@@ -157,7 +157,7 @@ fn errors_of_the_text_name_file_and_line_and_hide_no_others() {
     assert!(error.starts_with("/etc/c.yaml: line 1: "), "{error}");
 }
 
-/// Whoever configures kube-proxy by flags may add our settings in a file.
+/// Flags of kube-proxy and a file with our settings alone go together.
 #[test]
 fn a_file_without_a_configuration_of_kube_proxy_leaves_its_flags_alone() {
     let line = ["--config=/c", "--cluster-cidr=10.244.0.0/16", "--healthz-port=0", "--graceful-timeout=2m"];

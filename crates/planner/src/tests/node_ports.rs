@@ -417,7 +417,7 @@ fn a_node_port_that_is_given_up_after_it_moved_leaves_no_tag_behind() {
     assert!(world.mirror.servers.is_empty(), "{plan}");
 }
 
-/// What drains at an address has the packets of clients of the node port as well, who keep their address now.
+/// Clients keep their address under a Local policy, although virtual servers at the addresses still drain.
 #[test]
 fn a_node_port_that_moves_from_its_addresses_to_a_mark_leaves_no_masquerade_behind() {
     let mut world = on_two_addresses();
@@ -496,7 +496,7 @@ fn an_external_ip_of_the_node_leaves_a_port_that_is_a_node_port_to_that() {
     assert_eq!(world.problems(&other.name), []);
 }
 
-/// What drains at the place of a node port restricts its clients to nothing.
+/// Source ranges of a front that drains do not hold for the node port that has taken its place.
 #[test]
 fn source_ranges_go_with_the_port_that_a_node_port_takes_over() {
     let mut world = on_n1();

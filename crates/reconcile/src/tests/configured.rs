@@ -30,7 +30,7 @@ fn external_ips_can_be_left_out_but_not_those_of_load_balancers() {
     }
 }
 
-/// What it has of the Node itself counts where it does not have the configured address, such as one of loopback.
+/// The address in the Node object counts where the node lacks the configured one, such as one of loopback.
 #[test]
 fn a_configured_address_that_the_node_has_counts_instead_of_the_nodes() {
     for (configured, expected) in [("192.168.60.10", "192.168.60.10"), ("127.0.0.1", "192.168.50.10")] {
