@@ -588,7 +588,8 @@ impl Wanted<'_> {
     /// Problem of a front at an address of the node whose port a program or another Service has.
     fn taken(&self, front: Front, offer: Offer) -> Option<IntentProblem> {
         let (facts, service, port) = (self.context.facts, self.service.name.clone(), front.port);
-        let link = facts.addresses.get(&port.addr)?;
+        // Node ports are the cluster's, and come before both.
+        let link = facts.addresses.get(&port.addr).filter(|_| !matches!(offer, Offer::NodeAddress(_)))?;
         if facts.own_ports.contains(&port) {
             return Some(IntentProblem::PortIsNodes { service, port, link: link.clone() });
         }

@@ -55,11 +55,12 @@ impl Listeners {
         kernel: &mut Kernel,
     ) -> bool {
         let ports = service.map(|service| facts.shared_ports(service)).unwrap_or_default();
+        let before = self.services.get(name).cloned();
+        self.release(before.iter().flatten().filter(|port| !ports.contains(port)), name, facts);
         if ports.is_empty() {
             self.services.remove(name);
             return false;
         }
-        let before = self.services.get(name).cloned();
         let found = match kernel.tables.vips.listeners(&ports) {
             Ok(found) => {
                 self.failed = false;
@@ -81,6 +82,21 @@ impl Listeners {
         let has_changed = before.as_ref() != Some(&found);
         self.services.insert(name.clone(), found);
         has_changed
+    }
+
+    /// Forgets ports that a Service has given up, but for those that another one has.
+    fn release<'a>(
+        &self,
+        ports: impl Iterator<Item = &'a VipPort>,
+        name: &ServiceName,
+        facts: &mut NodeFacts,
+    ) {
+        let is_of_other = |port: &VipPort| {
+            self.services.iter().any(|(service, found)| service != name && found.contains(port))
+        };
+        for port in ports.filter(|port| !is_of_other(port)) {
+            facts.own_ports.remove(port);
+        }
     }
 
     fn report_failure(&mut self, error: &TableError) {

@@ -162,6 +162,37 @@ fn services_with_the_same_ports_are_looked_at_each_for_itself() {
     assert_eq!(real, [ip("10.244.0.11")], "those of the Service that has the port");
 }
 
+/// That a program listens on a port of the node matters to the Service that has it as an external IP, not to the one
+/// whose node port it is, before or after.
+#[test]
+fn a_node_port_does_not_yield_to_the_listener_on_an_external_ip() {
+    let node = ip("192.168.50.10");
+    let at = |port: u16| VipPort { addr: node, protocol: Protocol::Tcp, port: port.try_into().unwrap() };
+    let mut plain = service("plain", "10.96.0.81");
+    plain.ports[0].port = 30080.try_into().unwrap();
+    let mut external = plain.clone();
+    external.external_ips = vec![ExternalIp { addr: node, source: ExternalSource::ExternalIps }];
+    let mut sticky = service("sticky", "10.96.0.82");
+    sticky.affinity = Some(service_model::Affinity { timeout_seconds: 60.try_into().unwrap() });
+    sticky.ports[0].node_port = 30080.try_into().ok();
+    for gives_up_first in [true, false] {
+        let endpoints = [ready("plain", &["10.244.0.11"]), ready("sticky", &["10.244.0.12"])];
+        let mut world = World::synced([applied(external.clone())].into_iter().chain(endpoints));
+        world.kernel.vips.set_listeners([at(30080)]);
+        world.pass(SOON);
+        assert!(!world.kernel.ipvs.virtual_servers().contains_key(&at(30080).into()), "left to the program");
+        let mut events = [applied(plain.clone()), applied(sticky.clone())];
+        if !gives_up_first {
+            events.reverse();
+        }
+        for event in events {
+            world.send(event);
+            world.run();
+        }
+        assert_eq!(world.kernel.weights(at(30080).into()), [(12, 1)], "{gives_up_first}");
+    }
+}
+
 #[test]
 fn sockets_are_looked_at_only_while_a_vip_is_shared() {
     let mut world = World::synced(dns());
