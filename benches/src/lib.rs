@@ -7,10 +7,13 @@
 //! process under test; [`programming`] fills an empty kernel in every way; [`running`] changes a full one,
 //! fed by [`cluster`]; [`report`] shows the results. [`kinds`] is a run of its own, about Services of all kinds.
 //!
+//! [`exact`] is another one, which counts instructions.
+//!
 //! No test here has a clock: the report prints whether a target is met, and that decides nothing.
 
 pub mod alone;
 pub mod cluster;
+pub mod exact;
 pub mod kinds;
 pub mod node;
 pub mod noise;

@@ -1,12 +1,14 @@
 //! `cargo xtask bench`: measures, prints a table, writes JSON and a picture.
 
 use std::{
-    path::PathBuf,
+    fs,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use benches::{
+    exact,
     kinds::{self, Setup},
     noise::Probe,
     objects::Size,
@@ -32,6 +34,12 @@ struct Cli {
     /// VIPs alone, in each way in which they may be bound, instead of the usual run.
     #[arg(long)]
     vips: bool,
+    /// Instructions instead of times, on an emulator that counts them.
+    #[arg(long)]
+    exact: bool,
+    /// Results of an earlier exact run to compare with; a figure of kube-ipvs that is more than 5 % higher is an error.
+    #[arg(long, value_name = "FILE", requires = "exact")]
+    against: Option<PathBuf>,
     /// Numbers of Services, with ten endpoints each.
     #[arg(long, value_delimiter = ',', value_name = "N,...")]
     services: Vec<usize>,
@@ -72,6 +80,10 @@ fn main() -> Result<()> {
         println!("[{:5.1} s] {what}", start.elapsed().as_secs_f64());
         probe.sample();
     };
+    if cli.exact {
+        let rows = exact::measure(&bench, cli.quick, progress)?;
+        return report_exact(&cli, &run, &bench, rows, &destination);
+    }
     if cli.vips {
         let cases = vips::measure(scratch.path(), |case| print!("{}", case.line()))?;
         run.seconds = start.elapsed().as_secs_f64();
@@ -117,5 +129,28 @@ fn main() -> Result<()> {
     for path in results.store(&destination)? {
         println!("{}", path.display());
     }
+    Ok(())
+}
+
+/// Prints and stores the results of an exact run, and compares them with an earlier one.
+fn report_exact(cli: &Cli, run: &Run, bench: &Bench, rows: Vec<exact::Row>, destination: &Path) -> Result<()> {
+    let results = exact::report::Results {
+        date: run.date.clone(),
+        kernel: run.kernel.clone(),
+        version: run.version.clone(),
+        program_bytes: fs::metadata(&bench.binary)?.len(),
+        reason: None,
+        rows,
+    };
+    println!("\n{}", results.table());
+    fs::create_dir_all(destination)?;
+    results.store(&destination.join(results.file_name()))?;
+    let Some(path) = &cli.against else { return Ok(()) };
+    let before = exact::report::Results::load(path)?;
+    let comparison = results.compare(&before);
+    println!("Compared with {}, Linux {}, {}:\n\n{}", before.date, before.kernel, before.version, comparison.table());
+    println!("largest difference of {} figures: {:.1} %", comparison.len(), comparison.largest() * 100.0);
+    let worse: Vec<_> = comparison.worse().collect();
+    ensure!(worse.is_empty(), "more than 5 % worse than before:\n{}", worse.join("\n"));
     Ok(())
 }

@@ -49,7 +49,7 @@ impl Size {
 }
 
 /// The ClusterIP of a Service.
-fn vip(service: usize) -> Ipv4Addr {
+pub fn vip(service: usize) -> Ipv4Addr {
     offset(Ipv4Addr::new(10, 96, 1, 0), service)
 }
 

@@ -25,6 +25,18 @@ pub fn cpu_time(id: u32) -> Result<Duration> {
     Ok(Duration::from_secs_f64(ticks / TICKS_PER_SECOND))
 }
 
+/// Time that all threads of a process have run so far, those that have ended left out.
+pub fn run_time(id: u32) -> Result<Duration> {
+    let tasks = format!("/proc/{id}/task");
+    let mut nanos = 0;
+    for task in fs::read_dir(&tasks).with_context(|| tasks.clone())? {
+        // A thread may end meanwhile.
+        let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
+        nanos += text.split(' ').next().and_then(|field| field.parse::<u64>().ok()).context("schedstat")?;
+    }
+    Ok(Duration::from_nanos(nanos))
+}
+
 /// Waits for the end of a process without making its statistics go away.
 pub fn wait_for_end(id: u32) -> Result<()> {
     waitid(WaitId::Pid(pid_of(id)?), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).context("waitid")?;

@@ -3,6 +3,7 @@
 //! It shows what was really sent, in which pieces, by whomever and by whichever means.
 
 use std::{
+    collections::BTreeSet,
     io,
     mem::MaybeUninit,
     sync::{
@@ -34,6 +35,8 @@ const SILENCE: Duration = Duration::from_millis(200);
 const REQUEST: u16 = 1;
 /// Length of `struct nlmsghdr`.
 const HEADER: usize = 16;
+/// Message type NLMSG_ERROR, which is also an acknowledgement.
+const ERROR: u16 = 2;
 /// First message of an nftables transaction (NFNL_MSG_BATCH_BEGIN).
 const BATCH_BEGIN: u16 = 16;
 /// First family number after those of the controller and the like.
@@ -67,6 +70,14 @@ impl Datagram {
     pub fn summary(&self) -> String {
         let kinds: Vec<_> = self.messages().map(|(kind, ..)| kind).take(8).collect();
         format!("protocol {}, {} bytes, messages of types {kinds:?}", self.protocol, self.bytes.len())
+    }
+
+    /// Header of the message that it refuses, if it is such an answer.
+    fn refused(&self) -> Option<Vec<u8>> {
+        let (kind, ..) = self.messages().next()?;
+        let errno = self.bytes.get(HEADER..HEADER + 4)?;
+        let header = self.bytes.get(HEADER + 4..2 * HEADER + 4)?;
+        (kind == ERROR && errno.iter().any(|byte| *byte != 0)).then(|| header.to_vec())
     }
 
     /// Tells whether it went to the kernel.
@@ -137,9 +148,14 @@ impl Recording {
         traffic
     }
 
-    /// Keeps only datagrams that change something.
+    /// Keeps only datagrams that have changed something: not the questions that the kernel answers by refusing a write.
     pub fn into_writes(self) -> Vec<Datagram> {
-        self.datagrams.into_iter().filter(Datagram::is_write).collect()
+        let refused: BTreeSet<_> = self.datagrams.iter().filter_map(Datagram::refused).collect();
+        let is_refused = |datagram: &Datagram| {
+            let header = datagram.bytes.get(..HEADER).unwrap_or_default();
+            datagram.messages().count() == 1 && refused.contains(header)
+        };
+        self.datagrams.into_iter().filter(|datagram| datagram.is_write() && !is_refused(datagram)).collect()
     }
 }
 
@@ -267,5 +283,22 @@ mod tests {
             Traffic { sends: 6, messages: 8, write_sends: 3, write_messages: 5, write_bytes: 0, replies: 1 }
         );
         assert_eq!(recording.into_writes().len(), 3);
+    }
+
+    #[test]
+    fn writes_that_the_kernel_refuses_are_left_out() {
+        let request = |number| message(37, 5, &[1, 1, 0, 0, number]);
+        let answer = |errno: i32, request: &[u8]| {
+            let mut bytes = errno.to_ne_bytes().to_vec();
+            bytes.extend(&request[..16]);
+            message(2, 0, &bytes)
+        };
+        let (mut asked, done) = (request(1), request(2));
+        asked[8] = 7;
+        let answers = [answer(-22, &asked), answer(0, &done)];
+        let all = [asked, done].into_iter().chain(answers);
+        let datagrams = all.map(|bytes| Datagram { protocol: libc::NETLINK_GENERIC, bytes }).collect();
+        let writes = Recording { datagrams }.into_writes();
+        assert_eq!(writes.iter().map(|write| write.bytes[20]).collect::<Vec<_>>(), [2]);
     }
 }

@@ -203,9 +203,14 @@ impl Net {
 
     /// Starts pod number `number` with servers for all transports of `ports` on both its addresses.
     pub fn pod(&self, name: &str, number: u8, ports: &[u16]) -> Pod {
-        let mut pod = Pod::connect(&self.node, self.network, name, number, pod_address(number));
+        let mut pod = self.bare_pod(name, number);
         pod.serve(&self.program, ports);
         pod
+    }
+
+    /// Connects pod number `number`, in which nothing runs.
+    pub fn bare_pod(&self, name: &str, number: u8) -> Pod {
+        Pod::connect(&self.node, self.network, name, number, pod_address(number))
     }
 
     /// Starts a server on the node itself, as daemons listen there: TCP and UDP, on every address of both

@@ -10,7 +10,7 @@ pub mod image;
 mod kmsg;
 mod processes;
 pub mod protocol;
-mod qemu;
+pub mod qemu;
 pub mod session;
 
 use std::{fs, path::PathBuf};
@@ -19,7 +19,7 @@ use anyhow::Result;
 
 use crate::{kernels::Kernel, paths};
 use image::Image;
-use qemu::Machine;
+use qemu::{Clock, Machine};
 use session::Session;
 
 pub use kmsg::is_bug;
@@ -32,7 +32,15 @@ pub const MEMORY_MIB: u32 = 3072;
 
 /// Writes the image and boots it. `what` names the run's files in the output folder.
 pub fn boot(kernel: &Kernel, image: &Image, memory: u32, what: &str) -> Result<Session> {
-    let machine = machine(kernel, image, memory, what)?;
+    start(machine(kernel, image, memory, what)?)
+}
+
+/// Does the same with another clock.
+pub fn boot_by(clock: Clock, kernel: &Kernel, image: &Image, memory: u32, what: &str) -> Result<Session> {
+    start(Machine { clock, ..machine(kernel, image, memory, what)? })
+}
+
+fn start(machine: Machine) -> Result<Session> {
     let initramfs = machine.initramfs.clone();
     let session = Session::boot(machine);
     // The emulator has read the file by now, and it is large.
@@ -44,7 +52,7 @@ fn machine(kernel: &Kernel, image: &Image, memory: u32, what: &str) -> Result<Ma
     let initramfs = output(kernel, what, "initramfs")?;
     image.write(&initramfs)?;
     let console = output(kernel, what, "log")?;
-    Ok(Machine { kernel: kernel.clone(), initramfs, memory, console })
+    Ok(Machine { kernel: kernel.clone(), initramfs, memory, clock: Clock::Host, console })
 }
 
 /// File that holds the console of a run.

@@ -8,6 +8,7 @@ mod checks;
 mod command;
 mod conformance;
 mod deny;
+mod exact;
 mod fuzz;
 mod guest;
 mod guest_test;
@@ -49,7 +50,7 @@ enum Cli {
     /// Shows a rolling update on a real kernel.
     Demo(showcase::Showcase),
     /// Measures on a real kernel.
-    Bench(showcase::Showcase),
+    Bench(showcase::Bench),
     /// Runs things on real kernels.
     #[command(subcommand)]
     Guest(guest::cli::GuestCommand),
@@ -77,7 +78,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Cli::Image(image) => image.run(),
         Cli::Fuzz(fuzz) => fuzz.run(),
         Cli::Demo(showcase) => showcase.demo(),
-        Cli::Bench(showcase) => showcase.bench(),
+        Cli::Bench(bench) => bench.run(),
         Cli::Guest(command) => command.run(),
         Cli::GuestAgent => guest::agent::serve().map(|()| ExitCode::SUCCESS),
     }

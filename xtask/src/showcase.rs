@@ -12,11 +12,13 @@ use clap::Args;
 use crate::{
     build::{self, Executable},
     command,
+    exact::{self, Exact},
     guest::{
         self,
         cli::{report, to_terminal},
         image::Image,
         protocol::Task,
+        qemu::Clock,
     },
     guest_test::{add_programs, environment},
     kernels::{self, Kernel},
@@ -27,13 +29,14 @@ use crate::{
 const PROGRAM_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Folder for the results of a program that measures, which finds it in `KUBE_IPVS_RESULTS`.
-const RESULTS: &str = "/results";
+pub const RESULTS: &str = "/results";
 
 /// Variable that holds the commit which a program measures.
 const COMMIT: &str = "KUBE_IPVS_COMMIT";
 
 /// A program for people to watch.
-struct Program {
+#[derive(Debug)]
+pub struct Program {
     package: &'static str,
     name: &'static str,
     /// Modules that it needs besides those that every kernel of ours has.
@@ -44,7 +47,8 @@ struct Program {
 
 const DEMO: Program = Program { package: "e2e", name: "demo", modules: &[], results: None };
 
-const BENCH: Program =
+/// The benchmark.
+pub const BENCH: Program =
     Program { package: "benches", name: "bench", modules: &["nlmon"], results: Some("benches/results") };
 
 /// Commands that give the program a network of its own: interfaces, sysfs and named namespaces.
@@ -65,6 +69,35 @@ pub struct Showcase {
     arguments: Vec<String>,
 }
 
+/// Arguments of `bench`.
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// Counts instructions instead of time, in a guest whose clock does that.
+    #[arg(long)]
+    exact: bool,
+    /// Measures a part only, in a few minutes, and leaves the committed results alone.
+    #[arg(long, requires = "exact")]
+    quick: bool,
+    /// Number of runs, each in a guest of its own and compared with the one before.
+    #[arg(long, default_value_t = 1, requires = "exact")]
+    runs: usize,
+    #[command(flatten)]
+    showcase: Showcase,
+}
+
+impl Bench {
+    /// Measures.
+    pub fn run(&self) -> Result<ExitCode> {
+        if !self.exact {
+            return self.showcase.bench();
+        }
+        setup::ensure()?;
+        let results = if self.quick { paths::guest_output()?.join("exact") } else { exact::committed() };
+        let kernel = self.showcase.kernel_with(BENCH.modules)?;
+        Exact { kernel, quick: self.quick, results }.repeat(self.runs)
+    }
+}
+
 impl Showcase {
     /// Runs the rolling update; returns the exit code of the program.
     pub fn demo(&self) -> Result<ExitCode> {
@@ -72,7 +105,7 @@ impl Showcase {
     }
 
     /// Measures, and copies the results to `benches/results`.
-    pub fn bench(&self) -> Result<ExitCode> {
+    fn bench(&self) -> Result<ExitCode> {
         self.run(&BENCH)
     }
 
@@ -105,26 +138,9 @@ impl Showcase {
 
     fn in_guest(&self, program: &Program, programs: &[Executable]) -> Result<ExitCode> {
         let kernel = self.kernel_with(program.modules)?;
-        let mut image = Image::new(&kernel)?;
-        add_programs(&mut image, programs)?;
-        image.add_folder(RESULTS);
-        let what = format!("{}-{}", program.name, std::process::id());
-        println!("Starting a guest with Linux {}", kernel.release);
-        let mut session = guest::boot(&kernel, &image, self.memory, &what)?;
-        let mut env = environment(&kernel);
-        env.push(("KUBE_IPVS_RESULTS".to_owned(), RESULTS.to_owned()));
-        env.extend(commit().map(|commit| (COMMIT.to_owned(), commit)));
-        let mut argv = vec![format!("/bin/{}", program.name)];
-        argv.extend_from_slice(&self.arguments);
-        let timeout_ms = u64::try_from(PROGRAM_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
-        let outcome = session.run(&Task { argv, env, timeout_ms }, to_terminal)?;
-        if let Some(results) = program.results {
-            let results = paths::repository().join(results);
-            session.fetch(RESULTS, &results)?;
-            println!("Results are in {}", results.display());
-        }
-        session.quit();
-        Ok(report(&outcome, &kernel, &what))
+        let results = program.results.map(|results| paths::repository().join(results));
+        let measured = Measured { program, kernel: &kernel, memory: self.memory, clock: Clock::Host };
+        measured.run(Image::new(&kernel)?, programs, &self.arguments, results.as_deref())
     }
 
     /// Returns the kernel; fetches it anew if it was cached before such modules were wanted.
@@ -137,6 +153,50 @@ impl Showcase {
     }
 }
 
+/// A program in a guest.
+#[derive(Debug)]
+pub struct Measured<'a> {
+    /// The program.
+    pub program: &'a Program,
+    /// Kernel of the guest.
+    pub kernel: &'a Kernel,
+    /// Memory of the guest in MiB.
+    pub memory: u32,
+    /// Clock of the guest.
+    pub clock: Clock,
+}
+
+impl Measured<'_> {
+    /// Boots a guest with an image and the programs, runs the program, and copies its results to a folder.
+    pub fn run(
+        &self,
+        mut image: Image,
+        programs: &[Executable],
+        arguments: &[String],
+        results: Option<&Path>,
+    ) -> Result<ExitCode> {
+        let Measured { program, kernel, memory, clock } = *self;
+        add_programs(&mut image, programs)?;
+        image.add_folder(RESULTS);
+        let what = format!("{}-{}", program.name, std::process::id());
+        println!("Starting a guest with Linux {}", kernel.release);
+        let mut session = guest::boot_by(clock, kernel, &image, memory, &what)?;
+        let mut env = environment(kernel);
+        env.push(("KUBE_IPVS_RESULTS".to_owned(), RESULTS.to_owned()));
+        env.extend(commit().map(|commit| (COMMIT.to_owned(), commit)));
+        let mut argv = vec![format!("/bin/{}", program.name)];
+        argv.extend_from_slice(arguments);
+        let timeout_ms = u64::try_from(PROGRAM_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
+        let outcome = session.run(&Task { argv, env, timeout_ms }, to_terminal)?;
+        if let Some(results) = results {
+            session.fetch(RESULTS, results)?;
+            println!("Results are in {}", results.display());
+        }
+        session.quit();
+        Ok(report(&outcome, kernel, &what))
+    }
+}
+
 /// Commit that is measured, if git knows it.
 fn commit() -> Option<String> {
     let mut git = Command::new("git");
@@ -145,7 +205,7 @@ fn commit() -> Option<String> {
 }
 
 /// Builds the program, and the product as users get it.
-fn build(program: &Program) -> Result<Vec<Executable>> {
+pub fn build(program: &Program) -> Result<Vec<Executable>> {
     let Program { package, name, .. } = program;
     println!("Building kube-ipvs and {name}");
     let selection = ["--package", "kube-ipvs", "--package", package, "--bin", "kube-ipvs", "--bin", name];

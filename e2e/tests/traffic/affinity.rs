@@ -164,13 +164,15 @@ fn clients_spread_and_stick_as_affinity_is_switched() {
     }
 }
 
-/// Seconds of an affinity, as the tests of Kubernetes have it. Connections in TIME_WAIT keep an affinity alive, and
-/// last almost as long.
-const AFFINITY: u32 = 125;
+/// Seconds of an affinity.
+const AFFINITY: u32 = 20;
+/// Time for which the kernel knows a datagram's connection. It keeps an affinity alive; one of TCP does so for the two
+/// minutes of TIME_WAIT.
+const UDP_TIMEOUT: &str = "--ipvs-udp-timeout=5s";
 /// Silence of a client within its affinity.
-const SHORT_SILENCE: Duration = Duration::from_secs(40);
-/// Silence of a client that ends its affinity: the kernel's timers for minutes are late by up to 4 s.
-const LONG_SILENCE: Duration = Duration::from_secs(135);
+const SHORT_SILENCE: Duration = Duration::from_secs(8);
+/// Silence of a client that ends its affinity: the kernel's timers are late by some seconds.
+const LONG_SILENCE: Duration = Duration::from_secs(30);
 
 /// An odd number of clients take turns at two pods, so that everybody moves who chooses again.
 /// Conformance: e2e/service should have session affinity timeout work for service with type clusterIP
@@ -178,18 +180,18 @@ const LONG_SILENCE: Duration = Duration::from_secs(135);
 #[test]
 fn an_affinity_ends_with_its_timeout_slow() {
     let mut testbed = Testbed::new(PodNetwork::Routed, 3);
-    let service = Service::new("sticky", cluster_ip(90), &[Proto::Tcp])
+    let service = Service::new("sticky", cluster_ip(90), &[Proto::Tcp, Proto::Udp])
         .with_affinity(AFFINITY)
         .with_node_port(30090, "Cluster");
     testbed.manifests.serve(&service, &testbed.ready(1..=2));
-    testbed.start(&[]);
+    testbed.start(&[UDP_TIMEOUT]);
     wait(&testbed, NODE.port(30090), Gets::Node);
     let clients = [testbed.net.outside_client(), testbed.pods[2].client(), testbed.net.node_client()];
     let addresses = [cluster_ip(90).port(80), NODE.port(30090)].concat();
     // The pod of each client at each address.
     let ask_all = || -> Vec<Vec<String>> {
         let ask = |client: &Client, to| {
-            let outcome = client.ask(Proto::Tcp, to);
+            let outcome = client.ask(Proto::Udp, to);
             outcome.result.clone().unwrap_or_else(|_| panic!("{} -> {to}: {outcome}", client.place)).pod
         };
         addresses.iter().map(|to| clients.iter().map(|client| ask(client, *to)).collect()).collect()

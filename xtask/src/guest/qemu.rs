@@ -20,6 +20,42 @@ const PARAMETERS: &str = "console=ttyS0 loglevel=5 panic=-1 mitigations=off net.
     rcupdate.rcu_cpu_stall_timeout=60 cryptomgr.notests \
     initcall_blacklist=crypto_kdf108_init,init_encrypted,jent_mod_init";
 
+/// Clock of a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clock {
+    /// It follows the host's; there are two processors.
+    Host,
+    /// Every instruction takes 2 ns, whatever the host does; there is one processor. Idle time follows the host.
+    Instructions,
+}
+
+impl Clock {
+    const fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Clock::Host => &["-accel", "tcg,thread=multi,tb-size=512", "-smp", "2", "-cpu", "max"],
+            Clock::Instructions => &[
+                "-accel",
+                "tcg,thread=single,tb-size=512",
+                "-icount",
+                "shift=1",
+                "-smp",
+                "1",
+                "-cpu",
+                "max,erms=off,fsrm=off",
+            ],
+        }
+    }
+
+    /// Parameters of the kernel. Each step of a repeated string instruction counts as one, unlike on any processor, so
+    /// that memory is neither cleared before use nor copied byte by byte.
+    const fn parameters(self) -> &'static str {
+        match self {
+            Clock::Host => "",
+            Clock::Instructions => " init_on_alloc=0",
+        }
+    }
+}
+
 /// Parts of a guest.
 #[derive(Debug, Clone)]
 pub struct Machine {
@@ -29,6 +65,8 @@ pub struct Machine {
     pub initramfs: PathBuf,
     /// Memory in MiB.
     pub memory: u32,
+    /// Clock of the guest.
+    pub clock: Clock,
     /// File for the output of the serial console.
     pub console: PathBuf,
 }
@@ -42,7 +80,7 @@ impl Machine {
     pub fn start(&self, socket: &Path) -> Result<Emulator> {
         let log =
             File::create(&self.console).with_context(|| format!("creating {}", self.console.display()))?;
-        let mut command = self.command(PARAMETERS);
+        let mut command = self.command(&format!("{PARAMETERS}{}", self.clock.parameters()));
         command
             .args(["-display", "none", "-monitor", "none", "-serial"])
             .arg(format!("file:{}", self.console.display()))
@@ -66,7 +104,7 @@ impl Machine {
         let program = paths::find_program("qemu-system-x86_64");
         let mut command = Command::new(program.unwrap_or_else(|| "qemu-system-x86_64".into()));
         command
-            .args(["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max", "-smp", "2"])
+            .args(self.clock.arguments())
             .args(["-m", &self.memory.to_string(), "-no-reboot", "-nodefaults", "-nic", "none"])
             .arg("-kernel")
             .arg(self.kernel.vmlinuz())

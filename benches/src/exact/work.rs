@@ -1,0 +1,110 @@
+//! Work of kube-ipvs itself: its start, a restart, a change.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context, Result};
+
+use super::{Row, instructions};
+use crate::{
+    cluster::Cluster,
+    node::Node,
+    objects::Size,
+    process,
+    product::{Input, Product, Settings},
+    programming::{self, Bench, Programming},
+};
+
+/// Counted changes.
+const CHANGES: usize = 20;
+
+/// Time that an idle process is looked at; it holds audits of all kinds.
+const IDLE: Duration = Duration::from_secs(62);
+
+/// Counts what the process does at each size.
+pub fn measure(bench: &Bench, quick: bool, progress: &mut impl FnMut(&str)) -> Result<Vec<Row>> {
+    let sizes: &[usize] = if quick { &[1_000] } else { &[100, 1_000, 10_000] };
+    let mut rows = Vec::new();
+    for size in sizes.iter().copied().map(Size::of) {
+        progress(&format!("{} x {}", size.services, size.endpoints));
+        rows.extend(measure_one(bench, size, quick)?);
+    }
+    Ok(rows)
+}
+
+fn measure_one(bench: &Bench, size: Size, quick: bool) -> Result<Vec<Row>> {
+    let directory = bench.directory("exact-work")?;
+    let node = Node::new()?;
+    let mut cluster = Cluster::start(&node, size)?;
+    let kubeconfig = directory.join("kubeconfig");
+    cluster.write_kubeconfig(&kubeconfig)?;
+    let settings = Settings {
+        binary: bench.binary.clone(),
+        input: Input::Kubeconfig(kubeconfig),
+        directory: directory.clone(),
+        flags: Vec::new(),
+    };
+    let row = |work: &str, unit: &str, instructions: f64| Row {
+        work: format!("{work}, {} x {}", size.services, size.endpoints),
+        unit: unit.to_owned(),
+        way: "kube-ipvs".to_owned(),
+        instructions,
+    };
+    let services = size.services as f64;
+
+    let mut product = Product::start(&node, &settings)?;
+    let start = programmed(&mut product).context("start")?;
+    node.check(size, true)?;
+    let before = process::run_time(product.pid())?;
+    for _ in 0..CHANGES {
+        let syncs = product.syncs()?.len();
+        cluster.change()?;
+        product.wait_for_sync(syncs)?;
+    }
+    let changes = instructions(process::run_time(product.pid())? - before);
+    let mut rows = vec![
+        row("start", "Service", start / services),
+        row("one endpoint replaced", "change", changes / CHANGES as f64),
+    ];
+    if !quick {
+        let before = process::run_time(product.pid())?;
+        std::thread::sleep(IDLE);
+        let idle = instructions(process::run_time(product.pid())? - before);
+        rows.push(row("idle, audits included", "second", idle / IDLE.as_secs_f64()));
+    }
+    product.stop()?;
+    let mut product = Product::start(&node, &settings)?;
+    let restart = programmed(&mut product).context("restart")?;
+    product.stop()?;
+    rows.insert(1, row("restart", "Service", restart / services));
+    fs::remove_dir_all(&directory)?;
+    if !quick {
+        rows.splice(0..0, writes(bench, size)?);
+    }
+    Ok(rows)
+}
+
+/// Counts the writes alone, from the first to the last: by kube-ipvs, by `ipvsadm`, and by a loop that sends the bytes
+/// of kube-ipvs again.
+fn writes(bench: &Bench, size: Size) -> Result<Vec<Row>> {
+    let Programming { product, ipvs_alone, ipvsadm, replay_ms, replay_ipvs_ms, .. } =
+        programming::measure(bench, size)?;
+    let row = |work: &str, way: &str, ms: f64| Row {
+        work: format!("{work}, {} x {}", size.services, size.endpoints),
+        unit: "Service".to_owned(),
+        way: way.to_owned(),
+        instructions: instructions(Duration::from_secs_f64(ms / 1e3)) / size.services as f64,
+    };
+    Ok(vec![
+        row("write everything", "bare", replay_ms),
+        row("write everything", "kube-ipvs", product.first_to_last_write_ms),
+        row("write to IPVS alone", "bare", replay_ipvs_ms),
+        row("write to IPVS alone", "kube-ipvs", ipvs_alone.all_ms),
+        row("write to IPVS alone", "ipvsadm -R", ipvsadm.wall_ms),
+    ])
+}
+
+/// Instructions of a start until everything is programmed.
+fn programmed(product: &mut Product) -> Result<f64> {
+    product.wait_until_programmed()?;
+    Ok(instructions(process::run_time(product.pid())?))
+}
