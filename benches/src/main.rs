@@ -85,12 +85,7 @@ fn main() -> Result<()> {
         return report_exact(&cli, &run, &bench, rows, &destination);
     }
     if cli.vips {
-        let cases = vips::measure(scratch.path(), |case| print!("{}", case.line()))?;
-        run.seconds = start.elapsed().as_secs_f64();
-        run.noise = probe.noise();
-        let results = vips::Results { run, cases };
-        println!("\n{}\n{}", results.table(), results.store(&destination)?.display());
-        return Ok(());
+        return run_vips(run, &scratch, start, probe, &destination);
     }
     if cli.kinds {
         progress("warming up: modules are loaded, programs are in memory");
@@ -132,8 +127,30 @@ fn main() -> Result<()> {
     Ok(())
 }
 
+/// Measures VIPs alone.
+fn run_vips(
+    mut run: Run,
+    scratch: &testkit::TempDir,
+    start: Instant,
+    probe: Probe,
+    destination: &Path,
+) -> Result<()> {
+    let cases = vips::measure(scratch.path(), |case| print!("{}", case.line()))?;
+    run.seconds = start.elapsed().as_secs_f64();
+    run.noise = probe.noise();
+    let results = vips::Results { run, cases };
+    println!("\n{}\n{}", results.table(), results.store(destination)?.display());
+    Ok(())
+}
+
 /// Prints and stores the results of an exact run, and compares them with an earlier one.
-fn report_exact(cli: &Cli, run: &Run, bench: &Bench, rows: Vec<exact::Row>, destination: &Path) -> Result<()> {
+fn report_exact(
+    cli: &Cli,
+    run: &Run,
+    bench: &Bench,
+    rows: Vec<exact::Row>,
+    destination: &Path,
+) -> Result<()> {
     let results = exact::report::Results {
         date: run.date.clone(),
         kernel: run.kernel.clone(),
@@ -148,7 +165,13 @@ fn report_exact(cli: &Cli, run: &Run, bench: &Bench, rows: Vec<exact::Row>, dest
     let Some(path) = &cli.against else { return Ok(()) };
     let before = exact::report::Results::load(path)?;
     let comparison = results.compare(&before);
-    println!("Compared with {}, Linux {}, {}:\n\n{}", before.date, before.kernel, before.version, comparison.table());
+    println!(
+        "Compared with {}, Linux {}, {}:\n\n{}",
+        before.date,
+        before.kernel,
+        before.version,
+        comparison.table()
+    );
     println!("largest difference of {} figures: {:.1} %", comparison.len(), comparison.largest() * 100.0);
     let worse: Vec<_> = comparison.worse().collect();
     ensure!(worse.is_empty(), "more than 5 % worse than before:\n{}", worse.join("\n"));

@@ -1,19 +1,18 @@
-//! `cargo xtask bench --exact`: the benchmark that counts instructions, alone and as a tier of the tests.
+//! `cargo xtask bench --exact`: the benchmark that counts instructions.
 
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde::Deserialize;
 
 use crate::{
     guest::{MEMORY_MIB, image::Image, qemu::Clock},
-    kernels::{self, Kernel},
+    kernels::Kernel,
     paths, setup,
     showcase::{self, Measured},
-    tally::Tally,
 };
 
 /// Debian packages by which rules and sets of kube-proxy are restored.
@@ -69,46 +68,42 @@ impl Exact {
         measured.run(image, &programs, &arguments, Some(&self.results))
     }
 
-    /// Measures several times, each time in a guest of its own, and compares with the run before.
-    pub fn repeat(&self, runs: usize) -> Result<ExitCode> {
-        let mut before = None;
+    /// Measures several times, each time in a guest of its own, and compares with the run before, the first one with
+    /// other results.
+    pub fn repeat(&self, runs: usize, against: Option<PathBuf>) -> Result<ExitCode> {
+        let mut before = against;
         for _ in 0..runs {
             let code = self.run(before.as_deref())?;
             if code != ExitCode::SUCCESS {
                 return Ok(code);
             }
-            let last = self.results.with_extension("before.json");
+            let last = paths::guest_output()?.join("before.json");
             std::fs::copy(self.results.join(file_of(&self.kernel)), &last)?;
             before = Some(last);
         }
-        before.map(std::fs::remove_file).transpose()?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// Runs the quick part and compares it with the committed results, if those are of the same kernel.
-pub fn check(tally: &mut Tally) -> Result<()> {
-    let kernel = kernels::ensure(kernels::series(kernels::DEFAULT_SERIES)?)?;
-    let committed = committed().join(file_of(&kernel));
-    let text = std::fs::read_to_string(&committed).with_context(|| committed.display().to_string())?;
-    let before: Results = serde_json::from_str(&text).with_context(|| committed.display().to_string())?;
-    if before.kernel != kernel.release {
-        let why = format!(
-            "the results in {} are of Linux {}, not of {}; renew them by `cargo xtask bench --exact`",
-            committed.display(),
-            before.kernel,
-            kernel.release
-        );
-        println!("{why}");
-        tally.skip("comparison by instructions", &why);
-        return Ok(());
+/// The committed results of a kernel; `None`, with the reason on the terminal, if there are none of this very version.
+pub fn comparable(kernel: &Kernel) -> Result<Option<PathBuf>> {
+    let path = committed().join(file_of(kernel));
+    if !path.exists() {
+        println!("nothing to compare with: there is no {}", path.display());
+        return Ok(None);
     }
-    let exact = Exact { kernel, quick: true, results: paths::guest_output()?.join("exact") };
-    match exact.run(Some(&committed))? {
-        ExitCode::SUCCESS => tally.pass(),
-        code => bail!("it ended with {code:?}, see above"),
+    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let before: Results = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+    if before.kernel == kernel.release {
+        return Ok(Some(path));
     }
-    Ok(())
+    println!(
+        "nothing to compare with: {} is of Linux {}, not of {}; renew it by `cargo xtask bench --exact`",
+        path.display(),
+        before.kernel,
+        kernel.release
+    );
+    Ok(None)
 }
 
 /// Folder of the committed results.
@@ -124,6 +119,7 @@ fn file_of(kernel: &Kernel) -> String {
 
 /// Folder of the matches and targets of iptables, which it loads at run time.
 fn extensions() -> Result<PathBuf> {
-    let mut folders = std::fs::read_dir("/usr/lib")?.filter_map(|entry| Some(entry.ok()?.path().join("xtables")));
+    let mut folders =
+        std::fs::read_dir("/usr/lib")?.filter_map(|entry| Some(entry.ok()?.path().join("xtables")));
     folders.find(|folder| folder.is_dir()).context("no folder xtables below /usr/lib (package iptables)")
 }

@@ -140,7 +140,13 @@ impl Path {
         let endpoint = net.bare_pod("endpoint", 11);
         let client = net.bare_pod("client", 12);
         let server = Server::start(&endpoint.namespace, TARGET_PORT)?;
-        let scene = Scene { path: self, net: &net, endpoint: &endpoint, binary: &bench.binary, directory: &directory };
+        let scene = Scene {
+            path: self,
+            net: &net,
+            endpoint: &endpoint,
+            binary: &bench.binary,
+            directory: &directory,
+        };
         let context = || format!("{}, {}", self.name(), way.as_str());
         way.program(&scene).with_context(context)?;
         let counts = traffic::measure(&self.namespace(&net, &endpoint, &client), self.front());

@@ -42,7 +42,8 @@ impl Results {
 
     /// Writes JSON; returns its path.
     pub fn store(&self, path: &Path) -> Result<()> {
-        fs::write(path, serde_json::to_string_pretty(self)? + "\n").with_context(|| path.display().to_string())
+        fs::write(path, serde_json::to_string_pretty(self)? + "\n")
+            .with_context(|| path.display().to_string())
     }
 
     /// Name of the file of a kernel, by its series.
@@ -54,7 +55,9 @@ impl Results {
     /// Renders a table in Markdown: one line for each work and unit, with what each way costs.
     pub fn table(&self) -> String {
         let Results { date, kernel, version, program_bytes, .. } = self;
-        let mut text = format!("{date}, Linux {kernel}, {version}, {program_bytes} bytes\n\n| instructions | for each |");
+        let mut text = format!(
+            "{date}, Linux {kernel}, {version}, {program_bytes} bytes\n\n| instructions | for each |"
+        );
         let ways = self.ways();
         for way in &ways {
             let _ = write!(text, " {way} |");
@@ -158,7 +161,8 @@ impl Comparison {
     /// Renders both runs side by side.
     pub fn table(&self) -> String {
         let mut text =
-            "| instructions | for each | | before | now | change |\n| --- | --- | --- | --- | --- | --- |\n".to_owned();
+            "| instructions | for each | | before | now | change |\n| --- | --- | --- | --- | --- | --- |\n"
+                .to_owned();
         for change in &self.changes {
             let Row { work, unit, way, instructions } = &change.row;
             let _ = writeln!(
@@ -176,7 +180,11 @@ impl std::fmt::Display for Change {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Row { work, unit, instructions, .. } = &self.row;
         let share = self.share() * 100.0;
-        write!(f, "{work}: {instructions:.0} instructions for each {unit}, {:.0} before ({share:+.1} %)", self.before)
+        write!(
+            f,
+            "{work}: {instructions:.0} instructions for each {unit}, {:.0} before ({share:+.1} %)",
+            self.before
+        )
     }
 }
 

@@ -85,8 +85,7 @@ impl Scene<'_> {
 
     /// Lines for `ipvsadm -R`: the virtual server of the path, and those of other Services.
     fn virtual_servers(&self) -> String {
-        let persistent =
-            if self.path.affinity { format!(" -p {AFFINITY_SECONDS}") } else { String::new() };
+        let persistent = if self.path.affinity { format!(" -p {AFFINITY_SECONDS}") } else { String::new() };
         let (front, endpoint) = (self.path.front(), self.endpoint());
         let mut text = format!("-A -t {front} -s rr{persistent}\n-a -t {front} -r {endpoint} -m -w 1\n");
         for other in self.others() {
@@ -108,7 +107,8 @@ impl Scene<'_> {
     fn load(&self, program: &str, arguments: &[&str], input: &str) -> Result<()> {
         let mut command = self.node().command(program);
         command.args(arguments);
-        try_output_with_input(&mut command, input).with_context(|| format!("{program} with:\n{}", head(input)))?;
+        try_output_with_input(&mut command, input)
+            .with_context(|| format!("{program} with:\n{}", head(input)))?;
         Ok(())
     }
 
@@ -129,6 +129,8 @@ impl Scene<'_> {
             );
             self.load("ip", &["-batch", "-"], &lines)?;
         }
+        // Such a rule makes the kernel track connections, though no packet comes here.
+        self.load("nft", &["-f", "-"], "table inet bare {\n chain unused {\n  ct state new accept\n }\n}\n")?;
         if self.path.takes_masquerading() {
             let family = if self.path.is_v6 { "ip6" } else { "ip" };
             let endpoint = self.endpoint().ip();
@@ -269,8 +271,10 @@ impl Scene<'_> {
              -A KUBE-SERVICES -m set --match-set {prefix}CLUSTER-IP dst,dst -j ACCEPT"
         );
         if balancer {
-            let _ =
-                writeln!(services, "-A KUBE-SERVICES -m set --match-set {prefix}LOAD-BALANCER dst,dst -j ACCEPT");
+            let _ = writeln!(
+                services,
+                "-A KUBE-SERVICES -m set --match-set {prefix}LOAD-BALANCER dst,dst -j ACCEPT"
+            );
         }
         if self.path.to == To::NodePort {
             let _ = writeln!(
@@ -299,7 +303,9 @@ impl Scene<'_> {
              -A KUBE-IPVS-FILTER -m conntrack --ctstate NEW -m set --match-set {prefix}IPVS-IPS dst -j REJECT \
              --reject-with {reject}\nCOMMIT\n",
             filter = ["LOAD-BALANCER", "CLUSTER-IP", "EXTERNAL-IP", "EXTERNAL-IP-LOCAL"]
-                .map(|set| format!("-A KUBE-IPVS-FILTER -m set --match-set {prefix}{set} dst,dst -j RETURN\n"))
+                .map(|set| format!(
+                    "-A KUBE-IPVS-FILTER -m set --match-set {prefix}{set} dst,dst -j RETURN\n"
+                ))
                 .concat(),
         )
     }

@@ -94,29 +94,59 @@ const MISPLACED: &str = "misplaced";
 const ICMP_PACKETS: &str = "icmp";
 /// Name of the chain for ICMP errors that end no connection.
 const SOFT_ERRORS: &str = "soft-errors";
-/// Names of the chains of a family, but for the hooks: for packets to addresses of this node and the like.
+/// Names of the chains of a family, but for the hooks. A hook looks at the family once.
 struct FamilyChains {
+    /// Chains for packets to addresses of this node.
+    node: HookChains,
+    /// Chains for all packets.
+    all: HookChains,
+    /// For packets to steered VIPs.
+    steer: &'static str,
+    /// For packets to steered VIPs from this node.
+    steer_output: &'static str,
+    /// For packets to ports of ClusterIPs.
+    cluster_ips: &'static str,
+    /// For connections to ports of Services.
+    services: &'static str,
+    /// For those of them whose clients are masqueraded unless they are pods of this node.
+    nonlocal: &'static str,
+}
+
+/// Names of chains by the hook in which their packets are.
+struct HookChains {
     input: &'static str,
     output: &'static str,
     postrouting: &'static str,
-    /// For packets to steered VIPs.
-    steer: &'static str,
 }
 
 impl FamilyChains {
     const fn of(family: IpFamily) -> Self {
         match family {
             IpFamily::V4 => FamilyChains {
-                input: "node-input-v4",
-                output: "node-output-v4",
-                postrouting: "node-postrouting-v4",
+                node: HookChains {
+                    input: "node-input-v4",
+                    output: "node-output-v4",
+                    postrouting: "node-postrouting-v4",
+                },
+                all: HookChains { input: "input-v4", output: "output-v4", postrouting: "postrouting-v4" },
                 steer: "steer-v4",
+                steer_output: "steer-output-v4",
+                cluster_ips: "cluster-ips-v4",
+                services: "services-v4",
+                nonlocal: "nonlocal-v4",
             },
             IpFamily::V6 => FamilyChains {
-                input: "node-input-v6",
-                output: "node-output-v6",
-                postrouting: "node-postrouting-v6",
+                node: HookChains {
+                    input: "node-input-v6",
+                    output: "node-output-v6",
+                    postrouting: "node-postrouting-v6",
+                },
+                all: HookChains { input: "input-v6", output: "output-v6", postrouting: "postrouting-v6" },
                 steer: "steer-v6",
+                steer_output: "steer-output-v6",
+                cluster_ips: "cluster-ips-v6",
+                services: "services-v6",
+                nonlocal: "nonlocal-v6",
             },
         }
     }
@@ -169,13 +199,23 @@ pub fn render_table(layout: &RulesLayout) -> TableSpec {
         ChainSpec { name: ICMP_PACKETS, base: None, rules: per_family(soft_errors) },
     ];
     for family in IpFamily::ALL {
-        let FamilyChains { input, output, postrouting, steer } = FamilyChains::of(family);
-        chains.extend([
-            ChainSpec { name: steer, base: None, rules: steer_vips(layout, family) },
-            ChainSpec { name: input, base: None, rules: node_input(layout, family) },
-            ChainSpec { name: output, base: None, rules: node_output(family) },
-            ChainSpec { name: postrouting, base: None, rules: node_postrouting(layout, family) },
-        ]);
+        let FamilyChains { node, all, steer, steer_output, cluster_ips, services, nonlocal } =
+            FamilyChains::of(family);
+        // A chain comes behind those that its rules go to.
+        let of_family = [
+            (steer, steer_vips(layout, family)),
+            (steer_output, vec![not_allowed(family), no_endpoints(Place::Vip, family)]),
+            (cluster_ips, vec![no_endpoints(Place::Vip, family)]),
+            (node.input, node_input(layout, family)),
+            (node.output, vec![settled(), mark_node_port(family)]),
+            (node.postrouting, node_postrouting(layout, family)),
+            (nonlocal, vec![masquerade_nonlocal(layout, family), hairpin(None, family)]),
+            (services, of_services(layout, family)),
+            (all.input, input_of(layout, family)),
+            (all.output, output_of(family)),
+            (all.postrouting, postrouting_of(family)),
+        ];
+        chains.extend(of_family.map(|(name, rules)| ChainSpec { name, base: None, rules }));
     }
     chains.extend([
         chain("steer", STEER, steer()),
@@ -323,15 +363,20 @@ fn to_node(selector: Selector, family: IpFamily) -> Statement {
     Statement::In(selector, SetId::planned(RuleSet::NodeAddresses, family))
 }
 
+/// `ct direction reply accept`
+///
 /// `meta nfproto ipv4 ip daddr . ip daddr @steered-vips-v4 goto steer-v4`
 ///
-/// One look-up for every packet that is not to such a VIP.
+/// One look-up for every packet of a client that is not to such a VIP. Answers are never steered.
 fn steer() -> Vec<RuleSpec> {
-    per_family(|family| {
-        let vips = Statement::In(Selector::DestinationPair, SetId::planned(RuleSet::SteeredVips, family));
-        let chain = Statement::Goto(FamilyChains::of(family).steer);
-        vec![rule("VIP that is not this node's", [Statement::Family(family), vips, chain])]
-    })
+    let mut rules = vec![rule("answers go where routing leads", [Statement::Reply, Statement::Accept])];
+    rules.extend(IpFamily::ALL.map(|family| to_steered_vip(family, FamilyChains::of(family).steer)));
+    rules
+}
+
+fn to_steered_vip(family: IpFamily, chain: &'static str) -> RuleSpec {
+    let vips = Statement::In(Selector::DestinationPair, SetId::planned(RuleSet::SteeredVips, family));
+    rule("VIP that is not this node's", [Statement::Family(family), vips, Statement::Goto(chain)])
 }
 
 /// Packets to a steered VIP. Health checks of a load balancer (`@health-checks-v4`) come first: this node answers them
@@ -421,29 +466,56 @@ fn steered(layout: &RulesLayout) -> RuleSpec {
 }
 
 fn input(layout: &RulesLayout) -> Vec<RuleSpec> {
-    let mut rules = vec![steered(layout)];
+    let mut rules = vec![steered(layout), settled()];
     rules.extend(icmp());
-    rules.extend([replies(), settled()]);
-    rules.extend(per_family(|family| {
-        let mut rules = vec![
-            not_allowed(family),
-            no_endpoints(Place::Vip, family),
-            health_check(family),
-            not_a_service(family),
-        ];
-        rules.extend(no_local_endpoints(layout, Place::Vip, family));
-        rules.extend(mark_external(layout, Place::Vip, family));
-        rules.push(rule(
-            "address of this node",
-            [
-                Statement::Family(family),
-                to_node(Selector::Destination, family),
-                Statement::Goto(FamilyChains::of(family).input),
-            ],
-        ));
-        rules
-    }));
+    rules.push(replies());
+    rules.extend(by_family(|chains| chains.all.input));
     rules
+}
+
+/// `meta nfproto ipv4 goto input-v4`
+fn by_family(chain: impl Fn(FamilyChains) -> &'static str) -> Vec<RuleSpec> {
+    per_family(|family| {
+        let chain = Statement::Goto(chain(FamilyChains::of(family)));
+        vec![rule("rules of one family", [Statement::Family(family), chain])]
+    })
+}
+
+/// `meta nfproto ipv4 ip daddr . meta l4proto . th dport @masquerade-nonlocal-v4 goto cluster-ips-v4`
+///
+/// Most packets are for these: they have no ranges of clients and no marks, and no health check comes there.
+fn to_cluster_ip(family: IpFamily) -> RuleSpec {
+    let set = SetId::planned(RuleSet::MasqueradeNonLocal, family);
+    rule(
+        "port of a ClusterIP",
+        [
+            Statement::Family(family),
+            Statement::In(Selector::DestinationPort, set),
+            Statement::Goto(FamilyChains::of(family).cluster_ips),
+        ],
+    )
+}
+
+fn input_of(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
+    let mut rules = vec![
+        to_cluster_ip(family),
+        not_allowed(family),
+        no_endpoints(Place::Vip, family),
+        health_check(family),
+        not_a_service(family),
+    ];
+    rules.extend(no_local_endpoints(layout, Place::Vip, family));
+    rules.extend(mark_external(layout, Place::Vip, family));
+    rules.push(at_node(Selector::Destination, family, FamilyChains::of(family).node.input));
+    rules
+}
+
+/// `meta nfproto ipv4 ip daddr @node-addresses-v4 goto node-input-v4`
+fn at_node(selector: Selector, family: IpFamily, chain: &'static str) -> RuleSpec {
+    rule(
+        "address of this node",
+        [Statement::Family(family), to_node(selector, family), Statement::Goto(chain)],
+    )
 }
 
 /// Packets from outside and from pods to an address of this node.
@@ -455,33 +527,35 @@ fn node_input(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
     rules
 }
 
+/// What is settled passes first: there is nothing to refuse, and no mark to give. Of the rest, what is for an address of
+/// this node or a VIP goes to the loopback link, unless the VIP is steered; what IPVS has translated does not any more.
 fn output() -> Vec<RuleSpec> {
-    let mut rules = icmp();
+    let mut rules = vec![settled()];
+    rules.extend(icmp());
     rules.extend(per_family(|family| {
-        let mut to_node_port = no_endpoints(Place::Node, family);
-        to_node_port.statements.insert(2, to_node(Selector::Destination, family));
-        vec![not_allowed(family), no_endpoints(Place::Vip, family), to_node_port]
+        let FamilyChains { all, steer_output, .. } = FamilyChains::of(family);
+        let to_itself = [Statement::Family(family), Statement::ToLoopback, Statement::Goto(all.output)];
+        vec![rule("for this node, or a VIP", to_itself), to_steered_vip(family, steer_output)]
     }));
     rules
 }
 
-/// `meta nfproto ipv4 ip daddr @node-addresses-v4 goto node-output-v4`
-fn output_nodes() -> Vec<RuleSpec> {
-    per_family(|family| {
-        vec![rule(
-            "address of this node",
-            [
-                Statement::Family(family),
-                to_node(Selector::Destination, family),
-                Statement::Goto(FamilyChains::of(family).output),
-            ],
-        )]
-    })
+fn output_of(family: IpFamily) -> Vec<RuleSpec> {
+    let mut to_node_port = no_endpoints(Place::Node, family);
+    to_node_port.statements.insert(2, to_node(Selector::Destination, family));
+    vec![to_cluster_ip(family), not_allowed(family), no_endpoints(Place::Vip, family), to_node_port]
 }
 
+/// `meta nfproto ipv4 oif "lo" ip daddr @node-addresses-v4 goto node-output-v4`
+///
 /// Packets from this node to an address of its own.
-fn node_output(family: IpFamily) -> Vec<RuleSpec> {
-    vec![settled(), mark_node_port(family)]
+fn output_nodes() -> Vec<RuleSpec> {
+    let rules = IpFamily::ALL.map(|family| {
+        let mut rule = at_node(Selector::Destination, family, FamilyChains::of(family).node.output);
+        rule.statements.insert(1, Statement::ToLoopback);
+        rule
+    });
+    rules.into()
 }
 
 fn input_late(layout: &RulesLayout) -> Vec<RuleSpec> {
@@ -700,36 +774,50 @@ fn unserved_port(set: RuleSet, family: IpFamily) -> RuleSpec {
 
 fn postrouting(layout: &RulesLayout) -> Vec<RuleSpec> {
     let mut rules = vec![stays_here(layout)];
-    rules.extend(per_family(|family| {
-        let mut rules = vec![
-            remember(Place::Vip, family),
-            masquerade_nonlocal(layout, family),
-            masquerade_external(layout, family),
-            masquerade_vips(family),
-        ];
-        rules.extend(masquerade_pods(layout, Place::Vip, family));
-        rules.extend([
-            masquerade(Place::Vip, family),
-            hairpin(Place::Vip, family),
-            rule(
-                "sent to an address of this node",
-                [
-                    Statement::Family(family),
-                    to_node(Selector::OriginalDestination, family),
-                    Statement::Goto(FamilyChains::of(family).postrouting),
-                ],
-            ),
-        ]);
-        rules
-    }));
+    rules.extend(by_family(|chains| chains.all.postrouting));
+    rules
+}
+
+/// `meta nfproto ipv4 ct original ip daddr . meta l4proto . ct original proto-dst @services-v4 goto services-v4`
+///
+/// `meta nfproto ipv4 ct original ip daddr @node-addresses-v4 goto node-postrouting-v4`
+///
+/// Two look-ups for a connection that is none of ours: every port in a set below is one of a Service.
+fn postrouting_of(family: IpFamily) -> Vec<RuleSpec> {
+    let FamilyChains { node, services, .. } = FamilyChains::of(family);
+    let to_service =
+        Statement::In(Selector::OriginalDestinationPort, SetId::planned(RuleSet::Services, family));
+    vec![
+        rule("port of a Service", [Statement::Family(family), to_service, Statement::Goto(services)]),
+        at_node(Selector::OriginalDestination, family, node.postrouting),
+    ]
+}
+
+/// Connections to ports of Services. A port is in one of the sets at most.
+fn of_services(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
+    let nonlocal =
+        Statement::In(Selector::OriginalDestinationPort, SetId::planned(RuleSet::MasqueradeNonLocal, family));
+    let mut rules = vec![
+        remember(None, family),
+        rule(
+            "port of a ClusterIP",
+            [Statement::Family(family), nonlocal, Statement::Goto(FamilyChains::of(family).nonlocal)],
+        ),
+        masquerade_external(layout, family),
+        masquerade_vips(family),
+    ];
+    rules.extend(masquerade_pods(layout, Place::Vip, family));
+    rules.extend([masquerade(Place::Vip, family), hairpin(None, family)]);
     rules
 }
 
 /// Connections to addresses of this node. Whoever uses a node port may be outside of the cluster.
 fn node_postrouting(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
-    let mut rules = vec![remember(Place::Node, family)];
+    let of_a_port =
+        || Some(Statement::In(Place::Node.original(), Place::Node.set(RuleSet::Services, family)));
+    let mut rules = vec![remember(of_a_port(), family)];
     rules.extend(masquerade_pods(layout, Place::Node, family));
-    rules.extend([masquerade(Place::Node, family), hairpin(Place::Node, family)]);
+    rules.extend([masquerade(Place::Node, family), hairpin(of_a_port(), family)]);
     rules
 }
 
@@ -745,41 +833,36 @@ fn stays_here(layout: &RulesLayout) -> RuleSpec {
     RuleSpec { about: "this node to itself", statements }
 }
 
-/// `meta nfproto ipv4 ct original ip daddr . meta l4proto . ct original proto-dst @services-v4
-/// update @endpoints-v4 { ip daddr . meta l4proto . th dport . ip daddr }`
+/// `meta nfproto ipv4 update @endpoints-v4 { ip daddr . meta l4proto . th dport . ip daddr }`, under a condition where
+/// not all connections are to ports of Services
 ///
 /// A rule of its own, so that a full set keeps nobody from being masqueraded. Its size follows from the
 /// endpoints that there are, not from the clients, whom nobody knows.
-fn remember(place: Place, family: IpFamily) -> RuleSpec {
-    rule(
-        "where the connection was sent",
-        [
-            Statement::Family(family),
-            Statement::In(place.original(), place.set(RuleSet::Services, family)),
-            Statement::Remember(SetId::endpoints(family)),
-        ],
-    )
+fn remember(condition: Option<Statement>, family: IpFamily) -> RuleSpec {
+    let mut statements = vec![Statement::Family(family)];
+    statements.extend(condition);
+    statements.push(Statement::Remember(SetId::endpoints(family)));
+    RuleSpec { about: "where the connection was sent", statements }
 }
 
-/// `meta nfproto ipv4 ct original ip daddr . meta l4proto . ct original proto-dst @masquerade-nonlocal-v4`
-/// and then, by local detection:
+/// By local detection:
 ///
-/// - CIDRs: `ct original ip saddr != 10.244.0.0/16 masquerade fully-random`
+/// - CIDRs: `meta nfproto ipv4 ct original ip saddr != 10.244.0.0/16 masquerade fully-random`
 /// - interface: `meta mark & 0x4000 == 0x4000 meta mark set meta mark & 0xffffbfff masquerade fully-random`
 /// - none: `ct original ip saddr @vips-v4 masquerade fully-random`; no answer would find its way to a VIP of
 ///   this node from another one.
 fn masquerade_nonlocal(layout: &RulesLayout, family: IpFamily) -> RuleSpec {
-    let set = SetId::planned(RuleSet::MasqueradeNonLocal, family);
     let vips = Statement::In(Selector::OriginalClient, SetId::planned(RuleSet::Vips, family));
     let unknown = ("client is this node under the address of a VIP", Some(vips));
-    masquerade_unless_local(layout, set, unknown)
+    masquerade_unless_local(layout, family, None, unknown)
 }
 
-/// The same with `@masquerade-external-v4`, but without detection every connection is masqueraded: a client that
+/// The same behind `ct original ip daddr . meta l4proto . ct original proto-dst @masquerade-external-v4`, but without detection every connection is masqueraded: a client that
 /// came in through an external address expects its answers from there, whatever node has the endpoint.
 fn masquerade_external(layout: &RulesLayout, family: IpFamily) -> RuleSpec {
     let set = SetId::planned(RuleSet::MasqueradeExternal, family);
-    masquerade_unless_local(layout, set, ("client may be outside of the cluster", None))
+    let of_the_set = Statement::In(Selector::OriginalDestinationPort, set);
+    masquerade_unless_local(layout, family, Some(of_the_set), ("client may be outside of the cluster", None))
 }
 
 /// `meta nfproto ipv4 ct original ip daddr . meta l4proto . ct original proto-dst @masquerade-pods-v4
@@ -838,16 +921,16 @@ fn masquerade_vips(family: IpFamily) -> RuleSpec {
     )
 }
 
-/// Masquerades connections to a set unless the client is a pod of this node; `unknown` is the purpose and the
+/// Masquerades connections, under a condition, unless the client is a pod of this node; `unknown` is the purpose and the
 /// condition where local pods cannot be told.
 fn masquerade_unless_local(
     layout: &RulesLayout,
-    set: SetId,
+    family: IpFamily,
+    condition: Option<Statement>,
     unknown: (&'static str, Option<Statement>),
 ) -> RuleSpec {
-    let family = set.family;
-    let mut statements =
-        vec![Statement::Family(family), Statement::In(Selector::OriginalDestinationPort, set)];
+    let mut statements = vec![Statement::Family(family)];
+    statements.extend(condition);
     let nets: Vec<_> = local_networks(layout.local(family), family).collect();
     let mut about = "client is not a pod of this node";
     if is_by_interface(layout.local(family)) {
@@ -870,18 +953,16 @@ fn masquerade(place: Place, family: IpFamily) -> RuleSpec {
     rule("always", [Statement::Family(family), Statement::In(place.original(), set), Statement::Masquerade])
 }
 
-/// `meta nfproto ipv4 ct original ip daddr . meta l4proto . ct original proto-dst @services-v4
-/// ip daddr . meta l4proto . th dport . ip saddr @endpoints-v4 masquerade fully-random`
-fn hairpin(place: Place, family: IpFamily) -> RuleSpec {
-    rule(
-        "pod that reaches itself through a service",
-        [
-            Statement::Family(family),
-            Statement::In(place.original(), place.set(RuleSet::Services, family)),
-            Statement::In(Selector::DestinationPortAndSource, SetId::endpoints(family)),
-            Statement::Masquerade,
-        ],
-    )
+/// `meta nfproto ipv4 ip daddr . meta l4proto . th dport . ip saddr @endpoints-v4 masquerade fully-random`, under a
+/// condition where not all connections are to ports of Services
+fn hairpin(condition: Option<Statement>, family: IpFamily) -> RuleSpec {
+    let mut statements = vec![Statement::Family(family)];
+    statements.extend(condition);
+    statements.extend([
+        Statement::In(Selector::DestinationPortAndSource, SetId::endpoints(family)),
+        Statement::Masquerade,
+    ]);
+    RuleSpec { about: "pod that reaches itself through a service", statements }
 }
 
 /// `meta nfproto ipv4 iifname != "cbr0" ip daddr . meta l4proto . th dport @masquerade-nonlocal-v4

@@ -57,11 +57,14 @@ fn shaped(local: &LocalDetection) -> Vec<String> {
 }
 
 /// Rule that masquerades connections to a set under a condition.
-fn masquerades(set: &str, condition: &str) -> String {
-    format!(
-        "postrouting: meta nfproto ipv4 ct original ip daddr . meta l4proto . ct original proto-dst \
-         @masquerade-{set}-v4 {condition} masquerade fully-random"
-    )
+fn masquerades(condition: &str) -> [String; 2] {
+    [
+        format!("nonlocal-v4: meta nfproto ipv4 {condition} masquerade fully-random"),
+        format!(
+            "services-v4: meta nfproto ipv4 ct original ip daddr . meta l4proto . ct original proto-dst \
+             @masquerade-external-v4 {condition} masquerade fully-random"
+        ),
+    ]
 }
 
 /// Rule of a chain that marks first packets to a set.
@@ -80,6 +83,7 @@ fn prefixes_of_the_other_family_only_are_no_detection() {
 
 #[test]
 fn host_bits_of_prefixes_do_not_matter() {
+    let [nonlocal, external] = masquerades("ct original ip saddr != 10.244.0.0/24");
     assert_eq!(
         shaped(&LocalDetection::NodeCidr(vec![net("10.244.0.9/24")])),
         [
@@ -89,14 +93,14 @@ fn host_bits_of_prefixes_do_not_matter() {
             "node-input-v4: meta nfproto ipv4 ct direction original ct original ip saddr != 10.244.0.0/24 \
              meta mark set meta l4proto . th dport map @node-marks-external-v4 accept"
                 .to_owned(),
-            "input: ct state new,untracked meta nfproto ipv4 ip daddr . meta l4proto . th dport \
+            nonlocal,
+            external,
+            "input-v4: ct state new,untracked meta nfproto ipv4 ip daddr . meta l4proto . th dport \
              @no-local-endpoints-v4 ct original ip saddr != 10.244.0.0/24 drop"
                 .to_owned(),
-            "input: meta nfproto ipv4 ct direction original ct original ip saddr != 10.244.0.0/24 \
+            "input-v4: meta nfproto ipv4 ct direction original ct original ip saddr != 10.244.0.0/24 \
              meta mark set ip daddr . meta l4proto . th dport map @marks-external-v4 accept"
                 .to_owned(),
-            masquerades("nonlocal", "ct original ip saddr != 10.244.0.0/24"),
-            masquerades("external", "ct original ip saddr != 10.244.0.0/24"),
         ]
     );
 }
@@ -105,13 +109,8 @@ fn host_bits_of_prefixes_do_not_matter() {
 fn names_that_no_interface_can_have_match_none() {
     let marked = "meta mark & 0x00004000 == 0x00004000 meta mark set meta mark & 0xffffbfff";
     let unmarked = "postrouting: oif \"lo\" meta mark set meta mark & 0xffffbfff accept".to_owned();
-    let empty = vec![
-        unmarked,
-        masquerades("nonlocal", marked),
-        masquerades("external", marked),
-        marks("output", "nonlocal"),
-        marks("output", "external"),
-    ];
+    let [nonlocal, external] = masquerades(marked);
+    let empty = vec![nonlocal, external, unmarked, marks("output", "nonlocal"), marks("output", "external")];
     let mut everything = empty.clone();
     everything.splice(3..3, [marks("prerouting", "nonlocal"), marks("prerouting", "external")]);
     assert_eq!(shaped(&LocalDetection::BridgeInterface("b".repeat(16))), everything);
