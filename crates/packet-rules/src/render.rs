@@ -207,7 +207,7 @@ pub fn render_table(layout: &RulesLayout) -> TableSpec {
             (steer_output, vec![not_allowed(family), no_endpoints(Place::Vip, family)]),
             (cluster_ips, vec![no_endpoints(Place::Vip, family)]),
             (node.input, node_input(layout, family)),
-            (node.output, vec![settled(), mark_node_port(family)]),
+            (node.output, vec![mark_node_port(family)]),
             (node.postrouting, node_postrouting(layout, family)),
             (nonlocal, vec![masquerade_nonlocal(layout, family), hairpin(None, family)]),
             (services, of_services(layout, family)),
@@ -527,35 +527,43 @@ fn node_input(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
     rules
 }
 
-/// What is settled passes first: there is nothing to refuse, and no mark to give. Of the rest, what is for an address of
-/// this node or a VIP goes to the loopback link, unless the VIP is steered; what IPVS has translated does not any more.
+/// What is settled passes first: there is nothing to refuse, and no mark to give. Of the rest, what is for a VIP goes to
+/// the loopback link, unless the VIP is steered; what IPVS has translated does not any more. An address of this node may
+/// be one of a VRF, and goes to the link of that.
 fn output() -> Vec<RuleSpec> {
     let mut rules = vec![settled()];
     rules.extend(icmp());
     rules.extend(per_family(|family| {
         let FamilyChains { all, steer_output, .. } = FamilyChains::of(family);
         let to_itself = [Statement::Family(family), Statement::ToLoopback, Statement::Goto(all.output)];
-        vec![rule("for this node, or a VIP", to_itself), to_steered_vip(family, steer_output)]
+        vec![
+            rule("for this node, or a VIP", to_itself),
+            to_steered_vip(family, steer_output),
+            no_endpoints_at_node(family),
+        ]
     }));
     rules
 }
 
 fn output_of(family: IpFamily) -> Vec<RuleSpec> {
-    let mut to_node_port = no_endpoints(Place::Node, family);
-    to_node_port.statements.insert(2, to_node(Selector::Destination, family));
-    vec![to_cluster_ip(family), not_allowed(family), no_endpoints(Place::Vip, family), to_node_port]
+    vec![
+        to_cluster_ip(family),
+        not_allowed(family),
+        no_endpoints(Place::Vip, family),
+        no_endpoints_at_node(family),
+    ]
 }
 
-/// `meta nfproto ipv4 oif "lo" ip daddr @node-addresses-v4 goto node-output-v4`
-///
+fn no_endpoints_at_node(family: IpFamily) -> RuleSpec {
+    let mut rule = no_endpoints(Place::Node, family);
+    rule.statements.insert(2, to_node(Selector::Destination, family));
+    rule
+}
+
 /// Packets from this node to an address of its own.
 fn output_nodes() -> Vec<RuleSpec> {
-    let rules = IpFamily::ALL.map(|family| {
-        let mut rule = at_node(Selector::Destination, family, FamilyChains::of(family).node.output);
-        rule.statements.insert(1, Statement::ToLoopback);
-        rule
-    });
-    rules.into()
+    let at_node = |family| at_node(Selector::Destination, family, FamilyChains::of(family).node.output);
+    std::iter::once(settled()).chain(IpFamily::ALL.map(at_node)).collect()
 }
 
 fn input_late(layout: &RulesLayout) -> Vec<RuleSpec> {
