@@ -56,13 +56,15 @@ const EDGES: &[(&str, &[&str])] = &[
     ("testkit", &["lb-types"]),
     ("test-apiserver", &[]),
     ("e2e", &["test-apiserver", "testkit"]),
-    // Benchmarks measure the loop, the adapters and the hot paths one by one.
+    // Benchmarks measure the loop, the adapters and the hot paths one by one, and packets in the networks of the
+    // end-to-end tests.
     (
         "benches",
         &[
             "dataplane",
             "drain",
             "drain-file",
+            "e2e",
             "ipvs",
             "kube-source",
             "lb-types",
