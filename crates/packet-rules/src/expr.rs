@@ -25,6 +25,8 @@ pub(crate) const SCTP: u8 = 132;
 const UNTRACKED: u32 = 64;
 /// NF_CT_STATE_BIT(IP_CT_NEW) | NF_CT_STATE_UNTRACKED_BIT
 const NEW_OR_UNTRACKED: u32 = 8 | UNTRACKED;
+/// NF_CT_STATE_BIT(IP_CT_ESTABLISHED), which holds for answers, too
+const ESTABLISHED: u32 = 1 << 1;
 /// NF_CT_STATE_INVALID_BIT
 const INVALID: u32 = 1;
 /// Offset of the flags in a TCP header.
@@ -95,6 +97,7 @@ fn lower_statement(statement: &Statement) -> Vec<Expr> {
         }
         Statement::SoftError(family, error) => soft_error(*family, *error),
         Statement::NewOrUntracked => ct_has(libc::NFT_CT_STATE, NEW_OR_UNTRACKED),
+        Statement::Established => ct_has(libc::NFT_CT_STATE, ESTABLISHED),
         Statement::Invalid => ct_has(libc::NFT_CT_STATE, INVALID),
         // The rule ends where there is no socket whose owner could be loaded.
         Statement::HasSocket => {

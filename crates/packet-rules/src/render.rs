@@ -94,25 +94,23 @@ const MISPLACED: &str = "misplaced";
 const ICMP_PACKETS: &str = "icmp";
 /// Name of the chain for ICMP errors that end no connection.
 const SOFT_ERRORS: &str = "soft-errors";
-/// Names of the chains of a family, but for the hooks. A hook looks at the family once.
+/// Names of the chains of a family, but for the hooks, so that no packet meets the rules of the other one.
 struct FamilyChains {
     /// Chains for packets to addresses of this node.
     node: HookChains,
     /// Chains for all packets.
     all: HookChains,
-    /// For packets to steered VIPs.
+    /// Chain for packets to steered VIPs.
     steer: &'static str,
-    /// For packets to steered VIPs from this node.
-    steer_output: &'static str,
-    /// For packets to ports of ClusterIPs.
+    /// Chain for packets to ports of ClusterIPs.
     cluster_ips: &'static str,
-    /// For connections to ports of Services.
+    /// Chain for connections to ports of Services.
     services: &'static str,
-    /// For those of them whose clients are masqueraded unless they are pods of this node.
+    /// Chain for connections whose clients are masqueraded unless they are pods of this node.
     nonlocal: &'static str,
 }
 
-/// Names of chains by the hook in which their packets are.
+/// Names of chains, by hook.
 struct HookChains {
     input: &'static str,
     output: &'static str,
@@ -130,7 +128,6 @@ impl FamilyChains {
                 },
                 all: HookChains { input: "input-v4", output: "output-v4", postrouting: "postrouting-v4" },
                 steer: "steer-v4",
-                steer_output: "steer-output-v4",
                 cluster_ips: "cluster-ips-v4",
                 services: "services-v4",
                 nonlocal: "nonlocal-v4",
@@ -143,7 +140,6 @@ impl FamilyChains {
                 },
                 all: HookChains { input: "input-v6", output: "output-v6", postrouting: "postrouting-v6" },
                 steer: "steer-v6",
-                steer_output: "steer-output-v6",
                 cluster_ips: "cluster-ips-v6",
                 services: "services-v6",
                 nonlocal: "nonlocal-v6",
@@ -199,12 +195,10 @@ pub fn render_table(layout: &RulesLayout) -> TableSpec {
         ChainSpec { name: ICMP_PACKETS, base: None, rules: per_family(soft_errors) },
     ];
     for family in IpFamily::ALL {
-        let FamilyChains { node, all, steer, steer_output, cluster_ips, services, nonlocal } =
-            FamilyChains::of(family);
+        let FamilyChains { node, all, steer, cluster_ips, services, nonlocal } = FamilyChains::of(family);
         // A chain comes behind those that its rules go to.
         let of_family = [
             (steer, steer_vips(layout, family)),
-            (steer_output, vec![not_allowed(family), no_endpoints(Place::Vip, family)]),
             (cluster_ips, vec![no_endpoints(Place::Vip, family)]),
             (node.input, node_input(layout, family)),
             (node.output, vec![mark_node_port(family)]),
@@ -477,13 +471,14 @@ fn input(layout: &RulesLayout) -> Vec<RuleSpec> {
 fn by_family(chain: impl Fn(FamilyChains) -> &'static str) -> Vec<RuleSpec> {
     per_family(|family| {
         let chain = Statement::Goto(chain(FamilyChains::of(family)));
-        vec![rule("rules of one family", [Statement::Family(family), chain])]
+        vec![rule("one family only", [Statement::Family(family), chain])]
     })
 }
 
 /// `meta nfproto ipv4 ip daddr . meta l4proto . th dport @masquerade-nonlocal-v4 goto cluster-ips-v4`
 ///
-/// Most packets are for these: they have no ranges of clients and no marks, and no health check comes there.
+/// Most packets are for ports of ClusterIPs, which have neither source ranges nor marks nor health checks. The set has no
+/// others; where all clients are masqueraded, it is empty.
 fn to_cluster_ip(family: IpFamily) -> RuleSpec {
     let set = SetId::planned(RuleSet::MasqueradeNonLocal, family);
     rule(
@@ -527,40 +522,24 @@ fn node_input(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
     rules
 }
 
-/// What is settled passes first: there is nothing to refuse, and no mark to give. Of the rest, what is for a VIP goes to
-/// the loopback link, unless the VIP is steered; what IPVS has translated does not any more. An address of this node may
-/// be one of a VRF, and goes to the link of that.
+/// `ct state established accept`
+///
+/// and then errors, and all others by family: only the first packets of connections can be refused.
 fn output() -> Vec<RuleSpec> {
-    let mut rules = vec![settled()];
+    let mut rules = vec![rule("nothing to decide", [Statement::Established, Statement::Accept])];
     rules.extend(icmp());
-    rules.extend(per_family(|family| {
-        let FamilyChains { all, steer_output, .. } = FamilyChains::of(family);
-        let to_itself = [Statement::Family(family), Statement::ToLoopback, Statement::Goto(all.output)];
-        vec![
-            rule("for this node, or a VIP", to_itself),
-            to_steered_vip(family, steer_output),
-            no_endpoints_at_node(family),
-        ]
-    }));
+    rules.extend(by_family(|chains| chains.all.output));
     rules
 }
 
 fn output_of(family: IpFamily) -> Vec<RuleSpec> {
-    vec![
-        to_cluster_ip(family),
-        not_allowed(family),
-        no_endpoints(Place::Vip, family),
-        no_endpoints_at_node(family),
-    ]
+    let mut at_node = no_endpoints(Place::Node, family);
+    at_node.statements.insert(2, to_node(Selector::Destination, family));
+    vec![not_allowed(family), no_endpoints(Place::Vip, family), at_node]
 }
 
-fn no_endpoints_at_node(family: IpFamily) -> RuleSpec {
-    let mut rule = no_endpoints(Place::Node, family);
-    rule.statements.insert(2, to_node(Selector::Destination, family));
-    rule
-}
-
-/// Packets from this node to an address of its own.
+/// Packets from this node to an address of its own. The link that they leave through says nothing about that: it is the
+/// one of a VRF, or that of the route before others' destination NAT.
 fn output_nodes() -> Vec<RuleSpec> {
     let at_node = |family| at_node(Selector::Destination, family, FamilyChains::of(family).node.output);
     std::iter::once(settled()).chain(IpFamily::ALL.map(at_node)).collect()
@@ -790,7 +769,7 @@ fn postrouting(layout: &RulesLayout) -> Vec<RuleSpec> {
 ///
 /// `meta nfproto ipv4 ct original ip daddr @node-addresses-v4 goto node-postrouting-v4`
 ///
-/// Two look-ups for a connection that is none of ours: every port in a set below is one of a Service.
+/// Two look-ups for a connection that is none of ours: every port in the sets behind is in this one, too.
 fn postrouting_of(family: IpFamily) -> Vec<RuleSpec> {
     let FamilyChains { node, services, .. } = FamilyChains::of(family);
     let to_service =
@@ -801,7 +780,8 @@ fn postrouting_of(family: IpFamily) -> Vec<RuleSpec> {
     ]
 }
 
-/// Connections to ports of Services. A port is in one of the sets at most.
+/// Connections to ports of Services. A port is in one of the sets at most once a plan has been executed. It is in none
+/// where connections to a port of this node drain and new ones go to its node port's mark: those are looked at as that.
 fn of_services(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
     let nonlocal =
         Statement::In(Selector::OriginalDestinationPort, SetId::planned(RuleSet::MasqueradeNonLocal, family));
@@ -815,7 +795,11 @@ fn of_services(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
         masquerade_vips(family),
     ];
     rules.extend(masquerade_pods(layout, Place::Vip, family));
-    rules.extend([masquerade(Place::Vip, family), hairpin(None, family)]);
+    rules.extend([
+        masquerade(Place::Vip, family),
+        hairpin(None, family),
+        at_node(Selector::OriginalDestination, family, FamilyChains::of(family).node.postrouting),
+    ]);
     rules
 }
 
@@ -841,8 +825,8 @@ fn stays_here(layout: &RulesLayout) -> RuleSpec {
     RuleSpec { about: "this node to itself", statements }
 }
 
-/// `meta nfproto ipv4 update @endpoints-v4 { ip daddr . meta l4proto . th dport . ip daddr }`, under a condition where
-/// not all connections are to ports of Services
+/// `meta nfproto ipv4 update @endpoints-v4 { ip daddr . meta l4proto . th dport . ip daddr }`, with a condition if the
+/// chain also sees other connections
 ///
 /// A rule of its own, so that a full set keeps nobody from being masqueraded. Its size follows from the
 /// endpoints that there are, not from the clients, whom nobody knows.
@@ -853,7 +837,7 @@ fn remember(condition: Option<Statement>, family: IpFamily) -> RuleSpec {
     RuleSpec { about: "where the connection was sent", statements }
 }
 
-/// By local detection:
+/// Rule by local detection:
 ///
 /// - CIDRs: `meta nfproto ipv4 ct original ip saddr != 10.244.0.0/16 masquerade fully-random`
 /// - interface: `meta mark & 0x4000 == 0x4000 meta mark set meta mark & 0xffffbfff masquerade fully-random`
@@ -865,8 +849,10 @@ fn masquerade_nonlocal(layout: &RulesLayout, family: IpFamily) -> RuleSpec {
     masquerade_unless_local(layout, family, None, unknown)
 }
 
-/// The same behind `ct original ip daddr . meta l4proto . ct original proto-dst @masquerade-external-v4`, but without detection every connection is masqueraded: a client that
-/// came in through an external address expects its answers from there, whatever node has the endpoint.
+/// The same under the condition
+/// `ct original ip daddr . meta l4proto . ct original proto-dst @masquerade-external-v4`, but without detection every
+/// connection is masqueraded: a client that came in through an external address expects its answers from there, whatever
+/// node has the endpoint.
 fn masquerade_external(layout: &RulesLayout, family: IpFamily) -> RuleSpec {
     let set = SetId::planned(RuleSet::MasqueradeExternal, family);
     let of_the_set = Statement::In(Selector::OriginalDestinationPort, set);
@@ -961,8 +947,8 @@ fn masquerade(place: Place, family: IpFamily) -> RuleSpec {
     rule("always", [Statement::Family(family), Statement::In(place.original(), set), Statement::Masquerade])
 }
 
-/// `meta nfproto ipv4 ip daddr . meta l4proto . th dport . ip saddr @endpoints-v4 masquerade fully-random`, under a
-/// condition where not all connections are to ports of Services
+/// `meta nfproto ipv4 ip daddr . meta l4proto . th dport . ip saddr @endpoints-v4 masquerade fully-random`, with a
+/// condition if the chain also sees other connections
 fn hairpin(condition: Option<Statement>, family: IpFamily) -> RuleSpec {
     let mut statements = vec![Statement::Family(family)];
     statements.extend(condition);

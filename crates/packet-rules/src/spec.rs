@@ -167,6 +167,8 @@ pub enum Statement {
     NoRequest,
     /// The packet is the first of a connection, or a rule keeps conntrack from tracking it.
     NewOrUntracked,
+    /// The packet is not the first of its connection, and no error about it.
+    Established,
     /// Conntrack could not place the packet, for instance because it lies outside of the window of its
     /// connection.
     Invalid,

@@ -56,7 +56,7 @@ fn shaped(local: &LocalDetection) -> Vec<String> {
     rules.filter(|(_, rule)| !usual.contains(rule)).map(|(chain, rule)| format!("{chain}: {rule}")).collect()
 }
 
-/// Rule that masquerades connections to a set under a condition.
+/// Rules that masquerade connections under a condition.
 fn masquerades(condition: &str) -> [String; 2] {
     [
         format!("nonlocal-v4: meta nfproto ipv4 {condition} masquerade fully-random"),
@@ -139,6 +139,19 @@ fn what_packets_remember_decides_nothing_in_the_same_rule() {
             let before_the_last = rule.statements.split_last().map_or(&[][..], |(_, before)| before);
             assert!(!before_the_last.iter().any(remembers), "{rule}");
         }
+    }
+}
+
+/// A port of the node may be in the set of Services alone, while its connections drain and new ones have a mark.
+#[test]
+fn connections_that_no_set_of_vips_masquerades_are_looked_at_as_those_of_node_ports() {
+    let table = render_table(&RulesLayout::default());
+    for (family, ip) in [("v4", "ip"), ("v6", "ip6")] {
+        let chain = table.chains.iter().find(|chain| chain.name == format!("services-{family}")).unwrap();
+        let last = chain.rules.last().unwrap().to_string();
+        let to_node =
+            format!("ct original {ip} daddr @node-addresses-{family} goto node-postrouting-{family}");
+        assert!(last.contains(&to_node), "{last}");
     }
 }
 

@@ -486,6 +486,8 @@ fn virtual_servers_by_address_leave_marks_alone() {
             testbed.ipvs().marked.values().any(|server| !server.serving().is_empty()) == flags.is_empty()
         });
         load.let_pass(20);
+        // New connections are masqueraded by their own key, while those of the other one drain.
+        check(&testbed, NODE.port(PORT), [Node, Node, Node, Node]);
     }
     load.assert_clean();
     crate::testbed::assert_uncut(&talk.stop());

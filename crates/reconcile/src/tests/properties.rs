@@ -9,7 +9,8 @@ use std::{
 
 use dataplane::{ErrorKind, Touched};
 use lb_types::{
-    ConnectionCounters, IpFamily, IpvsOp, RealServer, RouteTable, RuleElement, RulesOp, VipBinding, VipOp,
+    ConnectionCounters, Front, IpFamily, IpvsOp, RealServer, RouteTable, RuleElement, RulesOp, VipBinding,
+    VipOp,
 };
 use proptest::prelude::*;
 use service_model::{ExternalIpBinding, SourceRanges};
@@ -400,10 +401,35 @@ proptest! {
         prop_assert_eq!(world.kernel.state(), expect.kernel.state());
         prop_assert_eq!(world.reconciler.syncer.work.len(), expect.reconciler.syncer.work.len());
         prop_assert_eq!(world.reconciler.drains().count(), 0);
+        check_shortcuts(&world.kernel.rules.elements())?;
         let written = world.kernel.ipvs.ops().len();
         world.pass(Duration::from_secs(100));
         prop_assert_eq!(world.kernel.ipvs.ops().len(), written);
     }
+}
+
+/// Checks what the order of the packet rules builds on: masqueraded ports are ports of Services, and those of ClusterIPs
+/// have neither source ranges nor real servers for clients outside.
+fn check_shortcuts(elements: &BTreeSet<RuleElement>) -> Result<(), TestCaseError> {
+    for element in elements {
+        let (RuleElement::Masquerade(port)
+        | RuleElement::MasqueradeNonLocal(port)
+        | RuleElement::MasqueradeExternal(port)
+        | RuleElement::MasqueradePods(port)
+        | RuleElement::MasqueradeVips(port)) = element
+        else {
+            continue;
+        };
+        prop_assert!(elements.contains(&RuleElement::Service(*port)), "{element}");
+        let others = [RuleElement::Restrict(*port), RuleElement::DropExternal(*port)];
+        let is_of_cluster_ip = matches!(element, RuleElement::MasqueradeNonLocal(_));
+        let has_mark = elements
+            .iter()
+            .any(|other| matches!(other, RuleElement::Mark(front, _) if *front == Front::from(*port).for_external()));
+        let has_others = has_mark || others.iter().any(|other| elements.contains(other));
+        prop_assert!(!is_of_cluster_ip || !has_others, "{element}");
+    }
+    Ok(())
 }
 
 /// Watches what is written: nothing that is wanted may be taken away.
