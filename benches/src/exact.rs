@@ -1,8 +1,8 @@
 //! Costs counted in instructions, on an emulator whose clock counts them.
 //!
 //! `cargo xtask bench --exact` starts a guest with one processor and `-icount`: every instruction takes two
-//! nanoseconds of the guest's time, whatever the machine around it does, so that a second run says the same. What waits
-//! costs nothing there: only work is counted.
+//! nanoseconds of the guest's time, whatever the machine around it does, so that a second run says the same. Nothing
+//! waits in what is counted: idle time follows the host.
 //!
 //! In reading order: [`paths`] lists the ways of a packet that are measured; [`ways`] programs a node for each of them,
 //! by kube-ipvs, by hand, and as kube-proxy does; [`traffic`] sends and counts; [`work`] counts what kube-ipvs itself
@@ -37,7 +37,7 @@ const UNSTEADY: f64 = 0.01;
 pub struct Row {
     /// Name of the work.
     pub work: String,
-    /// What it is done for.
+    /// Unit of the figure: a connection, an exchange, a Service.
     pub unit: String,
     /// Program, or way of programming, that it is a figure of.
     pub way: String,
@@ -58,7 +58,7 @@ pub fn measure(bench: &Bench, quick: bool, mut progress: impl FnMut(&str)) -> Re
                     work: path.name(),
                     unit: unit.to_owned(),
                     way: way.as_str().to_owned(),
-                    instructions,
+                    instructions: instructions.round(),
                 });
             }
         }
@@ -72,7 +72,8 @@ fn instructions(time: Duration) -> f64 {
     time.as_secs_f64() * 1e9 / NANOS_PER_INSTRUCTION
 }
 
-/// Counts the instructions of some work, by whichever process: nothing else runs here.
+/// Counts the instructions of some work, by whichever process. The kernel's timers and its work in the background are
+/// counted, too.
 fn count<R>(work: impl FnOnce() -> Result<R>) -> Result<(R, f64)> {
     let start = Instant::now();
     let result = work()?;

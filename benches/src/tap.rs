@@ -72,12 +72,12 @@ impl Datagram {
         format!("protocol {}, {} bytes, messages of types {kinds:?}", self.protocol, self.bytes.len())
     }
 
-    /// Header of the message that it refuses, if it is such an answer.
-    fn refused(&self) -> Option<Vec<u8>> {
+    /// Protocol and header of the message that it refuses, if it is such an answer.
+    fn refused(&self) -> Option<(i32, Vec<u8>)> {
         let (kind, ..) = self.messages().next()?;
         let errno = self.bytes.get(HEADER..HEADER + 4)?;
         let header = self.bytes.get(HEADER + 4..2 * HEADER + 4)?;
-        (kind == ERROR && errno.iter().any(|byte| *byte != 0)).then(|| header.to_vec())
+        (kind == ERROR && errno.iter().any(|byte| *byte != 0)).then(|| (self.protocol, header.to_vec()))
     }
 
     /// Tells whether it went to the kernel.
@@ -148,12 +148,13 @@ impl Recording {
         traffic
     }
 
-    /// Keeps only datagrams that have changed something: not the questions that the kernel answers by refusing a write.
+    /// Keeps datagrams that changed something. Writes that the kernel refused are left out: kube-ipvs asks some questions
+    /// in that way.
     pub fn into_writes(self) -> Vec<Datagram> {
         let refused: BTreeSet<_> = self.datagrams.iter().filter_map(Datagram::refused).collect();
         let is_refused = |datagram: &Datagram| {
             let header = datagram.bytes.get(..HEADER).unwrap_or_default();
-            datagram.messages().count() == 1 && refused.contains(header)
+            datagram.messages().count() == 1 && refused.contains(&(datagram.protocol, header.to_vec()))
         };
         self.datagrams.into_iter().filter(|datagram| datagram.is_write() && !is_refused(datagram)).collect()
     }

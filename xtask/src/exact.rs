@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 
 use crate::{
-    guest::{MEMORY_MIB, image::Image, qemu::Clock},
+    guest::{image::Image, qemu::Clock},
     kernels::Kernel,
     paths, setup,
     showcase::{self, Measured},
@@ -19,7 +19,7 @@ use crate::{
 const PACKAGES: [&str; 2] = ["iptables", "ipset"];
 
 /// Programs of those packages.
-const PROGRAMS: [&str; 2] = ["iptables-restore", "ip6tables-restore"];
+const PROGRAMS: [&str; 2] = ["iptables-nft-restore", "ip6tables-nft-restore"];
 
 /// Place of earlier results in the guest.
 const BEFORE: &str = "/before.json";
@@ -31,6 +31,10 @@ pub struct Exact {
     pub kernel: Kernel,
     /// Measures a part only, in a few minutes.
     pub quick: bool,
+    /// Memory of the guest in MiB.
+    pub memory: u32,
+    /// Reason why figures may be worse than before.
+    pub reason: Option<String>,
     /// Folder for the results.
     pub results: PathBuf,
 }
@@ -59,10 +63,11 @@ impl Exact {
             image.add_file(before, BEFORE)?;
             arguments.push(format!("--against={BEFORE}"));
         }
+        arguments.extend(self.reason.as_ref().map(|reason| format!("--reason={reason}")));
         let measured = Measured {
             program: &showcase::BENCH,
             kernel: &self.kernel,
-            memory: MEMORY_MIB,
+            memory: self.memory,
             clock: Clock::Instructions,
         };
         measured.run(image, &programs, &arguments, Some(&self.results))
@@ -70,7 +75,7 @@ impl Exact {
 
     /// Measures several times, each time in a guest of its own, and compares with the run before, the first one with
     /// other results.
-    pub fn repeat(&self, runs: usize, against: Option<PathBuf>) -> Result<ExitCode> {
+    pub fn repeat(&self, runs: u16, against: Option<PathBuf>) -> Result<ExitCode> {
         let mut before = against;
         for _ in 0..runs {
             let code = self.run(before.as_deref())?;

@@ -1,4 +1,4 @@
-//! Ways of a packet from a client to an endpoint of this node.
+//! Paths of packets from a client to an endpoint of this node.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -23,9 +23,9 @@ pub const BALANCER: Both = Both {
     v6: std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x90),
 };
 
-/// Client.
+/// Place of the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum From {
+pub enum Client {
     /// Pod of the node.
     Pod,
     /// Process of the node.
@@ -49,11 +49,11 @@ pub enum To {
     Steered,
 }
 
-/// One way of packets.
+/// Path of packets from a client to the endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Path {
     /// Client.
-    pub from: From,
+    pub from: Client,
     /// Address that it connects to.
     pub to: To,
     /// True for IPv6.
@@ -68,32 +68,32 @@ impl Path {
     /// The paths of a run, in the order of the table.
     pub fn all(quick: bool) -> Vec<Path> {
         let of = |from, to| Path { from, to, is_v6: false, affinity: false, others: 0 };
-        let clients = [From::Pod, From::Node, From::Outside];
+        let clients = [Client::Pod, Client::Node, Client::Outside];
         let mut paths: Vec<_> = clients.map(|from| of(from, To::ClusterIp)).into();
-        paths.push(of(From::Outside, To::NodePort));
-        paths.push(of(From::Outside, To::Steered));
+        paths.push(of(Client::Outside, To::NodePort));
+        paths.push(of(Client::Outside, To::Steered));
         if quick {
             return paths;
         }
-        paths.extend([of(From::Pod, To::NodePort), of(From::Node, To::NodePort)]);
-        paths.extend([of(From::Pod, To::Steered), of(From::Node, To::Steered)]);
+        paths.extend([of(Client::Pod, To::NodePort), of(Client::Node, To::NodePort)]);
+        paths.extend([of(Client::Pod, To::Steered), of(Client::Node, To::Steered)]);
         paths.extend(clients.map(|from| of(from, To::Routed)));
-        paths.push(of(From::Itself, To::ClusterIp));
+        paths.push(of(Client::Itself, To::ClusterIp));
         paths.extend(clients.map(|from| Path { affinity: true, ..of(from, To::ClusterIp) }));
         let v6 = paths.clone().into_iter().map(|path| Path { is_v6: true, ..path });
         paths.extend(v6.collect::<Vec<_>>());
         paths.extend(clients.map(|from| Path { others: 10_000, ..of(from, To::ClusterIp) }));
-        paths.push(Path { others: 10_000, ..of(From::Outside, To::NodePort) });
+        paths.push(Path { others: 10_000, ..of(Client::Outside, To::NodePort) });
         paths
     }
 
     /// Words for a line of the table.
     pub fn name(&self) -> String {
         let from = match self.from {
-            From::Pod => "pod",
-            From::Node => "node process",
-            From::Outside => "outside client",
-            From::Itself => "the endpoint itself",
+            Client::Pod => "pod",
+            Client::Node => "node process",
+            Client::Outside => "outside client",
+            Client::Itself => "the endpoint itself",
         };
         let to = match self.to {
             To::ClusterIp => "ClusterIP",
@@ -127,9 +127,9 @@ impl Path {
         self.to != To::NodePort
     }
 
-    /// Tells whether the endpoint would answer the client past the node, or itself.
+    /// Tells whether kube-ipvs and kube-proxy both masquerade the client.
     pub fn takes_masquerading(&self) -> bool {
-        matches!(self.from, From::Outside | From::Itself)
+        matches!(self.from, Client::Outside | Client::Itself)
     }
 
     /// Programs a node of its own, and counts; figures by unit.
@@ -156,10 +156,10 @@ impl Path {
 
     fn namespace(&self, net: &Net, endpoint: &Pod, client: &Pod) -> testkit::NetNs {
         match self.from {
-            From::Pod => client.namespace.clone(),
-            From::Node => net.node.clone(),
-            From::Outside => net.outside.clone(),
-            From::Itself => endpoint.namespace.clone(),
+            Client::Pod => client.namespace.clone(),
+            Client::Node => net.node.clone(),
+            Client::Outside => net.outside.clone(),
+            Client::Itself => endpoint.namespace.clone(),
         }
     }
 }

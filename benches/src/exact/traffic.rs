@@ -18,14 +18,17 @@ use super::count;
 /// Time for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Connections before those that are counted: routes, neighbours and caches are in place then.
+/// Connections, and exchanges of one, before those that are counted: routes, neighbours and caches are in place then.
 const WARM_UP: usize = 50;
 
-/// Counted connections.
-const CONNECTIONS: usize = 500;
+/// Groups that are counted one by one; the median is taken, so that work of the kernel in the background does not count.
+const GROUPS: usize = 5;
 
-/// Counted exchanges of one connection.
-const EXCHANGES: usize = 1_000;
+/// Connections of a group.
+const CONNECTIONS: usize = 100;
+
+/// Exchanges of a group.
+const EXCHANGES: usize = 200;
 
 /// Byte that ends the server.
 const END: u8 = 0;
@@ -65,6 +68,8 @@ impl Drop for Server {
 
 /// Answers until the client closes, or wants the server to end; returns the last byte.
 fn serve(mut connection: TcpStream) -> io::Result<Option<u8>> {
+    // A client whose packets come no more must not keep the server from ending.
+    connection.set_read_timeout(Some(PATIENCE))?;
     let mut byte = [1];
     let mut last = None;
     while last != Some(END) && connection.read(&mut byte)? > 0 {
@@ -75,23 +80,32 @@ fn serve(mut connection: TcpStream) -> io::Result<Option<u8>> {
 }
 
 /// Instructions of traffic from a namespace to an address, by unit: for each short connection, and for each exchange of
-/// a byte for a byte within one.
+/// a byte for a byte within one, which is two packets.
 pub fn measure(from: &NetNs, to: SocketAddr) -> Result<[(&'static str, f64); 2]> {
     from.enter(|| {
-        TcpStream::connect_timeout(&to, PATIENCE).with_context(|| format!("connecting to {to}"))?;
-        let connections = |number: usize| (0..number).try_for_each(|_| connect(to, 1));
-        connections(WARM_UP)?;
-        let ((), connections) = count(|| connections(CONNECTIONS))?;
-        let ((), exchanges) = count(|| connect(to, EXCHANGES))?;
-        Ok([("connection", connections / CONNECTIONS as f64), ("exchange", exchanges / EXCHANGES as f64)])
+        let mut connection =
+            TcpStream::connect_timeout(&to, PATIENCE).with_context(|| format!("connecting to {to}"))?;
+        exchange(&mut connection, WARM_UP)?;
+        let exchanges = median(EXCHANGES, || exchange(&mut connection, EXCHANGES))?;
+        drop(connection);
+        let connect = |number: usize| (0..number).try_for_each(|_| exchange(&mut TcpStream::connect(to)?, 1));
+        connect(WARM_UP)?;
+        let connections = median(CONNECTIONS, || connect(CONNECTIONS))?;
+        Ok([("connection", connections), ("exchange", exchanges)])
     })
 }
 
-fn connect(to: SocketAddr, exchanges: usize) -> Result<()> {
-    let mut connection = TcpStream::connect(to)?;
+/// Instructions for each of `number` parts of some work, the median of several groups.
+fn median(number: usize, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+    let mut groups = (0..GROUPS).map(|_| Ok(count(&mut work)?.1)).collect::<Result<Vec<_>>>()?;
+    groups.sort_by(f64::total_cmp);
+    Ok(groups[GROUPS / 2] / number as f64)
+}
+
+fn exchange(connection: &mut TcpStream, number: usize) -> Result<()> {
     connection.set_read_timeout(Some(PATIENCE))?;
     let mut answer = [0];
-    for _ in 0..exchanges {
+    for _ in 0..number {
         connection.write_all(&[1])?;
         connection.read_exact(&mut answer)?;
     }

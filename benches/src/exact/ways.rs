@@ -16,7 +16,7 @@ use e2e::{
 };
 use testkit::{NetNs, try_output_with_input};
 
-use super::paths::{BALANCER, From, NODE_PORT, Path, TARGET_PORT, To};
+use super::paths::{BALANCER, Client, NODE_PORT, Path, TARGET_PORT, To};
 use crate::objects::{self, Size};
 
 /// Time for kube-ipvs to program everything.
@@ -28,7 +28,7 @@ const AFFINITY_SECONDS: u32 = 10_800;
 /// Way of programming.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
-    /// A virtual server made by hand, with connection tracking, and a rule that masquerades where nothing works without.
+    /// A virtual server made by hand, with connection tracking, and one rule that masquerades where both others do.
     Bare,
     /// kube-ipvs.
     KubeIpvs,
@@ -135,12 +135,12 @@ impl Scene<'_> {
             let family = if self.path.is_v6 { "ip6" } else { "ip" };
             let endpoint = self.endpoint().ip();
             let source = match self.path.from {
-                From::Itself => endpoint,
+                Client::Itself => endpoint,
                 _ => self.path.of_family(OUTSIDE),
             };
             let rules = format!(
                 "table {family} bare {{\n chain postrouting {{\n  type nat hook postrouting priority 100;\n  \
-                 {family} daddr {endpoint} {family} saddr {source} masquerade\n }}\n}}\n"
+                 {family} daddr {endpoint} {family} saddr {source} masquerade fully-random\n }}\n}}\n"
             );
             self.load("nft", &["-f", "-"], &rules)?;
         }
@@ -196,7 +196,9 @@ impl Scene<'_> {
         }
         self.load("ip", &["-batch", "-"], &lines)?;
         self.load("ipset", &["restore"], &self.sets())?;
-        let restore = if is_v6 { "ip6tables-restore" } else { "iptables-restore" };
+        let parameters = ["net.ipv4.vs.expire_nodest_conn=1", "net.ipv4.vs.expire_quiescent_template=1"];
+        self.node().try_run(&["sysctl", "-qw", parameters[0], parameters[1]])?;
+        let restore = if is_v6 { "ip6tables-nft-restore" } else { "iptables-nft-restore" };
         self.load(restore, &["--noflush"], &self.rules())
     }
 

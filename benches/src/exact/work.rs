@@ -17,7 +17,7 @@ use crate::{
 /// Counted changes.
 const CHANGES: usize = 20;
 
-/// Time that an idle process is looked at; it holds audits of all kinds.
+/// Time for which an idle process is watched: long enough for every kind of audit.
 const IDLE: Duration = Duration::from_secs(62);
 
 /// Counts what the process does at each size.
@@ -32,6 +32,16 @@ pub fn measure(bench: &Bench, quick: bool, progress: &mut impl FnMut(&str)) -> R
 }
 
 fn measure_one(bench: &Bench, size: Size, quick: bool) -> Result<Vec<Row>> {
+    let mut rows = if quick { Vec::new() } else { writes(bench, size)? };
+    let mut push = |work: &str, unit: &str, instructions: f64| {
+        rows.push(Row {
+            work: format!("{work}, {} x {}", size.services, size.endpoints),
+            unit: unit.to_owned(),
+            way: "kube-ipvs".to_owned(),
+            instructions: instructions.round(),
+        });
+    };
+    let services = size.services as f64;
     let directory = bench.directory("exact-work")?;
     let node = Node::new()?;
     let mut cluster = Cluster::start(&node, size)?;
@@ -43,16 +53,9 @@ fn measure_one(bench: &Bench, size: Size, quick: bool) -> Result<Vec<Row>> {
         directory: directory.clone(),
         flags: Vec::new(),
     };
-    let row = |work: &str, unit: &str, instructions: f64| Row {
-        work: format!("{work}, {} x {}", size.services, size.endpoints),
-        unit: unit.to_owned(),
-        way: "kube-ipvs".to_owned(),
-        instructions,
-    };
-    let services = size.services as f64;
 
     let mut product = Product::start(&node, &settings)?;
-    let start = programmed(&mut product).context("start")?;
+    push("start", "Service", programmed(&mut product).context("start")? / services);
     node.check(size, true)?;
     let before = process::run_time(product.pid())?;
     for _ in 0..CHANGES {
@@ -60,27 +63,24 @@ fn measure_one(bench: &Bench, size: Size, quick: bool) -> Result<Vec<Row>> {
         cluster.change()?;
         product.wait_for_sync(syncs)?;
     }
-    let changes = instructions(process::run_time(product.pid())? - before);
-    let mut rows = vec![
-        row("start", "Service", start / services),
-        row("one endpoint replaced", "change", changes / CHANGES as f64),
-    ];
+    push("one endpoint replaced", "change", since(before, &product)? / CHANGES as f64);
     if !quick {
         let before = process::run_time(product.pid())?;
         std::thread::sleep(IDLE);
-        let idle = instructions(process::run_time(product.pid())? - before);
-        rows.push(row("idle, audits included", "second", idle / IDLE.as_secs_f64()));
+        push("idle, audits included", "second", since(before, &product)? / IDLE.as_secs_f64());
     }
     product.stop()?;
+
     let mut product = Product::start(&node, &settings)?;
-    let restart = programmed(&mut product).context("restart")?;
+    push("restart", "Service", programmed(&mut product).context("restart")? / services);
     product.stop()?;
-    rows.insert(1, row("restart", "Service", restart / services));
     fs::remove_dir_all(&directory)?;
-    if !quick {
-        rows.splice(0..0, writes(bench, size)?);
-    }
     Ok(rows)
+}
+
+/// Instructions of the process since it had run for some time; those of threads that have ended meanwhile are left out.
+fn since(before: Duration, product: &Product) -> Result<f64> {
+    Ok(instructions(process::run_time(product.pid())?.saturating_sub(before)))
 }
 
 /// Counts the writes alone, from the first to the last: by kube-ipvs, by `ipvsadm`, and by a loop that sends the bytes
@@ -92,7 +92,7 @@ fn writes(bench: &Bench, size: Size) -> Result<Vec<Row>> {
         work: format!("{work}, {} x {}", size.services, size.endpoints),
         unit: "Service".to_owned(),
         way: way.to_owned(),
-        instructions: instructions(Duration::from_secs_f64(ms / 1e3)) / size.services as f64,
+        instructions: (instructions(Duration::from_secs_f64(ms / 1e3)) / size.services as f64).round(),
     };
     Ok(vec![
         row("write everything", "bare", replay_ms),

@@ -30,6 +30,8 @@ pub enum Clock {
 }
 
 impl Clock {
+    /// Arguments of the emulator. Where instructions are counted, the processor claims no fast string instructions, so
+    /// that the kernel does not copy byte by byte.
     const fn arguments(self) -> &'static [&'static str] {
         match self {
             Clock::Host => &["-accel", "tcg,thread=multi,tb-size=512", "-smp", "2", "-cpu", "max"],
@@ -46,8 +48,16 @@ impl Clock {
         }
     }
 
-    /// Parameters of the kernel. Each step of a repeated string instruction counts as one, unlike on any processor, so
-    /// that memory is neither cleared before use nor copied byte by byte.
+    /// Factor by which a guest may take longer for what it does by its own clock.
+    pub const fn slowness(self) -> u32 {
+        match self {
+            Clock::Host => 1,
+            Clock::Instructions => 5,
+        }
+    }
+
+    /// Parameters of the kernel. QEMU counts each step of a repeated string instruction, which no processor does, so
+    /// memory is not cleared when it is allocated.
     const fn parameters(self) -> &'static str {
         match self {
             Clock::Host => "",

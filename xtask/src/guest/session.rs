@@ -57,7 +57,7 @@ impl Session {
             }
         });
         let mut session = Self { machine, emulator, port, messages, _socket: socket };
-        match session.receive(Instant::now() + BOOT_TIMEOUT)? {
+        match session.receive(Instant::now() + BOOT_TIMEOUT * session.machine.clock.slowness())? {
             Message::Hello(_) => Ok(session),
             other => bail!("the guest started with {other:?}"),
         }
@@ -102,7 +102,8 @@ impl Session {
     /// Receives the next message other than `Alive`.
     fn receive(&mut self, deadline: Instant) -> Result<Message> {
         loop {
-            let wait = LONGEST_SILENCE.min(deadline.saturating_duration_since(Instant::now()));
+            let wait = (LONGEST_SILENCE * self.machine.clock.slowness())
+                .min(deadline.saturating_duration_since(Instant::now()));
             match self.messages.recv_timeout(wait) {
                 Ok(Ok(Message::Alive)) if Instant::now() < deadline => {}
                 Ok(Ok(Message::Alive)) | Err(RecvTimeoutError::Timeout) => {
