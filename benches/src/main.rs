@@ -91,13 +91,16 @@ fn main() -> Result<()> {
         return report_exact(&cli, &run, &bench, rows, &destination);
     }
     if cli.vips {
-        return run_vips(run, &scratch, start, probe, &destination);
+        let cases = vips::measure(scratch.path(), |case| print!("{}", case.line()))?;
+        run.end(start, probe);
+        let results = vips::Results { run, cases };
+        println!("\n{}\n{}", results.table(), results.store(&destination)?.display());
+        return Ok(());
     }
     if cli.kinds {
         let cases = measure_kinds(&cli, &bench, &mut progress)?;
         progress("done");
-        run.seconds = start.elapsed().as_secs_f64();
-        run.noise = probe.noise();
+        run.end(start, probe);
         let results = kinds::Results { run, cases };
         println!("\n{}\n{}", results.table(), results.store(&destination)?.display());
         return Ok(());
@@ -114,8 +117,7 @@ fn main() -> Result<()> {
         sizes.push(SizeResults { size, programming, running });
     }
     progress("done");
-    run.seconds = start.elapsed().as_secs_f64();
-    run.noise = probe.noise();
+    run.end(start, probe);
     let results = Results::new(run, sizes);
     println!("\n{}", results.table());
     for path in results.store(&destination)? {
@@ -137,22 +139,6 @@ fn measure_kinds(cli: &Cli, bench: &Bench, progress: &mut impl FnMut(&str)) -> R
         cases.push(case);
     }
     Ok(cases)
-}
-
-/// Measures VIPs alone.
-fn run_vips(
-    mut run: Run,
-    scratch: &testkit::TempDir,
-    start: Instant,
-    probe: Probe,
-    destination: &Path,
-) -> Result<()> {
-    let cases = vips::measure(scratch.path(), |case| print!("{}", case.line()))?;
-    run.seconds = start.elapsed().as_secs_f64();
-    run.noise = probe.noise();
-    let results = vips::Results { run, cases };
-    println!("\n{}\n{}", results.table(), results.store(destination)?.display());
-    Ok(())
 }
 
 /// Prints and stores the results of an exact run, and compares them with an earlier one.

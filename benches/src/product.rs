@@ -28,7 +28,7 @@ const PROCESS_NAME: &str = "kube-ipvs";
 const LOG_PAUSE: Duration = Duration::from_millis(1);
 
 /// End of the log line of the sync after which everything is programmed.
-const PROGRAMMED_SUFFIX: &str = "everything is programmed";
+pub const PROGRAMMED_SUFFIX: &str = "everything is programmed";
 
 /// Source of its objects.
 #[derive(Debug, Clone)]

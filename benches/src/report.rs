@@ -7,12 +7,18 @@ mod targets;
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use crate::{noise::Noise, objects::Size, programming::Programming, running::Running};
+use crate::{
+    noise::{Noise, Probe},
+    objects::Size,
+    programming::Programming,
+    running::Running,
+};
 
 pub use targets::Verdict;
 
@@ -117,9 +123,8 @@ impl Run {
 
     /// Beginning of the names of its files.
     pub fn stem(&self) -> String {
-        let series: Vec<_> = self.kernel.split('.').take(2).collect();
         let kind = if self.quick { "-quick" } else { "" };
-        format!("{}-linux-{}{kind}", self.date, series.join("."))
+        format!("{}-linux-{}{kind}", self.date, series(&self.kernel))
     }
 
     /// Machine and time in one line.
@@ -139,7 +144,18 @@ impl Run {
     }
 }
 
+/// Series of a kernel, by its release: 6.12 for 6.12.94-amd64.
+pub fn series(release: &str) -> String {
+    release.split('.').take(2).collect::<Vec<_>>().join(".")
+}
+
 impl Run {
+    /// Notes the end of a run.
+    pub fn end(&mut self, start: Instant, probe: Probe) {
+        self.seconds = start.elapsed().as_secs_f64();
+        self.noise = probe.noise();
+    }
+
     /// Use of the machine by others, in words.
     pub fn disturbance(&self) -> String {
         let (median, worst) = self.noise.ratios();

@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::{Row, ways::Way};
+use crate::report::series;
 
 /// Share by which a figure of kube-ipvs may be higher than in the run that it is compared with.
 const TOLERANCE: f64 = 0.05;
@@ -40,7 +41,7 @@ impl Results {
         serde_json::from_str(&text).with_context(|| path.display().to_string())
     }
 
-    /// Writes JSON; returns its path.
+    /// Writes JSON.
     pub fn store(&self, path: &Path) -> Result<()> {
         fs::write(path, serde_json::to_string_pretty(self)? + "\n")
             .with_context(|| path.display().to_string())
@@ -48,8 +49,7 @@ impl Results {
 
     /// Name of the file of a kernel, by its series.
     pub fn file_name(&self) -> PathBuf {
-        let series: Vec<_> = self.kernel.split('.').take(2).collect();
-        format!("exact-linux-{}.json", series.join(".")).into()
+        format!("exact-linux-{}.json", series(&self.kernel)).into()
     }
 
     /// Renders a table in Markdown: one line for each work and unit, with what each way costs.

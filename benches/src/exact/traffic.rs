@@ -97,7 +97,7 @@ pub fn measure(from: &NetNs, to: SocketAddr) -> Result<[(&'static str, f64); 2]>
 
 /// Instructions for each of `number` parts of some work, the median of several groups.
 fn median(number: usize, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
-    let mut groups = (0..GROUPS).map(|_| Ok(count(&mut work)?.1)).collect::<Result<Vec<_>>>()?;
+    let mut groups = (0..GROUPS).map(|_| count(&mut work)).collect::<Result<Vec<_>>>()?;
     groups.sort_by(f64::total_cmp);
     Ok(groups[GROUPS / 2] / number as f64)
 }

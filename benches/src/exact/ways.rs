@@ -7,17 +7,20 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use e2e::{
     manifest::{Endpoint, Manifests, Service},
     net::{NODE, Net, OUTSIDE, Pod, cluster_ip},
     probe::Proto,
     proxy::{Proxy, Settings},
 };
-use testkit::{NetNs, try_output_with_input};
+use testkit::{NetNs, try_output_with_input, try_wait_for};
 
 use super::paths::{BALANCER, Client, NODE_PORT, Path, TARGET_PORT, To};
-use crate::objects::{self, Size};
+use crate::{
+    objects::{self, Size},
+    product::PROGRAMMED_SUFFIX,
+};
 
 /// Time for kube-ipvs to program everything.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -175,14 +178,11 @@ impl Scene<'_> {
             manifests.write("others.json", &text);
         }
         let mut proxy = Proxy::start(self.node(), &settings);
-        let start = std::time::Instant::now();
-        while !proxy.log().contains("everything is programmed") {
-            if start.elapsed() > PATIENCE {
-                bail!("kube-ipvs has not programmed everything:\n{}", proxy.log());
-            }
+        try_wait_for(PATIENCE, "kube-ipvs to program everything", || {
             proxy.assert_running();
-            std::thread::sleep(Duration::from_millis(10));
-        }
+            let log = proxy.log();
+            if log.contains(PROGRAMMED_SUFFIX) { Ok(()) } else { Err(log) }
+        })?;
         proxy.kill();
         Ok(())
     }

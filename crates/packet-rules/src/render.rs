@@ -174,12 +174,13 @@ impl Place {
         }
     }
 
-    /// Where the first packet of the connection went.
-    const fn original(self) -> Selector {
-        match self {
+    /// Condition: the first packet of the connection went to an element of a kind.
+    const fn original_in(self, set: RuleSet, family: IpFamily) -> Statement {
+        let selector = match self {
             Place::Vip => Selector::OriginalDestinationPort,
             Place::Node => Selector::OriginalNodePort,
-        }
+        };
+        Statement::In(selector, self.set(set, family))
     }
 }
 
@@ -772,8 +773,7 @@ fn postrouting(layout: &RulesLayout) -> Vec<RuleSpec> {
 /// Two look-ups for a connection that is none of ours: every port in the sets behind is in this one, too.
 fn postrouting_of(family: IpFamily) -> Vec<RuleSpec> {
     let FamilyChains { node, services, .. } = FamilyChains::of(family);
-    let to_service =
-        Statement::In(Selector::OriginalDestinationPort, SetId::planned(RuleSet::Services, family));
+    let to_service = Place::Vip.original_in(RuleSet::Services, family);
     vec![
         rule("port of a Service", [Statement::Family(family), to_service, Statement::Goto(services)]),
         at_node(Selector::OriginalDestination, family, node.postrouting),
@@ -783,8 +783,7 @@ fn postrouting_of(family: IpFamily) -> Vec<RuleSpec> {
 /// Connections to ports of Services. A port is in one of the sets at most once a plan has been executed. It is in none
 /// where connections to a port of this node drain and new ones go to its node port's mark: those are looked at as that.
 fn of_services(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
-    let nonlocal =
-        Statement::In(Selector::OriginalDestinationPort, SetId::planned(RuleSet::MasqueradeNonLocal, family));
+    let nonlocal = Place::Vip.original_in(RuleSet::MasqueradeNonLocal, family);
     let mut rules = vec![
         remember(None, family),
         rule(
@@ -805,11 +804,10 @@ fn of_services(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
 
 /// Connections to addresses of this node. Whoever uses a node port may be outside of the cluster.
 fn node_postrouting(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
-    let of_a_port =
-        || Some(Statement::In(Place::Node.original(), Place::Node.set(RuleSet::Services, family)));
-    let mut rules = vec![remember(of_a_port(), family)];
+    let of_a_port = Place::Node.original_in(RuleSet::Services, family);
+    let mut rules = vec![remember(Some(of_a_port.clone()), family)];
     rules.extend(masquerade_pods(layout, Place::Node, family));
-    rules.extend([masquerade(Place::Node, family), hairpin(of_a_port(), family)]);
+    rules.extend([masquerade(Place::Node, family), hairpin(Some(of_a_port), family)]);
     rules
 }
 
@@ -854,8 +852,7 @@ fn masquerade_nonlocal(layout: &RulesLayout, family: IpFamily) -> RuleSpec {
 /// connection is masqueraded: a client that came in through an external address expects its answers from there, whatever
 /// node has the endpoint.
 fn masquerade_external(layout: &RulesLayout, family: IpFamily) -> RuleSpec {
-    let set = SetId::planned(RuleSet::MasqueradeExternal, family);
-    let of_the_set = Statement::In(Selector::OriginalDestinationPort, set);
+    let of_the_set = Place::Vip.original_in(RuleSet::MasqueradeExternal, family);
     masquerade_unless_local(layout, family, Some(of_the_set), ("client may be outside of the cluster", None))
 }
 
@@ -872,12 +869,12 @@ fn masquerade_external(layout: &RulesLayout, family: IpFamily) -> RuleSpec {
 /// A process of this node has the address that it calls, which another node need not have a way to: that of a bridge
 /// of this node, for example.
 fn masquerade_pods(layout: &RulesLayout, place: Place, family: IpFamily) -> Vec<RuleSpec> {
-    let set = place.set(RuleSet::MasqueradePods, family);
+    let of_the_set = || place.original_in(RuleSet::MasqueradePods, family);
     let of_node = rule(
         "client is this node",
         [
             Statement::Family(family),
-            Statement::In(place.original(), set),
+            of_the_set(),
             to_node(Selector::OriginalClient, family),
             Statement::Masquerade,
         ],
@@ -889,7 +886,7 @@ fn masquerade_pods(layout: &RulesLayout, place: Place, family: IpFamily) -> Vec<
             "client may be a pod of another node, and so is the endpoint",
             [
                 Statement::Family(family),
-                Statement::In(place.original(), set),
+                of_the_set(),
                 Statement::ClientIn(net),
                 Statement::NotIn(Selector::DestinationPort, endpoints),
                 Statement::Masquerade,
@@ -908,7 +905,7 @@ fn masquerade_vips(family: IpFamily) -> RuleSpec {
         "client is this node under an address that every node has",
         [
             Statement::Family(family),
-            Statement::In(Selector::OriginalDestinationPort, SetId::planned(RuleSet::MasqueradeVips, family)),
+            Place::Vip.original_in(RuleSet::MasqueradeVips, family),
             Statement::In(Selector::OriginalClient, SetId::planned(RuleSet::Vips, family)),
             Statement::Masquerade,
         ],
@@ -943,8 +940,8 @@ fn masquerade_unless_local(
 /// `meta nfproto ipv4 ct original ip daddr . meta l4proto . ct original proto-dst @masquerade-v4
 /// masquerade fully-random`
 fn masquerade(place: Place, family: IpFamily) -> RuleSpec {
-    let set = place.set(RuleSet::Masquerade, family);
-    rule("always", [Statement::Family(family), Statement::In(place.original(), set), Statement::Masquerade])
+    let of_the_set = place.original_in(RuleSet::Masquerade, family);
+    rule("always", [Statement::Family(family), of_the_set, Statement::Masquerade])
 }
 
 /// `meta nfproto ipv4 ip daddr . meta l4proto . th dport . ip saddr @endpoints-v4 masquerade fully-random`, with a
