@@ -6,8 +6,9 @@
 //!
 //! In reading order: [`paths`] lists the paths of packets that are measured; [`ways`] programs a node for each of
 //! them, by kube-ipvs, by hand, and as kube-proxy does; [`traffic`] sends and counts; [`work`] counts what kube-ipvs itself
-//! does; [`report`] compares with an earlier run.
+//! does; [`report`] compares with an earlier run. Apart from that, [`parts`] tells what each chain costs.
 
+pub mod parts;
 pub mod paths;
 pub mod report;
 pub mod traffic;
@@ -43,6 +44,12 @@ pub struct Row {
     pub way: String,
     /// Instructions for each.
     pub instructions: f64,
+}
+
+/// Measures the chains of the packet rules, one by one.
+pub fn measure_parts(bench: &Bench, progress: impl FnMut(&str)) -> Result<Vec<parts::Part>> {
+    check_clock()?;
+    parts::measure(bench, progress)
 }
 
 /// Measures everything, or a part that takes a few minutes.

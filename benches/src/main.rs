@@ -37,6 +37,9 @@ struct Cli {
     /// Instructions instead of times, on an emulator that counts them.
     #[arg(long)]
     exact: bool,
+    /// Instructions that each chain of the packet rules costs, instead of the usual exact run.
+    #[arg(long, requires = "exact")]
+    parts: bool,
     /// Results of an earlier exact run to compare with; a figure of kube-ipvs that is more than 5 % higher is an error.
     #[arg(long, value_name = "FILE", requires = "exact")]
     against: Option<PathBuf>,
@@ -86,6 +89,11 @@ fn main() -> Result<()> {
         println!("[{:5.1} s] {what}", start.elapsed().as_secs_f64());
         probe.sample();
     };
+    if cli.parts {
+        let parts = exact::measure_parts(&bench, progress)?;
+        println!("\n{}", exact::parts::table(&parts));
+        return Ok(());
+    }
     if cli.exact {
         let rows = exact::measure(&bench, cli.quick, progress)?;
         return report_exact(&cli, &run, &bench, rows, &destination);

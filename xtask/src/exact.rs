@@ -31,6 +31,8 @@ pub struct Exact {
     pub kernel: Kernel,
     /// Measures a part only, in a few minutes.
     pub quick: bool,
+    /// Measures the chains of the packet rules one by one instead, and stores nothing.
+    pub parts: bool,
     /// Memory of the guest in MiB.
     pub memory: u32,
     /// Reason why figures may be worse than before.
@@ -59,6 +61,7 @@ impl Exact {
         image.add_tree(&extensions, &extensions.to_string_lossy())?;
         let mut arguments = vec!["--exact".to_owned()];
         arguments.extend(self.quick.then(|| "--quick".to_owned()));
+        arguments.extend(self.parts.then(|| "--parts".to_owned()));
         if let Some(before) = against {
             image.add_file(before, BEFORE)?;
             arguments.push(format!("--against={BEFORE}"));
@@ -70,7 +73,8 @@ impl Exact {
             memory: self.memory,
             clock: Clock::Instructions,
         };
-        measured.run(image, &programs, &arguments, Some(&self.results))
+        let results = (!self.parts).then_some(self.results.as_path());
+        measured.run(image, &programs, &arguments, results)
     }
 
     /// Measures several times, each time in a guest of its own, and compares with the run before, the first one with

@@ -79,6 +79,9 @@ pub struct Bench {
     /// Measures a part only, in a few minutes, and leaves the committed results alone.
     #[arg(long, requires = "exact")]
     quick: bool,
+    /// Prints what each chain of the packet rules costs, by measuring without it, and stores nothing.
+    #[arg(long, requires = "exact", conflicts_with_all = ["quick", "runs", "reason"])]
+    parts: bool,
     /// Number of runs, each in a guest of its own and compared with the one before.
     #[arg(long, default_value_t = 1, requires = "exact", value_parser = clap::value_parser!(u16).range(1..))]
     runs: u16,
@@ -101,9 +104,13 @@ impl Bench {
         setup::ensure()?;
         let results = if self.quick { paths::guest_output()?.join("exact") } else { exact::committed() };
         let kernel = self.showcase.kernel_with(BENCH.modules)?;
-        let against = exact::comparable(&kernel)?;
-        let Bench { quick, ref reason, .. } = *self;
-        let exact = Exact { kernel, quick, memory: self.showcase.memory, reason: reason.clone(), results };
+        let Bench { quick, parts, ref reason, .. } = *self;
+        let against = if parts { None } else { exact::comparable(&kernel)? };
+        let memory = self.showcase.memory;
+        let exact = Exact { kernel, quick, parts, memory, reason: reason.clone(), results };
+        if parts {
+            return exact.run(None);
+        }
         exact.repeat(self.runs, against)
     }
 }

@@ -134,6 +134,16 @@ impl Path {
 
     /// Programs a node of its own, and counts; figures by unit.
     pub fn measure(&self, way: Way, bench: &Bench) -> Result<[(&'static str, f64); 2]> {
+        self.measure_changed(way, bench, |_| Ok(()))
+    }
+
+    /// The same, but for a change of the node in between.
+    pub fn measure_changed(
+        &self,
+        way: Way,
+        bench: &Bench,
+        change: impl FnOnce(&testkit::NetNs) -> Result<()>,
+    ) -> Result<[(&'static str, f64); 2]> {
         let directory = bench.directory("exact")?;
         let net = Net::new(PodNetwork::Routed, ProbeProgram::at(&bench.binary));
         net.route_to_node(BALANCER);
@@ -148,7 +158,7 @@ impl Path {
             directory: &directory,
         };
         let context = || format!("{}, {}", self.name(), way.as_str());
-        way.program(&scene).with_context(context)?;
+        way.program(&scene).and_then(|()| change(&net.node)).with_context(context)?;
         let counts = traffic::measure(&self.namespace(&net, &endpoint, &client), self.front());
         drop(server);
         counts.with_context(context)

@@ -41,6 +41,10 @@ const LOOPBACK: u32 = 1;
 const RELATED: u32 = 4;
 /// IPS_SEEN_REPLY
 const SEEN_REPLY: u32 = 2;
+/// IPS_CONFIRMED, from the last hook of the first packet on
+const CONFIRMED: u32 = 8;
+/// IPS_DST_NAT_DONE: connection tracking has settled the destination, be it as it was
+const DESTINATION_SETTLED: u32 = 1 << 8;
 /// IP_CT_DIR_ORIGINAL
 const ORIGINAL: u8 = 0;
 /// IP_CT_DIR_REPLY
@@ -98,6 +102,11 @@ fn lower_statement(statement: &Statement) -> Vec<Expr> {
         Statement::SoftError(family, error) => soft_error(*family, *error),
         Statement::NewOrUntracked => ct_has(libc::NFT_CT_STATE, NEW_OR_UNTRACKED),
         Statement::Established => ct_has(libc::NFT_CT_STATE, ESTABLISHED),
+        Statement::Resent => {
+            let bits = CONFIRMED | DESTINATION_SETTLED;
+            let status = ct(libc::NFT_CT_STATUS, None, FIRST);
+            vec![status, and(bits.to_ne_bytes().into()), equal(DESTINATION_SETTLED.to_ne_bytes().into())]
+        }
         Statement::Invalid => ct_has(libc::NFT_CT_STATE, INVALID),
         // The rule ends where there is no socket whose owner could be loaded.
         Statement::HasSocket => {

@@ -94,6 +94,8 @@ const MISPLACED: &str = "misplaced";
 const ICMP_PACKETS: &str = "icmp";
 /// Name of the chain for ICMP errors that end no connection.
 const SOFT_ERRORS: &str = "soft-errors";
+/// Name of the chain for packets that were steered here.
+const STEERED: &str = "steered";
 /// Names of the chains of a family, but for the hooks, so that no packet meets the rules of the other one.
 struct FamilyChains {
     /// Chains for packets to addresses of this node.
@@ -104,10 +106,16 @@ struct FamilyChains {
     steer: &'static str,
     /// Chain for packets to ports of ClusterIPs.
     cluster_ips: &'static str,
+    /// Chain for packets to other ports of Services.
+    ports: &'static str,
+    /// Chain for packets to other ports of VIPs.
+    other_ports: &'static str,
     /// Chain for connections to ports of Services.
     services: &'static str,
     /// Chain for connections whose clients are masqueraded unless they are pods of this node.
     nonlocal: &'static str,
+    /// Chain for the same where clients outside are expected.
+    external: &'static str,
 }
 
 /// Names of chains, by hook.
@@ -129,8 +137,11 @@ impl FamilyChains {
                 all: HookChains { input: "input-v4", output: "output-v4", postrouting: "postrouting-v4" },
                 steer: "steer-v4",
                 cluster_ips: "cluster-ips-v4",
+                ports: "ports-v4",
+                other_ports: "other-ports-v4",
                 services: "services-v4",
                 nonlocal: "nonlocal-v4",
+                external: "external-v4",
             },
             IpFamily::V6 => FamilyChains {
                 node: HookChains {
@@ -141,8 +152,11 @@ impl FamilyChains {
                 all: HookChains { input: "input-v6", output: "output-v6", postrouting: "postrouting-v6" },
                 steer: "steer-v6",
                 cluster_ips: "cluster-ips-v6",
+                ports: "ports-v6",
+                other_ports: "other-ports-v6",
                 services: "services-v6",
                 nonlocal: "nonlocal-v6",
+                external: "external-v6",
             },
         }
     }
@@ -196,7 +210,8 @@ pub fn render_table(layout: &RulesLayout) -> TableSpec {
         ChainSpec { name: ICMP_PACKETS, base: None, rules: per_family(soft_errors) },
     ];
     for family in IpFamily::ALL {
-        let FamilyChains { node, all, steer, cluster_ips, services, nonlocal } = FamilyChains::of(family);
+        let FamilyChains { node, all, steer, cluster_ips, ports, other_ports, services, nonlocal, external } =
+            FamilyChains::of(family);
         // A chain comes behind those that its rules go to.
         let of_family = [
             (steer, steer_vips(layout, family)),
@@ -204,14 +219,18 @@ pub fn render_table(layout: &RulesLayout) -> TableSpec {
             (node.input, node_input(layout, family)),
             (node.output, vec![mark_node_port(family)]),
             (node.postrouting, node_postrouting(layout, family)),
+            (ports, input_of_port(layout, family)),
+            (other_ports, vec![health_check(family), refuse_others()]),
             (nonlocal, vec![masquerade_nonlocal(layout, family), hairpin(None, family)]),
+            (external, vec![masquerade_external(layout, family), hairpin(None, family)]),
             (services, of_services(layout, family)),
-            (all.input, input_of(layout, family)),
+            (all.input, input_of(family)),
             (all.output, output_of(family)),
             (all.postrouting, postrouting_of(family)),
         ];
         chains.extend(of_family.map(|(name, rules)| ChainSpec { name, base: None, rules }));
     }
+    chains.push(ChainSpec { name: STEERED, base: None, rules: steered(layout) });
     chains.extend([
         chain("steer", STEER, steer()),
         chain("input", INPUT, input(layout)),
@@ -374,8 +393,10 @@ fn to_steered_vip(family: IpFamily, chain: &'static str) -> RuleSpec {
     rule("VIP that is not this node's", [Statement::Family(family), vips, Statement::Goto(chain)])
 }
 
-/// Packets to a steered VIP. Health checks of a load balancer (`@health-checks-v4`) come first: this node answers them
-/// from the VIP. Those of connections that began before the VIP was steered go where they went
+/// Packets to a steered VIP. Those of connections that are under way come first
+/// (`ct status seen-reply meta nfproto ipv4 ip daddr . meta l4proto . th dport @steered-v4 ct direction original
+/// ip daddr . ct reply ip saddr != @steered-vips-v4 meta mark set meta mark | 0x1000 accept`), then health checks of a load
+/// balancer (`@health-checks-v4`): this node answers them from the VIP. Those of connections that began before the VIP was steered go where they went
 /// (`ct status seen-reply ct direction original ip daddr . ct reply ip saddr @steered-vips-v4 accept`). Of the others,
 /// those of clients that are not allowed are dropped, and those to ports without endpoints refused, as in the input hook: from there no ICMP error could be sent, whose source would be the VIP. Then
 ///
@@ -415,7 +436,7 @@ fn steer_vips(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
         (
             "error about a packet of a connection",
             error(RuleSet::SteeredKnown),
-            vec![Statement::Family(family), by_ipvs],
+            vec![Statement::Family(family), by_ipvs.clone()],
         ),
     ];
     let steer = |(about, mut statements, condition): (_, Vec<_>, Vec<_>)| {
@@ -425,7 +446,10 @@ fn steer_vips(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
         RuleSpec { about, statements }
     };
     let server_is_vip = Statement::In(Selector::DestinationAndServer, set(RuleSet::SteeredVips));
+    let mut running = vec![Statement::SeenReply];
+    running.extend(packet(RuleSet::Steered));
     let mut rules = vec![
+        steer(("connection to a port of a Service", running, vec![by_ipvs])),
         steer(("health check of a load balancer", packet(RuleSet::HealthChecks), vec![])),
         rule(
             "connection that goes where routing leads",
@@ -454,14 +478,27 @@ fn steer_vips(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
     rules
 }
 
-/// `meta mark & 0x1000 == 0x1000 meta mark set meta mark & 0xffffefff`
-fn steered(layout: &RulesLayout) -> RuleSpec {
+/// Packets that were steered here: source ranges and refusals were for the prerouting hook.
+fn steered(layout: &RulesLayout) -> Vec<RuleSpec> {
+    let mut rules = vec![settled()];
+    rules.extend(icmp());
+    rules.extend(per_family(|family| {
+        let mut rules = vec![health_check(family)];
+        rules.extend(no_local_endpoints(layout, Place::Vip, family));
+        rules.extend(mark_external(layout, Place::Vip, family));
+        rules
+    }));
+    rules
+}
+
+/// `meta mark & 0x1000 == 0x1000 meta mark set meta mark & 0xffffefff goto steered`
+fn has_arrived(layout: &RulesLayout) -> RuleSpec {
     let bit = layout.steer_bit & 31;
-    rule("has arrived", [Statement::Marked(bit), Statement::ClearMark(bit)])
+    rule("has arrived", [Statement::Marked(bit), Statement::ClearMark(bit), Statement::Goto(STEERED)])
 }
 
 fn input(layout: &RulesLayout) -> Vec<RuleSpec> {
-    let mut rules = vec![steered(layout), settled()];
+    let mut rules = vec![has_arrived(layout), settled()];
     rules.extend(icmp());
     rules.push(replies());
     rules.extend(by_family(|chains| chains.all.input));
@@ -492,14 +529,24 @@ fn to_cluster_ip(family: IpFamily) -> RuleSpec {
     )
 }
 
-fn input_of(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
-    let mut rules = vec![
+/// `meta nfproto ipv4 ip daddr . meta l4proto . th dport @services-v4 goto ports-v4`
+///
+/// Three look-ups for a packet that is none of ours: every port in the sets behind is in this one, too, but for those of
+/// health checks.
+fn input_of(family: IpFamily) -> Vec<RuleSpec> {
+    let FamilyChains { node, ports, .. } = FamilyChains::of(family);
+    let service = Statement::In(Selector::DestinationPort, SetId::planned(RuleSet::Services, family));
+    vec![
         to_cluster_ip(family),
-        not_allowed(family),
-        no_endpoints(Place::Vip, family),
-        health_check(family),
-        not_a_service(family),
-    ];
+        rule("port of a Service", [Statement::Family(family), service, Statement::Goto(ports)]),
+        to_other_port(family),
+        at_node(Selector::Destination, family, node.input),
+    ]
+}
+
+/// Packets to ports of Services but for ClusterIPs.
+fn input_of_port(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
+    let mut rules = vec![not_allowed(family), no_endpoints(Place::Vip, family), health_check(family)];
     rules.extend(no_local_endpoints(layout, Place::Vip, family));
     rules.extend(mark_external(layout, Place::Vip, family));
     rules.push(at_node(Selector::Destination, family, FamilyChains::of(family).node.input));
@@ -525,9 +572,16 @@ fn node_input(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
 
 /// `ct state established accept`
 ///
-/// and then errors, and all others by family: only the first packets of connections can be refused.
+/// `ct status & 0x108 == 0x100 accept`
+///
+/// and then errors, and all others by family: only the first packets of connections can be refused, and of those only
+/// the ones that this node sends by itself. Others are here because IPVS forwards them: they passed the input hook, or
+/// this one.
 fn output() -> Vec<RuleSpec> {
-    let mut rules = vec![rule("nothing to decide", [Statement::Established, Statement::Accept])];
+    let mut rules = vec![
+        rule("nothing to decide", [Statement::Established, Statement::Accept]),
+        rule("IPVS forwards it, which has been decided", [Statement::Resent, Statement::Accept]),
+    ];
     rules.extend(icmp());
     rules.extend(by_family(|chains| chains.all.output));
     rules
@@ -711,22 +765,26 @@ fn clients_outside(layout: &RulesLayout, family: IpFamily) -> Option<Vec<Stateme
     Some(conditions)
 }
 
-/// `ct state new,untracked meta nfproto ipv4 ip daddr @vips-v4
-/// ip daddr . meta l4proto . th dport != @services-v4 goto refuse`
+/// `ct state new,untracked meta nfproto ipv4 ip daddr @vips-v4 goto other-ports-v4`
 ///
-/// Before IPVS, which gives connections to any unprivileged port of an address to the virtual server of its port 21
-/// (`ip_vs_service_find`, net/netfilter/ipvs/ip_vs_ctl.c), and may have somebody else's virtual server there.
-fn not_a_service(family: IpFamily) -> RuleSpec {
+/// Behind the rule for ports of Services, and before IPVS, which gives connections to any unprivileged port of an address
+/// to the virtual server of its port 21 (`ip_vs_service_find`, net/netfilter/ipvs/ip_vs_ctl.c), and may have somebody
+/// else's virtual server there.
+fn to_other_port(family: IpFamily) -> RuleSpec {
     rule(
         "VIP: no service on that port",
         [
             Statement::NewOrUntracked,
             Statement::Family(family),
             Statement::In(Selector::Destination, SetId::planned(RuleSet::Vips, family)),
-            Statement::NotIn(Selector::DestinationPort, SetId::planned(RuleSet::Services, family)),
-            Statement::Goto(REFUSE),
+            Statement::Goto(FamilyChains::of(family).other_ports),
         ],
     )
+}
+
+/// `goto refuse`
+fn refuse_others() -> RuleSpec {
+    rule("VIP: no service on that port", [Statement::Goto(REFUSE)])
 }
 
 /// `meta nfproto ipv4 ip daddr @vips-v4 goto refuse`
@@ -783,31 +841,30 @@ fn postrouting_of(family: IpFamily) -> Vec<RuleSpec> {
 /// Connections to ports of Services. A port is in one of the sets at most once a plan has been executed. It is in none
 /// where connections to a port of this node drain and new ones go to its node port's mark: those are looked at as that.
 fn of_services(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
-    let nonlocal = Place::Vip.original_in(RuleSet::MasqueradeNonLocal, family);
+    let FamilyChains { node, nonlocal, external, .. } = FamilyChains::of(family);
+    let of = |about, set, chain| {
+        let port = Place::Vip.original_in(set, family);
+        rule(about, [Statement::Family(family), port, Statement::Goto(chain)])
+    };
     let mut rules = vec![
         remember(None, family),
-        rule(
-            "port of a ClusterIP",
-            [Statement::Family(family), nonlocal, Statement::Goto(FamilyChains::of(family).nonlocal)],
-        ),
-        masquerade_external(layout, family),
+        of("port of a ClusterIP", RuleSet::MasqueradeNonLocal, nonlocal),
+        of("port for clients outside", RuleSet::MasqueradeExternal, external),
+        masquerade(Place::Vip, family),
         masquerade_vips(family),
     ];
     rules.extend(masquerade_pods(layout, Place::Vip, family));
-    rules.extend([
-        masquerade(Place::Vip, family),
-        hairpin(None, family),
-        at_node(Selector::OriginalDestination, family, FamilyChains::of(family).node.postrouting),
-    ]);
+    rules.push(hairpin(None, family));
+    rules.push(at_node(Selector::OriginalDestination, family, node.postrouting));
     rules
 }
 
 /// Connections to addresses of this node. Whoever uses a node port may be outside of the cluster.
 fn node_postrouting(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
     let of_a_port = Place::Node.original_in(RuleSet::Services, family);
-    let mut rules = vec![remember(Some(of_a_port.clone()), family)];
+    let mut rules = vec![remember(Some(of_a_port.clone()), family), masquerade(Place::Node, family)];
     rules.extend(masquerade_pods(layout, Place::Node, family));
-    rules.extend([masquerade(Place::Node, family), hairpin(Some(of_a_port), family)]);
+    rules.push(hairpin(Some(of_a_port), family));
     rules
 }
 
@@ -844,27 +901,23 @@ fn remember(condition: Option<Statement>, family: IpFamily) -> RuleSpec {
 fn masquerade_nonlocal(layout: &RulesLayout, family: IpFamily) -> RuleSpec {
     let vips = Statement::In(Selector::OriginalClient, SetId::planned(RuleSet::Vips, family));
     let unknown = ("client is this node under the address of a VIP", Some(vips));
-    masquerade_unless_local(layout, family, None, unknown)
+    masquerade_unless_local(layout, family, unknown)
 }
 
-/// The same under the condition
-/// `ct original ip daddr . meta l4proto . ct original proto-dst @masquerade-external-v4`, but without detection every
-/// connection is masqueraded: a client that came in through an external address expects its answers from there, whatever
-/// node has the endpoint.
+/// The same, but without detection every connection is masqueraded: a client that came in through an external address
+/// expects its answers from there, whatever node has the endpoint.
 fn masquerade_external(layout: &RulesLayout, family: IpFamily) -> RuleSpec {
-    let of_the_set = Place::Vip.original_in(RuleSet::MasqueradeExternal, family);
-    masquerade_unless_local(layout, family, Some(of_the_set), ("client may be outside of the cluster", None))
+    masquerade_unless_local(layout, family, ("client may be outside of the cluster", None))
 }
 
-/// `meta nfproto ipv4 ct original ip daddr . meta l4proto . ct original proto-dst @masquerade-pods-v4
-/// ct original ip saddr 10.244.0.0/16 ip daddr . meta l4proto . th dport != @local-endpoints-v4 masquerade fully-random`,
-/// where the prefixes are those of the whole cluster
+/// `meta nfproto ipv4 ct original ip saddr 10.244.0.0/16 ct original ip daddr . meta l4proto . ct original proto-dst
+/// @masquerade-pods-v4 ip daddr . meta l4proto . th dport != @local-endpoints-v4 masquerade fully-random`, where the prefixes are those of the whole cluster
 ///
 /// A pod of another node that called an address of this one counts as local, gets any endpoint, and one on its own
 /// node would answer it directly, from an address that it has not called. The answers of an endpoint of this node pass
 /// here, so that the pod keeps its address.
 ///
-/// `... ct original ip saddr @node-addresses-v4 masquerade fully-random`
+/// `ct original ip saddr @node-addresses-v4 ... masquerade fully-random`
 ///
 /// A process of this node has the address that it calls, which another node need not have a way to: that of a bridge
 /// of this node, for example.
@@ -874,8 +927,8 @@ fn masquerade_pods(layout: &RulesLayout, place: Place, family: IpFamily) -> Vec<
         "client is this node",
         [
             Statement::Family(family),
-            of_the_set(),
             to_node(Selector::OriginalClient, family),
+            of_the_set(),
             Statement::Masquerade,
         ],
     );
@@ -886,8 +939,8 @@ fn masquerade_pods(layout: &RulesLayout, place: Place, family: IpFamily) -> Vec<
             "client may be a pod of another node, and so is the endpoint",
             [
                 Statement::Family(family),
-                of_the_set(),
                 Statement::ClientIn(net),
+                of_the_set(),
                 Statement::NotIn(Selector::DestinationPort, endpoints),
                 Statement::Masquerade,
             ],
@@ -896,8 +949,8 @@ fn masquerade_pods(layout: &RulesLayout, place: Place, family: IpFamily) -> Vec<
     std::iter::once(of_node).chain(local_networks(layout.local(family), family).map(of_prefix)).collect()
 }
 
-/// `meta nfproto ipv4 ct original ip daddr . meta l4proto . ct original proto-dst @masquerade-vips-v4
-/// ct original ip saddr @vips-v4 masquerade fully-random`
+/// `meta nfproto ipv4 ct original ip saddr @vips-v4 ct original ip daddr . meta l4proto . ct original proto-dst
+/// @masquerade-vips-v4 masquerade fully-random`
 ///
 /// On another node, which has the address, too, the answer would not find its way back.
 fn masquerade_vips(family: IpFamily) -> RuleSpec {
@@ -905,23 +958,21 @@ fn masquerade_vips(family: IpFamily) -> RuleSpec {
         "client is this node under an address that every node has",
         [
             Statement::Family(family),
-            Place::Vip.original_in(RuleSet::MasqueradeVips, family),
             Statement::In(Selector::OriginalClient, SetId::planned(RuleSet::Vips, family)),
+            Place::Vip.original_in(RuleSet::MasqueradeVips, family),
             Statement::Masquerade,
         ],
     )
 }
 
-/// Masquerades connections, under a condition, unless the client is a pod of this node; `unknown` is the purpose and the
-/// condition where local pods cannot be told.
+/// Masquerades connections unless the client is a pod of this node; `unknown` is the purpose and the condition where
+/// local pods cannot be told.
 fn masquerade_unless_local(
     layout: &RulesLayout,
     family: IpFamily,
-    condition: Option<Statement>,
     unknown: (&'static str, Option<Statement>),
 ) -> RuleSpec {
     let mut statements = vec![Statement::Family(family)];
-    statements.extend(condition);
     let nets: Vec<_> = local_networks(layout.local(family), family).collect();
     let mut about = "client is not a pod of this node";
     if is_by_interface(layout.local(family)) {

@@ -169,6 +169,9 @@ pub enum Statement {
     NewOrUntracked,
     /// The packet is not the first of its connection, and no error about it.
     Established,
+    /// The packet is the first of its connection, and the destination of that is settled: it passed the prerouting hook,
+    /// or this one before.
+    Resent,
     /// Conntrack could not place the packet, for instance because it lies outside of the window of its
     /// connection.
     Invalid,

@@ -58,13 +58,8 @@ fn shaped(local: &LocalDetection) -> Vec<String> {
 
 /// Rules that masquerade connections under a condition.
 fn masquerades(condition: &str) -> [String; 2] {
-    [
-        format!("nonlocal-v4: meta nfproto ipv4 {condition} masquerade fully-random"),
-        format!(
-            "services-v4: meta nfproto ipv4 ct original ip daddr . meta l4proto . ct original proto-dst \
-             @masquerade-external-v4 {condition} masquerade fully-random"
-        ),
-    ]
+    ["nonlocal", "external"]
+        .map(|chain| format!("{chain}-v4: meta nfproto ipv4 {condition} masquerade fully-random"))
 }
 
 /// Rule of a chain that marks first packets to a set.
@@ -84,6 +79,18 @@ fn prefixes_of_the_other_family_only_are_no_detection() {
 #[test]
 fn host_bits_of_prefixes_do_not_matter() {
     let [nonlocal, external] = masquerades("ct original ip saddr != 10.244.0.0/24");
+    let drops = |chain: &str| {
+        format!(
+            "{chain}: ct state new,untracked meta nfproto ipv4 ip daddr . meta l4proto . th dport \
+             @no-local-endpoints-v4 ct original ip saddr != 10.244.0.0/24 drop"
+        )
+    };
+    let leads = |chain: &str| {
+        format!(
+            "{chain}: meta nfproto ipv4 ct direction original ct original ip saddr != 10.244.0.0/24 \
+             meta mark set ip daddr . meta l4proto . th dport map @marks-external-v4 accept"
+        )
+    };
     assert_eq!(
         shaped(&LocalDetection::NodeCidr(vec![net("10.244.0.9/24")])),
         [
@@ -93,14 +100,12 @@ fn host_bits_of_prefixes_do_not_matter() {
             "node-input-v4: meta nfproto ipv4 ct direction original ct original ip saddr != 10.244.0.0/24 \
              meta mark set meta l4proto . th dport map @node-marks-external-v4 accept"
                 .to_owned(),
+            drops("ports-v4"),
+            leads("ports-v4"),
             nonlocal,
             external,
-            "input-v4: ct state new,untracked meta nfproto ipv4 ip daddr . meta l4proto . th dport \
-             @no-local-endpoints-v4 ct original ip saddr != 10.244.0.0/24 drop"
-                .to_owned(),
-            "input-v4: meta nfproto ipv4 ct direction original ct original ip saddr != 10.244.0.0/24 \
-             meta mark set ip daddr . meta l4proto . th dport map @marks-external-v4 accept"
-                .to_owned(),
+            drops("steered"),
+            leads("steered"),
         ]
     );
 }

@@ -331,6 +331,9 @@ fn fail(kernel: &Kernel, step: &Step) {
 fn damage(world: &mut World, which: u8) {
     if matches!(which, 1 | 5..) {
         world.pass(Duration::from_secs(1));
+        while !world.reconciler.is_running() {
+            world.pass(Duration::from_secs(1));
+        }
         damage_rules(world, which);
         world.pass(Duration::from_secs(1));
         return;
@@ -408,26 +411,31 @@ proptest! {
     }
 }
 
-/// Checks what the order of the packet rules builds on: masqueraded ports are ports of Services, and those of ClusterIPs
-/// have neither source ranges nor real servers for clients outside.
+/// Checks what the order of the packet rules builds on: ports of which they know more are ports of Services, and those of
+/// ClusterIPs have neither source ranges nor real servers for clients outside.
 fn check_shortcuts(elements: &BTreeSet<RuleElement>) -> Result<(), TestCaseError> {
+    let is_service = |port: VipPort| elements.contains(&RuleElement::Service(port));
     for element in elements {
-        let (RuleElement::Masquerade(port)
-        | RuleElement::MasqueradeNonLocal(port)
-        | RuleElement::MasqueradeExternal(port)
-        | RuleElement::MasqueradePods(port)
-        | RuleElement::MasqueradeVips(port)) = element
-        else {
-            continue;
-        };
-        prop_assert!(elements.contains(&RuleElement::Service(*port)), "{element}");
-        let others = [RuleElement::Restrict(*port), RuleElement::DropExternal(*port)];
-        let is_of_cluster_ip = matches!(element, RuleElement::MasqueradeNonLocal(_));
-        let has_mark = elements
-            .iter()
-            .any(|other| matches!(other, RuleElement::Mark(front, _) if *front == Front::from(*port).for_external()));
-        let has_others = has_mark || others.iter().any(|other| elements.contains(other));
-        prop_assert!(!is_of_cluster_ip || !has_others, "{element}");
+        match element {
+            RuleElement::MasqueradeNonLocal(port) => {
+                let others = [RuleElement::Restrict(*port), RuleElement::DropExternal(*port)];
+                let external = Front::from(*port).for_external();
+                let has_mark = elements
+                    .iter()
+                    .any(|other| matches!(other, RuleElement::Mark(front, _) if *front == external));
+                let has_others = has_mark || others.iter().any(|other| elements.contains(other));
+                prop_assert!(is_service(*port) && !has_others, "{element}");
+            }
+            RuleElement::Masquerade(port)
+            | RuleElement::MasqueradeExternal(port)
+            | RuleElement::MasqueradePods(port)
+            | RuleElement::MasqueradeVips(port)
+            | RuleElement::Refuse(port)
+            | RuleElement::DropExternal(port)
+            | RuleElement::Restrict(port) => prop_assert!(is_service(*port), "{element}"),
+            RuleElement::Mark(front, _) => prop_assert!(is_service(front.port), "{element}"),
+            _ => {}
+        }
     }
     Ok(())
 }
