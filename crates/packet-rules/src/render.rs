@@ -572,7 +572,7 @@ fn node_input(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
 
 /// `ct state established accept`
 ///
-/// `ct status & 0x108 == 0x100 accept`
+/// `ct status 0x100 / confirmed,0x100 accept`
 ///
 /// and then errors, and all others by family: only the first packets of connections can be refused, and of those only
 /// the ones that this node sends by itself. Others are here because IPVS forwards them: they passed the input hook, or

@@ -137,7 +137,7 @@ impl fmt::Display for Statement {
             Statement::NoRequest => f.write_str("tcp flags != syn / syn,ack"),
             Statement::NewOrUntracked => f.write_str("ct state new,untracked"),
             Statement::Established => f.write_str("ct state established"),
-            Statement::Resent => f.write_str("ct status & 0x108 == 0x100"),
+            Statement::Resent => f.write_str("ct status 0x100 / confirmed,0x100"),
             Statement::Invalid => f.write_str("ct state invalid"),
             Statement::HasSocket => f.write_str("meta skuid >= 0"),
             Statement::ToLoopback => f.write_str("oif \"lo\""),
