@@ -8,8 +8,8 @@ use lb_types::{IpFamily, Protocol, ServiceName, VipPort, VirtualServerId};
 use serde::Serialize;
 use serde_json::{Value, json};
 use service_model::{
-    EndpointSlice, ModelEvent, Service, ServicePort, ServiceSettings, SliceEndpoint, SliceName, SlicePort,
-    TrafficPolicy,
+    EndpointSlice, ModelEvent, Service, SliceEndpoint, SlicePort,
+    testing::{plain_endpoint, plain_port, plain_service, plain_slice},
 };
 
 /// Name of the node, as given by `--hostname-override`.
@@ -175,48 +175,21 @@ pub fn events(size: Size) -> Vec<ModelEvent> {
 }
 
 fn service(index: usize) -> Service {
-    Service {
-        name: service_name(index),
-        uid: format!("u-{index}").into(),
-        created: None,
-        cluster_ips: vec![vip(index).into()],
-        external_ips: Vec::new(),
-        source_ranges: None,
-        health_check_port: None,
-        ports: vec![ServicePort {
-            name: "http".into(),
-            protocol: Protocol::Tcp,
-            port: port(PORT),
-            node_port: None,
-        }],
-        affinity: None,
-        internal_traffic_policy: TrafficPolicy::Cluster,
-        external_traffic_policy: TrafficPolicy::Cluster,
-        settings: ServiceSettings::default(),
-        critical: false,
-    }
+    let port = plain_port("http", Protocol::Tcp, port(PORT));
+    let uid = format!("u-{index}").into();
+    Service { uid, ..plain_service(service_name(index), vec![vip(index).into()], vec![port]) }
 }
 
 /// The only slice of a Service as the model takes it, with these endpoints.
 pub fn slice(index: usize, pods: &[Ipv4Addr]) -> EndpointSlice {
     let endpoint = |(number, pod): (usize, &Ipv4Addr)| SliceEndpoint {
-        addr: (*pod).into(),
-        ready: true,
-        serving: true,
-        terminating: false,
         node: Some(node_of(index, number).into()),
-        zone_hints: Vec::new(),
-        node_hints: Vec::new(),
         pod: Some(format!("{NAMESPACE}/p-{pod}/p-{pod}").into()),
+        ..plain_endpoint((*pod).into())
     };
-    EndpointSlice {
-        name: SliceName { namespace: NAMESPACE.into(), name: slice_name(index).into() },
-        service: service_name(index),
-        family: IpFamily::V4,
-        ports: vec![SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: port(TARGET_PORT) }],
-        endpoints: pods.iter().enumerate().map(endpoint).collect(),
-        triggered: None,
-    }
+    let port = SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: port(TARGET_PORT) };
+    let endpoints = pods.iter().enumerate().map(endpoint).collect();
+    plain_slice(&slice_name(index), service_name(index), vec![port], endpoints)
 }
 
 const fn port(number: u16) -> NonZeroU16 {

@@ -197,7 +197,7 @@ pub fn record_delivery(metrics: &Metrics, events: &[ModelEvent], started: System
 #[cfg(test)]
 mod tests {
     use reconcile::{Step, TableName, Wait};
-    use service_model::{EndpointSlice, SliceName, Trigger};
+    use service_model::{EndpointSlice, Trigger, testing::plain_slice};
 
     use super::*;
 
@@ -305,14 +305,8 @@ mod tests {
     fn delivery_takes_from_the_trigger_to_the_arrival() {
         let (metrics, _, timing) = measures(107);
         let slice = |at: Option<u64>| {
-            ModelEvent::SliceApplied(EndpointSlice {
-                name: SliceName { namespace: "ns".into(), name: "a-1".into() },
-                service: lb_types::ServiceName::new("ns", "a"),
-                family: IpFamily::V4,
-                ports: Vec::new(),
-                endpoints: Vec::new(),
-                triggered: at.map(second),
-            })
+            let slice = plain_slice("a-1", lb_types::ServiceName::new("ns", "a"), Vec::new(), Vec::new());
+            ModelEvent::SliceApplied(EndpointSlice { triggered: at.map(second), ..slice })
         };
         let events = [slice(Some(105)), slice(Some(99)), slice(None), ModelEvent::Synced];
         record_delivery(&metrics, &events, second(100), second(107));

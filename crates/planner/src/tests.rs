@@ -17,8 +17,9 @@ use lb_types::{
 };
 use proptest::prelude::*;
 use service_model::{
-    Affinity, EndpointSlice, ExternalIp, ExternalSource, ModelEvent, Service, ServiceModel, ServicePort,
-    ServiceSettings, SliceEndpoint, SliceName, SlicePort, TrafficPolicy,
+    Affinity, ExternalIp, ExternalSource, ModelEvent, Service, ServiceModel, ServicePort, ServiceSettings,
+    SliceEndpoint, SlicePort, TrafficPolicy,
+    testing::{plain_endpoint, plain_port, plain_service, plain_slice},
 };
 
 use crate::{
@@ -130,42 +131,22 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn service(name: &str, cluster_ips: &[&str], protocol: Protocol) -> Service {
-    Service {
-        name: ServiceName::new("default", name),
-        uid: "".into(),
-        created: None,
-        cluster_ips: cluster_ips.iter().map(|text| ip(text)).collect(),
-        external_ips: Vec::new(),
-        source_ranges: None,
-        health_check_port: None,
-        ports: vec![ServicePort { name: "".into(), protocol, port: 80.try_into().unwrap(), node_port: None }],
-        affinity: None,
-        internal_traffic_policy: TrafficPolicy::Cluster,
-        external_traffic_policy: TrafficPolicy::Cluster,
-        settings: ServiceSettings::default(),
-        critical: false,
-    }
+    let cluster_ips = cluster_ips.iter().map(|text| ip(text)).collect();
+    let port = plain_port("", protocol, 80.try_into().unwrap());
+    plain_service(ServiceName::new("default", name), cluster_ips, vec![port])
 }
 
 fn slice(service: &str, protocol: Protocol, endpoints: &[(&str, bool)]) -> ModelEvent {
     let endpoint = |(addr, ready): &(&str, bool)| SliceEndpoint {
-        addr: ip(addr),
         ready: *ready,
         serving: *ready,
         terminating: !ready,
-        node: None,
-        zone_hints: Vec::new(),
-        node_hints: Vec::new(),
-        pod: None,
+        ..plain_endpoint(ip(addr))
     };
-    ModelEvent::SliceApplied(EndpointSlice {
-        name: SliceName { namespace: "default".into(), name: service.into() },
-        service: ServiceName::new("default", service),
-        family: IpFamily::V4,
-        ports: vec![SlicePort { name: "".into(), protocol, port: 8080.try_into().unwrap() }],
-        endpoints: endpoints.iter().map(endpoint).collect(),
-        triggered: None,
-    })
+    let port = SlicePort { name: "".into(), protocol, port: 8080.try_into().unwrap() };
+    let endpoints = endpoints.iter().map(endpoint).collect();
+    let of = ServiceName::new("default", service);
+    ModelEvent::SliceApplied(plain_slice(service, of, vec![port], endpoints))
 }
 
 /// Writes of a stage.

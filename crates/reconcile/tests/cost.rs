@@ -20,8 +20,8 @@ use lb_types::{IpFamily, IpvsOp, Protocol, RealServerId, Scheduler, ServiceName,
 use planner::Ownership;
 use reconcile::{Config, Event, Reconciler};
 use service_model::{
-    EndpointSlice, ModelEvent, Node, Service, ServicePort, ServiceSettings, SliceEndpoint, SliceName,
-    SlicePort, TrafficPolicy,
+    ModelEvent, Node, Service, SliceEndpoint, SlicePort,
+    testing::{plain_endpoint, plain_port, plain_service, plain_slice},
 };
 
 thread_local! {
@@ -363,46 +363,15 @@ fn endpoint_id(n: usize, e: usize) -> RealServerId {
 }
 
 fn service(n: usize) -> Service {
-    Service {
-        name: ServiceName::new("default", &format!("s{n}")),
-        uid: "".into(),
-        created: None,
-        cluster_ips: vec![vip(n)],
-        external_ips: Vec::new(),
-        source_ranges: None,
-        health_check_port: None,
-        ports: vec![ServicePort {
-            name: "".into(),
-            protocol: Protocol::Tcp,
-            port: 80.try_into().unwrap(),
-            node_port: None,
-        }],
-        affinity: None,
-        internal_traffic_policy: TrafficPolicy::Cluster,
-        external_traffic_policy: TrafficPolicy::Cluster,
-        settings: ServiceSettings::default(),
-        critical: false,
-    }
+    let port = plain_port("", Protocol::Tcp, 80.try_into().unwrap());
+    plain_service(ServiceName::new("default", &format!("s{n}")), vec![vip(n)], vec![port])
 }
 
 /// The slice of service `n` with the endpoints of a range.
 fn slice(n: usize, endpoints: std::ops::Range<usize>) -> ModelEvent {
-    let endpoint = |e| SliceEndpoint {
-        addr: endpoint_id(n, e).addr,
-        ready: true,
-        serving: true,
-        terminating: false,
-        node: Some("n2".into()),
-        zone_hints: Vec::new(),
-        node_hints: Vec::new(),
-        pod: None,
-    };
-    ModelEvent::SliceApplied(EndpointSlice {
-        name: SliceName { namespace: "default".into(), name: format!("s{n}").into() },
-        service: ServiceName::new("default", &format!("s{n}")),
-        family: IpFamily::V4,
-        ports: vec![SlicePort { name: "".into(), protocol: Protocol::Tcp, port: 8080.try_into().unwrap() }],
-        endpoints: endpoints.map(endpoint).collect(),
-        triggered: None,
-    })
+    let endpoint = |e| SliceEndpoint { node: Some("n2".into()), ..plain_endpoint(endpoint_id(n, e).addr) };
+    let port = SlicePort { name: "".into(), protocol: Protocol::Tcp, port: 8080.try_into().unwrap() };
+    let name = format!("s{n}");
+    let of = ServiceName::new("default", &name);
+    ModelEvent::SliceApplied(plain_slice(&name, of, vec![port], endpoints.map(endpoint).collect()))
 }

@@ -17,13 +17,13 @@ use dataplane::{
 };
 use drain::Time;
 use lb_types::{
-    IpFamily, IpvsOp, Protocol, RulesLayout, RulesOp, Scheduler, ServiceName, VipOp, VipPort, VirtualServerId,
+    IpvsOp, Protocol, RulesLayout, RulesOp, Scheduler, ServiceName, VipOp, VipPort, VirtualServerId,
 };
 use planner::Ownership;
 use reconcile::{Config, Event, Reconciler};
 use service_model::{
-    EndpointSlice, ModelEvent, Service, ServicePort, ServiceSettings, SliceEndpoint, SliceName, SlicePort,
-    TrafficPolicy,
+    ModelEvent, Service, SliceEndpoint, SlicePort,
+    testing::{plain_endpoint, plain_port, plain_service, plain_slice},
 };
 
 thread_local! {
@@ -171,50 +171,22 @@ fn vip(n: usize) -> IpAddr {
 }
 
 fn service(n: usize) -> Service {
-    Service {
-        name: ServiceName::new(&format!("ns-{}", n % 50), &format!("service-{n}")),
-        uid: "00000000-0000-0000-0000-000000000000".into(),
-        created: None,
-        cluster_ips: vec![vip(n)],
-        external_ips: Vec::new(),
-        source_ranges: None,
-        health_check_port: None,
-        ports: vec![ServicePort {
-            name: "http".into(),
-            protocol: Protocol::Tcp,
-            port: 80.try_into().unwrap(),
-            node_port: None,
-        }],
-        affinity: None,
-        internal_traffic_policy: TrafficPolicy::Cluster,
-        external_traffic_policy: TrafficPolicy::Cluster,
-        settings: ServiceSettings::default(),
-        critical: false,
-    }
+    let name = ServiceName::new(&format!("ns-{}", n % 50), &format!("service-{n}"));
+    let port = plain_port("http", Protocol::Tcp, 80.try_into().unwrap());
+    let uid = "00000000-0000-0000-0000-000000000000".into();
+    Service { uid, ..plain_service(name, vec![vip(n)], vec![port]) }
 }
 
 fn slice(n: usize) -> ModelEvent {
     let namespace = format!("ns-{}", n % 50);
-    let endpoint = |e: usize| SliceEndpoint {
-        addr: format!("10.{}.{}.{}", 128 + n / 250, n % 250, e + 1).parse().unwrap(),
-        ready: true,
-        serving: true,
-        terminating: false,
-        node: Some(format!("node-{}", (n + e) % 500).into()),
-        zone_hints: Vec::new(),
-        node_hints: Vec::new(),
-        pod: Some(format!("{namespace}/service-{n}-7c9d8b6f5-{e:05}/10000000-0000-0000-0000-{n:012}").into()),
+    let endpoint = |e: usize| {
+        let addr = format!("10.{}.{}.{}", 128 + n / 250, n % 250, e + 1).parse().unwrap();
+        let pod = format!("{namespace}/service-{n}-7c9d8b6f5-{e:05}/10000000-0000-0000-0000-{n:012}");
+        let node = Some(format!("node-{}", (n + e) % 500).into());
+        SliceEndpoint { node, pod: Some(pod.into()), ..plain_endpoint(addr) }
     };
-    ModelEvent::SliceApplied(EndpointSlice {
-        name: SliceName { namespace: namespace.as_str().into(), name: format!("service-{n}-abcde").into() },
-        service: ServiceName::new(&namespace, &format!("service-{n}")),
-        family: IpFamily::V4,
-        ports: vec![SlicePort {
-            name: "http".into(),
-            protocol: Protocol::Tcp,
-            port: 8080.try_into().unwrap(),
-        }],
-        endpoints: (0..10).map(endpoint).collect(),
-        triggered: None,
-    })
+    let port = SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: 8080.try_into().unwrap() };
+    let of = ServiceName::new(&namespace, &format!("service-{n}"));
+    let endpoints = (0..10).map(endpoint).collect();
+    ModelEvent::SliceApplied(plain_slice(&format!("service-{n}-abcde"), of, vec![port], endpoints))
 }

@@ -19,8 +19,8 @@ mod model;
 mod pods;
 mod select;
 mod slice;
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use changes::{ChangeCounts, Trigger};
 pub use endpoints::{Endpoint, Placement, PortEndpoints};

@@ -14,7 +14,10 @@ use ipvs::codec::Timeouts;
 use kernel::{ConnReuseFlag, KernelRelease, ProcSysctls};
 use lb_types::{Protocol, ServiceName};
 use reconcile::{Event, Reconciler};
-use service_model::{ModelEvent, Node, Service, ServicePort, ServiceSettings, TrafficPolicy};
+use service_model::{
+    ModelEvent, Node, Service,
+    testing::{plain_port, plain_service},
+};
 use socket2::{Domain, Socket, Type};
 use testkit::{NetNs, in_new_netns, run, wait_until};
 use vip::VipClient;
@@ -86,26 +89,8 @@ impl Process {
 }
 
 fn service() -> Service {
-    Service {
-        name: ServiceName::new("default", "six"),
-        uid: "".into(),
-        created: None,
-        cluster_ips: vec![VIP.parse().expect("an address")],
-        source_ranges: None,
-        health_check_port: None,
-        external_ips: Vec::new(),
-        ports: vec![ServicePort {
-            name: "".into(),
-            protocol: Protocol::Tcp,
-            port: 80.try_into().expect("not 0"),
-            node_port: None,
-        }],
-        affinity: None,
-        internal_traffic_policy: TrafficPolicy::Cluster,
-        external_traffic_policy: TrafficPolicy::Cluster,
-        settings: ServiceSettings::default(),
-        critical: false,
-    }
+    let port = plain_port("", Protocol::Tcp, 80.try_into().expect("not 0"));
+    plain_service(ServiceName::new("default", "six"), vec![VIP.parse().expect("an address")], vec![port])
 }
 
 /// Another namespace at the other end of `up0` that advertises itself as a router.

@@ -39,6 +39,7 @@ use planner::{Ownership, PlannerConfig};
 use service_model::{
     EndpointSlice, ExternalIp, ExternalSource, ModelEvent, Node, Service, ServicePort, ServiceSettings,
     SliceEndpoint, SliceName, SlicePort, TrafficPolicy,
+    testing::{plain_endpoint, plain_port, plain_service, plain_slice},
 };
 
 use crate::{Config, Event, Reconciler, Report};
@@ -222,26 +223,8 @@ fn node() -> ModelEvent {
 }
 
 fn service(name: &str, vip: &str) -> Service {
-    Service {
-        name: ServiceName::new("default", name),
-        uid: "".into(),
-        created: None,
-        cluster_ips: vec![ip(vip)],
-        external_ips: Vec::new(),
-        source_ranges: None,
-        health_check_port: None,
-        ports: vec![ServicePort {
-            name: "".into(),
-            protocol: Protocol::Tcp,
-            port: 80.try_into().unwrap(),
-            node_port: None,
-        }],
-        affinity: None,
-        internal_traffic_policy: TrafficPolicy::Cluster,
-        external_traffic_policy: TrafficPolicy::Cluster,
-        settings: ServiceSettings::default(),
-        critical: false,
-    }
+    let port = plain_port("", Protocol::Tcp, 80.try_into().unwrap());
+    plain_service(ServiceName::new("default", name), vec![ip(vip)], vec![port])
 }
 
 fn udp(mut service: Service) -> Service {
@@ -267,23 +250,15 @@ enum Is {
 
 fn slice(service: &str, protocol: Protocol, endpoints: &[(&str, Is)]) -> ModelEvent {
     let endpoint = |(addr, is): &(&str, Is)| SliceEndpoint {
-        addr: ip(addr),
         ready: *is == Is::Ready,
         serving: *is != Is::Unready,
         terminating: *is == Is::Terminating,
-        node: None,
-        zone_hints: Vec::new(),
-        node_hints: Vec::new(),
-        pod: None,
+        ..plain_endpoint(ip(addr))
     };
-    ModelEvent::SliceApplied(EndpointSlice {
-        name: SliceName { namespace: "default".into(), name: service.into() },
-        service: ServiceName::new("default", service),
-        family: IpFamily::V4,
-        ports: vec![SlicePort { name: "".into(), protocol, port: 8080.try_into().unwrap() }],
-        endpoints: endpoints.iter().map(endpoint).collect(),
-        triggered: None,
-    })
+    let port = SlicePort { name: "".into(), protocol, port: 8080.try_into().unwrap() };
+    let endpoints = endpoints.iter().map(endpoint).collect();
+    let of = ServiceName::new("default", service);
+    ModelEvent::SliceApplied(plain_slice(service, of, vec![port], endpoints))
 }
 
 fn ready(service: &str, addrs: &[&str]) -> ModelEvent {

@@ -212,18 +212,16 @@ fn make_slice(n: u8, owner: u8, set: u8, conditions: u8, mask: u8) -> EndpointSl
     let family = if n == 3 { IpFamily::V6 } else { IpFamily::V4 };
     let endpoint = |bit: u8| {
         let condition = conditions / 3u8.pow(bit.into()) % 3;
+        let addr = match family {
+            IpFamily::V4 => ip(&format!("10.244.0.{bit}")),
+            IpFamily::V6 => ip(&format!("fd00:244::{}", bit + 1)),
+        };
         SliceEndpoint {
-            addr: match family {
-                IpFamily::V4 => ip(&format!("10.244.0.{bit}")),
-                IpFamily::V6 => ip(&format!("fd00:244::{}", bit + 1)),
-            },
             ready: condition == 0,
             serving: condition != 1,
             terminating: condition == 2,
             node: Some(if bit.is_multiple_of(2) { "n1".into() } else { "n2".into() }),
-            zone_hints: vec![],
-            node_hints: vec![],
-            pod: None,
+            ..plain_endpoint(addr)
         }
     };
     let port = |(name, protocol, _): (&str, _, _)| SlicePort {
@@ -231,14 +229,10 @@ fn make_slice(n: u8, owner: u8, set: u8, conditions: u8, mask: u8) -> EndpointSl
         protocol,
         port: 8080.try_into().unwrap(),
     };
-    EndpointSlice {
-        name: slice_name(n),
-        service: ServiceName::new("default", &format!("s{owner}")),
-        family,
-        ports: ports(mask).map(port).collect(),
-        endpoints: (0..4).filter(|bit| set & (1 << bit) != 0).map(endpoint).collect(),
-        triggered: None,
-    }
+    let endpoints = (0..4).filter(|bit| set & (1 << bit) != 0).map(endpoint).collect();
+    let of = ServiceName::new("default", &format!("s{owner}"));
+    let slice = plain_slice(&slice_name(n).name, of, ports(mask).map(port).collect(), endpoints);
+    EndpointSlice { family, ..slice }
 }
 
 fn slice_name(n: u8) -> SliceName {

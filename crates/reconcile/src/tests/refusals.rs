@@ -71,18 +71,7 @@ fn a_refused_family_costs_no_dumps() {
         let name = format!("x{n}");
         let ModelEvent::SliceApplied(mut s) = ready(&name, &[]) else { unreachable!() };
         s.family = lb_types::IpFamily::V6;
-        s.endpoints = (1..=10)
-            .map(|e| SliceEndpoint {
-                addr: ip(&format!("fd00:10::{n:x}:{e:x}")),
-                ready: true,
-                serving: true,
-                terminating: false,
-                node: None,
-                zone_hints: vec![],
-                node_hints: vec![],
-                pod: None,
-            })
-            .collect();
+        s.endpoints = (1..=10).map(|e| plain_endpoint(ip(&format!("fd00:10::{n:x}:{e:x}")))).collect();
         [
             applied(Service { cluster_ips: vec![ip(&format!("fd00:96::{n:x}"))], ..service(&name, WEB) }),
             ModelEvent::SliceApplied(s),

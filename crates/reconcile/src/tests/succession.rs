@@ -3,7 +3,7 @@
 use dataplane::Touched;
 use drain::Outcome;
 use lb_types::{ConnectionCounters, IpvsOp, Protocol};
-use service_model::{EndpointSlice, SliceName, SlicePort};
+use service_model::SlicePort;
 
 use super::*;
 
@@ -15,24 +15,15 @@ fn listed(name: &str, service: &str, port: u16, endpoints: &str) -> ModelEvent {
         let (addr, pod) = text.split_once('=').unwrap();
         let (pod, terminating) = pod.strip_suffix("-T").map_or((pod, false), |pod| (pod, true));
         SliceEndpoint {
-            addr: ip(addr),
             ready: !terminating,
-            serving: true,
             terminating,
-            node: None,
-            zone_hints: Vec::new(),
-            node_hints: Vec::new(),
             pod: (!pod.is_empty()).then(|| format!("default/{pod}/uid-{pod}").into()),
+            ..plain_endpoint(ip(addr))
         }
     };
-    ModelEvent::SliceApplied(EndpointSlice {
-        name: SliceName { namespace: "default".into(), name: name.into() },
-        service: ServiceName::new("default", service),
-        family: IpFamily::V4,
-        ports: vec![SlicePort { name: "".into(), protocol: Protocol::Tcp, port: port.try_into().unwrap() }],
-        endpoints: endpoints.split_whitespace().map(endpoint).collect(),
-        triggered: None,
-    })
+    let port = SlicePort { name: "".into(), protocol: Protocol::Tcp, port: port.try_into().unwrap() };
+    let endpoints = endpoints.split_whitespace().map(endpoint).collect();
+    ModelEvent::SliceApplied(plain_slice(name, ServiceName::new("default", service), vec![port], endpoints))
 }
 
 fn web_slice(name: &str, endpoints: &str) -> ModelEvent {
