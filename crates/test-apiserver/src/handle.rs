@@ -15,7 +15,7 @@ use crate::{
     faults::{FaultTable, Faults, Hangup},
     kubeconfig,
     object::Key,
-    policy::{DEFAULT_USER, GoneForm, Policy, StreamingLists},
+    policy::{DEFAULT_USER, GoneForm, Policy, Protobuf, StreamingLists},
     requests::{Delivery, Requests},
     resource::{Resource, Verb},
     selector::Filter,
@@ -123,6 +123,13 @@ impl Builder {
     #[must_use]
     pub fn gone_form(mut self, form: GoneForm) -> Self {
         self.policy.gone_form = form;
+        self
+    }
+
+    /// Sets the answer to requests for protobuf.
+    #[must_use]
+    pub fn protobuf(mut self, how: Protobuf) -> Self {
+        self.policy.protobuf = how;
         self
     }
 
@@ -332,6 +339,11 @@ impl TestApiServer {
     /// Changes the form of the error for versions that are too old.
     pub fn set_gone_form(&self, form: GoneForm) {
         self.shared.policy().gone_form = form;
+    }
+
+    /// Changes the answer to requests for protobuf.
+    pub fn set_protobuf(&self, how: Protobuf) {
+        self.shared.policy().protobuf = how;
     }
 
     /// Requests so far.

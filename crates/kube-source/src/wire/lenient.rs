@@ -323,6 +323,11 @@ impl Labels {
         "k8s-app",
     ];
 
+    /// Tells whether some code of this crate reads a key.
+    pub(crate) fn is_read(key: &[u8]) -> bool {
+        Self::READ.iter().any(|prefix| key.starts_with(prefix.as_bytes()))
+    }
+
     /// Tells whether the key exists, whatever its value.
     pub fn has(&self, key: &str) -> bool {
         self.values.contains_key(key)
@@ -388,7 +393,6 @@ impl Visitor<'_> for LabelKeyVisitor {
     }
 
     fn visit_str<E: Error>(self, key: &str) -> Result<LabelKey, E> {
-        let read = Labels::READ.iter().any(|prefix| key.starts_with(prefix));
-        Ok(LabelKey(read.then(|| key.to_owned())))
+        Ok(LabelKey(Labels::is_read(key.as_bytes()).then(|| key.to_owned())))
     }
 }
