@@ -54,3 +54,6 @@ fn status(message: Bytes) -> Result<Status, ReadError> {
     let proto::Status { code, reason, message, .. } = status;
     Ok(Status { code: u16::try_from(code).unwrap_or_default(), reason, message, too_large })
 }
+
+#[cfg(test)]
+mod tests;

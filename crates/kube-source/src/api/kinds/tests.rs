@@ -159,7 +159,7 @@ fn service_port() -> impl Strategy<Value = Value> {
 
 fn service_spec() -> impl Strategy<Value = Value> {
     let affinity = option::of(
-        omitted(number()).prop_map(|seconds| json!({"clientIP": object([("timeoutSeconds", seconds)])})),
+        pointer(number()).prop_map(|seconds| json!({"clientIP": object([("timeoutSeconds", seconds)])})),
     );
     let addresses = (omitted(text()), list(text()), list(text()), list(text()), list(text()));
     let policies =
