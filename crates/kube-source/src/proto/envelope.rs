@@ -14,7 +14,7 @@ const CONTENT_TYPE: &str = "application/vnd.kubernetes.protobuf";
 /// Reason for which bytes are no object, list or event.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProtoError {
-    #[error("no protobuf of Kubernetes, but bytes that begin with {0:?}")]
+    #[error("no protobuf of Kubernetes, but bytes that begin with \"{0}\"")]
     Magic(String),
     #[error(transparent)]
     Decode(#[from] prost::DecodeError),
