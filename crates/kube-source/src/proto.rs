@@ -14,7 +14,7 @@ mod slice;
 
 use crate::wire::{List, Object, Scalar};
 
-pub(crate) use envelope::{ListContent, ProtoError, WatchEvent, unwrap};
+pub(crate) use envelope::{ProtoError, WatchEvent, read_list, unwrap};
 pub(crate) use meta::{Bookmark, ListMeta, Status};
 pub(crate) use node::{Node, ServiceCidr};
 pub(crate) use service::Service;

@@ -60,6 +60,7 @@ pub struct Builder {
     policy: Policy,
     token: Option<String>,
     retention: Retention,
+    realistic: bool,
     bookmark_interval: Duration,
 }
 
@@ -73,6 +74,7 @@ impl Default for Builder {
             policy: Policy::default(),
             token: None,
             retention: Retention::default(),
+            realistic: false,
             bookmark_interval: Duration::from_mins(1),
         }
     }
@@ -153,6 +155,13 @@ impl Builder {
         Self { retention: Retention { events, ..self.retention }, ..self }
     }
 
+    /// Adds to Services and EndpointSlices what they have in a real cluster, such as `managedFields`, so that they
+    /// have its size, too.
+    #[must_use]
+    pub fn realistic(self) -> Self {
+        Self { realistic: true, ..self }
+    }
+
     /// Sets the time between bookmarks.
     #[must_use]
     pub fn bookmark_interval(self, interval: Duration) -> Self {
@@ -173,7 +182,11 @@ impl Builder {
         let listener =
             bind(self.address).map_err(|source| StartError::Listen { address: self.address, source })?;
         let address = listener.local_addr().map_err(StartError::Thread)?;
-        let shared = Arc::new(Shared::new(Store::new(self.retention), self.policy, self.bookmark_interval));
+        let shared = Arc::new(Shared::new(
+            Store::new(self.retention, self.realistic),
+            self.policy,
+            self.bookmark_interval,
+        ));
         let (commands, receiver) = unbounded_channel();
         let server = Server { shared: Arc::clone(&shared), address, tls, commands: receiver };
         let thread = thread::Builder::new().name("test-apiserver".to_owned());

@@ -23,6 +23,7 @@
 mod body;
 mod clock;
 mod control;
+mod dress;
 mod event;
 mod faults;
 mod generate;

@@ -54,7 +54,7 @@ pub(super) struct Negotiation {
     faults: u32,
     /// End of the time for which JSON is asked for.
     until: Option<Instant>,
-    /// Media type that was asked for last.
+    /// Media type that was asked for last, or is from now on.
     asked: MediaType,
 }
 
@@ -87,6 +87,7 @@ impl Negotiation {
         let time = (FIRST_DISTRUST * 2_u32.saturating_pow(self.faults.min(10))).min(LONGEST_DISTRUST);
         self.faults += 1;
         self.until = Some(now + time);
+        self.asked = MediaType::Json;
         Some(time)
     }
 }

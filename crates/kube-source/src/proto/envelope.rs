@@ -1,7 +1,7 @@
 //! Messages around objects: their kind, lists and events of watches.
 
 use bytes::Bytes;
-use prost::Message;
+use prost::{Message, decode_length_delimiter};
 
 use super::ListMeta;
 
@@ -24,6 +24,12 @@ pub(crate) enum ProtoError {
     Empty,
     #[error("protobuf with content as {0:?}")]
     Content(String),
+    #[error("protobuf that ends too early")]
+    Short,
+    #[error("protobuf with a field without a number")]
+    FieldNumber,
+    #[error("protobuf with a field of the unknown type {0}")]
+    FieldType(usize),
     #[error("a list without metadata")]
     NoMetadata,
     #[error("unknown type of watch event {0:?}")]
@@ -72,14 +78,48 @@ pub(crate) fn unwrap(mut bytes: Bytes, kind: &str) -> Result<Bytes, ProtoError> 
     raw.ok_or(ProtoError::Empty)
 }
 
-/// A list of any kind: all of them have the same numbers, as in `ServiceList`
-/// (staging/src/k8s.io/api/core/v1/generated.proto). Its objects are not decoded, and share the memory of the list.
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct ListContent {
-    #[prost(message, optional, tag = "1")]
-    pub(crate) metadata: Option<ListMeta>,
-    #[prost(bytes = "bytes", repeated, tag = "2")]
-    pub(crate) items: Vec<Bytes>,
+/// Number of the metadata in a list of any kind, as in `ServiceList` (staging/src/k8s.io/api/core/v1/generated.proto).
+const METADATA: usize = 1;
+/// Number of the objects in it.
+const ITEMS: usize = 2;
+
+/// Hands each object of a list to `take` as soon as it is found; none of them is decoded or copied here.
+pub(crate) fn read_list(mut list: Bytes, mut take: impl FnMut(Bytes)) -> Result<ListMeta, ProtoError> {
+    let mut metadata = None;
+    while !list.is_empty() {
+        let (number, content) = split_field(&mut list)?;
+        match (number, content) {
+            (METADATA, Some(content)) => metadata = Some(ListMeta::decode(content)?),
+            (ITEMS, Some(content)) => take(content),
+            _ => {}
+        }
+    }
+    metadata.ok_or(ProtoError::NoMetadata)
+}
+
+/// Takes the first field off a message: its number, and its content if that is one of a certain length
+/// (protobuf.dev/programming-guides/encoding).
+fn split_field(message: &mut Bytes) -> Result<(usize, Option<Bytes>), ProtoError> {
+    let key = decode_length_delimiter(&mut *message)?;
+    if key >> 3 == 0 {
+        return Err(ProtoError::FieldNumber);
+    }
+    let (length, has_content) = match key & 0b111 {
+        0 => {
+            // A number, of which only the end matters.
+            decode_length_delimiter(&mut *message)?;
+            (0, false)
+        }
+        1 => (size_of::<u64>(), false),
+        2 => (decode_length_delimiter(&mut *message)?, true),
+        5 => (size_of::<u32>(), false),
+        other => return Err(ProtoError::FieldType(other)),
+    };
+    if length > message.len() {
+        return Err(ProtoError::Short);
+    }
+    let content = message.split_to(length);
+    Ok((key >> 3, has_content.then_some(content)))
 }
 
 /// `runtime.RawExtension` (staging/src/k8s.io/apimachinery/pkg/runtime/generated.proto)

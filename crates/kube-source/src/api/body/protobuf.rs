@@ -19,11 +19,8 @@ pub(super) fn read_list(
     mut take: impl FnMut(Result<Item, ReadError>),
 ) -> Result<ListMeta, ReadError> {
     let content = proto::unwrap(body.clone(), kind.list_name())?;
-    let proto::ListContent { metadata, items } = proto::ListContent::decode(content)?;
-    let proto::ListMeta { resource_version, next } = metadata.ok_or(ProtoError::NoMetadata)?;
-    for item in items {
-        take(kind.read_protobuf(item).map_err(ReadError::from));
-    }
+    let proto::ListMeta { resource_version, next } =
+        proto::read_list(content, |item| take(kind.read_protobuf(item).map_err(ReadError::from)))?;
     Ok(ListMeta { resource_version, next })
 }
 

@@ -68,6 +68,27 @@ fn lists() {
     }
 }
 
+/// Fields of every type that later versions may add to lists, and fields that are none.
+#[test]
+fn unknown_fields_of_a_list_are_skipped() {
+    let list = |more: &[u8]| {
+        let known = b"\x0a\x03\x12\x017\x12\x00";
+        let raw = [more, known, more].concat();
+        let length = u8::try_from(raw.len()).unwrap();
+        let body = [b"k8s\0\x0a\x0d\x12\x0bServiceList\x12", &[length][..], &raw].concat();
+        read(body, Kind::Service)
+    };
+    let minus_one = b"\x18\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01";
+    for more in [&b""[..], b"\x18\x07", minus_one, b"\x2112345678", b"\x2d1234", b"\x32\x02ab", b"\x32\x00"] {
+        assert_eq!(list(more), Ok(("7".into(), String::new(), "-".into())), "{more:?}");
+    }
+    for more in
+        [&b"\x1b\x1c"[..], b"\x1e", b"\x00\x00", b"\x32\x7f", b"\x18\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"]
+    {
+        assert!(list(more).is_err(), "{more:?}");
+    }
+}
+
 #[test]
 fn a_list_that_is_cut_anywhere_is_no_list() {
     let whole = list(&json!({"resourceVersion": "5"}), &["a", "b"]);
