@@ -47,7 +47,7 @@ const ENCODINGS: [Protobuf; 2] = [Protobuf::Supported, Protobuf::Missing];
 
 #[test]
 fn events_that_are_late_repeated_shuffled_or_trickle() {
-    ENCODINGS.map(check_events);
+    ENCODINGS.into_iter().for_each(check_events);
 }
 
 fn check_events(protobuf: Protobuf) {
@@ -79,7 +79,7 @@ fn check_events(protobuf: Protobuf) {
 
 #[test]
 fn connections_that_end_in_order_or_not_and_events_cut_in_the_middle() {
-    ENCODINGS.map(check_connections);
+    ENCODINGS.into_iter().for_each(check_connections);
 }
 
 fn check_connections(protobuf: Protobuf) {
