@@ -37,7 +37,7 @@ pub struct Change {
 impl Cluster {
     /// Starts a server in a node's network, with all objects in it; it speaks TLS, as real ones do.
     pub fn start(node: &Node, size: Size) -> Result<Cluster> {
-        let server = node.ns.enter(|| TestApiServer::builder().tls().token("bench").start())?;
+        let server = node.ns.enter(|| TestApiServer::builder().realistic().tls().token("bench").start())?;
         server.objects().apply_all(objects::all_json(size))?;
         let pods = (0..size.services).map(|service| objects::pods(size, service)).collect();
         Ok(Cluster { server, pods, changes: 0 })

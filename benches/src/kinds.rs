@@ -190,7 +190,7 @@ impl Setup {
 pub fn measure(bench: &Bench, setup: Setup) -> Result<Case> {
     let directory = bench.directory("kinds")?;
     let node = Node::new()?;
-    let server = node.ns.enter(|| TestApiServer::builder().tls().token("bench").start())?;
+    let server = node.ns.enter(|| TestApiServer::builder().realistic().tls().token("bench").start())?;
     let of_service = |index| [setup.service(index), slice(&setup, index, 0)];
     let objects = (0..setup.size.services).flat_map(of_service);
     server.objects().apply_all(iter::once(objects::node()).chain(objects))?;

@@ -4,18 +4,28 @@ use kube_source::fuzzing;
 use planner::{Context, NodeFacts, Ownership, PlannerConfig, desire_service};
 use service_model::{ModelEvent, ServiceModel};
 
-/// Answer to a watch, after one byte for the kind of objects and one for the place where the answer is cut in
+/// Answer to a watch in JSON, after one byte for the kind of objects and one for the place where the answer is cut in
 /// two.
 pub(crate) fn watch(input: &[u8]) -> bool {
     let [kind, cut, body @ ..] = input else { return false };
     fuzzing::watch(digit(*kind), usize::from(*cut), body).is_some_and(plan)
 }
 
-/// Answer to a list, after one byte for the kind of objects.
+/// Answer to a list in JSON, after one byte for the kind of objects.
 pub(crate) fn list(input: &[u8]) -> bool {
     let [kind, body @ ..] = input else { return false };
-    let body = std::str::from_utf8(body);
-    body.ok().and_then(|body| fuzzing::list(digit(*kind), body)).is_some_and(plan)
+    fuzzing::list(digit(*kind), body).is_some_and(plan)
+}
+
+/// The same answers in protobuf.
+pub(crate) fn protobuf_watch(input: &[u8]) -> bool {
+    let [kind, cut, body @ ..] = input else { return false };
+    fuzzing::protobuf_watch(digit(*kind), usize::from(*cut), body).is_some_and(plan)
+}
+
+pub(crate) fn protobuf_list(input: &[u8]) -> bool {
+    let [kind, body @ ..] = input else { return false };
+    fuzzing::protobuf_list(digit(*kind), body).is_some_and(plan)
 }
 
 /// A file of manifests, read as YAML and as JSON.

@@ -25,13 +25,19 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 13] = [
     Target { name: "ipvs", run: kernel::ipvs, seeds: &["crates/ipvs/tests/replies/captures"] },
     Target { name: "rtnetlink", run: kernel::rtnetlink, seeds: &["fuzz/seeds/rtnetlink.hex"] },
     Target { name: "nft", run: kernel::nft, seeds: &["fuzz/seeds/nft.hex"] },
     Target { name: "conntrack", run: kernel::conntrack, seeds: &["fuzz/seeds/conntrack.hex"] },
     Target { name: "watch", run: cluster::watch, seeds: &["fuzz/seeds/watch"] },
     Target { name: "list", run: cluster::list, seeds: &["fuzz/seeds/list"] },
+    Target {
+        name: "protobuf-watch",
+        run: cluster::protobuf_watch,
+        seeds: &["fuzz/seeds/protobuf-watch.hex"],
+    },
+    Target { name: "protobuf-list", run: cluster::protobuf_list, seeds: &["fuzz/seeds/protobuf-list.hex"] },
     Target {
         name: "manifest",
         run: cluster::manifest,

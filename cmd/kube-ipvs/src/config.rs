@@ -1,6 +1,7 @@
 //! The configuration that flags and file make: one valid value, or a list of all mistakes in them.
 
 mod gates;
+mod media;
 mod servers;
 
 use std::{
@@ -14,6 +15,7 @@ use std::{
 
 use ipnetwork::IpNetwork;
 use kernel::{ConnReuseFlag, ConnectionTracking};
+use kube_source::MediaType;
 use lb_types::{IpFamily, RulesLayout, Scheduler, VipBinding, canonical_prefix};
 use planner::{Bindings, NodePortAddresses, Ownership, PlannerConfig};
 use reconcile::{Config, LocalMode};
@@ -32,6 +34,8 @@ pub struct Settings {
     pub node_name: String,
     /// Origin of the objects.
     pub source: Source,
+    /// Media type of objects from an API server.
+    pub media: MediaType,
     /// Address that answers health checks.
     pub healthz: Option<SocketAddr>,
     /// Address that answers metrics.
@@ -173,6 +177,7 @@ impl Settings {
         let settings = Settings {
             node_name,
             source: source(flags, &mut check),
+            media: media::of(invocation, &mut check),
             healthz,
             metrics,
             bind_failure: if flags.bind_address_hard_fail {

@@ -114,6 +114,11 @@ pub struct Flags {
     #[arg(long, global = true, value_name = "URL")]
     pub master: Option<String>,
 
+    /// Media type of objects from the API server: application/vnd.kubernetes.protobuf, or JSON from a server that has
+    /// nothing else; application/json for JSON alone
+    #[arg(long, global = true, default_value = "application/vnd.kubernetes.protobuf", value_name = "TYPE")]
+    pub kube_api_content_type: String,
+
     /// Directory with Services, EndpointSlices and the Node as YAML or JSON files, instead of an API server; edits take
     /// effect as they are saved
     #[arg(long, global = true, value_name = "DIR")]

@@ -32,6 +32,7 @@ pub fn open(settings: &Settings) -> anyhow::Result<Opened> {
             master: master.clone(),
             node_name: settings.node_name.as_str().into(),
             proxies: ProxyVariables::from_env(),
+            media: settings.media,
             limits: Limits::default(),
         })?)),
     })

@@ -1,12 +1,12 @@
 //! Objects from the API server: listed once, then watched.
 //!
 //! Reading order: [`ApiOptions`], [`ApiSource`], [`Delivery`]; then `watch_state` (the next request, pure),
-//! `body` (the server's answers), `kinds` (the meaning of an object), `object_tracker` (names and versions of
+//! `media` (its encoding), `body` (the server's answers), `kinds` (the meaning of an object), `object_tracker` (names and versions of
 //! objects), `reflector` (requests and their ends), `answer` (their limits), `version` (of the server) and
 //! `sink` (where the kinds meet). `events` writes what others should see of a problem. The connection to the server: `access` (configuration), `proxy`, `plugin`
 //! (credentials that a program prints) and `connect`.
 //!
-//! An object goes straight from its line of JSON into an event; only its name and version are kept here.
+//! An object goes straight from its JSON or protobuf into an event; only its name and version are kept here.
 
 mod access;
 mod answer;
@@ -19,6 +19,7 @@ mod events;
 pub mod fuzzing;
 mod kinds;
 mod limits;
+mod media;
 mod object_tracker;
 mod plugin;
 mod proxy;
@@ -43,6 +44,7 @@ pub use access::ConnectError;
 pub use counts::{Counted, RequestCounts};
 pub use events::{EventCounts, Notice, Reason, Recorder, Regarding, ServiceRef};
 pub use limits::{EventLimits, Limits};
+pub use media::MediaType;
 pub use plugin::PluginError;
 pub use proxy::ProxyVariables;
 
@@ -57,6 +59,8 @@ pub struct ApiOptions {
     pub node_name: Arc<str>,
     /// Proxies in the environment.
     pub proxies: ProxyVariables,
+    /// Media type to ask for.
+    pub media: MediaType,
     /// Limits of time and size for requests.
     pub limits: Limits,
 }

@@ -1,6 +1,6 @@
 //! Sources of Services, EndpointSlices and the own Node.
 //!
-//! [`wire`] reads API objects leniently, and [`convert`] turns them into the valid types of `service-model`
+//! [`wire`] reads API objects leniently (`proto` those in protobuf), and [`convert`] turns them into the valid types of `service-model`
 //! and reports what cannot be used ([`Problem`]). [`ApiSource`] delivers objects from the API server of a
 //! cluster, [`ManifestSource`] from a directory of YAML or JSON files; both follow changes.
 //!
@@ -17,11 +17,13 @@ pub mod fuzzing {
 }
 mod manifests;
 mod problem;
+mod proto;
 pub mod wire;
 
 pub use api::{
     ApiOptions, ApiSource, ApiStatus, ConnectError, Counted, Delivery, EventCounts, EventLimits, Limits,
-    Listener, Notice, PluginError, ProxyVariables, Reason, Recorder, Regarding, RequestCounts, ServiceRef,
+    Listener, MediaType, Notice, PluginError, ProxyVariables, Reason, Recorder, Regarding, RequestCounts,
+    ServiceRef,
 };
 pub use manifests::{Batch, ManifestError, ManifestSource};
 pub use problem::{Converted, Problem};

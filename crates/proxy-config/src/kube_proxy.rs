@@ -73,9 +73,9 @@ section! {
     ClientConnection {
         /// File with address and credentials of the API server.
         kubeconfig: String = String::new() => "kubeconfig" flag "kubeconfig";
-        /// Media types that the client accepts.
+        /// Media types of objects from the API server, the best one first, instead of contentType.
         accept_content_types: String = String::new() => "acceptContentTypes";
-        /// Media type of requests.
+        /// Media type of objects from the API server: application/vnd.kubernetes.protobuf or application/json.
         content_type: String = "application/vnd.kubernetes.protobuf".to_owned()
             => "contentType" flag "kube-api-content-type";
         /// Requests per second.

@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::dress::{dress, uid};
+
 /// Numbers of the objects to generate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load {
@@ -63,41 +65,20 @@ fn address(base: u8, second: u8, index: usize) -> String {
 fn service(index: usize) -> Value {
     let name = service_name(index);
     let ip = address(10, 96, index);
-    json!({
+    let mut service = json!({
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {
-            "name": name,
-            "namespace": NAMESPACE,
-            "labels": {"app": name, "app.kubernetes.io/managed-by": "Helm", "app.kubernetes.io/name": name},
-            "annotations": {"meta.helm.sh/release-name": name, "meta.helm.sh/release-namespace": NAMESPACE},
-            "managedFields": [managed("helm", json!({
-                "f:metadata": {
-                    "f:annotations": {".": {}, "f:meta.helm.sh/release-name": {}, "f:meta.helm.sh/release-namespace": {}},
-                    "f:labels": {".": {}, "f:app": {}, "f:app.kubernetes.io/managed-by": {}, "f:app.kubernetes.io/name": {}},
-                },
-                "f:spec": {
-                    "f:internalTrafficPolicy": {},
-                    "f:ports": {".": {}, "k:{\"port\":80,\"protocol\":\"TCP\"}": {
-                        ".": {}, "f:name": {}, "f:port": {}, "f:protocol": {}, "f:targetPort": {},
-                    }},
-                    "f:selector": {}, "f:sessionAffinity": {}, "f:type": {},
-                },
-            }), "v1")],
-        },
+        "metadata": {"name": name, "namespace": NAMESPACE},
         "spec": {
             "type": "ClusterIP",
             "clusterIP": ip,
             "clusterIPs": [ip],
             "ipFamilies": ["IPv4"],
-            "ipFamilyPolicy": "SingleStack",
-            "internalTrafficPolicy": "Cluster",
-            "sessionAffinity": "None",
-            "selector": {"app": name},
             "ports": [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": 8080}],
         },
-        "status": {"loadBalancer": {}},
-    })
+    });
+    dress(&mut service);
+    service
 }
 
 fn slices(index: usize, endpoints: usize) -> impl Iterator<Item = Value> {
@@ -113,47 +94,20 @@ fn slices(index: usize, endpoints: usize) -> impl Iterator<Item = Value> {
 fn slice(index: usize, slice: usize, pods: impl Iterator<Item = usize>) -> Value {
     let service = service_name(index);
     let endpoints: Vec<Value> = pods.map(|pod| endpoint(&service, pod)).collect();
-    json!({
+    let mut slice = json!({
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
         "metadata": {
             "name": format!("{service}-{:05x}", index * 16 + slice),
-            "generateName": format!("{service}-"),
             "namespace": NAMESPACE,
-            "generation": 1,
-            "labels": {
-                "app": service,
-                "app.kubernetes.io/instance": service,
-                "app.kubernetes.io/managed-by": "Helm",
-                "app.kubernetes.io/name": service,
-                "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
-                "kubernetes.io/service-name": service,
-            },
-            "annotations": {"endpoints.kubernetes.io/last-change-trigger-time": "2026-01-01T00:00:00Z"},
-            "ownerReferences": [{
-                "apiVersion": "v1", "blockOwnerDeletion": true, "controller": true, "kind": "Service",
-                "name": service, "uid": uid(1, index),
-            }],
-            "managedFields": [managed("kube-controller-manager", json!({
-                "f:addressType": {},
-                "f:endpoints": {},
-                "f:metadata": {
-                    "f:annotations": {".": {}, "f:endpoints.kubernetes.io/last-change-trigger-time": {}},
-                    "f:generateName": {},
-                    "f:labels": {
-                        ".": {}, "f:app": {}, "f:app.kubernetes.io/instance": {},
-                        "f:app.kubernetes.io/managed-by": {}, "f:app.kubernetes.io/name": {},
-                        "f:endpointslice.kubernetes.io/managed-by": {}, "f:kubernetes.io/service-name": {},
-                    },
-                    "f:ownerReferences": {".": {}, format!("k:{{\"uid\":\"{}\"}}", uid(1, index)): {}},
-                },
-                "f:ports": {},
-            }), "discovery.k8s.io/v1")],
+            "labels": {"kubernetes.io/service-name": service},
         },
         "addressType": "IPv4",
         "endpoints": endpoints,
         "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
-    })
+    });
+    dress(&mut slice);
+    slice
 }
 
 fn endpoint(service: &str, pod: usize) -> Value {
@@ -167,22 +121,6 @@ fn endpoint(service: &str, pod: usize) -> Value {
             "namespace": NAMESPACE,
             "uid": uid(2, pod),
         },
-        "zone": format!("region-one-{}", pod % 3),
-    })
-}
-
-fn uid(kind: usize, number: usize) -> String {
-    format!("{kind:08x}-0000-4000-8000-{number:012x}")
-}
-
-fn managed(manager: &str, fields: Value, api_version: &str) -> Value {
-    json!({
-        "manager": manager,
-        "operation": "Update",
-        "apiVersion": api_version,
-        "time": "2026-01-01T00:00:00Z",
-        "fieldsType": "FieldsV1",
-        "fieldsV1": fields,
     })
 }
 

@@ -15,7 +15,7 @@ use crate::{
     faults::{FaultTable, Faults, Hangup},
     kubeconfig,
     object::Key,
-    policy::{DEFAULT_USER, GoneForm, Policy, StreamingLists},
+    policy::{DEFAULT_USER, GoneForm, Policy, Protobuf, StreamingLists},
     requests::{Delivery, Requests},
     resource::{Resource, Verb},
     selector::Filter,
@@ -60,6 +60,7 @@ pub struct Builder {
     policy: Policy,
     token: Option<String>,
     retention: Retention,
+    realistic: bool,
     bookmark_interval: Duration,
 }
 
@@ -73,6 +74,7 @@ impl Default for Builder {
             policy: Policy::default(),
             token: None,
             retention: Retention::default(),
+            realistic: false,
             bookmark_interval: Duration::from_mins(1),
         }
     }
@@ -126,6 +128,13 @@ impl Builder {
         self
     }
 
+    /// Sets the answer to requests for protobuf.
+    #[must_use]
+    pub fn protobuf(mut self, how: Protobuf) -> Self {
+        self.policy.protobuf = how;
+        self
+    }
+
     /// Has the server lack this resource, as old servers lack ServiceCIDRs.
     #[must_use]
     pub fn without(mut self, resource: Resource) -> Self {
@@ -144,6 +153,13 @@ impl Builder {
     #[must_use]
     pub fn history(self, events: usize) -> Self {
         Self { retention: Retention { events, ..self.retention }, ..self }
+    }
+
+    /// Adds to Services and EndpointSlices what they have in a real cluster, such as `managedFields`, so that they
+    /// have its size, too.
+    #[must_use]
+    pub fn realistic(self) -> Self {
+        Self { realistic: true, ..self }
     }
 
     /// Sets the time between bookmarks.
@@ -166,7 +182,11 @@ impl Builder {
         let listener =
             bind(self.address).map_err(|source| StartError::Listen { address: self.address, source })?;
         let address = listener.local_addr().map_err(StartError::Thread)?;
-        let shared = Arc::new(Shared::new(Store::new(self.retention), self.policy, self.bookmark_interval));
+        let shared = Arc::new(Shared::new(
+            Store::new(self.retention, self.realistic),
+            self.policy,
+            self.bookmark_interval,
+        ));
         let (commands, receiver) = unbounded_channel();
         let server = Server { shared: Arc::clone(&shared), address, tls, commands: receiver };
         let thread = thread::Builder::new().name("test-apiserver".to_owned());
@@ -332,6 +352,11 @@ impl TestApiServer {
     /// Changes the form of the error for versions that are too old.
     pub fn set_gone_form(&self, form: GoneForm) {
         self.shared.policy().gone_form = form;
+    }
+
+    /// Changes the answer to requests for protobuf.
+    pub fn set_protobuf(&self, how: Protobuf) {
+        self.shared.policy().protobuf = how;
     }
 
     /// Requests so far.

@@ -12,7 +12,9 @@
 //! [`TestApiServer`] runs on a thread of its own, and all its methods are synchronous: tests need no runtime.
 //! [`Builder`] determines its properties, [`Objects`] are its contents, [`Faults`] concern objects and
 //! events, [`Spoil`] concerns bytes, and [`Requests`] and [`Delivery`] record what clients requested and
-//! received. [`sample`] has small objects for tests. [`Control`] offers the methods to other processes; the
+//! received. [`sample`] has small objects for tests, and [`proto`] encodes objects as the real server does: lists and
+//! watches are in protobuf for clients that prefer it, unless [`Protobuf`] says otherwise or an object that a test
+//! spoilt has nothing but JSON. [`Control`] offers the methods to other processes; the
 //! program `test-apiserver` is a server with it.
 //!
 //! [`RealApiServer`] is the real server, for machines on which its programs are installed; [`ApiServer`] is
@@ -21,6 +23,7 @@
 mod body;
 mod clock;
 mod control;
+mod dress;
 mod event;
 mod faults;
 mod generate;
@@ -28,8 +31,10 @@ mod handle;
 mod kubeconfig;
 mod list;
 mod load;
+mod media;
 mod object;
 mod policy;
+pub mod proto;
 mod query;
 mod real;
 mod requests;
@@ -52,7 +57,7 @@ pub use faults::{Faults, Hangup, Refusal, Reorder, Trickle};
 pub use generate::{Load, NAMESPACE, service_name};
 pub use handle::{Builder, Objects, StartError, TestApiServer};
 pub use load::{LoadError, parse_objects};
-pub use policy::{DEFAULT_USER, GoneForm, StreamingLists};
+pub use policy::{DEFAULT_USER, GoneForm, Protobuf, StreamingLists};
 pub use real::{ASSETS, RealApiServer, RealBuilder, RealError, User};
 pub use requests::{Delivery, Request, Requests};
 pub use resource::{Resource, Verb};

@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 
 use crate::{
     body::{Answer, Left, Sink, stream},
+    media::Media,
     object::{Key, Object},
+    policy::Protobuf,
+    proto,
     query::{Query, Version, list_version},
     resource::Resource,
     selector::Filter,
@@ -48,20 +51,43 @@ impl Continue {
     }
 }
 
-/// Answers a list request.
+/// Answers a list request: in JSON if that is wanted, or if an object has nothing else.
 pub(crate) fn answer(
     shared: &Arc<Shared>,
     resource: Resource,
     namespace: Option<&str>,
     query: &Query,
-) -> Result<Answer, ApiError> {
+    media: Media,
+) -> Result<(Media, Answer), ApiError> {
     let list = find(shared, resource, &query.filter(namespace)?, query)?;
+    let body = if media == Media::Protobuf { encode(&list) } else { None };
+    let media = if body.is_some() { Media::Protobuf } else { Media::Json };
+    let is_broken = shared.policy().protobuf == Protobuf::Broken;
     let (sink, answer) = stream(shared, resource, None);
     tokio::spawn(async move {
         // That a client leaves before the end is no error.
-        let _ = send(&sink, list).await;
+        let _ = match body {
+            Some(body) if is_broken => send_bytes(&sink, proto::broken(body)).await,
+            Some(body) => send_bytes(&sink, body).await,
+            None => send(&sink, list).await,
+        };
     });
-    Ok(answer)
+    Ok((media, answer))
+}
+
+/// The list in protobuf.
+fn encode(list: &List) -> Option<Vec<u8>> {
+    let items = list.objects.iter().map(|object| object.message(list.resource).cloned());
+    Some(proto::list_body(list.resource, &metadata(list), items.collect::<Option<Vec<Bytes>>>()?))
+}
+
+async fn send_bytes(sink: &Sink, body: Vec<u8>) -> Result<(), Left> {
+    let mut body = Bytes::from(body);
+    while !body.is_empty() {
+        let portion = body.split_to(body.len().min(PORTION_BYTES));
+        sink.send(portion, None).await?;
+    }
+    Ok(())
 }
 
 fn find(shared: &Shared, resource: Resource, filter: &Filter, query: &Query) -> Result<List, ApiError> {

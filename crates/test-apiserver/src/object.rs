@@ -1,9 +1,11 @@
 //! Stored objects: encoded once, with the few fields that the server looks at.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
+
+use crate::{proto, resource::Resource};
 
 /// Key of an object within its resource.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,6 +38,8 @@ pub(crate) struct Object {
     pub(crate) revision: u64,
     pub(crate) labels: Vec<(String, String)>,
     pub(crate) json: Bytes,
+    /// Its message, once somebody has asked for it; `None` if it has none.
+    message: OnceLock<Option<Bytes>>,
 }
 
 impl Object {
@@ -44,11 +48,16 @@ impl Object {
         set(&mut value, "resourceVersion", revision.to_string().into());
         // A boxed slice has no spare room; that of a growing text takes as much memory again.
         let json = Bytes::from(value.to_string().into_bytes().into_boxed_slice());
-        Self { key, revision, labels: labels(&value), json }
+        Self { key, revision, labels: labels(&value), json, message: OnceLock::new() }
     }
 
     pub(crate) fn value(&self) -> Value {
         serde_json::from_slice(&self.json).unwrap_or_default()
+    }
+
+    /// The object as a message of protobuf, without anything around it.
+    pub(crate) fn message(&self, resource: Resource) -> Option<&Bytes> {
+        self.message.get_or_init(|| proto::message(resource, self.value()).map(Bytes::from)).as_ref()
     }
 
     pub(crate) fn label(&self, name: &str) -> Option<&str> {

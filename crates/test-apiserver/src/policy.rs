@@ -39,6 +39,21 @@ pub enum GoneForm {
     Status,
 }
 
+/// Answer of the server to a request for protobuf.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Protobuf {
+    /// The server sends it.
+    #[default]
+    Supported,
+    /// The server has nothing but JSON, as for kinds that are defined at run time.
+    Missing,
+    /// The server refuses the request (406), even if JSON is accepted, too.
+    Refused,
+    /// The server sends what is no protobuf of any object, under its name.
+    Broken,
+}
+
 /// Minor version of a server by default.
 const DEFAULT_MINOR: u32 = 36;
 
@@ -50,6 +65,7 @@ pub(crate) struct Policy {
     missing: BTreeSet<Resource>,
     pub(crate) streaming_lists: StreamingLists,
     pub(crate) gone_form: GoneForm,
+    pub(crate) protobuf: Protobuf,
     /// Minor version that the server reports.
     pub(crate) minor: u32,
 }
@@ -62,6 +78,7 @@ impl Default for Policy {
             missing: BTreeSet::new(),
             streaming_lists: StreamingLists::default(),
             gone_form: GoneForm::default(),
+            protobuf: Protobuf::default(),
             minor: DEFAULT_MINOR,
         }
     }

@@ -31,6 +31,8 @@ pub struct Request {
     pub uri: String,
     /// Header `User-Agent`.
     pub agent: String,
+    /// Header `Accept`.
+    pub accept: String,
     /// Number of the connection over which it came.
     pub connection: u64,
     /// Time of its arrival, by `CLOCK_MONOTONIC`.
@@ -45,6 +47,7 @@ pub struct Requests {
     statuses: BTreeMap<u16, u64>,
     log: VecDeque<Request>,
     versions: u64,
+    protobuf: u64,
 }
 
 impl Requests {
@@ -76,6 +79,16 @@ impl Requests {
         self.versions += 1;
     }
 
+    /// Number of lists and watches that were answered in protobuf.
+    #[must_use]
+    pub const fn protobuf(&self) -> u64 {
+        self.protobuf
+    }
+
+    pub(crate) const fn count_protobuf(&mut self) {
+        self.protobuf += 1;
+    }
+
     pub(crate) fn record(&mut self, request: Request) {
         *self.counts.entry((request.resource, request.verb)).or_default() += 1;
         if self.log.len() == MAX_LOGGED_REQUESTS {
@@ -91,7 +104,7 @@ impl Requests {
         }
         let statuses: BTreeMap<String, u64> =
             self.statuses.iter().map(|(status, count)| (status.to_string(), *count)).collect();
-        json!({"counts": counts, "statuses": statuses})
+        json!({"counts": counts, "statuses": statuses, "protobuf": self.protobuf})
     }
 
     pub(crate) fn count_status(&mut self, status: u16) {

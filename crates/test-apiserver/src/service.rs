@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{
     Method, Request, Response, StatusCode,
-    header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_AGENT},
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_AGENT},
 };
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -15,7 +15,9 @@ use crate::{
     body::Answer,
     clock::monotonic,
     event, list,
+    media::Media,
     object::{Key, Object, set, text},
+    proto,
     query::Query,
     requests::Request as LoggedRequest,
     resource::{Resource, Verb},
@@ -32,9 +34,11 @@ pub(crate) async fn serve(
     connection: u64,
     request: Request<Incoming>,
 ) -> Response<Answer> {
+    let how = shared.policy().protobuf;
+    let media = Media::negotiate(request.headers(), how).unwrap_or(Media::Json);
     let response = match respond(&shared, connection, request).await {
         Ok(response) => response,
-        Err(error) => refusal(&error),
+        Err(error) => refusal(&error, media),
     };
     shared.requests().count_status(response.status().as_u16());
     response
@@ -58,23 +62,46 @@ async fn respond(
     let verb = verb.ok_or_else(ApiError::method_not_allowed)?;
     shared.policy().authorize(&user, verb, &target)?;
     refuse(shared, &target, verb)?;
-    let namespace = target.namespace.as_deref();
     match verb {
-        Verb::List => Ok(ok(list::answer(shared, target.resource, namespace, &query)?)),
-        Verb::Watch => Ok(ok(watch::answer(shared, target.resource, namespace, &query)?)),
+        Verb::List | Verb::Watch => many(shared, &target, &query, &request),
         Verb::Get => get(shared, &target),
         Verb::Delete => delete(shared, &target),
         Verb::Create | Verb::Update | Verb::Patch => write(shared, &target, verb, request).await,
     }
 }
 
+/// Answers a list or a watch, in the media type that the client prefers.
+fn many(
+    shared: &Arc<Shared>,
+    target: &Target,
+    query: &Query,
+    request: &Request<Incoming>,
+) -> Result<Response<Answer>, ApiError> {
+    let how = shared.policy().protobuf;
+    let media = Media::negotiate(request.headers(), how)?;
+    let (resource, namespace) = (target.resource, target.namespace.as_deref());
+    let watches = query.flag("watch") == Some(true);
+    let (media, answer) = if watches {
+        watch::answer(shared, resource, namespace, query, media)?
+    } else {
+        list::answer(shared, resource, namespace, query, media)?
+    };
+    if media == Media::Protobuf {
+        shared.requests().count_protobuf();
+    }
+    let mut response = Response::new(answer);
+    response.headers_mut().insert(CONTENT_TYPE, media.content_type(watches));
+    Ok(response)
+}
+
 fn describe(resource: Resource, verb: Verb, request: &Request<Incoming>, connection: u64) -> LoggedRequest {
-    let agent = request.headers().get(USER_AGENT).and_then(|value| value.to_str().ok());
+    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     LoggedRequest {
         verb,
         resource,
         uri: request.uri().to_string(),
-        agent: agent.unwrap_or_default().to_owned(),
+        agent: header(USER_AGENT).to_owned(),
+        accept: header(ACCEPT).to_owned(),
         connection,
         at: monotonic(),
     }
@@ -273,8 +300,12 @@ fn refused(error: &StoreError) -> ApiError {
     }
 }
 
-fn refusal(error: &ApiError) -> Response<Answer> {
+fn refusal(error: &ApiError, media: Media) -> Response<Answer> {
     let mut response = respond_with(error.code, &error.body());
+    if media == Media::Protobuf {
+        *response.body_mut() = Answer::Whole(Some(proto::status_body(&error.body()).into()));
+        response.headers_mut().insert(CONTENT_TYPE, media.content_type(false));
+    }
     if let Some(after) = error.retry_after {
         response.headers_mut().insert(RETRY_AFTER, after.as_secs().into());
     }

@@ -111,6 +111,12 @@ impl ApiError {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", message).details(json!({}))
     }
 
+    pub(crate) fn not_acceptable() -> Self {
+        let message = "only the following media types are accepted: application/json, \
+                       application/vnd.kubernetes.protobuf";
+        Self::new(StatusCode::NOT_ACCEPTABLE, "NotAcceptable", message).details(json!({}))
+    }
+
     /// Error for an option of a list or watch that the server does not allow
     /// (pkg/apis/meta/internalversion/validation/validation.go in apimachinery).
     pub(crate) fn forbidden_option(field: &str, message: &str) -> Self {

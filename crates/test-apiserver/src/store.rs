@@ -13,6 +13,7 @@ pub(crate) use history::{Change, Event, Gone, Retention};
 
 use crate::{
     clock::{creation_time, monotonic},
+    dress::dress,
     object::{Key, Object, set, text},
     resource::Resource,
     selector::Filter,
@@ -81,13 +82,15 @@ pub(crate) struct Store {
     revision: u64,
     objects: [Objects; Resource::ALL.len()],
     history: History,
+    /// True if objects get what they have in a real cluster.
+    realistic: bool,
     created: u64,
 }
 
 impl Store {
-    pub(crate) fn new(retention: Retention) -> Self {
+    pub(crate) fn new(retention: Retention, realistic: bool) -> Self {
         let history = History::new(FIRST_REVISION, retention);
-        Self { revision: FIRST_REVISION, objects: Default::default(), history, created: 0 }
+        Self { revision: FIRST_REVISION, objects: Default::default(), history, realistic, created: 0 }
     }
 
     pub(crate) const fn revision(&self) -> u64 {
@@ -180,6 +183,9 @@ impl Store {
         write: Write,
     ) -> Result<Arc<Object>, StoreError> {
         let key = Key::of(&object).ok_or_else(|| not_an_object(&object))?;
+        if self.realistic {
+            dress(&mut object);
+        }
         let name = key.name.clone();
         let Some(previous) = self.get(resource, &key).cloned() else {
             if write == Write::Replace {

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::{
     body::{Answer, Left, Sink, stream},
     faults::Hangup,
+    media::Media,
     object::Object,
     policy::GoneForm,
     query::{Query, Start, watch_start},
@@ -26,6 +27,7 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_mins(30);
 pub(crate) struct Watch {
     resource: Resource,
     filter: Filter,
+    media: Media,
     begin: Begin,
     bookmarks: bool,
     timeout: Duration,
@@ -54,15 +56,32 @@ pub(crate) fn answer(
     resource: Resource,
     namespace: Option<&str>,
     query: &Query,
-) -> Result<Answer, ApiError> {
-    let watch = prepare(shared, resource, namespace, query)?;
+    media: Media,
+) -> Result<(Media, Answer), ApiError> {
+    let mut watch = prepare(shared, resource, namespace, query)?;
+    if media == Media::Protobuf && has_messages(shared, &watch) {
+        watch.media = Media::Protobuf;
+    }
+    let media = watch.media;
     // Read before the watch counts as open, because a test may drop it as soon as it does.
     let dropped = shared.faults.borrow().dropped(resource);
     let open = OpenWatch::new(shared, resource);
     let id = open.id;
     let (sink, answer) = stream(shared, resource, Some(open));
     tokio::spawn(run(Arc::clone(shared), watch, sink, Birth { id, dropped }));
-    Ok(answer)
+    Ok((media, answer))
+}
+
+/// Tells whether everything that the watch delivers has a message of protobuf, as far as is known.
+fn has_messages(shared: &Shared, watch: &Watch) -> bool {
+    let resource = watch.resource;
+    let (current, events) = {
+        let store = shared.store();
+        let events = store.events_after(resource, watch.begin.revision, usize::MAX);
+        (store.select(resource, &Filter::default()), events.map(|(events, _)| events).unwrap_or_default())
+    };
+    let past = events.iter().map(|event| &event.object);
+    watch.begin.objects.iter().chain(&current).chain(past).all(|object| object.message(resource).is_some())
 }
 
 fn prepare(
@@ -80,7 +99,7 @@ fn prepare(
     let begin = begin(shared, resource, &filter, start, form)?;
     let timeout = query.number("timeoutSeconds")?.map_or(DEFAULT_TIMEOUT, Duration::from_secs);
     let bookmarks = query.flag("allowWatchBookmarks").unwrap_or(false);
-    Ok(Watch { resource, filter, begin, bookmarks, timeout })
+    Ok(Watch { resource, filter, media: Media::Json, begin, bookmarks, timeout })
 }
 
 fn begin(

@@ -94,7 +94,7 @@ fn render_field(program: &Command, field: &Field) -> String {
     let meaning = match (arg, without_effect::why_field(&field.path)) {
         (Some(arg), _) => render_help(arg),
         (None, Some(why)) => cell(&format!("{} No effect: {why}", field.meaning)),
-        (None, None) => cell(field.meaning),
+        (None, None) => cell(field.meaning.trim_end_matches('.')),
     };
     format!("| `{}` | {flag} | {default}{zero} | {meaning} |\n", field.path)
 }

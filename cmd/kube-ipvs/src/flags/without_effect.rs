@@ -13,8 +13,6 @@ const FIELDS: &[(&str, &str)] = &[
     ("configSyncPeriod", "objects are watched, and unchanged ones are never delivered again"),
     ("portRange", "kube-proxy does not use it any more either"),
     ("windowsRunAsService", "this is Linux"),
-    ("clientConnection.acceptContentTypes", "objects are read as JSON"),
-    ("clientConnection.contentType", "objects are read as JSON"),
     ("clientConnection.qps", "watches take few requests"),
     ("clientConnection.burst", "watches take few requests"),
     ("logging.flushFrequency", "log lines are not buffered"),

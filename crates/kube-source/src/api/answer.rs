@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response, header};
 use http_body_util::BodyExt;
 use kube::client::Body;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
-    Limits,
+    Limits, MediaType,
     body::Status,
     chain,
     connect::Connector,
@@ -19,8 +20,8 @@ use super::{
 const MAX_STATUS_BYTES: usize = 64 * 1024;
 
 /// Sends a GET request and returns the head of a successful answer.
-pub(super) async fn get(connector: &Connector, uri: &str) -> Result<Response<Body>, End> {
-    let get = Request::get(uri).header(header::ACCEPT, "application/json").body(Body::from(Vec::new()));
+pub(super) async fn get(connector: &Connector, uri: &str, media: MediaType) -> Result<Response<Body>, End> {
+    let get = Request::get(uri).header(header::ACCEPT, media.accept()).body(Body::from(Vec::new()));
     request(connector, get).await
 }
 
@@ -46,7 +47,7 @@ pub(super) async fn request(
 }
 
 /// Reads the whole body, as long as it keeps coming.
-pub(super) async fn collect(response: Response<Body>, limits: &Limits) -> Result<String, End> {
+pub(super) async fn collect(response: Response<Body>, limits: &Limits) -> Result<Bytes, End> {
     let mut body = response.into_body();
     let mut bytes = Vec::new();
     let deadline = Instant::now() + limits.list;
@@ -62,7 +63,7 @@ pub(super) async fn collect(response: Response<Body>, limits: &Limits) -> Result
             return Err(End::Garbled(format!("an answer of more than {} bytes", limits.list_bytes)));
         }
     }
-    String::from_utf8(bytes).map_err(|error| End::Garbled(error.to_string()))
+    Ok(bytes.into())
 }
 
 /// Reads the error in a response that is no success.
@@ -79,7 +80,7 @@ async fn refusal(response: Response<Body>, limits: &Limits) -> End {
             _ => break,
         }
     }
-    let status: Status = serde_json::from_slice(&bytes).unwrap_or_default();
+    let status = Status::parse(bytes.into(), MediaType::of(&head.headers));
     let fallback = head.status.canonical_reason().unwrap_or_default();
     let reason = if status.reason.is_empty() { fallback.to_owned() } else { status.reason.clone() };
     refused(Status { code: head.status.as_u16(), reason, ..status }, retry_after.map(Duration::from_secs))

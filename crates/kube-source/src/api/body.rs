@@ -1,6 +1,12 @@
-//! Bodies of the API server's answers: lists, lines of a watch, and Status objects.
+//! Bodies of the API server's answers: lists, events of a watch, and Status objects; here in JSON, in `protobuf`
+//! in protobuf.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt};
+mod protobuf;
+mod stream;
+
+use std::{borrow::Cow, collections::BTreeMap, fmt, str::Utf8Error};
+
+use bytes::Bytes;
 
 use serde::{
     Deserialize, Deserializer,
@@ -8,17 +14,45 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
+use super::{
+    MediaType,
+    kinds::{Item, Kind},
+};
+use crate::proto::ProtoError;
+
+pub(super) use stream::EventStream;
+
 /// Annotation of the bookmark that says that everything has been sent that existed when the watch began
 /// (`InitialEventsAnnotationKey` in staging/src/k8s.io/apimachinery/pkg/apis/meta/v1/types.go).
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
-/// One line of a watch.
-#[derive(Debug)]
-pub(super) enum WatchLine<'a> {
+/// `CauseTypeResourceVersionTooLarge` in staging/src/k8s.io/apimachinery/pkg/apis/meta/v1/types.go
+const TOO_LARGE: &str = "ResourceVersionTooLarge";
+
+/// Reason for which a body cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReadError {
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    #[error(transparent)]
+    Text(#[from] Utf8Error),
+    #[error(transparent)]
+    Protobuf(#[from] ProtoError),
+}
+
+impl From<prost::DecodeError> for ReadError {
+    fn from(error: prost::DecodeError) -> Self {
+        ReadError::Protobuf(error.into())
+    }
+}
+
+/// One event of a watch, with its object as it was written or as it was read.
+#[derive(Debug, PartialEq)]
+pub(super) enum WatchEvent<T> {
     /// An object was added or changed.
-    Applied(&'a str),
+    Applied(T),
     /// An object is gone, or no longer matches the selector.
-    Deleted(&'a str),
+    Deleted(T),
     /// Everything up to a version has been sent.
     Bookmark { version: String, initial_end: bool },
     /// The watch cannot continue.
@@ -53,13 +87,20 @@ struct StatusCause {
     reason: String,
 }
 
-/// `CauseTypeResourceVersionTooLarge` in staging/src/k8s.io/apimachinery/pkg/apis/meta/v1/types.go
 fn too_large<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     let details: StatusDetails = or_default(deserializer)?;
-    Ok(details.causes.iter().any(|cause| cause.reason == "ResourceVersionTooLarge"))
+    Ok(details.causes.iter().any(|cause| cause.reason == TOO_LARGE))
 }
 
 impl Status {
+    /// Reads the body of a refusal; anything else says nothing.
+    pub(super) fn parse(body: Bytes, media: MediaType) -> Self {
+        match media {
+            MediaType::Json => serde_json::from_slice(&body).unwrap_or_default(),
+            MediaType::Protobuf => protobuf::parse_status(body).unwrap_or_default(),
+        }
+    }
+
     /// Tells whether the requested version lies in the future of this server. Kubernetes 1.17 to 1.18.5 says
     /// so only in the message (`isTooLargeResourceVersionError` in client-go's reflector.go).
     pub(super) fn is_too_large(&self) -> bool {
@@ -97,22 +138,37 @@ fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-impl<'a> WatchLine<'a> {
+impl<'a> WatchEvent<&'a str> {
     /// Reads a line; fails if it is not the JSON of a watch event.
-    pub(super) fn parse(line: &'a str) -> Result<Self, serde_json::Error> {
+    fn parse(line: &'a str) -> Result<Self, serde_json::Error> {
         let raw: RawLine<'a> = serde_json::from_str(line)?;
         let object = raw.object.get();
         match &*raw.kind {
-            "ADDED" | "MODIFIED" => Ok(WatchLine::Applied(object)),
-            "DELETED" => Ok(WatchLine::Deleted(object)),
+            "ADDED" | "MODIFIED" => Ok(WatchEvent::Applied(object)),
+            "DELETED" => Ok(WatchEvent::Deleted(object)),
             "BOOKMARK" => {
                 let BookmarkObject { metadata } = serde_json::from_str(object)?;
                 let initial_end = metadata.annotations.get(INITIAL_EVENTS_END).is_some_and(|v| v == "true");
-                Ok(WatchLine::Bookmark { version: metadata.resource_version, initial_end })
+                Ok(WatchEvent::Bookmark { version: metadata.resource_version, initial_end })
             }
-            "ERROR" => Ok(WatchLine::Error(serde_json::from_str(object)?)),
+            "ERROR" => Ok(WatchEvent::Error(serde_json::from_str(object)?)),
             other => Err(serde_json::Error::custom(format!("unknown type of watch event {other:?}"))),
         }
+    }
+}
+
+impl<T> WatchEvent<T> {
+    /// Reads the object of an event.
+    fn read<E>(self, read: impl FnOnce(T) -> Result<Item, E>) -> Result<WatchEvent<Item>, ReadError>
+    where
+        ReadError: From<E>,
+    {
+        Ok(match self {
+            WatchEvent::Applied(object) => WatchEvent::Applied(read(object)?),
+            WatchEvent::Deleted(object) => WatchEvent::Deleted(read(object)?),
+            WatchEvent::Bookmark { version, initial_end } => WatchEvent::Bookmark { version, initial_end },
+            WatchEvent::Error(status) => WatchEvent::Error(status),
+        })
     }
 }
 
@@ -127,8 +183,24 @@ pub(super) struct ListMeta {
     pub(super) next: String,
 }
 
-/// Hands each object of a list to `take` as soon as it is found, so that nothing but the text is in memory.
-pub(super) fn read_list(json: &str, take: impl FnMut(&str)) -> Result<ListMeta, serde_json::Error> {
+/// Hands each object of a list to `take` as soon as it is read, so that nothing but the body and that object is in
+/// memory.
+pub(super) fn read_list(
+    body: &Bytes,
+    media: MediaType,
+    kind: Kind,
+    mut take: impl FnMut(Result<Item, ReadError>),
+) -> Result<ListMeta, ReadError> {
+    match media {
+        MediaType::Json => {
+            let json = std::str::from_utf8(body)?;
+            Ok(read_json_list(json, |json| take(kind.read_json(json).map_err(ReadError::from)))?)
+        }
+        MediaType::Protobuf => protobuf::read_list(body, kind, take),
+    }
+}
+
+fn read_json_list(json: &str, take: impl FnMut(&str)) -> Result<ListMeta, serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_str(json);
     let meta = ListSeed(take).deserialize(&mut deserializer)?;
     deserializer.end()?;
@@ -194,79 +266,13 @@ impl<'de, F: FnMut(&str)> Visitor<'de> for ItemsSeed<'_, F> {
     }
 }
 
-/// Buffer that takes bytes as they arrive and gives them back line by line.
-#[derive(Debug, Default)]
-pub(super) struct Lines {
-    buffer: Vec<u8>,
-    /// Start of the line that is not complete yet.
-    start: usize,
-    /// Position up to which there is no end of a line.
-    searched: usize,
-}
-
-impl Lines {
-    pub(super) fn push(&mut self, bytes: &[u8]) {
-        if self.start > 0 {
-            self.buffer.drain(..self.start);
-            self.searched -= self.start;
-            self.start = 0;
-        }
-        self.buffer.extend_from_slice(bytes);
-    }
-
-    /// The next complete line that is not blank.
-    pub(super) fn next(&mut self) -> Option<&[u8]> {
-        loop {
-            let length = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n');
-            let Some(length) = length else {
-                self.searched = self.buffer.len();
-                return None;
-            };
-            let (start, end) = (self.start, self.searched + length);
-            self.start = end + 1;
-            self.searched = self.start;
-            if !self.buffer[start..end].trim_ascii().is_empty() {
-                return Some(&self.buffer[start..end]);
-            }
-        }
-    }
-
-    /// Length of the line that is not complete yet.
-    pub(super) const fn pending(&self) -> usize {
-        self.buffer.len() - self.start
-    }
-
-    /// Frees the memory of a large burst.
-    pub(super) fn release(&mut self) {
-        if self.start == self.buffer.len() {
-            *self = Lines::default();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_found_wherever_they_are_cut() {
-        let text = b"one\n\ntwo\r\n  \nthree and more\nlast";
-        for size in 1..text.len() {
-            let (mut lines, mut found) = (Lines::default(), Vec::new());
-            for part in text.chunks(size) {
-                lines.push(part);
-                while let Some(line) = lines.next() {
-                    found.push(String::from_utf8(line.to_vec()).unwrap());
-                }
-                lines.release();
-            }
-            assert_eq!(found, ["one", "two\r", "three and more"], "size {size}");
-        }
-    }
-
-    #[test]
     fn watch_lines() {
-        let parse = |line: &str| format!("{:?}", WatchLine::parse(line).map_err(|_| ()));
+        let parse = |line: &str| format!("{:?}", WatchEvent::parse(line).map_err(|_| ()));
         for (line, expect) in [
             (r#"{"type":"ADDED","object":{"a":1}}"#, r#"Ok(Applied("{\"a\":1}"))"#),
             (r#"{"object":{"a":1},"type":"MODIFIED"}"#, r#"Ok(Applied("{\"a\":1}"))"#),
@@ -317,7 +323,7 @@ mod tests {
     fn lists() {
         let read = |json: &str| {
             let mut items = Vec::new();
-            let meta = read_list(json, |item| items.push(item.to_owned())).ok()?;
+            let meta = read_json_list(json, |item| items.push(item.to_owned())).ok()?;
             Some((meta.resource_version, meta.next, items.join(" ")))
         };
         let found =

@@ -1,5 +1,6 @@
 //! Entrances that read any bytes as an answer of an API server, or as a kubeconfig.
 
+use bytes::Bytes;
 use kube::{
     Config,
     client::ConfigExt,
@@ -8,8 +9,9 @@ use kube::{
 use service_model::ModelEvent;
 
 use super::{
-    body::{Lines, WatchLine, read_list},
-    kinds::Kind,
+    MediaType,
+    body::{EventStream, ReadError, WatchEvent, read_list},
+    kinds::{Item, Kind},
     object_tracker::ObjectTracker,
 };
 use crate::Batch;
@@ -17,32 +19,55 @@ use crate::Batch;
 /// Number of kinds of objects.
 pub const KINDS: usize = Kind::ALL.len();
 
-/// The events of a watch; `None` if a line of it ends the watch. The answer arrives in two pieces, cut at
+/// The events of a watch in JSON; `None` if a line of it ends the watch. The answer arrives in two pieces, cut at
 /// `cut`.
 pub fn watch(kind: usize, cut: usize, body: &[u8]) -> Option<Vec<ModelEvent>> {
+    watch_in(MediaType::Json, kind, cut, body)
+}
+
+/// The events of a watch in protobuf.
+pub fn protobuf_watch(kind: usize, cut: usize, body: &[u8]) -> Option<Vec<ModelEvent>> {
+    watch_in(MediaType::Protobuf, kind, cut, body)
+}
+
+/// The events of a list in JSON; `None` if it cannot be read.
+pub fn list(kind: usize, body: &[u8]) -> Option<Vec<ModelEvent>> {
+    list_in(MediaType::Json, kind, body)
+}
+
+/// The events of a list in protobuf.
+pub fn protobuf_list(kind: usize, body: &[u8]) -> Option<Vec<ModelEvent>> {
+    list_in(MediaType::Protobuf, kind, body)
+}
+
+fn watch_in(media: MediaType, kind: usize, cut: usize, body: &[u8]) -> Option<Vec<ModelEvent>> {
     let kind = Kind::ALL[kind % KINDS];
-    let pieces = split(body, cut);
-    assert_eq!(pieces, split(body, body.len()), "the same lines wherever the answer is cut");
+    let (found, rest) = split(EventStream::new(kind, media), body, cut);
+    let whole = split(EventStream::new(kind, media), body, body.len());
+    assert_eq!(
+        (format!("{found:?}"), rest),
+        (format!("{:?}", whole.0), whole.1),
+        "wherever the answer is cut"
+    );
     let (mut tracker, mut batch) = (ObjectTracker::new(kind), Batch::default());
     tracker.begin_list();
-    for line in pieces {
-        match WatchLine::parse(std::str::from_utf8(&line).ok()?).ok()? {
-            WatchLine::Applied(json) => tracker.apply(kind.read(json).ok()?, true, &mut batch),
-            WatchLine::Deleted(json) => tracker.delete(kind.read(json).ok()?, &mut batch),
-            WatchLine::Bookmark { initial_end: true, .. } => tracker.end_list(&mut batch),
-            WatchLine::Bookmark { .. } => {}
-            WatchLine::Error(_) => return None,
+    for event in found {
+        match event.ok()? {
+            WatchEvent::Applied(item) => tracker.apply(item, true, &mut batch),
+            WatchEvent::Deleted(item) => tracker.delete(item, &mut batch),
+            WatchEvent::Bookmark { initial_end: true, .. } => tracker.end_list(&mut batch),
+            WatchEvent::Bookmark { .. } => {}
+            WatchEvent::Error(_) => return None,
         }
     }
     Some(events(batch))
 }
 
-/// The events of a list; `None` if it cannot be read.
-pub fn list(kind: usize, body: &str) -> Option<Vec<ModelEvent>> {
+fn list_in(media: MediaType, kind: usize, body: &[u8]) -> Option<Vec<ModelEvent>> {
     let kind = Kind::ALL[kind % KINDS];
     let (mut tracker, mut batch, mut broken) = (ObjectTracker::new(kind), Batch::default(), false);
     tracker.begin_list();
-    let meta = read_list(body, |json| match kind.read(json) {
+    let meta = read_list(&Bytes::copy_from_slice(body), media, kind, |item| match item {
         Ok(item) => tracker.apply(item, true, &mut batch),
         Err(_) => broken = true,
     });
@@ -50,17 +75,26 @@ pub fn list(kind: usize, body: &str) -> Option<Vec<ModelEvent>> {
     (meta.is_ok() && !broken).then(|| events(batch))
 }
 
-fn split(body: &[u8], cut: usize) -> Vec<Vec<u8>> {
-    let (mut lines, mut found) = (Lines::default(), Vec::new());
+/// The events in a body up to the first one that cannot be read, and the number of bytes that are left.
+fn split(
+    mut stream: EventStream,
+    body: &[u8],
+    cut: usize,
+) -> (Vec<Result<WatchEvent<Item>, ReadError>>, usize) {
+    let mut found = Vec::new();
     let (first, second) = body.split_at(cut.min(body.len()));
     for piece in [first, second] {
-        lines.push(piece);
-        while let Some(line) = lines.next() {
-            found.push(line.to_vec());
+        stream.push(piece);
+        while let Some(event) = stream.next() {
+            let is_bad = event.is_err();
+            found.push(event);
+            if is_bad {
+                return (found, 0);
+            }
         }
-        lines.release();
+        stream.release();
     }
-    found
+    (found, stream.pending())
 }
 
 fn events(batch: Batch) -> Vec<ModelEvent> {

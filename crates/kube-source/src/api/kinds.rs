@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use ipnetwork::IpNetwork;
 use lb_types::ServiceName;
+use prost::Message;
 use serde::{Deserialize, de::DeserializeOwned};
 use service_model::{ModelEvent, SliceName};
 
 use crate::{
-    Converted, Problem, convert,
+    Converted, Problem, convert, proto,
     wire::{self, Metadata, Object},
 };
 
@@ -86,23 +88,43 @@ impl Kind {
         }
     }
 
+    /// Kind of its objects, as they name it.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Kind::Node => "Node",
+            Kind::ServiceCidr => "ServiceCIDR",
+            Kind::Service => "Service",
+            Kind::EndpointSlice => "EndpointSlice",
+        }
+    }
+
+    /// Kind of its lists, as they name it.
+    pub(super) const fn list_name(self) -> &'static str {
+        match self {
+            Kind::Node => "NodeList",
+            Kind::ServiceCidr => "ServiceCIDRList",
+            Kind::Service => "ServiceList",
+            Kind::EndpointSlice => "EndpointSliceList",
+        }
+    }
+
     /// Reads one object. Fails only if the text is not JSON; everything else is a problem of that object.
-    pub(super) fn read(self, json: &str) -> Result<Item, serde_json::Error> {
+    pub(super) fn read_json(self, json: &str) -> Result<Item, serde_json::Error> {
         Ok(match self {
-            Kind::Node => item(&parse::<wire::Node>(json)?, |wire| {
-                converted(convert::node(wire), |node| Content::Event(ModelEvent::NodeApplied(node)))
-            }),
-            Kind::ServiceCidr => item(&parse::<wire::ServiceCidr>(json)?, |wire| {
-                converted(convert::service_cidr(wire), Content::Cidrs)
-            }),
-            Kind::Service => item(&parse::<wire::Service>(json)?, |wire| {
-                converted(convert::service(wire), |service| {
-                    Content::Event(ModelEvent::ServiceApplied(service))
-                })
-            }),
-            Kind::EndpointSlice => item(&parse::<wire::EndpointSlice>(json)?, |wire| {
-                converted(convert::slice(wire), |slice| Content::Event(ModelEvent::SliceApplied(slice)))
-            }),
+            Kind::Node => node(&parse(json)?),
+            Kind::ServiceCidr => service_cidr(&parse(json)?),
+            Kind::Service => service(&parse(json)?),
+            Kind::EndpointSlice => slice(&parse(json)?),
+        })
+    }
+
+    /// Reads the message of one object. Fails only if the bytes are no such message.
+    pub(super) fn read_protobuf(self, message: Bytes) -> Result<Item, prost::DecodeError> {
+        Ok(match self {
+            Kind::Node => node(&proto::Node::decode(message)?.into()),
+            Kind::ServiceCidr => service_cidr(&proto::ServiceCidr::decode(message)?.into()),
+            Kind::Service => service(&proto::Service::decode(message)?.into()),
+            Kind::EndpointSlice => slice(&proto::EndpointSlice::decode(message)?.into()),
         })
     }
 
@@ -115,6 +137,26 @@ impl Kind {
             Kind::EndpointSlice => Some(ModelEvent::SliceDeleted(SliceName { namespace, name })),
         }
     }
+}
+
+fn node(wire: &wire::Node) -> Item {
+    item(wire, |wire| converted(convert::node(wire), |node| Content::Event(ModelEvent::NodeApplied(node))))
+}
+
+fn service_cidr(wire: &wire::ServiceCidr) -> Item {
+    item(wire, |wire| converted(convert::service_cidr(wire), Content::Cidrs))
+}
+
+fn service(wire: &wire::Service) -> Item {
+    item(wire, |wire| {
+        converted(convert::service(wire), |service| Content::Event(ModelEvent::ServiceApplied(service)))
+    })
+}
+
+fn slice(wire: &wire::EndpointSlice) -> Item {
+    item(wire, |wire| {
+        converted(convert::slice(wire), |slice| Content::Event(ModelEvent::SliceApplied(slice)))
+    })
 }
 
 trait HasMetadata: DeserializeOwned + Default {
@@ -157,3 +199,6 @@ fn converted<T>(
 ) -> (Option<Content>, Vec<Problem>) {
     (converted.object.map(content), converted.problems)
 }
+
+#[cfg(test)]
+mod tests;

@@ -156,12 +156,12 @@ mod tests {
             r#"{{"metadata":{{"namespace":"ns","name":"{name}","resourceVersion":"{version}"}},
                 "spec":{{"clusterIP":"10.96.0.1","ports":[{{"port":{port}}}]}}}}"#
         );
-        Kind::Service.read(&json).unwrap()
+        Kind::Service.read_json(&json).unwrap()
     }
 
     fn cidr(name: &str, cidrs: &str) -> Item {
         let json = format!(r#"{{"metadata":{{"name":"{name}"}},"spec":{{"cidrs":[{cidrs}]}}}}"#);
-        Kind::ServiceCidr.read(&json).unwrap()
+        Kind::ServiceCidr.read_json(&json).unwrap()
     }
 
     /// Short form of a batch, which it empties: `+a` for an applied Service, `-a` for a deleted one, `!` for
@@ -249,9 +249,9 @@ mod tests {
 
     #[test]
     fn an_object_without_a_name_spoils_no_other() {
-        let (_, mut batch) = listed(&[Kind::Service.read("{}").unwrap(), service("a", "1", "80")]);
+        let (_, mut batch) = listed(&[Kind::Service.read_json("{}").unwrap(), service("a", "1", "80")]);
         assert_eq!(show(&mut batch), "+a !");
-        let (_, mut batch) = listed(&[Kind::Service.read("7").unwrap(), service("a", "1", "80")]);
+        let (_, mut batch) = listed(&[Kind::Service.read_json("7").unwrap(), service("a", "1", "80")]);
         assert_eq!(show(&mut batch), "+a !");
     }
 

@@ -3,23 +3,24 @@
 use std::{cell::RefCell, collections::BTreeSet, rc::Rc, time::Duration};
 
 use form_urlencoded::Serializer;
-use http::Response;
+use http::{Response, StatusCode};
 use http_body_util::BodyExt;
 use kube::client::Body;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
 use super::{
-    ApiOptions, ApiStatus, Limits,
+    ApiOptions, ApiStatus, Limits, MediaType,
     answer::{collect, get, refused},
-    body::{Lines, WatchLine, read_list},
+    body::{EventStream, WatchEvent, read_list},
     chain,
     chance::{below, with_jitter},
     connect::{Connector, Doubt},
-    kinds::Kind,
+    kinds::{Item, Kind},
+    media::Negotiation,
     object_tracker::ObjectTracker,
     sink::Sink,
-    watch_state::{End, Request, WatchState},
+    watch_state::{End, Refusal, Request, WatchState},
 };
 use crate::Batch;
 
@@ -37,6 +38,7 @@ pub(super) struct Reflector<'a> {
     connector: Rc<Connector>,
     sink: Rc<RefCell<Sink<'a>>>,
     tracker: ObjectTracker,
+    negotiation: Negotiation,
     /// Time since which changes have not arrived.
     failing_since: Option<Instant>,
     /// Codes of the failures since then whose details are in the log.
@@ -58,6 +60,7 @@ impl<'a> Reflector<'a> {
             connector,
             sink,
             tracker: ObjectTracker::new(kind),
+            negotiation: Negotiation::new(options.media),
             failing_since: None,
             logged: BTreeSet::new(),
             lost: false,
@@ -71,11 +74,16 @@ impl<'a> Reflector<'a> {
         let mut state = WatchState::new((!self.kind.is_vital()).then_some(absence));
         let mut minor = self.connector.minor.subscribe();
         while !self.sink.borrow().is_gone() {
-            state.set_server_minor(*minor.borrow_and_update());
+            let known_minor = *minor.borrow_and_update();
+            state.set_server_minor(known_minor);
+            self.negotiation.set_server_minor(known_minor);
             let request = state.next_request();
             debug!(kind = self.kind.resource(), ?request, "request to the API server");
             let end = self.perform_in_time(&request, &mut state, begun).await;
             debug!(kind = self.kind.resource(), ?end, "request ended");
+            if let End::Garbled(error) = &end {
+                self.distrust_protobuf(error);
+            }
             let next = state.record_end(&end);
             if !state.is_listing() && matches!(end, End::Page { .. }) {
                 self.end_list();
@@ -146,8 +154,21 @@ impl<'a> Reflector<'a> {
 
     async fn send(&mut self, request: &Request) -> Result<Response<Body>, End> {
         let uri = self.uri(request);
+        let media = self.negotiation.ask(Instant::now());
+        match self.get(&uri, media).await {
+            Err(End::Refused(Refusal { code, .. }))
+                if code == StatusCode::NOT_ACCEPTABLE && media != MediaType::Json =>
+            {
+                self.distrust_protobuf("the server refuses with 406");
+                self.get(&uri, MediaType::Json).await
+            }
+            answer => answer,
+        }
+    }
+
+    async fn get(&mut self, uri: &str, media: MediaType) -> Result<Response<Body>, End> {
         let connector = Rc::clone(&self.connector);
-        let answer = get(&connector, &uri);
+        let answer = get(&connector, uri, media);
         tokio::pin!(answer);
         let answer = match timeout(REPORTED_WAIT, answer.as_mut()).await {
             Ok(answer) => answer,
@@ -163,6 +184,19 @@ impl<'a> Reflector<'a> {
             connector.reconnected.notify_one();
         }
         answer
+    }
+
+    /// Asks for JSON for a while, if it was protobuf that could not be read. The next requests succeed then, unless
+    /// the answer was spoilt on its way.
+    fn distrust_protobuf(&mut self, error: &str) {
+        if let Some(time) = self.negotiation.record_fault(Instant::now()) {
+            warn!(
+                "watching {}: an answer to a request for protobuf cannot be used ({error}); asking for JSON for \
+                 {time:?}; if this comes again, set clientConnection.contentType to application/json, or mend what \
+                 lies between here and the API server",
+                self.kind.resource()
+            );
+        }
     }
 
     /// Has address or credentials read again if a failure makes them doubtful.
@@ -219,13 +253,14 @@ impl<'a> Reflector<'a> {
     }
 
     async fn take_page(&mut self, response: Response<Body>) -> End {
-        let text = match collect(response, self.connector.limits()).await {
-            Ok(text) => text,
+        let media = MediaType::of(response.headers());
+        let body = match collect(response, self.connector.limits()).await {
+            Ok(body) => body,
             Err(end) => return end,
         };
-        let (kind, tracker) = (self.kind, &mut self.tracker);
+        let tracker = &mut self.tracker;
         let (mut batch, mut unread) = (Batch::default(), None);
-        let meta = read_list(&text, |json| match kind.read(json) {
+        let meta = read_list(&body, media, self.kind, |item| match item {
             Ok(item) => tracker.apply(item, true, &mut batch),
             Err(error) => unread = Some(error),
         });
@@ -237,66 +272,61 @@ impl<'a> Reflector<'a> {
     }
 
     async fn take_watch(&mut self, response: Response<Body>, state: &mut WatchState) -> End {
+        let mut events = EventStream::new(self.kind, MediaType::of(response.headers()));
         let mut body = response.into_body();
-        let mut lines = Lines::default();
         let mut progress = Progress::new();
         let begun = progress.begun;
         let closed = || End::Closed { lived: begun.elapsed() > LEAST_WATCH_DURATION };
         while !self.sink.borrow().is_gone() {
-            let between_lines = lines.pending() == 0;
-            let deadline = progress.deadline(state.is_listing(), between_lines, self.connector.limits());
+            let between_events = events.pending() == 0;
+            let deadline = progress.deadline(state.is_listing(), between_events, self.connector.limits());
             let frame = match timeout_at(deadline, body.frame()).await {
-                Err(_elapsed) if between_lines || state.is_listing() => return End::Quiet,
+                Err(_elapsed) if between_events || state.is_listing() => return End::Quiet,
                 Err(_elapsed) => return End::Broken("a watch event has no end".to_owned()),
                 Ok(None) => return closed(),
                 Ok(Some(Err(error))) => return End::Broken(chain(&error)),
                 Ok(Some(Ok(frame))) => frame,
             };
             let Some(bytes) = frame.data_ref() else { continue };
-            lines.push(bytes);
+            events.push(bytes);
             let mut batch = Batch::default();
-            let unread = lines.pending();
-            let end = self.take_lines(&mut lines, state, &mut batch);
+            let unread = events.pending();
+            let end = self.take_events(&mut events, state, &mut batch);
             self.sink.borrow_mut().take(batch);
             if let Some(end) = end {
                 return end;
             }
-            if between_lines || lines.pending() < unread {
+            if between_events || events.pending() < unread {
                 progress.moved = Instant::now();
             }
-            if lines.pending() > self.connector.limits().line_bytes {
+            if events.exceeds(self.connector.limits().line_bytes) {
                 let limit = self.connector.limits().line_bytes;
                 return End::Garbled(format!("a watch event of more than {limit} bytes"));
             }
-            lines.release();
+            events.release();
         }
         closed()
     }
 
-    fn take_lines(&mut self, lines: &mut Lines, state: &mut WatchState, batch: &mut Batch) -> Option<End> {
-        while let Some(line) = lines.next() {
-            let taken = match std::str::from_utf8(line) {
-                Ok(line) => self.take_line(line, state, batch).map_err(|error| error.to_string()),
-                Err(error) => Err(error.to_string()),
-            };
-            match taken {
-                Ok(None) => {}
-                Ok(Some(end)) => return Some(end),
-                Err(error) => return Some(End::Garbled(error)),
+    fn take_events(
+        &mut self,
+        events: &mut EventStream,
+        state: &mut WatchState,
+        batch: &mut Batch,
+    ) -> Option<End> {
+        while let Some(event) = events.next() {
+            match event {
+                Ok(WatchEvent::Error(status)) => return Some(refused(status, None)),
+                Ok(event) => self.take_event(event, state, batch),
+                Err(error) => return Some(End::Garbled(error.to_string())),
             }
         }
         None
     }
 
-    fn take_line(
-        &mut self,
-        line: &str,
-        state: &mut WatchState,
-        batch: &mut Batch,
-    ) -> Result<Option<End>, serde_json::Error> {
-        match WatchLine::parse(line)? {
-            WatchLine::Applied(json) => {
-                let item = self.kind.read(json)?;
+    fn take_event(&mut self, event: WatchEvent<Item>, state: &mut WatchState, batch: &mut Batch) {
+        match event {
+            WatchEvent::Applied(item) => {
                 state.observe(item.version.as_deref());
                 self.tracker.apply(item, state.is_listing(), batch);
                 if !state.is_listing() && self.sink.borrow().awaits(self.kind) {
@@ -305,21 +335,19 @@ impl<'a> Reflector<'a> {
                     sink.settle(self.kind);
                 }
             }
-            WatchLine::Deleted(json) => {
-                let item = self.kind.read(json)?;
+            WatchEvent::Deleted(item) => {
                 state.observe(item.version.as_deref());
                 self.tracker.delete(item, batch);
             }
-            WatchLine::Bookmark { version, initial_end: true } if state.is_listing() => {
+            WatchEvent::Bookmark { version, initial_end: true } if state.is_listing() => {
                 state.complete_list(&version);
                 self.sink.borrow_mut().take(std::mem::take(batch));
                 self.end_list();
                 self.report_following();
             }
-            WatchLine::Bookmark { version, .. } => state.observe(Some(&version)),
-            WatchLine::Error(status) => return Ok(Some(refused(status, None))),
+            WatchEvent::Bookmark { version, .. } => state.observe(Some(&version)),
+            WatchEvent::Error(_) => {}
         }
-        Ok(None)
     }
 
     fn end_list(&mut self) {
@@ -365,7 +393,7 @@ impl<'a> Reflector<'a> {
 /// Times of a watch under way.
 struct Progress {
     begun: Instant,
-    /// Time at which the last line was complete or the next one began.
+    /// Time at which the last event was complete or the next one began.
     moved: Instant,
 }
 
@@ -375,12 +403,12 @@ impl Progress {
         Progress { begun: now, moved: now }
     }
 
-    /// Deadline of the next part of the watch. Bytes that complete no line do not postpone it: they may drip
+    /// Deadline of the next part of the watch. Bytes that complete no event do not postpone it: they may drip
     /// for ever.
-    fn deadline(&self, listing: bool, between_lines: bool, limits: &Limits) -> Instant {
+    fn deadline(&self, listing: bool, between_events: bool, limits: &Limits) -> Instant {
         if listing {
             (self.moved + limits.first_silence).min(self.begun + limits.list)
-        } else if between_lines {
+        } else if between_events {
             self.moved + limits.silence
         } else {
             self.moved + limits.response

@@ -7,6 +7,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use super::{
+    MediaType,
     answer::{collect, get},
     chance::with_jitter,
     connect::Connector,
@@ -65,10 +66,10 @@ pub(super) async fn follow(connector: &Connector) {
 }
 
 async fn request_minor(connector: &Connector) -> Result<Option<u32>, End> {
-    let response = get(connector, "/version").await?;
-    let text = collect(response, connector.limits()).await?;
+    let response = get(connector, "/version", MediaType::Json).await?;
+    let body = collect(response, connector.limits()).await?;
     let version: VersionInfo =
-        serde_json::from_str(&text).map_err(|error| End::Garbled(error.to_string()))?;
+        serde_json::from_slice(&body).map_err(|error| End::Garbled(error.to_string()))?;
     Ok(version.minor())
 }
 

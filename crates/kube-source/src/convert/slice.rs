@@ -1,6 +1,6 @@
 //! EndpointSlices (pkg/proxy/endpointslicecache.go).
 
-use std::{net::IpAddr, sync::Arc, time::SystemTime};
+use std::{borrow::Cow, net::IpAddr, sync::Arc, time::SystemTime};
 
 use jiff::Timestamp;
 use lb_types::{IpFamily, ServiceName};
@@ -190,11 +190,11 @@ fn hint_names(list: &List<Object<Hint>>, field: &str, place: &mut Place<'_>) -> 
 
 /// `NAMESPACE/NAME/UID` of the pod, if name or UID is known.
 fn pod(target: &TargetRef, namespace: &str) -> Option<Arc<str>> {
-    let text = |value: &Scalar| value.text().filter(|text| !text.is_empty());
-    let (name, uid) = (text(&target.name), text(&target.uid));
+    let texts = [&target.namespace, &target.name, &target.uid].map(Scalar::text);
+    let [target_namespace, name, uid] = texts.map(|text| text.filter(|text| !text.is_empty()));
     if name.is_none() && uid.is_none() {
         return None;
     }
-    let namespace = text(&target.namespace).unwrap_or_else(|| namespace.to_owned());
-    Some(format!("{namespace}/{}/{}", name.unwrap_or_default(), uid.unwrap_or_default()).into())
+    let namespace = target_namespace.unwrap_or(Cow::Borrowed(namespace));
+    Some([&*namespace, "/", &name.unwrap_or_default(), "/", &uid.unwrap_or_default()].concat().into())
 }

@@ -3,7 +3,7 @@
 //! `null` means absent everywhere, as in Go. Instead of a value of the wrong kind, a description of it is
 //! kept for the report.
 
-use std::{collections::BTreeMap, fmt, marker::PhantomData};
+use std::{borrow::Cow, collections::BTreeMap, fmt, marker::PhantomData};
 
 use serde::{
     Deserialize, Deserializer,
@@ -38,10 +38,10 @@ impl Scalar {
     }
 
     /// Value as text. YAML reads an unquoted `8080` as a number, which counts as text where text is expected.
-    pub fn text(&self) -> Option<String> {
+    pub fn text(&self) -> Option<Cow<'_, str>> {
         match self {
-            Scalar::Text(text) => Some(text.clone()),
-            Scalar::Int(number) => Some(number.to_string()),
+            Scalar::Text(text) => Some(Cow::Borrowed(text)),
+            Scalar::Int(number) => Some(Cow::Owned(number.to_string())),
             _ => None,
         }
     }
@@ -323,6 +323,11 @@ impl Labels {
         "k8s-app",
     ];
 
+    /// Tells whether some code of this crate reads a key.
+    pub(crate) fn is_read(key: &[u8]) -> bool {
+        Self::READ.iter().any(|prefix| key.starts_with(prefix.as_bytes()))
+    }
+
     /// Tells whether the key exists, whatever its value.
     pub fn has(&self, key: &str) -> bool {
         self.values.contains_key(key)
@@ -388,7 +393,6 @@ impl Visitor<'_> for LabelKeyVisitor {
     }
 
     fn visit_str<E: Error>(self, key: &str) -> Result<LabelKey, E> {
-        let read = Labels::READ.iter().any(|prefix| key.starts_with(prefix));
-        Ok(LabelKey(read.then(|| key.to_owned())))
+        Ok(LabelKey(Labels::is_read(key.as_bytes()).then(|| key.to_owned())))
     }
 }

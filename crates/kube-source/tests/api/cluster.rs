@@ -13,8 +13,8 @@ use std::{
 };
 
 use kube_source::{
-    ApiOptions, ApiSource, ApiStatus, Delivery, EventLimits, Limits, Listener, Problem, ProxyVariables,
-    Recorder, RequestCounts, convert, wire,
+    ApiOptions, ApiSource, ApiStatus, Delivery, EventLimits, Limits, Listener, MediaType, Problem,
+    ProxyVariables, Recorder, RequestCounts, convert, wire,
 };
 use lb_types::{IpFamily, ServiceName};
 use serde_json::{Value, json};
@@ -241,6 +241,7 @@ pub fn options(kubeconfig: PathBuf) -> ApiOptions {
         master: None,
         node_name: NODE.into(),
         proxies: ProxyVariables::default(),
+        media: MediaType::default(),
         limits: limits(),
     }
 }

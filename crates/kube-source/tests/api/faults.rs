@@ -5,7 +5,8 @@ use std::{thread::sleep, time::Duration};
 use kube_source::{ApiStatus, Counted};
 use service_model::ModelEvent;
 use test_apiserver::{
-    Faults, GoneForm, Hangup, Refusal, Reorder, Resource, StreamingLists, TestApiServer, Trickle, Verb,
+    Faults, GoneForm, Hangup, Protobuf, Refusal, Reorder, Resource, StreamingLists, TestApiServer, Trickle,
+    Verb,
 };
 
 use crate::cluster::{Cluster, SILENCE, random, service, slice};
@@ -41,9 +42,16 @@ fn drop_all_watches(cluster: &Cluster, how: Hangup) {
     }
 }
 
+/// Both encodings of events.
+const ENCODINGS: [Protobuf; 2] = [Protobuf::Supported, Protobuf::Missing];
+
 #[test]
 fn events_that_are_late_repeated_shuffled_or_trickle() {
-    let builder = TestApiServer::builder().bookmark_interval(SILENCE / 4);
+    ENCODINGS.into_iter().for_each(check_events);
+}
+
+fn check_events(protobuf: Protobuf) {
+    let builder = TestApiServer::builder().bookmark_interval(SILENCE / 4).protobuf(protobuf);
     let mut cluster = Cluster::new(builder);
     cluster.wait_same();
     let reorder = Reorder { window_ms: 50, seed: 7 };
@@ -70,8 +78,12 @@ fn events_that_are_late_repeated_shuffled_or_trickle() {
 }
 
 #[test]
-fn connections_that_end_in_order_or_not_and_lines_cut_in_the_middle() {
-    let mut cluster = Cluster::new(TestApiServer::builder());
+fn connections_that_end_in_order_or_not_and_events_cut_in_the_middle() {
+    ENCODINGS.into_iter().for_each(check_connections);
+}
+
+fn check_connections(protobuf: Protobuf) {
+    let mut cluster = Cluster::new(TestApiServer::builder().protobuf(protobuf));
     cluster.wait_same();
     for (seed, how) in [Hangup::End, Hangup::Cut, Hangup::End, Hangup::Cut].into_iter().enumerate() {
         drop_all_watches(&cluster, how);

@@ -8,6 +8,7 @@ mod events;
 mod faults;
 mod herd;
 mod lists;
+mod media;
 mod plugins;
 mod proxies;
 mod real;

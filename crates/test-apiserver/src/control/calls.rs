@@ -15,7 +15,7 @@ use crate::{
     faults::{Faults, Hangup},
     handle::TestApiServer,
     load::parse_objects,
-    policy::{GoneForm, StreamingLists},
+    policy::{GoneForm, Protobuf, StreamingLists},
     query::Query,
     resource::{Resource, Verb},
     store::Snapshot,
@@ -100,6 +100,7 @@ struct Policy {
     present: Vec<Resource>,
     streaming_lists: Option<StreamingLists>,
     gone_form: Option<GoneForm>,
+    protobuf: Option<Protobuf>,
 }
 
 impl Calls {
@@ -264,6 +265,9 @@ impl Calls {
         }
         if let Some(form) = call.gone_form {
             self.server.set_gone_form(form);
+        }
+        if let Some(how) = call.protobuf {
+            self.server.set_protobuf(how);
         }
         Ok(self.state())
     }

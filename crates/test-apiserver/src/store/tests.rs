@@ -15,7 +15,7 @@ fn key(name: &str) -> Key {
 }
 
 fn filled() -> Store {
-    let mut store = Store::new(Retention { events: 100, ..Retention::default() });
+    let mut store = Store::new(Retention { events: 100, ..Retention::default() }, false);
     for name in ["a", "b", "c"] {
         store.apply(service(name, json!({}))).unwrap();
     }
@@ -78,7 +78,7 @@ fn refusals() {
 
 #[test]
 fn a_selector_turns_changes_of_labels_into_additions_and_deletions() {
-    let mut store = Store::new(Retention { events: 100, ..Retention::default() });
+    let mut store = Store::new(Retention { events: 100, ..Retention::default() }, false);
     for labels in [json!({}), json!({"x": "1"}), json!({"x": "2"}), json!({"y": "1"})] {
         store.apply(service("a", labels)).unwrap();
     }
@@ -98,7 +98,7 @@ fn a_selector_turns_changes_of_labels_into_additions_and_deletions() {
 
 #[test]
 fn history_is_bounded_by_count() {
-    let mut store = Store::new(Retention { events: 3, ..Retention::default() });
+    let mut store = Store::new(Retention { events: 3, ..Retention::default() }, false);
     for n in 0..10 {
         store.apply(service("a", json!({"n": n.to_string()}))).unwrap();
     }
@@ -109,14 +109,14 @@ fn history_is_bounded_by_count() {
 
 #[test]
 fn history_is_bounded_by_memory() {
-    let mut store = Store::new(Retention { events: 1_000_000, bytes: 32 << 10 });
+    let mut store = Store::new(Retention { events: 1_000_000, bytes: 32 << 10 }, false);
     let padding = "x".repeat(1 << 10);
     for n in 0..40 {
         store.apply(service("a", json!({"n": format!("{n}{padding}")}))).unwrap();
     }
     let kept = store.events_after(Resource::Services, store.oldest(), 100).unwrap().0.len();
     assert!((24..=32).contains(&kept), "{kept}");
-    let mut store = Store::new(Retention { events: 1_000_000, bytes: 32 << 10 });
+    let mut store = Store::new(Retention { events: 1_000_000, bytes: 32 << 10 }, false);
     for n in 0..40 {
         store.apply(service(&n.to_string(), json!({"n": padding}))).unwrap();
     }

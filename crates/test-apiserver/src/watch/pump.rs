@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use serde_json::json;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Begin, End, Watch};
@@ -10,7 +11,10 @@ use crate::{
     body::Sink,
     clock::monotonic,
     faults::{Hangup, shuffle},
+    media::Media,
     object::Object,
+    policy::Protobuf,
+    proto,
     requests::Delivery,
     resource::Resource,
     selector::Filter,
@@ -36,6 +40,7 @@ struct Pump<'a> {
     sink: &'a Sink,
     resource: Resource,
     filter: Filter,
+    media: Media,
     /// Version up to which everything has been sent or does not concern this watch.
     reached: u64,
     id: u64,
@@ -43,8 +48,8 @@ struct Pump<'a> {
 
 /// Runs until the watch ends by itself.
 pub(super) async fn run(shared: &Shared, watch: Watch, sink: &Sink, times: Times) -> End {
-    let Watch { resource, filter, begin, bookmarks, .. } = watch;
-    let mut pump = Pump { shared, sink, resource, filter, reached: begin.revision, id: times.id };
+    let Watch { resource, filter, media, begin, bookmarks, .. } = watch;
+    let mut pump = Pump { shared, sink, resource, filter, media, reached: begin.revision, id: times.id };
     let ended = pump.pump(begin, bookmarks, times.deadline).await;
     ended.err().unwrap_or(End::Timeout)
 }
@@ -147,9 +152,9 @@ impl Pump<'_> {
         if !cut {
             return Ok(());
         }
-        let mut line = line(change, &object.json);
-        line.truncate(line.len() / 2);
-        self.sink.send(line, None).await?;
+        let mut piece = self.piece(change, object)?;
+        piece.truncate(piece.len() / 2);
+        self.sink.send(piece, None).await?;
         Err(End::Dropped(Hangup::Cut))
     }
 
@@ -162,16 +167,45 @@ impl Pump<'_> {
             resource: self.resource,
             key: Arc::clone(&object.key),
         };
-        Ok(self.sink.send(line(change, &object.json), Some(delivery)).await?)
+        Ok(self.sink.send(self.piece(change, object)?, Some(delivery)).await?)
+    }
+
+    /// The event as it is sent. A watch in protobuf ends before an object that has none, and the next one is in JSON.
+    fn piece(&self, change: Change, object: &Object) -> Result<Bytes, End> {
+        if self.media == Media::Json {
+            return Ok(line(change, &object.json));
+        }
+        let message = object.message(self.resource).ok_or(End::Timeout)?;
+        Ok(self.frame(change.as_str(), proto::object_body(self.resource, message)))
+    }
+
+    fn frame(&self, change: &str, object: Vec<u8>) -> Bytes {
+        let is_broken = self.shared.policy().protobuf == Protobuf::Broken;
+        proto::frame(change, if is_broken { proto::broken(object) } else { object })
     }
 
     async fn bookmark(&self, end: bool) -> Result<(), End> {
-        Ok(self.sink.send(bookmark(self.resource, self.reached, end), None).await?)
+        let piece = match self.media {
+            Media::Json => bookmark(self.resource, self.reached, end),
+            Media::Protobuf => {
+                let mut metadata = json!({"resourceVersion": self.reached.to_string()});
+                if end {
+                    metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+                }
+                let message =
+                    proto::message(self.resource, json!({"metadata": metadata})).unwrap_or_default();
+                self.frame("BOOKMARK", proto::object_body(self.resource, &message))
+            }
+        };
+        Ok(self.sink.send(piece, None).await?)
     }
 
     async fn gone(&self, error: &ApiError) -> Result<(), End> {
-        let line = format!("{{\"type\":\"ERROR\",\"object\":{}}}\n", error.body());
-        self.sink.send(Bytes::from(line), None).await?;
+        let piece = match self.media {
+            Media::Json => Bytes::from(format!("{{\"type\":\"ERROR\",\"object\":{}}}\n", error.body())),
+            Media::Protobuf => self.frame("ERROR", proto::status_body(&error.body())),
+        };
+        self.sink.send(piece, None).await?;
         Err(End::Gone)
     }
 }

@@ -148,7 +148,8 @@ impl Writer {
             .body(Body::from(body.to_string().into_bytes()));
         let response = request(&self.connector, request_of).await?;
         // Without its body read, the connection could not be used again.
-        collect(response, self.connector.limits()).await
+        let body = collect(response, self.connector.limits()).await?;
+        Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
     fn report_lost(&mut self, end: &End) {
