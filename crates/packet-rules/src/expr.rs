@@ -102,11 +102,7 @@ fn lower_statement(statement: &Statement) -> Vec<Expr> {
         Statement::SoftError(family, error) => soft_error(*family, *error),
         Statement::NewOrUntracked => ct_has(libc::NFT_CT_STATE, NEW_OR_UNTRACKED),
         Statement::Established => ct_has(libc::NFT_CT_STATE, ESTABLISHED),
-        Statement::Resent => {
-            let bits = CONFIRMED | DESTINATION_SETTLED;
-            let status = ct(libc::NFT_CT_STATUS, None, FIRST);
-            vec![status, and(bits.to_ne_bytes().into()), equal(DESTINATION_SETTLED.to_ne_bytes().into())]
-        }
+        Statement::Resent => resent(),
         Statement::Invalid => ct_has(libc::NFT_CT_STATE, INVALID),
         // The rule ends where there is no socket whose owner could be loaded.
         Statement::HasSocket => {
@@ -319,6 +315,13 @@ impl Load {
 }
 
 /// Tests that a word of the connection has one of these bits.
+/// Status of a connection whose destination is settled, and whose first packet has not left yet.
+fn resent() -> Vec<Expr> {
+    let bits = CONFIRMED | DESTINATION_SETTLED;
+    let status = ct(libc::NFT_CT_STATUS, None, FIRST);
+    vec![status, and(bits.to_ne_bytes().into()), equal(DESTINATION_SETTLED.to_ne_bytes().into())]
+}
+
 fn ct_has(key: i32, bits: u32) -> Vec<Expr> {
     vec![ct(key, None, FIRST), and(bits.to_ne_bytes().into()), unequal(vec![0; 4])]
 }

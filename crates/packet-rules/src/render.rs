@@ -425,6 +425,7 @@ fn steer_vips(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
         vec![Statement::Protocol(icmp), Statement::Related, of_connection]
     };
     let by_ipvs = Statement::NotIn(Selector::DestinationAndServer, set(RuleSet::SteeredVips));
+    let error_by_ipvs = vec![Statement::Family(family), by_ipvs.clone()];
     let steered = [
         ("port of a Service", packet(RuleSet::Steered), vec![]),
         (
@@ -433,11 +434,7 @@ fn steer_vips(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
             vec![by_ipvs.clone()],
         ),
         ("error about a packet of a Service", error(RuleSet::Steered), vec![]),
-        (
-            "error about a packet of a connection",
-            error(RuleSet::SteeredKnown),
-            vec![Statement::Family(family), by_ipvs.clone()],
-        ),
+        ("error about a packet of a connection", error(RuleSet::SteeredKnown), error_by_ipvs),
     ];
     let steer = |(about, mut statements, condition): (_, Vec<_>, Vec<_>)| {
         statements.push(Statement::Original);
