@@ -177,7 +177,7 @@ impl Settings {
         let settings = Settings {
             node_name,
             source: source(flags, &mut check),
-            media: media::of(invocation, &mut check),
+            media: media::of(invocation),
             healthz,
             metrics,
             bind_failure: if flags.bind_address_hard_fail {

@@ -14,7 +14,7 @@ mod slice;
 #[cfg(test)]
 mod tests;
 
-use std::{num::NonZeroU16, sync::Arc};
+use std::{fmt::Arguments, num::NonZeroU16, sync::Arc};
 
 use lb_types::Protocol;
 
@@ -52,7 +52,7 @@ fn nameless(kind: &str, metadata: &Object<Metadata>) -> Report {
 }
 
 /// Reads a protocol; absent means TCP.
-fn protocol(field: &str, value: &Scalar, report: &mut Report) -> Option<Protocol> {
+fn protocol(field: Arguments<'_>, value: &Scalar, report: &mut Report) -> Option<Protocol> {
     if value.is_empty() {
         return Some(Protocol::Tcp);
     }
@@ -64,7 +64,12 @@ fn protocol(field: &str, value: &Scalar, report: &mut Report) -> Option<Protocol
 }
 
 /// Reads a port number; `consequence` says in the report what happens without it.
-fn port_number(field: &str, value: &Scalar, consequence: &str, report: &mut Report) -> Option<NonZeroU16> {
+fn port_number(
+    field: Arguments<'_>,
+    value: &Scalar,
+    consequence: &str,
+    report: &mut Report,
+) -> Option<NonZeroU16> {
     let number = value.int().and_then(|n| u16::try_from(n).ok()).and_then(NonZeroU16::new);
     if number.is_none() {
         let message = format!("a port is expected, found {value}; {consequence}");
@@ -74,7 +79,7 @@ fn port_number(field: &str, value: &Scalar, consequence: &str, report: &mut Repo
 }
 
 /// Reads text that may be absent; anything else is reported and treated as absent.
-fn optional_text(field: &str, value: &Scalar, report: &mut Report) -> Option<Arc<str>> {
+fn optional_text(field: Arguments<'_>, value: &Scalar, report: &mut Report) -> Option<Arc<str>> {
     if value.is_empty() {
         return None;
     }

@@ -85,10 +85,10 @@ impl Report {
         Report { service: Some(service), ..Report::new(format!("Service {name}")) }
     }
 
-    /// Adds a problem of a field.
+    /// Adds a problem of a field; only then is the name of the field written out.
     pub(crate) fn add(
         &mut self,
-        field: impl Into<String>,
+        field: impl fmt::Display,
         message: impl Into<String>,
         remedy: impl Into<String>,
     ) {
@@ -96,14 +96,14 @@ impl Report {
             file: None,
             object: self.object.clone(),
             service: self.service.clone(),
-            field: field.into(),
+            field: field.to_string(),
             message: message.into(),
             remedy: remedy.into(),
         });
     }
 
     /// Adds a problem if a lenient type found something `wrong` where a list or an object was expected.
-    pub(crate) fn expect(&mut self, field: &str, expected: &str, wrong: Option<&'static str>) {
+    pub(crate) fn expect(&mut self, field: impl fmt::Display, expected: &str, wrong: Option<&'static str>) {
         if let Some(found) = wrong {
             self.add(
                 field,

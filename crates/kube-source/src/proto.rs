@@ -43,13 +43,21 @@ fn objects<M, T: From<M> + Default>(messages: Vec<M>) -> List<Object<T>> {
     List { items: messages.into_iter().map(|message| object(Some(message))).collect(), wrong: None }
 }
 
-fn texts(texts: Vec<String>) -> List<Scalar> {
-    List { items: texts.into_iter().map(Scalar::Text).collect(), wrong: None }
+fn texts(texts: Vec<Text>) -> List<Scalar> {
+    List { items: texts.into_iter().map(Scalar::from).collect(), wrong: None }
 }
 
-impl From<String> for Scalar {
-    fn from(text: String) -> Self {
-        Scalar::Text(text)
+/// A string. The API server does not check all of them, and what is no UTF-8 must not cost the object, nor the others.
+type Text = Vec<u8>;
+
+/// Replaces what is no UTF-8, as Go's JSON does.
+fn string(text: Text) -> String {
+    String::from_utf8(text).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+}
+
+impl From<Text> for Scalar {
+    fn from(text: Text) -> Self {
+        Scalar::Text(string(text))
     }
 }
 

@@ -20,7 +20,7 @@ use super::{
     media::Negotiation,
     object_tracker::ObjectTracker,
     sink::Sink,
-    watch_state::{End, Refusal, Request, WatchState},
+    watch_state::{End, Request, WatchState},
 };
 use crate::Batch;
 
@@ -81,8 +81,8 @@ impl<'a> Reflector<'a> {
             debug!(kind = self.kind.resource(), ?request, "request to the API server");
             let end = self.perform_in_time(&request, &mut state, begun).await;
             debug!(kind = self.kind.resource(), ?end, "request ended");
-            if let End::Garbled(error) = &end {
-                self.distrust_protobuf(error);
+            if let Some(time) = self.negotiation.record_end(&end, Instant::now()) {
+                self.report_distrust(&end, time);
             }
             let next = state.record_end(&end);
             if !state.is_listing() && matches!(end, End::Page { .. }) {
@@ -154,16 +154,19 @@ impl<'a> Reflector<'a> {
 
     async fn send(&mut self, request: &Request) -> Result<Response<Body>, End> {
         let uri = self.uri(request);
-        let media = self.negotiation.ask(Instant::now());
-        match self.get(&uri, media).await {
-            Err(End::Refused(Refusal { code, .. }))
-                if code == StatusCode::NOT_ACCEPTABLE && media != MediaType::Json =>
-            {
-                self.distrust_protobuf("the server refuses with 406");
-                self.get(&uri, MediaType::Json).await
-            }
-            answer => answer,
+        let media = self.negotiation.ask(request, Instant::now());
+        let answer = self.get(&uri, media).await;
+        let Err(End::Refused(refusal)) = &answer else { return answer };
+        let is_refused = [StatusCode::NOT_ACCEPTABLE, StatusCode::UNSUPPORTED_MEDIA_TYPE]
+            .iter()
+            .any(|status| refusal.code == *status);
+        if !is_refused || media == MediaType::Json {
+            return answer;
         }
+        if let Some(time) = self.negotiation.record_fault(Instant::now()) {
+            self.report_distrust(&End::Refused(refusal.clone()), time);
+        }
+        self.get(&uri, MediaType::Json).await
     }
 
     async fn get(&mut self, uri: &str, media: MediaType) -> Result<Response<Body>, End> {
@@ -186,17 +189,14 @@ impl<'a> Reflector<'a> {
         answer
     }
 
-    /// Asks for JSON for a while, if it was protobuf that could not be read. The next requests succeed then, unless
-    /// the answer was spoilt on its way.
-    fn distrust_protobuf(&mut self, error: &str) {
-        if let Some(time) = self.negotiation.record_fault(Instant::now()) {
-            warn!(
-                "watching {}: an answer to a request for protobuf cannot be used ({error}); asking for JSON for \
-                 {time:?}; if this comes again, set clientConnection.contentType to application/json, or mend what \
-                 lies between here and the API server",
-                self.kind.resource()
-            );
-        }
+    /// Logs that JSON is asked for from now on. The next requests succeed then, unless the answer was spoilt on its way.
+    fn report_distrust(&self, end: &End, time: Duration) {
+        let (kind, what) = (self.kind.resource(), end.failure().unwrap_or_default());
+        warn!(
+            "watching {kind}: an answer to a request for protobuf cannot be used ({what}); asking for JSON for {time:?}; \
+             if this comes again, set clientConnection.contentType to application/json, or mend what lies between here and \
+             the API server"
+        );
     }
 
     /// Has address or credentials read again if a failure makes them doubtful.
@@ -282,7 +282,7 @@ impl<'a> Reflector<'a> {
             let deadline = progress.deadline(state.is_listing(), between_events, self.connector.limits());
             let frame = match timeout_at(deadline, body.frame()).await {
                 Err(_elapsed) if between_events || state.is_listing() => return End::Quiet,
-                Err(_elapsed) => return End::Broken("a watch event has no end".to_owned()),
+                Err(_elapsed) => return events.unfinished(),
                 Ok(None) => return closed(),
                 Ok(Some(Err(error))) => return End::Broken(chain(&error)),
                 Ok(Some(Ok(frame))) => frame,
@@ -351,6 +351,7 @@ impl<'a> Reflector<'a> {
     }
 
     fn end_list(&mut self) {
+        self.negotiation.record_list();
         self.connector.counts.count_list(self.kind.resource());
         let mut batch = Batch::default();
         self.tracker.end_list(&mut batch);

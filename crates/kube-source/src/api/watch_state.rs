@@ -87,7 +87,7 @@ impl Refusal {
 
     /// Tells whether the server objects to the request itself, not to the client, the number of requests or
     /// its own state.
-    const fn is_about_request(&self) -> bool {
+    pub(super) const fn is_about_request(&self) -> bool {
         matches!(self.code, 400..=499) && !matches!(self.code, 401 | 403 | 404 | 408 | 410 | 429)
     }
 
@@ -98,6 +98,21 @@ impl Refusal {
 }
 
 impl End {
+    /// Description of the failure, if it is one.
+    pub(super) fn failure(&self) -> Option<String> {
+        Some(match self {
+            End::Page { .. } | End::Confirmed => return None,
+            End::Closed { .. } => "the server ends every watch at once".to_owned(),
+            End::Broken(error) => error.clone(),
+            End::Silent => "the server does not answer".to_owned(),
+            End::Quiet => "the server sends nothing".to_owned(),
+            End::Garbled(error) => format!("the server sent something that cannot be parsed: {error}"),
+            End::Refused(Refusal { code, reason, message, .. }) => {
+                format!("the server refuses with {code} {reason}: {message}")
+            }
+        })
+    }
+
     /// Code of the failure. It reveals nothing about servers, credentials or objects.
     pub(super) const fn code(&self) -> &'static str {
         match self {
@@ -400,17 +415,7 @@ impl WatchState {
     /// Reason to report for an end, if there is one. A single failure may be a restart of the server. It is
     /// worth a report if another one follows, if the server itself refused, or if there was no answer.
     fn failing(&self, end: &End) -> Option<String> {
-        let text = match end {
-            End::Page { .. } | End::Confirmed => return None,
-            End::Closed { .. } => "the server ends every watch at once".to_owned(),
-            End::Broken(error) => error.clone(),
-            End::Silent => "the server does not answer".to_owned(),
-            End::Quiet => "the server sends nothing".to_owned(),
-            End::Garbled(error) => format!("the server sent something that cannot be parsed: {error}"),
-            End::Refused(Refusal { code, reason, message, .. }) => {
-                format!("the server refuses with {code} {reason}: {message}")
-            }
-        };
+        let text = end.failure()?;
         // An answer that did not come has taken so long already that its failure is reported at once.
         let definite = match end {
             End::Silent => true,

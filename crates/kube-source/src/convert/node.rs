@@ -28,7 +28,8 @@ pub fn node(wire: &wire::Node) -> Converted<Node> {
     report.expect("metadata.labels", "an object", labels.wrong);
     report.expect("spec", "an object", wire.spec.wrong);
     report.expect("status", "an object", wire.status.wrong);
-    let zone = optional_text(&format!("metadata.labels[{ZONE_LABEL}]"), labels.get(ZONE_LABEL), &mut report);
+    let zone =
+        optional_text(format_args!("metadata.labels[{ZONE_LABEL}]"), labels.get(ZONE_LABEL), &mut report);
     let addresses = addresses(&wire.status.value.addresses, &mut report);
     let pod_cidrs = pod_cidrs(&wire.spec.value, &mut report);
     let taints = &wire.spec.value.taints.items;

@@ -1,6 +1,7 @@
 //! Services (pkg/proxy/serviceport.go, pkg/proxy/util/utils.go).
 
 use std::{
+    fmt::Arguments,
     net::IpAddr,
     num::{NonZeroU16, NonZeroU32},
     sync::Arc,
@@ -60,7 +61,7 @@ pub fn service(wire: &wire::Service) -> Converted<Service> {
     let service = Service {
         critical: is_critical(&name, &metadata.labels),
         name,
-        uid: optional_text("metadata.uid", &metadata.uid, &mut report).unwrap_or_default(),
+        uid: optional_text(format_args!("metadata.uid"), &metadata.uid, &mut report).unwrap_or_default(),
         created: created(&metadata.creation_timestamp, &mut report),
         cluster_ips,
         external_ips,
@@ -113,14 +114,15 @@ fn cluster_ips(spec: &Spec, report: &mut Report) -> Vec<IpAddr> {
     }
     let mut ips: Vec<IpAddr> = Vec::new();
     for (i, value) in written.iter().enumerate() {
-        let field = if name == "spec.clusterIP" { name.to_owned() } else { format!("{name}[{i}]") };
+        let whole = name == "spec.clusterIP";
+        let field = if whole { format_args!("{name}") } else { format_args!("{name}[{i}]") };
         let remedy = "write an address of the cluster's Service range";
-        let Some(ip) = vip(&field, value, "a ClusterIP", remedy, report) else { continue };
+        let Some(ip) = vip(field, value, "a ClusterIP", remedy, report) else { continue };
         let family = IpFamily::of(ip);
         if ips.iter().any(|known| IpFamily::of(*known) == family) {
             let message = format!("{ip} is a second {family} address; ignored");
             report.add(field, message, "a Service has at most one ClusterIP per family");
-        } else if is_family_at(spec, i, family, &field, report) {
+        } else if is_family_at(spec, i, family, field, report) {
             ips.push(ip);
         }
     }
@@ -128,7 +130,13 @@ fn cluster_ips(spec: &Spec, report: &mut Report) -> Vec<IpAddr> {
 }
 
 /// Parses an address that is to be `what`, with the remedy for one that cannot be.
-fn vip(field: &str, value: &Scalar, what: &str, remedy: &str, report: &mut Report) -> Option<IpAddr> {
+fn vip(
+    field: Arguments<'_>,
+    value: &Scalar,
+    what: &str,
+    remedy: &str,
+    report: &mut Report,
+) -> Option<IpAddr> {
     let Some(ip) = value.str().and_then(address::parse_ip) else {
         report.add(field, format!("an IP address is expected, found {value}; not served"), remedy);
         return None;
@@ -141,7 +149,7 @@ fn vip(field: &str, value: &Scalar, what: &str, remedy: &str, report: &mut Repor
 }
 
 /// Tells whether `ipFamilies`, if written at all, agrees with the address at a position.
-fn is_family_at(spec: &Spec, i: usize, family: IpFamily, field: &str, report: &mut Report) -> bool {
+fn is_family_at(spec: &Spec, i: usize, family: IpFamily, field: Arguments<'_>, report: &mut Report) -> bool {
     let families = &spec.ip_families.items;
     let agrees = families.is_empty() || families.get(i).is_some_and(|f| f.str() == Some(&family.to_string()));
     if !agrees {
@@ -163,9 +171,9 @@ fn external_ips(wire: &wire::Service, cluster_ips: &[IpAddr], report: &mut Repor
     report.expect("status.loadBalancer", "an object", balancer.wrong);
     report.expect("status.loadBalancer.ingress", "a list", balancer.value.ingress.wrong);
     let mut ips: Vec<ExternalIp> = Vec::new();
-    let mut add = |field: String, value: &Scalar, source: ExternalSource| {
+    let mut add = |field: Arguments<'_>, value: &Scalar, source: ExternalSource| {
         let remedy = "write an address that clients can reach";
-        let Some(addr) = vip(&field, value, "a VIP", remedy, report) else { return };
+        let Some(addr) = vip(field, value, "a VIP", remedy, report) else { return };
         let is_served = cluster_ips.iter().any(|ip| IpFamily::of(*ip) == IpFamily::of(addr));
         if !is_served {
             let message = format!("the Service has no {} ClusterIP; not served", IpFamily::of(addr));
@@ -178,11 +186,11 @@ fn external_ips(wire: &wire::Service, cluster_ips: &[IpAddr], report: &mut Repor
         }
     };
     for (i, value) in spec.external_ips.items.iter().enumerate() {
-        add(format!("spec.externalIPs[{i}]"), value, ExternalSource::ExternalIps);
+        add(format_args!("spec.externalIPs[{i}]"), value, ExternalSource::ExternalIps);
     }
     for (i, Ingress { ip, .. }) in ingress_points(wire).enumerate().filter(|(_, at)| !is_proxy(at)) {
         if !ip.is_empty() {
-            add(format!("status.loadBalancer.ingress[{i}].ip"), ip, ExternalSource::LoadBalancer);
+            add(format_args!("status.loadBalancer.ingress[{i}].ip"), ip, ExternalSource::LoadBalancer);
         }
     }
     add_proxies(wire, cluster_ips, &mut ips);
@@ -219,7 +227,7 @@ fn health_check_port(spec: &Spec, policy: TrafficPolicy, report: &mut Report) ->
         return None;
     }
     port_number(
-        "spec.healthCheckNodePort",
+        format_args!("spec.healthCheckNodePort"),
         value,
         "load balancers cannot find the nodes with endpoints",
         report,
@@ -240,7 +248,7 @@ fn source_ranges(spec: &Spec, report: &mut Report) -> Option<Arc<SourceRanges>> 
         if prefix.is_none() {
             let message = format!("a prefix is expected, found {value}; nobody is let in by it");
             report.add(
-                format!("spec.loadBalancerSourceRanges[{i}]"),
+                format_args!("spec.loadBalancerSourceRanges[{i}]"),
                 message,
                 "write an address and a length, such as 203.0.113.0/24",
             );
@@ -271,16 +279,20 @@ fn ports(spec: &Spec, report: &mut Report) -> Vec<ServicePort> {
     }
     let mut ports: Vec<ServicePort> = Vec::new();
     for (i, wire) in spec.ports.items.iter().enumerate() {
-        let field = format!("spec.ports[{i}]");
-        report.expect(&field, "an object", wire.wrong);
-        let Some(port) = port(&field, &wire.value, report) else { continue };
+        let field = format_args!("spec.ports[{i}]");
+        report.expect(field, "an object", wire.wrong);
+        let Some(port) = port(field, &wire.value, report) else { continue };
         if port.name.is_empty() && spec.ports.items.len() > 1 {
             let message = "a port without a name among several";
-            report.add(format!("{field}.name"), message, "name every port of a Service with several ports");
+            report.add(
+                format_args!("{field}.name"),
+                message,
+                "name every port of a Service with several ports",
+            );
         }
         if let Some((part, message)) = ports.iter().find_map(|known| clash(known, &port)) {
             report.add(
-                format!("{field}{part}"),
+                format_args!("{field}{part}"),
                 format!("{message}; port not served"),
                 "change or remove one of them",
             );
@@ -291,16 +303,16 @@ fn ports(spec: &Spec, report: &mut Report) -> Vec<ServicePort> {
     ports
 }
 
-fn port(field: &str, wire: &wire::ServicePort, report: &mut Report) -> Option<ServicePort> {
-    let protocol = protocol(&format!("{field}.protocol"), &wire.protocol, report);
-    let port = port_number(&format!("{field}.port"), &wire.port, "port not served", report);
-    let name = optional_text(&format!("{field}.name"), &wire.name, report);
-    let node_port = node_port(&format!("{field}.nodePort"), &wire.node_port, report);
+fn port(field: Arguments<'_>, wire: &wire::ServicePort, report: &mut Report) -> Option<ServicePort> {
+    let protocol = protocol(format_args!("{field}.protocol"), &wire.protocol, report);
+    let port = port_number(format_args!("{field}.port"), &wire.port, "port not served", report);
+    let name = optional_text(format_args!("{field}.name"), &wire.name, report);
+    let node_port = node_port(format_args!("{field}.nodePort"), &wire.node_port, report);
     Some(ServicePort { name: name.unwrap_or_default(), protocol: protocol?, port: port?, node_port })
 }
 
 /// Reads a node port; Go writes 0 for none.
-fn node_port(field: &str, value: &Scalar, report: &mut Report) -> Option<NonZeroU16> {
+fn node_port(field: Arguments<'_>, value: &Scalar, report: &mut Report) -> Option<NonZeroU16> {
     if value.is_empty() || value.int() == Some(0) {
         return None;
     }
@@ -358,7 +370,7 @@ fn policy(name: &str, value: &Scalar, report: &mut Report) -> TrafficPolicy {
         _ if value.is_empty() => {}
         _ => {
             let message = format!("unknown policy {value}; Cluster is used");
-            report.add(format!("spec.{name}"), message, "write Cluster or Local");
+            report.add(format_args!("spec.{name}"), message, "write Cluster or Local");
         }
     }
     TrafficPolicy::Cluster

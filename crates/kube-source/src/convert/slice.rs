@@ -64,7 +64,7 @@ fn triggered(value: &Scalar) -> Option<SystemTime> {
 fn service_of(label: &Scalar, slice: &SliceName, report: &mut Report) -> Option<ServiceName> {
     let name = label.text().filter(|name| !name.is_empty());
     if name.is_none() {
-        let field = format!("metadata.labels[{SERVICE_NAME_LABEL}]");
+        let field = format_args!("metadata.labels[{SERVICE_NAME_LABEL}]");
         let message = format!("the name of a Service is expected, found {label}; the slice is not served");
         report.add(field, message, "set the label to the name of the Service");
     }
@@ -76,12 +76,12 @@ fn ports(list: &List<Object<wire::SlicePort>>, report: &mut Report) -> Vec<Slice
     report.expect("ports", "a list", list.wrong);
     let mut ports = Vec::with_capacity(list.items.len());
     for (i, wire) in list.items.iter().enumerate() {
-        let field = format!("ports[{i}]");
-        report.expect(&field, "an object", wire.wrong);
+        let field = format_args!("ports[{i}]");
+        report.expect(field, "an object", wire.wrong);
         let wire = &wire.value;
-        let protocol = protocol(&format!("{field}.protocol"), &wire.protocol, report);
-        let port = port_number(&format!("{field}.port"), &wire.port, "port not served", report);
-        let name = optional_text(&format!("{field}.name"), &wire.name, report).unwrap_or_default();
+        let protocol = protocol(format_args!("{field}.protocol"), &wire.protocol, report);
+        let port = port_number(format_args!("{field}.port"), &wire.port, "port not served", report);
+        let name = optional_text(format_args!("{field}.name"), &wire.name, report).unwrap_or_default();
         if let (Some(protocol), Some(port)) = (protocol, port) {
             ports.push(SlicePort { name, protocol, port });
         }
@@ -105,25 +105,19 @@ fn endpoints(
     endpoints
 }
 
-/// Place of one endpoint in reports; the names of its fields are only written out for a problem.
+/// Place of one endpoint in reports.
 struct Place<'a> {
     index: usize,
     report: &'a mut Report,
 }
 
 impl Place<'_> {
-    fn field(&self, field: &str) -> String {
-        format!("endpoints[{}]{field}", self.index)
-    }
-
-    fn add(&mut self, field: &str, message: String, remedy: &str) {
-        self.report.add(self.field(field), message, remedy);
+    fn add(&mut self, field: &str, message: String, remedy: impl Into<String>) {
+        self.report.add(format_args!("endpoints[{}]{field}", self.index), message, remedy);
     }
 
     fn expect(&mut self, field: &str, expected: &str, wrong: Option<&'static str>) {
-        if wrong.is_some() {
-            self.report.expect(&self.field(field), expected, wrong);
-        }
+        self.report.expect(format_args!("endpoints[{}]{field}", self.index), expected, wrong);
     }
 }
 
@@ -152,11 +146,11 @@ fn endpoint(
 /// Reads the address; only the first one counts (`addEndpoints` in pkg/proxy/endpointslicecache.go).
 fn address(wire: &wire::Endpoint, family: IpFamily, place: &mut Place<'_>) -> Option<IpAddr> {
     place.expect(".addresses", "a list", wire.addresses.wrong);
-    let remedy = format!("write an {family} address of a pod");
+    let remedy = || format!("write an {family} address of a pod");
     let value = wire.addresses.items.first().unwrap_or(&Scalar::Absent);
     let Some(ip) = value.str().and_then(address::parse_ip) else {
         let message = format!("an IP address is expected, found {value}; endpoint not served");
-        place.add(".addresses[0]", message, &remedy);
+        place.add(".addresses[0]", message, remedy());
         return None;
     };
     let wrong = match address::special(ip) {
@@ -166,7 +160,7 @@ fn address(wire: &wire::Endpoint, family: IpFamily, place: &mut Place<'_>) -> Op
         }
         None => return Some(ip),
     };
-    place.add(".addresses[0]", wrong, &remedy);
+    place.add(".addresses[0]", wrong, remedy());
     None
 }
 

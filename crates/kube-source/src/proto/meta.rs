@@ -4,20 +4,20 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use prost::Message;
 
-use super::{omitted, pointer};
+use super::{Text, omitted, pointer, string};
 use crate::wire::{self, Labels, Scalar};
 
 /// `meta.ObjectMeta`
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct ObjectMeta {
-    #[prost(string, optional, tag = "1")]
-    name: Option<String>,
-    #[prost(string, optional, tag = "3")]
-    namespace: Option<String>,
-    #[prost(string, optional, tag = "5")]
-    uid: Option<String>,
-    #[prost(string, optional, tag = "6")]
-    pub(super) resource_version: Option<String>,
+    #[prost(bytes = "vec", optional, tag = "1")]
+    name: Option<Text>,
+    #[prost(bytes = "vec", optional, tag = "3")]
+    namespace: Option<Text>,
+    #[prost(bytes = "vec", optional, tag = "5")]
+    uid: Option<Text>,
+    #[prost(bytes = "vec", optional, tag = "6")]
+    pub(super) resource_version: Option<Text>,
     #[prost(message, optional, tag = "8")]
     creation_timestamp: Option<Time>,
     #[prost(message, optional, tag = "9")]
@@ -64,7 +64,7 @@ impl Bookmark {
     /// Version up to which everything has been sent.
     pub(crate) fn version(&self) -> String {
         let metadata = self.metadata.as_ref();
-        metadata.and_then(|metadata| metadata.resource_version.clone()).unwrap_or_default()
+        metadata.and_then(|metadata| metadata.resource_version.clone()).map(string).unwrap_or_default()
     }
 
     /// Tells whether it has this annotation.
@@ -134,8 +134,7 @@ impl From<Time> for Scalar {
 
 fn labels(entries: Vec<Entry>) -> Labels {
     let read = entries.into_iter().filter(|entry| Labels::is_read(&entry.key));
-    // What is no UTF-8 is replaced, as in Go's JSON.
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let values = read.map(|entry| (text(&entry.key), Scalar::Text(text(&entry.value)))).collect();
+    let values =
+        read.map(|entry| (string(entry.key.into()), Scalar::from(Text::from(entry.value)))).collect();
     Labels { values, wrong: None }
 }

@@ -3,7 +3,7 @@
 
 use prost::Message;
 
-use super::{always, meta::ObjectMeta, object, objects, omitted, texts};
+use super::{Text, always, meta::ObjectMeta, object, objects, omitted, texts};
 use crate::wire;
 
 /// `v1.Node`
@@ -20,19 +20,19 @@ pub(crate) struct Node {
 /// `v1.NodeSpec`
 #[derive(Clone, PartialEq, Message)]
 struct NodeSpec {
-    #[prost(string, optional, tag = "1")]
-    pod_cidr: Option<String>,
+    #[prost(bytes = "vec", optional, tag = "1")]
+    pod_cidr: Option<Text>,
     #[prost(message, repeated, tag = "5")]
     taints: Vec<Taint>,
-    #[prost(string, repeated, tag = "7")]
-    pod_cidrs: Vec<String>,
+    #[prost(bytes = "vec", repeated, tag = "7")]
+    pod_cidrs: Vec<Text>,
 }
 
 /// `v1.Taint`
 #[derive(Clone, PartialEq, Message)]
 struct Taint {
-    #[prost(string, optional, tag = "1")]
-    key: Option<String>,
+    #[prost(bytes = "vec", optional, tag = "1")]
+    key: Option<Text>,
 }
 
 /// `v1.NodeStatus`
@@ -45,10 +45,10 @@ struct NodeStatus {
 /// `v1.NodeAddress`
 #[derive(Clone, PartialEq, Message)]
 struct NodeAddress {
-    #[prost(string, optional, tag = "1")]
-    kind: Option<String>,
-    #[prost(string, optional, tag = "2")]
-    address: Option<String>,
+    #[prost(bytes = "vec", optional, tag = "1")]
+    kind: Option<Text>,
+    #[prost(bytes = "vec", optional, tag = "2")]
+    address: Option<Text>,
 }
 
 /// `networking.k8s.io/v1.ServiceCIDR`
@@ -63,8 +63,8 @@ pub(crate) struct ServiceCidr {
 /// `networking.k8s.io/v1.ServiceCIDRSpec`
 #[derive(Clone, PartialEq, Message)]
 struct ServiceCidrSpec {
-    #[prost(string, repeated, tag = "1")]
-    cidrs: Vec<String>,
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    cidrs: Vec<Text>,
 }
 
 impl From<Node> for wire::Node {

@@ -2,7 +2,7 @@
 
 use prost::Message;
 
-use super::{always, meta::ObjectMeta, object, objects, omitted, pointer, texts};
+use super::{Text, always, meta::ObjectMeta, object, objects, omitted, pointer, texts};
 use crate::wire;
 
 /// `v1.Service`
@@ -21,37 +21,37 @@ pub(crate) struct Service {
 struct ServiceSpec {
     #[prost(message, repeated, tag = "1")]
     ports: Vec<ServicePort>,
-    #[prost(string, optional, tag = "3")]
-    cluster_ip: Option<String>,
-    #[prost(string, optional, tag = "4")]
-    kind: Option<String>,
-    #[prost(string, repeated, tag = "5")]
-    external_ips: Vec<String>,
-    #[prost(string, optional, tag = "7")]
-    session_affinity: Option<String>,
-    #[prost(string, repeated, tag = "9")]
-    load_balancer_source_ranges: Vec<String>,
-    #[prost(string, optional, tag = "11")]
-    external_traffic_policy: Option<String>,
+    #[prost(bytes = "vec", optional, tag = "3")]
+    cluster_ip: Option<Text>,
+    #[prost(bytes = "vec", optional, tag = "4")]
+    kind: Option<Text>,
+    #[prost(bytes = "vec", repeated, tag = "5")]
+    external_ips: Vec<Text>,
+    #[prost(bytes = "vec", optional, tag = "7")]
+    session_affinity: Option<Text>,
+    #[prost(bytes = "vec", repeated, tag = "9")]
+    load_balancer_source_ranges: Vec<Text>,
+    #[prost(bytes = "vec", optional, tag = "11")]
+    external_traffic_policy: Option<Text>,
     #[prost(int32, optional, tag = "12")]
     health_check_node_port: Option<i32>,
     #[prost(message, optional, tag = "14")]
     session_affinity_config: Option<SessionAffinityConfig>,
-    #[prost(string, repeated, tag = "18")]
-    cluster_ips: Vec<String>,
-    #[prost(string, repeated, tag = "19")]
-    ip_families: Vec<String>,
-    #[prost(string, optional, tag = "22")]
-    internal_traffic_policy: Option<String>,
+    #[prost(bytes = "vec", repeated, tag = "18")]
+    cluster_ips: Vec<Text>,
+    #[prost(bytes = "vec", repeated, tag = "19")]
+    ip_families: Vec<Text>,
+    #[prost(bytes = "vec", optional, tag = "22")]
+    internal_traffic_policy: Option<Text>,
 }
 
 /// `v1.ServicePort`
 #[derive(Clone, PartialEq, Message)]
 struct ServicePort {
-    #[prost(string, optional, tag = "1")]
-    name: Option<String>,
-    #[prost(string, optional, tag = "2")]
-    protocol: Option<String>,
+    #[prost(bytes = "vec", optional, tag = "1")]
+    name: Option<Text>,
+    #[prost(bytes = "vec", optional, tag = "2")]
+    protocol: Option<Text>,
     #[prost(int32, optional, tag = "3")]
     port: Option<i32>,
     #[prost(int32, optional, tag = "5")]
@@ -89,10 +89,10 @@ struct LoadBalancerStatus {
 /// `v1.LoadBalancerIngress`
 #[derive(Clone, PartialEq, Message)]
 struct LoadBalancerIngress {
-    #[prost(string, optional, tag = "1")]
-    ip: Option<String>,
-    #[prost(string, optional, tag = "3")]
-    ip_mode: Option<String>,
+    #[prost(bytes = "vec", optional, tag = "1")]
+    ip: Option<Text>,
+    #[prost(bytes = "vec", optional, tag = "3")]
+    ip_mode: Option<Text>,
 }
 
 impl From<Service> for wire::Service {

@@ -2,7 +2,7 @@
 
 use prost::Message;
 
-use super::{always, meta::ObjectMeta, object, objects, omitted, pointer, texts};
+use super::{Text, always, meta::ObjectMeta, object, objects, omitted, pointer, texts};
 use crate::wire;
 
 /// `discovery.k8s.io/v1.EndpointSlice`
@@ -14,21 +14,21 @@ pub(crate) struct EndpointSlice {
     endpoints: Vec<Endpoint>,
     #[prost(message, repeated, tag = "3")]
     ports: Vec<EndpointPort>,
-    #[prost(string, optional, tag = "4")]
-    address_type: Option<String>,
+    #[prost(bytes = "vec", optional, tag = "4")]
+    address_type: Option<Text>,
 }
 
 /// `discovery.k8s.io/v1.Endpoint`
 #[derive(Clone, PartialEq, Message)]
 struct Endpoint {
-    #[prost(string, repeated, tag = "1")]
-    addresses: Vec<String>,
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    addresses: Vec<Text>,
     #[prost(message, optional, tag = "2")]
     conditions: Option<EndpointConditions>,
     #[prost(message, optional, tag = "4")]
     target_ref: Option<ObjectReference>,
-    #[prost(string, optional, tag = "6")]
-    node_name: Option<String>,
+    #[prost(bytes = "vec", optional, tag = "6")]
+    node_name: Option<Text>,
     #[prost(message, optional, tag = "8")]
     hints: Option<EndpointHints>,
 }
@@ -56,17 +56,17 @@ struct EndpointHints {
 /// `discovery.k8s.io/v1.ForZone` and `discovery.k8s.io/v1.ForNode`
 #[derive(Clone, PartialEq, Message)]
 struct Hint {
-    #[prost(string, optional, tag = "1")]
-    name: Option<String>,
+    #[prost(bytes = "vec", optional, tag = "1")]
+    name: Option<Text>,
 }
 
 /// `discovery.k8s.io/v1.EndpointPort`
 #[derive(Clone, PartialEq, Message)]
 struct EndpointPort {
-    #[prost(string, optional, tag = "1")]
-    name: Option<String>,
-    #[prost(string, optional, tag = "2")]
-    protocol: Option<String>,
+    #[prost(bytes = "vec", optional, tag = "1")]
+    name: Option<Text>,
+    #[prost(bytes = "vec", optional, tag = "2")]
+    protocol: Option<Text>,
     #[prost(int32, optional, tag = "3")]
     port: Option<i32>,
 }
@@ -74,12 +74,12 @@ struct EndpointPort {
 /// `v1.ObjectReference` (staging/src/k8s.io/api/core/v1/generated.proto)
 #[derive(Clone, PartialEq, Message)]
 struct ObjectReference {
-    #[prost(string, optional, tag = "2")]
-    namespace: Option<String>,
-    #[prost(string, optional, tag = "3")]
-    name: Option<String>,
-    #[prost(string, optional, tag = "4")]
-    uid: Option<String>,
+    #[prost(bytes = "vec", optional, tag = "2")]
+    namespace: Option<Text>,
+    #[prost(bytes = "vec", optional, tag = "3")]
+    name: Option<Text>,
+    #[prost(bytes = "vec", optional, tag = "4")]
+    uid: Option<Text>,
 }
 
 impl From<EndpointSlice> for wire::EndpointSlice {

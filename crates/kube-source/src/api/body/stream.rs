@@ -6,6 +6,7 @@ use super::{ReadError, WatchEvent, protobuf};
 use crate::api::{
     MediaType,
     kinds::{Item, Kind},
+    watch_state::End,
 };
 
 /// Bytes of a watch that are not read yet.
@@ -64,6 +65,15 @@ impl EventStream {
         match &self.pieces {
             Pieces::Lines(lines) => lines.pending() > limit,
             Pieces::Frames(frames) => frames.announced().is_some_and(|length| length > limit),
+        }
+    }
+
+    /// End of a watch whose last event does not come to its end. The length of a frame may have been spoilt.
+    pub(in crate::api) fn unfinished(&self) -> End {
+        let text = "a watch event has no end".to_owned();
+        match &self.pieces {
+            Pieces::Lines(_) => End::Broken(text),
+            Pieces::Frames(_) => End::Garbled(text),
         }
     }
 
