@@ -149,6 +149,7 @@ fn lower_statement(statement: &Statement) -> Vec<Expr> {
         }
         Statement::Accept => vec![Expr::Verdict { code: libc::NF_ACCEPT, chain: None }],
         Statement::Drop => vec![Expr::Verdict { code: libc::NF_DROP, chain: None }],
+        Statement::Jump(chain) => vec![Expr::Verdict { code: libc::NFT_JUMP, chain: Some(*chain) }],
         Statement::Goto(chain) => vec![Expr::Verdict { code: libc::NFT_GOTO, chain: Some(*chain) }],
     }
 }
@@ -314,7 +315,6 @@ impl Load {
     }
 }
 
-/// Tests that a word of the connection has one of these bits.
 /// Status of a connection whose destination is settled, and whose first packet has not left yet.
 fn resent() -> Vec<Expr> {
     let bits = CONFIRMED | DESTINATION_SETTLED;
@@ -322,6 +322,7 @@ fn resent() -> Vec<Expr> {
     vec![status, and(bits.to_ne_bytes().into()), equal(DESTINATION_SETTLED.to_ne_bytes().into())]
 }
 
+/// Tests that a word of the connection has one of these bits.
 fn ct_has(key: i32, bits: u32) -> Vec<Expr> {
     vec![ct(key, None, FIRST), and(bits.to_ne_bytes().into()), unequal(vec![0; 4])]
 }

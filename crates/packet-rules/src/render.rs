@@ -94,6 +94,8 @@ const MISPLACED: &str = "misplaced";
 const ICMP_PACKETS: &str = "icmp";
 /// Name of the chain for ICMP errors that end no connection.
 const SOFT_ERRORS: &str = "soft-errors";
+/// Name of the chain for packets that have the mark bit of steering.
+const ARRIVED: &str = "arrived";
 /// Name of the chain for packets that were steered here.
 const STEERED: &str = "steered";
 /// Names of the chains of a family, but for the hooks, so that no packet meets the rules of the other one.
@@ -231,6 +233,7 @@ pub fn render_table(layout: &RulesLayout) -> TableSpec {
         chains.extend(of_family.map(|(name, rules)| ChainSpec { name, base: None, rules }));
     }
     chains.push(ChainSpec { name: STEERED, base: None, rules: steered(layout) });
+    chains.push(ChainSpec { name: ARRIVED, base: None, rules: arrived(layout) });
     chains.extend([
         chain("steer", STEER, steer()),
         chain("input", INPUT, input(layout)),
@@ -395,10 +398,12 @@ fn to_steered_vip(family: IpFamily, chain: &'static str) -> RuleSpec {
 
 /// Packets to a steered VIP. Those of connections that are under way come first
 /// (`ct status seen-reply meta nfproto ipv4 ip daddr . meta l4proto . th dport @steered-v4 ct direction original
-/// ip daddr . ct reply ip saddr != @steered-vips-v4 meta mark set meta mark | 0x1000 accept`), then health checks of a load
-/// balancer (`@health-checks-v4`): this node answers them from the VIP. Those of connections that began before the VIP was steered go where they went
-/// (`ct status seen-reply ct direction original ip daddr . ct reply ip saddr @steered-vips-v4 accept`). Of the others,
-/// those of clients that are not allowed are dropped, and those to ports without endpoints refused, as in the input hook: from there no ICMP error could be sent, whose source would be the VIP. Then
+/// ip daddr . ct reply ip saddr != @steered-vips-v4 meta mark set meta mark | 0x1000 accept`). Of the others, those of
+/// clients that are not allowed are dropped, and those to ports without endpoints refused, which the input hook does not
+/// do again: from there no ICMP error could be sent, whose source would be the VIP. Health checks of a load balancer
+/// (`@health-checks-v4`) come here, too: this node answers them from the VIP. Packets of connections that began before the
+/// VIP was steered go where they went
+/// (`ct status seen-reply ct direction original ip daddr . ct reply ip saddr @steered-vips-v4 accept`). Then
 ///
 /// `meta nfproto ipv4 ip daddr . meta l4proto . th dport @steered-v4 ct direction original
 /// meta mark set meta mark | 0x1000 accept`,
@@ -447,6 +452,8 @@ fn steer_vips(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
     running.extend(packet(RuleSet::Steered));
     let mut rules = vec![
         steer(("connection to a port of a Service", running, vec![by_ipvs])),
+        not_allowed(family),
+        no_endpoints(Place::Vip, family),
         steer(("health check of a load balancer", packet(RuleSet::HealthChecks), vec![])),
         rule(
             "connection that goes where routing leads",
@@ -458,8 +465,6 @@ fn steer_vips(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
                 Statement::Accept,
             ],
         ),
-        not_allowed(family),
-        no_endpoints(Place::Vip, family),
     ];
     rules.extend(steered.map(steer));
     rules.push(rule(
@@ -485,13 +490,23 @@ fn steered(layout: &RulesLayout) -> Vec<RuleSpec> {
         rules.extend(mark_external(layout, Place::Vip, family));
         rules
     }));
+    rules.push(rule("decided before routing", [Statement::Accept]));
     rules
 }
 
-/// `meta mark & 0x1000 == 0x1000 meta mark set meta mark & 0xffffefff goto steered`
+/// `meta mark & 0x1000 == 0x1000 jump arrived`
 fn has_arrived(layout: &RulesLayout) -> RuleSpec {
+    rule("has arrived", [Statement::Marked(layout.steer_bit & 31), Statement::Jump(ARRIVED)])
+}
+
+/// `meta mark set meta mark & 0xffffefff`
+///
+/// and for packets to steered VIPs `goto steered`. Where anybody else has set the bit, it decides nothing.
+fn arrived(layout: &RulesLayout) -> Vec<RuleSpec> {
     let bit = layout.steer_bit & 31;
-    rule("has arrived", [Statement::Marked(bit), Statement::ClearMark(bit), Statement::Goto(STEERED)])
+    let mut rules = vec![rule("the bit was for routing alone", [Statement::ClearMark(bit)])];
+    rules.extend(IpFamily::ALL.map(|family| to_steered_vip(family, STEERED)));
+    rules
 }
 
 fn input(layout: &RulesLayout) -> Vec<RuleSpec> {
@@ -528,7 +543,7 @@ fn to_cluster_ip(family: IpFamily) -> RuleSpec {
 
 /// `meta nfproto ipv4 ip daddr . meta l4proto . th dport @services-v4 goto ports-v4`
 ///
-/// Three look-ups for a packet that is none of ours: every port in the sets behind is in this one, too, but for those of
+/// Few look-ups for a packet that is none of ours: every port in the sets behind is in this one, too, but for those of
 /// health checks.
 fn input_of(family: IpFamily) -> Vec<RuleSpec> {
     let FamilyChains { node, ports, .. } = FamilyChains::of(family);
@@ -835,7 +850,8 @@ fn postrouting_of(family: IpFamily) -> Vec<RuleSpec> {
     ]
 }
 
-/// Connections to ports of Services. A port is in one of the sets at most once a plan has been executed. It is in none
+/// Connections to ports of Services. A port is in one of the sets at most once a plan has been executed; before that, the
+/// set of those that are always masqueraded comes before the one that does not for pods of this node. It is in none
 /// where connections to a port of this node drain and new ones go to its node port's mark: those are looked at as that.
 fn of_services(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
     let FamilyChains { node, nonlocal, external, .. } = FamilyChains::of(family);
@@ -846,8 +862,8 @@ fn of_services(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
     let mut rules = vec![
         remember(None, family),
         of("port of a ClusterIP", RuleSet::MasqueradeNonLocal, nonlocal),
-        of("port for clients outside", RuleSet::MasqueradeExternal, external),
         masquerade(Place::Vip, family),
+        of("port for clients outside", RuleSet::MasqueradeExternal, external),
         masquerade_vips(family),
     ];
     rules.extend(masquerade_pods(layout, Place::Vip, family));

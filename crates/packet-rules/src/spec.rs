@@ -232,6 +232,8 @@ pub enum Statement {
     Accept,
     /// Nobody sees the packet any more.
     Drop,
+    /// Continues in another chain, and behind this rule where that has no verdict.
+    Jump(&'static str),
     /// Continues in another chain and does not come back.
     Goto(&'static str),
 }

@@ -180,6 +180,7 @@ impl fmt::Display for Statement {
             Statement::RejectProtocol => f.write_str("reject with icmp prot-unreachable"),
             Statement::Accept => f.write_str("accept"),
             Statement::Drop => f.write_str("drop"),
+            Statement::Jump(chain) => write!(f, "jump {chain}"),
             Statement::Goto(chain) => write!(f, "goto {chain}"),
         }
     }

@@ -158,10 +158,13 @@ pub fn diff(dirty: &Dirty, inputs: &Inputs<'_>) -> Plan {
     let is_left =
         |front: &Front| inputs.desired.front(front).is_none() && inputs.mirror.server(front).is_some();
     let external = dirty.fronts().map(|front| front.for_external()).filter(is_left);
+    // What all have of a front may wait for the drains of those.
+    let any = dirty.fronts().filter(|front| front.clients == Clients::External).map(|front| front.for_any());
+    let any = any.filter(|front| inputs.desired.front(front).is_none());
     // The same holds for the other key of a node port, by which its clients are served or not any more.
     let counterparts = dirty.fronts().filter(|front| front.clients == Clients::Any);
     let counterparts = counterparts.flat_map(|front| differ.counterparts(front)).filter(is_left);
-    let mut fronts = sorted(dirty.fronts().copied().chain(external).chain(counterparts));
+    let mut fronts = sorted(dirty.fronts().copied().chain(external).chain(any).chain(counterparts));
     fronts.dedup();
     for front in fronts {
         differ.front(front);
@@ -479,7 +482,9 @@ impl Differ<'_> {
                 if !drains || is_steered || has_moved {
                     self.restrict(front.port, None);
                 }
-                self.element(RuleElement::SteerKnown(front.port), drains && is_steered);
+                let has_connections =
+                    drains || self.inputs.unwanted(&front.for_external()) == Unwanted::Drains;
+                self.element(RuleElement::SteerKnown(front.port), has_connections && is_steered);
                 self.element(RuleElement::Steer(front.port), false);
             }
             Clients::External => {

@@ -137,3 +137,26 @@ fn a_node_that_ranges_let_in_is_let_in_under_the_address_of_a_vip() {
     assert_eq!(ranges(VipBinding::Address, &["192.0.0.0/8"]).len(), 1, "the VIP is among them");
     assert_eq!(ranges(VipBinding::Route, &node).len(), 1, "the node comes from its own address");
 }
+
+/// Under a Local policy clients outside have connections of their own, which may last longer than those of pods.
+#[test]
+fn known_connections_of_clients_outside_are_steered_until_they_end() {
+    let mut world = World { model: ServiceModel::on_node("n1"), ..World::new() };
+    for event in external(TrafficPolicy::Local, &BOTH) {
+        world.sync(event);
+    }
+    world.sync(ModelEvent::ServiceDeleted(ServiceName::new("default", "web")));
+    let any: Front = "192.0.2.8:80/TCP".parse::<VipPort>().unwrap().into();
+    let known = RuleElement::SteerKnown(any.port);
+    assert!(world.mirror.elements.contains(&known));
+    let mut end = |front: Front| {
+        let vs = world.mirror.key(&front).unwrap();
+        world.mirror.servers.get_mut(&vs).unwrap().real_servers.clear();
+        let plan = world.diff(&std::iter::once(Subject::Front(front)).collect());
+        world.execute(&plan);
+        (world.mirror.server(&front).is_none(), world.mirror.elements.contains(&known))
+    };
+    assert_eq!(end(any), (true, true));
+    assert_eq!(end(any.for_external()), (true, false));
+    assert!(world.resync().operations().all(|op| !op.to_string().contains("192.0.2.8")));
+}
