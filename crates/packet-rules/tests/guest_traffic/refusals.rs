@@ -74,6 +74,27 @@ fn a_port_without_service_is_refused_and_never_the_hosts_daemon() {
     everybody(&cluster, 8000);
 }
 
+/// The bit is our own until routing. What others have set when a packet comes, makes it no steered one.
+#[test]
+fn a_mark_bit_of_others_opens_nothing() {
+    let cluster = Cluster::create(&by_cidr());
+    cluster.serve_vip(RuleSet::MasqueradeExternal);
+    let mark = "chain mark { type filter hook prerouting priority -300; meta mark set 0x1000; }";
+    cluster.net.node.run(&["nft", &format!("table inet others {{ {mark} }}")]);
+    let asks = |family: IpFamily| {
+        let client = cluster.net.of(Client::Outside);
+        let connection = Connection::open(client, Protocol::Udp, at(VIP.of(family), PORT), None);
+        connection.expect("a socket").ask_briefly()
+    };
+    for family in IpFamily::ALL {
+        assert!(asks(family).is_ok(), "{family}: the bit alone does no harm");
+    }
+    cluster.add(&elements(RuleSet::Restricted));
+    for family in IpFamily::ALL {
+        asks(family).expect_err("source ranges that let nobody in");
+    }
+}
+
 #[test]
 fn pings_are_answered_beside_services() {
     let cluster = Cluster::create(&by_cidr());
