@@ -79,7 +79,7 @@ fn a_port_without_service_is_refused_and_never_the_hosts_daemon() {
 fn a_mark_bit_of_others_opens_nothing() {
     let cluster = Cluster::create(&by_cidr());
     cluster.serve_vip(RuleSet::MasqueradeExternal);
-    let mark = "chain mark { type filter hook prerouting priority -300; meta mark set 0x1000; }";
+    let mark = "chain first { type filter hook prerouting priority -300; meta mark set 0x1000; }";
     cluster.net.node.run(&["nft", &format!("table inet others {{ {mark} }}")]);
     let asks = |family: IpFamily| {
         let client = cluster.net.of(Client::Outside);
