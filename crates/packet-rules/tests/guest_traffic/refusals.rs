@@ -79,8 +79,13 @@ fn a_port_without_service_is_refused_and_never_the_hosts_daemon() {
 fn a_mark_bit_of_others_opens_nothing() {
     let cluster = Cluster::create(&by_cidr());
     cluster.serve_vip(RuleSet::MasqueradeExternal);
-    let mark = "chain first { type filter hook prerouting priority -300; meta mark set 0x1000; }";
-    cluster.net.node.run(&["nft", &format!("table inet others {{ {mark} }}")]);
+    for line in [
+        "add table inet others",
+        "add chain inet others first { type filter hook prerouting priority -300 ; }",
+        "add rule inet others first meta mark set 0x1000",
+    ] {
+        cluster.net.node.run(&["nft", line]);
+    }
     let asks = |family: IpFamily| {
         let client = cluster.net.of(Client::Outside);
         let connection = Connection::open(client, Protocol::Udp, at(VIP.of(family), PORT), None);
