@@ -154,19 +154,7 @@ pub fn diff(dirty: &Dirty, inputs: &Inputs<'_>) -> Plan {
             _ => differ.element(element, inputs.desired.has_element(element)),
         }
     }
-    // How the real servers of external clients drain whom nobody wants any more, depends on the endpoints of all.
-    let is_left =
-        |front: &Front| inputs.desired.front(front).is_none() && inputs.mirror.server(front).is_some();
-    let external = dirty.fronts().map(|front| front.for_external()).filter(is_left);
-    // What all have of a front may wait for the drains of those.
-    let any = dirty.fronts().filter(|front| front.clients == Clients::External).map(|front| front.for_any());
-    let any = any.filter(|front| inputs.desired.front(front).is_none());
-    // The same holds for the other key of a node port, by which its clients are served or not any more.
-    let counterparts = dirty.fronts().filter(|front| front.clients == Clients::Any);
-    let counterparts = counterparts.flat_map(|front| differ.counterparts(front)).filter(is_left);
-    let mut fronts = sorted(dirty.fronts().copied().chain(external).chain(any).chain(counterparts));
-    fronts.dedup();
-    for front in fronts {
+    for front in differ.fronts(dirty) {
         differ.front(front);
     }
     // A front that is compared as a whole gets its refusal from `will_refuse`, by what the plan will have
@@ -216,6 +204,24 @@ struct Differ<'a> {
 }
 
 impl Differ<'_> {
+    /// Fronts to compare: those that are dirty, and those whose comparison depends on them.
+    fn fronts(&self, dirty: &Dirty) -> Vec<Front> {
+        let Inputs { desired, mirror, .. } = self.inputs;
+        let is_unwanted = |front: &Front| desired.front(front).is_none();
+        let is_left = |front: &Front| is_unwanted(front) && mirror.server(front).is_some();
+        // How the real servers of external clients drain whom nobody wants any more, depends on the endpoints of all.
+        let external = dirty.fronts().map(|front| front.for_external()).filter(is_left);
+        // What all have of a front may wait for the drains of those.
+        let any = dirty.fronts().filter(|front| front.clients == Clients::External);
+        let any = any.map(|front| front.for_any()).filter(is_unwanted);
+        // The other key of a node port says whether its clients are served.
+        let counterparts = dirty.fronts().filter(|front| front.clients == Clients::Any);
+        let counterparts = counterparts.flat_map(|front| self.counterparts(front)).filter(is_left);
+        let mut fronts = sorted(dirty.fronts().copied().chain(external).chain(any).chain(counterparts));
+        fronts.dedup();
+        fronts
+    }
+
     /// Compares link, chains and kernel parameters.
     fn base(&mut self, dirty: &Dirty) {
         let Inputs { mirror, context, .. } = self.inputs;
