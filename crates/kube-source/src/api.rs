@@ -1,10 +1,10 @@
 //! Objects from the API server: listed once, then watched.
 //!
-//! Reading order: [`ApiOptions`], [`ApiSource`], [`Delivery`]; then `watch_state` (the next request, pure),
-//! `media` (its encoding), `body` (the server's answers), `kinds` (the meaning of an object), `object_tracker` (names and versions of
-//! objects), `reflector` (requests and their ends), `answer` (their limits), `version` (of the server) and
-//! `sink` (where the kinds meet). `events` writes what others should see of a problem. The connection to the server: `access` (configuration), `proxy`, `plugin`
-//! (credentials that a program prints) and `connect`.
+//! Reading order: [`ApiOptions`], [`ApiSource`], [`Delivery`]; then `watch_state` (the next request, pure), `media` (its
+//! encoding), `body` (the server's answers), `kinds` (the meaning of an object), `object_tracker` (names and versions of
+//! objects), `reflector` (requests and their ends), `answer` (their limits), `version` (of the server) and `sink` (where the
+//! kinds meet). `events` writes what others should see of a problem. The connection to the server: `access`
+//! (configuration), `proxy`, `plugin` (credentials that a program prints) and `connect`.
 //!
 //! An object goes straight from its JSON or protobuf into an event; only its name and version are kept here.
 
@@ -45,6 +45,7 @@ pub use counts::{Counted, RequestCounts};
 pub use events::{EventCounts, Notice, Reason, Recorder, Regarding, ServiceRef};
 pub use limits::{EventLimits, Limits};
 pub use media::MediaType;
+pub(crate) use media::PROTOBUF;
 pub use plugin::PluginError;
 pub use proxy::ProxyVariables;
 

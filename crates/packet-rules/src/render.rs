@@ -88,6 +88,8 @@ const OUTPUT_KEEP: BaseChain = BaseChain { kind: ChainKind::Nat, hook: Hook::Out
 
 /// Name of the chain that refuses whatever gets there.
 const REFUSE: &str = "refuse";
+/// Purpose of the rules for ports of VIPs that no Service has.
+const NO_SERVICE: &str = "VIP: no service on that port";
 /// Name of the chain for packets of endpoints that belong to no connection.
 const MISPLACED: &str = "misplaced";
 /// Name of the chain that all ICMP packets pass.
@@ -222,7 +224,7 @@ pub fn render_table(layout: &RulesLayout) -> TableSpec {
             (node.output, vec![mark_node_port(family)]),
             (node.postrouting, node_postrouting(layout, family)),
             (ports, input_of_port(layout, family)),
-            (other_ports, vec![health_check(family), refuse_others()]),
+            (other_ports, vec![health_check(family), rule(NO_SERVICE, [Statement::Goto(REFUSE)])]),
             (nonlocal, vec![masquerade_nonlocal(layout, family), hairpin(None, family)]),
             (external, vec![masquerade_external(layout, family), hairpin(None, family)]),
             (services, of_services(layout, family)),
@@ -393,7 +395,7 @@ fn steer() -> Vec<RuleSpec> {
 
 fn to_steered_vip(family: IpFamily, chain: &'static str) -> RuleSpec {
     let vips = Statement::In(Selector::DestinationPair, SetId::planned(RuleSet::SteeredVips, family));
-    rule("VIP that is not this node's", [Statement::Family(family), vips, Statement::Goto(chain)])
+    lead("VIP that is not this node's", family, vips, chain)
 }
 
 /// Packets to a steered VIP. Those of connections that are under way come first
@@ -530,15 +532,8 @@ fn by_family(chain: impl Fn(FamilyChains) -> &'static str) -> Vec<RuleSpec> {
 /// Most packets are for ports of ClusterIPs, which have neither source ranges nor marks nor health checks. The set has no
 /// others; where all clients are masqueraded, it is empty.
 fn to_cluster_ip(family: IpFamily) -> RuleSpec {
-    let set = SetId::planned(RuleSet::MasqueradeNonLocal, family);
-    rule(
-        "port of a ClusterIP",
-        [
-            Statement::Family(family),
-            Statement::In(Selector::DestinationPort, set),
-            Statement::Goto(FamilyChains::of(family).cluster_ips),
-        ],
-    )
+    let port = Statement::In(Selector::DestinationPort, Place::Vip.set(RuleSet::MasqueradeNonLocal, family));
+    lead("port of a ClusterIP", family, port, FamilyChains::of(family).cluster_ips)
 }
 
 /// `meta nfproto ipv4 ip daddr . meta l4proto . th dport @services-v4 goto ports-v4`
@@ -547,10 +542,10 @@ fn to_cluster_ip(family: IpFamily) -> RuleSpec {
 /// health checks.
 fn input_of(family: IpFamily) -> Vec<RuleSpec> {
     let FamilyChains { node, ports, .. } = FamilyChains::of(family);
-    let service = Statement::In(Selector::DestinationPort, SetId::planned(RuleSet::Services, family));
+    let service = Statement::In(Selector::DestinationPort, Place::Vip.set(RuleSet::Services, family));
     vec![
         to_cluster_ip(family),
-        rule("port of a Service", [Statement::Family(family), service, Statement::Goto(ports)]),
+        lead("port of a Service", family, service, ports),
         to_other_port(family),
         at_node(Selector::Destination, family, node.input),
     ]
@@ -567,10 +562,7 @@ fn input_of_port(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
 
 /// `meta nfproto ipv4 ip daddr @node-addresses-v4 goto node-input-v4`
 fn at_node(selector: Selector, family: IpFamily, chain: &'static str) -> RuleSpec {
-    rule(
-        "address of this node",
-        [Statement::Family(family), to_node(selector, family), Statement::Goto(chain)],
-    )
+    lead("address of this node", family, to_node(selector, family), chain)
 }
 
 /// Packets from outside and from pods to an address of this node.
@@ -784,7 +776,7 @@ fn clients_outside(layout: &RulesLayout, family: IpFamily) -> Option<Vec<Stateme
 /// else's virtual server there.
 fn to_other_port(family: IpFamily) -> RuleSpec {
     rule(
-        "VIP: no service on that port",
+        NO_SERVICE,
         [
             Statement::NewOrUntracked,
             Statement::Family(family),
@@ -792,11 +784,6 @@ fn to_other_port(family: IpFamily) -> RuleSpec {
             Statement::Goto(FamilyChains::of(family).other_ports),
         ],
     )
-}
-
-/// `goto refuse`
-fn refuse_others() -> RuleSpec {
-    rule("VIP: no service on that port", [Statement::Goto(REFUSE)])
 }
 
 /// `meta nfproto ipv4 ip daddr @vips-v4 goto refuse`
@@ -845,7 +832,7 @@ fn postrouting_of(family: IpFamily) -> Vec<RuleSpec> {
     let FamilyChains { node, services, .. } = FamilyChains::of(family);
     let to_service = Place::Vip.original_in(RuleSet::Services, family);
     vec![
-        rule("port of a Service", [Statement::Family(family), to_service, Statement::Goto(services)]),
+        lead("port of a Service", family, to_service, services),
         at_node(Selector::OriginalDestination, family, node.postrouting),
     ]
 }
@@ -855,10 +842,7 @@ fn postrouting_of(family: IpFamily) -> Vec<RuleSpec> {
 /// where connections to a port of this node drain and new ones go to its node port's mark: those are looked at as that.
 fn of_services(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
     let FamilyChains { node, nonlocal, external, .. } = FamilyChains::of(family);
-    let of = |about, set, chain| {
-        let port = Place::Vip.original_in(set, family);
-        rule(about, [Statement::Family(family), port, Statement::Goto(chain)])
-    };
+    let of = |about, set, chain| lead(about, family, Place::Vip.original_in(set, family), chain);
     let mut rules = vec![
         remember(None, family),
         of("port of a ClusterIP", RuleSet::MasqueradeNonLocal, nonlocal),
@@ -1122,6 +1106,11 @@ fn local_networks(local: &LocalDetection, family: IpFamily) -> impl Iterator<Ite
 
 fn per_family(rules: impl FnMut(IpFamily) -> Vec<RuleSpec>) -> Vec<RuleSpec> {
     IpFamily::ALL.into_iter().flat_map(rules).collect()
+}
+
+/// Rule that leads packets of a family into another chain.
+fn lead(about: &'static str, family: IpFamily, condition: Statement, chain: &'static str) -> RuleSpec {
+    rule(about, [Statement::Family(family), condition, Statement::Goto(chain)])
 }
 
 fn rule<const N: usize>(about: &'static str, statements: [Statement; N]) -> RuleSpec {

@@ -1,5 +1,5 @@
-//! What objects have in a real cluster besides what their authors write: defaults, and what Helm and the controllers
-//! add. Nothing of it is read by a proxy, but all of it is sent.
+//! Fields that objects have in a real cluster besides those that their authors write: defaults, and those of Helm and the
+//! controllers. A proxy reads none of them, but all are sent.
 
 use serde_json::{Value, json};
 

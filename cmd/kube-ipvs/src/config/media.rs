@@ -4,9 +4,6 @@ use kube_source::MediaType;
 
 use crate::invocation::Invocation;
 
-const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
-const JSON: &str = "application/json";
-
 /// Media type to ask for: the first known one of `acceptContentTypes`, or without that of `contentType`, as in
 /// `NewRequest` of client-go (rest/request.go). An unknown one is no error, because a server sends what it can:
 /// kube-proxy starts with anything here. Nothing is ever sent in protobuf.
@@ -19,14 +16,11 @@ pub(super) fn of(invocation: &Invocation) -> MediaType {
     given.split(',').find_map(media_type).unwrap_or(MediaType::Json)
 }
 
-/// Media type of this name, whatever its parameters; a server has JSON for any type. The names know no case
-/// (RFC 9110, section 8.3.1).
-fn media_type(name: &str) -> Option<MediaType> {
-    match &*name.split(';').next().unwrap_or_default().trim().to_ascii_lowercase() {
-        PROTOBUF => Some(MediaType::Protobuf),
-        JSON | "application/cbor" | "application/*" | "*/*" => Some(MediaType::Json),
-        _ => None,
-    }
+/// Media type that a part of such a list asks for; a server has JSON for any type.
+fn media_type(part: &str) -> Option<MediaType> {
+    let name = part.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let has_json = matches!(&*name, "application/cbor" | "application/*" | "*/*");
+    MediaType::parse(part).or(has_json.then_some(MediaType::Json))
 }
 
 #[cfg(test)]

@@ -98,16 +98,6 @@ impl Kind {
         }
     }
 
-    /// Kind of its lists, as they name it.
-    pub(super) const fn list_name(self) -> &'static str {
-        match self {
-            Kind::Node => "NodeList",
-            Kind::ServiceCidr => "ServiceCIDRList",
-            Kind::Service => "ServiceList",
-            Kind::EndpointSlice => "EndpointSliceList",
-        }
-    }
-
     /// Reads one object. Fails only if the text is not JSON; everything else is a problem of that object.
     pub(super) fn read_json(self, json: &str) -> Result<Item, serde_json::Error> {
         Ok(match self {

@@ -24,7 +24,19 @@ pub enum MediaType {
     Json,
 }
 
+/// Name of protobuf's media type, without parameters.
+pub(crate) const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+
 impl MediaType {
+    /// Parses a media type, whatever its parameters; the names know no case (RFC 9110, section 8.3.1).
+    pub fn parse(text: &str) -> Option<Self> {
+        match &*text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase() {
+            PROTOBUF => Some(MediaType::Protobuf),
+            "application/json" => Some(MediaType::Json),
+            _ => None,
+        }
+    }
+
     /// Value of the header `Accept`.
     pub(super) const fn accept(self) -> &'static str {
         match self {
@@ -36,14 +48,8 @@ impl MediaType {
     /// Media type of an answer. A watch adds `;stream=watch` (`serveWatchHandler` in
     /// staging/src/k8s.io/apiserver/pkg/endpoints/handlers/watch.go).
     pub(super) fn of(headers: &HeaderMap) -> Self {
-        let value =
-            headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let name = value.split(';').next().unwrap_or_default().trim();
-        if name.eq_ignore_ascii_case("application/vnd.kubernetes.protobuf") {
-            MediaType::Protobuf
-        } else {
-            MediaType::Json
-        }
+        let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        value.and_then(MediaType::parse).unwrap_or(MediaType::Json)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{cell::RefCell, collections::BTreeSet, rc::Rc, time::Duration};
 
 use form_urlencoded::Serializer;
-use http::{Response, StatusCode};
+use http::Response;
 use http_body_util::BodyExt;
 use kube::client::Body;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -155,17 +155,12 @@ impl<'a> Reflector<'a> {
     async fn send(&mut self, request: &Request) -> Result<Response<Body>, End> {
         let uri = self.uri(request);
         let media = self.negotiation.ask(request, Instant::now());
-        let answer = self.get(&uri, media).await;
-        let Err(End::Refused(refusal)) = &answer else { return answer };
-        let is_refused = [StatusCode::NOT_ACCEPTABLE, StatusCode::UNSUPPORTED_MEDIA_TYPE]
-            .iter()
-            .any(|status| refusal.code == *status);
-        if !is_refused || media == MediaType::Json {
-            return answer;
-        }
-        if let Some(time) = self.negotiation.record_fault(Instant::now()) {
-            self.report_distrust(&End::Refused(refusal.clone()), time);
-        }
+        let refused = match self.get(&uri, media).await {
+            Err(End::Refused(refusal)) if refusal.is_about_media() => End::Refused(refusal),
+            answer => return answer,
+        };
+        let Some(time) = self.negotiation.record_fault(Instant::now()) else { return Err(refused) };
+        self.report_distrust(&refused, time);
         self.get(&uri, MediaType::Json).await
     }
 
@@ -315,16 +310,23 @@ impl<'a> Reflector<'a> {
         batch: &mut Batch,
     ) -> Option<End> {
         while let Some(event) = events.next() {
-            match event {
-                Ok(WatchEvent::Error(status)) => return Some(refused(status, None)),
+            let end = match event {
                 Ok(event) => self.take_event(event, state, batch),
-                Err(error) => return Some(End::Garbled(error.to_string())),
+                Err(error) => Some(End::Garbled(error.to_string())),
+            };
+            if end.is_some() {
+                return end;
             }
         }
         None
     }
 
-    fn take_event(&mut self, event: WatchEvent<Item>, state: &mut WatchState, batch: &mut Batch) {
+    fn take_event(
+        &mut self,
+        event: WatchEvent<Item>,
+        state: &mut WatchState,
+        batch: &mut Batch,
+    ) -> Option<End> {
         match event {
             WatchEvent::Applied(item) => {
                 state.observe(item.version.as_deref());
@@ -346,8 +348,9 @@ impl<'a> Reflector<'a> {
                 self.report_following();
             }
             WatchEvent::Bookmark { version, .. } => state.observe(Some(&version)),
-            WatchEvent::Error(_) => {}
+            WatchEvent::Error(status) => return Some(refused(status, None)),
         }
+        None
     }
 
     fn end_list(&mut self) {

@@ -91,6 +91,11 @@ impl Refusal {
         matches!(self.code, 400..=499) && !matches!(self.code, 401 | 403 | 404 | 408 | 410 | 429)
     }
 
+    /// Tells whether the server has nothing of the media type that was asked for.
+    pub(super) const fn is_about_media(&self) -> bool {
+        matches!(self.code, 406 | 415)
+    }
+
     /// Tells whether the server has no such kind, or does not let us see it.
     pub(super) const fn is_absence(&self) -> bool {
         matches!(self.code, 403 | 404)

@@ -4,12 +4,11 @@ use bytes::Bytes;
 use prost::{Message, decode_length_delimiter};
 
 use super::ListMeta;
+use crate::api::PROTOBUF;
 
 /// First bytes of every object and of every list (`protoEncodingPrefix` in
 /// staging/src/k8s.io/apimachinery/pkg/runtime/serializer/protobuf/protobuf.go).
 const MAGIC: &[u8] = b"k8s\0";
-/// Media type of the content, where that is written at all.
-const CONTENT_TYPE: &str = "application/vnd.kubernetes.protobuf";
 
 /// Reason for which bytes are no object, list or event.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +71,7 @@ pub(crate) fn unwrap(mut bytes: Bytes, kind: &str) -> Result<Bytes, ProtoError> 
     if !content_encoding.is_empty() {
         return Err(ProtoError::Content(content_encoding));
     }
-    if !content_type.is_empty() && content_type != CONTENT_TYPE {
+    if !content_type.is_empty() && content_type != PROTOBUF {
         return Err(ProtoError::Content(content_type));
     }
     raw.ok_or(ProtoError::Empty)

@@ -325,13 +325,12 @@ fn fail(kernel: &Kernel, step: &Step) {
 fn damage(world: &mut World, which: u8) {
     if matches!(which, 1 | 5..) {
         world.pass(Duration::from_secs(1));
-        let has_run = (0..100).any(|_| {
-            let is_running = world.reconciler.is_running();
-            world.pass(Duration::from_secs(u64::from(!is_running)));
-            is_running
-        });
-        if has_run {
-            damage_rules(world, which);
+        for _ in 0..100 {
+            if world.reconciler.is_running() {
+                damage_rules(world, which);
+                break;
+            }
+            world.pass(Duration::from_secs(1));
         }
         world.pass(Duration::from_secs(1));
         return;

@@ -18,7 +18,7 @@ pub(super) fn read_list(
     kind: Kind,
     mut take: impl FnMut(Result<Item, ReadError>),
 ) -> Result<ListMeta, ReadError> {
-    let content = proto::unwrap(body.clone(), kind.list_name())?;
+    let content = proto::unwrap(body.clone(), &format!("{}List", kind.name()))?;
     let proto::ListMeta { resource_version, next } =
         proto::read_list(content, |item| take(kind.read_protobuf(item).map_err(ReadError::from)))?;
     Ok(ListMeta { resource_version, next })
