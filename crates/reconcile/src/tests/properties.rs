@@ -501,7 +501,9 @@ impl Guard {
             RulesOp::DeleteElement(element @ RuleElement::MasqueradeNonLocal(port)) => {
                 self.elements.contains(element) && serves(&(*port).into())
             }
-            RulesOp::DeleteElement(RuleElement::Service(port)) => self.wants_server(&(*port).into()),
+            // A port at an address of the node that nothing serves yet is left to the node for as long as the kernel does
+            // not say who listens there.
+            RulesOp::DeleteElement(RuleElement::Service(port)) => serves(&(*port).into()),
             RulesOp::AddElement(RuleElement::Refuse(port)) => serves(&(*port).into()),
             _ => false,
         };
