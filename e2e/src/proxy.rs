@@ -144,6 +144,9 @@ impl Settings {
 /// Part of the first line of a start.
 const START_LINE: &str = "kube-ipvs starts";
 
+/// Part of the line that follows the first dump of everything.
+const ADOPTED_LINE: &str = "adopted what the kernel holds";
+
 /// A running kube-ipvs. Dropping it kills it, and shows the end of its log if a test is failing.
 #[derive(Debug)]
 pub struct Proxy {
@@ -176,6 +179,14 @@ impl Proxy {
         let log = self.log();
         let lines = log.lines().filter(|line| parts.iter().all(|part| line.contains(part)));
         lines.map(str::to_owned).collect()
+    }
+
+    /// Tells whether it has read what the kernel holds since its last start.
+    pub fn has_adopted(&self) -> bool {
+        let log = self.log();
+        log.rsplit_once(START_LINE).is_some_and(|(before, since)| {
+            before.matches(START_LINE).count() + 1 == self.starts && since.contains(ADOPTED_LINE)
+        })
     }
 
     /// Fails with the log if it has ended.

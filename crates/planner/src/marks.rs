@@ -2,7 +2,8 @@
 //!
 //! [`Marks`] owns that relation. A number is drawn when a front is about to be written for the first time
 //! ([`Marks::assign`]), and known again after a restart from the elements of our maps, which are its only record.
-//! A front draws the same number on every node, and again when it comes back, unless another one has it.
+//! A front draws the same number on every node, and again when it comes back, unless another one has it: where the
+//! record is lost, as with `nft flush ruleset` between two runs, most numbers are known from that.
 
 use std::{collections::BTreeMap, hash::BuildHasher, net::IpAddr, num::NonZeroU32};
 
@@ -50,24 +51,34 @@ impl Marks {
         self.by_front.range(lowest..).map(|(front, _)| front).take_while(move |front| front.port.addr == addr)
     }
 
-    /// Draws a number for a front that has none, from those that nobody uses; returns whether it has one now.
-    pub fn assign(&mut self, front: Front, is_taken: impl Fn(NonZeroU32) -> bool) -> bool {
-        if self.by_front.contains_key(&front) {
-            return true;
+    /// Draws a number for a front that has none, from those that nobody uses; returns the one that it has now. The
+    /// number that it draws first is its own, even one that is `lost`: there is a virtual server of it, and no record.
+    pub(crate) fn assign(
+        &mut self,
+        front: Front,
+        is_taken: impl Fn(NonZeroU32) -> bool,
+        is_lost: impl Fn(NonZeroU32) -> bool,
+    ) -> Option<NonZeroU32> {
+        if let Some(mark) = self.get(&front) {
+            return Some(mark);
         }
         let family = front.family();
         let start = FixedState::default().hash_one((front.port, front.clients == Clients::External));
         let size = self.range.size();
-        let positions = (0..size).map(|step| start.wrapping_add(step) % size);
-        let is_free = |mark: &NonZeroU32| {
+        let is_drawable = |mark: &NonZeroU32| {
             let is_foreign = self.foreign.iter().any(|rule| rule.matches(*mark));
-            !is_foreign && !self.by_mark.contains_key(&(family, *mark)) && !is_taken(*mark)
+            !is_foreign && !self.by_mark.contains_key(&(family, *mark))
         };
-        let free = positions.filter_map(|at| self.range.number(at)).find(is_free);
-        if let Some(mark) = free {
-            self.insert(front, mark);
-        }
-        free.is_some()
+        let own = self.range.number(start % size).filter(|mark| is_drawable(mark) && is_lost(*mark));
+        let numbers = (0..size).filter_map(|step| self.range.number(start.wrapping_add(step) % size));
+        let mark = own.or_else(|| numbers.filter(is_drawable).find(|mark| !is_taken(*mark)))?;
+        self.insert(front, mark);
+        Some(mark)
+    }
+
+    /// Tells whether a number is of the range that numbers are drawn from.
+    pub(crate) fn draws(&self, mark: NonZeroU32) -> bool {
+        self.range.contains(mark.get())
     }
 
     /// Takes over what an element of our maps says, unless another front has the number.
@@ -108,13 +119,15 @@ mod tests {
         marks
     }
 
+    const NONE: fn(NonZeroU32) -> bool = |_| false;
+
     #[test]
     fn a_front_draws_the_same_number_whatever_came_before() {
         let (mut one, mut other) = (Marks::default(), Marks::default());
         for port in [30_001, 30_002, 30_080] {
-            assert!(one.assign(front(port), |_| false));
+            assert!(one.assign(front(port), NONE, NONE).is_some());
         }
-        assert!(other.assign(front(30_080), |_| false));
+        assert!(other.assign(front(30_080), NONE, NONE).is_some());
         assert_eq!(one.get(&front(30_080)), other.get(&front(30_080)));
         let mark = one.get(&front(30_080)).unwrap();
         assert!(MarkRange::DEFAULT.contains(mark.get()));
@@ -129,14 +142,33 @@ mod tests {
         let taken = NonZeroU32::new(0x105).unwrap();
         let mut marks = marks("0x100/0xffffff00", &[rule]);
         let ports = (30_000..).take(256 - 16 - 1);
-        assert!(ports.clone().all(|port| marks.assign(front(port), |mark| mark == taken)));
+        let is_taken = |mark| mark == taken;
+        assert!(ports.clone().all(|port| marks.assign(front(port), is_taken, NONE).is_some()));
         let numbers: BTreeSet<_> = ports.filter_map(|port| marks.get(&front(port))).collect();
         assert_eq!(numbers.len(), 239);
         assert!(!numbers.contains(&taken) && !numbers.iter().any(|mark| rule.matches(*mark)));
-        assert!(!marks.assign(front(31_000), |mark| mark == taken), "none is left");
-        assert!(marks.assign(front(30_000), |_| true), "it has one");
+        assert_eq!(marks.assign(front(31_000), is_taken, NONE), None, "none is left");
+        assert!(marks.assign(front(30_000), |_| true, NONE).is_some(), "it has one");
         let other_family = Front::node(IpFamily::V6, Protocol::Tcp, NonZeroU16::new(31_000).unwrap());
-        assert!(marks.assign(other_family, |_| false), "each family has its own numbers");
+        assert!(marks.assign(other_family, NONE, NONE).is_some(), "each family has its own numbers");
+    }
+
+    #[test]
+    fn a_number_without_a_record_is_drawn_again_by_its_front_alone() {
+        let draw = |taken: Option<NonZeroU32>, lost: Option<NonZeroU32>| {
+            let mut marks = Marks::default();
+            let is = |one: Option<NonZeroU32>| move |mark| Some(mark) == one;
+            marks.assign(front(30_080), is(taken), is(lost))
+        };
+        let (own, another) = (draw(None, None), NonZeroU32::new(MarkRange::DEFAULT.number(7).unwrap().get()));
+        assert!(own != another && own.is_some());
+        assert_eq!(draw(own, own), own);
+        assert_ne!(draw(own, None), own, "somebody else's");
+        assert_eq!(draw(another, another), own);
+        let mut marks = Marks::default();
+        marks.insert(front(30_001), own.unwrap());
+        let drawn = marks.assign(front(30_080), |_| true, |mark| Some(mark) == own);
+        assert_eq!(drawn, None, "another front has it by now");
     }
 
     #[test]

@@ -96,6 +96,8 @@ pub struct Mirror {
     pub untagged: BTreeSet<VirtualServerId>,
     /// Virtual servers at single addresses that were there at the start, are not ours and look like kube-proxy's.
     pub left: BTreeSet<VirtualServerId>,
+    /// Virtual servers with a mark of our range that were there at the start and look like ours, but for the element.
+    pub lost: BTreeSet<VirtualServerId>,
     /// Packet marks by which virtual servers are selected.
     pub marks: Marks,
     /// Kernel parameters.
@@ -122,11 +124,19 @@ impl Mirror {
     }
 
     /// Draws a packet mark for a front that needs one; returns false if none is left. Nobody's virtual server has that
-    /// mark.
+    /// mark, but the front's own of an earlier run whose element is lost may.
     pub fn assign_mark(&mut self, front: &Front) -> bool {
-        let (servers, family) = (&self.servers, front.family());
-        let is_taken = |mark| servers.contains_key(&VirtualServerId::FwMark { family, mark });
-        !front.is_marked() || self.marks.assign(*front, is_taken)
+        if !front.is_marked() {
+            return true;
+        }
+        let (servers, lost) = (&self.servers, &self.lost);
+        let of = |mark| VirtualServerId::FwMark { family: front.family(), mark };
+        let drawn = self.marks.assign(*front, |mark| servers.contains_key(&of(mark)), |mark| lost.contains(&of(mark)));
+        let Some(mark) = drawn else { return false };
+        if self.lost.remove(&of(mark)) {
+            self.untagged.insert(of(mark));
+        }
+        true
     }
 
     /// Virtual server of a front.
@@ -147,20 +157,28 @@ impl Mirror {
         self.tags(vs).any(|tag| self.elements.contains(&tag)) || self.untagged.contains(vs)
     }
 
-    /// Notes which virtual servers may be kube-proxy's; to be called after the first dump. It has none without real
-    /// servers but those of Services without endpoints, which are nobody's loss, masquerades all and limits none.
+    /// Notes which virtual servers may be kube-proxy's, and which may be ours without their element; to be called after
+    /// the first dump. kube-proxy has none without real servers but those of Services without endpoints, which are
+    /// nobody's loss, masquerades all and limits none.
     pub fn note_left(&mut self) {
-        let is_like_its = |server: &RealServer| {
-            server.forwarding == ForwardingMethod::Masquerade && server.upper_threshold == 0
-        };
-        let left = self.servers.iter().filter(|(vs, server)| {
-            let real_servers = &server.real_servers;
-            vs.vip_port().is_some()
-                && !self.names(vs)
-                && !real_servers.is_empty()
-                && real_servers.iter().all(|(_, server)| is_like_its(server))
-        });
-        self.left = left.map(|(vs, _)| *vs).collect();
+        let masquerades = |server: &RealServer| server.forwarding == ForwardingMethod::Masquerade;
+        let is_like_its = |server: &RealServer| masquerades(server) && server.upper_threshold == 0;
+        let (mut left, mut lost) = (BTreeSet::new(), BTreeSet::new());
+        for (vs, server) in self.servers.iter().filter(|(vs, _)| !self.names(vs)) {
+            let mut real_servers = server.real_servers.iter().map(|(_, server)| server);
+            match vs {
+                VirtualServerId::Address(_) if real_servers.len() > 0 && real_servers.all(is_like_its) => {
+                    left.insert(*vs);
+                }
+                VirtualServerId::FwMark { mark, .. }
+                    if self.marks.draws(*mark) && real_servers.all(masquerades) =>
+                {
+                    lost.insert(*vs);
+                }
+                _ => {}
+            }
+        }
+        (self.left, self.lost) = (left, lost);
     }
 
     /// Tells whether a virtual server is one that kube-proxy has left for a node port at one address, and packets to that
@@ -322,6 +340,7 @@ impl Mirror {
                 self.untagged.remove(&vs);
                 self.servers.remove(&vs);
                 self.left.remove(&vs);
+                self.lost.remove(&vs);
                 if let Some(front) = self.front(&vs) {
                     self.release_mark(&front);
                 }

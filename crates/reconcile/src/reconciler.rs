@@ -281,6 +281,7 @@ impl Reconciler {
         if is_tried && !self.programmed && !self.syncer.work.is_failing(Subject::Base) {
             self.programmed = true;
             report.completed_start = true;
+            self.syncer.report_lost_marks();
             self.syncer
                 .deletions
                 .add(&planner::untranslated(&self.syncer.intents.desired, &self.syncer.kernel.mirror));

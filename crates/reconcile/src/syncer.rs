@@ -355,8 +355,8 @@ impl Syncer {
         self.adopt_arp();
         self.intents.refresh_layout();
         self.kernel.observe_rules(&self.intents.config.layout, &mut findings)?;
-        self.kernel.mirror.note_left();
         self.adopt_marks();
+        self.kernel.mirror.note_left();
         let Intents { schedulers, config, .. } = &mut self.intents;
         schedulers.find_default(config, &mut self.kernel, now);
         let mirror = &self.kernel.mirror;
@@ -409,6 +409,19 @@ impl Syncer {
             );
             mirror.layout_current = false;
         }
+    }
+
+    /// Names virtual servers with packet marks of our range that no element names and no front has drawn again.
+    pub(crate) fn report_lost_marks(&self) {
+        let Kernel { mirror, .. } = &self.kernel;
+        let Some(first) = mirror.lost.first() else { return };
+        warn!(
+            "{} virtual servers have packet marks of --mark-range={} and are of no Service, the first is {first}: they may \
+             be left from before the nftables table was deleted between two runs; they get no connections from here; \
+             if nobody else uses such marks, ipvsadm -D -f MARK deletes them",
+            mirror.lost.len(),
+            self.intents.config.layout.marks
+        );
     }
 
     pub(crate) fn inspector(&mut self) -> Inspector<'_> {

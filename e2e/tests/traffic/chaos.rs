@@ -256,6 +256,10 @@ impl Chaos {
 
     fn damage(&mut self, bystander: &mut Bystander, recovery: Option<Duration>) {
         let command = damage(&mut self.random, &self.seen);
+        // The packet rules are the only record of the marks of Services that go before the next start.
+        if command.starts_with("nft ") && !self.knows_rules() {
+            return;
+        }
         self.meddled |=
             ["ipvsadm -a", "ipvsadm -d", "ipvsadm -e"].iter().any(|start| command.starts_with(start));
         let begin = Instant::now();
@@ -278,6 +282,11 @@ impl Chaos {
             self.testbed.proxy().kill();
             self.restart = Some(Instant::now() + pause);
         }
+    }
+
+    /// Tells whether kube-ipvs is there and has read the packet rules since its start.
+    fn knows_rules(&mut self) -> bool {
+        self.restart.is_none() && self.testbed.proxy().has_adopted()
     }
 
     fn start_again_if_due(&mut self) {

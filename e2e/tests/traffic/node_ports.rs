@@ -315,6 +315,37 @@ fn a_change_of_policy_fails_nobody_slow() {
     crate::testbed::assert_uncut(&talk.stop());
 }
 
+/// Somebody reloads the firewall while kube-ipvs is away: what it had is known by its number, and nobody is cut.
+#[test]
+fn a_ruleset_that_is_flushed_between_two_runs_leaves_no_virtual_server_behind() {
+    let mut testbed = Testbed::new(PodNetwork::Routed, 2);
+    testbed.manifests.serve(&web().with_node_port(PORT, "Local"), &testbed.ready(1..=2));
+    testbed.start(&[]);
+    wait(&testbed, NODE.port(PORT), Own);
+    let node = testbed.net.node.clone();
+    let marked = || {
+        let saved = node.sh("ipvsadm -Sn");
+        let lines = saved.lines().filter(|line| line.starts_with("-A -f"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let before = marked();
+    assert!(before.len() >= 2, "{before:?}");
+    let talk = testbed.talk(&NODE.port(PORT), 8);
+    testbed.proxy().kill();
+    node.sh("nft flush ruleset");
+    testbed.manifests.endpoints(&web(), &testbed.ready(1..=1));
+    testbed.proxy().start_again();
+    wait(&testbed, NODE.port(PORT), Own);
+    check(&testbed, NODE.port(PORT), [Node, Own, Node, Own]);
+    assert_eq!(marked(), before);
+    crate::testbed::assert_uncut(&talk.stop());
+    testbed.manifests.forget(&web());
+    wait_for(WAIT_LIMIT, "the virtual servers to go", || {
+        let left = marked();
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    });
+}
+
 /// A node port with affinity has a virtual server at each address, and with a Local policy one for clients outside. What
 /// drains at the addresses takes nobody's address.
 #[test]

@@ -1,6 +1,6 @@
-//! Packet marks of node ports: none left, a range that was changed, rules of the routing policy.
+//! Packet marks of node ports: none left, a range that was changed, rules of the routing policy, a lost record.
 
-use lb_types::{MarkRange, MarkRule};
+use lb_types::{IpFamily, IpvsOp, MarkRange, MarkRule, RuleElement};
 
 use super::*;
 
@@ -70,4 +70,45 @@ fn marks_of_an_earlier_range_stay_and_are_cleared_too() {
     for other in [0x4000, 0x8000, 0xca6c, 1] {
         assert!(!outside.contains(other) && !layout.marks.contains(other), "{other:#x}");
     }
+}
+
+/// The maps are the only record of who has which mark. Somebody deletes them while nobody is there to repair that, as
+/// `nft flush ruleset` does.
+#[test]
+fn virtual_servers_without_a_record_are_known_by_the_numbers_that_their_fronts_draw() {
+    let mut world = World::synced(with_node_ports(0..4));
+    let before = world.kernel.ipvs.virtual_servers();
+    let (settings, _) = before.values().next().expect("virtual servers");
+    let others = VirtualServerId::FwMark {
+        family: IpFamily::V4,
+        mark: MarkRange::DEFAULT.number(7).filter(|mark| !marks(&world).contains(&mark.get())).unwrap(),
+    };
+    world.kernel.ipvs.by_another(IpvsOp::AddVirtualServer { vs: others, settings: *settings });
+    world.kernel.rules.delete_table();
+    let written = world.kernel.ipvs.ops().len();
+    world = World { now: world.now, ..World::on(world.kernel.clone(), config()) };
+    // One of them has got another endpoint meanwhile, and the last is gone.
+    world.deliver(with_node_ports(0..3));
+    world.send(ready("s2", &["10.244.0.12"]));
+    world.run();
+    let marked = |world: &World| {
+        let elements = world.kernel.rules.elements();
+        elements.iter().filter(|element| matches!(element, RuleElement::Mark(..))).count()
+    };
+    assert_eq!(marked(&world), 3);
+    let after: Vec<_> = world.kernel.ipvs.virtual_servers().into_keys().collect();
+    let kept = before.keys().copied().chain([others]).collect::<std::collections::BTreeSet<_>>();
+    assert!(after.iter().all(|vs| kept.contains(vs)), "{after:?}");
+    let ops = world.kernel.ipvs.ops()[written..].to_vec();
+    let added: Vec<_> = ops.iter().filter(|op| matches!(op, IpvsOp::AddVirtualServer { .. })).collect();
+    assert_eq!(added, Vec::<&IpvsOp>::new());
+    world.pass(Duration::from_secs(1000));
+    let servers = world.kernel.ipvs.virtual_servers();
+    assert!(servers.contains_key(&others), "nobody's front draws that number");
+    assert_eq!(marks(&world).len(), 3 + 1 + 1, "what was of a Service that is gone is not known any more");
+    for name in ["s0", "s1", "s2"] {
+        world.send(deleted(name));
+    }
+    world.pass(Duration::from_secs(1000));
+    assert_eq!(marks(&world).len(), 2, "what was known again is ours");
 }
