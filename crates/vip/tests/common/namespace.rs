@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::OwnedFd,
+    time::Duration,
 };
 
 use dataplane::{
@@ -91,6 +92,10 @@ impl VipsWorld for NodeNamespace {
 
     fn add_node_address(&mut self, addr: IpAddr) {
         ip(&format!("addr add {} dev {NODE_LINK}", on_subnet(addr)));
+        // The kernel makes an address of IPv6 local in a work queue: before that, nobody is reached there.
+        testkit::wait_until(Duration::from_secs(20), "the address to be local", || {
+            !ip(&format!("{} route show table local {addr}", family_flag(addr))).trim().is_empty()
+        });
     }
 
     fn remove_node_address(&mut self, addr: IpAddr) {
