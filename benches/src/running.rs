@@ -40,13 +40,13 @@ const COUNTED_CHANGES: usize = 20;
 const BURST_CHANGES: usize = 1_000;
 
 /// Number of real servers that drain while nothing else happens.
-const DRAINING_REAL_SERVERS: usize = 1_000;
+pub const DRAINING_REAL_SERVERS: usize = 1_000;
 
 /// Number of their Services.
-const DRAINING_SERVICES: usize = 500;
+pub const DRAINING_SERVICES: usize = 500;
 
 /// Number of Services at which that is measured.
-const DRAINING_MEASURED_AT: usize = 1_000;
+pub const DRAINING_MEASURED_AT: usize = 1_000;
 
 /// Durations and numbers of samples.
 #[derive(Debug, Clone, Copy)]
@@ -230,8 +230,7 @@ fn measure_draining(
     settings: &Settings,
     length: Duration,
 ) -> Result<Idle> {
-    let flags = vec!["--graceful-linger=1h", "--graceful-timeout=0"];
-    let mut product = Product::start(node, &Settings { flags, ..settings.clone() })?;
+    let mut product = Product::start(node, &settings.clone().with_endless_drains())?;
     product.wait_until_programmed()?;
     cluster.burst_among(DRAINING_SERVICES, DRAINING_REAL_SERVERS)?;
     product.wait_for_begun_drains(DRAINING_REAL_SERVERS)?;

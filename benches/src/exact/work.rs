@@ -12,6 +12,7 @@ use crate::{
     process,
     product::{Input, Product, Settings},
     programming::{self, Bench, Programming},
+    running::{DRAINING_MEASURED_AT, DRAINING_REAL_SERVERS, DRAINING_SERVICES},
 };
 
 /// Counted changes.
@@ -74,8 +75,25 @@ fn measure_one(bench: &Bench, size: Size, quick: bool) -> Result<Vec<Row>> {
     let mut product = Product::start(&node, &settings)?;
     push("restart", "Service", programmed(&mut product).context("restart")? / services);
     product.stop()?;
+    if size.services == DRAINING_MEASURED_AT {
+        let work = format!("{DRAINING_REAL_SERVERS} real servers drain, audits included");
+        push(&work, "second", draining(&node, &mut cluster, settings).context("drains")?);
+    }
     fs::remove_dir_all(&directory)?;
     Ok(rows)
+}
+
+/// Instructions of a second in which nothing happens but that real servers drain, none of which ends.
+fn draining(node: &Node, cluster: &mut Cluster, settings: Settings) -> Result<f64> {
+    let mut product = Product::start(node, &settings.with_endless_drains())?;
+    product.wait_until_programmed()?;
+    cluster.burst_among(DRAINING_SERVICES, DRAINING_REAL_SERVERS)?;
+    product.wait_for_begun_drains(DRAINING_REAL_SERVERS)?;
+    let before = process::run_time(product.pid())?;
+    std::thread::sleep(IDLE);
+    let each = since(before, &product)? / IDLE.as_secs_f64();
+    product.stop()?;
+    Ok(each)
 }
 
 /// Instructions of the process since it had run for some time; those of threads that have ended meanwhile are left out.
