@@ -2,7 +2,7 @@
 //!
 //! [`Kernel`] owns the handles of all tables and our copy of what they hold; every dump goes through here. A
 //! dump corrects the mirror and leaves what it found different in [`Findings`]. This module never writes to a
-//! table (`executor` and `flows` do) and never decides what a difference means: it marks the subject dirty,
+//! table (`executor` and `conntrack` do) and never decides what a difference means: it marks the subject dirty,
 //! and the planner compares.
 //!
 //! Reading order: [`Kernel`], [`Findings`], [`Ours`]; then [`Kernel::adopt_servers`] (the first dump) and the
