@@ -23,7 +23,7 @@ use crate::{
     shared::Shared,
     spoil::{Pick, Spoil},
     store::{Retention, Snapshot, Store, StoreError},
-    tls::{Identity, TlsError, host},
+    tls::{HTTP1, HTTP2, Identity, TlsError, host},
 };
 
 /// Failure of a server to start, or to come back.
@@ -56,6 +56,7 @@ pub struct Builder {
     address: SocketAddr,
     identity: Option<Identity>,
     tls: bool,
+    http2: bool,
     names: Vec<String>,
     policy: Policy,
     token: Option<String>,
@@ -70,6 +71,7 @@ impl Default for Builder {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             identity: None,
             tls: false,
+            http2: true,
             names: Vec::new(),
             policy: Policy::default(),
             token: None,
@@ -87,10 +89,16 @@ impl Builder {
         Self { address, ..self }
     }
 
-    /// Speaks TLS, with certificates made at start.
+    /// Speaks TLS, with certificates made at start, and HTTP/2 with clients that know it.
     #[must_use]
     pub fn tls(self) -> Self {
         Self { tls: true, ..self }
+    }
+
+    /// Speaks HTTP/1.1 with everybody, as a proxy in front of a server may.
+    #[must_use]
+    pub fn without_http2(self) -> Self {
+        Self { http2: false, ..self }
     }
 
     /// Adds a host name or address to the certificate.
@@ -178,7 +186,8 @@ impl Builder {
             None if self.tls => Some(Identity::make(&self.names)?),
             identity => identity,
         };
-        let tls = identity.as_ref().map(Identity::acceptor).transpose()?;
+        let protocols: &[&[u8]] = if self.http2 { &[HTTP2, HTTP1] } else { &[HTTP1] };
+        let tls = identity.as_ref().map(|identity| identity.acceptor(protocols)).transpose()?;
         let listener =
             bind(self.address).map_err(|source| StartError::Listen { address: self.address, source })?;
         let address = listener.local_addr().map_err(StartError::Thread)?;
@@ -384,6 +393,12 @@ impl TestApiServer {
     /// If the thread of the server has ended.
     pub fn stop(&self) -> Result<(), StartError> {
         self.command(Command::Close)
+    }
+
+    /// Asks clients to make new connections for further requests (GOAWAY), while those under way go on. Only HTTP/2 has
+    /// that.
+    pub fn send_go_away(&self) {
+        self.shared.farewells.send_modify(|count| *count += 1);
     }
 
     /// Serves again after [`Self::stop`], on the same port.

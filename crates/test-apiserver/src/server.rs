@@ -4,12 +4,18 @@ use std::{
     convert::Infallible,
     io,
     net::SocketAddr,
+    pin::pin,
     sync::{Arc, PoisonError, mpsc::Sender},
     time::Duration,
 };
 
-use hyper::{server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
+use hyper::{
+    Request, Response,
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -19,9 +25,11 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
-    service::serve,
+    body::Answer,
+    service::{path_and_query, serve},
     shared::Shared,
     spoil::{Fate, Spoilable},
+    tls::HTTP2,
 };
 
 /// Attempts to get the port back after a restart, and the pause between them.
@@ -116,6 +124,9 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, tls: Option<TlsAccep
     match tls {
         None => connection.serve(stream).await,
         Some(tls) => match tls.accept(stream).await {
+            Ok(stream) if stream.get_ref().1.alpn_protocol() == Some(HTTP2) => {
+                connection.serve_http2(stream).await;
+            }
             Ok(stream) => connection.serve(stream).await,
             Err(error) => tracing::debug!(%error, "TLS handshake failed"),
         },
@@ -131,17 +142,36 @@ struct Connection {
 
 impl Connection {
     async fn serve<S: AsyncRead + AsyncWrite + Unpin>(self, stream: S) {
-        let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-            let Connection { shared, number, fate } = self.clone();
-            let spoil = shared.spoils().take(&request.uri().to_string());
-            if spoil.is_some() {
-                *fate.lock().unwrap_or_else(PoisonError::into_inner) = spoil;
-            }
-            async move { Ok::<_, Infallible>(serve(shared, number, request).await) }
-        });
+        let service = service_fn(|request| self.clone().answer(request));
         // Clients leave, and faults cut bodies; neither is worth more than a debug line.
         if let Err(error) = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await {
             tracing::debug!(%error, "connection broke off");
         }
+    }
+
+    async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S) {
+        let mut farewells = self.shared.farewells.subscribe();
+        let service = service_fn(move |request| self.clone().answer(request));
+        let serving =
+            http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service);
+        let mut serving = pin!(serving);
+        let ended = tokio::select! {
+            ended = serving.as_mut() => ended,
+            Ok(()) = farewells.changed() => {
+                serving.as_mut().graceful_shutdown();
+                serving.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "connection broke off");
+        }
+    }
+
+    async fn answer(self, request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
+        let spoil = self.shared.spoils().take(path_and_query(request.uri()));
+        if spoil.is_some() {
+            *self.fate.lock().unwrap_or_else(PoisonError::into_inner) = spoil;
+        }
+        Ok(serve(self.shared, self.number, request).await)
     }
 }

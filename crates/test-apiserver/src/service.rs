@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
-    Method, Request, Response, StatusCode,
+    Method, Request, Response, StatusCode, Uri,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_AGENT},
 };
 use http_body_util::BodyExt;
@@ -27,6 +27,11 @@ use crate::{
     target::Target,
     watch,
 };
+
+/// Path and query of a request: HTTP/2 has the host in the same place.
+pub(crate) fn path_and_query(uri: &Uri) -> &str {
+    uri.path_and_query().map_or_else(|| uri.path(), |both| both.as_str())
+}
 
 /// Answers a request of the API, which came over the connection of this number.
 pub(crate) async fn serve(
@@ -99,7 +104,7 @@ fn describe(resource: Resource, verb: Verb, request: &Request<Incoming>, connect
     LoggedRequest {
         verb,
         resource,
-        uri: request.uri().to_string(),
+        uri: path_and_query(request.uri()).to_owned(),
         agent: header(USER_AGENT).to_owned(),
         accept: header(ACCEPT).to_owned(),
         connection,

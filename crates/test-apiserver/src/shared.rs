@@ -25,6 +25,8 @@ pub(crate) struct Shared {
     /// Revision of the store; watches wait for its changes.
     pub(crate) changes: watch::Sender<u64>,
     pub(crate) faults: watch::Sender<FaultTable>,
+    /// Number of times that clients were asked to make new connections.
+    pub(crate) farewells: watch::Sender<u64>,
     policy: Mutex<Policy>,
     requests: Mutex<Requests>,
     deliveries: Mutex<Deliveries>,
@@ -43,6 +45,7 @@ impl Shared {
             changes: watch::Sender::new(store.revision()),
             store: Mutex::new(store),
             faults: watch::Sender::default(),
+            farewells: watch::Sender::default(),
             policy: Mutex::new(policy),
             requests: Mutex::default(),
             deliveries: Mutex::default(),

@@ -15,6 +15,10 @@ use tokio_rustls::{
     },
 };
 
+/// Names of protocols in TLS.
+pub(crate) const HTTP2: &[u8] = b"h2";
+pub(crate) const HTTP1: &[u8] = b"http/1.1";
+
 /// Names in every server certificate; the last one is the address of the host in QEMU's user network.
 const CERTIFICATE_NAMES: [&str; 3] = ["127.0.0.1", "localhost", "10.0.2.2"];
 
@@ -53,16 +57,18 @@ impl Identity {
         make(names).map_err(TlsError::Make)
     }
 
-    pub(crate) fn acceptor(&self) -> Result<TlsAcceptor, TlsError> {
+    /// TLS that offers these protocols, the best first.
+    pub(crate) fn acceptor(&self, protocols: &[&[u8]]) -> Result<TlsAcceptor, TlsError> {
         let certificate =
             CertificateDer::from_pem_slice(self.certificate_pem.as_bytes()).map_err(TlsError::Read)?;
         let key = PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).map_err(TlsError::Read)?;
-        let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+        let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(TlsError::Use)?
             .with_no_client_auth()
             .with_single_cert(vec![certificate], key)
             .map_err(TlsError::Use)?;
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         Ok(TlsAcceptor::from(Arc::new(config)))
     }
 }

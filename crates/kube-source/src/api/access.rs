@@ -66,6 +66,9 @@ pub enum ConnectError {
     /// The TLS settings or credentials cannot be used.
     #[error("set up the connection to the API server")]
     Client(#[source] Box<kube::Error>),
+    /// The name that the kubeconfig demands of the server's certificate is none.
+    #[error("--kubeconfig: clusters[].cluster.tls-server-name is neither a host name nor an address")]
+    ServerName,
     /// The runtime did not start, or has ended.
     #[error("start the runtime of the API client")]
     Runtime(#[source] io::Error),

@@ -8,6 +8,7 @@ use std::{
 };
 
 use http::Uri;
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::{
         legacy::{
@@ -19,7 +20,7 @@ use hyper_util::{
         },
         proxy::matcher::Intercept,
     },
-    rt::TokioExecutor,
+    rt::{TokioExecutor, TokioTimer},
 };
 use kube::{
     Client, Config,
@@ -51,6 +52,15 @@ const KEEPALIVE_RETRIES: u32 = 3;
 /// Longest time that sent data may stay unacknowledged.
 const ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(15);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Silence on a connection with HTTP/2 after which its peer is asked whether it is there, and the time that it has
+/// for the answer, as in client-go. Unlike the probes of TCP, the question passes through proxies.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(15);
+/// Bytes that may be on their way in one stream of HTTP/2, and in all streams of a connection. A list or a watch that
+/// nobody reads for a while takes no other one's share: all that is open at the same time (a request for each kind,
+/// for the version, for an event) has room.
+const STREAM_WINDOW: u32 = 512 << 10;
+const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
 /// Port of a SOCKS proxy whose URL has none, as in Go's net/http.
 const DEFAULT_SOCKS_PORT: u16 = 1080;
 
@@ -292,6 +302,7 @@ fn socks(proxy: &Intercept, connector: HttpConnector) -> SocksV5<HttpConnector> 
     }
 }
 
+/// Connections speak HTTP/2 where the server offers it by TLS, so that one is enough for all kinds.
 fn stack<C>(config: &Config, connector: C) -> Result<Client, ConnectError>
 where
     C: Service<Uri> + Clone + Send + Sync + 'static,
@@ -299,12 +310,29 @@ where
     C::Future: Send + 'static,
     C::Error: Into<BoxError>,
 {
-    let https = config.rustls_https_connector_with_connector(connector).map_err(client_error)?;
+    let http = HttpClient::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .http2_keep_alive_timeout(PING_TIMEOUT)
+        .http2_initial_stream_window_size(STREAM_WINDOW)
+        .http2_initial_connection_window_size(CONNECTION_WINDOW)
+        .build(https(config, connector)?);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer().map_err(client_error)?)
         .layer(config.extra_headers_layer().map_err(client_error)?)
         .map_err(BoxError::from)
-        .service(HttpClient::builder(TokioExecutor::new()).build(https));
+        .service(http);
     Ok(ClientBuilder::new(service, config.default_namespace.clone()).build())
+}
+
+/// TLS as kube sets it up, whose own connector offers HTTP/1.1 alone.
+fn https<C>(config: &Config, connector: C) -> Result<HttpsConnector<C>, ConnectError> {
+    let tls = config.rustls_client_config().map_err(client_error)?;
+    let mut builder = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
+    if let Some(name) = config.tls_server_name.clone() {
+        let name = name.try_into().map_err(|_| ConnectError::ServerName)?;
+        builder = builder.with_server_name_resolver(FixedServerNameResolver::new(name));
+    }
+    Ok(builder.enable_http1().enable_http2().wrap_connector(connector))
 }
