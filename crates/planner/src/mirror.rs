@@ -131,7 +131,11 @@ impl Mirror {
         }
         let (servers, lost) = (&self.servers, &self.lost);
         let of = |mark| VirtualServerId::FwMark { family: front.family(), mark };
-        let drawn = self.marks.assign(*front, |mark| servers.contains_key(&of(mark)), |mark| lost.contains(&of(mark)));
+        let drawn = self.marks.assign(
+            *front,
+            |mark| servers.contains_key(&of(mark)),
+            |mark| lost.contains(&of(mark)),
+        );
         let Some(mark) = drawn else { return false };
         if self.lost.remove(&of(mark)) {
             self.untagged.insert(of(mark));

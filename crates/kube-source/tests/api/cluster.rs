@@ -119,6 +119,21 @@ impl<S: Server> Cluster<S> {
 
     /// Follows a server with a kubeconfig and other options.
     pub fn follow_by(server: S, kubeconfig_text: &str, change: impl FnOnce(&mut ApiOptions)) -> Self {
+        Cluster::start(server, kubeconfig_text, change, Duration::ZERO)
+    }
+
+    /// Follows a server with a listener that pauses at each delivery.
+    pub fn follow_slowly(server: S, pause: Duration) -> Self {
+        let kubeconfig = server.kubeconfig();
+        Cluster::start(server, &kubeconfig, |_options| {}, pause)
+    }
+
+    fn start(
+        server: S,
+        kubeconfig_text: &str,
+        change: impl FnOnce(&mut ApiOptions),
+        pause: Duration,
+    ) -> Self {
         let dir = TempDir::new("api");
         let kubeconfig = dir.path().join("kubeconfig");
         fs::write(&kubeconfig, kubeconfig_text).expect("write the kubeconfig");
@@ -136,9 +151,12 @@ impl<S: Server> Cluster<S> {
             .finish();
         thread::spawn(move || {
             tracing::subscriber::with_default(subscriber, || {
-                source.run(|delivery| match sender.send(delivery) {
-                    Ok(()) => Listener::Listens,
-                    Err(_) => Listener::Gone,
+                source.run(|delivery| {
+                    thread::sleep(pause);
+                    match sender.send(delivery) {
+                        Ok(()) => Listener::Listens,
+                        Err(_) => Listener::Gone,
+                    }
                 });
             });
         });

@@ -7,6 +7,7 @@ mod credentials;
 mod events;
 mod faults;
 mod herd;
+mod http2;
 mod lists;
 mod media;
 mod plugins;
