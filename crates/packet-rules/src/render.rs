@@ -12,8 +12,8 @@
 //! alone, so no packet mark is spent on it; only the two interface modes of local detection need one, because
 //! postrouting does not know where a packet came in.
 //!
-//! No packet of an established connection meets a refusal: `reply` packets and those of established TCP
-//! connections pass at the top, services without endpoints are refused to new connections only (their draining
+//! No packet of an established connection meets a refusal: `reply` packets and, in every hook, TCP packets that ask
+//! for no connection pass at the top, services without endpoints are refused to new connections only (their draining
 //! real servers keep theirs), and what IPVS forwards leaves the input hook before `input-late`.
 //!
 //! A node port is served at all addresses of `node-addresses` by one virtual server, which is selected by a packet
@@ -108,6 +108,8 @@ struct FamilyChains {
     all: HookChains,
     /// Chain for packets to steered VIPs.
     steer: &'static str,
+    /// Chain for the same where nothing is to be refused.
+    steer_on: &'static str,
     /// Chain for packets to ports of ClusterIPs.
     cluster_ips: &'static str,
     /// Chain for packets to other ports of Services.
@@ -140,6 +142,7 @@ impl FamilyChains {
                 },
                 all: HookChains { input: "input-v4", output: "output-v4", postrouting: "postrouting-v4" },
                 steer: "steer-v4",
+                steer_on: "steer-on-v4",
                 cluster_ips: "cluster-ips-v4",
                 ports: "ports-v4",
                 other_ports: "other-ports-v4",
@@ -155,6 +158,7 @@ impl FamilyChains {
                 },
                 all: HookChains { input: "input-v6", output: "output-v6", postrouting: "postrouting-v6" },
                 steer: "steer-v6",
+                steer_on: "steer-on-v6",
                 cluster_ips: "cluster-ips-v6",
                 ports: "ports-v6",
                 other_ports: "other-ports-v6",
@@ -214,11 +218,22 @@ pub fn render_table(layout: &RulesLayout) -> TableSpec {
         ChainSpec { name: ICMP_PACKETS, base: None, rules: per_family(soft_errors) },
     ];
     for family in IpFamily::ALL {
-        let FamilyChains { node, all, steer, cluster_ips, ports, other_ports, services, nonlocal, external } =
-            FamilyChains::of(family);
+        let FamilyChains {
+            node,
+            all,
+            steer,
+            steer_on,
+            cluster_ips,
+            ports,
+            other_ports,
+            services,
+            nonlocal,
+            external,
+        } = FamilyChains::of(family);
         // A chain comes behind those that its rules go to.
         let of_family = [
-            (steer, steer_vips(layout, family)),
+            (steer_on, steer_vips(layout, family)),
+            (steer, ask_before_steering(layout, family)),
             (cluster_ips, vec![no_endpoints(Place::Vip, family)]),
             (node.input, node_input(layout, family)),
             (node.output, vec![mark_node_port(family)]),
@@ -402,7 +417,22 @@ fn to_steered_vip(family: IpFamily, chain: &'static str) -> RuleSpec {
 /// (`ct status seen-reply meta nfproto ipv4 ip daddr . meta l4proto . th dport @steered-v4 ct direction original
 /// ip daddr . ct reply ip saddr != @steered-vips-v4 meta mark set meta mark | 0x1000 accept`). Of the others, those of
 /// clients that are not allowed are dropped, and those to ports without endpoints refused, which the input hook does not
-/// do again: from there no ICMP error could be sent, whose source would be the VIP. Health checks of a load balancer
+/// do again: from there no ICMP error could be sent, whose source would be the VIP. TCP packets that ask for no
+/// connection are not asked about (`meta l4proto tcp tcp flags != syn / syn,ack goto steer-on-v4`), as in the input hook.
+fn ask_before_steering(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
+    let on = FamilyChains::of(family).steer_on;
+    let mut running = vec![Statement::SeenReply];
+    running.extend(packet_to(RuleSet::Steered, family));
+    vec![
+        steered_on(layout, "connection to a port of a Service", running, vec![by_ipvs(family)]),
+        rule("asks for no connection", [Statement::Protocol(TCP), Statement::NoRequest, Statement::Goto(on)]),
+        not_allowed(family),
+        no_endpoints(Place::Vip, family),
+        rule("nothing to refuse", [Statement::Goto(on)]),
+    ]
+}
+
+/// Packets to a steered VIP that are neither of a known connection nor refused. Health checks of a load balancer
 /// (`@health-checks-v4`) come here, too: this node answers them from the VIP. Packets of connections that began before the
 /// VIP was steered go where they went
 /// (`ct status seen-reply ct direction original ip daddr . ct reply ip saddr @steered-vips-v4 accept`). Then
@@ -425,38 +455,19 @@ fn steer_vips(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
         IpFamily::V4 => ICMP,
         IpFamily::V6 => ICMPV6,
     };
-    let set = |set| SetId::planned(set, family);
-    let packet = |of| vec![Statement::Family(family), Statement::In(Selector::DestinationPort, set(of))];
     let error = |of| {
-        let of_connection = Statement::In(Selector::OriginalService, set(of));
+        let of_connection = Statement::In(Selector::OriginalService, SetId::planned(of, family));
         vec![Statement::Protocol(icmp), Statement::Related, of_connection]
     };
-    let by_ipvs = Statement::NotIn(Selector::DestinationAndServer, set(RuleSet::SteeredVips));
-    let error_by_ipvs = vec![Statement::Family(family), by_ipvs.clone()];
-    let steered = [
-        ("port of a Service", packet(RuleSet::Steered), vec![]),
-        (
-            "port of a Service that is gone: its connections alone",
-            packet(RuleSet::SteeredKnown),
-            vec![by_ipvs.clone()],
-        ),
-        ("error about a packet of a Service", error(RuleSet::Steered), vec![]),
-        ("error about a packet of a connection", error(RuleSet::SteeredKnown), error_by_ipvs),
-    ];
-    let steer = |(about, mut statements, condition): (_, Vec<_>, Vec<_>)| {
-        statements.push(Statement::Original);
-        statements.extend(condition);
-        statements.extend([Statement::SetMark(layout.steer_bit & 31), Statement::Accept]);
-        RuleSpec { about, statements }
-    };
-    let server_is_vip = Statement::In(Selector::DestinationAndServer, set(RuleSet::SteeredVips));
-    let mut running = vec![Statement::SeenReply];
-    running.extend(packet(RuleSet::Steered));
-    let mut rules = vec![
-        steer(("connection to a port of a Service", running, vec![by_ipvs])),
-        not_allowed(family),
-        no_endpoints(Place::Vip, family),
-        steer(("health check of a load balancer", packet(RuleSet::HealthChecks), vec![])),
+    let steer = |about, statements, condition| steered_on(layout, about, statements, condition);
+    let error_by_ipvs = vec![Statement::Family(family), by_ipvs(family)];
+    let server_is_vip =
+        Statement::In(Selector::DestinationAndServer, SetId::planned(RuleSet::SteeredVips, family));
+    let mut untracked = vec![Statement::InvalidOrUntracked];
+    untracked.extend(packet_to(RuleSet::Steered, family));
+    untracked.extend([Statement::SetMark(layout.steer_bit & 31), Statement::Accept]);
+    vec![
+        steer("health check of a load balancer", packet_to(RuleSet::HealthChecks, family), vec![]),
         rule(
             "connection that goes where routing leads",
             [
@@ -467,19 +478,43 @@ fn steer_vips(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
                 Statement::Accept,
             ],
         ),
-    ];
-    rules.extend(steered.map(steer));
-    rules.push(rule(
-        "port of a Service, but of no connection: IPVS may know it",
-        [
-            Statement::InvalidOrUntracked,
-            Statement::Family(family),
-            Statement::In(Selector::DestinationPort, set(RuleSet::Steered)),
-            Statement::SetMark(layout.steer_bit & 31),
-            Statement::Accept,
-        ],
-    ));
-    rules
+        steer("port of a Service", packet_to(RuleSet::Steered, family), vec![]),
+        steer(
+            "port of a Service that is gone: its connections alone",
+            packet_to(RuleSet::SteeredKnown, family),
+            vec![by_ipvs(family)],
+        ),
+        steer("error about a packet of a Service", error(RuleSet::Steered), vec![]),
+        steer("error about a packet of a connection", error(RuleSet::SteeredKnown), error_by_ipvs),
+        RuleSpec {
+            about: "port of a Service, but of no connection: IPVS may know it",
+            statements: untracked,
+        },
+    ]
+}
+
+/// `meta nfproto ipv4 ip daddr . meta l4proto . th dport` in a set.
+fn packet_to(of: RuleSet, family: IpFamily) -> Vec<Statement> {
+    let port = Statement::In(Selector::DestinationPort, SetId::planned(of, family));
+    vec![Statement::Family(family), port]
+}
+
+/// `ip daddr . ct reply ip saddr != @steered-vips-v4`
+fn by_ipvs(family: IpFamily) -> Statement {
+    Statement::NotIn(Selector::DestinationAndServer, SetId::planned(RuleSet::SteeredVips, family))
+}
+
+/// `ct direction original`, then a condition, and `meta mark set meta mark | 0x1000 accept`.
+fn steered_on(
+    layout: &RulesLayout,
+    about: &'static str,
+    mut statements: Vec<Statement>,
+    condition: Vec<Statement>,
+) -> RuleSpec {
+    statements.push(Statement::Original);
+    statements.extend(condition);
+    statements.extend([Statement::SetMark(layout.steer_bit & 31), Statement::Accept]);
+    RuleSpec { about, statements }
 }
 
 /// Packets that were steered here: source ranges and refusals were for the prerouting hook.
@@ -578,6 +613,8 @@ fn node_input(layout: &RulesLayout, family: IpFamily) -> Vec<RuleSpec> {
 ///
 /// `ct status 0x100 / confirmed,0x100 accept`
 ///
+/// `meta l4proto tcp tcp flags != syn / syn,ack accept`
+///
 /// and then errors, and all others by family: only the first packets of connections can be refused, and of those only
 /// the ones that this node sends by itself. Others are here because IPVS forwards them: they passed the input hook, or
 /// this one.
@@ -585,6 +622,7 @@ fn output() -> Vec<RuleSpec> {
     let mut rules = vec![
         rule("nothing to decide", [Statement::Established, Statement::Accept]),
         rule("IPVS forwards it, which has been decided", [Statement::Resent, Statement::Accept]),
+        settled(),
     ];
     rules.extend(icmp());
     rules.extend(by_family(|chains| chains.all.output));

@@ -522,6 +522,34 @@ fn connections_outlast_a_steered_address_that_is_given_up() {
     assert_uncut(&talk.stop());
 }
 
+/// Somebody empties the table of tracked connections while the last endpoint drains: IPVS knows its connections still,
+/// and only packets that ask for a new one are refused.
+#[test]
+fn connections_outlast_the_table_of_tracked_connections_while_their_endpoint_drains() {
+    let service = web().with_external_ips(EXTERNAL, "Cluster");
+    let testbed = serving(&service, 2, &[]);
+    testbed.net.route_to_node(EXTERNAL);
+    let pod = testbed.pods[1].client();
+    let at = EXTERNAL.port(80);
+    for to in at {
+        wait_answer(&pod, Proto::Tcp, to, "pod-1");
+    }
+    let settings = talk::Settings::new(&at, &pod.own.each(), 8);
+    let talk = pod.namespace.enter(|| Talk::start(&settings));
+    wait_for(WAIT_LIMIT, "all conversations to begin", || {
+        let report = talk.progress();
+        if report.established() == settings.connections { Ok(()) } else { Err(format!("{report:?}")) }
+    });
+    testbed.manifests.endpoints(&service, &[]);
+    for to in at {
+        wait_refused(&testbed, to);
+    }
+    testbed.net.node.sh("conntrack -F");
+    let emptied = Instant::now();
+    go_on(&[&talk], emptied);
+    assert_uncut(&talk.stop());
+}
+
 /// Clients get a refusal when the last endpoint goes, and a reset when their connection does.
 #[test]
 fn clients_of_a_steered_address_are_refused_and_reset() {
