@@ -3,6 +3,7 @@
 use std::{env::consts, io, path::PathBuf, sync::Arc};
 
 use http::{HeaderValue, Uri, header::USER_AGENT};
+use hyper_rustls::FixedServerNameResolver;
 use hyper_util::client::proxy::matcher::Intercept;
 use kube::{
     Config,
@@ -117,10 +118,18 @@ impl Access {
         Ok(Access { config, plugin, proxy })
     }
 
-    /// Checks certificates and keys.
+    /// Checks certificates, keys and the name that the server's certificate is to have.
     pub(super) fn check(&self) -> Result<(), ConnectError> {
+        server_name(&self.config)?;
         self.config.rustls_client_config().map(drop).map_err(client_error)
     }
+}
+
+/// Name that the server's certificate is to have instead of the host of its URL.
+pub(super) fn server_name(config: &Config) -> Result<Option<FixedServerNameResolver>, ConnectError> {
+    let name = config.tls_server_name.clone().filter(|name| !name.is_empty());
+    let parse = |name: String| name.try_into().map_err(|_| ConnectError::ServerName);
+    Ok(name.map(parse).transpose()?.map(FixedServerNameResolver::new))
 }
 
 pub(super) fn client_error(error: kube::Error) -> ConnectError {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use http::Uri;
-use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::{
         legacy::{
@@ -36,7 +36,7 @@ use tracing::{debug, warn};
 
 use super::{
     ApiOptions, ConnectError, Limits,
-    access::{Access, client_error},
+    access::{Access, client_error, server_name},
     chance::up_to_half_more,
     counts::RequestCounts,
     plugin::{self, Credential, PluginError},
@@ -330,9 +330,8 @@ where
 fn https<C>(config: &Config, connector: C) -> Result<HttpsConnector<C>, ConnectError> {
     let tls = config.rustls_client_config().map_err(client_error)?;
     let mut builder = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
-    if let Some(name) = config.tls_server_name.clone() {
-        let name = name.try_into().map_err(|_| ConnectError::ServerName)?;
-        builder = builder.with_server_name_resolver(FixedServerNameResolver::new(name));
+    if let Some(name) = server_name(config)? {
+        builder = builder.with_server_name_resolver(name);
     }
     Ok(builder.enable_http1().enable_http2().wrap_connector(connector))
 }

@@ -31,6 +31,14 @@ fn faults_of_the_flags_are_reported_at_once() {
     check(&["--kubeconfig"]);
     fs::write(&path, "apiVersion: v1\nkind: Config\n").unwrap();
     check(&["--kubeconfig"]);
+    let server = TestApiServer::builder().tls().start().unwrap();
+    let named = |name: &str| {
+        server.kubeconfig().replace("server: ", &format!("tls-server-name: {name}\n    server: "))
+    };
+    fs::write(&path, named("a b")).unwrap();
+    check(&["--kubeconfig", "tls-server-name"]);
+    fs::write(&path, named("localhost")).unwrap();
+    assert_eq!(open(options(path.clone())), Ok(()));
     let nowhere = ApiOptions { kubeconfig: None, ..options(path.clone()) };
     let error = open(nowhere.clone()).unwrap_err();
     assert!(error.contains("--kubeconfig") && error.contains("--manifests"), "{error}");
