@@ -8,8 +8,9 @@ use hyper_util::client::proxy::matcher::Intercept;
 use kube::{
     Config,
     client::ConfigExt,
-    config::{ExecConfig, InClusterError, Kubeconfig, KubeconfigError},
+    config::{Cluster, ExecConfig, InClusterError, Kubeconfig, KubeconfigError},
 };
+use secrecy::ExposeSecret;
 
 use super::{ApiOptions, plugin::PluginError, proxy};
 
@@ -55,12 +56,20 @@ pub enum ConnectError {
         "no address of the API server: give --kubeconfig or --master, run as a Pod with a service account, or use --manifests"
     )]
     InCluster(#[source] InClusterError),
-    /// The value of `--master` is not a URL.
-    #[error("--master: {url:?} is not a URL like https://10.0.0.1:6443")]
-    Master {
-        /// Value of the flag.
+    /// The address of the API server is not one.
+    #[error("{setting}: {url:?} is not a URL like https://10.0.0.1:6443")]
+    Address {
+        /// Flag, or field of the kubeconfig.
+        setting: &'static str,
+        /// Its value.
         url: String,
     },
+    /// The certificates that the server's is checked by are none.
+    #[error(
+        "the file or data of the certificate authority has no certificate in PEM \
+         (--kubeconfig: clusters[].cluster.certificate-authority, or ca.crt of the service account)"
+    )]
+    NoAuthority,
     /// The exec credential plugin delivered no credentials.
     #[error(transparent)]
     Plugin(Arc<PluginError>),
@@ -99,8 +108,11 @@ impl Access {
             (None, None) => (Config::incluster().map_err(ConnectError::InCluster)?, None),
             (None, Some(_)) => (Config::new(Uri::from_static("http://localhost")), None),
         };
+        if config.root_cert.as_ref().is_some_and(Vec::is_empty) {
+            return Err(ConnectError::NoAuthority);
+        }
         if let Some(url) = &options.master {
-            config.cluster_url = parse_master(url)?;
+            config.cluster_url = parse_address("--master", url, has_tls(&config))?;
         }
         config.headers.push((USER_AGENT, user_agent()));
         let proxy = match proxy_url {
@@ -157,9 +169,17 @@ fn from_kubeconfig(path: &PathBuf) -> Result<(Config, Option<String>), ConnectEr
         }
         source => ConnectError::Kubeconfig { path: path.clone(), source: Box::new(source) },
     };
-    let kubeconfig = Kubeconfig::read_from(path).map_err(wrong)?;
-    let proxy = proxy_url(&kubeconfig);
-    let config = Config::try_from(kubeconfig).map_err(wrong)?;
+    let mut kubeconfig = Kubeconfig::read_from(path).map_err(wrong)?;
+    join_lines(&mut kubeconfig);
+    let cluster = current_cluster(&kubeconfig);
+    let proxy = cluster.and_then(|cluster| cluster.proxy_url.clone()).filter(|url| !url.is_empty());
+    let server = cluster.and_then(|cluster| cluster.server.clone());
+    let mut config = Config::try_from(kubeconfig).map_err(wrong)?;
+    // `kube` takes what has no scheme for a URL, and cannot ask there.
+    if let Some(server) = server {
+        let setting = "--kubeconfig: clusters[].cluster.server";
+        config.cluster_url = parse_address(setting, &server, has_tls(&config))?;
+    }
     // Such helpers run a program for each request; client-go has dropped all but that of OpenID Connect.
     if let Some(provider) = config.auth_info.auth_provider.as_ref().filter(|provider| provider.name != "oidc")
     {
@@ -168,20 +188,43 @@ fn from_kubeconfig(path: &PathBuf) -> Result<(Config, Option<String>), ConnectEr
     Ok((config, proxy))
 }
 
-/// `proxy-url` of the current cluster. The value that `kube` determines is of no use: it mixes in variables
-/// of the environment, and reads `NO_PROXY` differently from client-go.
-fn proxy_url(kubeconfig: &Kubeconfig) -> Option<String> {
+/// Cluster of the current context. Its proxy as `kube` determines it is of no use: that mixes in variables of the
+/// environment, and reads `NO_PROXY` differently from client-go.
+fn current_cluster(kubeconfig: &Kubeconfig) -> Option<&Cluster> {
     let context = kubeconfig.current_context.as_ref()?;
     let context = kubeconfig.contexts.iter().find(|named| named.name == *context)?.context.as_ref()?;
-    let cluster = kubeconfig.clusters.iter().find(|named| named.name == context.cluster)?.cluster.as_ref()?;
-    cluster.proxy_url.clone().filter(|url| !url.is_empty())
+    kubeconfig.clusters.iter().find(|named| named.name == context.cluster)?.cluster.as_ref()
 }
 
-/// Parses the value of `--master`. A host alone means http, as in client-go (`DefaultServerURL` in
-/// staging/src/k8s.io/client-go/rest/url_utils.go).
-fn parse_master(url: &str) -> Result<Uri, ConnectError> {
-    let wrong = || ConnectError::Master { url: url.to_owned() };
-    let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+/// Removes the line breaks in base64, which Go's decoder skips, so that the output of `base64 FILE` is as good.
+fn join_lines(kubeconfig: &mut Kubeconfig) {
+    let join = |text: &mut String| text.retain(|letter| !matches!(letter, '\r' | '\n'));
+    for cluster in kubeconfig.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
+        cluster.certificate_authority_data.iter_mut().for_each(join);
+    }
+    for user in kubeconfig.auth_infos.iter_mut().filter_map(|named| named.auth_info.as_mut()) {
+        user.client_certificate_data.iter_mut().for_each(join);
+        if let Some(key) = &mut user.client_key_data {
+            let mut text = key.expose_secret().to_owned();
+            join(&mut text);
+            *key = text.into();
+        }
+    }
+}
+
+/// Tells whether the configuration is one for TLS.
+fn has_tls(config: &Config) -> bool {
+    let user = &config.auth_info;
+    let has_certificate = user.client_certificate.is_some() || user.client_certificate_data.is_some();
+    config.accept_invalid_certs || config.root_cert.is_some() || has_certificate
+}
+
+/// Parses an address of the API server. A host alone means https where TLS is configured, else http, as in client-go
+/// (`DefaultServerUrlFor` and `DefaultServerURL` in staging/src/k8s.io/client-go/rest/url_utils.go).
+fn parse_address(setting: &'static str, url: &str, tls: bool) -> Result<Uri, ConnectError> {
+    let wrong = || ConnectError::Address { setting, url: url.to_owned() };
+    let scheme = if tls { "https" } else { "http" };
+    let full = if url.contains("://") { url.to_owned() } else { format!("{scheme}://{url}") };
     let uri: Uri = full.parse().map_err(|_| wrong())?;
     let known = matches!(uri.scheme_str(), Some("http" | "https"));
     (known && uri.host().is_some_and(|host| !host.is_empty())).then_some(uri).ok_or_else(wrong)
@@ -193,17 +236,21 @@ mod tests {
 
     #[test]
     fn addresses_of_the_api_server() {
-        for (url, expect) in [
-            ("https://10.0.0.1:6443", Some("https://10.0.0.1:6443/")),
-            ("http://[fd00::1]:8080/prefix", Some("http://[fd00::1]:8080/prefix")),
-            ("10.0.0.1:8080", Some("http://10.0.0.1:8080/")),
-            ("api.example", Some("http://api.example/")),
-            ("ftp://10.0.0.1", None),
-            ("https://", None),
-            ("", None),
-            ("a b", None),
+        for (url, tls, expect) in [
+            ("https://10.0.0.1:6443", false, Some("https://10.0.0.1:6443/")),
+            ("http://[fd00::1]:8080/prefix", true, Some("http://[fd00::1]:8080/prefix")),
+            ("10.0.0.1:8080", false, Some("http://10.0.0.1:8080/")),
+            ("10.0.0.1:6443", true, Some("https://10.0.0.1:6443/")),
+            ("localhost", true, Some("https://localhost/")),
+            ("api.example", false, Some("http://api.example/")),
+            ("ftp://10.0.0.1", false, None),
+            ("https://", false, None),
+            ("/", true, None),
+            ("", false, None),
+            ("a b", false, None),
         ] {
-            assert_eq!(parse_master(url).ok().map(|uri| uri.to_string()).as_deref(), expect, "{url:?}");
+            let parsed = parse_address("--master", url, tls).ok().map(|uri| uri.to_string());
+            assert_eq!(parsed.as_deref(), expect, "{url:?}");
         }
     }
 }

@@ -46,6 +46,65 @@ fn faults_of_the_flags_are_reported_at_once() {
     assert!(error.contains("--master"), "{error}");
 }
 
+/// As client-go takes it: https where there is a certificate.
+#[test]
+fn a_server_without_a_scheme_in_the_kubeconfig() {
+    for tls in [false, true] {
+        let builder = TestApiServer::builder();
+        let server = if tls { builder.tls() } else { builder }.start().unwrap();
+        let bare = server.url().split("://").nth(1).unwrap().to_owned();
+        let text = server.kubeconfig().replace(&server.url(), &bare);
+        let mut cluster = Cluster::follow_by(server, &text, |_options| {});
+        cluster.apply(service(1, "a"));
+        cluster.wait_same();
+    }
+}
+
+/// A file that is read again and names no server is as good as none: the old settings stay.
+#[test]
+fn a_kubeconfig_that_loses_its_server_stops_nothing() {
+    for server in ["/", "ftp://127.0.0.1", "a b"] {
+        let mut cluster = Cluster::new(TestApiServer::builder());
+        cluster.wait_same();
+        let text = cluster.server.kubeconfig().replace(&cluster.server.url(), server);
+        fs::write(&cluster.kubeconfig, text).unwrap();
+        cluster.server.stop().unwrap();
+        cluster.apply(service(4, "b"));
+        cluster.server.restart().unwrap();
+        cluster.wait_same();
+    }
+}
+
+/// Go's decoder skips line breaks, so that what `base64 FILE` prints will do.
+#[test]
+fn certificates_with_line_breaks_in_their_base64() {
+    let server = TestApiServer::builder().tls().start().unwrap();
+    let text = server.kubeconfig();
+    let data = text.lines().find(|line| line.contains("certificate-authority-data")).unwrap();
+    let data =
+        data.split(": ").nth(1).unwrap().trim_matches(|c: char| !c.is_ascii_alphanumeric() && c != '=');
+    let (one, two) = data.split_at(64);
+    let text = text.replace(&format!("\"{data}\""), data).replace(data, &format!("\"{one}\\r\\n{two}\\n\""));
+    let mut cluster = Cluster::follow_by(server, &text, |_options| {});
+    cluster.apply(service(1, "a"));
+    cluster.wait_same();
+}
+
+#[test]
+fn an_authority_without_a_certificate_is_reported_at_once() {
+    let server = TestApiServer::builder().tls().start().unwrap();
+    let dir = TempDir::new("api");
+    let (path, authority) = (dir.path().join("kubeconfig"), dir.path().join("ca.crt"));
+    fs::write(&authority, "-----BEGIN NOTHING").unwrap();
+    let text = server.kubeconfig();
+    let line = text.lines().find(|line| line.contains("certificate-authority-data")).unwrap();
+    let file = line.split("certificate-authority-data").next().unwrap().to_owned()
+        + &format!("certificate-authority: {}", authority.display());
+    fs::write(&path, text.replace(line, &file)).unwrap();
+    let error = open(options(path)).unwrap_err();
+    assert!(error.contains("certificate authority") && error.contains("PEM"), "{error}");
+}
+
 #[test]
 fn master_alone_and_over_a_kubeconfig() {
     let server = TestApiServer::builder().start().unwrap();
