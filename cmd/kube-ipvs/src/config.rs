@@ -22,7 +22,7 @@ use reconcile::{Config, LocalMode};
 use telemetry::{BindFailure, LogFormat};
 
 use crate::{
-    flags::{ConntrackFlags, Flags},
+    flags::{Command, ConntrackFlags, Flags, Task},
     invocation::{Invocation, Names},
     leftovers::KubeProxyRules,
 };
@@ -165,7 +165,10 @@ impl Settings {
         let flags = &invocation.cli.flags;
         let mut check = Check { names: &invocation.names, errors: invocation.errors.clone() };
         check_without_effect(invocation, &mut check);
-        check_mode(flags, &mut check);
+        // On the way back to kube-proxy its mode is in the file already.
+        if !matches!(invocation.cli.task(), Task::Command(Command::Cleanup)) {
+            check_mode(flags, &mut check);
+        }
         let node_name = check.take("hostname-override", node_name(flags));
         let bind =
             check.take("bind-address", servers::bind_ip(flags)).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));

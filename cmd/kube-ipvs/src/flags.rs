@@ -78,6 +78,19 @@ pub enum Task<'a> {
 }
 
 impl Cli {
+    /// Flag that asks for another task than the command does.
+    pub fn contradiction(&self) -> Option<&'static str> {
+        let ProcessFlags { write_config_to, cleanup, init_only, .. } = &self.process;
+        let writes = write_config_to.as_ref().is_some_and(|path| !path.as_os_str().is_empty());
+        match self.command? {
+            Command::Cleanup | Command::Version if *cleanup => None,
+            _ if *cleanup => Some("cleanup"),
+            _ if *init_only => Some("init-only"),
+            _ if writes => Some("write-config-to"),
+            _ => None,
+        }
+    }
+
     /// Task, by command or flag. Where flags name several, kube-proxy's order counts.
     pub fn task(&self) -> Task<'_> {
         let ProcessFlags { version, write_config_to, cleanup, init_only, .. } = &self.process;
@@ -200,7 +213,7 @@ pub struct Flags {
 
     /// Bit of the packet mark that steered packets have from the prerouting hook to the input hook; without it 12, or 13
     /// where 12 is the bit of --iptables-masquerade-bit
-    #[arg(long, global = true, value_name = "BIT")]
+    #[arg(long, global = true, value_parser = go::integer::<i32>, value_name = "BIT")]
     pub steer_mark_bit: Option<i32>,
 
     /// Masquerades all connections to ClusterIPs
@@ -209,7 +222,7 @@ pub struct Flags {
     pub masquerade_all: bool,
 
     /// Bit of the packet mark that the two interface modes of --detect-local-mode use
-    #[arg(long, global = true, default_value_t = 14, value_name = "BIT")]
+    #[arg(long, global = true, default_value_t = 14, value_parser = go::integer::<i32>, value_name = "BIT")]
     pub iptables_masquerade_bit: i32,
 
     /// Scheduler of Services that name none: rr, wrr, lc, wlc, lblc, lblcr, dh, sh, sed, nq, fo, ovf, mh or twos
@@ -306,11 +319,11 @@ pub struct Flags {
     pub metrics_bind_address: Option<String>,
 
     /// Port of --healthz-bind-address if it has none; 0 for no server
-    #[arg(long, global = true, default_value_t = 10256, value_name = "PORT")]
+    #[arg(long, global = true, default_value_t = 10256, value_parser = go::integer::<u16>, value_name = "PORT")]
     pub healthz_port: u16,
 
     /// Port of --metrics-bind-address if it has none; 0 for no server
-    #[arg(long, global = true, default_value_t = 10249, value_name = "PORT")]
+    #[arg(long, global = true, default_value_t = 10249, value_parser = go::integer::<u16>, value_name = "PORT")]
     pub metrics_port: u16,
 
     /// Exports the connections, packets and bytes of each Service: of the first 1,000 with traffic, and of the others
@@ -325,7 +338,7 @@ pub struct Flags {
     pub bind_address_hard_fail: bool,
 
     /// Adjustment of the process's OOM score: the kernel never kills it at -1000, and kills it first at 1000
-    #[arg(long, global = true, default_value_t = -999, allow_hyphen_values = true, value_name = "RANK")]
+    #[arg(long, global = true, default_value_t = -999, allow_hyphen_values = true, value_parser = go::integer::<i32>, value_name = "RANK")]
     pub oom_score_adj: i32,
 
     /// Settings of connection tracking.
@@ -342,7 +355,7 @@ pub struct Flags {
 
     /// Verbosity: 0 to 3 for one line per sync that changed something, 4 for every write, 6 for every message of
     /// libraries
-    #[arg(short = 'v', long = "v", global = true, default_value_t = 2, value_name = "LEVEL")]
+    #[arg(short = 'v', long = "v", global = true, default_value_t = 2, value_parser = go::integer::<u32>, value_name = "LEVEL")]
     pub verbosity: u32,
 }
 

@@ -9,6 +9,24 @@ pub fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
+/// Parses an integer as Go's `strconv.ParseInt` does with base 0: decimal, or with a prefix of its base, and with
+/// underscores between digits.
+pub fn integer<T: TryFrom<i64>>(text: &str) -> Result<T, String> {
+    let (sign, digits) = match text.strip_prefix('-') {
+        Some(digits) => (-1, digits),
+        None => (1, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let lower = digits.to_ascii_lowercase();
+    let prefixes = [("0x", 16), ("0o", 8), ("0b", 2), ("0", 8)];
+    let based = prefixes.into_iter().find_map(|(prefix, base)| Some((lower.strip_prefix(prefix)?, base)));
+    let (digits, base) = based.filter(|(rest, _)| !rest.is_empty()).unwrap_or((&lower, 10));
+    let starts_right =
+        digits.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '_' && base != 10);
+    let number = i64::from_str_radix(&digits.replace('_', ""), base).ok().filter(|_| starts_right);
+    let number = number.and_then(|number| T::try_from(sign * number).ok());
+    number.ok_or_else(|| "a whole number is expected that its setting can have".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -17,5 +35,31 @@ mod tests {
     fn booleans() {
         assert_eq!((boolean("T"), boolean("0")), (Ok(true), Ok(false)));
         assert!(boolean("yes").is_err() && boolean("").is_err());
+    }
+
+    #[test]
+    fn integers() {
+        for (text, expect) in [
+            ("14", Some(14)),
+            ("0xe", Some(14)),
+            ("0XE", Some(14)),
+            ("0b1110", Some(14)),
+            ("016", Some(14)),
+            ("0o16", Some(14)),
+            ("131_072", Some(131_072)),
+            ("-999", Some(-999)),
+            ("+7", Some(7)),
+            ("0", Some(0)),
+            ("", None),
+            ("-", None),
+            ("0x", None),
+            ("1e3", None),
+            ("--1", None),
+            ("_1", None),
+            ("4294967296", None),
+        ] {
+            assert_eq!(integer::<i32>(text).ok(), expect, "{text:?}");
+        }
+        assert!(integer::<u16>("-1").is_err() && integer::<u16>("65536").is_err());
     }
 }

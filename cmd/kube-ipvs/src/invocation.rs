@@ -78,6 +78,10 @@ impl CommandLine {
         let runner_flags = strip_runner(&mut args);
         let matches = flags::try_parse(args.clone())?;
         let cli = Cli::from_arg_matches(&matches)?;
+        if let (Some(flag), Some((command, _))) = (cli.contradiction(), matches.subcommand()) {
+            let error = format!("--{flag} is a task of its own; leave it or the command \"{command}\" out\n");
+            return Err(flags::command().error(clap::error::ErrorKind::ArgumentConflict, error));
+        }
         Ok(CommandLine { args, matches, cli, runner_flags })
     }
 
@@ -137,8 +141,12 @@ impl Invocation {
             }
         };
         let from_file = fields_that_count(line, &file, &kinds);
-        let names = from_file.iter().filter_map(|field| Some((field.flag?, field.path.clone()))).collect();
-        let ignored = if kinds.contains(&Kind::KubeProxy) { ignored(line) } else { Vec::new() };
+        let is_kube_proxys = kinds.contains(&Kind::KubeProxy);
+        let ignored = if is_kube_proxys { ignored(line) } else { Vec::new() };
+        // Also of a field that the file leaves out: its flag would be ignored.
+        let replaced = file.fields().into_iter().filter(|field| is_kube_proxys && !wins_over_file(field));
+        let named = from_file.iter().cloned().chain(replaced);
+        let names = named.filter_map(|field| Some((field.flag?, field.path))).collect();
         let args = arguments(line, &from_file, &ignored);
         let matches = flags::try_parse(args).map_err(|error| anyhow!("{}", error.render()))?;
         let mut joined = Invocation::join(&matches, file, Names(names))?;

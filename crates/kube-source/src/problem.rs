@@ -68,16 +68,25 @@ pub struct Converted<T> {
     pub problems: Vec<Problem>,
 }
 
+/// Problems of one object that are reported one by one; the others are counted. An object may be a megabyte of them, and
+/// each is a line of the log of every node, and an event.
+const MOST_PROBLEMS: usize = 16;
+
+/// Longest text of a problem in bytes: it may quote a value.
+const LONGEST_TEXT: usize = 512;
+
 /// Collects the problems of one object.
 pub(crate) struct Report {
     object: String,
     service: Option<ServiceRef>,
     problems: Vec<Problem>,
+    /// Number of problems beyond the first [`MOST_PROBLEMS`].
+    more: usize,
 }
 
 impl Report {
     pub(crate) fn new(object: String) -> Self {
-        Report { object, service: None, problems: Vec::new() }
+        Report { object, service: None, problems: Vec::new(), more: 0 }
     }
 
     pub(crate) fn of_service(name: &ServiceName, uid: &str) -> Self {
@@ -92,14 +101,17 @@ impl Report {
         message: impl Into<String>,
         remedy: impl Into<String>,
     ) {
-        self.problems.push(Problem {
-            file: None,
-            object: self.object.clone(),
-            service: self.service.clone(),
-            field: field.to_string(),
-            message: message.into(),
-            remedy: remedy.into(),
-        });
+        if self.problems.len() == MOST_PROBLEMS {
+            self.more += 1;
+            return;
+        }
+        self.push(field.to_string(), message.into(), remedy.into());
+    }
+
+    fn push(&mut self, field: String, message: String, remedy: String) {
+        let (object, service) = (self.object.clone(), self.service.clone());
+        let [field, message, remedy] = [field, message, remedy].map(shorten);
+        self.problems.push(Problem { file: None, object, service, field, message, remedy });
     }
 
     /// Adds a problem if a lenient type found something `wrong` where a list or an object was expected.
@@ -114,9 +126,22 @@ impl Report {
     }
 
     /// Returns the object with all its problems.
-    pub(crate) fn finish<T>(self, object: Option<T>) -> Converted<T> {
+    pub(crate) fn finish<T>(mut self, object: Option<T>) -> Converted<T> {
+        if self.more > 0 {
+            let message = format!("{} more problems, which are not listed", self.more);
+            self.push(String::new(), message, "correct those that are listed first".to_owned());
+        }
         Converted { object, problems: self.problems }
     }
+}
+
+/// Cuts a text that is too long.
+fn shorten(mut text: String) -> String {
+    if text.len() > LONGEST_TEXT {
+        text.truncate(text.floor_char_boundary(LONGEST_TEXT));
+        text.push_str("...");
+    }
+    text
 }
 
 #[cfg(test)]

@@ -14,6 +14,10 @@ pub fn parse_duration(text: &str) -> Result<Duration, InvalidDuration> {
 }
 
 fn parse(text: &str) -> Option<Duration> {
+    let (negative, text) = match text.strip_prefix('-') {
+        Some(text) => (true, text),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
     if text == "0" {
         return Some(Duration::ZERO);
     }
@@ -29,7 +33,7 @@ fn parse(text: &str) -> Option<Duration> {
         total += value * unit(&rest[..end])?;
         rest = &rest[end..];
     }
-    Duration::try_from_secs_f64(total).ok()
+    Duration::try_from_secs_f64(total).ok().filter(|duration| !negative || duration.is_zero())
 }
 
 fn unit(name: &str) -> Option<f64> {
@@ -105,12 +109,27 @@ mod tests {
             ("500ms", 500),
             ("1h0m0.25s", 3_600_250),
             ("0s", 0),
+            ("+5s", 5_000),
+            ("-0s", 0),
         ] {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(expect)), "{text}");
         }
-        for text in
-            ["", "30", "s", "-1s", "1d", "1h-5m", " 1s", "1s ", ".", "1..5s", "1µ", "99999999999999999999h"]
-        {
+        for text in [
+            "",
+            "30",
+            "s",
+            "-1s",
+            "+",
+            "-",
+            "1d",
+            "1h-5m",
+            " 1s",
+            "1s ",
+            ".",
+            "1..5s",
+            "1µ",
+            "99999999999999999999h",
+        ] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
     }

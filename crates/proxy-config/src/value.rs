@@ -97,6 +97,15 @@ impl Parse for bool {
         }
     }
 
+    /// Also as `strconv.ParseBool` of Go spells them, by which kube-proxy's flags are read.
+    fn parse_flag(texts: &[String]) -> Result<Self, String> {
+        match texts {
+            [text] if matches!(text.as_str(), "1" | "t" | "T") => Ok(true),
+            [text] if matches!(text.as_str(), "0" | "f" | "F") => Ok(false),
+            _ => Self::parse(&Node { line: 0, content: Content::Scalar(texts.join(",")) }),
+        }
+    }
+
     fn is_zero(&self) -> bool {
         !self
     }
@@ -292,9 +301,8 @@ impl Parse for BTreeMap<String, bool> {
     }
 
     fn parse_flag(texts: &[String]) -> Result<Self, String> {
-        let scalar = |text| Node { line: 0, content: Content::Scalar(text) };
         let gate = |(name, value)| {
-            let value = bool::parse(&scalar(value)).map_err(|error| format!("{name}: {error}"))?;
+            let value = bool::parse_flag(&[value]).map_err(|error| format!("{name}: {error}"))?;
             Ok((name, value))
         };
         pairs(texts)?.into_iter().map(gate).collect()

@@ -1,5 +1,22 @@
 //! Annotations of a Service that set [`crate::ServiceSettings`].
 
+/// Beginning of all annotations.
+pub const PREFIX: &str = "kube-ipvs.io/";
+
+/// All annotations.
+pub const ALL: [&str; 10] = [
+    SCHEDULER,
+    SCHEDULER_FLAGS,
+    MAX_CONNECTIONS,
+    ONE_PACKET,
+    EXTERNAL_IP_BINDING,
+    GRACEFUL_POLICY,
+    GRACEFUL_LINGER,
+    GRACEFUL_TIMEOUT,
+    GRACEFUL_SILENCE,
+    GRACEFUL_ENDPOINT_GONE,
+];
+
 /// Scheduler of the virtual servers.
 pub const SCHEDULER: &str = "kube-ipvs.io/scheduler";
 /// Flags of the scheduler.

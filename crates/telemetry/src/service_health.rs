@@ -5,7 +5,7 @@
 //! tried again every 5 seconds.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZeroU16,
@@ -83,7 +83,7 @@ impl HealthChecks {
         Ok(HealthChecks(sender))
     }
 
-    /// Replaces all health checks. Of several with one port, the first one counts.
+    /// Replaces all health checks. Of several with one port, the first one counts, and the others are failures.
     pub fn set(&self, checks: Vec<HealthCheck>, listen: Listen) {
         self.0.send_replace((checks, listen));
     }
@@ -128,7 +128,7 @@ async fn follow(
     // Services whose failures are reported, by port: one report for all addresses.
     let mut reported: BTreeSet<(Arc<str>, NonZeroU16)> = BTreeSet::new();
     loop {
-        let checks = by_address(&wanted.borrow_and_update());
+        let ByAddress { checks, rivals } = by_address(&wanted.borrow_and_update());
         servers.retain(|addr, server| {
             let stays = checks.contains_key(addr);
             if !stays {
@@ -138,6 +138,19 @@ async fn follow(
         });
         failing.retain(|addr, _| checks.contains_key(addr));
         let mut failed: BTreeSet<(Arc<str>, NonZeroU16)> = BTreeSet::new();
+        for (check, other) in rivals {
+            let key = (Arc::clone(&check.uid), check.port);
+            failed.insert(key.clone());
+            if reported.insert(key) {
+                let reason = format!("Service {other} has the same port");
+                let HealthCheck { namespace, name, port, .. } = &check;
+                warn!(
+                    "Service {namespace}/{name}: spec.healthCheckNodePort: {port} is answered for Service {other}, which has \
+                     the same port; give one of them another"
+                );
+                on_failure(ListenFailure { check, reason });
+            }
+        }
         // What has been aborted closes its socket before another one takes its port.
         tokio::task::yield_now().await;
         for (addr, check) in checks {
@@ -186,8 +199,15 @@ async fn follow(
 }
 
 /// Addresses at which to listen, each with its health check.
-fn by_address((checks, listen): &(Vec<HealthCheck>, Listen)) -> BTreeMap<SocketAddr, HealthCheck> {
-    let mut wanted = BTreeMap::new();
+#[derive(Default)]
+struct ByAddress {
+    checks: BTreeMap<SocketAddr, HealthCheck>,
+    /// Those whose port another Service has, with its name.
+    rivals: Vec<(HealthCheck, String)>,
+}
+
+fn by_address((checks, listen): &(Vec<HealthCheck>, Listen)) -> ByAddress {
+    let mut all = ByAddress::default();
     for check in checks {
         let addresses: Vec<IpAddr> = match listen {
             Listen::Everywhere if check.ipv6 => vec![Ipv6Addr::UNSPECIFIED.into()],
@@ -198,10 +218,17 @@ fn by_address((checks, listen): &(Vec<HealthCheck>, Listen)) -> BTreeMap<SocketA
             }
         };
         for addr in addresses {
-            wanted.entry(SocketAddr::new(addr, check.port.get())).or_insert_with(|| check.clone());
+            match all.checks.entry(SocketAddr::new(addr, check.port.get())) {
+                Entry::Vacant(entry) => _ = entry.insert(check.clone()),
+                Entry::Occupied(entry) if entry.get().uid != check.uid => {
+                    let HealthCheck { namespace, name, .. } = entry.get();
+                    all.rivals.push((check.clone(), format!("{namespace}/{name}")));
+                }
+                Entry::Occupied(_) => {}
+            }
         }
     }
-    wanted
+    all
 }
 
 /// Listens on an address of one family, whether it is there already or not.

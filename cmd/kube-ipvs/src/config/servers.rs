@@ -9,7 +9,12 @@ use crate::flags::Flags;
 pub fn bind_ip(flags: &Flags) -> Result<Option<IpAddr>, String> {
     match flags.bind_address.trim() {
         "" => Ok(None),
-        text => text.parse().map(Some).map_err(|_| format!("{text:?} is no address, such as 0.0.0.0 or ::")),
+        text => {
+            let address: Result<IpAddr, _> = text.parse();
+            // An IPv4 address in the form of IPv6 is one of IPv4, as in Go.
+            let address = address.map(|ip| Some(ip.to_canonical()));
+            address.map_err(|_| format!("{text:?} is no address, such as 0.0.0.0 or ::"))
+        }
     }
 }
 

@@ -265,3 +265,79 @@ fn connection_tracking_is_configured() {
     let tracking = settings(&["--conntrack-max-per-core=0", "--conntrack-udp-timeout=90s"]).unwrap().tracking;
     assert_eq!((tracking.max_per_core, tracking.udp), (0, 90));
 }
+
+/// As `strconv.ParseBool` and `ParseInt` of Go spell them.
+#[test]
+fn values_of_flags_are_those_of_go() {
+    let flags = [
+        "masquerade-all",
+        "ipvs-strict-arp",
+        "conntrack-tcp-be-liberal",
+        "bind-address-hard-fail",
+        "profiling",
+        "iptables-localhost-nodeports",
+        "service-metrics",
+    ];
+    for flag in flags {
+        for value in ["1", "t", "T", "TRUE", "0", "f", "F", "False"] {
+            let result = settings(&[&format!("--{flag}={value}")]);
+            assert!(result.is_ok(), "{flag}={value}: {:?}", result.err());
+        }
+    }
+    assert!(settings(&["--feature-gates=AllowServiceExternalIPs=0"]).is_ok());
+    for flag in
+        ["--iptables-masquerade-bit=0xe", "--conntrack-min=0x20000", "--conntrack-max-per-core=131_072"]
+    {
+        let result = settings(&[flag]);
+        assert!(result.is_ok(), "{flag}: {:?}", result.err());
+    }
+}
+
+/// On the way back to kube-proxy its file has its mode already.
+#[test]
+fn cleanup_needs_no_mode() {
+    let of_kube_proxy =
+        "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: nftables\n";
+    let check = |args: &[&str]| Settings::new(&testing::with_file(args, of_kube_proxy).unwrap()).is_ok();
+    assert!(check(&["--config=/c", "cleanup"]) && check(&["--config=/c", "--cleanup"]));
+    assert!(!check(&["--config=/c"]) && !check(&["--config=/c", "plan"]));
+}
+
+#[test]
+fn what_is_missing_in_a_file_is_named_by_its_field() {
+    for (mode, field) in [
+        ("BridgeInterface", "detectLocal.bridgeInterface"),
+        ("InterfaceNamePrefix", "detectLocal.interfaceNamePrefix"),
+    ] {
+        let text = format!(
+            "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\ndetectLocalMode: {mode}\n"
+        );
+        let error = Settings::new(&testing::with_file(&["--config=/c"], &text).unwrap()).unwrap_err();
+        assert!(error.to_string().contains(field), "{error}");
+    }
+}
+
+#[test]
+fn a_mapped_bind_address_is_one_of_ipv4() {
+    let settings = settings(&["--bind-address=::ffff:192.168.0.1"]).unwrap();
+    assert_eq!(settings.metrics.unwrap().to_string(), "127.0.0.1:10249");
+}
+
+#[test]
+fn flags_that_are_tasks_and_commands_exclude_each_other() {
+    let parse = |args: &[&str]| {
+        let args = ["kube-ipvs"].iter().chain(args).map(std::ffi::OsString::from);
+        crate::invocation::CommandLine::parse(args).map(drop).map_err(|error| error.to_string())
+    };
+    for (args, flag) in [
+        (["--cleanup", "plan"], "--cleanup"),
+        (["--init-only", "drains"], "--init-only"),
+        (["--write-config-to=f", "plan"], "--write-config-to"),
+    ] {
+        let error = parse(&args).unwrap_err();
+        assert!(error.contains(flag) && error.contains(args[1]), "{error}");
+    }
+    for args in [["--cleanup", "cleanup"], ["--write-config-to=", "plan"]] {
+        assert_eq!(parse(&args), Ok(()), "{args:?}");
+    }
+}

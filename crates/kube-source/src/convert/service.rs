@@ -281,7 +281,7 @@ fn ports(spec: &Spec, report: &mut Report) -> Vec<ServicePort> {
     for (i, wire) in spec.ports.items.iter().enumerate() {
         let field = format_args!("spec.ports[{i}]");
         report.expect(field, "an object", wire.wrong);
-        let Some(port) = port(field, &wire.value, report) else { continue };
+        let Some(mut port) = port(field, &wire.value, report) else { continue };
         if port.name.is_empty() && spec.ports.items.len() > 1 {
             let message = "a port without a name among several";
             report.add(
@@ -297,6 +297,13 @@ fn ports(spec: &Spec, report: &mut Report) -> Vec<ServicePort> {
                 "change or remove one of them",
             );
         } else {
+            let is_taken =
+                |known: &ServicePort| known.protocol == port.protocol && known.node_port == port.node_port;
+            if let Some(number) = port.node_port.filter(|_| ports.iter().any(is_taken)) {
+                let message = format!("{number}/{} is used twice; served without a node port", port.protocol);
+                report.add(format_args!("{field}.nodePort"), message, "change or remove one of them");
+                port.node_port = None;
+            }
             ports.push(port);
         }
     }

@@ -1,14 +1,14 @@
 //! Annotations under `kube-ipvs.io/`.
 
-use std::{fmt, net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt, net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use drain::Overrides;
 use lb_types::{IpFamily, Scheduler, SchedulerFlags, UnknownBinding, VipBinding, parse_duration};
 use service_model::{
     ExternalIp, ExternalIpBinding, ExternalSource, ServiceSettings,
     annotations::{
-        EXTERNAL_IP_BINDING, GRACEFUL_ENDPOINT_GONE, GRACEFUL_LINGER, GRACEFUL_POLICY, GRACEFUL_SILENCE,
-        GRACEFUL_TIMEOUT, MAX_CONNECTIONS, ONE_PACKET, SCHEDULER, SCHEDULER_FLAGS,
+        ALL, EXTERNAL_IP_BINDING, GRACEFUL_ENDPOINT_GONE, GRACEFUL_LINGER, GRACEFUL_POLICY, GRACEFUL_SILENCE,
+        GRACEFUL_TIMEOUT, MAX_CONNECTIONS, ONE_PACKET, PREFIX, SCHEDULER, SCHEDULER_FLAGS,
     },
 };
 
@@ -55,6 +55,11 @@ pub(crate) fn settings(
     report: &mut Report,
 ) -> ServiceSettings {
     report.expect("metadata.annotations", "an object", annotations.wrong);
+    let is_unknown = |name: &&String| name.starts_with(PREFIX) && !ALL.contains(&name.as_str());
+    for name in annotations.values.keys().filter(is_unknown) {
+        let known = ALL.map(|name| name.trim_start_matches(PREFIX)).join(", ");
+        report.add(field(name), "unknown annotation; ignored", format!("known below {PREFIX} are {known}"));
+    }
     let (scheduler_flags, no_fallback) = scheduler_flags(annotations, report).unzip();
     ServiceSettings {
         scheduler: scheduler(annotations, report),
@@ -74,7 +79,7 @@ fn external_ip_binding(
     external_ips: &ExternalIps<'_>,
     report: &mut Report,
 ) -> Option<Arc<ExternalIpBinding>> {
-    let text = annotations.get(EXTERNAL_IP_BINDING).text().unwrap_or_default();
+    let text = text(annotations, EXTERNAL_IP_BINDING, report).unwrap_or_default();
     let mut wanted = ExternalIpBinding::default();
     for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
         if let Err(fault) = add_binding(&mut wanted, entry, external_ips) {
@@ -156,11 +161,7 @@ fn parsed<T, E: fmt::Display>(
     parse: impl Fn(&str) -> Result<T, E>,
     report: &mut Report,
 ) -> Option<T> {
-    let value = annotations.get(name);
-    if value.is_empty() {
-        return None;
-    }
-    parse(value.text().unwrap_or_default().trim())
+    parse(text(annotations, name, report)?.trim())
         .map_err(|error| {
             let message = format!("{error}; the configuration is followed instead");
             report.add(field(name), message, "correct or remove the annotation");
@@ -168,12 +169,18 @@ fn parsed<T, E: fmt::Display>(
         .ok()
 }
 
-fn scheduler(annotations: &Labels, report: &mut Report) -> Option<Scheduler> {
-    let value = annotations.get(SCHEDULER);
-    if value.is_empty() {
-        return None;
+/// Text of an annotation, if it is there and not empty.
+fn text<'a>(annotations: &'a Labels, name: &str, report: &mut Report) -> Option<Cow<'a, str>> {
+    let value = annotations.get(name);
+    let text = value.text();
+    if text.is_none() && !value.is_empty() {
+        report.add(field(name), format!("text is expected, found {value}; ignored"), "write it in quotes");
     }
-    match value.text().unwrap_or_default().trim().parse() {
+    text.filter(|text| !text.is_empty())
+}
+
+fn scheduler(annotations: &Labels, report: &mut Report) -> Option<Scheduler> {
+    match text(annotations, SCHEDULER, report)?.trim().parse() {
         Ok(scheduler) => Some(scheduler),
         Err(unknown) => {
             let message = format!("{unknown}; the default scheduler is used");
@@ -189,7 +196,7 @@ fn scheduler_flags(annotations: &Labels, report: &mut Report) -> Option<(Schedul
     if !annotations.has(SCHEDULER_FLAGS) {
         return None;
     }
-    let value = annotations.get(SCHEDULER_FLAGS).text().unwrap_or_default();
+    let value = text(annotations, SCHEDULER_FLAGS, report).unwrap_or_default();
     let mut names: Vec<_> = value.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
     let no_name = names.is_empty();
     let mut no_fallback = names.contains(&NO_FALLBACK);

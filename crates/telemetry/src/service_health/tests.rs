@@ -161,6 +161,28 @@ fn the_first_of_two_services_with_a_port_has_it_and_families_are_apart() {
     let other = HealthCheck { name: "other".to_owned(), ..check(port, 7) };
     let six = HealthCheck { ipv6: true, ..check(port, 3) };
     let wanted = by_address(&(vec![check(port, 1), other, six], Listen::Everywhere));
-    let counts: Vec<_> = wanted.iter().map(|(addr, check)| (addr.is_ipv6(), check.local_endpoints)).collect();
+    let counts: Vec<_> =
+        wanted.checks.iter().map(|(addr, check)| (addr.is_ipv6(), check.local_endpoints)).collect();
     assert_eq!(counts, [(false, 1), (true, 3)]);
+}
+
+#[test]
+fn a_service_whose_port_another_one_has_is_reported_once() {
+    let (sender, failures) = std::sync::mpsc::channel();
+    let report =
+        Box::new(move |failure: ListenFailure| drop(sender.send((failure.check.name, failure.reason))));
+    let checks = HealthChecks::start(health(), report).unwrap();
+    let port = free_port();
+    let other = || HealthCheck { name: "other".to_owned(), uid: "uid-other".into(), ..check(port, 0) };
+    for endpoints in [2, 3] {
+        checks.set(vec![check(port, endpoints), other()], Listen::Everywhere);
+        wait_until(LIMIT, "the number of endpoints", || {
+            get("127.0.0.1", port, "GET /")
+                .is_some_and(|text| text.contains(&format!("\"localEndpoints\": {endpoints}")))
+        });
+    }
+    let reported: Vec<_> = failures.try_iter().collect();
+    assert_eq!(reported, [("other".to_owned(), "Service shop/web has the same port".to_owned())]);
+    checks.set(vec![other()], Listen::Everywhere);
+    wait_for_answer(port, "HTTP/1.1 503");
 }

@@ -351,6 +351,13 @@ fn bad_ports_do_not_take_the_others_with_them() {
         "a:80/TCP c:80/UDP",
         &["spec.ports[1].port|80/TCP is used twice"],
     );
+    check_ports(
+        "duplicate node port",
+        "[{name: a, port: 80, nodePort: 30080}, {name: b, port: 81, nodePort: 30080}, \
+          {name: c, port: 82, nodePort: 30080, protocol: UDP}]",
+        "a:80/TCP@30080 b:81/TCP c:82/UDP@30080",
+        &["spec.ports[1].nodePort|30080/TCP is used twice; served without a node port"],
+    );
     check_ports("odd name", "[{name: [x], port: 80}]", ":80/TCP", &["spec.ports[0].name|found a list"]);
 }
 
@@ -412,10 +419,12 @@ fn annotations() {
     check_metadata("scheduler", &annotation("scheduler", "mh"), "mh", &[]);
     check_metadata("spaces", &annotation("scheduler", "' wlc '"), "wlc", &[]);
     check_metadata("empty", &annotation("scheduler", "''"), "", &[]);
-    for bad in ["fastest", "[rr]", "5"] {
+    for bad in ["fastest", "5"] {
         let problem = format!("{scheduler}|expected one of rr, wrr,");
         check_metadata(bad, &annotation("scheduler", bad), "", &[&problem]);
     }
+    let problem = format!("{scheduler}|text is expected, found a list; ignored");
+    check_metadata("a list", &annotation("scheduler", "[rr]"), "", &[&problem]);
     check_flags("sh-port", "flags 2", &[]);
     check_flags("'mh-fallback, mh-port'", "flags 3", &[]);
     check_flags("'flag-1,flag-2,flag-3'", "flags 7", &[]);
@@ -446,13 +455,13 @@ fn annotations() {
         ("graceful-policy", "never", "unknown graceful policy \"never\": expected active-only,"),
         ("graceful-linger", "fast", "invalid duration \"fast\": expected a form like 30s"),
         ("graceful-timeout", "-1s", "invalid duration \"-1s\""),
-        ("graceful-silence", "[5s]", "invalid duration"),
+        ("graceful-silence", "[5s]", "text is expected, found a list"),
         ("graceful-endpoint-gone", "keep", "expected remove or drain"),
     ] {
         let problem = format!("metadata.annotations[kube-ipvs.io/{name}]|{why}");
         check_metadata(bad, &annotation(name, bad), "", &[&problem]);
     }
-    check_metadata("others", "annotations: {example.com/x: [1], kube-ipvs.io/other: {}}", "", &[]);
+    check_metadata("others", "annotations: {example.com/x: [1]}", "", &[]);
     check_metadata("no object", "annotations: text", "", &["metadata.annotations|found text"]);
 }
 
@@ -655,6 +664,28 @@ fn annotations_about_connections() {
     check("kube-ipvs.io/one-packet: 'true'", "one packet", &[]);
     check("kube-ipvs.io/one-packet: 'false'", "", &[]);
     check("kube-ipvs.io/one-packet: 'yes'", "", &[&format!("{one_packet}|true or false is expected")]);
+    check("kube-ipvs.io/one-packet: true", "", &[&format!("{one_packet}|text is expected, found true")]);
+}
+
+#[test]
+fn a_misspelt_annotation_is_reported() {
+    let place = "metadata.annotations[kube-ipvs.io/gracefull-timeout]";
+    let annotations = "annotations: {kube-ipvs.io/gracefull-timeout: '0', example.com/whatever: x}";
+    check_metadata(annotations, annotations, "", &[&format!("{place}|unknown annotation; ignored")]);
+}
+
+#[test]
+fn one_object_makes_few_problems_and_short_ones() {
+    let flags = (0..10_000).map(|i| format!("{i:x}")).collect::<Vec<_>>().join(",");
+    let long = "a".repeat(100_000);
+    let yaml = format!(
+        "metadata: {{name: a, annotations: {{kube-ipvs.io/scheduler-flags: '{flags}'}}}}\n\
+         spec: {{clusterIP: 10.96.0.1, sessionAffinity: {long}, ports: [{{port: 80}}]}}"
+    );
+    let problems = service(&parse::<wire::Service>(&yaml)).problems;
+    assert_eq!(problems.len(), 17);
+    assert!(problems[16].message.contains("more problems"), "{}", problems[16]);
+    assert!(problems.iter().all(|problem| problem.to_string().len() < 1_000));
 }
 
 /// Bindings that a Service of two families asks for: all others, then single addresses.
