@@ -98,8 +98,8 @@ const HOLD_DOWN: Duration = Duration::from_millis(600);
 /// All draining real servers.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
-    /// For Services that want nothing special.
-    settings: Settings,
+    /// Settings for Services that want nothing special.
+    pub settings: Settings,
     drains: Tallied<BTreeMap<Key, Drain>>,
     /// The same by address of the real server.
     by_addr: Tallied<BTreeMap<IpAddr, BTreeSet<Key>>>,

@@ -39,6 +39,12 @@ impl Front {
         Front { port, clients: Clients::Any }
     }
 
+    /// The same port for the same clients, as a node port.
+    #[must_use]
+    pub const fn as_node_port(self) -> Self {
+        self.at(self.family().unspecified())
+    }
+
     /// The same port for the same clients at another address; the unspecified one makes it a node port.
     #[must_use]
     pub const fn at(self, addr: IpAddr) -> Self {

@@ -9,7 +9,7 @@ use ipnetwork::IpNetwork;
 use lb_types::VipBinding;
 use service_model::{ExternalSource, Service, annotations};
 
-use crate::{NodeFacts, PlannerConfig, ServiceOverrides};
+use crate::{NodeFacts, PlannerConfig};
 
 /// Configuration of bindings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,7 +138,7 @@ impl Bindings {
         let bindings = &config.bindings;
         let is_excluded = || bindings.excluded.iter().any(|net| net.contains(vip));
         let wish = service.settings.external_ip_binding.as_ref();
-        let wish = wish.filter(|_| config.service_overrides == ServiceOverrides::All);
+        let wish = wish.filter(|_| config.hears_all());
         let mut refused = None;
         let (binding, reason) = match source {
             Some(ExternalSource::Proxy) => (VipBinding::None, BindingReason::Proxy),

@@ -158,7 +158,7 @@ impl Desired {
         // The winners before the change are noted first: `succeed` compares them with those after it.
         let fronts = old.iter().chain(&new).flat_map(|intent| &intent.fronts).map(|want| want.front);
         // Who has a place for external clients may follow from a claim on it for any.
-        let fronts = fronts.flat_map(|front| [Some(front), self.for_external(&front)]).flatten();
+        let fronts = fronts.flat_map(|front| [front, front.for_external()]);
         let mut fronts: Vec<_> = fronts.collect();
         fronts.sort_unstable();
         fronts.dedup();
@@ -479,12 +479,6 @@ impl Desired {
                 claims.iter().find(|claim| claim.service == *owner)
             }
         }
-    }
-
-    /// The front for external clients of a place for any, if somebody claims that.
-    fn for_external(&self, front: &Front) -> Option<Front> {
-        Some(front.sibling())
-            .filter(|sibling| sibling.clients == Clients::External && self.claims.contains_key(sibling))
     }
 
     /// Tells whether a Service has a VIP. A VIP that none has is still needed while a virtual server on it

@@ -444,11 +444,11 @@ impl Differ<'_> {
     /// Fronts that serve the same clients as a front for any client by another key: a node port has a virtual server
     /// at each address, or one for all of them.
     fn counterparts(&self, front: &Front) -> Vec<Front> {
-        let (facts, family) = (self.inputs.context.facts, front.family());
+        let facts = self.inputs.context.facts;
         match front.vip() {
-            Some(vip) if facts.node_ports.contains(&vip) => vec![front.at(family.unspecified())],
+            Some(vip) if facts.node_ports.contains(&vip) => vec![front.as_node_port()],
             Some(_) => vec![],
-            None => facts.node_ports_of(family).map(|addr| front.at(addr)).collect(),
+            None => facts.node_ports_of(front.family()).map(|addr| front.at(addr)).collect(),
         }
     }
 

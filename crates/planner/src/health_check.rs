@@ -38,7 +38,7 @@ impl HealthCheck {
         let count = |family: IpFamily| {
             let ports = service.ports.iter().map(|port| model.endpoints(service, port, family));
             let ready = ports.flat_map(|endpoints| {
-                let local = endpoints.all.into_iter().filter(|endpoint| endpoint.local && endpoint.ready);
+                let local = endpoints.into_iter().filter(|endpoint| endpoint.local && endpoint.ready);
                 local.map(|endpoint| endpoint.id.addr).collect::<Vec<_>>()
             });
             (family, ready.collect::<BTreeSet<_>>().len())

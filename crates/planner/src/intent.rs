@@ -16,8 +16,8 @@ use lb_types::{
     ServiceName, VipBinding, VipPort, VirtualServer,
 };
 use service_model::{
-    Endpoint, EndpointPolicy, ExternalSource, PortEndpoints, SelectedEndpoints, Service, ServiceModel,
-    ServicePort, SliceName, SlicePort, TrafficPolicy, annotations,
+    Endpoint, EndpointPolicy, ExternalSource, SelectedEndpoints, Service, ServiceModel, ServicePort,
+    SliceName, SlicePort, TrafficPolicy, annotations,
 };
 use tally::Tallied;
 
@@ -427,14 +427,7 @@ pub fn desire_service(
     model: &ServiceModel,
     context: Context<'_>,
 ) -> (ServiceIntent, Vec<IntentProblem>) {
-    let mut intent = ServiceIntent {
-        created: service.created,
-        fronts: Vec::new(),
-        unbound: Vec::new(),
-        health_check: None,
-        local_endpoints: Vec::new(),
-        no_local: NoLocal::default(),
-    };
+    let mut intent = ServiceIntent { created: service.created, ..ServiceIntent::default() };
     let mut problems = unmatched_ports(service, model);
     problems.extend(settings_problems(service, context.config));
     let mut wanted = Wanted { service, model, context, unbound: Vec::new(), balancers: Vec::new(), problems };
@@ -601,7 +594,7 @@ impl Wanted<'_> {
         };
         let winner = match self.service.ports.iter().find(of_another_port) {
             Some(_) => &service,
-            None => self.model.node_port_of_other(front.at(front.family().unspecified()), &service)?,
+            None => self.model.node_port_of_other(front.as_node_port(), &service)?,
         };
         let winner = winner.clone();
         serves_node_ports.then_some(IntentProblem::PortIsNodePort { service, port, winner })
@@ -673,7 +666,7 @@ struct Selection<'a> {
     cluster: Arc<[ServerEndpoint]>,
     /// For traffic that stays on the node.
     local: Arc<[ServerEndpoint]>,
-    endpoints: PortEndpoints,
+    endpoints: Vec<Endpoint>,
     selected: SelectedEndpoints,
 }
 
@@ -687,7 +680,7 @@ impl<'a> Selection<'a> {
     ) -> Self {
         let policy = EndpointPolicy::of(service, port);
         let endpoints = model.endpoints(service, port, family);
-        let selected = endpoints.select(policy, model.node());
+        let selected = SelectedEndpoints::of(&endpoints, policy, model.node());
         // Nearly all Services have one of the lists only.
         let none: Arc<[ServerEndpoint]> = Arc::default();
         let list = |is_used: bool, chosen: &[RealServerId]| {
@@ -707,7 +700,7 @@ impl<'a> Selection<'a> {
     /// Endpoints of this node, where packet rules do not tell its pods from those of other nodes.
     fn local_endpoints(&self, family: IpFamily) -> impl Iterator<Item = VipPort> {
         let is_needed = matches!(self.context.config.layout.local(family), LocalDetection::ClusterCidr(_));
-        let local = self.endpoints.all.iter().filter(move |endpoint| is_needed && endpoint.local);
+        let local = self.endpoints.iter().filter(move |endpoint| is_needed && endpoint.local);
         local.map(|Endpoint { id, .. }| VipPort {
             addr: id.addr,
             protocol: self.port.protocol,
@@ -772,7 +765,7 @@ impl<'a> Selection<'a> {
 }
 
 /// Marks the chosen endpoints. Both lists have the same order, so that one pass suffices.
-fn mark_chosen(endpoints: &PortEndpoints, chosen: &[RealServerId]) -> Arc<[ServerEndpoint]> {
+fn mark_chosen(endpoints: &[Endpoint], chosen: &[RealServerId]) -> Arc<[ServerEndpoint]> {
     let mut chosen = chosen.iter().peekable();
     let mark = |endpoint: &Endpoint| ServerEndpoint {
         id: endpoint.id,
@@ -781,5 +774,5 @@ fn mark_chosen(endpoints: &PortEndpoints, chosen: &[RealServerId]) -> Arc<[Serve
         ready: endpoint.ready,
         terminating: endpoint.terminating,
     };
-    endpoints.all.iter().map(mark).collect()
+    endpoints.iter().map(mark).collect()
 }

@@ -46,5 +46,5 @@ pub use mirror::{Mirror, MirrorServer};
 pub use no_local::{NoLocal, Traffic};
 pub use plan::{NewDrain, Plan, Stage};
 pub use settings::{default_scheduler, default_schedulers, hashing_schedulers, refuses_while_draining};
-pub use succession::{Fate, LostPod, Situation, Successor};
+pub use succession::{Fate, Situation, Successor};
 pub use sysctls::{MirrorSysctls, accept_ra, enables_forwarding, is_of_link, keeps_routes};

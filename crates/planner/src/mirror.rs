@@ -190,7 +190,7 @@ impl Mirror {
     pub(crate) fn is_superseded(&self, vs: &VirtualServerId) -> bool {
         let Some(at) = vs.vip_port().filter(|_| self.left.contains(vs)) else { return false };
         let front = Front::from(at);
-        let node_port = front.at(front.family().unspecified());
+        let node_port = front.as_node_port();
         let has_mark = |mark| self.elements.contains(&RuleElement::Mark(node_port, mark));
         self.elements.contains(&RuleElement::NodeAddress(at.addr))
             && self.marks.get(&node_port).is_some_and(has_mark)

@@ -18,30 +18,14 @@ const SUBSTITUTES: [Scheduler; 6] =
 /// Schedulers that choose by the address of the client. `mh` moves few clients when endpoints come and go.
 const HASHING: [Scheduler; 2] = [Scheduler::MH, Scheduler::SH];
 
-/// Treatment of a real server of weight 0 (one that drains) by a scheduler (net/netfilter/ipvs/ip_vs_*.c).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum AtWeightZero {
-    /// The scheduler passes it over.
-    Skips,
-    /// It keeps its share of the clients, who are refused, unless the fallback flag gives them to another.
-    SkipsWithFallback,
-    /// It keeps its share of the clients, who are refused.
-    Refuses,
-}
+/// Schedulers that leave a real server of weight 0 (one that drains) its share of the clients, who are refused, unless
+/// the fallback flag gives them to another (net/netfilter/ipvs/ip_vs_mh.c, ip_vs_sh.c).
+const WITH_FALLBACK: [Scheduler; 2] = [Scheduler::MH, Scheduler::SH];
 
-impl AtWeightZero {
-    fn of(scheduler: Scheduler) -> Self {
-        match scheduler {
-            Scheduler::MH | Scheduler::SH => AtWeightZero::SkipsWithFallback,
-            Scheduler::DH => AtWeightZero::Refuses,
-            _ => AtWeightZero::Skips,
-        }
-    }
-}
-
-/// Tells whether a scheduler refuses clients while one of several endpoints drains, whatever its flags.
+/// Tells whether a scheduler refuses clients while one of several endpoints drains, whatever its flags
+/// (net/netfilter/ipvs/ip_vs_dh.c).
 pub fn refuses_while_draining(scheduler: Scheduler) -> bool {
-    AtWeightZero::of(scheduler) == AtWeightZero::Refuses
+    scheduler == Scheduler::DH
 }
 
 /// Candidates for Services that name no scheduler: the configured one, then its substitutes.
@@ -56,10 +40,15 @@ pub fn default_scheduler(config: &PlannerConfig) -> Scheduler {
 }
 
 impl PlannerConfig {
+    /// Tells whether annotations about more than drains count.
+    pub(crate) fn hears_all(&self) -> bool {
+        self.service_overrides == ServiceOverrides::All
+    }
+
     /// Scheduler that a Service names, if the configuration lets it; the kernel may lack it.
     pub fn named_scheduler(&self, service: &Service) -> Option<Scheduler> {
         let named = service.settings.scheduler.filter(|name| self.allowed_schedulers.contains(name));
-        named.filter(|_| self.service_overrides == ServiceOverrides::All)
+        named.filter(|_| self.hears_all())
     }
 
     /// Scheduler that stands in for the session affinity of fronts with a mark, of those that the kernel has.
@@ -94,7 +83,7 @@ pub(crate) fn desire_settings(
     binding: Binding,
     config: &PlannerConfig,
 ) -> VirtualServer {
-    let one_packet = is_heard(config) && service.settings.one_packet && front.protocol() == Protocol::Udp;
+    let one_packet = config.hears_all() && service.settings.one_packet && front.protocol() == Protocol::Udp;
     let (affinity, hashes) = match service.affinity {
         Some(_) if front.is_marked() || !binding.is_whole() && is_ftp(front) => {
             (None, config.hashing_scheduler())
@@ -126,19 +115,14 @@ fn desire_scheduler(service: &Service, config: &PlannerConfig) -> (Scheduler, Sc
     let scheduler = named.unwrap_or_else(|| default_scheduler(config));
     // Flags next to the name of a scheduler are meant for that one, not for its substitute.
     let follows = service.settings.scheduler.is_none_or(|name| name == scheduler);
-    let heard = follows && is_heard(config);
+    let heard = follows && config.hears_all();
     (scheduler, desire_flags(scheduler, heard.then_some(service)))
 }
 
 /// Settings of a Service's real servers while they serve.
 pub(crate) fn desire_real_server(service: &Service, config: &PlannerConfig) -> RealServer {
-    let limit = service.settings.max_connections.filter(|_| is_heard(config));
+    let limit = service.settings.max_connections.filter(|_| config.hears_all());
     RealServer { upper_threshold: limit.map_or(0, NonZeroU32::get), ..RealServer::SERVING }
-}
-
-/// Tells whether annotations about scheduling count.
-fn is_heard(config: &PlannerConfig) -> bool {
-    config.service_overrides == ServiceOverrides::All
 }
 
 /// Flags of a scheduler; those that the Service asks for, if one is given.
@@ -146,10 +130,7 @@ fn desire_flags(scheduler: Scheduler, service: Option<&Service>) -> SchedulerFla
     let default = if scheduler == Scheduler::MH { SchedulerFlags::PORT } else { SchedulerFlags::NONE };
     let flags = service.and_then(|service| service.settings.scheduler_flags).unwrap_or(default);
     let refused = service.is_some_and(|service| service.settings.no_fallback);
-    match AtWeightZero::of(scheduler) {
-        AtWeightZero::SkipsWithFallback if !refused => flags.with(SchedulerFlags::FALLBACK),
-        _ => flags,
-    }
+    if WITH_FALLBACK.contains(&scheduler) && !refused { flags.with(SchedulerFlags::FALLBACK) } else { flags }
 }
 
 /// Drain settings that a Service asks for in place of the configuration's, as far as it may have them.
@@ -181,7 +162,7 @@ pub(crate) fn settings_problems(service: &Service, config: &PlannerConfig) -> Ve
             overrides: config.service_overrides,
         })
         .collect();
-    if is_heard(config) {
+    if config.hears_all() {
         problems.extend(scheduler_problem(name, service.settings.scheduler, config));
     }
     if config.service_overrides != ServiceOverrides::None {

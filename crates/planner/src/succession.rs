@@ -40,23 +40,6 @@ pub enum Successor {
     Newcomer,
 }
 
-/// Pod that has lost a real server, and what is known of it besides the slices.
-#[derive(Clone, Copy, Debug)]
-pub struct LostPod {
-    /// Identity of the pod, if the API named one.
-    pub pod: Option<PodUid>,
-    /// Real server that the pod has lost.
-    pub rs: RealServerId,
-    /// Protocol of the front.
-    pub protocol: Protocol,
-    /// True if it is known that the pod was terminating when it left a slice.
-    pub ended: bool,
-    /// True if the real server takes connections again, for another pod.
-    pub serves: bool,
-    /// Configured treatment of the pod's end.
-    pub endpoint_gone: EndpointGone,
-}
-
 /// Knowledge about a pod that has lost a real server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Situation {
@@ -73,11 +56,10 @@ pub struct Situation {
 }
 
 impl Situation {
-    /// Situation of a pod, as the slices have it now.
-    pub fn of(lost: &LostPod, listings: &Listings) -> Self {
-        let LostPod { pod, ref rs, protocol, ended, serves, endpoint_gone } = *lost;
+    /// Situation of a pod that has lost a real server, as far as slices tell, and by default besides.
+    pub fn of(pod: Option<PodUid>, rs: &RealServerId, protocol: Protocol, listings: &Listings) -> Self {
         let listed = listings.lists(rs, protocol, pod);
-        let ended = ended || listings.departure(rs.addr, pod).is_some_and(|departure| departure.ended);
+        let ended = listings.departure(rs.addr, pod).is_some_and(|departure| departure.ended);
         // A pod that is still listed has no successor, and nobody can succeed an unknown one.
         let others = pod.filter(|_| !listed).into_iter().flat_map(|pod| listings.others(rs.addr, pod));
         let successor = others.map(|other| {
@@ -91,7 +73,7 @@ impl Situation {
         });
         // Of several pods the one that says most counts: `Successor` is ordered by that.
         let successor = successor.max().unwrap_or(Successor::None);
-        Situation { listed, ended, serves, successor, endpoint_gone }
+        Situation { listed, ended, serves: false, successor, endpoint_gone: EndpointGone::default() }
     }
 
     /// Verdict of the table at the top of this module.

@@ -122,22 +122,13 @@ impl Audit {
         }
     }
 
-    /// Begins a round; the next one begins a period later at the earliest.
-    fn begin(&mut self, part: Part, now: Time) {
-        self.turns[part as usize].round = now + self.period;
-    }
-
-    fn end(&mut self, part: Part) {
-        self.turns[part as usize].requested = false;
-    }
-
-    fn succeeded(&mut self, part: Part) {
-        self.turns[part as usize].failures = 0;
+    fn turn(&mut self, part: Part) -> &mut Turn {
+        &mut self.turns[part as usize]
     }
 
     /// Notes that a dump was interrupted or refused: the part is still necessary.
     fn failed(&mut self, part: Part, now: Time) {
-        let turn = &mut self.turns[part as usize];
+        let turn = self.turn(part);
         turn.failures = turn.failures.saturating_add(1);
         turn.wait = now + BACKOFF.delay(turn.failures);
         turn.requested = true;
@@ -146,7 +137,7 @@ impl Audit {
     /// Accounts for the processor time of a slice, which ended at `now`.
     pub(crate) fn charge(&mut self, part: Part, took: Duration, now: Time, mirror: &Mirror) {
         let rest = part.share().pause(took).min(self.longest_rest(mirror));
-        self.turns[part as usize].rest = now.saturating_add(rest);
+        self.turn(part).rest = now.saturating_add(rest);
     }
 
     /// Longest rest of a part.
@@ -163,7 +154,7 @@ impl Audit {
         let mut findings = Findings::default();
         let reached = self.reached;
         match self.compare(part, syncer, now, (&mut findings, report)) {
-            Ok(()) => self.succeeded(part),
+            Ok(()) => self.turn(part).failures = 0,
             Err(error) => {
                 warn!("audit: {}; will be tried again", chain(&error));
                 self.failed(part, now);
@@ -184,13 +175,15 @@ impl Audit {
         if part == Part::RealServers {
             return self.compare_real_servers(syncer, now, findings);
         }
-        self.begin(part, now);
-        self.end(part);
+        let round = now + self.period;
+        let turn = self.turn(part);
+        (turn.round, turn.requested) = (round, false);
         match part {
             Part::Vips => syncer.observe_vips(findings, report),
             Part::Rules => {
-                report.findings |= syncer.inspector().check_forwarding();
-                syncer.kernel.observe_rules(&syncer.intents.config.layout, findings)
+                let Syncer { node_findings, kernel, intents, .. } = syncer;
+                report.findings |= node_findings.check_forwarding(kernel, intents);
+                kernel.observe_rules(&intents.config.layout, findings)
             }
             Part::Servers | Part::RealServers => {
                 syncer.intents.look_for_schedulers(&mut syncer.kernel, now);
@@ -210,7 +203,7 @@ impl Audit {
         findings: &mut Findings,
     ) -> Result<(), TableError> {
         if self.reached.is_none() {
-            self.begin(Part::RealServers, now);
+            self.turn(Part::RealServers).round = now + self.period;
             syncer.full.forget_unwanted(&syncer.intents.desired);
         }
         let (ours, mirror) = (syncer.intents.ours(), &syncer.kernel.mirror);
@@ -219,7 +212,7 @@ impl Audit {
         let slice: Vec<_> = behind.filter(|vs| ours.has(vs, mirror)).take(SERVERS_PER_SLICE).collect();
         self.reached = slice.last().copied().filter(|_| slice.len() == SERVERS_PER_SLICE);
         if self.reached.is_none() {
-            self.end(Part::RealServers);
+            self.turn(Part::RealServers).requested = false;
         }
         let mut result = Ok(());
         for vs in slice {

@@ -17,7 +17,7 @@ use crate::{
     Report, TableName,
     kernel::Kernel,
     problems::chain,
-    work::{Extent, Task, Work},
+    work::{Task, Work},
 };
 
 /// Least time between the beginnings of two walks. Clients whose connections wait for one must be served well
@@ -131,7 +131,7 @@ impl PendingDeletions {
             return;
         }
         self.pending.extend(filters);
-        if work.fail(Task::DeleteTracked, &reason, Extent::Task, now) {
+        if work.fail(Task::DeleteTracked, &reason, now) {
             error!("{reason}; will be tried again");
         }
     }

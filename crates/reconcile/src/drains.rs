@@ -8,7 +8,7 @@ use std::{
 use dataplane::TableError;
 use drain::{Cause, Drain, Key, Ledger, Outcome, Record, Settings, State, Time, WaitsFor};
 use lb_types::{Front, IpvsOp, PodUid, RealServerId};
-use planner::{Desired, Dirty, Fate, LostPod, Mirror, Plan, Situation, Subject, Successor, Vacated};
+use planner::{Desired, Dirty, Fate, Mirror, Plan, Situation, Subject, Successor, Vacated};
 use service_model::ServiceModel;
 use tracing::{info, warn};
 
@@ -29,7 +29,6 @@ struct Owner {
 /// Everything about the way out.
 pub(crate) struct Drains {
     pub(crate) ledger: Ledger,
-    settings: Settings,
     /// Owners of real servers that take no new connections any more and whose drains have not begun: the kernel has yet
     /// to execute the write.
     owners: BTreeMap<Key, Owner>,
@@ -62,13 +61,7 @@ impl<'a> View<'a> {
 
 impl Drains {
     pub(crate) fn new(settings: Settings) -> Self {
-        Drains {
-            ledger: Ledger::new(settings),
-            settings,
-            owners: BTreeMap::new(),
-            begun: 0,
-            restored: Vec::new(),
-        }
+        Drains { ledger: Ledger::new(settings), owners: BTreeMap::new(), begun: 0, restored: Vec::new() }
     }
 
     /// Keeps the drains of the process before this one until the kernel has been dumped.
@@ -160,12 +153,9 @@ impl Drains {
     fn situation(&self, key: &Key, pod: Option<PodUid>, ended: bool, view: View<'_>) -> Situation {
         let endpoint = view.desired.front(&key.front).and_then(|want| want.endpoint(&key.rs));
         let serves = endpoint.is_some_and(|endpoint| endpoint.chosen);
-        let endpoint_gone = self.settings.with(view.desired.drain_overrides(&key.front)).endpoint_gone;
-        let protocol = key.front.protocol();
-        Situation::of(
-            &LostPod { pod, rs: key.rs, protocol, ended, serves, endpoint_gone },
-            view.model.listings(),
-        )
+        let endpoint_gone = self.ledger.settings.with(view.desired.drain_overrides(&key.front)).endpoint_gone;
+        let seen = Situation::of(pod, &key.rs, key.front.protocol(), view.model.listings());
+        Situation { ended: ended || seen.ended, serves, endpoint_gone, ..seen }
     }
 
     fn follow_fate(&mut self, key: Key, fate: Fate, view: View<'_>, dirty: &mut Dirty) {
@@ -214,7 +204,7 @@ impl Drains {
     fn note_begun(&mut self, key: &Key, cause: Cause, view: View<'_>) {
         self.begun += 1;
         let pod = self.name_pod(key, view);
-        let policy = self.settings.with(view.desired.drain_overrides(&key.front)).policy;
+        let policy = self.ledger.settings.with(view.desired.drain_overrides(&key.front)).policy;
         let pod = pod.as_deref().unwrap_or("unknown");
         info!(%policy, pod, "drain of real server {} of {} begins: {cause}", key.rs, key.front);
     }

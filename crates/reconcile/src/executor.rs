@@ -27,12 +27,7 @@ use lb_types::{
 use planner::{Binding, Desired, Plan, Subject, is_of_link};
 use tracing::{debug, error};
 
-use crate::{
-    Report,
-    kernel::Kernel,
-    problems::chain,
-    work::{Extent, Work},
-};
+use crate::{Report, kernel::Kernel, problems::chain, work::Work};
 
 /// Inputs of an execution besides the plan.
 pub(crate) struct Executor<'a> {
@@ -165,7 +160,7 @@ impl Run<'_> {
 
     fn try_again(&mut self, subject: Subject, reason: &str) {
         let Executor { work, now, .. } = &mut self.executor;
-        work.fail(subject, reason, Extent::Task, *now);
+        work.fail(subject, reason, *now);
     }
 
     /// Tells whether a write would leave a virtual server without a tag, because another one that was to come before has
@@ -217,7 +212,7 @@ impl Run<'_> {
             let sibling = Subject::Front(external);
             if external != front && desired.front(&external).is_some() && is_new(&sibling) {
                 self.held.insert(sibling);
-                work.fail(sibling, "the port is not served to the others", Extent::Task, *now);
+                work.fail(sibling, "the port is not served to the others", *now);
             }
         }
     }
@@ -240,21 +235,16 @@ impl Run<'_> {
     /// Notes a refused write, which is counted already, and logs it unless it was refused for the same reason before.
     fn refused(&mut self, subject: Subject, op: &Operation, reason: &str) {
         let Executor { work, now, .. } = &mut self.executor;
-        if work.fail(subject, reason, Extent::Task, *now) {
+        if work.fail(subject, reason, *now) {
             error!("{op}: {reason}; will be tried again");
         }
-    }
-
-    fn base_failed(&mut self, error: &TableError) {
-        let Executor { work, now, .. } = &mut self.executor;
-        fail_base(work, error, *now);
     }
 }
 
 /// Notes that the link, the chains or the first dumps have failed.
 pub(crate) fn fail_base(work: &mut Work, error: &TableError, now: Time) {
     let reason = chain(error);
-    if work.fail(Subject::Base, &reason, Extent::Task, now) {
+    if work.fail(Subject::Base, &reason, now) {
         error!("{reason}; will be tried again");
     }
 }

@@ -69,12 +69,12 @@ pub(crate) struct Planned {
 }
 
 impl Intents {
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: Config) -> Self {
         Intents {
             model: ServiceModel::on_node(&config.planner.node_name),
-            config: config.planner.clone(),
-            local_mode: config.local_mode.clone(),
-            ownership: config.ownership.clone(),
+            config: config.planner,
+            local_mode: config.local_mode,
+            ownership: config.ownership,
             facts: NodeFacts::default(),
             shared_links: BTreeSet::new(),
             desired: Desired::default(),

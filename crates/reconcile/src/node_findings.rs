@@ -76,47 +76,38 @@ impl NodeFindings {
     pub(crate) fn objects(&self, finding: NodeFinding) -> impl Iterator<Item = &str> {
         self.found.get(&finding).into_iter().flat_map(BTreeMap::keys).map(String::as_str)
     }
-}
 
-/// View on the node, the kernel and the configuration for finding what is wrong with the node.
-pub(crate) struct Inspector<'a> {
-    pub(crate) findings: &'a mut NodeFindings,
-    pub(crate) kernel: &'a mut Kernel,
-    pub(crate) intents: &'a Intents,
-}
-
-impl Inspector<'_> {
     /// Looks for chains that drop the answers of pods; returns whether the findings have changed. The next
     /// audit reads again what cannot be read now.
-    pub(crate) fn check_forwarding(&mut self) -> bool {
-        let drops = match self.kernel.tables.rules.forward_drops() {
+    pub(crate) fn check_forwarding(&mut self, kernel: &mut Kernel, intents: &Intents) -> bool {
+        let drops = match kernel.tables.rules.forward_drops() {
             Ok(drops) => drops,
             Err(error) => {
                 debug!("{}; will be tried again", chain(&error));
                 return false;
             }
         };
-        let ipv6 = self.intents.model.has_ipv6();
+        let ipv6 = intents.model.has_ipv6();
         let concerned = drops.into_iter().filter(|drop| ipv6 || drop.family != Some(IpFamily::V6));
         let found = concerned.map(|drop| (drop.to_string(), forward_text(&drop))).collect();
-        self.findings.replace(NodeFinding::ForwardPolicyDrop, found)
+        self.replace(NodeFinding::ForwardPolicyDrop, found)
     }
 
     /// Checks that connections between pods of this node pass netfilter; returns whether the findings have
     /// changed.
-    pub(crate) fn check_bridges(&mut self) -> bool {
+    pub(crate) fn check_bridges(&mut self, kernel: &mut Kernel, intents: &Intents) -> bool {
         let mut found = BTreeMap::new();
         for family in IpFamily::ALL {
-            if family == IpFamily::V6 && !self.intents.model.has_ipv6() {
+            if family == IpFamily::V6 && !intents.model.has_ipv6() {
                 continue;
             }
-            let unfiltered: Vec<_> = self.bridges_of_pods(family).into_iter().collect();
+            let unfiltered: Vec<_> = self.bridges_of_pods(intents, family).into_iter().collect();
             if unfiltered.is_empty() {
                 continue;
             }
             let name = bridge_parameter(family);
             // A parameter that cannot be read cannot be judged.
-            let Ok(value) = self.kernel.tables.sysctls.read(name) else { continue };
+            let Ok(value) = kernel.tables.sysctls.read(name) else { continue };
             if value == Some(1) {
                 continue;
             }
@@ -125,18 +116,18 @@ impl Inspector<'_> {
                 found.insert(format!("{bridge} {family}"), text);
             }
         }
-        self.findings.replace(NodeFinding::BridgeNotFiltered, found)
+        self.replace(NodeFinding::BridgeNotFiltered, found)
     }
 
     /// Bridges that have pods, recognised by a bridge address in the pods' prefixes, and that do not pass
     /// packets to netfilter by a setting of their own.
-    fn bridges_of_pods(&self, family: IpFamily) -> BTreeSet<String> {
+    fn bridges_of_pods(&self, intents: &Intents, family: IpFamily) -> BTreeSet<String> {
         let filters = |filters: &BridgeFilters| match family {
             IpFamily::V4 => filters.ipv4,
             IpFamily::V6 => filters.ipv6,
         };
-        let Intents { local_mode, model, facts, .. } = self.intents;
-        let unfiltered = self.findings.bridges.iter().filter(|(_, own)| !filters(own));
+        let Intents { local_mode, model, facts, .. } = intents;
+        let unfiltered = self.bridges.iter().filter(|(_, own)| !filters(own));
         let configured: &[IpNetwork] = match local_mode {
             LocalMode::ClusterCidr(cidrs) => cidrs,
             _ => &[],

@@ -49,7 +49,10 @@ pub enum Event {
 
 /// State of the loop; one thread owns it and, through it, the kernel tables.
 pub struct Reconciler {
-    pub(crate) config: Config,
+    /// Period of the audit.
+    sync_period: Duration,
+    /// Least distance between two plans of changed Services.
+    min_sync_period: Duration,
     pub(crate) syncer: Syncer,
     pub(crate) audit: Audit,
     /// Services planned in one go: [`SERVICES_PER_STEP`], and fewer in tests.
@@ -99,14 +102,15 @@ impl Reconciler {
     /// Creates a loop that knows nothing yet.
     pub fn new(config: Config, tables: Tables) -> Self {
         Reconciler {
-            syncer: Syncer::new(&config, tables),
+            sync_period: config.sync_period,
+            min_sync_period: config.min_sync_period,
+            syncer: Syncer::new(config, tables),
             audit: Audit::default(),
             services_per_step: SERVICES_PER_STEP,
             planned: None,
             phase: Phase::Unknown,
             turn: Turn::Changes,
             programmed: false,
-            config,
         }
     }
 
@@ -263,14 +267,14 @@ impl Reconciler {
             let Syncer { intents: Intents { desired, facts, .. }, kernel, .. } = &self.syncer;
             dirty.extend(Dirty::leftovers(desired, &kernel.mirror, facts));
             self.phase = Phase::Running;
-            self.audit.schedule(now, self.config.sync_period);
+            self.audit.schedule(now, self.sync_period);
         }
     }
 
     /// Earliest time for planning changed Services: at once, unless a minimal distance between syncs is
     /// configured.
     fn earliest_plan(&self) -> Time {
-        self.planned.map_or(Time::ZERO, |planned| planned + self.config.min_sync_period)
+        self.planned.map_or(Time::ZERO, |planned| planned + self.min_sync_period)
     }
 
     /// Notes when the first programming is complete: all of it has been tried with the link and the chains in
@@ -302,8 +306,9 @@ impl Reconciler {
         }
         self.syncer.work.succeed(Subject::Base);
         self.syncer.drains.adopt(View::new(&self.syncer.intents, &self.syncer.kernel.mirror, now));
-        report.findings |= self.syncer.inspector().check_forwarding();
-        self.audit.schedule(now, self.config.sync_period);
+        let Syncer { node_findings, kernel, intents, .. } = &mut self.syncer;
+        report.findings |= node_findings.check_forwarding(kernel, intents);
+        self.audit.schedule(now, self.sync_period);
         self.phase = Phase::Starting;
         true
     }
@@ -314,15 +319,9 @@ impl Reconciler {
         let mut dirty = Dirty::default();
         self.syncer.intents.refresh_ownership();
         self.syncer.intents.refresh_node(&mut self.syncer.kernel.mirror, &mut dirty);
-        while self.syncer.intents.has_backlog() {
-            let portion = Portion { most: self.services_per_step, critical_first: false };
-            self.syncer.intents.desire_some(
-                portion,
-                &mut self.syncer.kernel,
-                Time::ZERO,
-                &mut Changes::default(),
-            );
-        }
+        let portion = Portion { most: usize::MAX, critical_first: false };
+        let Syncer { intents, kernel, .. } = &mut self.syncer;
+        intents.desire_some(portion, kernel, Time::ZERO, &mut Changes::default());
         self.syncer.observe_sysctls(&mut dirty)?;
         dirty.extend(Dirty::all(
             &self.syncer.intents.desired,

@@ -187,8 +187,6 @@ pub struct Totals {
     pub virtual_servers: usize,
     /// Real servers in the mirror.
     pub real_servers: usize,
-    /// Real servers that drain.
-    pub draining: usize,
     /// Subjects that wait for another try.
     pub retrying: usize,
 }

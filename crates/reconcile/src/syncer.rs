@@ -21,11 +21,11 @@ use crate::{
     full::Full,
     intents::{Intents, Planned},
     kernel::{Findings, Kernel},
-    node_findings::{Inspector, NodeFindings},
+    node_findings::NodeFindings,
     problems::chain,
     sysctls::RefusedSysctls,
     traffic::ServiceTraffic,
-    work::{Extent, Table, Task, Work},
+    work::{Table, Task, Work},
 };
 
 /// Dumps of tables and of single virtual servers in one step, so that events never wait long.
@@ -67,10 +67,9 @@ pub(crate) enum Scope {
 }
 
 impl Syncer {
-    pub(crate) fn new(config: &Config, tables: Tables) -> Self {
+    pub(crate) fn new(config: Config, tables: Tables) -> Self {
         Syncer {
             kernel: Kernel::new(tables),
-            intents: Intents::new(config),
             drains: Drains::new(config.drain),
             work: Work::default(),
             deletions: PendingDeletions::default(),
@@ -78,6 +77,7 @@ impl Syncer {
             refused_sysctls: RefusedSysctls::default(),
             full: Full::default(),
             traffic: config.service_traffic.then(ServiceTraffic::default),
+            intents: Intents::new(config),
             out_of_marks: false,
             drift: Drift::default(),
         }
@@ -106,7 +106,7 @@ impl Syncer {
                 Ok(()) => _ = self.work.succeed(*table),
                 Err(error) => {
                     let reason = chain(&error);
-                    if self.work.fail(*table, &reason, Extent::Task, now) {
+                    if self.work.fail(*table, &reason, now) {
                         warn!("{reason}; will be tried again");
                     }
                     ipvs_due = ipvs_due.or(self.work.due(*table).filter(|_| is_of_ipvs));
@@ -176,7 +176,7 @@ impl Syncer {
             findings.dirty.insert(Subject::Base);
         }
         self.node_findings.bridges = links.bridges;
-        report.findings |= self.inspector().check_bridges();
+        report.findings |= self.node_findings.check_bridges(&mut self.kernel, &self.intents);
         Ok(())
     }
 
@@ -332,7 +332,7 @@ impl Syncer {
         let is_unnumbered =
             |front: &&Front| intents.desired.front(front).is_some() && kernel.mirror.key(front).is_none();
         for front in dirty.fronts().filter(is_unnumbered) {
-            work.fail(Subject::Front(*front), "no packet mark is left", Extent::Task, now);
+            work.fail(Subject::Front(*front), "no packet mark is left", now);
         }
     }
 
@@ -424,11 +424,6 @@ impl Syncer {
         );
     }
 
-    pub(crate) fn inspector(&mut self) -> Inspector<'_> {
-        let Syncer { node_findings: findings, kernel, intents, .. } = self;
-        Inspector { findings, kernel, intents }
-    }
-
     /// Numbers of programmed objects.
     pub(crate) fn totals(&self) -> Totals {
         let servers = &self.kernel.mirror.servers;
@@ -436,7 +431,6 @@ impl Syncer {
             services: self.intents.desired.services().count(),
             virtual_servers: servers.len(),
             real_servers: servers.values().map(|server| server.real_servers.len()).sum(),
-            draining: self.drains.ledger.len(),
             retrying: self.work.len() + self.intents.problems.len(),
         }
     }

@@ -107,7 +107,7 @@ impl fmt::Display for Task {
 
 /// Reach of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Extent {
+enum Extent {
     /// The kernel refused something of this task.
     Task,
     /// A whole call failed, whatever was in it.
@@ -204,8 +204,16 @@ impl Work {
 
     /// Notes a failure, so that the task is tried again later; returns whether the reason is news. Several
     /// failures of a task that is not due again yet count once.
-    pub(crate) fn fail(&mut self, task: impl Into<Task>, reason: &str, extent: Extent, now: Time) -> bool {
-        let task = task.into();
+    pub(crate) fn fail(&mut self, task: impl Into<Task>, reason: &str, now: Time) -> bool {
+        self.note(task.into(), reason, Extent::Task, now)
+    }
+
+    /// Notes the same of a task in a call that has failed as a whole.
+    pub(crate) fn fail_call(&mut self, task: impl Into<Task>, reason: &str, now: Time) {
+        self.note(task.into(), reason, Extent::Call, now);
+    }
+
+    fn note(&mut self, task: Task, reason: &str, extent: Extent, now: Time) -> bool {
         let before = self.entries.get(&task);
         let failure = before.and_then(|entry| entry.failure.as_ref());
         let is_tried_again = before.and_then(|entry| entry.due).is_none_or(|due| due <= now);
@@ -388,7 +396,7 @@ mod tests {
     const VIPS: Task = Task::Dump(Table::Vips);
 
     fn fail(work: &mut Work, reason: &str, now: Time) -> bool {
-        work.fail(BASE, reason, Extent::Task, now)
+        work.fail(BASE, reason, now)
     }
 
     /// Conformance: runner retry interval
@@ -434,12 +442,12 @@ mod tests {
     #[test]
     fn a_request_hastens_a_comparison_but_no_dump_that_has_failed() {
         let (mut work, now) = (Work::default(), Time::from_secs(9));
-        work.fail(Subject::Sysctls, "no", Extent::Task, now);
+        work.fail(Subject::Sysctls, "no", now);
         work.request(Subject::Sysctls, now);
         assert_eq!(work.next_due(), Some(now));
         work.succeed(Subject::Sysctls);
         work.request(VIPS, now + BACKOFF.first * 9);
-        work.fail(VIPS, "no", Extent::Call, now);
+        work.fail_call(VIPS, "no", now);
         work.request(VIPS, now);
         assert_eq!(work.next_due(), Some(now + BACKOFF.first));
         assert_eq!(work.due_dumps(now, 9), []);

@@ -1,4 +1,4 @@
-//! Endpoints of one service port, merged from all slices; `select` chooses among them by policy.
+//! Endpoints of service ports, merged from all slices; `select` chooses among them by policy.
 
 use std::sync::Arc;
 
@@ -39,19 +39,5 @@ impl Endpoint {
     /// Tells whether it may take new connections while no endpoint is ready (KEP-1669).
     pub const fn is_fallback(&self) -> bool {
         self.serving && self.terminating
-    }
-}
-
-/// All endpoints of one service port in one family.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PortEndpoints {
-    /// Endpoints of all slices, one per (address, port), sorted by `id`.
-    pub all: Vec<Endpoint>,
-}
-
-impl PortEndpoints {
-    /// The endpoint behind a real server.
-    pub fn get(&self, id: RealServerId) -> Option<&Endpoint> {
-        self.all.binary_search_by_key(&id, |e| e.id).ok().and_then(|i| self.all.get(i))
     }
 }

@@ -23,7 +23,7 @@ mod slice;
 pub mod testing;
 
 pub use changes::{ChangeCounts, Trigger};
-pub use endpoints::{Endpoint, Placement, PortEndpoints};
+pub use endpoints::{Endpoint, Placement};
 pub use input::{
     Affinity, EndpointSlice, ExternalIp, ExternalIpBinding, ExternalSource, ModelEvent, Node, Service,
     ServicePort, ServiceSettings, SliceEndpoint, SliceName, SlicePort, SourceRanges, TrafficPolicy,

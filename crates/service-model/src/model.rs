@@ -7,8 +7,8 @@ use lb_types::{FastMap, Front, IpFamily, PodUid, RealServerId, ServiceName};
 use tally::Tallied;
 
 use crate::{
-    ChangeCounts, Endpoint, EndpointSlice, ModelEvent, Node, PortEndpoints, Service, ServicePort, SliceName,
-    SlicePort, Trigger,
+    ChangeCounts, Endpoint, EndpointSlice, ModelEvent, Node, Service, ServicePort, SliceName, SlicePort,
+    Trigger,
     addresses::Addresses,
     changes::Changes,
     intern::Interner,
@@ -146,8 +146,8 @@ impl ServiceModel {
     }
 
     /// Every endpoint of a service port in a family, whatever its condition, merged over the slices of the
-    /// Service.
-    pub fn endpoints(&self, service: &Service, port: &ServicePort, family: IpFamily) -> PortEndpoints {
+    /// Service: one per address and port, sorted by these.
+    pub fn endpoints(&self, service: &Service, port: &ServicePort, family: IpFamily) -> Vec<Endpoint> {
         let slices = self.entries.get(&service.name).map_or(&[][..], |e| &e.slices);
         let of_family = slices.iter().filter(|s| s.family == family);
         let named =
@@ -159,14 +159,14 @@ impl ServiceModel {
             let mut all = Vec::with_capacity(slice.endpoints().len());
             all.extend(copies.map(|(id, copy)| self.endpoint(id, &copy)));
             all.dedup_by_key(|endpoint: &mut Endpoint| endpoint.id);
-            return PortEndpoints { all };
+            return all;
         }
         let mut copies: Vec<_> =
             sources.iter().flat_map(|(slice, port)| slice.endpoints_at(port.port)).collect();
         // The least copy of each endpoint counts, so it is sorted first and stays.
         copies.sort_unstable();
         copies.dedup_by_key(|(id, _)| *id);
-        PortEndpoints { all: copies.iter().map(|(id, copy)| self.endpoint(*id, copy)).collect() }
+        copies.iter().map(|(id, copy)| self.endpoint(*id, copy)).collect()
     }
 
     /// `NAMESPACE/NAME/UID` of a pod that the slices of a Service list at an address, or that has left a

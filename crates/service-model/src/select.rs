@@ -4,7 +4,7 @@
 
 use lb_types::RealServerId;
 
-use crate::{Endpoint, Node, PortEndpoints, Service, ServicePort, TrafficPolicy};
+use crate::{Endpoint, Node, Service, ServicePort, TrafficPolicy};
 
 /// Policies of a service port, which determine the lists of endpoints.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -55,43 +55,21 @@ pub struct SelectedEndpoints {
 }
 
 impl SelectedEndpoints {
-    /// List for traffic under a policy.
-    pub fn under(&self, policy: TrafficPolicy) -> &[RealServerId] {
-        match policy {
-            TrafficPolicy::Cluster => &self.cluster,
-            TrafficPolicy::Local => &self.local,
+    /// Chooses among all endpoints of a port. Those of this node are chosen whatever the topology.
+    pub fn of(endpoints: &[Endpoint], policy: EndpointPolicy, node: &Node) -> Self {
+        let (mut cluster, mut local) = (Vec::new(), Vec::new());
+        if policy.uses_cluster() {
+            let topology = Topology::of(endpoints, node);
+            cluster = ready_or_fallback(endpoints.iter(), |e| topology.allows(e, node));
         }
-    }
-
-    /// Both lists, merged: a terminating or topologically distant local endpoint is only in `local`.
-    pub fn reachable(&self) -> Vec<RealServerId> {
-        let mut all: Vec<_> = self.cluster.iter().chain(&self.local).copied().collect();
-        all.sort_unstable();
-        all.dedup();
-        all
+        if policy.uses_local() {
+            local = ready_or_fallback(endpoints.iter().filter(|e| e.local), |_| true);
+        }
+        SelectedEndpoints { cluster, local, has_any: endpoints.iter().any(|e| e.ready || e.is_fallback()) }
     }
 }
 
-impl PortEndpoints {
-    /// Chooses the endpoints that take new connections.
-    pub fn select(&self, policy: EndpointPolicy, node: &Node) -> SelectedEndpoints {
-        let cluster = if policy.uses_cluster() { self.cluster_list(node) } else { Vec::new() };
-        let local = if policy.uses_local() { self.local_list() } else { Vec::new() };
-        SelectedEndpoints { cluster, local, has_any: self.all.iter().any(|e| e.ready || e.is_fallback()) }
-    }
-
-    /// Ready endpoints that the topology allows; if there is none, all that are serving and terminating.
-    fn cluster_list(&self, node: &Node) -> Vec<RealServerId> {
-        let topology = Topology::of(&self.all, node);
-        ready_or_fallback(self.all.iter(), |e| topology.allows(e, node))
-    }
-
-    /// The same among the endpoints of this node, where the topology does not matter.
-    fn local_list(&self) -> Vec<RealServerId> {
-        ready_or_fallback(self.all.iter().filter(|e| e.local), |_| true)
-    }
-}
-
+/// Ready endpoints that are allowed; if there is none, all that are serving and terminating.
 fn ready_or_fallback<'a>(
     endpoints: impl Iterator<Item = &'a Endpoint> + Clone,
     allowed: impl Fn(&Endpoint) -> bool,

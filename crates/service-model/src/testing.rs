@@ -186,6 +186,6 @@ mod notation {
                 [letter(e.ready, "R"), letter(e.serving, "S"), letter(e.terminating, "T")].concat();
             format!("{number}:{}{conditions}{}", e.id.port, letter(e.local, "L"))
         };
-        model.endpoints(service, port, family).all.iter().map(show).collect::<Vec<_>>().join(" ")
+        model.endpoints(service, port, family).iter().map(show).collect::<Vec<_>>().join(" ")
     }
 }

@@ -283,7 +283,7 @@ pub fn limits() -> Limits {
 
 pub fn view(model: &ServiceModel) -> View {
     let endpoints = |service: &service_model::Service| {
-        let of_port = |port| model.endpoints(service, port, IpFamily::V4).all;
+        let of_port = |port| model.endpoints(service, port, IpFamily::V4);
         let all = service.ports.iter().flat_map(of_port);
         all.map(|endpoint| format!("{} {}", endpoint.id, endpoint.ready)).collect()
     };

@@ -6,11 +6,7 @@ use planner::Subject;
 use tracing::{debug, error, warn};
 
 use super::{Executor, Run};
-use crate::{
-    TableName,
-    problems::chain,
-    work::{Extent, Table},
-};
+use crate::{TableName, problems::chain, work::Table};
 
 const ENOENT: i32 = 2;
 const ESRCH: i32 = 3;
@@ -72,7 +68,7 @@ impl Run<'_> {
         let Executor { kernel, work, desired, now, .. } = &mut self.executor;
         // Every planned write to IPVS belongs to a front.
         let Some(front) = kernel.mirror.front(&op.virtual_server()) else { return };
-        if work.fail(Subject::Front(front), reason, Extent::Task, *now) {
+        if work.fail(Subject::Front(front), reason, *now) {
             let service =
                 desired.service_of(&front).map_or_else(|| "no Service".to_owned(), ToString::to_string);
             error!(%service, "{op}: {reason}; will be tried again");
@@ -97,7 +93,7 @@ impl Run<'_> {
         for op in ops {
             let Executor { kernel, work, now, .. } = &mut self.executor;
             if let Some(subject) = Subject::of_ipvs(op, &kernel.mirror) {
-                work.fail(subject, &error.operation, Extent::Call, *now);
+                work.fail_call(subject, &error.operation, *now);
                 // Perhaps none of it was executed: nothing may be removed before what replaces it is there.
                 self.held.insert(subject);
             }

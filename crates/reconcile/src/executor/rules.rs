@@ -8,11 +8,8 @@ use lb_types::{Front, Operation, RulesOp};
 use planner::Subject;
 use tracing::error;
 
-use super::{Executor, Run};
-use crate::{
-    TableName,
-    work::{Extent, Table},
-};
+use super::{Executor, Run, fail_base};
+use crate::{TableName, work::Table};
 
 /// Attempts at a transaction, each without what the kernel refused in the one before. The kernel names
 /// everything that it refuses, so that two suffice unless refusals depend on each other.
@@ -40,7 +37,7 @@ impl Run<'_> {
             let outcome = match result {
                 Ok(outcome) => outcome,
                 Err(error) => {
-                    self.base_failed(&error);
+                    fail_base(self.executor.work, &error, self.executor.now);
                     self.distrust(&ops);
                     break;
                 }
@@ -101,7 +98,7 @@ impl Run<'_> {
         let first = outcome.failed.first();
         let reason = first.map_or("answers of the kernel were lost", |failure| &failure.reason);
         let Executor { work, now, .. } = &mut self.executor;
-        if work.fail(Subject::Base, reason, Extent::Task, *now) {
+        if work.fail(Subject::Base, reason, *now) {
             let op = first.and_then(|failure| ops.get(failure.index)).map(ToString::to_string);
             error!("nftables transaction refused: {}: {reason}; will be tried again", op.unwrap_or_default());
         }

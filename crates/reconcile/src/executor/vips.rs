@@ -4,7 +4,7 @@ use dataplane::FailedOp;
 use lb_types::{Operation, VipOp};
 use planner::Subject;
 
-use super::Run;
+use super::{Run, fail_base};
 use crate::{TableName, work::Table};
 
 impl Run<'_> {
@@ -28,7 +28,7 @@ impl Run<'_> {
             Err(error) => {
                 self.executor.work.doubt(Table::Vips, self.executor.now);
                 self.report.refuse(TableName::Vips, None, ops.len());
-                self.base_failed(&error);
+                fail_base(self.executor.work, &error, self.executor.now);
                 for op in ops {
                     let op = Operation::Vip(*op);
                     // Nothing that serves a VIP goes before what is to serve it has come.

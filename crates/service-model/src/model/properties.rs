@@ -6,7 +6,7 @@ use lb_types::{IpFamily, ServiceName};
 use proptest::{collection::vec, prelude::*, sample::select};
 
 use crate::{
-    EndpointSlice, ModelEvent, PortEndpoints, Service, ServiceModel,
+    Endpoint, EndpointSlice, ModelEvent, Service, ServiceModel,
     testing::{node, service, slice_name, slice_of},
 };
 
@@ -46,7 +46,7 @@ fn some_event() -> impl Strategy<Value = ModelEvent> {
 }
 
 /// Everything that users of a model can see.
-type View = BTreeMap<ServiceName, (Service, Vec<PortEndpoints>)>;
+type View = BTreeMap<ServiceName, (Service, Vec<Vec<Endpoint>>)>;
 
 fn view(model: &ServiceModel) -> View {
     let one = |service: &Service| {

@@ -137,7 +137,7 @@ fn the_copy_that_is_believed_brings_its_pod() {
             slices.map(|(i, text)| SliceApplied(slice(&format!("s{i}"), "web", "http:80/TCP", text)));
         let model = model(events.chain([ServiceApplied(web.clone())]));
         let endpoints = model.endpoints(&web, &web.ports[0], V4);
-        let pods = endpoints.all.iter().map(|e| model.pod_name(&web.name, e.id.addr, e.pod.unwrap()));
+        let pods = endpoints.iter().map(|e| model.pod_name(&web.name, e.id.addr, e.pod.unwrap()));
         assert_eq!(pods.collect::<Vec<_>>(), [Some("ns/new/2".into())]);
     }
 }

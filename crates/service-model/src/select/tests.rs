@@ -1,13 +1,13 @@
 use lb_types::IpFamily;
 
-use super::EndpointPolicy;
+use super::{EndpointPolicy, SelectedEndpoints};
 use crate::{
-    ModelEvent, PortEndpoints, TrafficPolicy,
+    Endpoint, ModelEvent, TrafficPolicy,
     testing::{model, node, service, slice},
 };
 
 /// Endpoints of one port on node `n1`, in the notation of `testing::endpoint`.
-fn endpoints(text: &str) -> PortEndpoints {
+fn endpoints(text: &str) -> Vec<Endpoint> {
     let service = service("web", "http:80/TCP");
     let model = model([
         ModelEvent::ServiceApplied(service.clone()),
@@ -46,13 +46,17 @@ const fn case(
 }
 
 fn check(case: &Case) {
-    let selected = endpoints(case.endpoints).select(policy(case.policy), &node("n1", case.zone));
+    let node = node("n1", case.zone);
+    let selected = SelectedEndpoints::of(&endpoints(case.endpoints), policy(case.policy), &node);
+    let mut both = [selected.cluster.clone(), selected.local.clone()].concat();
+    both.sort_unstable();
+    both.dedup();
     let show = |ids: &[lb_types::RealServerId]| {
         let number = |id: &lb_types::RealServerId| id.addr.to_string().replace("10.0.0.", "");
         ids.iter().map(number).collect::<Vec<_>>().join(" ")
     };
     let any = if selected.has_any { "any" } else { "" };
-    let lists = [show(&selected.cluster), show(&selected.local), show(&selected.reachable()), any.to_owned()];
+    let lists = [show(&selected.cluster), show(&selected.local), show(&both), any.to_owned()];
     assert_eq!(lists, case.expect, "{}", case.name);
 }
 
@@ -197,9 +201,12 @@ fn check_cluster_ip(name: &str, internal: TrafficPolicy, text: &str, expect: &st
     service.external_traffic_policy = TrafficPolicy::Local;
     service.ports[0].node_port = "30080".parse().ok();
     let policy = EndpointPolicy::of(&service, &service.ports[0]);
-    let selected = endpoints(text).select(policy, &node("n1", "a"));
-    let numbers: Vec<_> =
-        selected.under(internal).iter().map(|id| id.addr.to_string().replace("10.0.0.", "")).collect();
+    let selected = SelectedEndpoints::of(&endpoints(text), policy, &node("n1", "a"));
+    let list = match internal {
+        TrafficPolicy::Cluster => selected.cluster,
+        TrafficPolicy::Local => selected.local,
+    };
+    let numbers: Vec<_> = list.iter().map(|id| id.addr.to_string().replace("10.0.0.", "")).collect();
     assert_eq!(numbers.join(" "), expect, "{name}");
 }
 
@@ -226,11 +233,7 @@ fn cluster_ips() {
 }
 
 #[test]
-fn an_endpoint_is_found_by_its_real_server() {
-    let endpoints = endpoints("1RS 2RS 9ST");
-    for endpoint in &endpoints.all {
-        assert_eq!(endpoints.get(endpoint.id), Some(endpoint));
-    }
-    let unknown = lb_types::RealServerId { addr: [10, 0, 0, 3].into(), port: endpoints.all[0].id.port };
-    assert_eq!(endpoints.get(unknown), None);
+fn endpoints_are_sorted_by_their_real_servers() {
+    let endpoints = endpoints("9ST 2RS 1RS");
+    assert!(endpoints.len() == 3 && endpoints.is_sorted_by_key(|endpoint| endpoint.id), "{endpoints:?}");
 }
