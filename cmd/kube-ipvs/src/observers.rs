@@ -153,8 +153,8 @@ impl Observers {
     pub fn report_findings(&self, reconciler: &Reconciler) {
         for finding in NodeFinding::ALL {
             let objects: Vec<_> = reconciler.node_findings(finding).collect();
-            self.metrics.set_node_finding(finding.code(), objects.len());
-            self.health.set_condition(finding.code(), Effect::Notice, objects);
+            self.metrics.set_node_finding(finding.as_str(), objects.len());
+            self.health.set_condition(finding.as_str(), Effect::Notice, objects);
         }
     }
 

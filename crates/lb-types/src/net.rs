@@ -6,24 +6,23 @@ use std::{
     hash::{Hash, Hasher},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZeroU16,
-    str::FromStr,
 };
 
 use ipnetwork::IpNetwork;
 
-/// IPv4 or IPv6.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum IpFamily {
-    /// IPv4
-    V4,
-    /// IPv6
-    V6,
+use crate::words;
+
+words! {
+    /// IPv4 or IPv6; we always treat them in this order.
+    IpFamily {
+        /// IPv4
+        V4 = "IPv4",
+        /// IPv6
+        V6 = "IPv6",
+    }
 }
 
 impl IpFamily {
-    /// Both families, in the order in which we always treat them.
-    pub const ALL: [IpFamily; 2] = [IpFamily::V4, IpFamily::V6];
-
     /// Family of an address.
     pub const fn of(addr: IpAddr) -> Self {
         match addr {
@@ -49,15 +48,6 @@ impl IpFamily {
     }
 }
 
-impl fmt::Display for IpFamily {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            IpFamily::V4 => "IPv4",
-            IpFamily::V6 => "IPv6",
-        })
-    }
-}
-
 /// Prefix without host bits. One of IPv4 addresses in IPv6 notation becomes that of the IPv4 addresses, which are what
 /// packets and objects have; to Go's `ParseCIDR` they are the same, too.
 pub fn canonical_prefix(prefix: IpNetwork) -> IpNetwork {
@@ -71,21 +61,21 @@ pub fn canonical_prefix(prefix: IpNetwork) -> IpNetwork {
     canonical.unwrap_or(prefix)
 }
 
-/// Transport protocol of a Service port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Protocol {
-    /// TCP
-    Tcp,
-    /// UDP
-    Udp,
-    /// SCTP
-    Sctp,
+words! {
+    /// Transport protocol of a Service port, as the Kubernetes API spells it.
+    Protocol {
+        /// TCP
+        Tcp = "TCP",
+        /// UDP
+        Udp = "UDP",
+        /// SCTP
+        Sctp = "SCTP",
+    }
+    /// A protocol name that no Service can have.
+    UnknownProtocol = "unknown protocol {0:?}: expected TCP, UDP or SCTP"
 }
 
 impl Protocol {
-    /// All protocols that Services can have.
-    pub const ALL: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
-
     /// IP protocol number.
     pub const fn number(self) -> u8 {
         match self {
@@ -103,34 +93,6 @@ impl Protocol {
             132 => Some(Protocol::Sctp),
             _ => None,
         }
-    }
-
-    /// Spelling used by the Kubernetes API.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Protocol::Tcp => "TCP",
-            Protocol::Udp => "UDP",
-            Protocol::Sctp => "SCTP",
-        }
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// A protocol name that no Service can have.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown protocol {0:?}: expected TCP, UDP or SCTP")]
-pub struct UnknownProtocol(pub String);
-
-impl FromStr for Protocol {
-    type Err = UnknownProtocol;
-
-    fn from_str(s: &str) -> Result<Self, UnknownProtocol> {
-        Protocol::ALL.into_iter().find(|p| p.as_str() == s).ok_or_else(|| UnknownProtocol(s.to_owned()))
     }
 }
 

@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr, num::NonZeroU32};
 
 use ipnetwork::IpNetwork;
 
-use crate::{Clients, Front, IpFamily, MarkRange, VipPort};
+use crate::{Clients, Front, IpFamily, MarkRange, VipPort, words};
 
 /// One element of one set or map: a fact that the packet rules know of an address or of a front.
 ///
@@ -59,110 +59,58 @@ pub enum RuleElement {
     Unmarked(Front, NonZeroU32),
 }
 
-/// Set that holds elements of one variant of [`RuleElement`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum RuleSet {
-    /// Holds [`RuleElement::Vip`].
-    Vips,
-    /// Holds [`RuleElement::SteeredVip`].
-    SteeredVips,
-    /// Holds [`RuleElement::UnansweredVip`]; in the table of family arp, and for IPv4 only.
-    UnansweredVips,
-    /// Holds [`RuleElement::NodeAddress`].
-    NodeAddresses,
-    /// Holds [`RuleElement::Service`].
-    Services,
-    /// Holds [`RuleElement::Refuse`].
-    NoEndpoints,
-    /// Holds [`RuleElement::Masquerade`].
-    Masquerade,
-    /// Holds [`RuleElement::MasqueradeNonLocal`].
-    MasqueradeNonLocal,
-    /// Holds [`RuleElement::MasqueradeExternal`].
-    MasqueradeExternal,
-    /// Holds [`RuleElement::MasqueradePods`].
-    MasqueradePods,
-    /// Holds [`RuleElement::MasqueradeVips`].
-    MasqueradeVips,
-    /// Holds [`RuleElement::DropExternal`].
-    NoLocalEndpoints,
-    /// Holds [`RuleElement::Restrict`].
-    Restricted,
-    /// Holds [`RuleElement::Allow`].
-    Allowed,
-    /// Holds [`RuleElement::HealthCheck`].
-    HealthChecks,
-    /// Holds [`RuleElement::LocalEndpoint`].
-    LocalEndpoints,
-    /// Holds [`RuleElement::Steer`].
-    Steered,
-    /// Holds [`RuleElement::SteerKnown`].
-    SteeredKnown,
-    /// Holds [`RuleElement::Mark`] of fronts for any client.
-    Marks,
-    /// Holds [`RuleElement::Mark`] of fronts for external clients.
-    MarksExternal,
-    /// Holds [`RuleElement::Unmarked`] of fronts for any client; no rule looks there.
-    Unmarked,
-    /// Holds [`RuleElement::Unmarked`] of fronts for external clients; no rule looks there.
-    UnmarkedExternal,
+words! {
+    /// Set that holds elements of one variant of [`RuleElement`], by its name without the suffix of the family (`-v4`,
+    /// `-v6`); they are created in this order.
+    RuleSet {
+        /// Holds [`RuleElement::Vip`].
+        Vips = "vips",
+        /// Holds [`RuleElement::SteeredVip`].
+        SteeredVips = "steered-vips",
+        /// Holds [`RuleElement::UnansweredVip`]; in the table of family arp, and for IPv4 only.
+        UnansweredVips = "unanswered-vips",
+        /// Holds [`RuleElement::NodeAddress`].
+        NodeAddresses = "node-addresses",
+        /// Holds [`RuleElement::Service`].
+        Services = "services",
+        /// Holds [`RuleElement::Refuse`].
+        NoEndpoints = "no-endpoints",
+        /// Holds [`RuleElement::Masquerade`].
+        Masquerade = "masquerade",
+        /// Holds [`RuleElement::MasqueradeNonLocal`].
+        MasqueradeNonLocal = "masquerade-nonlocal",
+        /// Holds [`RuleElement::MasqueradeExternal`].
+        MasqueradeExternal = "masquerade-external",
+        /// Holds [`RuleElement::MasqueradePods`].
+        MasqueradePods = "masquerade-pods",
+        /// Holds [`RuleElement::MasqueradeVips`].
+        MasqueradeVips = "masquerade-vips",
+        /// Holds [`RuleElement::DropExternal`].
+        NoLocalEndpoints = "no-local-endpoints",
+        /// Holds [`RuleElement::Restrict`].
+        Restricted = "restricted",
+        /// Holds [`RuleElement::Allow`].
+        Allowed = "allowed",
+        /// Holds [`RuleElement::HealthCheck`].
+        HealthChecks = "health-checks",
+        /// Holds [`RuleElement::LocalEndpoint`].
+        LocalEndpoints = "local-endpoints",
+        /// Holds [`RuleElement::Steer`].
+        Steered = "steered",
+        /// Holds [`RuleElement::SteerKnown`].
+        SteeredKnown = "steered-known",
+        /// Holds [`RuleElement::Mark`] of fronts for any client.
+        Marks = "marks",
+        /// Holds [`RuleElement::Mark`] of fronts for external clients.
+        MarksExternal = "marks-external",
+        /// Holds [`RuleElement::Unmarked`] of fronts for any client; no rule looks there.
+        Unmarked = "unmarked",
+        /// Holds [`RuleElement::Unmarked`] of fronts for external clients; no rule looks there.
+        UnmarkedExternal = "unmarked-external",
+    }
 }
 
 impl RuleSet {
-    /// All sets, in the order in which they are created.
-    pub const ALL: [RuleSet; 22] = [
-        RuleSet::Vips,
-        RuleSet::SteeredVips,
-        RuleSet::UnansweredVips,
-        RuleSet::NodeAddresses,
-        RuleSet::Services,
-        RuleSet::NoEndpoints,
-        RuleSet::Masquerade,
-        RuleSet::MasqueradeNonLocal,
-        RuleSet::MasqueradeExternal,
-        RuleSet::MasqueradePods,
-        RuleSet::MasqueradeVips,
-        RuleSet::NoLocalEndpoints,
-        RuleSet::Restricted,
-        RuleSet::Allowed,
-        RuleSet::HealthChecks,
-        RuleSet::LocalEndpoints,
-        RuleSet::Steered,
-        RuleSet::SteeredKnown,
-        RuleSet::Marks,
-        RuleSet::MarksExternal,
-        RuleSet::Unmarked,
-        RuleSet::UnmarkedExternal,
-    ];
-
-    /// Name without the family suffix (`-v4`, `-v6`).
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            RuleSet::Vips => "vips",
-            RuleSet::SteeredVips => "steered-vips",
-            RuleSet::UnansweredVips => "unanswered-vips",
-            RuleSet::NodeAddresses => "node-addresses",
-            RuleSet::Services => "services",
-            RuleSet::NoEndpoints => "no-endpoints",
-            RuleSet::Masquerade => "masquerade",
-            RuleSet::MasqueradeNonLocal => "masquerade-nonlocal",
-            RuleSet::MasqueradeExternal => "masquerade-external",
-            RuleSet::MasqueradePods => "masquerade-pods",
-            RuleSet::MasqueradeVips => "masquerade-vips",
-            RuleSet::NoLocalEndpoints => "no-local-endpoints",
-            RuleSet::Restricted => "restricted",
-            RuleSet::Allowed => "allowed",
-            RuleSet::HealthChecks => "health-checks",
-            RuleSet::LocalEndpoints => "local-endpoints",
-            RuleSet::Steered => "steered",
-            RuleSet::SteeredKnown => "steered-known",
-            RuleSet::Marks => "marks",
-            RuleSet::MarksExternal => "marks-external",
-            RuleSet::Unmarked => "unmarked",
-            RuleSet::UnmarkedExternal => "unmarked-external",
-        }
-    }
-
     /// Element of the set for a port; `None` unless its elements are ports and nothing else.
     pub const fn of_port(self, port: VipPort) -> Option<RuleElement> {
         match self {
@@ -189,12 +137,6 @@ impl RuleSet {
             | RuleSet::Unmarked
             | RuleSet::UnmarkedExternal => None,
         }
-    }
-}
-
-impl fmt::Display for RuleSet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 

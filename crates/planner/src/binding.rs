@@ -6,7 +6,7 @@
 use std::{fmt, net::IpAddr};
 
 use ipnetwork::IpNetwork;
-use lb_types::VipBinding;
+use lb_types::{VipBinding, words};
 use service_model::{ExternalSource, Service, annotations};
 
 use crate::{NodeFacts, PlannerConfig};
@@ -38,44 +38,26 @@ impl Default for Bindings {
     }
 }
 
-/// Way by which packets to a VIP come to IPVS, in the order of reach: where Services share a VIP, the last of
-/// their bindings holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Binding {
-    /// Packets to ports of Services are steered here.
-    Steer,
-    /// A local route leads there.
-    Route,
-    /// It is an address of `kube-ipvs0`.
-    Address,
-    /// The VIP is an address of this node and stays the node's, or the port is a node port: packets arrive there
-    /// anyway, and ports without a front are not ours.
-    Node,
+words! {
+    /// Way by which packets to a VIP come to IPVS, in the order of reach: where Services share a VIP, the last of
+    /// their bindings holds. Words are those of [`VipBinding`].
+    Binding {
+        /// Packets to ports of Services are steered here.
+        Steer = "steer",
+        /// A local route leads there.
+        Route = "route",
+        /// It is an address of `kube-ipvs0`.
+        Address = "address",
+        /// The VIP is an address of this node and stays the node's, or the port is a node port: packets arrive there
+        /// anyway, and ports without a front are not ours.
+        Node = "node",
+    }
 }
 
 impl Binding {
-    /// All bindings, in the order of their reach.
-    pub const ALL: [Binding; 4] = [Binding::Steer, Binding::Route, Binding::Address, Binding::Node];
-
-    /// Spelling for people.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Binding::Steer => VipBinding::Steer.as_str(),
-            Binding::Route => VipBinding::Route.as_str(),
-            Binding::Address => VipBinding::Address.as_str(),
-            Binding::Node => "node",
-        }
-    }
-
     /// Tells whether a VIP is bound with all its ports, so that those without a Service are refused.
     pub const fn is_whole(self) -> bool {
         matches!(self, Binding::Route | Binding::Address)
-    }
-}
-
-impl fmt::Display for Binding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 

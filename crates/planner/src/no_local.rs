@@ -1,27 +1,16 @@
 //! Services that a Local traffic policy leaves without an endpoint on this node, for a metric (`syncProxyRules` in
 //! pkg/proxy/ipvs/proxier.go).
 
-use lb_types::IpFamily;
+use lb_types::{IpFamily, words};
 use service_model::{EndpointPolicy, SelectedEndpoints, TrafficPolicy};
 
-/// Traffic that a policy is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Traffic {
-    /// Traffic to ClusterIPs.
-    Internal,
-    /// Traffic from outside.
-    External,
-}
-
-impl Traffic {
-    const ALL: [Traffic; 2] = [Traffic::Internal, Traffic::External];
-
-    /// Word for metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Traffic::Internal => "internal",
-            Traffic::External => "external",
-        }
+words! {
+    /// Traffic that a policy is about, as metrics name it.
+    Traffic {
+        /// Traffic to ClusterIPs.
+        Internal = "internal",
+        /// Traffic from outside.
+        External = "external",
     }
 }
 

@@ -7,34 +7,20 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dataplane::{BridgeFilters, ForwardDrop};
 use ipnetwork::IpNetwork;
-use lb_types::IpFamily;
+use lb_types::{IpFamily, words};
 use tracing::{debug, info, warn};
 
 use crate::{LocalMode, intents::Intents, kernel::Kernel, problems::chain};
 
-/// Kinds of findings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum NodeFinding {
-    /// Somebody else's chain drops the answers of pods.
-    ForwardPolicyDrop,
-    /// Pods are on a bridge whose packets do not pass netfilter.
-    BridgeNotFiltered,
-    /// A kernel parameter cannot be written.
-    ParameterRefused,
-}
-
-impl NodeFinding {
-    /// All kinds.
-    pub const ALL: [NodeFinding; 3] =
-        [NodeFinding::ForwardPolicyDrop, NodeFinding::BridgeNotFiltered, NodeFinding::ParameterRefused];
-
-    /// Name for programs.
-    pub const fn code(self) -> &'static str {
-        match self {
-            NodeFinding::ForwardPolicyDrop => "forward-policy-drop",
-            NodeFinding::BridgeNotFiltered => "bridge-not-filtered",
-            NodeFinding::ParameterRefused => "parameter-refused",
-        }
+words! {
+    /// Kind of finding, by its code.
+    NodeFinding {
+        /// Somebody else's chain drops the answers of pods.
+        ForwardPolicyDrop = "forward-policy-drop",
+        /// Pods are on a bridge whose packets do not pass netfilter.
+        BridgeNotFiltered = "bridge-not-filtered",
+        /// A kernel parameter cannot be written.
+        ParameterRefused = "parameter-refused",
     }
 }
 
@@ -52,10 +38,10 @@ impl NodeFindings {
     fn replace(&mut self, finding: NodeFinding, now: BTreeMap<String, String>) -> bool {
         let before = self.found.entry(finding).or_default();
         for (_, text) in now.iter().filter(|(object, _)| !before.contains_key(*object)) {
-            warn!(finding = finding.code(), "{text}");
+            warn!(finding = finding.as_str(), "{text}");
         }
         for object in before.keys().filter(|object| !now.contains_key(*object)) {
-            info!(finding = finding.code(), "no longer: {object}");
+            info!(finding = finding.as_str(), "no longer: {object}");
         }
         let changed = before.keys().ne(now.keys());
         *before = now;

@@ -7,36 +7,24 @@ use std::{
 };
 
 use drain::{Outcome, Time};
-use lb_types::{IpFamily, Scheduler};
+use lb_types::{IpFamily, Scheduler, words};
 use service_model::Trigger;
 
 use crate::Part;
 
-/// Table of the kernel, as counts name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum TableName {
-    /// Virtual servers and real servers.
-    Ipvs,
-    /// Link, routes and addresses.
-    Vips,
-    /// The nftables table.
-    Rules,
-    /// Kernel parameters.
-    Sysctls,
-    /// Tracked connections.
-    Conntrack,
-}
-
-impl TableName {
-    /// Word for metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            TableName::Ipvs => "ipvs",
-            TableName::Vips => "vips",
-            TableName::Rules => "rules",
-            TableName::Sysctls => "sysctls",
-            TableName::Conntrack => "conntrack",
-        }
+words! {
+    /// Table of the kernel, as metrics name it.
+    TableName {
+        /// Virtual servers and real servers.
+        Ipvs = "ipvs",
+        /// Link, routes and addresses.
+        Vips = "vips",
+        /// The nftables table.
+        Rules = "rules",
+        /// Kernel parameters.
+        Sysctls = "sysctls",
+        /// Tracked connections.
+        Conntrack = "conntrack",
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use lb_types::{Front, IpFamily, ServiceName};
+use lb_types::{Front, IpFamily, ServiceName, words};
 use planner::Subject;
 
 use crate::{Reconciler, kernel::Kernel, work::Task};
@@ -20,28 +20,17 @@ pub struct Standing {
     pub refused: usize,
 }
 
-/// Reason for which changes wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wait {
-    /// The first programming of everything.
-    Start,
-    /// Their turn behind other work.
-    Turn,
-    /// The link or the chains, which the kernel refuses.
-    Base,
-    /// IPVS, which answers no call.
-    Ipvs,
-}
-
-impl Wait {
-    /// Code for health checks.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Wait::Start => "first-programming",
-            Wait::Turn => "changes-wait",
-            Wait::Base => "link-or-chains-refused",
-            Wait::Ipvs => "ipvs-fails",
-        }
+words! {
+    /// Reason for which changes wait, by its code for health checks.
+    Wait {
+        /// The first programming of everything.
+        Start = "first-programming",
+        /// Their turn behind other work.
+        Turn = "changes-wait",
+        /// The link or the chains, which the kernel refuses.
+        Base = "link-or-chains-refused",
+        /// IPVS, which answers no call.
+        Ipvs = "ipvs-fails",
     }
 }
 
