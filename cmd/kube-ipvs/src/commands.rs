@@ -6,9 +6,9 @@ use anyhow::{Context, bail};
 use dataplane::Sysctls;
 use kernel::ProcSysctls;
 use lb_types::{Operation, VipBinding};
-use planner::Plan;
+use planner::{Plan, Subject};
 use proxy_config::ConfigFile;
-use reconcile::{Cleanup, Event, Reconciler};
+use reconcile::{Cleanup, Event, Reconciler, State};
 use tracing::{info, warn};
 
 use crate::{
@@ -88,7 +88,7 @@ pub fn plan(settings: &Settings) -> anyhow::Result<()> {
 /// Prints one line for the way by which packets to each external and load-balancer IP come to IPVS, with the reason.
 fn render_bindings(reconciler: &Reconciler) -> String {
     let mut text = String::new();
-    for (vip, (binding, reason)) in reconciler.external_bindings() {
+    for (vip, (binding, reason)) in reconciler.state().desired.external_bindings() {
         let binding = binding.map_or_else(|| VipBinding::None.to_string(), |binding| binding.to_string());
         let _infallible = writeln!(text, "# {vip}: {binding} ({reason})");
     }
@@ -99,13 +99,13 @@ fn render_bindings(reconciler: &Reconciler) -> String {
 /// write names only a mark.
 fn render(plan: &Plan, reconciler: &Reconciler) -> String {
     let mut text = String::new();
+    let State { desired, mirror, .. } = reconciler.state();
     for op in plan.operations() {
-        let Some(front) = reconciler.front_of(op) else {
+        let Some(front) = Subject::front_of(op, mirror) else {
             let _infallible = writeln!(text, "{op}");
             continue;
         };
-        let name =
-            reconciler.port_name(&front).map_or_else(|| "no Service".to_owned(), |name| name.to_string());
+        let name = desired.name_of(&front).map_or_else(|| "no Service".to_owned(), |name| name.to_string());
         let by_mark = matches!(op, Operation::Ipvs(op) if op.virtual_server().vip_port().is_none());
         let place = if by_mark { format!("{front}, ") } else { String::new() };
         let _infallible = writeln!(text, "{op}  # {place}{name}");

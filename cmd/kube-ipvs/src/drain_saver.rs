@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use drain::{Share, Time};
 use drain_file::{DrainFile, Saved};
-use reconcile::Reconciler;
+use reconcile::{Reconciler, State};
 use tracing::{info, warn};
 
 use crate::clock;
@@ -45,7 +45,7 @@ struct Version {
 
 impl Version {
     fn of(reconciler: &Reconciler) -> Self {
-        Version { records: reconciler.drains_version(), details: reconciler.drain_details() }
+        Version { records: reconciler.state().drains.version(), details: reconciler.drain_details() }
     }
 }
 
@@ -59,7 +59,7 @@ impl DrainSaver {
 
     /// Time at which the file should be written, if it should.
     pub fn due(&self, reconciler: &Reconciler) -> Option<Time> {
-        self.due_of(Version::of(reconciler), reconciler.draining())
+        self.due_of(Version::of(reconciler), reconciler.state().drains.len())
     }
 
     fn due_of(&self, Version { records, details }: Version, draining: usize) -> Option<Time> {
@@ -88,10 +88,10 @@ impl DrainSaver {
 
     fn save(&mut self, reconciler: &Reconciler) {
         let (begin, version) = (clock::now(), Version::of(reconciler));
-        let drains = reconciler.drains();
-        let drains = drains.map(|(key, drain)| Saved {
-            service_port: reconciler.port_name(&key.front).map(|name| name.to_string()),
-            mark: reconciler.mark(&key.front),
+        let State { desired, mirror, drains, .. } = reconciler.state();
+        let drains = drains.iter().map(|(key, drain)| Saved {
+            service_port: desired.name_of(&key.front).map(|name| name.to_string()),
+            mark: mirror.marks.get(&key.front),
             ..Saved::new(key, drain, reconciler.drain_waits_for(key, drain))
         });
         let result = self.file.save(drains);

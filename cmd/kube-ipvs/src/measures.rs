@@ -12,7 +12,7 @@ use std::{
 use dataplane::errno_name;
 use kube_source::{Counted, RequestCounts};
 use lb_types::IpFamily;
-use reconcile::{Drift, Reconciler, Report, Standing};
+use reconcile::{Drift, Reconciler, Report, Standing, State};
 use service_model::{ChangeCounts, ModelEvent};
 use telemetry::{ChangeCount, Metrics, Stage, Traffic};
 
@@ -123,7 +123,8 @@ impl Measures {
     /// Reports what there is after a step.
     pub fn report_state(&self, reconciler: &Reconciler, timing: Timing) {
         let Metrics { kube_proxy, sync, .. } = &*self.metrics;
-        let (all, pending) = reconciler.changes();
+        let State { model, desired, .. } = reconciler.state();
+        let (all, pending) = (model.changes().total(), model.changes().pending());
         let count = |total, pending| ChangeCount { total, pending };
         kube_proxy.set_changes(count(all.slices, pending.slices), count(all.services, pending.services));
         // Changes of the first lists come before any family is known, and count with the first sync.
@@ -132,7 +133,7 @@ impl Measures {
             self.for_families(|family| kube_proxy.set_queued(family, timing.at));
         }
         let families = self.families.borrow();
-        let no_local = reconciler.no_local_endpoints().filter(|(_, family, _)| families.contains(family));
+        let no_local = desired.no_local_endpoints().filter(|(_, family, _)| families.contains(family));
         for (traffic, family, services) in no_local {
             kube_proxy.set_no_local_endpoints(traffic.as_str(), &family.to_string(), services);
         }

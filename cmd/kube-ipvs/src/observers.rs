@@ -5,7 +5,7 @@ use std::{cell::RefCell, io, sync::Arc, time::SystemTime};
 use kube_source::{Recorder, RequestCounts};
 use lb_types::{IpFamily, Scheduler};
 use planner::NodePortAddresses;
-use reconcile::{NewProblem, NodeFinding, Reconciler, Report, Shortfalls, Standing};
+use reconcile::{NewProblem, NodeFinding, Reconciler, Report, Shortfalls, Standing, State};
 use telemetry::{Effect, Health, HealthCheck, HealthChecks, Listen, ListenFailure, Metrics};
 
 use crate::{
@@ -85,17 +85,18 @@ impl Observers {
 
     /// Reports the health checks of Services and whether the node is about to go, if these have changed.
     pub fn report_health_checks(&self, reconciler: &Reconciler) {
-        self.health.set_node_eligible(!reconciler.node_leaves());
+        let State { model, facts, desired, .. } = reconciler.state();
+        self.health.set_node_eligible(!model.node().leaves);
         let Some((servers, addresses)) = &self.health_checks else { return };
         let listen = match addresses {
             NodePortAddresses::All => Listen::Everywhere,
-            _ => Listen::At(reconciler.node_port_addresses().clone()),
+            _ => Listen::At(facts.node_ports.clone()),
         };
-        let now = (reconciler.health_version(), listen);
+        let now = (desired.health_version(), listen);
         if self.health_checks_reported.borrow().as_ref() == Some(&now) {
             return;
         }
-        let checks = reconciler.health_checks().flat_map(|(service, check)| {
+        let checks = desired.health_checks().flat_map(|(service, check)| {
             check.local_endpoints.iter().map(|(family, local_endpoints)| HealthCheck {
                 namespace: service.namespace.to_string(),
                 name: service.name.to_string(),

@@ -391,7 +391,7 @@ fn step(reconciler: &mut Reconciler, observers: &Observers, begun: Instant) -> (
         info!(?took, "sync: {report}");
     }
     let timing = Timing { begun, ended: Instant::now(), at: clock::wall() };
-    observers.report_step(&report, timing, reconciler.draining());
+    observers.report_step(&report, timing, reconciler.state().drains.len());
     if report.step == Step::Audit(Part::Servers) {
         observers.measures.report_traffic(reconciler);
     }

@@ -509,8 +509,8 @@ impl Desired {
         self.unbound.contains_key(vip)
     }
 
-    /// All VIPs with their bindings and the reasons, sorted.
-    pub fn bindings(&self) -> BTreeMap<IpAddr, (Option<Binding>, BindingReason)> {
+    /// External and load-balancer IPs of Services, with their bindings (`None` for no node) and the reasons.
+    pub fn external_bindings(&self) -> BTreeMap<IpAddr, (Option<Binding>, BindingReason)> {
         let unbound = self.services.values().flat_map(|intent| &intent.unbound);
         let unbound = unbound.map(|(vip, reason)| (*vip, None, *reason));
         let bound = self.services.values().flat_map(|intent| &intent.fronts).filter_map(|want| {
@@ -520,7 +520,7 @@ impl Desired {
         let mut bindings = BTreeMap::new();
         for (vip, binding, reason) in unbound.chain(bound) {
             // Where several Services have a VIP, the reason of the binding that holds, and the first one of several.
-            if binding == self.binding(&vip) {
+            if binding == self.binding(&vip) && !self.has_cluster_ip(&vip) {
                 let known = bindings.entry(vip).or_insert((binding, reason));
                 known.1 = reason.min(known.1);
             }

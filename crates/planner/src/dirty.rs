@@ -9,7 +9,7 @@
 
 use std::net::IpAddr;
 
-use lb_types::{FastSet, Front, IpFamily, IpvsOp, Operation, RuleElement, RulesOp, VipOp};
+use lb_types::{ConntrackOp, FastSet, Front, IpFamily, IpvsOp, Operation, RuleElement, RulesOp, VipOp};
 
 use crate::{Desired, Mirror, NodeFacts};
 
@@ -58,6 +58,17 @@ impl Subject {
             }
             Operation::Sysctl(_) => Some(Subject::Sysctls),
             Operation::Conntrack(_) => None,
+        }
+    }
+
+    /// Front that a write is about; `None` for writes about whole addresses, tables and kernel parameters.
+    pub fn front_of(op: &Operation, mirror: &Mirror) -> Option<Front> {
+        match op {
+            Operation::Conntrack(ConntrackOp::Delete(filter)) => Some(filter.front),
+            op => match Subject::of(op, mirror)? {
+                Subject::Front(front) | Subject::Refusal(front) => Some(front),
+                _ => None,
+            },
         }
     }
 

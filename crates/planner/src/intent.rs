@@ -594,7 +594,7 @@ impl Wanted<'_> {
         };
         let winner = match self.service.ports.iter().find(of_another_port) {
             Some(_) => &service,
-            None => self.model.node_port_of_other(front.as_node_port(), &service)?,
+            None => self.model.addresses().node_port_of_other(front.as_node_port(), &service)?,
         };
         let winner = winner.clone();
         serves_node_ports.then_some(IntentProblem::PortIsNodePort { service, port, winner })
@@ -610,7 +610,7 @@ impl Wanted<'_> {
         if let Some(range) = ownership.cluster_range_of(vip) {
             return Some(IntentProblem::ExternalIpIsClusterIp { service, field, vip, range });
         }
-        if self.model.is_cluster_ip(vip) {
+        if self.model.addresses().is_cluster_ip(vip) {
             return Some(IntentProblem::ExternalIpIsOfService { service, field, vip });
         }
         if source != ExternalSource::ExternalIps {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use dataplane::TableError;
-use drain::{Cause, Drain, Key, Ledger, Outcome, Record, Settings, State, Time, WaitsFor};
+use drain::{Cause, Key, Ledger, Outcome, Record, Settings, State, Time};
 use lb_types::{Front, IpvsOp, PodUid, RealServerId};
 use planner::{Desired, Dirty, Fate, Mirror, Plan, Situation, Subject, Successor, Vacated};
 use service_model::ServiceModel;
@@ -276,13 +276,6 @@ impl Drains {
 }
 
 impl Syncer {
-    /// Answers what a real server on its way out waits for.
-    pub(crate) fn drain_waits_for(&self, key: &Key, drain: &Drain) -> WaitsFor {
-        let reading = self.drains.ledger.next_reading(&key.front).unwrap_or_default();
-        let vs = self.kernel.mirror.key(&key.front);
-        drain.waits_for(reading, || self.work.obstacle(&key.front, vs.as_ref()))
-    }
-
     /// Polls some fronts that have draining real servers: reads their counters; returns of how many fronts. What is
     /// over is removed by the next step, so that what this one costs is what the polls cost.
     pub(crate) fn poll_some(&mut self, now: Time, report: &mut Report) -> usize {

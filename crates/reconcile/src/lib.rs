@@ -37,6 +37,6 @@ pub use cleanup::Cleanup;
 pub use config::{Config, LocalMode};
 pub use node_findings::NodeFinding;
 pub use problems::{NewProblem, ServiceProblem};
-pub use reconciler::{Event, Reconciler};
+pub use reconciler::{Event, Reconciler, State};
 pub use report::{Drift, Ended, Report, Shortfalls, Step, TableName, Totals};
 pub use standing::{Standing, Wait};

@@ -73,7 +73,7 @@ impl NodeFindings {
                 return false;
             }
         };
-        let ipv6 = intents.model.has_ipv6();
+        let ipv6 = intents.model.addresses().has_ipv6();
         let concerned = drops.into_iter().filter(|drop| ipv6 || drop.family != Some(IpFamily::V6));
         let found = concerned.map(|drop| (drop.to_string(), forward_text(&drop))).collect();
         self.replace(NodeFinding::ForwardPolicyDrop, found)
@@ -84,7 +84,7 @@ impl NodeFindings {
     pub(crate) fn check_bridges(&mut self, kernel: &mut Kernel, intents: &Intents) -> bool {
         let mut found = BTreeMap::new();
         for family in IpFamily::ALL {
-            if family == IpFamily::V6 && !intents.model.has_ipv6() {
+            if family == IpFamily::V6 && !intents.model.addresses().has_ipv6() {
                 continue;
             }
             let unfiltered: Vec<_> = self.bridges_of_pods(intents, family).into_iter().collect();

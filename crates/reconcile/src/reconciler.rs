@@ -8,19 +8,13 @@
 //! [`Reconciler::next_wakeup`] and [`Reconciler::charge`] are how the driver learns when to call again, and
 //! reports what a step took.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    num::NonZeroU32,
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use dataplane::{TableError, Tables, Touched};
-use drain::{Drain, Key, Record, Time, WaitsFor};
-use lb_types::{ConntrackOp, Front, IpFamily, Operation, ServiceName, ServicePortName, TrafficCounters};
-use planner::{Binding, BindingReason, Changes, Dirty, HealthCheck, Plan, Subject, Traffic};
-use service_model::{ChangeCounts, ModelEvent};
+use drain::{Drain, Key, Ledger, Record, Time, WaitsFor};
+use lb_types::{ServiceName, TrafficCounters};
+use planner::{Changes, Desired, Dirty, Mirror, NodeFacts, Plan, Subject, default_scheduler};
+use service_model::{ModelEvent, ServiceModel};
 
 use crate::{
     Config, NewProblem, NodeFinding, Report, ServiceProblem, Shortfalls, Step, TableName, Totals,
@@ -31,7 +25,7 @@ use crate::{
     kernel::Findings,
     syncer::{Scope, Syncer},
     traffic::ServiceTraffic,
-    work::Table,
+    work::{Table, Task},
 };
 
 /// Services planned in one go; the bound on how long an event can wait behind a large backlog.
@@ -47,7 +41,22 @@ pub enum Event {
     Touched(Touched),
 }
 
-/// State of the loop; one thread owns it and, through it, the kernel tables.
+/// State of the loop, for reports.
+#[derive(Clone, Copy)]
+pub struct State<'a> {
+    /// Objects of the API.
+    pub model: &'a ServiceModel,
+    /// Facts about the node.
+    pub facts: &'a NodeFacts,
+    /// Intents of all Services.
+    pub desired: &'a Desired,
+    /// Copy of what the kernel holds.
+    pub mirror: &'a Mirror,
+    /// Real servers on their way out.
+    pub drains: &'a Ledger,
+}
+
+/// The loop with all that it knows; one thread owns it and, through it, the kernel tables.
 pub struct Reconciler {
     /// Period of the audit.
     sync_period: Duration,
@@ -336,29 +345,18 @@ impl Reconciler {
         self.syncer.drains.restore(records);
     }
 
-    /// Real servers on their way out: for listings, and for [`Reconciler::restore`] after a restart.
-    pub fn drains(&self) -> impl Iterator<Item = (&Key, &Drain)> {
-        self.syncer.drains.ledger.iter()
+    /// State of the loop: what it has been told, wants, and holds the kernel to have.
+    pub fn state(&self) -> State<'_> {
+        let Syncer { intents: Intents { model, facts, desired, .. }, kernel, drains, .. } = &self.syncer;
+        State { model, facts, desired, mirror: &kernel.mirror, drains: &drains.ledger }
     }
 
-    /// Answers what one of them waits for.
+    /// Answers what a real server on its way out waits for.
     pub fn drain_waits_for(&self, key: &Key, drain: &Drain) -> WaitsFor {
-        self.syncer.drain_waits_for(key, drain)
-    }
-
-    /// Name of the Service port that a front serves, or served last.
-    pub fn port_name(&self, front: &Front) -> Option<ServicePortName> {
-        self.syncer.intents.desired.name_of(front)
-    }
-
-    /// Health checks of Services that this node answers.
-    pub fn health_checks(&self) -> impl Iterator<Item = (&ServiceName, &HealthCheck)> {
-        self.syncer.intents.desired.health_checks()
-    }
-
-    /// Number that grows whenever one of them changes.
-    pub fn health_version(&self) -> u64 {
-        self.syncer.intents.desired.health_version()
+        let Syncer { drains, kernel, work, .. } = &self.syncer;
+        let reading = drains.ledger.next_reading(&key.front).unwrap_or_default();
+        let vs = kernel.mirror.key(&key.front);
+        drain.waits_for(reading, || work.obstacle(&key.front, vs.as_ref()))
     }
 
     /// Takes the problems of Services that have appeared since the last call, each with the UID of its Service.
@@ -372,56 +370,7 @@ impl Reconciler {
         problems.take_new().into_iter().filter_map(with_uid).collect()
     }
 
-    /// Addresses of this node at which node ports are served, but for what Services say.
-    pub fn node_port_addresses(&self) -> &BTreeSet<IpAddr> {
-        &self.syncer.intents.facts.node_ports
-    }
-
-    /// Tells whether the node is about to go.
-    pub fn node_leaves(&self) -> bool {
-        self.syncer.intents.model.node().leaves
-    }
-
-    /// External and load-balancer IPs of Services, with their bindings (`None` for no node) and the reasons.
-    pub fn external_bindings(&self) -> BTreeMap<IpAddr, (Option<Binding>, BindingReason)> {
-        let desired = &self.syncer.intents.desired;
-        let mut bindings = desired.bindings();
-        bindings.retain(|vip, _| !desired.has_cluster_ip(vip));
-        bindings
-    }
-
-    /// Packet mark by which the virtual server of a front is selected, if it is.
-    pub fn mark(&self, front: &Front) -> Option<NonZeroU32> {
-        self.syncer.kernel.mirror.marks.get(front)
-    }
-
-    /// Front that a write is about; `None` for writes about whole addresses, tables and kernel parameters.
-    pub fn front_of(&self, op: &Operation) -> Option<Front> {
-        match op {
-            Operation::Conntrack(ConntrackOp::Delete(filter)) => Some(filter.front),
-            op => match Subject::of(op, &self.syncer.kernel.mirror)? {
-                Subject::Front(front) | Subject::Refusal(front) => Some(front),
-                Subject::Base
-                | Subject::Sysctls
-                | Subject::Steering(_)
-                | Subject::Vip(_)
-                | Subject::Element(..)
-                | Subject::Address(_) => None,
-            },
-        }
-    }
-
-    /// Number of real servers on their way out.
-    pub fn draining(&self) -> usize {
-        self.syncer.drains.ledger.len()
-    }
-
-    /// Version of the drains; it changes whenever what must survive a restart has changed.
-    pub fn drains_version(&self) -> u64 {
-        self.syncer.drains.ledger.version()
-    }
-
-    /// Changes whenever some of them may wait for something else.
+    /// Changes whenever some real servers on their way out may wait for something else.
     pub fn drain_details(&self) -> u64 {
         self.syncer.drains.ledger.details() + self.syncer.work.obstacles()
     }
@@ -465,24 +414,29 @@ impl Reconciler {
         ]
     }
 
-    /// Numbers of changes of Services and EndpointSlices: all so far, and those that are not planned yet.
-    pub fn changes(&self) -> (ChangeCounts, ChangeCounts) {
-        let model = &self.syncer.intents.model;
-        (model.changes(), model.pending_changes())
-    }
-
-    /// Numbers of Services that a Local policy leaves without an endpoint on this node, though they have endpoints.
-    pub fn no_local_endpoints(&self) -> impl Iterator<Item = (Traffic, IpFamily, usize)> {
-        self.syncer.intents.desired.no_local_endpoints()
-    }
-
     /// Numbers of programmed objects. Costs as much as there are virtual servers.
     pub fn totals(&self) -> Totals {
-        self.syncer.totals()
+        let Syncer { intents: Intents { desired, problems, .. }, kernel, work, .. } = &self.syncer;
+        let servers = &kernel.mirror.servers;
+        Totals {
+            services: desired.services().count(),
+            virtual_servers: servers.len(),
+            real_servers: servers.values().map(|server| server.real_servers.len()).sum(),
+            retrying: work.len() + problems.len(),
+        }
     }
 
     /// Shortfalls of the kernel: what it cannot or will not do at the moment.
     pub fn shortfalls(&self) -> Shortfalls {
-        self.syncer.shortfalls()
+        let Syncer { intents: Intents { schedulers, config, .. }, work, .. } = &self.syncer;
+        let count = |is_meant: fn(&Subject) -> bool| {
+            work.failing().filter(|task| matches!(task, Task::Compare(subject) if is_meant(subject))).count()
+        };
+        Shortfalls {
+            schedulers: schedulers.missing().collect(),
+            no_scheduler: schedulers.lack(default_scheduler(config)),
+            vips: count(|subject| matches!(subject, Subject::Vip(_))),
+            virtual_servers: count(|subject| matches!(subject, Subject::Front(_))),
+        }
     }
 }

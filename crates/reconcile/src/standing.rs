@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use lb_types::{Front, IpFamily, ServiceName, words};
-use planner::Subject;
+use planner::{Mirror, Subject};
 
-use crate::{Reconciler, kernel::Kernel, work::Task};
+use crate::{Reconciler, syncer::Syncer, work::Task};
 
 /// Distance of the kernel from the objects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl Reconciler {
         if !self.syncer.intents.model.is_synced() {
             return Standing::default();
         }
-        let unserved = self.unserved();
+        let unserved = unserved(&self.syncer);
         let most_unserved = unserved > 0 && unserved * 2 > self.syncer.intents.desired.services().count();
         let refused = self.syncer.work.failing().filter(|task| task.is_object()).count();
         Standing { waits_for: self.waits_for(), unserved, most_unserved, refused }
@@ -61,36 +61,32 @@ impl Reconciler {
             self.has_backlog().then_some(Wait::Turn)
         }
     }
+}
 
-    /// Number of Services that the kernel leaves unreachable: it refuses each of their virtual servers, or
-    /// the route of its VIP.
-    fn unserved(&self) -> usize {
-        let desired = &self.syncer.intents.desired;
-        // Only Services with a failure are looked at, so that the cost follows the failures.
-        let concerned = self.syncer.work.failing().flat_map(|task| self.fronts_without(task));
-        let services: BTreeSet<&ServiceName> =
-            concerned.filter_map(|front| desired.service_of(&front)).collect();
-        let is_unserved =
-            |name: &&ServiceName| !desired.fronts_of(name).any(|want| self.reaches(&want.front));
-        services.into_iter().filter(is_unserved).count()
-    }
+/// Number of Services that the kernel leaves unreachable: it refuses each of their virtual servers, or the route of its
+/// VIP.
+fn unserved(syncer: &Syncer) -> usize {
+    let (desired, mirror) = (&syncer.intents.desired, &syncer.kernel.mirror);
+    // Only Services with a failure are looked at, so that the cost follows the failures.
+    let concerned = syncer.work.failing().flat_map(|task| fronts_without(task, mirror));
+    let services: BTreeSet<&ServiceName> = concerned.filter_map(|front| desired.service_of(&front)).collect();
+    let is_unserved = |name: &&ServiceName| !desired.fronts_of(name).any(|want| reaches(mirror, &want.front));
+    services.into_iter().filter(is_unserved).count()
+}
 
-    /// Fronts that cannot be reached because of a failure.
-    fn fronts_without(&self, failing: &Task) -> Vec<Front> {
-        let mirror = &self.syncer.kernel.mirror;
-        match failing {
-            Task::Compare(Subject::Front(front)) if !self.reaches(front) => vec![*front],
-            Task::Compare(Subject::Vip(vip)) if !mirror.reaches(vip) => mirror.fronts_on(*vip).collect(),
-            Task::Compare(Subject::Steering(family)) => {
-                let of_family = mirror.steered.iter().filter(|vip| IpFamily::of(**vip) == *family);
-                of_family.filter(|vip| !mirror.reaches(vip)).flat_map(|vip| mirror.fronts_on(*vip)).collect()
-            }
-            _ => Vec::new(),
+/// Fronts that cannot be reached because of a failure.
+fn fronts_without(failing: &Task, mirror: &Mirror) -> Vec<Front> {
+    match failing {
+        Task::Compare(Subject::Front(front)) if !reaches(mirror, front) => vec![*front],
+        Task::Compare(Subject::Vip(vip)) if !mirror.reaches(vip) => mirror.fronts_on(*vip).collect(),
+        Task::Compare(Subject::Steering(family)) => {
+            let of_family = mirror.steered.iter().filter(|vip| IpFamily::of(**vip) == *family);
+            of_family.filter(|vip| !mirror.reaches(vip)).flat_map(|vip| mirror.fronts_on(*vip)).collect()
         }
+        _ => Vec::new(),
     }
+}
 
-    fn reaches(&self, front: &Front) -> bool {
-        let Kernel { mirror, .. } = &self.syncer.kernel;
-        mirror.server(front).is_some() && front.vip().is_none_or(|vip| mirror.reaches(&vip))
-    }
+fn reaches(mirror: &Mirror, front: &Front) -> bool {
+    mirror.server(front).is_some() && front.vip().is_none_or(|vip| mirror.reaches(&vip))
 }

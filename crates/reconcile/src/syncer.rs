@@ -10,11 +10,11 @@
 use dataplane::{ObservedRealServer, TableError, Tables};
 use drain::Time;
 use lb_types::{Front, ServiceName, VirtualServerId};
-use planner::{Dirty, Inputs, Plan, Subject, default_scheduler, diff};
+use planner::{Dirty, Inputs, Plan, Subject, diff};
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    Config, Drift, Report, Shortfalls, Totals,
+    Config, Drift, Report,
     conntrack::PendingDeletions,
     drains::{Drains, View},
     executor::Executor,
@@ -182,12 +182,12 @@ impl Syncer {
 
     pub(crate) fn observe_sysctls(&mut self, dirty: &mut Dirty) -> Result<(), TableError> {
         dirty.insert(Subject::Sysctls);
-        self.kernel.observe_sysctls(&self.intents.config.sysctls, self.intents.model.has_ipv6())
+        self.kernel.observe_sysctls(&self.intents.config.sysctls, self.intents.model.addresses().has_ipv6())
     }
 
     /// Reads the kernel parameters again when the first Service with IPv6 needs more of them.
     pub(crate) fn observe_sysctls_for_ipv6(&mut self, now: Time, dirty: &mut Dirty) {
-        let needs_ipv6 = self.intents.model.has_ipv6();
+        let needs_ipv6 = self.intents.model.addresses().has_ipv6();
         if needs_ipv6 && !self.kernel.mirror.sysctls.needs_ipv6 && self.observe_sysctls(dirty).is_err() {
             self.work.request(Table::Vips, now);
         }
@@ -422,31 +422,5 @@ impl Syncer {
             mirror.lost.len(),
             self.intents.config.layout.marks
         );
-    }
-
-    /// Numbers of programmed objects.
-    pub(crate) fn totals(&self) -> Totals {
-        let servers = &self.kernel.mirror.servers;
-        Totals {
-            services: self.intents.desired.services().count(),
-            virtual_servers: servers.len(),
-            real_servers: servers.values().map(|server| server.real_servers.len()).sum(),
-            retrying: self.work.len() + self.intents.problems.len(),
-        }
-    }
-
-    /// Shortfalls of the kernel: what it cannot or will not do at the moment.
-    pub(crate) fn shortfalls(&self) -> Shortfalls {
-        let count = |is_meant: fn(&Subject) -> bool| {
-            let failing = self.work.failing();
-            failing.filter(|task| matches!(task, Task::Compare(subject) if is_meant(subject))).count()
-        };
-        let Intents { schedulers, config, .. } = &self.intents;
-        Shortfalls {
-            schedulers: schedulers.missing().collect(),
-            no_scheduler: schedulers.lack(default_scheduler(config)),
-            vips: count(|subject| matches!(subject, Subject::Vip(_))),
-            virtual_servers: count(|subject| matches!(subject, Subject::Front(_))),
-        }
     }
 }

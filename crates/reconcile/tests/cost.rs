@@ -211,7 +211,7 @@ fn cost_beside_drains(draining: usize) -> u64 {
     world.settle();
     world.send(terminating(draining + 1));
     world.settle();
-    assert_eq!(world.reconciler.draining(), draining);
+    assert_eq!(world.reconciler.state().drains.len(), draining);
     world.median(|n| terminating(draining + 2 + n)).look_ups
 }
 

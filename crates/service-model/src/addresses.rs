@@ -1,18 +1,22 @@
 //! Index of Services by what two may have: an external address may be a ClusterIP of another Service, and a port at
 //! one that is an address of the node may be another's node port.
 
-use std::{collections::BTreeSet, net::IpAddr, num::NonZeroU16};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    num::NonZeroU16,
+};
 
-use lb_types::{FastMap, Front, IpFamily, ServiceName};
+use lb_types::{Front, IpFamily, ServiceName};
 use tally::Tallied;
 
 use crate::{Service, ServicePort};
 
 /// ClusterIPs and node ports, and the Services with external addresses.
 #[derive(Debug, Default)]
-pub(crate) struct Addresses {
-    /// Number of Services with each ClusterIP, which is one in a sound cluster.
-    cluster_ips: Tallied<FastMap<IpAddr, u32>>,
+pub struct Addresses {
+    /// Number of Services with each ClusterIP, which is one in a sound cluster. Those of IPv6 come last.
+    cluster_ips: Tallied<BTreeMap<IpAddr, u32>>,
     /// External addresses, each with the Services that have it.
     external: BTreeSet<(IpAddr, ServiceName)>,
     /// Node ports, each with the Services that have it, one in a sound cluster.
@@ -23,12 +27,17 @@ pub(crate) struct Addresses {
 
 impl Addresses {
     /// Tells whether a Service has an address as a ClusterIP.
-    pub(crate) fn is_cluster_ip(&self, addr: IpAddr) -> bool {
+    pub fn is_cluster_ip(&self, addr: IpAddr) -> bool {
         self.cluster_ips.contains_key(&addr)
     }
 
-    /// Another Service that has a node port.
-    pub(crate) fn node_port_of_other(&self, node_port: Front, name: &ServiceName) -> Option<&ServiceName> {
+    /// Tells whether any Service has an IPv6 ClusterIP.
+    pub fn has_ipv6(&self) -> bool {
+        self.cluster_ips.last_key_value().is_some_and(|(last, _)| last.is_ipv6())
+    }
+
+    /// Another Service than `name` that has a node port.
+    pub fn node_port_of_other(&self, node_port: Front, name: &ServiceName) -> Option<&ServiceName> {
         services_at(&self.node_ports, node_port).find(|owner| *owner != name)
     }
 

@@ -24,7 +24,7 @@ pub struct Trigger {
 
 /// Changes so far.
 #[derive(Debug, Default)]
-pub(crate) struct Changes {
+pub struct Changes {
     counts: ChangeCounts,
     /// Those of the counts that somebody has looked at.
     seen: ChangeCounts,
@@ -41,11 +41,13 @@ impl Changes {
         self.counts.slices += 1;
     }
 
-    pub(crate) fn total(&self) -> ChangeCounts {
+    /// Numbers of all changes so far.
+    pub fn total(&self) -> ChangeCounts {
         self.counts
     }
 
-    pub(crate) fn pending(&self) -> ChangeCounts {
+    /// Numbers of changes that nobody has looked at.
+    pub fn pending(&self) -> ChangeCounts {
         let ChangeCounts { services, slices } = self.counts;
         ChangeCounts { services: services - self.seen.services, slices: slices - self.seen.slices }
     }
@@ -124,14 +126,18 @@ mod tests {
         apply(&mut model, "1RS", 10);
         apply(&mut model, "1RS", 11);
         model.apply(ModelEvent::ServiceApplied(service("a", ":80/TCP")));
-        assert_eq!(model.changes(), ChangeCounts { services: 1, slices: 1 }, "the same again is no change");
-        assert_eq!(model.pending_changes(), model.changes());
+        assert_eq!(
+            model.changes().total(),
+            ChangeCounts { services: 1, slices: 1 },
+            "the same again is no change"
+        );
+        assert_eq!(model.changes().pending(), model.changes().total());
         model.forget_changes();
-        assert_eq!(model.pending_changes(), ChangeCounts::default());
+        assert_eq!(model.changes().pending(), ChangeCounts::default());
         model.apply(ModelEvent::NodeApplied(node("n2", "b")));
         model.apply(ModelEvent::SliceDeleted(slice_name("a-1")));
         model.apply(ModelEvent::ServiceDeleted(ServiceName::new("ns", "a")));
-        assert_eq!(model.pending_changes(), ChangeCounts { services: 1, slices: 1 });
-        assert_eq!(model.changes(), ChangeCounts { services: 2, slices: 2 });
+        assert_eq!(model.changes().pending(), ChangeCounts { services: 1, slices: 1 });
+        assert_eq!(model.changes().total(), ChangeCounts { services: 2, slices: 2 });
     }
 }

@@ -22,7 +22,8 @@ mod slice;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
-pub use changes::{ChangeCounts, Trigger};
+pub use addresses::Addresses;
+pub use changes::{ChangeCounts, Changes, Trigger};
 pub use endpoints::{Endpoint, Placement};
 pub use input::{
     Affinity, EndpointSlice, ExternalIp, ExternalIpBinding, ExternalSource, ModelEvent, Node, Service,

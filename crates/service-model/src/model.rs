@@ -3,12 +3,11 @@
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use ipnetwork::IpNetwork;
-use lb_types::{FastMap, Front, IpFamily, PodUid, RealServerId, ServiceName};
+use lb_types::{FastMap, IpFamily, PodUid, ServiceName};
 use tally::Tallied;
 
 use crate::{
-    ChangeCounts, Endpoint, EndpointSlice, ModelEvent, Node, Service, ServicePort, SliceName, SlicePort,
-    Trigger,
+    Endpoint, EndpointSlice, ModelEvent, Node, Service, ServicePort, SliceName, SlicePort, Trigger,
     addresses::Addresses,
     changes::Changes,
     intern::Interner,
@@ -34,8 +33,6 @@ pub struct ServiceModel {
     listings: Listings,
     changes: Changes,
     addresses: Addresses,
-    /// Number of Services with an IPv6 ClusterIP.
-    ipv6_services: usize,
     synced: bool,
     interner: Interner,
 }
@@ -104,7 +101,7 @@ impl ServiceModel {
     /// other critical ones, then the rest, each by name.
     pub fn take_dirty(&mut self) -> Vec<ServiceName> {
         let mut names: Vec<_> = std::mem::take(&mut *self.dirty).into_iter().collect();
-        names.sort_by_cached_key(|name| self.urgency(name));
+        names.sort_by_cached_key(|name| urgency(name, self.service(name)));
         names
     }
 
@@ -128,21 +125,10 @@ impl ServiceModel {
         self.entries.values().filter_map(|e| e.service.as_deref())
     }
 
-    /// Tells whether a Service has an address as a ClusterIP. Services with that as an external address are marked as
-    /// dirty when it changes.
-    pub fn is_cluster_ip(&self, addr: IpAddr) -> bool {
-        self.addresses.is_cluster_ip(addr)
-    }
-
-    /// Another Service than `name` that has a node port. Services with the number at an external address are marked as
-    /// dirty when that changes.
-    pub fn node_port_of_other(&self, node_port: Front, name: &ServiceName) -> Option<&ServiceName> {
-        self.addresses.node_port_of_other(node_port, name)
-    }
-
-    /// Tells whether any Service has an IPv6 ClusterIP.
-    pub fn has_ipv6(&self) -> bool {
-        self.ipv6_services > 0
+    /// Index of Services by ClusterIP and node port. Services with one of those as an external address, or with the
+    /// number there, are marked as dirty when it comes or goes.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
     }
 
     /// Every endpoint of a service port in a family, whatever its condition, merged over the slices of the
@@ -157,7 +143,7 @@ impl ServiceModel {
         if let [(slice, port)] = &*sources {
             let copies = slice.endpoints_at(port.port);
             let mut all = Vec::with_capacity(slice.endpoints().len());
-            all.extend(copies.map(|(id, copy)| self.endpoint(id, &copy)));
+            all.extend(copies.map(|(id, copy)| copy.endpoint(id, &self.node)));
             all.dedup_by_key(|endpoint: &mut Endpoint| endpoint.id);
             return all;
         }
@@ -166,7 +152,7 @@ impl ServiceModel {
         // The least copy of each endpoint counts, so it is sorted first and stays.
         copies.sort_unstable();
         copies.dedup_by_key(|(id, _)| *id);
-        copies.iter().map(|(id, copy)| self.endpoint(*id, copy)).collect()
+        copies.iter().map(|(id, copy)| copy.endpoint(*id, &self.node)).collect()
     }
 
     /// `NAMESPACE/NAME/UID` of a pod that the slices of a Service list at an address, or that has left a
@@ -191,14 +177,9 @@ impl ServiceModel {
         self.changes.see_all();
     }
 
-    /// Numbers of all changes so far.
-    pub fn changes(&self) -> ChangeCounts {
-        self.changes.total()
-    }
-
-    /// Numbers of changes since [`ServiceModel::forget_changes`].
-    pub fn pending_changes(&self) -> ChangeCounts {
-        self.changes.pending()
+    /// Numbers of changes: all so far, and those since [`ServiceModel::forget_changes`].
+    pub fn changes(&self) -> &Changes {
+        &self.changes
     }
 
     /// Takes what triggered the changes of a Service's endpoints since the last call, as `LastChangeTriggerTimes` in
@@ -221,29 +202,6 @@ impl ServiceModel {
         ports.filter(move |(_, port)| !matched(port))
     }
 
-    fn endpoint(&self, id: RealServerId, copy: &EndpointCopy<'_>) -> Endpoint {
-        let node = copy.placement.node.as_ref();
-        Endpoint {
-            id,
-            pod: copy.pod(),
-            ready: copy.rank.ready.0,
-            serving: copy.rank.serving.0,
-            terminating: copy.rank.terminating,
-            local: node.is_some_and(|node| !node.is_empty() && *node == self.node.name),
-            placement: Arc::clone(copy.placement),
-        }
-    }
-
-    fn urgency(&self, name: &ServiceName) -> u8 {
-        if &*name.namespace == "default" && &*name.name == "kubernetes" {
-            0
-        } else if self.service(name).is_some_and(|s| s.critical) {
-            1
-        } else {
-            2
-        }
-    }
-
     fn apply_service(&mut self, mut service: Service) {
         let name = self.shared_name(&service.name);
         let known = self.entries.entry(name.clone()).or_default();
@@ -254,11 +212,9 @@ impl ServiceModel {
         for port in &mut service.ports {
             port.name = self.interner.string(&port.name);
         }
-        self.ipv6_services += usize::from(has_ipv6(&service));
         let before = known.service.replace(Box::new(service));
         let now = known.service.as_deref();
         self.dirty.extend(self.addresses.replace(&name, before.as_deref(), now));
-        self.ipv6_services -= usize::from(before.as_deref().is_some_and(has_ipv6));
         self.changes.count_service();
         self.dirty.insert(name);
     }
@@ -267,7 +223,6 @@ impl ServiceModel {
         let Some(entry) = self.entries.get_mut(name) else { return };
         if let Some(service) = entry.service.take() {
             self.dirty.extend(self.addresses.replace(name, Some(&service), None));
-            self.ipv6_services -= usize::from(has_ipv6(&service));
             self.changes.count_service();
             self.changes.take_triggers(name);
             self.dirty.insert(name.clone());
@@ -392,8 +347,15 @@ impl ServiceModel {
     }
 }
 
-fn has_ipv6(service: &Service) -> bool {
-    service.cluster_ip(IpFamily::V6).is_some()
+/// Rank of a Service among dirty ones, the most urgent first.
+fn urgency(name: &ServiceName, service: Option<&Service>) -> u8 {
+    if &*name.namespace == "default" && &*name.name == "kubernetes" {
+        0
+    } else if service.is_some_and(|service| service.critical) {
+        1
+    } else {
+        2
+    }
 }
 
 #[cfg(test)]

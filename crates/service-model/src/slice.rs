@@ -4,7 +4,10 @@ use std::{cmp::Reverse, net::IpAddr, num::NonZeroU16, sync::Arc};
 
 use lb_types::{IpFamily, PodUid, Protocol, RealServerId};
 
-use crate::{EndpointSlice, Listing, Placement, SliceEndpoint, SliceName, SlicePort, intern::Interner, pods};
+use crate::{
+    Endpoint, EndpointSlice, Listing, Node, Placement, SliceEndpoint, SliceName, SlicePort, intern::Interner,
+    pods,
+};
 
 /// A slice whose ports and endpoints are sorted and have no duplicates, so that a reordered one compares
 /// equal.
@@ -139,6 +142,20 @@ impl StoredSlice {
 }
 
 impl EndpointCopy<'_> {
+    /// Endpoint behind a port, as a node sees it.
+    pub(crate) fn endpoint(&self, id: RealServerId, here: &Node) -> Endpoint {
+        let node = self.placement.node.as_ref();
+        Endpoint {
+            id,
+            pod: self.pod(),
+            ready: self.rank.ready.0,
+            serving: self.rank.serving.0,
+            terminating: self.rank.terminating,
+            local: node.is_some_and(|node| !node.is_empty() && *node == here.name),
+            placement: Arc::clone(self.placement),
+        }
+    }
+
     /// Its pod, if it names one.
     pub(crate) fn pod(&self) -> Option<PodUid> {
         pods::uid(self.packed_pod, self.namespace)

@@ -86,7 +86,7 @@ fn the_operator_then_the_service_then_the_kind_decides() {
         let mut world = on_n1(bindings);
         plan(&mut world, wants(source, wish));
         let vip = ip(if source == external { VIP } else { BALANCER });
-        let (binding, reason) = world.desired.bindings()[&vip];
+        let (binding, reason) = world.desired.external_bindings()[&vip];
         let binding = binding.map_or("none".to_owned(), |binding| binding.to_string());
         assert!(format!("{binding}: {reason}").starts_with(expect), "{what}: {binding}: {reason}");
     }
@@ -120,7 +120,7 @@ fn what_is_bound_to_no_node_has_no_virtual_server_at_an_address_of_the_node_eith
         let mut world = on_n1(bindings);
         of_node(&mut world);
         plan(&mut world, wants(source, wish));
-        let (binding, reason) = world.desired.bindings()[&ip(VIP)];
+        let (binding, reason) = world.desired.external_bindings()[&ip(VIP)];
         assert_eq!((binding, reason.to_string().as_str()), (None, expect), "{what}");
         assert_eq!(world.mirror.fronts_on(ip(VIP)).count(), 0, "{what}");
     }
@@ -415,7 +415,7 @@ fn the_address_of_a_proxy_is_left_at_once() {
         let left = plan(&mut world, proxied(wants(source, all(binding))));
         let is_gone = left.contains("delete element vips 192.0.2.8") && !left.contains("no-endpoints");
         assert!(is_gone, "{binding}: {left}");
-        let (bound, reason) = world.desired.bindings()[&ip(BALANCER)];
+        let (bound, reason) = world.desired.external_bindings()[&ip(BALANCER)];
         assert_eq!((bound, reason.to_string().as_str()), (None, "ipMode: Proxy"));
         assert_eq!(world.mirror.fronts_on(ip(BALANCER)).count(), 0, "{binding}");
         assert!(world.resync().is_empty(), "{binding}: {}", world.resync());

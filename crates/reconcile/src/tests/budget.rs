@@ -200,7 +200,7 @@ fn polls_of_a_great_many_drains_keep_to_their_share() {
             took[part] += cost;
         }
     }
-    assert_eq!(world.reconciler.draining(), 2 * COUNT);
+    assert_eq!(world.reconciler.state().drains.len(), 2 * COUNT);
     let [_, settled] = took;
     let share = settled.as_millis() * 1000 / 60_000;
     assert!((5..=12).contains(&share), "{settled:?} of a minute");

@@ -25,7 +25,7 @@ fn balanced_by_all() -> Service {
 
 /// Ports at which load balancers may ask this node.
 fn health_checks(world: &World) -> Vec<u16> {
-    world.reconciler.health_checks().map(|(_, check)| check.port.get()).collect()
+    world.reconciler.state().desired.health_checks().map(|(_, check)| check.port.get()).collect()
 }
 
 /// The same as the packet rules have it: ports that stay reachable at the load balancer's address.
@@ -55,7 +55,7 @@ fn an_address_of_the_node_that_kube_ipvs0_has_too_stays_the_nodes() {
     let mut world = World::on(kernel.clone(), config());
     world.deliver(web());
     world.run();
-    let nodes: Vec<_> = world.reconciler.node_port_addresses().iter().copied().collect();
+    let nodes: Vec<_> = world.reconciler.state().facts.node_ports.iter().copied().collect();
     assert_eq!(nodes, [ip("192.168.50.10"), ip("fd00:50::10")]);
     assert!(kernel.rules.elements().contains(&RuleElement::NodeAddress(ip("192.168.50.10"))));
 }

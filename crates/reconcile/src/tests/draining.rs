@@ -23,7 +23,7 @@ fn a_terminating_endpoint_drains_and_goes_when_idle() {
     assert_eq!(world.kernel.weights(web_vs()), [(11, 0), (12, 1)], "linger");
     world.pass(Duration::from_secs(8));
     assert_eq!(world.kernel.weights(web_vs()), [(12, 1)], "TIME_WAIT does not count");
-    assert_eq!(world.reconciler.drains().count(), 0);
+    assert_eq!(world.reconciler.state().drains.iter().count(), 0);
 }
 
 #[test]
@@ -160,12 +160,12 @@ fn a_leftover_with_connections_drains_after_the_restart() {
 fn the_ledger_forgets_what_was_removed() {
     let mut world = World::synced(web());
     world.sync(ready("web", &["10.244.0.12"]));
-    assert_eq!(world.reconciler.drains().count(), 1);
+    assert_eq!(world.reconciler.state().drains.iter().count(), 1);
     world.pass(Duration::from_secs(20));
-    assert_eq!(world.reconciler.drains().count(), 0);
+    assert_eq!(world.reconciler.state().drains.iter().count(), 0);
     world.sync(deleted("web"));
     world.pass(Duration::from_secs(20));
-    assert_eq!(world.reconciler.drains().count(), 0);
+    assert_eq!(world.reconciler.state().drains.iter().count(), 0);
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn a_refused_removal_of_a_drained_real_server_backs_off() {
 
 /// Words of the moment for what the draining real servers wait for.
 fn waits(world: &World) -> Vec<String> {
-    let drains = world.reconciler.drains();
+    let drains = world.reconciler.state().drains.iter();
     drains.map(|(key, drain)| world.reconciler.drain_waits_for(key, drain).render(world.now)).collect()
 }
 
@@ -416,7 +416,7 @@ fn an_address_that_another_pod_has_now_never_sees_old_connections() {
         assert_eq!(world.kernel.weights(web_vs()), [(12, 1)]);
         world.pass(Duration::from_secs(1));
         assert_eq!(world.kernel.weights(web_vs()), [(11, 1), (12, 1)]);
-        assert_eq!(world.reconciler.drains().count(), 0);
+        assert_eq!(world.reconciler.state().drains.iter().count(), 0);
         world.kernel.ipvs.take_ops();
     };
     // While it served.
@@ -474,7 +474,7 @@ fn an_address_that_moves_to_another_service_takes_no_old_connection_along() {
 
 /// Records that a process leaves to the next one.
 fn records(world: &World) -> Vec<(drain::Key, drain::Record)> {
-    world.reconciler.drains().map(|(key, drain)| (*key, drain.into())).collect()
+    world.reconciler.state().drains.iter().map(|(key, drain)| (*key, drain.into())).collect()
 }
 
 /// Restarts as [`World::restart`] does, with the records of the process before.
@@ -495,7 +495,7 @@ fn a_restart_keeps_reason_and_deadline() {
     world.pass(Duration::from_secs(800));
     let saved = records(&world);
     assert_eq!(resume(&mut world, saved, endpoints).written, 0);
-    let causes: Vec<_> = world.reconciler.drains().map(|(_, drain)| drain.cause).collect();
+    let causes: Vec<_> = world.reconciler.state().drains.iter().map(|(_, drain)| drain.cause).collect();
     assert_eq!(causes, [drain::Cause::Terminating]);
     world.pass(Duration::from_secs(90));
     assert_eq!(world.kernel.weights(web_vs()), [(11, 0), (12, 1)]);
@@ -523,7 +523,7 @@ fn a_stale_record_never_touches_a_live_real_server() {
     // It serves again, and the record is from before.
     world.sync(both.clone());
     let report = resume(&mut world, saved.clone(), both.clone());
-    assert_eq!((report.written, world.reconciler.drains().count()), (0, 0));
+    assert_eq!((report.written, world.reconciler.state().drains.iter().count()), (0, 0));
     // It is wanted again only after the restart.
     world.sync(ready("web", &["10.244.0.12"]));
     resume(&mut world, saved.clone(), both);
@@ -531,7 +531,7 @@ fn a_stale_record_never_touches_a_live_real_server() {
     assert_eq!(world.kernel.weights(web_vs()), [(11, 1), (12, 1)]);
     // It does not exist any more.
     let report = resume(&mut world, saved, ready("web", &["10.244.0.11", "10.244.0.12"]));
-    assert_eq!((report.written, world.reconciler.drains().count()), (0, 0));
+    assert_eq!((report.written, world.reconciler.state().drains.iter().count()), (0, 0));
 }
 
 #[test]
@@ -552,7 +552,13 @@ fn every_drain_knows_its_pod() {
     };
     world.sync(unready(pods("web", &[("10.244.0.12", "b"), ("10.244.0.13", "c")])));
     let names = |world: &World| -> Vec<_> {
-        world.reconciler.drains().map(|(key, drain)| (key.rs.addr.to_string(), drain.pod.clone())).collect()
+        world
+            .reconciler
+            .state()
+            .drains
+            .iter()
+            .map(|(key, drain)| (key.rs.addr.to_string(), drain.pod.clone()))
+            .collect()
     };
     let pod = |last: u8, name: &str| {
         (format!("10.244.0.{last}"), Some(std::sync::Arc::<str>::from(format!("default/{name}/uid-{name}"))))

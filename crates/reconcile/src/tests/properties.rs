@@ -400,7 +400,7 @@ proptest! {
         expect.pass(Duration::from_secs(100));
         prop_assert_eq!(world.kernel.state(), expect.kernel.state());
         prop_assert_eq!(world.reconciler.syncer.work.len(), expect.reconciler.syncer.work.len());
-        prop_assert_eq!(world.reconciler.drains().count(), 0);
+        prop_assert_eq!(world.reconciler.state().drains.iter().count(), 0);
         check_shortcuts(&world.kernel.rules.elements())?;
         let written = world.kernel.ipvs.ops().len();
         world.pass(Duration::from_secs(100));

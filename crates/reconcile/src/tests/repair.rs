@@ -48,13 +48,17 @@ fn a_draining_real_server_that_somebody_lets_serve_again_is_quiesced_and_drains_
     let connections = lb_types::ConnectionCounters { active: 1, inactive: 0, persistent: 0 };
     world.kernel.ipvs.set_connections(web_vs(), rs, connections);
     world.sync(ready("web", &["10.244.0.12"]));
-    let since = world.reconciler.drains().next().map(|(_, drain)| drain.since);
+    let since = world.reconciler.state().drains.iter().next().map(|(_, drain)| drain.since);
     world.kernel.ipvs.by_another(IpvsOp::SetRealServer { vs: web_vs(), rs, settings: RealServer::SERVING });
     assert_eq!(world.kernel.weights(web_vs()), [(11, 1), (12, 1)]);
     // The next poll reads the weight as well.
     world.pass(Duration::from_secs(6));
     assert_eq!(world.kernel.weights(web_vs()), [(11, 0), (12, 1)]);
-    assert_eq!(world.reconciler.drains().next().map(|(_, drain)| drain.since), since, "the same drain");
+    assert_eq!(
+        world.reconciler.state().drains.iter().next().map(|(_, drain)| drain.since),
+        since,
+        "the same drain"
+    );
     world.kernel.ipvs.set_connections(web_vs(), rs, lb_types::ConnectionCounters::default());
     world.pass(Duration::from_secs(20));
     assert_eq!(world.kernel.weights(web_vs()), [(12, 1)]);

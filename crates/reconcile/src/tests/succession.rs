@@ -55,7 +55,7 @@ impl World {
     }
 
     fn causes(&self) -> Vec<(RealServerId, drain::Cause)> {
-        self.reconciler.drains().map(|(key, drain)| (key.rs, drain.cause)).collect()
+        self.reconciler.state().drains.iter().map(|(key, drain)| (key.rs, drain.cause)).collect()
     }
 
     fn has(&self, vs: VirtualServerId, rs: RealServerId) -> Option<u32> {
@@ -161,7 +161,7 @@ fn a_pod_is_gone_when_the_last_slice_of_any_service_has_lost_it() {
         world.send(listed("b", known, 8080, ""));
         world.pass(Duration::from_secs(2));
         assert_eq!((world.has(web_vs(), old), world.has(api_vs(), old)), (None, None), "{known}");
-        assert_eq!(world.reconciler.draining(), 0);
+        assert_eq!(world.reconciler.state().drains.len(), 0);
     }
 }
 
@@ -212,7 +212,7 @@ fn a_ready_endpoint_that_is_not_chosen_keeps_its_connections() {
     world.sync(ModelEvent::SliceApplied(hinted("there")));
     assert_eq!(world.has(web_vs(), far), Some(0));
     assert_eq!(world.causes(), [(far, drain::Cause::NotChosen)]);
-    let (_, drain) = world.reconciler.drains().next().unwrap();
+    let (_, drain) = world.reconciler.state().drains.iter().next().unwrap();
     assert_eq!(drain.deadline(), None);
     world.pass(Duration::from_secs(24 * 3600));
     assert_eq!(world.has(web_vs(), far), Some(0), "for as long as it likes");
@@ -273,11 +273,11 @@ fn records_of_drains_that_are_none_are_not_kept() {
     };
     world = World { now: world.now, ..World::on(world.kernel.clone(), config()) };
     world.reconciler.restore([(stale, record)]);
-    let before = world.reconciler.drains_version();
+    let before = world.reconciler.state().drains.version();
     world.deliver(web());
     world.run();
-    assert_eq!(world.reconciler.draining(), 0);
-    assert_ne!(world.reconciler.drains_version(), before, "the file is written anew");
+    assert_eq!(world.reconciler.state().drains.len(), 0);
+    assert_ne!(world.reconciler.state().drains.version(), before, "the file is written anew");
 }
 
 #[test]
@@ -295,12 +295,12 @@ fn a_restart_does_not_forget_that_a_pod_has_ended() {
         world.sync(other.clone());
         // It terminates in one slice, leaves that, and is listed by another one still.
         world.sync(listed("b", "api", 9090, "10.244.0.11=old-T"));
-        let version = world.reconciler.drains_version();
+        let version = world.reconciler.state().drains.version();
         world.sync(listed("b", "api", 9090, ""));
-        assert_ne!(world.reconciler.drains_version(), version, "the file is written anew");
+        assert_ne!(world.reconciler.state().drains.version(), version, "the file is written anew");
         assert!(world.causes().contains(&(rs("10.244.0.11"), drain::Cause::LeftSlices)));
         if restarts {
-            let drains = world.reconciler.drains();
+            let drains = world.reconciler.state().drains.iter();
             let records: Vec<(drain::Key, drain::Record)> =
                 drains.map(|(key, drain)| (*key, drain.into())).collect();
             world = World { now: world.now, ..World::on(world.kernel.clone(), config()) };

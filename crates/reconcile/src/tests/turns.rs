@@ -133,6 +133,6 @@ fn a_requested_audit_of_2000_services_holds_back_neither_changes_nor_polls() {
         world.now += Duration::from_millis(20);
     }
     assert!(looked_at(&world) > before + 99 * 4, "and the audit goes on");
-    let polled = world.reconciler.drains().map(|(_, drain)| drain.last_activity).min();
+    let polled = world.reconciler.state().drains.iter().map(|(_, drain)| drain.last_activity).min();
     assert!(polled.is_some_and(|at| at + Duration::from_secs(3) > world.now), "polled at {polled:?}");
 }

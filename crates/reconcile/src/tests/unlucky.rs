@@ -104,7 +104,7 @@ fn a_drain_gets_the_pod_of_its_own_service() {
         &[(NODE, "exporter", Is::Unready), ("192.168.50.12", "exporter2", Is::Ready)],
     ));
     world.run();
-    let of_api = world.reconciler.drains().find(|(key, _)| key.rs.port.get() == 9100).unwrap();
+    let of_api = world.reconciler.state().drains.iter().find(|(key, _)| key.rs.port.get() == 9100).unwrap();
     assert_eq!(of_api.1.pod.as_deref(), Some("default/exporter/uid-exporter"));
 }
 
@@ -184,8 +184,13 @@ fn the_pod_is_known_even_if_the_drain_begins_with_the_second_try() {
     world.sync(pods("web", &[("10.244.0.12", "b", Is::Ready)]));
     world.kernel.ipvs.refuse_nothing();
     world.pass(Duration::from_secs(2));
-    let pods: Vec<_> =
-        world.reconciler.drains().map(|(_, drain)| drain.pod.as_deref().map(str::to_owned)).collect();
+    let pods: Vec<_> = world
+        .reconciler
+        .state()
+        .drains
+        .iter()
+        .map(|(_, drain)| drain.pod.as_deref().map(str::to_owned))
+        .collect();
     assert_eq!(pods, [Some("default/a/uid-a".to_owned())]);
 }
 
@@ -221,7 +226,7 @@ fn a_restart_keeps_the_settings_of_a_deleted_service() {
     world.pass(Duration::from_secs(5));
     assert_eq!(world.kernel.weights(web_vs()), [(11, 0)]);
     let saved: Vec<(drain::Key, drain::Record)> =
-        world.reconciler.drains().map(|(key, drain)| (*key, drain.into())).collect();
+        world.reconciler.state().drains.iter().map(|(key, drain)| (*key, drain.into())).collect();
     world = World { now: world.now, ..World::on(world.kernel.clone(), config) };
     world.reconciler.restore(saved);
     world.deliver([]);
@@ -237,7 +242,7 @@ fn an_address_that_changes_service_and_pod_during_an_absence_takes_no_connection
         world.sync(left.clone());
         world.kernel.ipvs.set_connections(web_vs(), rs("10.244.0.11"), connections(5));
         let saved: Vec<(drain::Key, drain::Record)> =
-            world.reconciler.drains().map(|(key, drain)| (*key, drain.into())).collect();
+            world.reconciler.state().drains.iter().map(|(key, drain)| (*key, drain.into())).collect();
         world = World { now: world.now, ..World::on(world.kernel.clone(), config()) };
         world.reconciler.restore(saved);
         let api = pods("api", &[("10.244.0.11", pod, Is::Ready), ("10.244.0.20", "x", Is::Ready)]);
@@ -262,7 +267,7 @@ fn a_draining_real_server_that_somebody_deleted_and_that_comes_back_leaves_no_tr
     }
     world.kernel.ipvs.set_connections(vs, gone, connections(5));
     world.pass(Duration::from_secs(10));
-    assert_eq!(world.reconciler.drains().count(), 0, "it serves");
+    assert_eq!(world.reconciler.state().drains.iter().count(), 0, "it serves");
 }
 
 #[test]
@@ -329,7 +334,7 @@ fn a_virtual_server_deleted_by_somebody_while_a_real_server_rests_is_whole_again
     world.kernel.ipvs.by_another(IpvsOp::DeleteVirtualServer { vs: web_vs() });
     world.pass(Duration::from_secs(90));
     assert_eq!(world.kernel.weights(web_vs()), [(11, 1), (12, 1)]);
-    assert_eq!(world.reconciler.drains().count(), 0);
+    assert_eq!(world.reconciler.state().drains.iter().count(), 0);
 }
 
 #[test]

@@ -505,7 +505,7 @@ fn services_with_ipv6_are_counted() {
         (ModelEvent::ServiceDeleted(name), false),
     ] {
         model.apply(event);
-        assert_eq!(model.has_ipv6(), expect);
+        assert_eq!(model.addresses().has_ipv6(), expect);
     }
 }
 
@@ -604,7 +604,7 @@ fn services_with_an_external_address_follow_the_cluster_ips_there() {
     let mut model = ServiceModel::default();
     let mut send = |event| {
         model.apply(event);
-        (dirty(&mut model), model.is_cluster_ip(shared))
+        (dirty(&mut model), model.addresses().is_cluster_ip(shared))
     };
     let mut check = |event, marked: &str, is_cluster_ip| {
         assert_eq!(send(event), (marked.to_owned(), is_cluster_ip));
