@@ -8,9 +8,11 @@
 //! of VIPs and fronts to single real servers. Deletions of tracked connections follow from the finished plan
 //! (`conntrack`).
 
+mod inputs;
+
 use std::{collections::BTreeSet, hash::BuildHasher, net::IpAddr};
 
-use drain::{Cause, Key, Ledger, Outcome, State, Verdict};
+use drain::{Key, Outcome, Verdict};
 use foldhash::quality::FixedState;
 use ipnetwork::IpNetwork;
 use lb_types::{
@@ -18,135 +20,39 @@ use lb_types::{
     VipOp, VipPort, VirtualServerId, Weight,
 };
 
+pub use self::inputs::Inputs;
+use self::inputs::Unwanted;
 use crate::{
-    Binding, Context, Desired, Dirty, FrontIntent, Masquerade, Mirror, MirrorServer, NewDrain, Plan, Stage,
-    Subject, conntrack, sysctls,
+    Binding, Context, Dirty, FrontIntent, MirrorServer, NewDrain, Plan, Stage, Subject, conntrack, sysctls,
 };
-
-/// Values that a comparison reads.
-#[derive(Clone, Copy)]
-pub struct Inputs<'a> {
-    /// Intents of all Services.
-    pub desired: &'a Desired,
-    /// Copy of what the kernel holds.
-    pub mirror: &'a Mirror,
-    /// Configuration, ownership and facts about the node.
-    pub context: Context<'a>,
-    /// Real servers on their way out.
-    pub drains: &'a Ledger,
-    /// Predicate: the mirror may have the real servers of a front's virtual server wrong. They are dumped
-    /// soon.
-    pub is_in_doubt: &'a dyn Fn(&Front) -> bool,
-}
-
-impl Inputs<'_> {
-    /// Fate of the virtual server of a front that no Service wants.
-    fn unwanted(&self, front: &Front) -> Unwanted {
-        let Context { ownership, facts, .. } = self.context;
-        let Some(vs) = self.mirror.key(front) else { return Unwanted::Absent };
-        let Some(have) = self.mirror.servers.get(&vs) else { return Unwanted::Absent };
-        let is_empty = have.real_servers.is_empty() && !(self.is_in_doubt)(front);
-        if !ownership.owns(&vs, self.mirror) {
-            Unwanted::NotOurs
-        } else if is_empty
-            || facts.own_ports.contains(&front.port)
-            || front.vip().is_some_and(|vip| self.is_given_up(&vip))
-        {
-            Unwanted::Goes
-        } else {
-            Unwanted::Drains
-        }
-    }
-
-    /// Way by which packets to a VIP must come to IPVS; `None` if they must not, because no Service has the
-    /// VIP and no virtual server on it drains.
-    fn binding(&self, vip: &IpAddr) -> Option<Binding> {
-        let is_draining =
-            |front: &Front| self.desired.front(front).is_none() && self.unwanted(front) == Unwanted::Drains;
-        let drains = || self.mirror.fronts_on(*vip).any(|front| is_draining(&front));
-        self.desired.binding(vip).or_else(|| self.left_binding(vip).filter(|_| drains()))
-    }
-
-    /// The same, but for addresses of the node: one that no Service has any more is not bound either.
-    fn bound(&self, vip: &IpAddr) -> Option<Binding> {
-        self.binding(vip).filter(|_| !self.context.facts.addresses.contains_key(vip))
-    }
-
-    /// Way by which packets to a VIP that no Service has any more come to IPVS while connections last. One that is to
-    /// be bound to no node is left at once where that would take new connections, too.
-    fn left_binding(&self, vip: &IpAddr) -> Option<Binding> {
-        let Mirror { elements, routes, steered, addresses, .. } = self.mirror;
-        let has_route_of_steering = steered.contains(vip) && !routes.contains_key(vip);
-        if elements.contains(&RuleElement::SteeredVip(*vip)) || has_route_of_steering {
-            return Some(Binding::Steer);
-        }
-        let was_bound =
-            elements.contains(&RuleElement::Vip(*vip)) || routes.contains_key(vip) || addresses.contains(vip);
-        (was_bound && !self.desired.is_unbound(vip)).then_some(Binding::Route)
-    }
-
-    /// Tells whether the address of a front, which is no ClusterIP, leads to this node no more, as one that has moved to
-    /// another with its node ports. Unless it comes back soon, its connections are there, too, and what is left here would
-    /// keep processes of this node from it.
-    fn has_left(&self, front: &Front) -> bool {
-        let Some(addr) = &front.vip() else { return false };
-        let Inputs { desired, context: Context { facts, ownership, .. }, .. } = self;
-        !facts.addresses.contains_key(addr)
-            && ownership.cluster_range_of(*addr).is_none()
-            && desired.binding(addr).is_none()
-            && self.left_binding(addr).is_none()
-    }
-
-    /// Tells whether a VIP is to be bound to no node, and steering does not tell its connections from others, as it does
-    /// not where the VIP is an address of the node.
-    fn is_given_up(&self, vip: &IpAddr) -> bool {
-        let Inputs { desired, context: Context { facts, .. }, .. } = self;
-        let is_steered = || !facts.addresses.contains_key(vip) && self.left_binding(vip).is_some();
-        desired.is_unbound(vip) && desired.binding(vip).is_none() && !is_steered()
-    }
-}
-
-/// Fate of a virtual server that no Service wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Unwanted {
-    /// The kernel does not have it.
-    Absent,
-    /// It is somebody else's.
-    NotOurs,
-    /// It refuses new connections until its real servers have drained.
-    Drains,
-    /// It is deleted: it has no real servers left, its port belongs to a program of the node, or its VIP is bound to no
-    /// node any more.
-    Goes,
-}
 
 /// Compares what is dirty and returns the writes that make the kernel as desired.
 pub fn diff(dirty: &Dirty, inputs: &Inputs<'_>) -> Plan {
     let mut differ = Differ { inputs, plan: Plan::default(), order: order(&inputs.context.config.node_name) };
     differ.base(dirty);
-    // A front that nobody wants may have kept its VIP bound, so that VIP is compared too.
-    let unwanted = dirty.fronts().filter(|front| inputs.desired.front(front).is_none());
-    let vips = dirty.iter().filter_map(|subject| match subject {
-        Subject::Vip(vip) => Some(*vip),
-        _ => None,
-    });
-    let mut vips = sorted(vips.chain(unwanted.filter_map(Front::vip)));
-    vips.dedup();
+    let (mut vips, mut families, mut elements) = (vec![], vec![], vec![]);
+    let (mut refusals, mut addresses) = (vec![], vec![]);
+    for subject in dirty.iter() {
+        match subject {
+            Subject::Vip(vip) => vips.push(*vip),
+            // A front that nobody wants may have kept its VIP bound, so that VIP is compared too.
+            Subject::Front(front) if inputs.desired.front(front).is_none() => vips.extend(front.vip()),
+            Subject::Steering(family) => families.push(*family),
+            Subject::Element(element) => elements.push(*element),
+            // A front that is compared as a whole gets its refusal from `will_refuse`, by what the plan will have done.
+            Subject::Refusal(front) if !dirty.contains(&Subject::Front(*front)) => refusals.push(*front),
+            Subject::Address(addr) => addresses.push(*addr),
+            Subject::Base | Subject::Sysctls | Subject::Front(_) | Subject::Refusal(_) => {}
+        }
+    }
+    let vips = sorted(vips.into_iter());
     for vip in &vips {
         differ.vip(*vip);
     }
-    let steering = dirty.iter().filter_map(|subject| match subject {
-        Subject::Steering(family) => Some(*family),
-        _ => None,
-    });
-    for family in sorted(steering) {
+    for family in sorted(families.into_iter()) {
         differ.rule(family);
     }
-    let elements = dirty.iter().filter_map(|subject| match subject {
-        Subject::Element(element) => Some(*element),
-        _ => None,
-    });
-    for element in sorted(elements) {
+    for element in sorted(elements.into_iter()) {
         match element {
             // It has been compared along with its VIP.
             RuleElement::UnansweredVip(vip) if vips.binary_search(&vip).is_ok() => {}
@@ -157,23 +63,12 @@ pub fn diff(dirty: &Dirty, inputs: &Inputs<'_>) -> Plan {
     for front in differ.fronts(dirty) {
         differ.front(front);
     }
-    // A front that is compared as a whole gets its refusal from `will_refuse`, by what the plan will have
-    // done.
-    let refusals = dirty.iter().filter_map(|subject| match subject {
-        Subject::Refusal(front) if !dirty.contains(&Subject::Front(*front)) => Some(*front),
-        _ => None,
-    });
-    for front in sorted(refusals) {
-        differ.element(refusal(&front), differ.refuses(&front));
+    for front in sorted(refusals.into_iter()) {
+        differ.element(refusal(&front), inputs.refuses(&front));
     }
     // An address is dirty by itself, or because the plan may bring the route of its VIP.
-    let found = dirty.iter().filter_map(|subject| match subject {
-        Subject::Address(addr) => Some(*addr),
-        _ => None,
-    });
-    let mut addresses = sorted(found.chain(vips.iter().copied()));
-    addresses.dedup();
-    addresses.retain(|addr| inputs.mirror.addresses.contains(addr) && differ.is_spare(addr, &vips));
+    let mut addresses = sorted(addresses.into_iter().chain(vips.iter().copied()));
+    addresses.retain(|addr| inputs.mirror.addresses.contains(addr) && inputs.is_spare(addr, &vips));
     differ.plan.extend(Stage::VipsRemove, addresses.into_iter().map(|addr| VipOp::DeleteAddress { addr }));
     let Differ { mut plan, .. } = differ;
     let deletions = conntrack::follow(&plan, inputs);
@@ -189,10 +84,11 @@ fn order(node_name: &str) -> FixedState {
     FixedState::with_seed(FixedState::default().hash_one(node_name))
 }
 
-/// Sorts keys, so that neither plans nor intents depend on the order in which changes came.
+/// Sorts keys, each once, so that neither plans nor intents depend on the order in which changes came.
 pub(crate) fn sorted<K: Ord>(keys: impl Iterator<Item = K>) -> Vec<K> {
     let mut keys: Vec<_> = keys.collect();
     keys.sort_unstable();
+    keys.dedup();
     keys
 }
 
@@ -216,10 +112,8 @@ impl Differ<'_> {
         let any = any.map(|front| front.for_any()).filter(is_unwanted);
         // The other key of a node port says whether its clients are served.
         let counterparts = dirty.fronts().filter(|front| front.clients == Clients::Any);
-        let counterparts = counterparts.flat_map(|front| self.counterparts(front)).filter(is_left);
-        let mut fronts = sorted(dirty.fronts().copied().chain(external).chain(any).chain(counterparts));
-        fronts.dedup();
-        fronts
+        let counterparts = counterparts.flat_map(|front| self.inputs.counterparts(front)).filter(is_left);
+        sorted(dirty.fronts().copied().chain(external).chain(any).chain(counterparts))
     }
 
     /// Compares link, chains and kernel parameters.
@@ -274,7 +168,7 @@ impl Differ<'_> {
         self.element(RuleElement::Vip(vip), binding.is_some_and(Binding::is_whole));
         self.element(RuleElement::SteeredVip(vip), binding == Some(Binding::Steer));
         self.unanswered(vip);
-        self.element(RuleElement::NodeAddress(vip), self.serves_node_ports(vip));
+        self.element(RuleElement::NodeAddress(vip), self.inputs.serves_node_ports(vip));
     }
 
     /// Compares the element by which a VIP is not answered for by ARP; where the kernel has no place for it, nothing.
@@ -300,28 +194,6 @@ impl Differ<'_> {
         }
     }
 
-    /// Tells whether node ports are served at an address. A ClusterIP may be an address of the node, too, as the one
-    /// of a node-local DNS cache is.
-    fn serves_node_ports(&self, addr: IpAddr) -> bool {
-        let Inputs { desired, context: Context { facts, ownership, .. }, .. } = self.inputs;
-        facts.node_ports.contains(&addr)
-            && ownership.cluster_range_of(addr).is_none()
-            && !desired.has_cluster_ip(&addr)
-    }
-
-    /// Tells whether nothing depends on an address of `kube-ipvs0`: it is not a VIP, or its VIP comes to IPVS in another
-    /// way, by this plan at the latest.
-    fn is_spare(&self, addr: &IpAddr, vips: &[IpAddr]) -> bool {
-        let mirror = self.inputs.mirror;
-        let is_planned = || vips.binary_search(addr).is_ok();
-        match self.inputs.binding(addr) {
-            None | Some(Binding::Node) => true,
-            Some(Binding::Address) => false,
-            Some(Binding::Route) => mirror.routes.contains_key(addr) || is_planned(),
-            Some(Binding::Steer) => mirror.steered.contains(addr) || is_planned(),
-        }
-    }
-
     fn element(&mut self, element: RuleElement, is_wanted: bool) {
         match (is_wanted, self.inputs.mirror.elements.contains(&element)) {
             (true, false) => self.plan.push(Stage::RulesAdd, RulesOp::AddElement(element)),
@@ -341,10 +213,10 @@ impl Differ<'_> {
             }
             return;
         };
-        let will_refuse = self.will_refuse(want);
+        let will_refuse = self.inputs.will_refuse(want);
         match front.clients {
             Clients::Any => {
-                let masquerade = self.masquerade(want).element(front.port);
+                let masquerade = self.inputs.masquerade(want).element(front.port);
                 for set in PORT_SETS {
                     let Some(element) = set.of_port(front.port) else { continue };
                     let is_wanted = match element {
@@ -369,16 +241,6 @@ impl Differ<'_> {
         }
     }
 
-    /// Choice of the connections to a front that are masqueraded. Where its VIP is an address, whichever Service has made
-    /// it one, processes of the node have the VIP for their source, and answers to that do not come back here.
-    fn masquerade(&self, want: &FrontIntent) -> Masquerade {
-        let binding = want.front.vip().and_then(|vip| self.inputs.desired.binding(&vip));
-        match want.masquerade {
-            Masquerade::Never if binding == Some(Binding::Address) => Masquerade::Vips,
-            masquerade => masquerade,
-        }
-    }
-
     /// Steers the packets to a port here, once their route exists, or leaves them to routing.
     fn steer(&mut self, port: VipPort, is_steered: bool) {
         let (all, known) = (RuleElement::Steer(port), RuleElement::SteerKnown(port));
@@ -396,7 +258,7 @@ impl Differ<'_> {
         let present = self.inputs.mirror.allowed.get(&port);
         let is_present = |clients: &IpNetwork| present.is_some_and(|present| present.contains(clients));
         let mut wanted = allowed.unwrap_or_default().to_vec();
-        wanted.extend(self.this_node_as_vip(port.addr, &wanted));
+        wanted.extend(self.inputs.this_node_as_vip(port.addr, &wanted));
         let stage = if allowed.is_some() { Stage::RulesAdd } else { Stage::RulesRemove };
         self.element(RuleElement::Restrict(port), allowed.is_some());
         let stale = present.into_iter().flatten().filter(|clients| !wanted.contains(clients));
@@ -407,23 +269,13 @@ impl Differ<'_> {
             .extend(stage, missing.map(|clients| RulesOp::AddElement(RuleElement::Allow(port, *clients))));
     }
 
-    /// The VIP as a client: where a VIP is an address of this node, its own processes connect from there. `None` unless
-    /// ranges of clients let the node in, but not the VIP.
-    fn this_node_as_vip(&self, vip: IpAddr, allowed: &[IpNetwork]) -> Option<IpNetwork> {
-        let is_allowed = |addr: IpAddr| allowed.iter().any(|clients| clients.contains(addr));
-        let source = self.inputs.context.facts.sources.get(&IpFamily::of(vip)).copied()?;
-        let is_address = self.inputs.binding(&vip) == Some(Binding::Address);
-        (is_address && is_allowed(source) && !is_allowed(vip)).then(|| IpNetwork::from(vip))
-    }
-
     /// Gives the packets of clients the mark of their front, if it has one, once its virtual server is complete:
     /// until then, they go where they went before. The element without effect is the tag meanwhile. Where nobody is
     /// served yet, they have their mark from the beginning: external ones must not come to endpoints of other nodes.
     fn lead_clients(&mut self, front: Front) {
-        let mirror = self.inputs.mirror;
-        let Some(mark) = mirror.marks.get(&front) else { return };
-        let (leads, tags) = (RuleElement::Mark(front, mark), RuleElement::Unmarked(front, mark));
-        if mirror.elements.contains(&leads) || !self.is_served_without(&front) {
+        let Inputs { mirror, .. } = self.inputs;
+        let Some([leads, tags]) = mirror.mark_elements(&front) else { return };
+        if mirror.elements.contains(&leads) || !self.inputs.is_served_without(&front) {
             self.element(leads, true);
             self.element(tags, false);
             return;
@@ -432,38 +284,13 @@ impl Differ<'_> {
         self.plan.extend(Stage::RulesLead, [RulesOp::AddElement(leads), RulesOp::DeleteElement(tags)]);
     }
 
-    /// Tells whether clients of a front with a mark have a virtual server without that.
-    fn is_served_without(&self, front: &Front) -> bool {
-        let any = front.for_any();
-        let mut others = self.counterparts(&any);
-        // What external clients have by themselves counts, too: it may be incomplete.
-        others.extend([any, *front].into_iter().filter(|_| front.clients == Clients::External));
-        others.iter().any(|front| self.inputs.mirror.server(front).is_some())
-    }
-
-    /// Fronts that serve the same clients as a front for any client by another key: a node port has a virtual server
-    /// at each address, or one for all of them.
-    fn counterparts(&self, front: &Front) -> Vec<Front> {
-        let facts = self.inputs.context.facts;
-        match front.vip() {
-            Some(vip) if facts.node_ports.contains(&vip) => vec![front.as_node_port()],
-            Some(_) => vec![],
-            None => facts.node_ports_of(front.family()).map(|addr| front.at(addr)).collect(),
-        }
-    }
-
-    /// Intent that clients of a front for any client follow when nobody wants the front itself any more.
-    fn successor(&self, front: &Front) -> Option<&FrontIntent> {
-        self.counterparts(front).iter().find_map(|front| self.inputs.desired.front(front))
-    }
-
     fn unwanted(&mut self, front: Front) {
         let mirror = self.inputs.mirror;
         let fate = self.inputs.unwanted(&front);
         let drains = fate == Unwanted::Drains;
         match front.clients {
             Clients::Any => {
-                let has_moved = self.successor(&front).is_some();
+                let has_moved = self.inputs.successor(&front).is_some();
                 let has_left = self.inputs.has_left(&front);
                 // Routing takes new connections to a steered address, while known ones are steered as before.
                 let is_steered = self.inputs.binding(&front.port.addr) == Some(Binding::Steer);
@@ -480,9 +307,9 @@ impl Differ<'_> {
                 }
                 if has_moved {
                     self.release_clients(front, drains);
-                } else if let Some(mark) = mirror.marks.get(&front) {
-                    self.element(RuleElement::Mark(front, mark), drains);
-                    self.element(RuleElement::Unmarked(front, mark), false);
+                } else if let Some([leads, tags]) = mirror.mark_elements(&front) {
+                    self.element(leads, drains);
+                    self.element(tags, false);
                 }
                 // New connections that go elsewhere are not for this front to restrict.
                 if !drains || is_steered || has_moved {
@@ -514,50 +341,13 @@ impl Differ<'_> {
     /// Lets clients of a mark go where those without it go, before their real servers are quiesced. While those drain,
     /// the element without effect tags the virtual server as ours.
     fn release_clients(&mut self, front: Front, drains: bool) {
-        let mirror = self.inputs.mirror;
-        let Some(mark) = mirror.marks.get(&front) else { return };
-        let (leads, tags) = (RuleElement::Mark(front, mark), RuleElement::Unmarked(front, mark));
+        let Inputs { mirror, .. } = self.inputs;
+        let Some([leads, tags]) = mirror.mark_elements(&front) else { return };
         self.element(tags, drains);
         if mirror.elements.contains(&leads) {
             let stage = if drains { Stage::RulesLead } else { Stage::RulesRemove };
             self.plan.push(stage, RulesOp::DeleteElement(leads));
         }
-    }
-
-    /// Tells whether new connections must be refused once the kernel has executed the plan: no wanted real
-    /// server is there and stays, and none may come now.
-    fn will_refuse(&self, want: &FrontIntent) -> bool {
-        let Inputs { drains, mirror, .. } = self.inputs;
-        if drains.is_idle() {
-            return !want.has_real_servers();
-        }
-        let have = mirror.server(&want.front);
-        let comes = |rs: RealServerId| {
-            let key = Key { front: want.front, rs };
-            match have.and_then(|have| have.real_server(&rs)) {
-                Some(_) => !self.is_evicted(&key),
-                None => !self.is_held_down(&key),
-            }
-        };
-        !want.real_servers().any(comes)
-    }
-
-    /// Tells whether new connections must be refused as things are: of the wanted real servers the kernel has
-    /// none, or only quiesced ones. That happens where it has refused writes.
-    fn refuses(&self, front: &Front) -> bool {
-        let have = self.inputs.mirror.server(front);
-        let serves = |rs: RealServerId| {
-            have.and_then(|have| have.real_server(&rs)).is_some_and(|present| !present.weight.is_quiesced())
-        };
-        self.inputs.desired.front(front).is_some_and(|want| !want.real_servers().any(serves))
-    }
-
-    fn is_evicted(&self, key: &Key) -> bool {
-        self.inputs.drains.state(key) == State::Due(Outcome::AddressReused)
-    }
-
-    fn is_held_down(&self, key: &Key) -> bool {
-        matches!(self.inputs.drains.state(key), State::HeldDown(_))
     }
 
     fn change_server(&mut self, want: &FrontIntent, vs: VirtualServerId, have: &MirrorServer) {
@@ -583,7 +373,7 @@ impl Differ<'_> {
         let Inputs { drains, .. } = self.inputs;
         let key = |rs: RealServerId| Key { front: want.front, rs };
         // Real servers that come in one sync stand in this node's order, not in the API's.
-        let may_come = missing.filter(|rs| !self.is_held_down(&key(*rs)));
+        let may_come = missing.filter(|rs| !self.inputs.is_held_down(&key(*rs)));
         let added = sorted(may_come.map(|rs| (self.order.hash_one(rs), rs)));
         // One that drains, but that somebody else has removed, serves again by being added.
         if !drains.is_empty() {
@@ -596,7 +386,7 @@ impl Differ<'_> {
     }
 
     fn keep_real_server(&mut self, want: &FrontIntent, key: Key, vs: VirtualServerId, present: &RealServer) {
-        if self.is_evicted(&key) {
+        if self.inputs.is_evicted(&key) {
             return self.remove_real_server(key.rs, vs, present, Stage::Evict);
         }
         if *present != want.real_server {
@@ -619,7 +409,7 @@ impl Differ<'_> {
             Verdict::Remove(_) => self.remove_real_server(rs, vs, present, Stage::IpvsRemove),
             Verdict::Quiesce => {
                 self.quiesce(rs, vs, present, Stage::IpvsRemove);
-                let cause = self.cause(&key);
+                let cause = self.inputs.cause(&key);
                 if drains.get(&key).is_none_or(|drain| cause.supersedes(drain.cause)) {
                     self.plan.drains.push(NewDrain { key, cause });
                 }
@@ -644,24 +434,6 @@ impl Differ<'_> {
         if !present.weight.is_quiesced() {
             let settings = present.with_weight(Weight::QUIESCED);
             self.plan.push(stage, IpvsOp::SetRealServer { vs, rs, settings });
-        }
-    }
-
-    fn cause(&self, key: &Key) -> Cause {
-        let desired = self.inputs.desired;
-        // What is served in another place now, such as clients outside by all endpoints, has not lost its endpoints.
-        let any = key.front.for_any();
-        let elsewhere = || desired.front(&any).or_else(|| self.successor(&any));
-        let want = desired.front(&key.front).or_else(elsewhere);
-        let Some(want) = want else {
-            let has_left = self.inputs.has_left(&key.front);
-            return if has_left { Cause::AddressLeft } else { Cause::ServiceGone };
-        };
-        match want.endpoint(&key.rs) {
-            None => Cause::LeftSlices,
-            Some(endpoint) if endpoint.terminating => Cause::Terminating,
-            Some(endpoint) if endpoint.ready => Cause::NotChosen,
-            Some(_) => Cause::NotServing,
         }
     }
 }

@@ -216,6 +216,13 @@ impl Mirror {
         tags.into_iter().flatten()
     }
 
+    /// Elements that name the virtual server of a front by its mark: the one that gives it to packets, and the one without
+    /// effect.
+    pub(crate) fn mark_elements(&self, front: &Front) -> Option<[RuleElement; 2]> {
+        let mark = self.marks.get(front)?;
+        Some([RuleElement::Mark(*front, mark), RuleElement::Unmarked(*front, mark)])
+    }
+
     /// Virtual server that an element names, if it is a tag.
     fn tagged(element: &RuleElement) -> Option<VirtualServerId> {
         match element {
