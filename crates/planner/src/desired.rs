@@ -9,13 +9,14 @@
 
 use std::{
     cmp::Ordering,
-    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
 };
 
 use drain::{Key, Overrides};
 use lb_types::{Clients, FastMap, Front, IpFamily, PodUid, RuleElement, ServiceName, ServicePortName};
+use service_model::ServiceIndex;
 use tally::Tallied;
 
 use crate::{
@@ -33,19 +34,18 @@ pub struct Desired {
     former: Tallied<FastMap<Front, Former>>,
     /// Services with a health check, each with its own.
     health_checks: BTreeMap<ServiceName, HealthCheck>,
-    /// Elements that Services want apart from their fronts, each with a Service that wants it.
-    elements: BTreeSet<(RuleElement, ServiceName)>,
     /// Number of changes of those.
     health_version: u64,
+    /// Elements that Services want apart from their fronts.
+    elements: ServiceIndex<RuleElement>,
     /// Fronts on each VIP.
     vips: Tallied<FastMap<IpAddr, FrontCounts>>,
     /// Number of VIPs that are steered, by family.
     steered: BTreeMap<IpFamily, usize>,
-    /// Services with a VIP that is no ClusterIP of theirs, and their numbers of fronts there; one that binds it to no node
-    /// counts once.
-    guests: BTreeMap<(IpAddr, ServiceName), u32>,
-    /// VIPs that Services have and that are bound to no node, with the number of those Services.
-    unbound: BTreeMap<IpAddr, u32>,
+    /// VIPs of Services that are no ClusterIPs of theirs.
+    guests: ServiceIndex<IpAddr>,
+    /// VIPs that Services have and that are bound to no node.
+    unbound: ServiceIndex<IpAddr>,
     /// Numbers of Services that have endpoints, but none on this node for a Local policy.
     no_local: NoLocalCounts,
 }
@@ -162,8 +162,17 @@ impl Desired {
         let mut fronts: Vec<_> = fronts.collect();
         fronts.sort_unstable();
         fronts.dedup();
-        self.replace_unbound(name, old.as_deref(), new.as_deref(), &mut change);
-        self.replace_elements(name, (old.as_deref(), new.as_deref()), change.changes);
+        let intents = [old.as_deref(), new.as_deref()];
+        self.guests.replace(name, intents, ServiceIntent::guest_vips);
+        let elements = self.elements.replace(name, intents, ServiceIntent::elements);
+        change.changes.dirty.extend(elements.into_iter().map(Subject::Element));
+        for vip in self.unbound.replace(name, intents, ServiceIntent::unbound_vips) {
+            change.changes.dirty.insert(Subject::Vip(vip));
+            // Whether the others share the binding of a VIP with this Service is a finding about them.
+            if self.binding(&vip).is_some() {
+                change.rivals.extend(self.guests.at(vip).filter(|service| *service != name).cloned());
+            }
+        }
         self.no_local.replace(old.as_ref().map(|old| old.no_local), new.as_ref().map(|new| new.no_local));
         let before: Vec<_> = fronts.iter().filter_map(|front| self.claim_on(front).cloned()).collect();
         if let Some(old) = &old {
@@ -182,43 +191,6 @@ impl Desired {
         change.rivals
     }
 
-    fn replace_unbound(
-        &mut self,
-        name: &ServiceName,
-        old: Option<&ServiceIntent>,
-        new: Option<&ServiceIntent>,
-        change: &mut Change<'_>,
-    ) {
-        let vips = |intent: Option<&ServiceIntent>| {
-            intent
-                .into_iter()
-                .flat_map(|intent| &intent.unbound)
-                .map(|(vip, _)| *vip)
-                .collect::<BTreeSet<_>>()
-        };
-        let (new, old) = (vips(new), vips(old));
-        for vip in new.difference(&old) {
-            *self.unbound.entry(*vip).or_default() += 1;
-            *self.guests.entry((*vip, name.clone())).or_default() += 1;
-        }
-        for vip in old.difference(&new) {
-            self.leave(vip, name);
-            if let Some(count) = self.unbound.get_mut(vip) {
-                *count -= 1;
-                if *count == 0 {
-                    self.unbound.remove(vip);
-                }
-            }
-        }
-        for vip in new.symmetric_difference(&old) {
-            change.changes.dirty.insert(Subject::Vip(*vip));
-            // Whether the others share the binding of a VIP with this Service is a finding about them.
-            if self.binding(vip).is_some() {
-                change.rivals.extend(self.guests_on(vip).filter(|service| *service != name).cloned());
-            }
-        }
-    }
-
     fn replace_health_check(&mut self, name: &ServiceName, check: Option<HealthCheck>) {
         if self.health_checks.get(name) == check.as_ref() {
             return;
@@ -228,23 +200,6 @@ impl Desired {
             Some(check) => self.health_checks.insert(name.clone(), check),
             None => self.health_checks.remove(name),
         };
-    }
-
-    fn replace_elements(
-        &mut self,
-        name: &ServiceName,
-        (old, new): (Option<&ServiceIntent>, Option<&ServiceIntent>),
-        changes: &mut Changes,
-    ) {
-        let elements = |intent: Option<&ServiceIntent>| -> BTreeSet<_> {
-            intent.into_iter().flat_map(ServiceIntent::elements).collect()
-        };
-        let (old, new) = (elements(old), elements(new));
-        for element in old.difference(&new) {
-            self.elements.remove(&(*element, name.clone()));
-        }
-        self.elements.extend(new.difference(&old).map(|element| (*element, name.clone())));
-        changes.dirty.extend(old.symmetric_difference(&new).copied().map(Subject::Element));
     }
 
     /// Numbers of Services that a Local policy leaves without an endpoint on this node, though they have endpoints.
@@ -262,20 +217,14 @@ impl Desired {
         self.health_version
     }
 
-    /// Elements that Services want apart from their fronts; one comes as often as there are Services that want it.
-    pub fn elements(&self) -> impl Iterator<Item = RuleElement> {
-        self.elements.iter().map(|(element, _)| *element)
-    }
-
-    /// Tells whether a Service wants an element apart from its fronts.
-    pub fn has_element(&self, element: RuleElement) -> bool {
-        let first = self.elements.range((element, ServiceName::new("", ""))..).next();
-        first.is_some_and(|(wanted, _)| *wanted == element)
+    /// Elements that Services want apart from their fronts.
+    pub fn elements(&self) -> &ServiceIndex<RuleElement> {
+        &self.elements
     }
 
     fn claim(&mut self, name: &ServiceName, intent: &Arc<ServiceIntent>, at: usize, change: &mut Change<'_>) {
         let claim = Claim { service: name.clone(), intent: intent.clone(), at };
-        let FrontIntent { front, binding, is_cluster_ip, .. } = *claim.wanted();
+        let front = claim.wanted().front;
         if !self.former.is_empty() && self.former.remove(&front).is_some() {
             change.changes.configured.push(front);
         }
@@ -284,16 +233,7 @@ impl Desired {
         claims.insert(position, claim);
         change.mark(&front, claims, name);
         change.mark_sibling(&front, self.claims.get(&front.sibling()));
-        if let Some(vip) = front.vip() {
-            let before = self.binding(&vip);
-            if !is_cluster_ip {
-                *self.guests.entry((vip, name.clone())).or_default() += 1;
-            }
-            let counts = self.vips.entry(vip).or_default();
-            counts.by_binding[binding as usize] += 1;
-            counts.of_cluster_ip += u32::from(is_cluster_ip);
-            self.follow_binding(&vip, before, name, change);
-        }
+        self.recount(&intent.fronts[at], |count| *count += 1, name, change);
     }
 
     /// Gives a front up. A front that nobody claims any more drains, and then goes ([`crate::diff`]).
@@ -305,36 +245,7 @@ impl Desired {
             self.claims.remove(&want.front);
         }
         change.mark_sibling(&want.front, self.claims.get(&want.front.sibling()));
-        let Some(vip) = want.front.vip() else { return };
-        let before = self.binding(&vip);
-        if !want.is_cluster_ip {
-            self.leave(&vip, name);
-        }
-        if let Some(counts) = self.vips.get_mut(&vip) {
-            counts.by_binding[want.binding as usize] -= 1;
-            counts.of_cluster_ip -= u32::from(want.is_cluster_ip);
-            if counts.by_binding.iter().all(|count| *count == 0) {
-                self.vips.remove(&vip);
-            }
-        }
-        self.follow_binding(&vip, before, name, change);
-    }
-
-    /// Counts a Service out that has a VIP as a guest.
-    fn leave(&mut self, vip: &IpAddr, name: &ServiceName) {
-        if let Entry::Occupied(mut guest) = self.guests.entry((*vip, name.clone())) {
-            *guest.get_mut() -= 1;
-            if *guest.get() == 0 {
-                guest.remove();
-            }
-        }
-    }
-
-    /// Services that have a VIP as a guest.
-    fn guests_on(&self, vip: &IpAddr) -> impl Iterator<Item = &ServiceName> {
-        let first = (*vip, ServiceName::new("", ""));
-        let guests = self.guests.range(first..).map(|(key, _)| key);
-        guests.take_while(move |(on, _)| on == vip).map(|(_, service)| service)
+        self.recount(want, |count| *count -= 1, name, change);
     }
 
     /// Fronts of a Service on a VIP.
@@ -343,22 +254,26 @@ impl Desired {
         fronts.map(|want| &want.front).filter(move |front| front.vip() == Some(*vip))
     }
 
-    /// Follows a VIP whose binding was `before`, and which a Service has come to or left.
-    fn follow_binding(
-        &mut self,
-        vip: &IpAddr,
-        before: Option<Binding>,
-        by: &ServiceName,
-        change: &mut Change<'_>,
-    ) {
+    /// Counts a front that a Service has claimed, or given up, among those on its VIP, and follows the binding of that.
+    fn recount(&mut self, want: &FrontIntent, step: fn(&mut u32), by: &ServiceName, change: &mut Change<'_>) {
+        let Some(vip) = &want.front.vip() else { return };
+        let before = self.binding(vip);
+        let counts = self.vips.entry(*vip).or_default();
+        step(&mut counts.by_binding[want.binding as usize]);
+        if want.is_cluster_ip {
+            step(&mut counts.of_cluster_ip);
+        }
+        let bindings = counts.by_binding.iter().filter(|count| **count > 0).count();
+        if bindings == 0 {
+            self.vips.remove(vip);
+        }
         let now = self.binding(vip);
-        let differ = |counts: &FrontCounts| counts.by_binding.iter().filter(|count| **count > 0).count() > 1;
-        if before != now || self.vips.get(vip).is_some_and(differ) {
-            change.rivals.extend(self.guests_on(vip).filter(|service| *service != by).cloned());
+        if before != now || bindings > 1 {
+            change.rivals.extend(self.guests.at(*vip).filter(|service| *service != by).cloned());
         }
         // Who is masqueraded depends on that.
         if before != now && [before, now].contains(&Some(Binding::Address)) {
-            let others = self.guests_on(vip).filter(|service| *service != by);
+            let others = self.guests.at(*vip).filter(|service| *service != by);
             let fronts = others.flat_map(|service| self.fronts_on(service, vip));
             change.changes.dirty.extend(fronts.copied().map(Subject::Front));
         }
@@ -506,7 +421,7 @@ impl Desired {
 
     /// Tells whether a Service has a VIP that is bound to no node.
     pub fn is_unbound(&self, vip: &IpAddr) -> bool {
-        self.unbound.contains_key(vip)
+        self.unbound.has(*vip)
     }
 
     /// External and load-balancer IPs of Services, with their bindings (`None` for no node) and the reasons.

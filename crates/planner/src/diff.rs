@@ -57,7 +57,7 @@ pub fn diff(dirty: &Dirty, inputs: &Inputs<'_>) -> Plan {
             // It has been compared along with its VIP.
             RuleElement::UnansweredVip(vip) if vips.binary_search(&vip).is_ok() => {}
             RuleElement::UnansweredVip(vip) => differ.unanswered(vip),
-            _ => differ.element(element, inputs.desired.has_element(element)),
+            _ => differ.element(element, inputs.desired.elements().has(element)),
         }
     }
     for front in differ.fronts(dirty) {

@@ -92,7 +92,7 @@ impl Subject {
 fn wants_element(desired: &Desired, element: &RuleElement) -> bool {
     match element {
         RuleElement::UnansweredVip(vip) => desired.claims_vip(vip),
-        _ => desired.has_element(*element),
+        _ => desired.elements().has(*element),
     }
 }
 
@@ -106,7 +106,7 @@ impl Dirty {
         let mut dirty = Dirty::leftovers(desired, mirror, facts);
         dirty.extend(desired.fronts().copied().map(Subject::Front));
         dirty.extend(desired.vips().copied().map(Subject::Vip));
-        dirty.extend(desired.elements().map(Subject::Element));
+        dirty.extend(desired.elements().keys().map(Subject::Element));
         dirty.insert(Subject::Sysctls);
         dirty
     }

@@ -143,9 +143,20 @@ pub struct ServiceIntent {
 
 impl ServiceIntent {
     /// Elements that it wants apart from its fronts.
-    pub fn elements(&self) -> impl Iterator<Item = RuleElement> {
+    pub(crate) fn elements(&self) -> BTreeSet<RuleElement> {
         let checks = self.health_check.iter().flat_map(HealthCheck::vip_ports).map(RuleElement::HealthCheck);
-        checks.chain(self.local_endpoints.iter().copied().map(RuleElement::LocalEndpoint))
+        checks.chain(self.local_endpoints.iter().copied().map(RuleElement::LocalEndpoint)).collect()
+    }
+
+    /// VIPs that it has and that are bound to no node.
+    pub(crate) fn unbound_vips(&self) -> BTreeSet<IpAddr> {
+        self.unbound.iter().map(|(vip, _)| *vip).collect()
+    }
+
+    /// VIPs that it has and that are no ClusterIPs of its own.
+    pub(crate) fn guest_vips(&self) -> BTreeSet<IpAddr> {
+        let guests = self.fronts.iter().filter(|want| !want.is_cluster_ip);
+        guests.filter_map(|want| want.front.vip()).chain(self.unbound_vips()).collect()
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 use lb_types::{Front, IpFamily, ServiceName};
 use tally::Tallied;
 
-use crate::{Service, ServicePort};
+use crate::{Service, ServiceIndex, ServicePort};
 
 /// ClusterIPs and node ports, and the Services with external addresses.
 #[derive(Debug, Default)]
@@ -18,11 +18,11 @@ pub struct Addresses {
     /// Number of Services with each ClusterIP, which is one in a sound cluster. Those of IPv6 come last.
     cluster_ips: Tallied<BTreeMap<IpAddr, u32>>,
     /// External addresses, each with the Services that have it.
-    external: BTreeSet<(IpAddr, ServiceName)>,
+    external: ServiceIndex<IpAddr>,
     /// Node ports, each with the Services that have it, one in a sound cluster.
-    node_ports: BTreeSet<(Front, ServiceName)>,
+    node_ports: ServiceIndex<Front>,
     /// Ports of Services with external addresses, as if they were node ports.
-    external_ports: BTreeSet<(Front, ServiceName)>,
+    external_ports: ServiceIndex<Front>,
 }
 
 impl Addresses {
@@ -38,7 +38,7 @@ impl Addresses {
 
     /// Another Service than `name` that has a node port.
     pub fn node_port_of_other(&self, node_port: Front, name: &ServiceName) -> Option<&ServiceName> {
-        services_at(&self.node_ports, node_port).find(|owner| *owner != name)
+        self.node_ports.at(node_port).find(|owner| *owner != name)
     }
 
     /// Replaces what a Service has. Returns the Services with an external address that is a ClusterIP from now on, or is
@@ -49,22 +49,22 @@ impl Addresses {
         old: Option<&Service>,
         new: Option<&Service>,
     ) -> BTreeSet<ServiceName> {
-        replace(&mut self.external, name, &external(old), &external(new));
-        replace(&mut self.external_ports, name, &external_ports(old), &external_ports(new));
-        let changed = replace(&mut self.node_ports, name, &node_ports(old), &node_ports(new));
-        let at_ports = changed.into_iter().flat_map(|port| services_at(&self.external_ports, port));
+        self.external.replace(name, [old, new], external);
+        self.external_ports.replace(name, [old, new], external_ports);
+        let changed = self.node_ports.replace(name, [old, new], node_ports);
+        let at_ports = changed.into_iter().flat_map(|port| self.external_ports.at(port));
         let mut concerned: BTreeSet<_> = at_ports.cloned().collect();
-        let (went, came) = (cluster_ips(old), cluster_ips(new));
+        let [went, came] = [old, new].map(|service| service.map(cluster_ips).unwrap_or_default());
         for addr in came.difference(&went) {
             let count = self.cluster_ips.entry(*addr).or_default();
             *count += 1;
             if *count == 1 {
-                concerned.extend(services_at(&self.external, *addr).cloned());
+                concerned.extend(self.external.at(*addr).cloned());
             }
         }
         for addr in went.difference(&came) {
             if self.release(*addr) {
-                concerned.extend(services_at(&self.external, *addr).cloned());
+                concerned.extend(self.external.at(*addr).cloned());
             }
         }
         concerned.remove(name);
@@ -83,55 +83,31 @@ impl Addresses {
     }
 }
 
-/// Services that an index has at a key.
-fn services_at<K: Copy + Ord>(
-    index: &BTreeSet<(K, ServiceName)>,
-    at: K,
-) -> impl Iterator<Item = &ServiceName> {
-    let from = index.range((at, ServiceName::new("", ""))..);
-    from.take_while(move |(key, _)| *key == at).map(|(_, service)| service)
+fn external(service: &Service) -> BTreeSet<IpAddr> {
+    service.external_ips.iter().map(|ip| ip.addr).collect()
 }
 
-/// Replaces what an index has of a Service; returns the keys that came or went.
-fn replace<K: Copy + Ord>(
-    index: &mut BTreeSet<(K, ServiceName)>,
-    name: &ServiceName,
-    old: &BTreeSet<K>,
-    new: &BTreeSet<K>,
-) -> Vec<K> {
-    for key in old.difference(new) {
-        index.remove(&(*key, name.clone()));
-    }
-    index.extend(new.difference(old).map(|key| (*key, name.clone())));
-    old.symmetric_difference(new).copied().collect()
-}
-
-fn external(service: Option<&Service>) -> BTreeSet<IpAddr> {
-    service.into_iter().flat_map(|service| &service.external_ips).map(|ip| ip.addr).collect()
-}
-
-fn cluster_ips(service: Option<&Service>) -> BTreeSet<IpAddr> {
-    service.into_iter().flat_map(|service| &service.cluster_ips).copied().collect()
+fn cluster_ips(service: &Service) -> BTreeSet<IpAddr> {
+    service.cluster_ips.iter().copied().collect()
 }
 
 /// Node ports of a Service, in each family in which it has a ClusterIP.
-fn node_ports(service: Option<&Service>) -> BTreeSet<Front> {
-    as_node_ports(service, |service, family| service.cluster_ip(family).is_some(), |port| port.node_port)
+fn node_ports(service: &Service) -> BTreeSet<Front> {
+    as_node_ports(service, |family| service.cluster_ip(family).is_some(), |port| port.node_port)
 }
 
 /// Ports of a Service with external addresses, in each family, as if they were node ports.
-fn external_ports(service: Option<&Service>) -> BTreeSet<Front> {
-    as_node_ports(service, |service, _| !service.external_ips.is_empty(), |port| Some(port.port))
+fn external_ports(service: &Service) -> BTreeSet<Front> {
+    as_node_ports(service, |_| !service.external_ips.is_empty(), |port| Some(port.port))
 }
 
 fn as_node_ports(
-    service: Option<&Service>,
-    has: impl Fn(&Service, IpFamily) -> bool,
+    service: &Service,
+    has: impl Fn(IpFamily) -> bool,
     number: impl Fn(&ServicePort) -> Option<NonZeroU16>,
 ) -> BTreeSet<Front> {
     let mut fronts = BTreeSet::new();
-    let Some(service) = service else { return fronts };
-    for family in IpFamily::ALL.into_iter().filter(|family| has(service, *family)) {
+    for family in IpFamily::ALL.into_iter().filter(|family| has(*family)) {
         let of_port = |port: &ServicePort| Some(Front::node(family, port.protocol, number(port)?));
         fronts.extend(service.ports.iter().filter_map(of_port));
     }

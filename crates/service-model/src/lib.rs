@@ -12,6 +12,7 @@ mod addresses;
 pub mod annotations;
 mod changes;
 mod endpoints;
+mod index;
 mod input;
 mod intern;
 mod listings;
@@ -25,6 +26,7 @@ pub mod testing;
 pub use addresses::Addresses;
 pub use changes::{ChangeCounts, Changes, Trigger};
 pub use endpoints::{Endpoint, Placement};
+pub use index::ServiceIndex;
 pub use input::{
     Affinity, EndpointSlice, ExternalIp, ExternalIpBinding, ExternalSource, ModelEvent, Node, Service,
     ServicePort, ServiceSettings, SliceEndpoint, SliceName, SlicePort, SourceRanges, TrafficPolicy,

@@ -394,7 +394,7 @@ fn health_checks_are_answered_at_the_load_balancers_addresses_that_are_bound_her
         let port =
             VipPort { addr: external_ip.addr, protocol: Protocol::Tcp, port: 31080.try_into().unwrap() };
         assert_eq!(world.mirror.elements.contains(&RuleElement::HealthCheck(port)), expect, "{what}");
-        assert_eq!(world.desired.has_element(RuleElement::HealthCheck(port)), expect, "{what}");
+        assert_eq!(world.desired.elements().has(RuleElement::HealthCheck(port)), expect, "{what}");
         assert_eq!(world.desired.health_checks().count(), 1, "{what}: the node port answers all the same");
     }
 }
