@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kube_source::{Notice, Reason, Regarding, ServiceRef};
 use lb_types::ServiceName;
-use planner::IntentProblem;
+use planner::ProblemKind;
 use reconcile::{NewProblem, ServiceProblem};
 use telemetry::ListenFailure;
 
@@ -19,22 +19,22 @@ pub fn of_start() -> Notice {
 pub fn of_problem(NewProblem { uid, problem }: &NewProblem) -> Option<Notice> {
     let reason = match problem {
         ServiceProblem::EndpointsFull { .. } => Reason::AllEndpointsFull,
-        ServiceProblem::Intent(problem) => match problem {
-            IntentProblem::ClaimedByOther { .. }
-            | IntentProblem::BoundFurther { .. }
-            | IntentProblem::PortIsNodePort { .. } => Reason::ClaimedByOther,
-            IntentProblem::ExternalIpIsClusterIp { .. }
-            | IntentProblem::ExternalIpIsOfService { .. }
-            | IntentProblem::ExternalIpIsPodIp { .. }
-            | IntentProblem::ExternalIpNotAllowed { .. } => Reason::AddressNotServed,
-            IntentProblem::AnnotationForbidden { .. }
-            | IntentProblem::SchedulerNotAllowed { .. }
-            | IntentProblem::BindingNotAllowed { .. }
-            | IntentProblem::TimeoutTooLong { .. } => Reason::AnnotationNotAllowed,
+        ServiceProblem::Intent(problem) => match problem.kind {
+            ProblemKind::ClaimedByOther { .. }
+            | ProblemKind::BoundFurther { .. }
+            | ProblemKind::PortIsNodePort { .. } => Reason::ClaimedByOther,
+            ProblemKind::ExternalIpIsClusterIp { .. }
+            | ProblemKind::ExternalIpIsOfService { .. }
+            | ProblemKind::ExternalIpIsPodIp { .. }
+            | ProblemKind::ExternalIpNotAllowed { .. } => Reason::AddressNotServed,
+            ProblemKind::AnnotationForbidden { .. }
+            | ProblemKind::SchedulerNotAllowed { .. }
+            | ProblemKind::BindingNotAllowed { .. }
+            | ProblemKind::TimeoutTooLong { .. } => Reason::AnnotationNotAllowed,
             // As node-local caches mean it; over in a moment when ports are renamed; served as it asks.
-            IntentProblem::PortIsNodes { .. }
-            | IntentProblem::UnmatchedPort { .. }
-            | IntentProblem::RefusesWhileDraining { .. } => return None,
+            ProblemKind::PortIsNodes { .. }
+            | ProblemKind::UnmatchedPort { .. }
+            | ProblemKind::RefusesWhileDraining { .. } => return None,
         },
     };
     of_service(problem.service(), uid, reason, &problem.to_string())
@@ -64,6 +64,7 @@ fn of_service(name: &ServiceName, uid: &Arc<str>, reason: Reason, text: &str) ->
 #[cfg(test)]
 mod tests {
     use lb_types::{Protocol, VipPort};
+    use planner::IntentProblem;
 
     use super::*;
 
@@ -71,6 +72,10 @@ mod tests {
         let port =
             VipPort { addr: [10, 96, 0, 1].into(), protocol: Protocol::Tcp, port: 80.try_into().unwrap() };
         port.into()
+    }
+
+    fn problem(kind: ProblemKind) -> ServiceProblem {
+        ServiceProblem::Intent(IntentProblem { service: ServiceName::new("shop", "web"), kind })
     }
 
     fn check(problem: ServiceProblem, uid: &str, expect: Option<(Reason, &str)>) {
@@ -82,11 +87,7 @@ mod tests {
     #[test]
     fn a_note_does_not_repeat_the_name_of_its_service() {
         let lost = || {
-            ServiceProblem::Intent(IntentProblem::ClaimedByOther {
-                service: ServiceName::new("shop", "web"),
-                front: front(),
-                winner: ServiceName::new("shop", "old"),
-            })
+            problem(ProblemKind::ClaimedByOther { front: front(), winner: ServiceName::new("shop", "old") })
         };
         let note = "10.96.0.1:80/TCP is already served for Service shop/old, which is older";
         check(lost(), "u1", Some((Reason::ClaimedByOther, note)));
@@ -95,12 +96,11 @@ mod tests {
 
     #[test]
     fn what_is_meant_so_or_passes_by_itself_is_no_event() {
-        let problem = IntentProblem::UnmatchedPort {
-            service: ServiceName::new("shop", "web"),
+        let kind = ProblemKind::UnmatchedPort {
             slice: service_model::SliceName { namespace: "shop".into(), name: "web-a".into() },
             name: "".into(),
             protocol: Protocol::Tcp,
         };
-        check(ServiceProblem::Intent(problem), "u1", None);
+        check(problem(kind), "u1", None);
     }
 }

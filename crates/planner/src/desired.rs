@@ -20,8 +20,8 @@ use service_model::ServiceIndex;
 use tally::Tallied;
 
 use crate::{
-    Binding, BindingReason, Dirty, FrontIntent, HealthCheck, IntentProblem, ServerEndpoint, ServiceIntent,
-    Subject, Traffic, no_local::NoLocalCounts,
+    Binding, BindingReason, Dirty, FrontIntent, HealthCheck, IntentProblem, ProblemKind, ServerEndpoint,
+    ServiceIntent, Subject, Traffic, no_local::NoLocalCounts,
 };
 
 /// The desired state of the node.
@@ -335,13 +335,14 @@ impl Desired {
         let fronts = fronts.map(|want| want.front).filter(|front| front.clients == Clients::Any);
         let lost = fronts.filter_map(|front| {
             let winner = self.service_of(&front).filter(|winner| *winner != name)?.clone();
-            Some(IntentProblem::ClaimedByOther { service: name.clone(), front, winner })
+            Some(ProblemKind::ClaimedByOther { front, winner })
         });
-        lost.chain(self.bound_further(name)).collect()
+        let problem = |kind| IntentProblem { service: name.clone(), kind };
+        lost.chain(self.bound_further(name)).map(problem).collect()
     }
 
     /// Problems of a Service with addresses that another one has bound in a way that reaches further.
-    fn bound_further(&self, name: &ServiceName) -> impl Iterator<Item = IntentProblem> {
+    fn bound_further(&self, name: &ServiceName) -> impl Iterator<Item = ProblemKind> {
         let won = self.fronts_of(name).filter(|want| !want.is_cluster_ip);
         let won = won.filter_map(|want| Some((want.front.vip()?, Some(want.binding))));
         let unbound = self.services.get(name).into_iter().flat_map(|intent| &intent.unbound);
@@ -355,7 +356,7 @@ impl Desired {
         }
         own.into_iter().filter_map(|(vip, own)| {
             let binding = self.binding(&vip).filter(|binding| Some(*binding) > own)?;
-            Some(IntentProblem::BoundFurther { service: name.clone(), vip, own, binding })
+            Some(ProblemKind::BoundFurther { vip, own, binding })
         })
     }
 

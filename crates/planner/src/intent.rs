@@ -4,26 +4,25 @@
 //! into the [`IntentProblem`]s of what cannot be programmed. It is pure and looks at this Service alone: who
 //! wins a front that two Services claim is decided in [`crate::Desired`].
 //!
-//! Reading order: [`ServiceIntent`], [`FrontIntent`], [`ServerEndpoint`]; [`desire_service`];
-//! [`IntentProblem`].
+//! Reading order: [`ServiceIntent`], [`FrontIntent`], [`ServerEndpoint`]; [`desire_service`].
 
-use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use drain::Overrides;
 use ipnetwork::IpNetwork;
 use lb_types::{
-    Front, IpFamily, LocalDetection, PodUid, Protocol, RealServer, RealServerId, RuleElement, Scheduler,
-    ServiceName, VipBinding, VipPort, VirtualServer,
+    Front, IpFamily, LocalDetection, PodUid, RealServer, RealServerId, RuleElement, VipBinding, VipPort,
+    VirtualServer,
 };
 use service_model::{
     Endpoint, EndpointPolicy, ExternalSource, SelectedEndpoints, Service, ServiceModel, ServicePort,
-    SliceName, SlicePort, TrafficPolicy, annotations,
+    SliceName, SlicePort, TrafficPolicy,
 };
 use tally::Tallied;
 
 use crate::{
-    Binding, BindingReason, Bindings, Choice, Context, HealthCheck, NoLocal, NodePortServers,
-    ServiceOverrides,
+    Binding, BindingReason, Bindings, Choice, Context, HealthCheck, IntentProblem, NoLocal, NodePortServers,
+    ProblemKind,
     settings::{desire_drain, desire_real_server, desire_settings, settings_problems},
 };
 
@@ -160,277 +159,6 @@ impl ServiceIntent {
     }
 }
 
-/// Reason why a part of a Service is not programmed as it asks.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum IntentProblem {
-    /// An external address lies among the ClusterIPs, whose traffic it would take.
-    ExternalIpIsClusterIp {
-        /// The Service.
-        service: ServiceName,
-        /// Field of the Service that has the address.
-        field: &'static str,
-        /// The address.
-        vip: IpAddr,
-        /// Prefix of ClusterIPs.
-        range: IpNetwork,
-    },
-    /// An external address is the ClusterIP of another Service, whose traffic it would take.
-    ExternalIpIsOfService {
-        /// The Service.
-        service: ServiceName,
-        /// Field of the Service that has the address.
-        field: &'static str,
-        /// The address.
-        vip: IpAddr,
-    },
-    /// An external IP lies among the pods of the cluster.
-    ExternalIpIsPodIp {
-        /// The Service.
-        service: ServiceName,
-        /// The address.
-        vip: IpAddr,
-        /// Prefix of pods.
-        range: IpNetwork,
-    },
-    /// An external IP lies in none of the prefixes that the configuration allows.
-    ExternalIpNotAllowed {
-        /// The Service.
-        service: ServiceName,
-        /// The address.
-        vip: IpAddr,
-    },
-    /// A port of a VIP that is an address of this node too belongs to a program of the node.
-    PortIsNodes {
-        /// The Service.
-        service: ServiceName,
-        /// Address, protocol and port that the program has.
-        port: VipPort,
-        /// The interface that has the address.
-        link: String,
-    },
-    /// A port of one of its EndpointSlices is no port of the Service.
-    UnmatchedPort {
-        /// The Service.
-        service: ServiceName,
-        /// The slice.
-        slice: SliceName,
-        /// Name of the port; often forgotten, which means the empty one.
-        name: Arc<str>,
-        /// Protocol of the port.
-        protocol: Protocol,
-    },
-    /// An annotation is one of those that the configuration forbids.
-    AnnotationForbidden {
-        /// The Service.
-        service: ServiceName,
-        /// The annotation.
-        annotation: &'static str,
-        /// Annotations that the configuration allows.
-        overrides: ServiceOverrides,
-    },
-    /// The scheduler that it names is not one of those that the configuration allows.
-    SchedulerNotAllowed {
-        /// The Service.
-        service: ServiceName,
-        /// Scheduler that the Service names.
-        scheduler: Scheduler,
-        /// Scheduler that is used instead.
-        instead: Scheduler,
-    },
-    /// The binding that it asks for reaches further than it may.
-    BindingNotAllowed {
-        /// The Service.
-        service: ServiceName,
-        /// The external IP.
-        vip: IpAddr,
-        /// Binding that the Service asks for.
-        asked: VipBinding,
-        /// Binding that is used instead.
-        instead: &'static str,
-    },
-    /// The timeout of its drains exceeds the longest one that the configuration allows.
-    TimeoutTooLong {
-        /// The Service.
-        service: ServiceName,
-        /// Timeout that the Service asks for; zero for no deadline.
-        timeout: Duration,
-        /// Timeout that is used instead.
-        max: Duration,
-    },
-    /// Its scheduler refuses the clients of a real server that drains.
-    RefusesWhileDraining {
-        /// The Service.
-        service: ServiceName,
-        /// Scheduler that the Service names.
-        scheduler: Scheduler,
-    },
-    /// Another Service has the same address, and its binding reaches further.
-    BoundFurther {
-        /// The Service.
-        service: ServiceName,
-        /// The address.
-        vip: IpAddr,
-        /// Binding that the Service would have by itself; `None` for no node.
-        own: Option<Binding>,
-        /// Binding that holds.
-        binding: Binding,
-    },
-    /// Another Service has the same front.
-    ClaimedByOther {
-        /// Service that is not served there.
-        service: ServiceName,
-        /// The front.
-        front: Front,
-        /// Service that is served there.
-        winner: ServiceName,
-    },
-    /// A port at an external address that is the node's is a node port of another Service, which has its packets.
-    PortIsNodePort {
-        /// Service that is not served there.
-        service: ServiceName,
-        /// Address, protocol and port.
-        port: VipPort,
-        /// Service that has the node port.
-        winner: ServiceName,
-    },
-}
-
-impl fmt::Display for IntentProblem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            IntentProblem::ExternalIpIsClusterIp { service, field, vip, range } => write!(
-                f,
-                "Service {service}: {field}: {vip} lies in the range of ClusterIPs {range}, where it would take the \
-                 traffic of another Service; it is not served; use an address outside of that range"
-            ),
-            IntentProblem::ExternalIpIsOfService { service, field, vip } => write!(
-                f,
-                "Service {service}: {field}: {vip} is the ClusterIP of another Service, whose traffic it would take; it is \
-                 not served; use another address"
-            ),
-            IntentProblem::ExternalIpIsPodIp { service, vip, range } => write!(
-                f,
-                "Service {service}: spec.externalIPs: {vip} lies in the range of pods {range}, where it would take the traffic of \
-                 a pod; it is not served; use an address outside of that range"
-            ),
-            IntentProblem::ExternalIpNotAllowed { service, vip } => write!(
-                f,
-                "Service {service}: spec.externalIPs: {vip} lies in none of the ranges of --external-ip-cidrs and is not \
-                 served; use an address in one of them, or have the operator of the node add its range"
-            ),
-            IntentProblem::PortIsNodes { service, port, link } => write!(
-                f,
-                "Service {service}: {port} is left to a program of this node, which listens on that very address \
-                 (interface {link}), as a node-local DNS cache does; it is served again when the program or the \
-                 address goes, and other ports of the Service are served meanwhile"
-            ),
-            IntentProblem::UnmatchedPort { service, slice, name, protocol } => write!(
-                f,
-                "EndpointSlice {}/{}: ports[].name: Service {service} has no {protocol} port named {name:?}; \
-                 endpoints are not served there; name it as the Service names its port",
-                slice.namespace, slice.name
-            ),
-            IntentProblem::AnnotationForbidden { .. }
-            | IntentProblem::SchedulerNotAllowed { .. }
-            | IntentProblem::BindingNotAllowed { .. }
-            | IntentProblem::TimeoutTooLong { .. }
-            | IntentProblem::RefusesWhileDraining { .. } => self.fmt_annotation(f),
-            IntentProblem::BoundFurther { service, vip, own, binding } => write!(
-                f,
-                "Service {service}: the binding of {vip} is {binding}, for another Service with that address, not {}: the \
-                 one that reaches furthest holds{}; have all Services with the address ask for the same one",
-                own.map_or(VipBinding::None.as_str(), Binding::as_str),
-                match own {
-                    None if binding.is_whole() =>
-                        ", and this node refuses ports that only this Service has there",
-                    _ => "",
-                }
-            ),
-            IntentProblem::ClaimedByOther { service, front, winner } => {
-                write!(f, "Service {service}: {front} is already served for Service {winner}, which is older")
-            }
-            IntentProblem::PortIsNodePort { service, port, winner } => write!(
-                f,
-                "Service {service}: {port} is an address of this node and a node port of Service {winner}, which is \
-                 served there; use another port or another address"
-            ),
-        }
-    }
-}
-
-impl IntentProblem {
-    /// The Service.
-    pub fn service(&self) -> &ServiceName {
-        match self {
-            IntentProblem::ExternalIpIsClusterIp { service, .. }
-            | IntentProblem::ExternalIpIsOfService { service, .. }
-            | IntentProblem::ExternalIpIsPodIp { service, .. }
-            | IntentProblem::ExternalIpNotAllowed { service, .. }
-            | IntentProblem::PortIsNodes { service, .. }
-            | IntentProblem::UnmatchedPort { service, .. }
-            | IntentProblem::AnnotationForbidden { service, .. }
-            | IntentProblem::SchedulerNotAllowed { service, .. }
-            | IntentProblem::BindingNotAllowed { service, .. }
-            | IntentProblem::TimeoutTooLong { service, .. }
-            | IntentProblem::RefusesWhileDraining { service, .. }
-            | IntentProblem::BoundFurther { service, .. }
-            | IntentProblem::ClaimedByOther { service, .. }
-            | IntentProblem::PortIsNodePort { service, .. } => service,
-        }
-    }
-
-    /// Prints the problem of an annotation.
-    fn fmt_annotation(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut field = |service: &ServiceName, annotation: &str| {
-            write!(f, "Service {service}: metadata.annotations[{annotation}]: ")
-        };
-        match self {
-            IntentProblem::AnnotationForbidden { service, annotation, overrides } => {
-                field(service, annotation)?;
-                write!(
-                    f,
-                    "not allowed by --service-overrides={overrides}; the configuration is followed instead; remove \
-                     the annotation, or have the operator of the node allow it"
-                )
-            }
-            IntentProblem::SchedulerNotAllowed { service, scheduler, instead } => {
-                field(service, annotations::SCHEDULER)?;
-                write!(
-                    f,
-                    "{scheduler} is not one of --allowed-schedulers; {instead} is used instead; name one of them, or \
-                     have the operator of the node add it"
-                )
-            }
-            IntentProblem::BindingNotAllowed { service, vip, asked, instead } => {
-                field(service, annotations::EXTERNAL_IP_BINDING)?;
-                write!(
-                    f,
-                    "{asked} would take all traffic to {vip}, whosever address that is; {instead} is used instead; have \
-                     the operator of the node list the address in --external-ip-cidrs"
-                )
-            }
-            IntentProblem::TimeoutTooLong { service, timeout, max } => {
-                field(service, annotations::GRACEFUL_TIMEOUT)?;
-                let asked = if timeout.is_zero() { "no deadline".to_owned() } else { format!("{timeout:?}") };
-                write!(
-                    f,
-                    "{asked} exceeds --graceful-timeout-max; {max:?} is used instead; ask for no more, or have the \
-                     operator of the node raise it"
-                )
-            }
-            IntentProblem::RefusesWhileDraining { service, scheduler } => {
-                field(service, annotations::SCHEDULER)?;
-                write!(
-                    f,
-                    "{scheduler} gives all connections to a VIP to one endpoint, and refuses them while that one \
-                     drains; name another scheduler if clients must not be refused"
-                )
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
 /// Computes the intent of one Service, and what of it cannot be: its fronts, each with the endpoints that policy
 /// selects for it.
 pub fn desire_service(
@@ -467,7 +195,8 @@ pub fn desire_service(
     intent.local_endpoints.dedup();
     intent.unbound = wanted.unbound;
     intent.health_check = HealthCheck::of(service, model, wanted.balancers);
-    (intent, wanted.problems)
+    let problem = |kind| IntentProblem { service: service.name.clone(), kind };
+    (intent, wanted.problems.into_iter().map(problem).collect())
 }
 
 /// Leaves one of several fronts with one key: an external address of the Service may be an address of the node, where
@@ -488,7 +217,7 @@ struct Wanted<'a> {
     unbound: Vec<(IpAddr, BindingReason)>,
     /// Addresses of its load balancer that are bound here.
     balancers: Vec<IpAddr>,
-    problems: Vec<IntentProblem>,
+    problems: Vec<ProblemKind>,
 }
 
 /// Place where a Service offers all its ports in a family.
@@ -573,12 +302,7 @@ impl Wanted<'_> {
         let Context { config, facts, .. } = self.context;
         let Choice { binding, reason, refused } = Bindings::choose(self.service, vip, source, config, facts);
         let instead = binding.map_or(VipBinding::None.as_str(), Binding::as_str);
-        self.problems.extend(refused.map(|asked| IntentProblem::BindingNotAllowed {
-            service: self.service.name.clone(),
-            vip,
-            asked,
-            instead,
-        }));
+        self.problems.extend(refused.map(|asked| ProblemKind::BindingNotAllowed { vip, asked, instead }));
         let Some(binding) = binding else {
             self.unbound.push((vip, reason));
             return None;
@@ -590,12 +314,12 @@ impl Wanted<'_> {
     }
 
     /// Problem of a front at an address of the node whose port a program or another Service has.
-    fn taken(&self, front: Front, offer: Offer) -> Option<IntentProblem> {
-        let (facts, service, port) = (self.context.facts, self.service.name.clone(), front.port);
+    fn taken(&self, front: Front, offer: Offer) -> Option<ProblemKind> {
+        let (facts, port) = (self.context.facts, front.port);
         // Node ports are the cluster's, and come before both.
         let link = facts.addresses.get(&port.addr).filter(|_| !matches!(offer, Offer::NodeAddress(_)))?;
         if facts.own_ports.contains(&port) {
-            return Some(IntentProblem::PortIsNodes { service, port, link: link.clone() });
+            return Some(ProblemKind::PortIsNodes { port, link: link.clone() });
         }
         let serves_node_ports = facts.node_ports.contains(&port.addr)
             && matches!(offer, Offer::External(..))
@@ -604,35 +328,35 @@ impl Wanted<'_> {
             other.protocol == port.protocol && other.node_port == Some(port.port) && other.port != port.port
         };
         let winner = match self.service.ports.iter().find(of_another_port) {
-            Some(_) => &service,
-            None => self.model.addresses().node_port_of_other(front.as_node_port(), &service)?,
+            Some(_) => &self.service.name,
+            None => self.model.addresses().node_port_of_other(front.as_node_port(), &self.service.name)?,
         };
         let winner = winner.clone();
-        serves_node_ports.then_some(IntentProblem::PortIsNodePort { service, port, winner })
+        serves_node_ports.then_some(ProblemKind::PortIsNodePort { port, winner })
     }
 
     /// Problem for which an address is served nowhere: who may create Services must not take the traffic of ClusterIPs,
     /// of pods or of addresses that are none of the cluster's (CVE-2020-8554). Load balancers give addresses of their
     /// own, which in a flat network lie in the range of pods.
-    fn refusal(&self, vip: IpAddr, source: Option<ExternalSource>) -> Option<IntentProblem> {
+    fn refusal(&self, vip: IpAddr, source: Option<ExternalSource>) -> Option<ProblemKind> {
         let source = source?;
         let Context { config, ownership, .. } = self.context;
-        let (service, field) = (self.service.name.clone(), source.field());
+        let field = source.field();
         if let Some(range) = ownership.cluster_range_of(vip) {
-            return Some(IntentProblem::ExternalIpIsClusterIp { service, field, vip, range });
+            return Some(ProblemKind::ExternalIpIsClusterIp { field, vip, range });
         }
         if self.model.addresses().is_cluster_ip(vip) {
-            return Some(IntentProblem::ExternalIpIsOfService { service, field, vip });
+            return Some(ProblemKind::ExternalIpIsOfService { field, vip });
         }
         if source != ExternalSource::ExternalIps {
             return None;
         }
         let mut pods = config.pod_cidrs.iter().chain(&self.model.node().pod_cidrs).copied();
         if let Some(range) = pods.find(|net| net.contains(vip)) {
-            return Some(IntentProblem::ExternalIpIsPodIp { service, vip, range });
+            return Some(ProblemKind::ExternalIpIsPodIp { vip, range });
         }
         let is_allowed = config.bindings.allows_external(vip);
-        (!is_allowed).then_some(IntentProblem::ExternalIpNotAllowed { service, vip })
+        (!is_allowed).then_some(ProblemKind::ExternalIpNotAllowed { vip })
     }
 }
 
@@ -658,9 +382,8 @@ fn node_addresses(service: &Service, family: IpFamily, context: Context<'_>) -> 
     Some(served.collect())
 }
 
-fn unmatched_ports(service: &Service, model: &ServiceModel) -> Vec<IntentProblem> {
-    let problem = |(slice, port): (&SliceName, &SlicePort)| IntentProblem::UnmatchedPort {
-        service: service.name.clone(),
+fn unmatched_ports(service: &Service, model: &ServiceModel) -> Vec<ProblemKind> {
+    let problem = |(slice, port): (&SliceName, &SlicePort)| ProblemKind::UnmatchedPort {
         slice: slice.clone(),
         name: port.name.clone(),
         protocol: port.protocol,

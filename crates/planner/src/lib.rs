@@ -20,6 +20,7 @@ mod marks;
 mod mirror;
 mod no_local;
 mod plan;
+mod problem;
 mod settings;
 mod succession;
 mod sysctls;
@@ -38,13 +39,13 @@ pub use diff::{Inputs, diff};
 pub use dirty::{Dirty, Subject};
 pub use health_check::HealthCheck;
 pub use intent::{
-    FrontIntent, IntentProblem, Masquerade, ServerEndpoint, ServiceIntent, desire_service,
-    has_node_ports_by_address,
+    FrontIntent, Masquerade, ServerEndpoint, ServiceIntent, desire_service, has_node_ports_by_address,
 };
 pub use marks::Marks;
 pub use mirror::{Mirror, MirrorServer};
 pub use no_local::{NoLocal, Traffic};
 pub use plan::{NewDrain, Plan, Stage};
+pub use problem::{IntentProblem, ProblemKind};
 pub use settings::{default_scheduler, default_schedulers, hashing_schedulers, refuses_while_draining};
 pub use succession::{Fate, Situation, Successor};
 pub use sysctls::{MirrorSysctls, accept_ra, enables_forwarding, is_of_link, keeps_routes};

@@ -4,12 +4,10 @@
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use drain::Overrides;
-use lb_types::{
-    Front, Persistence, Protocol, RealServer, Scheduler, SchedulerFlags, ServiceName, VirtualServer,
-};
+use lb_types::{Front, Persistence, Protocol, RealServer, Scheduler, SchedulerFlags, VirtualServer};
 use service_model::{Service, TrafficPolicy, annotations};
 
-use crate::{Binding, IntentProblem, PlannerConfig, ServiceOverrides};
+use crate::{Binding, PlannerConfig, ProblemKind, ServiceOverrides};
 
 /// Substitutes for a configured scheduler that the kernel lacks, in this order. None of them needs weights.
 const SUBSTITUTES: [Scheduler; 6] =
@@ -153,40 +151,30 @@ fn too_long(wanted: &Overrides, config: &PlannerConfig) -> Option<(Duration, Dur
 }
 
 /// Problems of a Service's annotations: what they ask for and must not, or should not, have.
-pub(crate) fn settings_problems(service: &Service, config: &PlannerConfig) -> Vec<IntentProblem> {
-    let name = &service.name;
+pub(crate) fn settings_problems(service: &Service, config: &PlannerConfig) -> Vec<ProblemKind> {
     let mut problems: Vec<_> = forbidden(service, config.service_overrides)
-        .map(|annotation| IntentProblem::AnnotationForbidden {
-            service: name.clone(),
+        .map(|annotation| ProblemKind::AnnotationForbidden {
             annotation,
             overrides: config.service_overrides,
         })
         .collect();
     if config.hears_all() {
-        problems.extend(scheduler_problem(name, service.settings.scheduler, config));
+        problems.extend(scheduler_problem(service.settings.scheduler, config));
     }
     if config.service_overrides != ServiceOverrides::None {
         let exceeds = service.settings.drain.as_deref().and_then(|wanted| too_long(wanted, config));
-        problems.extend(exceeds.map(|(timeout, max)| IntentProblem::TimeoutTooLong {
-            service: name.clone(),
-            timeout,
-            max,
-        }));
+        problems.extend(exceeds.map(|(timeout, max)| ProblemKind::TimeoutTooLong { timeout, max }));
     }
     problems
 }
 
-fn scheduler_problem(
-    service: &ServiceName,
-    named: Option<Scheduler>,
-    config: &PlannerConfig,
-) -> Option<IntentProblem> {
-    let (service, scheduler) = (service.clone(), named?);
+fn scheduler_problem(named: Option<Scheduler>, config: &PlannerConfig) -> Option<ProblemKind> {
+    let scheduler = named?;
     if !config.allowed_schedulers.contains(&scheduler) {
         let instead = config.scheduler;
-        return Some(IntentProblem::SchedulerNotAllowed { service, scheduler, instead });
+        return Some(ProblemKind::SchedulerNotAllowed { scheduler, instead });
     }
-    refuses_while_draining(scheduler).then_some(IntentProblem::RefusesWhileDraining { service, scheduler })
+    refuses_while_draining(scheduler).then_some(ProblemKind::RefusesWhileDraining { scheduler })
 }
 
 /// Annotations of a Service that the configuration forbids.

@@ -24,8 +24,8 @@ use service_model::{
 
 use crate::{
     Binding, Changes, Context, Desired, Dirty, FrontIntent, Inputs, IntentProblem, Mirror, NodeFacts,
-    NodePortAddresses, Ownership, Plan, PlannerConfig, ServiceOverrides, Stage, Subject, desire_service,
-    diff,
+    NodePortAddresses, Ownership, Plan, PlannerConfig, ProblemKind, ServiceOverrides, Stage, Subject,
+    desire_service, diff,
 };
 
 /// The planner over one model and one mirror; every plan is taken as executed.
@@ -236,8 +236,8 @@ fn a_vip_claimed_twice_goes_to_the_older_service_and_on_when_that_is_deleted() {
     world.sync(ModelEvent::ServiceApplied(old.clone()));
     let front = *world.desired.fronts().next().unwrap();
     assert_eq!(world.desired.service_of(&front), Some(&old.name));
-    let conflict =
-        IntentProblem::ClaimedByOther { service: young.name.clone(), front, winner: old.name.clone() };
+    let kind = ProblemKind::ClaimedByOther { front, winner: old.name.clone() };
+    let conflict = IntentProblem { service: young.name.clone(), kind };
     assert_eq!(world.conflicts(&young.name), [conflict]);
     assert!(world.conflicts(&old.name).is_empty());
     let plan = world.sync(ModelEvent::ServiceDeleted(old.name));
@@ -826,11 +826,8 @@ fn a_cluster_ip_is_never_taken_by_an_older_services_external_address() {
             world.desired.service_of(&at.into()) == Some(name)
         };
         let problems = |world: &World| desire_service(&thief, &world.model, world.context()).1;
-        let refused = IntentProblem::ExternalIpIsOfService {
-            service: thief.name.clone(),
-            field: source.field(),
-            vip: ip(WEB),
-        };
+        let kind = ProblemKind::ExternalIpIsOfService { field: source.field(), vip: ip(WEB) };
+        let refused = IntentProblem { service: thief.name.clone(), kind };
         world.sync(ModelEvent::ServiceApplied(thief.clone()));
         assert!(is_served_for(&world, &thief.name), "nobody has the address yet");
         assert_eq!(problems(&world), []);

@@ -30,7 +30,7 @@ impl ServiceProblem {
     /// The Service.
     pub fn service(&self) -> &ServiceName {
         match self {
-            ServiceProblem::Intent(problem) => problem.service(),
+            ServiceProblem::Intent(problem) => &problem.service,
             ServiceProblem::EndpointsFull { service, .. } => service,
         }
     }

@@ -253,12 +253,8 @@ fn the_widest_reach_wins() {
     assert!(again.is_empty(), "{again}");
     // The one that asks for less is told, whoever comes first.
     let web = ServiceName::new("default", "web");
-    let problem = IntentProblem::BoundFurther {
-        service: web.clone(),
-        vip: ip(VIP),
-        own: Some(Binding::Steer),
-        binding: Binding::Route,
-    };
+    let kind = ProblemKind::BoundFurther { vip: ip(VIP), own: Some(Binding::Steer), binding: Binding::Route };
+    let problem = IntentProblem { service: web.clone(), kind };
     assert_eq!(world.conflicts(&web), std::slice::from_ref(&problem));
     assert_eq!(world.conflicts(&other.name), []);
     assert!(problem.to_string().contains("the binding of 192.0.2.7 is route"), "{problem}");

@@ -1,7 +1,7 @@
 //! Problems of Services that their authors should see: each is handed out once when it appears.
 
 use lb_types::ConnectionCounters;
-use planner::IntentProblem;
+use planner::ProblemKind;
 
 use super::*;
 use crate::ServiceProblem;
@@ -15,9 +15,11 @@ fn created(name: &str, at: i64) -> ModelEvent {
 fn new_problems(world: &mut World) -> Vec<(String, &'static str)> {
     let new = world.reconciler.take_new_problems().into_iter();
     let kind = |problem: &ServiceProblem| match problem {
-        ServiceProblem::Intent(IntentProblem::ClaimedByOther { .. }) => "claimed",
-        ServiceProblem::Intent(IntentProblem::UnmatchedPort { .. }) => "unmatched",
-        ServiceProblem::Intent(_) => "other",
+        ServiceProblem::Intent(problem) => match problem.kind {
+            ProblemKind::ClaimedByOther { .. } => "claimed",
+            ProblemKind::UnmatchedPort { .. } => "unmatched",
+            _ => "other",
+        },
         ServiceProblem::EndpointsFull { .. } => "full",
     };
     new.map(|new| (new.uid.to_string(), kind(&new.problem))).collect()
