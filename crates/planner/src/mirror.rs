@@ -244,19 +244,18 @@ impl Mirror {
         self.elements = elements.into();
         for element in &changed {
             self.index(element);
-            match element.marked() {
-                Some((front, mark)) if self.elements.contains(element) => self.marks.insert(front, mark),
-                Some((front, _)) => self.release_mark(&front),
-                None => {}
-            }
         }
         changed
     }
 
-    /// Keeps the indexes as the elements are.
+    /// Keeps the indexes and the marks as the elements are.
     fn index(&mut self, element: &RuleElement) {
         let is_there = self.elements.contains(element);
         match element {
+            RuleElement::Mark(front, mark) | RuleElement::Unmarked(front, mark) if is_there => {
+                self.marks.insert(*front, *mark);
+            }
+            RuleElement::Mark(front, _) | RuleElement::Unmarked(front, _) => self.release_mark(front),
             RuleElement::NodeAddress(addr) if is_there => _ = self.node_ports.insert(*addr),
             RuleElement::NodeAddress(addr) => _ = self.node_ports.remove(addr),
             RuleElement::Allow(port, clients) if is_there => {
@@ -401,19 +400,13 @@ impl Mirror {
             RulesOp::AddElement(element) => {
                 self.elements.insert(*element);
                 self.index(element);
-                if let Some((front, mark)) = element.marked() {
-                    self.marks.insert(front, mark);
-                }
             }
             RulesOp::DeleteElement(element) => {
                 self.elements.remove(element);
-                self.index(element);
                 let left =
                     Mirror::tagged(element).filter(|vs| self.servers.contains_key(vs) && !self.names(vs));
                 self.untagged.extend(left);
-                if let Some((front, _)) = element.marked() {
-                    self.release_mark(&front);
-                }
+                self.index(element);
             }
             RulesOp::DeleteTable => {
                 self.layout_current = false;

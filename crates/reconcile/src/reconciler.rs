@@ -428,13 +428,13 @@ impl Reconciler {
 
     /// Shortfalls of the kernel: what it cannot or will not do at the moment.
     pub fn shortfalls(&self) -> Shortfalls {
-        let Syncer { intents: Intents { schedulers, config, .. }, work, .. } = &self.syncer;
+        let Syncer { intents: Intents { config, .. }, work, .. } = &self.syncer;
         let count = |is_meant: fn(&Subject) -> bool| {
             work.failing().filter(|task| matches!(task, Task::Compare(subject) if is_meant(subject))).count()
         };
         Shortfalls {
-            schedulers: schedulers.missing().collect(),
-            no_scheduler: schedulers.lack(default_scheduler(config)),
+            schedulers: config.unavailable_schedulers.iter().copied().collect(),
+            no_scheduler: config.unavailable_schedulers.contains(&default_scheduler(config)),
             vips: count(|subject| matches!(subject, Subject::Vip(_))),
             virtual_servers: count(|subject| matches!(subject, Subject::Front(_))),
         }

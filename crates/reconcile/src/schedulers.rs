@@ -21,7 +21,7 @@ const BACKOFF: Backoff = Backoff { first: Duration::from_secs(30), longest: Dura
 pub(crate) struct Schedulers {
     /// Schedulers that it has, or could not be asked about.
     found: FastSet<Scheduler>,
-    /// Schedulers that it lacks; the same as [`PlannerConfig::unavailable_schedulers`].
+    /// Schedulers that it lacks, which are [`PlannerConfig::unavailable_schedulers`].
     missing: BTreeMap<Scheduler, Missing>,
 }
 
@@ -34,16 +34,6 @@ struct Missing {
 }
 
 impl Schedulers {
-    /// Schedulers that the kernel lacks, of those that the configuration or a Service names.
-    pub(crate) fn missing(&self) -> impl Iterator<Item = Scheduler> {
-        self.missing.keys().copied()
-    }
-
-    /// Tells whether the kernel lacks a scheduler.
-    pub(crate) fn lack(&self, scheduler: Scheduler) -> bool {
-        self.missing.contains_key(&scheduler)
-    }
-
     /// Finds the scheduler of Services that name none: the configured one, or else the first that can be had.
     pub(crate) fn find_default(&mut self, config: &mut PlannerConfig, kernel: &mut Kernel, now: Time) {
         let configured = config.scheduler;
@@ -80,7 +70,7 @@ impl Schedulers {
         now: Time,
     ) {
         let hashing = hashing_schedulers(service);
-        let are_missing = hashing.iter().all(|name| self.lack(*name));
+        let are_missing = hashing.iter().all(|name| config.unavailable_schedulers.contains(name));
         if !are_missing && !hashing.iter().any(|name| self.find(*name, config, kernel, now)) {
             warn!(
                 "the kernel has no scheduler that hashes addresses: no Service has session affinity at node ports, or \
@@ -89,7 +79,7 @@ impl Schedulers {
             );
         }
         let Some(named) = config.named_scheduler(service) else { return };
-        let is_known = self.found.contains(&named) || self.lack(named);
+        let is_known = self.found.contains(&named) || config.unavailable_schedulers.contains(&named);
         if !is_known && !self.find(named, config, kernel, now) {
             let default = default_scheduler(config);
             warn!(
@@ -107,7 +97,7 @@ impl Schedulers {
         kernel: &mut Kernel,
         now: Time,
     ) -> bool {
-        if self.found.contains(&scheduler) || self.lack(scheduler) {
+        if self.found.contains(&scheduler) || config.unavailable_schedulers.contains(&scheduler) {
             return self.found.contains(&scheduler);
         }
         // A scheduler that some virtual server uses needs no question, so that a restart sends nothing that
@@ -158,7 +148,7 @@ impl Schedulers {
 impl Intents {
     /// Notes that a scheduler is gone, as a write has shown: its module was unloaded.
     pub(crate) fn lose_scheduler(&mut self, scheduler: Scheduler, kernel: &mut Kernel, now: Time) {
-        if self.schedulers.lack(scheduler) {
+        if self.config.unavailable_schedulers.contains(&scheduler) {
             return;
         }
         self.schedulers.note_missing(scheduler, &mut self.config, now);
