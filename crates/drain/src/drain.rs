@@ -5,7 +5,7 @@ use std::sync::Arc;
 use lb_types::{ConnectionCounters, IpFamily, PodUid, TrafficCounters};
 
 use crate::{
-    Cause, EndpointGone, Outcome, Overrides, Policy, Settings, Time,
+    Cause, Outcome, Overrides, Policy, Settings, Time,
     silence::{STALE, Silence},
 };
 
@@ -83,16 +83,6 @@ impl Drain {
     /// Connections that its removal would cut, as far as known.
     pub fn active(&self) -> u32 {
         self.seen.map_or(0, |(connections, _)| connections.active)
-    }
-
-    fn must_go(&mut self, outcome: Outcome) {
-        self.due = self.due.or(Some(outcome));
-    }
-
-    pub(crate) fn endpoint_gone(&mut self) {
-        if self.settings.endpoint_gone == EndpointGone::Remove {
-            self.must_go(Outcome::EndpointGone);
-        }
     }
 
     /// Takes counters in; without them only the deadline counts.

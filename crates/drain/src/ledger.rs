@@ -229,10 +229,10 @@ impl Ledger {
         }
     }
 
-    /// The endpoint was terminating and has left every EndpointSlice.
+    /// The endpoint was terminating and has left every EndpointSlice, and is to be removed then.
     pub fn endpoint_gone(&mut self, key: &Key) {
         if let Some(drain) = self.drains.get_mut(key) {
-            drain.endpoint_gone();
+            drain.due.get_or_insert(Outcome::EndpointGone);
         }
     }
 

@@ -96,17 +96,12 @@ fn immediate_and_udp_are_removed_at_once() {
 }
 
 #[test]
-fn an_endpoint_that_is_gone_is_removed_unless_configured_otherwise() {
-    for (endpoint_gone, expect) in [
-        (EndpointGone::Remove, Verdict::Remove(Outcome::EndpointGone)),
-        (EndpointGone::Drain, Verdict::Quiesce),
-    ] {
-        let settings = Settings { endpoint_gone, ..Settings::default() };
-        let (mut ledger, key) = (Ledger::new(settings), key(Protocol::Tcp, 1));
-        ledger.begin(key, Cause::Terminating, &NONE, at(0));
-        ledger.endpoint_gone(&key);
-        assert_eq!(ledger.judge(&key, &NONE), expect);
-    }
+fn an_endpoint_that_is_gone_is_removed() {
+    let (mut ledger, key) = (Ledger::default(), key(Protocol::Tcp, 1));
+    ledger.begin(key, Cause::Terminating, &NONE, at(0));
+    assert_eq!(ledger.judge(&key, &NONE), Verdict::Quiesce);
+    ledger.endpoint_gone(&key);
+    assert_eq!(ledger.judge(&key, &NONE), Verdict::Remove(Outcome::EndpointGone));
 }
 
 #[test]

@@ -102,9 +102,7 @@ impl World {
             Event::Return(n) => self.end(&which(n)),
             Event::EndpointGone(n) => {
                 self.ledger.endpoint_gone(&which(n));
-                if let Some(memory) = self.memory.get_mut(&which(n))
-                    && memory.settings.endpoint_gone == EndpointGone::Remove
-                {
+                if let Some(memory) = self.memory.get_mut(&which(n)) {
                     memory.must = memory.must.or(Some(Outcome::EndpointGone));
                 }
             }

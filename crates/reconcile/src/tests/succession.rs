@@ -1,7 +1,7 @@
 //! Ownership of a real server's connections when pods come and go at its address.
 
 use dataplane::Touched;
-use drain::Outcome;
+use drain::{EndpointGone, Outcome, Overrides};
 use lb_types::{ConnectionCounters, IpvsOp, Protocol};
 use service_model::SlicePort;
 
@@ -326,6 +326,21 @@ fn an_outcome_counts_what_it_cut() {
     let report = world.run();
     let ended: Vec<_> = report.ended.iter().map(|ended| (ended.outcome, ended.cut)).collect();
     assert_eq!(ended, [(Outcome::EndpointGone, 1)]);
+}
+
+#[test]
+fn a_pod_that_is_gone_goes_on_draining_where_its_service_wants_that() {
+    for (wish, weight) in [(EndpointGone::Remove, None), (EndpointGone::Drain, Some(0))] {
+        let mut web = service("web", WEB);
+        web.settings.drain = Some(Overrides { endpoint_gone: Some(wish), ..Overrides::NONE }.into());
+        let slice = web_slice("a", "10.244.0.11=old 10.244.0.12=other");
+        let mut world = World::with_slices([applied(web), slice]);
+        world.hold(web_vs(), rs("10.244.0.11"));
+        world.sync(web_slice("a", "10.244.0.11=old-T 10.244.0.12=other"));
+        world.pass(Duration::from_secs(2));
+        world.sync(web_slice("a", "10.244.0.12=other"));
+        assert_eq!(world.has(web_vs(), rs("10.244.0.11")), weight, "{wish}");
+    }
 }
 
 #[test]
