@@ -125,8 +125,7 @@ async fn follow(
     let open: Open = Rc::default();
     let mut servers: BTreeMap<SocketAddr, Server> = BTreeMap::new();
     let mut failing: BTreeMap<SocketAddr, String> = BTreeMap::new();
-    // Services whose failures are reported, by port: one report for all addresses.
-    let mut reported: BTreeSet<(Arc<str>, NonZeroU16)> = BTreeSet::new();
+    let mut reports = Reports { on_failure, reported: BTreeSet::new(), failed: BTreeSet::new() };
     loop {
         let ByAddress { checks, rivals } = by_address(&wanted.borrow_and_update());
         servers.retain(|addr, server| {
@@ -137,19 +136,8 @@ async fn follow(
             stays
         });
         failing.retain(|addr, _| checks.contains_key(addr));
-        let mut failed: BTreeSet<(Arc<str>, NonZeroU16)> = BTreeSet::new();
         for (check, other) in rivals {
-            let key = (Arc::clone(&check.uid), check.port);
-            failed.insert(key.clone());
-            if reported.insert(key) {
-                let reason = format!("Service {other} has the same port");
-                let HealthCheck { namespace, name, port, .. } = &check;
-                warn!(
-                    "Service {namespace}/{name}: spec.healthCheckNodePort: {port} is answered for Service {other}, which has \
-                     the same port; give one of them another"
-                );
-                on_failure(ListenFailure { check, reason });
-            }
+            reports.add_rival(check, &other);
         }
         // What has been aborted closes its socket before another one takes its port.
         tokio::task::yield_now().await;
@@ -173,8 +161,6 @@ async fn follow(
                 Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {}
                 Err(error) => {
                     let reason = error.to_string();
-                    let key = (Arc::clone(&check.uid), check.port);
-                    failed.insert(key.clone());
                     if failing.get(&addr) != Some(&reason) {
                         warn!(
                             "{described}: cannot listen on {addr}: {error}; load balancers take this node for one \
@@ -182,19 +168,55 @@ async fn follow(
                         );
                         failing.insert(addr, reason.clone());
                     }
-                    if reported.insert(key) {
-                        on_failure(ListenFailure { check, reason });
-                    }
+                    reports.add(check, reason);
                 }
             }
         }
-        reported = failed;
+        reports.end_round();
         tokio::select! {
             changed = wanted.changed() => if changed.is_err() {
                 return;
             },
             () = sleep(BIND_RETRY_PAUSE), if !failing.is_empty() => {}
         }
+    }
+}
+
+/// Failures that are handed out once: one report for all addresses of a Service's port, as long as it fails.
+struct Reports {
+    on_failure: OnFailure,
+    /// UIDs of Services, and ports, whose failures are handed out.
+    reported: BTreeSet<(Arc<str>, NonZeroU16)>,
+    /// Those that have failed since [`Reports::end_round`].
+    failed: BTreeSet<(Arc<str>, NonZeroU16)>,
+}
+
+impl Reports {
+    /// Hands a failure out if it is new; returns whether it is.
+    fn add(&mut self, check: HealthCheck, reason: String) -> bool {
+        let key = (Arc::clone(&check.uid), check.port);
+        self.failed.insert(key.clone());
+        let is_new = self.reported.insert(key);
+        if is_new {
+            (self.on_failure)(ListenFailure { check, reason });
+        }
+        is_new
+    }
+
+    /// Adds a Service whose port another one has.
+    fn add_rival(&mut self, check: HealthCheck, other: &str) {
+        let described = format!("Service {}/{}: spec.healthCheckNodePort", check.namespace, check.name);
+        let port = check.port;
+        if self.add(check, format!("Service {other} has the same port")) {
+            warn!(
+                "{described}: {port} is answered for Service {other}, which has it, too; give one of them another"
+            );
+        }
+    }
+
+    /// Forgets failures that have not come again.
+    fn end_round(&mut self) {
+        self.reported = std::mem::take(&mut self.failed);
     }
 }
 
