@@ -67,13 +67,25 @@ pub(crate) struct Problems {
     new: Vec<ServiceProblem>,
 }
 
+/// Problems of one Service that are reported one by one; the others are counted. It may have thousands of addresses, and
+/// each problem is a line of the log of every node, and an event.
+const MOST_PROBLEMS: usize = 16;
+
 /// Known problems of one Service.
 #[derive(Clone, Debug, Default)]
 struct Known {
     /// Problems of the Service itself, which change with its intent.
-    own: BTreeSet<IntentProblem>,
+    own: Listed,
     /// Conflicts with other Services, which change with their intents.
-    conflicts: BTreeSet<IntentProblem>,
+    conflicts: Listed,
+}
+
+/// Problems of one kind.
+#[derive(Clone, Debug, Default)]
+struct Listed {
+    problems: BTreeSet<IntentProblem>,
+    /// True if there are more than are listed.
+    has_more: bool,
 }
 
 impl Problems {
@@ -89,7 +101,7 @@ impl Problems {
 
     /// Tells whether a Service is in conflict with others.
     pub(crate) fn has_conflicts(&self, service: &ServiceName) -> bool {
-        self.services.get(service).is_some_and(|known| !known.conflicts.is_empty())
+        self.services.get(service).is_some_and(|known| !known.conflicts.problems.is_empty())
     }
 
     /// Notes a problem that is logged already.
@@ -106,23 +118,30 @@ impl Problems {
         &mut self,
         service: &ServiceName,
         now: Vec<IntentProblem>,
-        part: impl FnOnce(&mut Known) -> &mut BTreeSet<IntentProblem>,
+        part: impl FnOnce(&mut Known) -> &mut Listed,
     ) {
         if now.is_empty() && !self.services.contains_key(service) {
             return;
         }
-        let now: BTreeSet<_> = now.into_iter().collect();
+        let mut now: BTreeSet<_> = now.into_iter().collect();
+        let more = now.len().saturating_sub(MOST_PROBLEMS);
+        if let Some(first) = now.iter().nth(MOST_PROBLEMS).cloned() {
+            now.split_off(&first);
+        }
         let known = self.services.entry(service.clone()).or_default();
         let part = part(known);
-        for problem in now.difference(part) {
+        for problem in now.difference(&part.problems) {
             warn!("{problem}");
             self.new.push(ServiceProblem::Intent(problem.clone()));
         }
-        for problem in part.difference(&now) {
+        for problem in part.problems.difference(&now) {
             info!("no longer: {problem}");
         }
-        *part = now;
-        if known.own.is_empty() && known.conflicts.is_empty() {
+        if more > 0 && !part.has_more {
+            warn!("Service {service}: {more} more problems of that kind, which are not listed");
+        }
+        *part = Listed { problems: now, has_more: more > 0 };
+        if known.own.problems.is_empty() && known.conflicts.problems.is_empty() {
             self.services.remove(service);
         }
     }

@@ -39,6 +39,22 @@ fn a_lost_claim_is_handed_out_once_and_again_after_it_was_won() {
 }
 
 #[test]
+fn a_service_with_a_thousand_problems_has_a_few_reported() {
+    let mut web = service("web", WEB);
+    web.uid = "uid-web".into();
+    let among_cluster_ips = |n: u32| ExternalIp {
+        addr: ip(&format!("10.96.{}.{}", 100 + n / 250, n % 250)),
+        source: ExternalSource::ExternalIps,
+    };
+    web.external_ips.extend((0..1000).map(among_cluster_ips));
+    let mut world = World::synced([applied(web.clone()), ready("web", &["10.244.0.11"])]);
+    assert_eq!(world.reconciler.take_new_problems().len(), 16);
+    web.external_ips.truncate(3);
+    world.sync(applied(web));
+    assert_eq!(world.reconciler.take_new_problems(), []);
+}
+
+#[test]
 fn a_service_that_is_gone_has_no_problems() {
     let mut world = World::synced([created("old", 1), created("new", 2)]);
     world.sync(deleted("new"));
