@@ -16,7 +16,7 @@ use crate::{
     spec::{SetId, TableFamily, TableSpec},
 };
 
-/// Messages between the begin and the end of a batch.
+/// Messages between the beginning and the end of a batch.
 #[derive(Default)]
 pub(crate) struct Transaction {
     /// The messages, one behind the other, each padded to 4 bytes.

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// The planner over one model and one mirror; every plan is taken as executed.
-struct World {
+struct PlannedKernel {
     model: ServiceModel,
     desired: Desired,
     mirror: Mirror,
@@ -39,7 +39,7 @@ struct World {
     drains: Ledger,
 }
 
-impl World {
+impl PlannedKernel {
     fn new() -> Self {
         let node_ips =
             BTreeMap::from([(IpFamily::V4, ip("192.168.50.10")), (IpFamily::V6, ip("fd00:50::10"))]);
@@ -47,7 +47,7 @@ impl World {
         let mut mirror =
             Mirror { link_ours: true, link_ready: true, layout_current: true, ..Mirror::default() };
         mirror.replace_elements(node_ips.values().map(|ip| RuleElement::NodeAddress(*ip)).collect());
-        World {
+        PlannedKernel {
             model: ServiceModel::default(),
             desired: Desired::default(),
             mirror,
@@ -89,7 +89,7 @@ impl World {
 
     /// Real servers of some fronts are not known for sure.
     fn diff_in_doubt(&self, dirty: &Dirty, is_in_doubt: &dyn Fn(&Front) -> bool) -> Plan {
-        let World { desired, mirror, drains, .. } = self;
+        let PlannedKernel { desired, mirror, drains, .. } = self;
         diff(dirty, &Inputs { desired, mirror, context: self.context(), drains, is_in_doubt })
     }
 
@@ -164,7 +164,7 @@ const WEB: &str = "10.96.0.80";
 
 #[test]
 fn a_service_from_its_first_object_to_its_last() {
-    let mut world = World::new();
+    let mut world = PlannedKernel::new();
     let plan = world.sync(ModelEvent::ServiceApplied(service("web", &[WEB], Protocol::Tcp)));
     check(
         &plan,
@@ -216,7 +216,7 @@ fn a_service_from_its_first_object_to_its_last() {
 
 #[test]
 fn udp_real_servers_go_at_once() {
-    let mut world = World::new();
+    let mut world = PlannedKernel::new();
     world.sync(ModelEvent::ServiceApplied(service("dns", &[WEB], Protocol::Udp)));
     world.sync(slice("dns", Protocol::Udp, &[("10.244.0.11", true), ("10.244.0.12", true)]));
     let plan = world.sync(slice("dns", Protocol::Udp, &[("10.244.0.12", true)]));
@@ -229,7 +229,7 @@ fn udp_real_servers_go_at_once() {
 
 #[test]
 fn a_vip_claimed_twice_goes_to_the_older_service_and_on_when_that_is_deleted() {
-    let mut world = World::new();
+    let mut world = PlannedKernel::new();
     let (mut young, mut old) = (service("a", &[WEB], Protocol::Tcp), service("b", &[WEB], Protocol::Tcp));
     (young.created, old.created) = (Some(2), Some(1));
     world.sync(ModelEvent::ServiceApplied(young.clone()));
@@ -248,7 +248,7 @@ fn a_vip_claimed_twice_goes_to_the_older_service_and_on_when_that_is_deleted() {
 
 #[test]
 fn a_vip_that_is_an_address_of_the_node_is_served_without_being_bound() {
-    let mut world = World::new();
+    let mut world = PlannedKernel::new();
     let plan = world.sync(ModelEvent::ServiceApplied(service("web", &["192.168.50.10"], Protocol::Tcp)));
     check(
         &plan,
@@ -262,7 +262,7 @@ fn a_vip_that_is_an_address_of_the_node_is_served_without_being_bound() {
 
 #[test]
 fn a_slice_port_that_no_service_port_matches_is_a_problem() {
-    let mut world = World::new();
+    let mut world = PlannedKernel::new();
     let mut named = service("web", &[WEB], Protocol::Tcp);
     named.ports[0].name = "http".into();
     world.model.apply(ModelEvent::ServiceApplied(named.clone()));
@@ -281,7 +281,7 @@ fn a_slice_port_that_no_service_port_matches_is_a_problem() {
 /// Conformance: ipvs/proxier TestMultiPortServiceBindAddr
 #[test]
 fn ports_of_one_vip_share_the_route_until_the_last_is_gone() {
-    let mut world = World::new();
+    let mut world = PlannedKernel::new();
     let mut two = service("web", &[WEB, "fd00:96::80"], Protocol::Tcp);
     two.ports.push(ServicePort {
         name: "admin".into(),
@@ -301,8 +301,8 @@ fn ports_of_one_vip_share_the_route_until_the_last_is_gone() {
 
 #[test]
 fn foreign_virtual_servers_are_never_written() {
-    let mut world = World::new();
-    let mut foreign = World::new();
+    let mut world = PlannedKernel::new();
+    let mut foreign = PlannedKernel::new();
     foreign.sync(ModelEvent::ServiceApplied(service("theirs", &["172.16.0.1"], Protocol::Tcp)));
     foreign.sync(slice("theirs", Protocol::Tcp, &[("10.244.0.11", true)]));
     world.mirror.servers = foreign.mirror.servers;
@@ -340,7 +340,7 @@ fn foreign_virtual_servers_are_never_written() {
 /// Conformance: ipvs/ipset TestSyncIPSetEntries
 #[test]
 fn drift_is_repaired_by_exactly_the_missing_writes() {
-    let mut world = World::new();
+    let mut world = PlannedKernel::new();
     world.sync(ModelEvent::ServiceApplied(service("web", &[WEB], Protocol::Tcp)));
     world.sync(slice("web", Protocol::Tcp, &[("10.244.0.11", true), ("10.244.0.12", true)]));
     let whole = world.mirror.clone();
@@ -380,7 +380,7 @@ fn drift_is_repaired_by_exactly_the_missing_writes() {
 #[test]
 fn nodes_add_real_servers_in_different_orders() {
     let order = |node: &str| {
-        let mut world = World::new();
+        let mut world = PlannedKernel::new();
         world.config.node_name = node.into();
         world.sync(ModelEvent::ServiceApplied(service("web", &[WEB], Protocol::Tcp)));
         let addrs: Vec<String> = (1..=20).map(|n| format!("10.244.0.{n}")).collect();
@@ -403,7 +403,7 @@ proptest! {
     /// step ever leaves a service with fewer serving real servers than both its old and its new set.
     #[test]
     fn every_history_converges(changes in proptest::collection::vec(change(), 1..40)) {
-        let mut world = World::new();
+        let mut world = PlannedKernel::new();
         for (n, endpoints) in changes {
             let (name, vip) = (format!("s{n}"), format!("10.96.0.{n}"));
             let mut dirty = Dirty::default();
@@ -436,7 +436,7 @@ fn serving(mirror: &Mirror, front: &Front) -> Vec<lb_types::RealServerId> {
 }
 
 /// Executes a plan write by write on a copy and watches every virtual server.
-fn never_fewer(world: &World, plan: &Plan) {
+fn never_fewer(world: &PlannedKernel, plan: &Plan) {
     let mut mirror = world.mirror.clone();
     let before: Vec<_> =
         world.desired.fronts().map(|front| (*front, serving(&mirror, front).len())).collect();
@@ -454,7 +454,7 @@ fn never_fewer(world: &World, plan: &Plan) {
 
 #[test]
 fn a_verdict_of_removal_deletes() {
-    let mut world = World::new();
+    let mut world = PlannedKernel::new();
     world.sync(ModelEvent::ServiceApplied(service("web", &[WEB], Protocol::Tcp)));
     world.sync(slice("web", Protocol::Tcp, &[("10.244.0.11", true), ("10.244.0.12", true)]));
     world.sync(slice("web", Protocol::Tcp, &[("10.244.0.12", true)]));
@@ -496,7 +496,7 @@ fn the_source_of_connections_is_an_address_that_other_nodes_can_answer() {
 /// Renders the virtual server, the drains and the problems of a Service with these settings under a
 /// configuration.
 fn with_settings(settings: ServiceSettings, config: PlannerConfig) -> (String, Overrides, String) {
-    let world = World { config, ..World::new() };
+    let world = PlannedKernel { config, ..PlannedKernel::new() };
     let service = Service { settings, ..service("web", &["10.96.0.80"], Protocol::Tcp) };
     let (intent, problems) = desire_service(&service, &world.model, world.context());
     let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
@@ -535,7 +535,7 @@ fn limits_of_connections_and_one_packet_scheduling_follow_annotations_where_they
     };
     let desire = |protocol, overrides| {
         let config = PlannerConfig { service_overrides: overrides, ..PlannerConfig::default() };
-        let world = World { config, ..World::new() };
+        let world = PlannedKernel { config, ..PlannedKernel::new() };
         let service = Service { settings: settings.clone(), ..service("web", &[WEB], protocol) };
         let (intent, problems) = desire_service(&service, &world.model, world.context());
         let problems = problems.iter().map(|problem| format!("{problem}\n")).collect::<String>();
@@ -640,7 +640,7 @@ fn external(policy: TrafficPolicy, endpoints: &[(&str, Option<&str>)]) -> [Model
 
 /// Plan for such a Service with the first of its addresses on node `n1`, without the lines of its ClusterIP.
 fn external_plan(policy: TrafficPolicy, endpoints: &[(&str, Option<&str>)]) -> String {
-    let mut world = World { model: ServiceModel::on_node("n1"), ..World::new() };
+    let mut world = PlannedKernel { model: ServiceModel::on_node("n1"), ..PlannedKernel::new() };
     let mut dirty = Dirty::default();
     for mut event in external(policy, endpoints) {
         if let ModelEvent::ServiceApplied(service) = &mut event {
@@ -693,7 +693,7 @@ fn with_a_local_policy_clients_outside_have_endpoints_of_the_node_alone_and_keep
 #[test]
 fn session_affinity_is_the_schedulers_work_where_a_mark_selects() {
     let scheduler_of = |missing: &[Scheduler]| {
-        let mut world = World { model: ServiceModel::on_node("n1"), ..World::new() };
+        let mut world = PlannedKernel { model: ServiceModel::on_node("n1"), ..PlannedKernel::new() };
         world.config.unavailable_schedulers.extend(missing);
         let [ModelEvent::ServiceApplied(mut service), _] = external(TrafficPolicy::Local, &BOTH) else {
             unreachable!()
@@ -715,7 +715,7 @@ fn session_affinity_is_the_schedulers_work_where_a_mark_selects() {
 /// no deadline; once it terminates, they have.
 #[test]
 fn connections_of_clients_outside_survive_the_end_of_a_local_policy() {
-    let mut world = World { model: ServiceModel::on_node("n1"), ..World::new() };
+    let mut world = PlannedKernel { model: ServiceModel::on_node("n1"), ..PlannedKernel::new() };
     for event in external(TrafficPolicy::Local, &BOTH) {
         world.sync(event);
     }
@@ -736,7 +736,7 @@ fn connections_of_clients_outside_survive_the_end_of_a_local_policy() {
 /// Clients outside must not get endpoints of other nodes where no number is left for theirs.
 #[test]
 fn clients_outside_are_dropped_while_no_mark_is_left() {
-    let mut world = World { model: ServiceModel::on_node("n1"), ..World::new() };
+    let mut world = PlannedKernel { model: ServiceModel::on_node("n1"), ..PlannedKernel::new() };
     let everything = MarkRule { value: 1, mask: 0 };
     world.mirror.marks.draw_from(MarkRange::DEFAULT, vec![everything]);
     for event in external(TrafficPolicy::Local, &BOTH) {
@@ -770,7 +770,7 @@ fn without_an_endpoint_on_the_node_a_local_policy_drops_clients_outside() {
 
 #[test]
 fn an_external_address_among_the_cluster_ips_is_refused_and_costs_nothing_else() {
-    let mut world = World::new();
+    let mut world = PlannedKernel::new();
     let [ModelEvent::ServiceApplied(mut service), slice] = external(TrafficPolicy::Cluster, &BOTH) else {
         unreachable!()
     };
@@ -785,7 +785,7 @@ fn an_external_address_among_the_cluster_ips_is_refused_and_costs_nothing_else()
 
 #[test]
 fn a_service_that_loses_its_external_address_drains_there() {
-    let mut world = World::new();
+    let mut world = PlannedKernel::new();
     for event in external(TrafficPolicy::Cluster, &BOTH) {
         world.sync(event);
     }
@@ -811,7 +811,7 @@ fn a_cluster_ip_is_never_taken_by_an_older_services_external_address() {
         (81, ExternalSource::ExternalIps),
         (81, ExternalSource::LoadBalancer),
     ] {
-        let mut world = World::new();
+        let mut world = PlannedKernel::new();
         world.ownership.service_cidrs.clear();
         let mut thief = Service {
             created: Some(1),
@@ -821,11 +821,11 @@ fn a_cluster_ip_is_never_taken_by_an_older_services_external_address() {
         thief.ports[0].port = port.try_into().unwrap();
         let owner = Service { created: Some(2), ..service("web", &[WEB], Protocol::Tcp) };
         let at = VipPort { addr: ip(WEB), protocol: Protocol::Tcp, port: thief.ports[0].port };
-        let is_served_for = |world: &World, name: &ServiceName| {
+        let is_served_for = |world: &PlannedKernel, name: &ServiceName| {
             assert!(world.resync().is_empty(), "{}", world.resync());
             world.desired.service_of(&at.into()) == Some(name)
         };
-        let problems = |world: &World| desire_service(&thief, &world.model, world.context()).1;
+        let problems = |world: &PlannedKernel| desire_service(&thief, &world.model, world.context()).1;
         let kind = ProblemKind::ExternalIpIsOfService { field: source.field(), vip: ip(WEB) };
         let refused = IntentProblem { service: thief.name.clone(), kind };
         world.sync(ModelEvent::ServiceApplied(thief.clone()));
@@ -844,7 +844,7 @@ fn a_cluster_ip_is_never_taken_by_an_older_services_external_address() {
 
 #[test]
 fn what_drains_stays_ours_when_somebody_takes_its_element_away() {
-    let mut world = World::new();
+    let mut world = PlannedKernel::new();
     for event in external(TrafficPolicy::Cluster, &BOTH) {
         world.sync(event);
     }

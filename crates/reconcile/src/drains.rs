@@ -22,7 +22,7 @@ const POLLS_PER_STEP: usize = 4;
 struct Owner {
     /// `NAMESPACE/NAME/UID`
     name: Arc<str>,
-    /// Whether it has left a slice while it was terminating.
+    /// True if it has left a slice while it was terminating.
     ended: bool,
 }
 
@@ -52,7 +52,7 @@ impl<'a> View<'a> {
         View { model: &intents.model, desired: &intents.desired, mirror, now }
     }
 
-    /// Whether the kernel has a real server and gives it no new connections.
+    /// Tells whether the kernel has a real server and gives it no new connections.
     fn is_quiesced(&self, key: &Key) -> bool {
         let settings = self.mirror.server(&key.front).and_then(|server| server.real_server(&key.rs));
         settings.is_some_and(|settings| settings.weight.is_quiesced())
@@ -69,8 +69,8 @@ impl Drains {
         self.restored.extend(records);
     }
 
-    /// Of the drains of the process before this one, those whose real servers the kernel still has, quiesced. What has
-    /// become of their pods meanwhile is judged at once.
+    /// Goes on with those drains of the process before this one whose real servers the kernel still has, quiesced, and
+    /// judges at once what has become of their pods meanwhile.
     pub(crate) fn adopt(&mut self, view: View<'_>) {
         let (mut resumed, records) = (0, std::mem::take(&mut self.restored));
         let count = records.len();
@@ -100,7 +100,7 @@ impl Drains {
         }
     }
 
-    /// What all that came and went means for real servers: pods that are gone, and addresses that have changed hands.
+    /// Judges real servers by what came and went: pods that are gone, and addresses that have changed hands.
     pub(crate) fn revise(&mut self, vacated: Vec<Vacated>, view: View<'_>, dirty: &mut Dirty) {
         for Vacated { key, service, pod } in vacated {
             let server = view.mirror.server(&key.front);
@@ -149,7 +149,7 @@ impl Drains {
         Some(Situation { endpoint_gone, ..self.situation(key, drain.owner(), drain.pod_ended, view) })
     }
 
-    /// What is known of a pod whose connections a real server has.
+    /// Knowledge about a pod whose connections a real server has.
     fn situation(&self, key: &Key, pod: Option<PodUid>, ended: bool, view: View<'_>) -> Situation {
         let endpoint = view.desired.front(&key.front).and_then(|want| want.endpoint(&key.rs));
         let serves = endpoint.is_some_and(|endpoint| endpoint.chosen);

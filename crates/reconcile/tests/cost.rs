@@ -72,7 +72,7 @@ struct Cost {
 }
 
 /// A loop over fakes that has programmed its services.
-struct World {
+struct CountedLoop {
     ipvs: FakeIpvs,
     vips: FakeVips,
     rules: FakeRules,
@@ -81,10 +81,10 @@ struct World {
 
 const NOW: Time = Time::from_secs(1000);
 
-impl World {
+impl CountedLoop {
     /// `services` services with ten endpoints each.
     fn new(services: usize) -> Self {
-        World::with_tables(services, |ipvs| Box::new(ipvs))
+        CountedLoop::with_tables(services, |ipvs| Box::new(ipvs))
     }
 
     fn with_tables(services: usize, table: impl FnOnce(FakeIpvs) -> Box<dyn IpvsTable>) -> Self {
@@ -99,7 +99,7 @@ impl World {
         };
         let ownership =
             Ownership { service_cidrs: vec!["10.96.0.0/12".parse().unwrap()], ..Ownership::default() };
-        let mut world = World {
+        let mut world = CountedLoop {
             ipvs,
             vips,
             rules,
@@ -169,7 +169,7 @@ type Kind = (&'static str, usize, fn(usize) -> ModelEvent);
 
 /// Kinds of changes that cost the same among 10 and among 10,000 services.
 fn check(kinds: &[Kind]) {
-    let (mut few, mut many) = (World::new(10), World::new(10_000));
+    let (mut few, mut many) = (CountedLoop::new(10), CountedLoop::new(10_000));
     for (what, requests, event) in kinds {
         let (few, many) = (few.median(event), many.median(event));
         println!("{what}: {few:?} with 10 services, {many:?} with 10,000");
@@ -197,7 +197,7 @@ fn a_change_costs_the_same_with_10_and_with_10_000_services() {
 
 /// Look-ups for one more endpoint of a Service, `draining` others of which drain.
 fn cost_beside_drains(draining: usize) -> u64 {
-    let mut world = World::new(10);
+    let mut world = CountedLoop::new(10);
     let terminating = |count: usize| match slice(5, 0..count) {
         ModelEvent::SliceApplied(mut slice) => {
             for endpoint in slice.endpoints.iter_mut().take(draining) {
@@ -233,7 +233,7 @@ fn an_object_delivered_again_costs_nothing_but_the_comparison() {
 
 #[test]
 fn an_idle_loop_asks_and_allocates_nothing() {
-    let mut world = World::new(1000);
+    let mut world = CountedLoop::new(1000);
     let (before, requests) = (ALLOCATED.get(), world.requests());
     let look_ups = tally::asked(|| assert!(world.reconciler.next_wakeup(NOW) > Some(NOW)));
     assert_eq!((ALLOCATED.get(), world.requests()), (before, requests));
@@ -321,7 +321,7 @@ fn a_burst_of_1000_changes_is_a_handful_of_batches_and_no_service_ever_lacks_rea
     let sets = (0..SERVICES).map(|n| (vs(n), [set(n, 0..10), set(n, new(n))])).collect();
     let (sets, batches, armed) = (Rc::new(sets), Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
     let (counter, arm) = (batches.clone(), armed.clone());
-    let mut world = World::with_tables(SERVICES, move |inner| {
+    let mut world = CountedLoop::with_tables(SERVICES, move |inner| {
         Box::new(Watched { inner, serving: BTreeMap::new(), sets, batches: counter, armed: arm })
     });
     let (before, transactions) = (batches.replace(0), world.rules.transactions());

@@ -19,7 +19,7 @@ use crate::{BatchReport, ObservedRules, RulesTable};
 
 /// One demand on a table.
 pub struct Case {
-    /// What is demanded.
+    /// Demand of the contract.
     pub name: &'static str,
     /// Panics if it is not met. At the start there is no table.
     pub run: fn(&mut dyn RulesTable),

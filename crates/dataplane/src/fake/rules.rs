@@ -31,7 +31,7 @@ struct State {
     lacks_arp: bool,
 }
 
-/// What the test can see.
+/// Contents, for tests.
 impl FakeRules {
     /// All elements; empty without a table.
     pub fn elements(&self) -> BTreeSet<RuleElement> {
@@ -69,7 +69,7 @@ impl FakeRules {
     }
 }
 
-/// What the test can make happen by somebody else's hand.
+/// Changes by somebody else, for tests.
 impl FakeRules {
     /// Somebody deletes the table, as `nft flush ruleset` does.
     pub fn delete_table(&self) {

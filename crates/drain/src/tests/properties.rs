@@ -7,7 +7,7 @@ use proptest::{collection::vec, prelude::*};
 use super::*;
 use crate::{Drain, Time, WaitsFor};
 
-/// What happens to the ledger.
+/// Event of the ledger.
 #[derive(Clone, Debug)]
 enum Event {
     Begin(u8, Cause),
@@ -21,13 +21,13 @@ enum Event {
     /// The machine was busy: nothing is polled in time.
     Sleep(Duration),
     /// Connections and traffic of a real server from now on.
-    World(u8, Traffic),
+    WatchedLedger(u8, Traffic),
     /// The kernel does not tell for a while.
     Mute(bool),
     Restart,
 }
 
-/// What clients and the server do.
+/// Behaviour of clients and server.
 #[derive(Clone, Copy, Debug, Default)]
 struct Traffic {
     active: u32,
@@ -50,7 +50,7 @@ struct Reading {
     bytes: u64,
 }
 
-/// What is remembered of one drain.
+/// Memory of one drain.
 #[derive(Clone, Debug)]
 struct Memory {
     since: Time,
@@ -67,7 +67,7 @@ struct Memory {
     must: Option<Outcome>,
 }
 
-struct World {
+struct WatchedLedger {
     ledger: Ledger,
     now: Time,
     traffic: BTreeMap<Key, Traffic>,
@@ -90,10 +90,10 @@ fn which(n: u8) -> Key {
     Key { rs: key(Protocol::Tcp, 1 + n % 2).rs, ..nth(u16::from(n / 2 % 3)) }
 }
 
-impl World {
+impl WatchedLedger {
     fn new() -> Self {
         let (traffic, packets, bytes, memory) = Default::default();
-        World { ledger: Ledger::new(BASE), now: at(0), traffic, packets, bytes, memory, mute: false }
+        WatchedLedger { ledger: Ledger::new(BASE), now: at(0), traffic, packets, bytes, memory, mute: false }
     }
 
     fn take(&mut self, event: Event) {
@@ -122,7 +122,7 @@ impl World {
                 self.now += duration;
                 self.poll_due();
             }
-            Event::World(n, traffic) => _ = self.traffic.insert(which(n), traffic),
+            Event::WatchedLedger(n, traffic) => _ = self.traffic.insert(which(n), traffic),
             Event::Mute(mute) => self.mute = mute,
             Event::Restart => self.restart(),
         }
@@ -374,7 +374,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (n.clone(), overrides).prop_map(|(n, overrides)| Event::Configure(n, overrides)),
         6 => (0..40_000_u64).prop_map(|ms| Event::Pass(Duration::from_millis(ms))),
         1 => (0..400_000_u64).prop_map(|ms| Event::Sleep(Duration::from_millis(ms))),
-        4 => (n, traffic).prop_map(|(n, traffic)| Event::World(n, traffic)),
+        4 => (n, traffic).prop_map(|(n, traffic)| Event::WatchedLedger(n, traffic)),
         1 => any::<bool>().prop_map(Event::Mute),
         1 => Just(Event::Restart),
     ]
@@ -383,11 +383,11 @@ fn event() -> impl Strategy<Value = Event> {
 proptest! {
     #[test]
     fn every_poll_decides_as_the_readings_say(events in vec(event(), 1..60)) {
-        let mut world = World::new();
+        let mut world = WatchedLedger::new();
         events.into_iter().for_each(|event| world.take(event));
         // All connections end: within linger, the longest interval and a bit all drains are over.
         world.take(Event::Mute(false));
-        (0..6).for_each(|n| world.take(Event::World(n, Traffic::default())));
+        (0..6).for_each(|n| world.take(Event::WatchedLedger(n, Traffic::default())));
         world.take(Event::Pass(Duration::from_secs(40)));
         prop_assert_eq!(world.ledger.len(), 0);
         prop_assert_eq!(world.ledger.next_poll(), None);

@@ -6,7 +6,7 @@ use proptest::{collection::vec, prelude::*};
 use super::*;
 use crate::Time;
 
-/// What one group of connections does.
+/// Behaviour of one group of connections.
 #[derive(Clone, Copy, Debug)]
 enum Talk {
     /// Clients send data, the server acknowledges it.
@@ -44,7 +44,7 @@ enum Ages {
 }
 
 #[derive(Clone, Debug)]
-struct World {
+struct PolledServers {
     groups: Vec<Group>,
     resets: Vec<Reset>,
     /// When the server dies.
@@ -95,8 +95,8 @@ impl Group {
     }
 }
 
-impl World {
-    /// What the kernel's counters hold at a time.
+impl PolledServers {
+    /// Counters of the kernel at a time.
     fn traffic(&self, at: Time) -> TrafficCounters {
         let mut sums = [0; 3];
         for group in &self.groups {
@@ -163,7 +163,7 @@ impl World {
     }
 }
 
-impl World {
+impl PolledServers {
     /// The first reading that shows something that is never answered, and no answer to anything else; of the
     /// first readings nobody knows what their counters had left out.
     fn seen(&self, readings: &[(Time, TrafficCounters)]) -> Time {
@@ -191,7 +191,7 @@ fn group(talk: impl Strategy<Value = Talk>, longest: u64) -> impl Strategy<Value
     })
 }
 
-fn world(groups: impl Strategy<Value = Vec<Group>>, resets: usize) -> impl Strategy<Value = World> {
+fn world(groups: impl Strategy<Value = Vec<Group>>, resets: usize) -> impl Strategy<Value = PolledServers> {
     let ages =
         prop_oneof![millis(0..=2000).prop_map(Ages::Tick), vec(millis(0..=2000), 1..40).prop_map(Ages::Any)];
     let reset = (millis(150_000..=700_000), prop_oneof![3 => Just(0), 1 => 0..10_u64])
@@ -200,7 +200,7 @@ fn world(groups: impl Strategy<Value = Vec<Group>>, resets: usize) -> impl Strat
     let silence = prop_oneof![Just(Time::from_millis(2500)), Just(Time::from_secs(3)), millis(2500..=20_000)];
     let polls = prop_oneof![Just((0, Time::ZERO)), (20..70_u16, millis(0..=20))];
     (groups, vec(reset, 0..=resets), ages, polls, late, silence).prop_map(
-        |(groups, resets, ages, (others, cost), late, silence)| World {
+        |(groups, resets, ages, (others, cost), late, silence)| PolledServers {
             groups,
             resets,
             dies: Time::MAX,
@@ -230,7 +230,7 @@ proptest! {
         world in world(vec(group(Just(Talk::Requests), 60_000), 1..4), 0),
         dies in millis(201_000..=900_000),
     ) {
-        let world = World { dies, ..world };
+        let world = PolledServers { dies, ..world };
         let (readings, cut) = world.run();
         let seen = world.seen(&readings);
         let limit = seen + world.silence + Time::from_millis(2500);
@@ -242,7 +242,7 @@ proptest! {
         world in world(vec(group(Just(Talk::Keepalives), 5_000), 1..4), 0),
         dies in millis(201_000..=900_000),
     ) {
-        let world = World { dies, ..world };
+        let world = PolledServers { dies, ..world };
         let (readings, cut) = world.run();
         let seen = world.seen(&readings);
         // Twice more, each within 10 s, and each poll may be late.
@@ -261,7 +261,7 @@ fn a_reset_before_the_first_reading_is_no_silence() {
             first: Time::ZERO,
             delay: Time::from_millis(1),
         };
-        let world = World {
+        let world = PolledServers {
             groups: vec![group],
             resets: vec![Reset { at: BEGIN + Time::from_millis(500) - Time::from_millis(before), sent: 5 }],
             dies: Time::MAX,
@@ -284,7 +284,7 @@ fn a_heartbeat_every_ten_seconds_on_a_long_drain_is_no_silence() {
             first: Time::from_millis(phase),
             delay: Time::from_millis(40),
         };
-        let world = World {
+        let world = PolledServers {
             groups: vec![group],
             resets: Vec::new(),
             dies: Time::MAX,

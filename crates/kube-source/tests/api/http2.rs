@@ -59,7 +59,7 @@ fn a_server_that_sends_clients_away_keeps_what_runs() {
     assert!(new.len() == 1 && new.is_disjoint(&old), "{old:?}, {new:?}");
 }
 
-/// What ends the only connection ends all watches; each goes on where it was.
+/// The end of the only connection ends all watches; each goes on where it was.
 #[test]
 fn a_connection_that_breaks_is_replaced_for_all_kinds() {
     for then in [Ruin::Close, Ruin::Reset, Ruin::Garbage, Ruin::Silence] {

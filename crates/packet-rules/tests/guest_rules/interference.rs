@@ -36,7 +36,7 @@ fn foreign_tables_are_not_touched() {
     });
 }
 
-/// What an older version may have left: other chains, other rules, a set that has become one of another type, jumps
+/// Leftovers of an older version: other chains, other rules, a set that has become one of another type, jumps
 /// all over the place, a verdict map.
 const OLDER: &str = "
 table inet kube-ipvs {

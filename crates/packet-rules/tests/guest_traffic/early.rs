@@ -18,7 +18,7 @@ use crate::{
 
 const CLIENTS: [Client; 4] = [Client::Outside, Client::PodA, Client::PodB, Client::Node];
 const NODE_PORT: u16 = 30_080;
-/// What a client may have to wait for a service that has become ready.
+/// Longest time that a client may have to wait for a service that has become ready.
 const SOON: Duration = Duration::from_secs(2);
 
 struct Early {

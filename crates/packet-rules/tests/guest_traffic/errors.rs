@@ -238,7 +238,7 @@ fn errors_about_clients_pass_to_the_real_server() {
     }
 }
 
-/// What happens to all that arrives at the server.
+/// Fate of all that arrives at the server.
 fn server_answers(cluster: &Cluster, verdict: &str) {
     let lines = format!(
         "add table inet dead; add chain inet dead input {{ type filter hook input priority 0; }}; \
@@ -322,7 +322,7 @@ fn assert_not_counted(hook: &str, go: impl Fn(&Cluster)) {
     }
 }
 
-/// Whether IPVS counts packets to clients while there are errors only.
+/// Tells whether IPVS counts packets to clients while there are errors only.
 ///
 /// The kernel sums its counters up every 2 s, and clients repeat themselves: whatever was counted before a look is in the
 /// counters once these have grown after it.

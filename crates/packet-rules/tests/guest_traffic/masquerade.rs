@@ -14,7 +14,7 @@ use crate::{
 
 const CLIENTS: [Client; 4] = [Client::Outside, Client::PodA, Client::PodB, Client::Node];
 
-/// What the server sees of a client of the VIP.
+/// Client of the VIP as the server sees it.
 #[track_caller]
 fn seen(cluster: &Cluster, client: Client, family: IpFamily, protocol: Protocol) -> String {
     let answer = ask(cluster.net.of(client), protocol, at(VIP.of(family), PORT));

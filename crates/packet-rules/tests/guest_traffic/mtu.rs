@@ -30,7 +30,7 @@ const TRANSFER: usize = 300_000;
 /// More than some round trips, less than the first retransmission timeouts together.
 const QUICKLY: Duration = Duration::from_secs(3);
 
-/// What becomes of some large datagrams in a row.
+/// Fate of some large datagrams in a row.
 fn send(ns: &NetNs, to: SocketAddr) -> Vec<Result<(), i32>> {
     ns.enter(|| {
         let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };

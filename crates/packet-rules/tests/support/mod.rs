@@ -35,7 +35,7 @@ pub fn is_current(client: &mut RulesClient, layout: &RulesLayout) -> bool {
     client.observe(layout).expect("dump the table").layout_current
 }
 
-/// What `nft` prints for a line of its language.
+/// Output of `nft` for a line of its language.
 #[track_caller]
 pub fn nft(line: &str) -> String {
     let words: Vec<_> = std::iter::once("nft").chain(line.split_whitespace()).collect();

@@ -21,7 +21,7 @@ pub struct Net {
     pub server: NetNs,
 }
 
-/// Who opens a connection.
+/// Opener of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Client {
     Outside,

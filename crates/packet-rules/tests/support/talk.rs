@@ -134,7 +134,7 @@ impl Connection {
         answer
     }
 
-    /// What its end here has heard of, also if that does not end it.
+    /// Errors that its end here has heard of, also if that does not end it.
     pub fn error(&self) -> Option<io::Error> {
         self.socket.take_error().expect("a socket tells its error")
     }

@@ -16,9 +16,9 @@ fn free() -> Bindings {
     Bindings { external_cidrs: vec!["192.0.2.0/24".parse().unwrap()], ..Bindings::default() }
 }
 
-fn on_n1(bindings: Bindings) -> World {
+fn on_n1(bindings: Bindings) -> PlannedKernel {
     let config = PlannerConfig { bindings, ..PlannerConfig::default() };
-    World { model: ServiceModel::on_node("n1"), config, ..World::new() }
+    PlannedKernel { model: ServiceModel::on_node("n1"), config, ..PlannedKernel::new() }
 }
 
 /// A Service with the first of the two addresses and one endpoint, or the second one, and its annotation.
@@ -45,7 +45,7 @@ fn lines(plan: &Plan) -> String {
     plan.to_string().lines().filter(is_meant).map(|line| format!("{line}\n")).collect()
 }
 
-fn plan(world: &mut World, events: [ModelEvent; 2]) -> String {
+fn plan(world: &mut PlannedKernel, events: [ModelEvent; 2]) -> String {
     let mut dirty = Dirty::default();
     for event in events {
         dirty.extend(world.replace(event));
@@ -109,7 +109,7 @@ fn what_is_of_the_node_stays_the_nodes() {
 #[test]
 fn what_is_bound_to_no_node_has_no_virtual_server_at_an_address_of_the_node_either() {
     let source = ExternalSource::ExternalIps;
-    let of_node = |world: &mut World| _ = world.facts.addresses.insert(ip(VIP), "eth1".to_owned());
+    let of_node = |world: &mut PlannedKernel| _ = world.facts.addresses.insert(ip(VIP), "eth1".to_owned());
     let excluded = Bindings { excluded: vec!["192.0.2.7/32".parse().unwrap()], ..free() };
     let flag = Bindings { external_ip: VipBinding::None, ..free() };
     for (what, bindings, wish, expect) in [
@@ -298,7 +298,7 @@ fn whoever_binds_an_address_to_no_node_is_told_who_takes_it() {
         plan(&mut world, wants(source, all(VipBinding::None)));
         assert_eq!(world.conflicts(&web), []);
         let other = on_port_81(binding);
-        let intent = |world: &World| desire_service(&other, &world.model, world.context()).0;
+        let intent = |world: &PlannedKernel| desire_service(&other, &world.model, world.context()).0;
         let both = BTreeSet::from([web.clone()]);
         let rivals = world.desired.replace(&other.name, Some(intent(&world)), &mut Changes::default());
         assert_eq!(rivals, both, "{binding}: it is looked at again");
@@ -340,7 +340,8 @@ fn masquerading_follows_the_binding_that_holds() {
     web.external_traffic_policy = TrafficPolicy::Local;
     plan(&mut world, [ModelEvent::ServiceApplied(web), slice]);
     let port = VipPort { addr: ip(VIP), protocol: Protocol::Tcp, port: 80.try_into().unwrap() };
-    let is_masqueraded = |world: &World| world.mirror.elements.contains(&RuleElement::MasqueradeVips(port));
+    let is_masqueraded =
+        |world: &PlannedKernel| world.mirror.elements.contains(&RuleElement::MasqueradeVips(port));
     assert!(!is_masqueraded(&world));
     for (binding, expect) in
         [(VipBinding::Address, true), (VipBinding::Route, false), (VipBinding::Address, true)]

@@ -26,8 +26,8 @@ const REMOTE: Endpoint<'_> = ("10.244.1.12", "n2", Ready);
 const REMOTE_V6: Endpoint<'_> = ("fd00:244:1::12", "n2", Ready);
 const WEB_V6: &str = "fd00:96::80";
 
-fn on_n1() -> World {
-    World { model: ServiceModel::on_node("n1"), ..World::new() }
+fn on_n1() -> PlannedKernel {
+    PlannedKernel { model: ServiceModel::on_node("n1"), ..PlannedKernel::new() }
 }
 
 /// Slices of a Service, one for each family.
@@ -50,14 +50,14 @@ fn slices(of: &Service, endpoints: &[Endpoint<'_>]) -> [ModelEvent; 2] {
 }
 
 /// Programs a Service with its endpoints.
-fn program(world: &mut World, service: &Service, endpoints: &[Endpoint<'_>]) {
+fn program(world: &mut PlannedKernel, service: &Service, endpoints: &[Endpoint<'_>]) {
     for event in [ModelEvent::ServiceApplied(service.clone())].into_iter().chain(slices(service, endpoints)) {
         world.sync(event);
     }
 }
 
 /// Treatment of clients at each front: the endpoints, a refusal or nothing, and the set by which they are masqueraded.
-fn served(world: &World) -> Vec<String> {
+fn served(world: &PlannedKernel) -> Vec<String> {
     let show = |front: Front| {
         let has = |element| world.mirror.elements.contains(&element);
         let servers = serving(&world.mirror, &front);
@@ -115,7 +115,7 @@ fn node_with(addresses: &[&str], configured: &NodePortAddresses) -> NodeFacts {
 }
 
 /// Addresses at which node ports are served.
-fn node_addresses(world: &World) -> Vec<IpAddr> {
+fn node_addresses(world: &PlannedKernel) -> Vec<IpAddr> {
     world.mirror.node_ports.iter().copied().collect()
 }
 
@@ -412,7 +412,8 @@ fn sync_service() {
         let whole = world.mirror.clone();
         let vs = *whole.servers.keys().next().unwrap();
         let differs = |damage: &dyn Fn(&mut Mirror), expect: &[String]| {
-            let mut world = World { mirror: whole.clone(), desired: world.desired.clone(), ..on_n1() };
+            let mut world =
+                PlannedKernel { mirror: whole.clone(), desired: world.desired.clone(), ..on_n1() };
             damage(&mut world.mirror);
             let plan: Vec<_> = world.resync().operations().map(ToString::to_string).collect();
             assert_eq!(plan, expect, "in place, and nothing else: the address is bound already");
@@ -553,7 +554,8 @@ fn services_that_a_local_policy_leaves_without_an_endpoint_here_are_counted() {
         web.ports[0].node_port = 30080.try_into().ok();
         (web.internal_traffic_policy, web.external_traffic_policy) = (internal, external);
         program(&mut world, &web, endpoints);
-        let numbers = |world: &World| world.desired.no_local_endpoints().map(|(.., n)| n).collect::<Vec<_>>();
+        let numbers =
+            |world: &PlannedKernel| world.desired.no_local_endpoints().map(|(.., n)| n).collect::<Vec<_>>();
         let before = numbers(&world);
         world.sync(ModelEvent::ServiceDeleted(web.name));
         assert_eq!(numbers(&world), [0; 4], "the Service is gone");

@@ -13,8 +13,8 @@ fn dns(endpoints: &[(&str, bool)]) -> [ModelEvent; 2] {
 }
 
 /// A world that has programmed the Service with these endpoints.
-fn programmed(endpoints: &[(&str, bool)]) -> World {
-    let mut world = World::new();
+fn programmed(endpoints: &[(&str, bool)]) -> PlannedKernel {
+    let mut world = PlannedKernel::new();
     for event in dns(endpoints) {
         _ = world.sync(event);
     }
@@ -45,7 +45,7 @@ fn check_flows(plan: &Plan, expect: &[&str]) {
 
 #[test]
 fn a_service_from_its_first_endpoint_to_its_last() {
-    let mut world = World::new();
+    let mut world = PlannedKernel::new();
     let [service, first] = dns(&[("10.244.0.11", true)]);
     let no_real_server = format!("delete tracked connections of {UDP} to no real server");
     let real_server =
@@ -64,7 +64,7 @@ fn a_service_from_its_first_endpoint_to_its_last() {
 
 #[test]
 fn a_service_that_is_new_with_its_endpoints() {
-    let mut world = World::new();
+    let mut world = PlannedKernel::new();
     let mut dirty = Dirty::default();
     for event in dns(&[("10.244.0.11", true)]) {
         dirty.extend(world.replace(event));
@@ -100,7 +100,7 @@ fn what_was_lost_and_comes_back() {
         println!("case {number}");
         check_flows(&world.resync(), expect);
         // The same with TCP has nothing to delete.
-        let mut tcp = World::new();
+        let mut tcp = PlannedKernel::new();
         tcp.sync(ModelEvent::ServiceApplied(service("web", &[WEB], Protocol::Tcp)));
         tcp.sync(slice("web", Protocol::Tcp, &[("10.244.0.11", true), ("10.244.0.12", true)]));
         damage(&mut tcp.mirror);
@@ -126,8 +126,9 @@ fn only_what_the_kernel_holds_is_a_reason() {
     let port = |addr, protocol| VipPort { addr: ip(addr), protocol, port: 80.try_into().unwrap() };
     let rs = |addr| RealServerId { addr: ip(addr), port: 8080.try_into().unwrap() };
     let served = port(WEB, Protocol::Udp);
-    let check =
-        |world: &World, filter, expect| assert_eq!(world.mirror.justifies(&filter), expect, "{filter}");
+    let check = |world: &PlannedKernel, filter, expect| {
+        assert_eq!(world.mirror.justifies(&filter), expect, "{filter}")
+    };
     check(&world, ConntrackFilter::of_real_server(served, rs("10.244.0.11")), false);
     check(&world, ConntrackFilter::of_real_server(served, rs("10.244.0.12")), true);
     check(&world, ConntrackFilter::of_real_server(port("10.96.0.1", Protocol::Udp), rs("10.244.0.11")), true);

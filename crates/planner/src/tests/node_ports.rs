@@ -15,12 +15,12 @@ fn node_port(policy: TrafficPolicy, endpoints: &[(&str, Option<&str>)]) -> [Mode
     [ModelEvent::ServiceApplied(service), slice]
 }
 
-fn on_n1() -> World {
-    World { model: ServiceModel::on_node("n1"), ..World::new() }
+fn on_n1() -> PlannedKernel {
+    PlannedKernel { model: ServiceModel::on_node("n1"), ..PlannedKernel::new() }
 }
 
 /// Executes events as one change; the plan without the lines of the ClusterIP.
-fn plan(world: &mut World, events: impl IntoIterator<Item = ModelEvent>) -> String {
+fn plan(world: &mut PlannedKernel, events: impl IntoIterator<Item = ModelEvent>) -> String {
     let mut dirty = Dirty::default();
     for event in events {
         dirty.extend(world.replace(event));
@@ -166,7 +166,7 @@ fn clients_outside_belong_to_the_service_that_has_the_port() {
     let mut young = Service { cluster_ips: vec![ip("10.96.0.81")], created: Some(2), ..old.clone() };
     young.name = ServiceName::new("default", "young");
     young.external_traffic_policy = TrafficPolicy::Local;
-    let external_front = |world: &World| {
+    let external_front = |world: &PlannedKernel| {
         let port = "192.0.2.7:80/TCP".parse::<Front>().unwrap();
         world.desired.service_of(&port.for_external()).cloned()
     };
@@ -199,7 +199,7 @@ fn only_addresses_that_lead_to_this_node_alone_serve_node_ports() {
     ];
     let node_ips = BTreeMap::from([(IpFamily::V4, ip("192.168.50.10")), (IpFamily::V6, ip("fd00:60::10"))]);
     let check = |configured: NodePortAddresses, expect: &[&str]| {
-        let mut world = World::new();
+        let mut world = PlannedKernel::new();
         let addresses = addresses.iter().map(|addr| (ip(addr), "eth0".to_owned())).collect();
         world.facts = NodeFacts::new(&node_ips, addresses, &configured);
         world.mirror.elements = FastSet::default().into();
@@ -222,7 +222,7 @@ fn only_addresses_that_lead_to_this_node_alone_serve_node_ports() {
 
 #[test]
 fn a_cluster_ip_outside_of_the_known_ranges_is_no_address_for_node_ports() {
-    let mut world = World::new();
+    let mut world = PlannedKernel::new();
     world.ownership.service_cidrs.clear();
     let mut cache = service("dns", &["192.168.50.10"], Protocol::Udp);
     let plan = world.sync(ModelEvent::ServiceApplied(cache.clone()));
@@ -310,13 +310,13 @@ fn with_affinity(seconds: u32, policy: TrafficPolicy) -> [ModelEvent; 2] {
     [ModelEvent::ServiceApplied(service), slice]
 }
 
-fn on_two_addresses() -> World {
+fn on_two_addresses() -> PlannedKernel {
     let mut world = on_n1();
     move_to(&mut world, &["192.168.50.10", "192.168.60.10"]);
     world
 }
 
-fn move_to(world: &mut World, addresses: &[&str]) {
+fn move_to(world: &mut PlannedKernel, addresses: &[&str]) {
     let addresses = addresses.iter().map(|addr| (ip(addr), "eth0".to_owned())).collect();
     world.facts = NodeFacts::new(&BTreeMap::new(), addresses, &NodePortAddresses::All);
     let plan = world.resync();

@@ -27,7 +27,7 @@ fn about_ranges(plan: &Plan) -> Vec<String> {
 /// Conformance: ipvs/proxier TestLoadBalancerSourceRanges
 #[test]
 fn ranges_are_there_before_the_address_and_hold_for_it_alone() {
-    let mut world = World::new();
+    let mut world = PlannedKernel::new();
     let plan = world.sync(balanced(Some(&["10.0.0.0/8", "192.0.2.0/24"])));
     assert_eq!(
         about_ranges(&plan),
@@ -44,7 +44,7 @@ fn ranges_are_there_before_the_address_and_hold_for_it_alone() {
 
 #[test]
 fn an_edit_is_one_transaction_and_opens_the_port_to_nobody_else() {
-    let mut world = World::new();
+    let mut world = PlannedKernel::new();
     world.sync(balanced(Some(&["10.0.0.0/8"])));
     let edit = world.sync(balanced(Some(&["10.1.0.0/16", "10.2.0.0/16"])));
     assert_eq!(
@@ -65,7 +65,7 @@ fn an_edit_is_one_transaction_and_opens_the_port_to_nobody_else() {
 #[test]
 fn a_deleted_service_stays_closed_while_it_drains() {
     for binding in [VipBinding::Route, VipBinding::Address] {
-        let mut world = World::new();
+        let mut world = PlannedKernel::new();
         world.config.bindings.load_balancer = binding;
         world.sync(balanced(Some(&["10.0.0.0/8"])));
         world.sync(external(TrafficPolicy::Cluster, &BOTH)[1].clone());
@@ -84,7 +84,7 @@ fn a_deleted_service_stays_closed_while_it_drains() {
 /// Its known connections are steered until they end, and new ones go where routing leads, whoever the client is.
 #[test]
 fn a_steered_address_that_is_given_up_is_restricted_no_more() {
-    let mut world = World::new();
+    let mut world = PlannedKernel::new();
     world.sync(balanced(Some(&["10.0.0.0/8"])));
     world.sync(external(TrafficPolicy::Cluster, &BOTH)[1].clone());
     let draining = world.sync(ModelEvent::ServiceDeleted(ServiceName::new("default", "web")));
@@ -102,7 +102,7 @@ fn a_steered_address_that_is_given_up_is_restricted_no_more() {
 
 #[test]
 fn ranges_that_somebody_takes_away_come_back_and_others_go() {
-    let mut world = World::new();
+    let mut world = PlannedKernel::new();
     world.sync(balanced(Some(&["10.0.0.0/8"])));
     let whole = world.mirror.clone();
     let port = "192.0.2.8:80/TCP".parse().unwrap();
@@ -121,7 +121,7 @@ fn ranges_that_somebody_takes_away_come_back_and_others_go() {
 #[test]
 fn a_node_that_ranges_let_in_is_let_in_under_the_address_of_a_vip() {
     let ranges = |binding, ranges: &[&str]| {
-        let mut world = World::new();
+        let mut world = PlannedKernel::new();
         world.config.bindings.load_balancer = binding;
         about_ranges(&world.sync(balanced(Some(ranges))))[1..].to_vec()
     };
@@ -141,7 +141,7 @@ fn a_node_that_ranges_let_in_is_let_in_under_the_address_of_a_vip() {
 /// Under a Local policy clients outside have connections of their own, which may last longer than those of pods.
 #[test]
 fn known_connections_of_clients_outside_are_steered_until_they_end() {
-    let mut world = World { model: ServiceModel::on_node("n1"), ..World::new() };
+    let mut world = PlannedKernel { model: ServiceModel::on_node("n1"), ..PlannedKernel::new() };
     for event in external(TrafficPolicy::Local, &BOTH) {
         world.sync(event);
     }

@@ -20,7 +20,7 @@ const PLAN_WRITES: [f64; 10] = [1.0, 2.0, 5.0, 10.0, 30.0, 100.0, 300.0, 1000.0,
 pub enum Stage {
     /// From the change of a pod to the arrival of the EndpointSlice.
     Delivery,
-    /// From the arrival of the first change to the begin of the sync that plans it.
+    /// From the arrival of the first change to the beginning of the sync that plans it.
     Queue,
     /// From there to the last write.
     Sync,

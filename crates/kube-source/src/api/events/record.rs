@@ -87,7 +87,7 @@ fn cut_note(note: &str) -> String {
     format!("{}{ELLIPSIS}", cut(note, LONGEST_NOTE - ELLIPSIS.len()))
 }
 
-/// The begin of a text, no longer than a number of bytes.
+/// The beginning of a text, no longer than a number of bytes.
 fn cut(text: &str, bytes: usize) -> &str {
     &text[..text.floor_char_boundary(bytes)]
 }
