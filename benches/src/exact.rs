@@ -95,7 +95,9 @@ fn check_clock() -> Result<()> {
     );
     let spin = || {
         count(|| {
-            (0..20_000_000_u64).for_each(|n| _ = black_box(n));
+            for n in 0..20_000_000_u64 {
+                _ = black_box(n);
+            }
             Ok(())
         })
     };

@@ -314,7 +314,9 @@ impl Results {
             "| | virtual servers | start | CPU | a Service | peak memory | restart, writes | writes of one endpoint more | messages of one address more |\n\
              | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
         );
-        self.cases.iter().for_each(|case| text += &case.line());
+        for case in &self.cases {
+            text += &case.line();
+        }
         text
     }
 

@@ -81,7 +81,9 @@ impl Results {
         let mut text = String::from(
             "| | family | VIPs | bind | each | release | each |\n| --- | --- | --- | --- | --- | --- | --- |\n",
         );
-        self.cases.iter().for_each(|case| text += &case.line());
+        for case in &self.cases {
+            text += &case.line();
+        }
         text
     }
 

@@ -116,7 +116,9 @@ fn collect_queries<'a>(value: &'a Value, queries: &mut Vec<&'a str>) {
     match value {
         Value::Object(fields) => {
             queries.extend(fields.get("expr").and_then(Value::as_str));
-            fields.values().for_each(|field| collect_queries(field, queries));
+            for field in fields.values() {
+                collect_queries(field, queries);
+            }
         }
         Value::Array(items) => items.iter().for_each(|item| collect_queries(item, queries)),
         _ => {}

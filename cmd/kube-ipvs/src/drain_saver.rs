@@ -115,7 +115,9 @@ fn restore(file: &DrainFile, reconciler: &mut Reconciler) {
     let path = file.path().display();
     match file.load() {
         Ok(loaded) => {
-            loaded.problems.iter().for_each(|problem| warn!("{path}: an entry is left out: {problem}"));
+            for problem in &loaded.problems {
+                warn!("{path}: an entry is left out: {problem}");
+            }
             reconciler.restore(loaded.drains.into_iter().map(|saved| (saved.key, saved.record)));
         }
         Err(error) => {

@@ -114,7 +114,9 @@ impl Observers {
     /// Reports problems of Services that have appeared.
     pub fn report_problems(&self, new: Vec<NewProblem>) {
         let Some(recorder) = &self.recorder else { return };
-        new.iter().filter_map(events::of_problem).for_each(|notice| recorder.record(notice));
+        for notice in new.iter().filter_map(events::of_problem) {
+            recorder.record(notice);
+        }
         let counts = recorder.counts();
         self.metrics.set_events(counts.written, counts.known, counts.lost);
     }

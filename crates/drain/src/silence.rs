@@ -143,10 +143,7 @@ impl Silence {
 }
 
 fn repeated(repeats: u8, now: Time) -> Waiting {
-    match repeats >= REPEATED {
-        true => Waiting::Surely { since: now },
-        false => Waiting::Perhaps { repeats, last: now },
-    }
+    if repeats >= REPEATED { Waiting::Surely { since: now } } else { Waiting::Perhaps { repeats, last: now } }
 }
 
 /// No packet without data is longer: 20 bytes of IPv4 or 40 of IPv6, 20 of TCP, 40 of its options.

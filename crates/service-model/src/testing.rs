@@ -159,7 +159,9 @@ mod notation {
     pub(crate) fn model(events: impl IntoIterator<Item = ModelEvent>) -> ServiceModel {
         let mut model = ServiceModel::default();
         model.apply(ModelEvent::NodeApplied(node("n1", "a")));
-        events.into_iter().for_each(|event| model.apply(event));
+        for event in events {
+            model.apply(event);
+        }
         model
     }
 

@@ -28,7 +28,9 @@ fn a_named_target_port_may_have_another_number_in_each_slice() {
     let (manifests, pods) = (testbed.manifests.clone(), [1, 2].map(|number| testbed.ready(number..=number)));
     let slices = |target: u16, number: usize| {
         let mut service = service.clone();
-        service.ports.iter_mut().for_each(|port| port.target = target);
+        for port in service.ports.iter_mut() {
+            port.target = target;
+        }
         ["v4", "v6"].map(|family| {
             render_slice(&service, &format!("{number}-{family}"), family == "v4", &pods[number - 1])
         })

@@ -115,7 +115,9 @@ impl WatchedLedger {
                 let front = which(n).front;
                 self.ledger.configure(front, &overrides, self.now);
                 let of_vs = self.memory.iter_mut().filter(|(key, _)| key.front == front);
-                of_vs.for_each(|(_, memory)| memory.settings = BASE.with(&overrides));
+                for (_, memory) in of_vs {
+                    memory.settings = BASE.with(&overrides);
+                }
             }
             Event::Pass(duration) => self.pass(duration),
             Event::Sleep(duration) => {
@@ -173,10 +175,14 @@ impl WatchedLedger {
             };
             let any_due = self.ledger.poll(front, self.now, counters);
             let keys: Vec<_> = self.ledger.of(&front).copied().collect();
-            keys.iter().for_each(|key| self.judge(key));
+            for key in &keys {
+                self.judge(key);
+            }
             let over: Vec<_> = keys.iter().filter(|key| self.due(key).is_some()).collect();
             assert_eq!(any_due, !over.is_empty());
-            over.into_iter().for_each(|key| self.end(key));
+            for key in over {
+                self.end(key);
+            }
         }
     }
 
@@ -384,10 +390,14 @@ proptest! {
     #[test]
     fn every_poll_decides_as_the_readings_say(events in vec(event(), 1..60)) {
         let mut world = WatchedLedger::new();
-        events.into_iter().for_each(|event| world.take(event));
+        for event in events {
+            world.take(event);
+        }
         // All connections end: within linger, the longest interval and a bit all drains are over.
         world.take(Event::Mute(false));
-        (0..6).for_each(|n| world.take(Event::WatchedLedger(n, Traffic::default())));
+        for n in (0..6) {
+            world.take(Event::WatchedLedger(n, Traffic::default()));
+        }
         world.take(Event::Pass(Duration::from_secs(40)));
         prop_assert_eq!(world.ledger.len(), 0);
         prop_assert_eq!(world.ledger.next_poll(), None);

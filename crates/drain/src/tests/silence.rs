@@ -101,7 +101,9 @@ impl PolledServers {
         let mut sums = [0; 3];
         for group in &self.groups {
             let traffic = group.traffic(at, self.dies);
-            (0..3).for_each(|n| sums[n] += traffic[n]);
+            for n in (0..3) {
+                sums[n] += traffic[n];
+            }
         }
         for reset in &self.resets {
             let sent = if reset.at <= at + Time::from_millis(30) { reset.sent } else { 0 };
@@ -132,7 +134,9 @@ impl PolledServers {
     fn run(&self) -> (Vec<(Time, TrafficCounters)>, Option<Time>) {
         let settings = Settings { silence: Some(self.silence), timeout: None, ..Settings::default() };
         let mut ledger = Ledger::new(settings);
-        (0..500).for_each(|_| ledger.polls_took(1, self.cost));
+        for _ in (0..500) {
+            ledger.polls_took(1, self.cost);
+        }
         let watched = nth(0);
         for n in 0..=self.others {
             ledger.begin(nth(n), Cause::LeftSlices, &NONE, BEGIN);

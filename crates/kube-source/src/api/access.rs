@@ -200,10 +200,14 @@ fn current_cluster(kubeconfig: &Kubeconfig) -> Option<&Cluster> {
 fn join_lines(kubeconfig: &mut Kubeconfig) {
     let join = |text: &mut String| text.retain(|letter| !matches!(letter, '\r' | '\n'));
     for cluster in kubeconfig.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
-        cluster.certificate_authority_data.iter_mut().for_each(join);
+        if let Some(data) = &mut cluster.certificate_authority_data {
+            join(data);
+        }
     }
     for user in kubeconfig.auth_infos.iter_mut().filter_map(|named| named.auth_info.as_mut()) {
-        user.client_certificate_data.iter_mut().for_each(join);
+        if let Some(data) = &mut user.client_certificate_data {
+            join(data);
+        }
         if let Some(key) = &mut user.client_key_data {
             let mut text = key.expose_secret().to_owned();
             join(&mut text);

@@ -301,9 +301,10 @@ fn assert_not_counted(hook: &str, go: impl Fn(&Cluster)) {
         cluster.net.node.run(&["nft", &format!("add table inet watch; add chain inet watch input {{ type filter hook {hook} priority -300; }}")]);
         count(&cluster.net.node);
         for ruled in [false, true] {
-            match ruled {
-                false => drop(cluster.net.node.sh("nft flush chain inet kube-ipvs soft-errors")),
-                true => reinstall(&cluster, &by_cidr()),
+            if !ruled {
+                drop(cluster.net.node.sh("nft flush chain inet kube-ipvs soft-errors"))
+            } else {
+                reinstall(&cluster, &by_cidr())
             }
             let connections =
                 CLIENTS.map(|client| connect(&cluster, client, Protocol::Tcp, at(VIP.of(family), PORT)));

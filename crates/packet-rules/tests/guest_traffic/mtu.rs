@@ -92,7 +92,9 @@ fn serve_from_afar(cluster: &Cluster) -> NetNs {
         let endpoint = at(addr, TARGET);
         let listener = far.enter(|| TcpListener::bind(endpoint)).expect("listen");
         std::thread::spawn(move || {
-            listener.incoming().flatten().for_each(|peer| drop(std::thread::spawn(|| receive(peer))));
+            for peer in listener.incoming().flatten() {
+                drop(std::thread::spawn(|| receive(peer)));
+            }
         });
         let vs = at(VIP.of(family), PORT);
         cluster.ipvsadm(&format!("-d -t {vs} -r {}", at(router_addr, TARGET)));

@@ -94,8 +94,12 @@ proptest! {
             .prop_map(|(order, events)| (events, order)),
     ) {
         let (mut long, mut short) = (ServiceModel::default(), ServiceModel::default());
-        events.into_iter().for_each(|event| long.apply(event));
-        order.into_iter().for_each(|event| short.apply(event));
+        for event in events {
+            long.apply(event);
+        }
+        for event in order {
+            short.apply(event);
+        }
         prop_assert_eq!(view(&long), view(&short));
         prop_assert_eq!(long.node(), short.node());
     }
@@ -103,10 +107,14 @@ proptest! {
     #[test]
     fn a_repeated_delivery_changes_nothing(events in vec(some_event(), 0..30)) {
         let mut model = ServiceModel::default();
-        events.iter().cloned().for_each(|event| model.apply(event));
+        for event in events.iter().cloned() {
+            model.apply(event);
+        }
         model.take_dirty();
         model.take_node_changed();
-        last_words(&events).iter().map(reversed).for_each(|event| model.apply(event));
+        for event in last_words(&events).iter().map(reversed) {
+            model.apply(event);
+        }
         prop_assert_eq!(model.take_dirty(), vec![]);
         prop_assert!(!model.take_node_changed());
     }
@@ -130,9 +138,15 @@ proptest! {
     #[test]
     fn deletion_leaves_nothing(events in vec(some_event(), 0..30)) {
         let mut model = ServiceModel::default();
-        events.into_iter().for_each(|event| model.apply(event));
-        SERVICES.iter().for_each(|name| model.apply(ModelEvent::ServiceDeleted(ServiceName::new("ns", name))));
-        SLICES.iter().for_each(|name| model.apply(ModelEvent::SliceDeleted(slice_name(name))));
+        for event in events {
+            model.apply(event);
+        }
+        for name in &SERVICES {
+            model.apply(ModelEvent::ServiceDeleted(ServiceName::new("ns", name)));
+        }
+        for name in &SLICES {
+            model.apply(ModelEvent::SliceDeleted(slice_name(name)));
+        }
         model.take_dirty();
         model.forget_changes();
         prop_assert!(model.is_pristine());

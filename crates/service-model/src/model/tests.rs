@@ -186,12 +186,16 @@ fn families_and_services_do_not_mix() {
 fn check_change(case: &str, before: &[(&str, &str)], after: &[(&str, &str)], http: &str, is_dirty: bool) {
     let named = |i: usize, ports: &str, text: &str| slice(&format!("s{i}"), "web", ports, text);
     let mut model = model([ServiceApplied(service("web", "http:80/TCP admin:443/TCP"))]);
-    before.iter().enumerate().for_each(|(i, (ports, text))| model.apply(SliceApplied(named(i, ports, text))));
+    for (i, (ports, text)) in before.iter().enumerate() {
+        model.apply(SliceApplied(named(i, ports, text)));
+    }
     dirty(&mut model);
     for i in after.len()..before.len() {
         model.apply(SliceDeleted(slice_name(&format!("s{i}"))));
     }
-    after.iter().enumerate().for_each(|(i, (ports, text))| model.apply(SliceApplied(named(i, ports, text))));
+    for (i, (ports, text)) in after.iter().enumerate() {
+        model.apply(SliceApplied(named(i, ports, text)));
+    }
     assert_eq!(endpoints(&model, "web", "http", V4), http, "{case}");
     assert_eq!(dirty(&mut model), if is_dirty { "web" } else { "" }, "{case}");
 }
@@ -512,7 +516,9 @@ fn services_with_ipv6_are_counted() {
 /// A model after the first complete delivery, with Service `web` and some slices.
 fn synced(slices: impl IntoIterator<Item = ModelEvent>) -> ServiceModel {
     let mut model = model([ServiceApplied(service("web", ":80/TCP"))]);
-    slices.into_iter().for_each(|event| model.apply(event));
+    for event in slices {
+        model.apply(event);
+    }
     model.apply(Synced);
     model
 }
@@ -525,7 +531,9 @@ fn web_slice(name: &str, endpoints: &str) -> ModelEvent {
 fn a_pod_has_ended_when_it_leaves_a_slice_while_it_terminates() {
     let check = |events: &[ModelEvent], expect: &[u8]| {
         let mut model = synced([]);
-        events.iter().for_each(|event| model.apply(event.clone()));
+        for event in &events {
+            model.apply(event.clone());
+        }
         let ended: Vec<_> =
             model.listings().departed().filter(|(_, how)| how.ended).map(|((addr, _), _)| *addr).collect();
         let expect: Vec<_> = expect.iter().map(|number| addr(V4, *number)).collect();
