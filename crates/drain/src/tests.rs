@@ -151,7 +151,7 @@ fn nth(n: u16) -> Key {
 #[test]
 fn new_drains_postpone_no_poll_of_old_ones() {
     let mut ledger = Ledger::default();
-    for _ in (0..100) {
+    for _ in 0..100 {
         ledger.polls_took(1, Duration::from_micros(10));
     }
     let old = nth(0);
@@ -218,20 +218,20 @@ fn no_poll_is_put_off_by_more_than_a_minute_and_a_half() {
 #[test]
 fn polls_that_seemed_free_may_turn_out_dear() {
     let mut ledger = Ledger::default();
-    for n in (0..100) {
+    for n in 0..100 {
         _ = ledger.begin(nth(n), Cause::Terminating, &NONE, at(0));
     }
     let interval = |ledger: &mut Ledger| {
-        for n in (0..100) {
+        for n in 0..100 {
             _ = ledger.poll(nth(n).front, at(100), |_| counters(1, 0, 0));
         }
         ledger.next_poll().unwrap() - at(100)
     };
-    for _ in (0..1000) {
+    for _ in 0..1000 {
         ledger.polls_took(1, Duration::ZERO);
     }
     assert_eq!(interval(&mut ledger), Duration::from_secs(5), "by age");
-    for _ in (0..100) {
+    for _ in 0..100 {
         ledger.polls_took(1, Duration::from_millis(2));
     }
     assert!(interval(&mut ledger) > Duration::from_secs(15));
@@ -240,14 +240,14 @@ fn polls_that_seemed_free_may_turn_out_dear() {
 #[test]
 fn few_drains_are_polled_often_even_where_a_poll_is_dear() {
     let mut ledger = Ledger::default();
-    for _ in (0..100) {
+    for _ in 0..100 {
         ledger.polls_took(1, Duration::from_millis(20));
     }
-    for n in (0..16) {
+    for n in 0..16 {
         _ = ledger.begin(nth(n), Cause::Terminating, &NONE, at(0));
     }
     for _ in 0..2 {
-        for n in (0..16) {
+        for n in 0..16 {
             _ = ledger.poll(nth(n).front, at(1), |_| counters(1, 0, 0));
         }
         assert_eq!(ledger.next_poll(), Some(at(1) + Duration::from_millis(500)));

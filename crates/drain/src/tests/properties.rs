@@ -395,7 +395,7 @@ proptest! {
         }
         // All connections end: within linger, the longest interval and a bit all drains are over.
         world.take(Event::Mute(false));
-        for n in (0..6) {
+        for n in 0..6 {
             world.take(Event::WatchedLedger(n, Traffic::default()));
         }
         world.take(Event::Pass(Duration::from_secs(40)));

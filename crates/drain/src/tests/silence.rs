@@ -101,7 +101,7 @@ impl PolledServers {
         let mut sums = [0; 3];
         for group in &self.groups {
             let traffic = group.traffic(at, self.dies);
-            for n in (0..3) {
+            for n in 0..3 {
                 sums[n] += traffic[n];
             }
         }
@@ -134,7 +134,7 @@ impl PolledServers {
     fn run(&self) -> (Vec<(Time, TrafficCounters)>, Option<Time>) {
         let settings = Settings { silence: Some(self.silence), timeout: None, ..Settings::default() };
         let mut ledger = Ledger::new(settings);
-        for _ in (0..500) {
+        for _ in 0..500 {
             ledger.polls_took(1, self.cost);
         }
         let watched = nth(0);

@@ -531,7 +531,7 @@ fn web_slice(name: &str, endpoints: &str) -> ModelEvent {
 fn a_pod_has_ended_when_it_leaves_a_slice_while_it_terminates() {
     let check = |events: &[ModelEvent], expect: &[u8]| {
         let mut model = synced([]);
-        for event in &events {
+        for event in events {
             model.apply(event.clone());
         }
         let ended: Vec<_> =
