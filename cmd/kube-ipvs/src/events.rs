@@ -6,7 +6,7 @@ use kube_source::{Notice, Reason, Regarding, ServiceRef};
 use lb_types::ServiceName;
 use planner::ProblemKind;
 use reconcile::{NewProblem, ServiceProblem};
-use telemetry::ListenFailure;
+use telemetry::{ListenFailure, ListenFault};
 
 /// The process has started.
 pub fn of_start() -> Notice {
@@ -40,14 +40,18 @@ pub fn of_problem(NewProblem { uid, problem }: &NewProblem) -> Option<Notice> {
     of_service(problem.service(), uid, reason, &problem.to_string())
 }
 
-/// The port of a Service's health check cannot be listened on.
+/// The port of a Service's health check does not answer for it.
 pub fn of_listen_failure(ListenFailure { check, reason }: &ListenFailure) -> Option<Notice> {
-    let name = ServiceName::new(&check.namespace, &check.name);
-    let note = format!(
-        "spec.healthCheckNodePort: cannot listen on port {}: {reason}; load balancers take this node for one without \
-         endpoints; it is tried again until it succeeds",
-        check.port
-    );
+    let (name, port) = (ServiceName::new(&check.namespace, &check.name), check.port);
+    let note = match reason {
+        ListenFault::System(error) => format!(
+            "spec.healthCheckNodePort: cannot listen on port {port}: {error}; load balancers take this node for one without \
+             endpoints; it is tried again until it succeeds"
+        ),
+        ListenFault::OfService(other) => format!(
+            "spec.healthCheckNodePort: port {port} is answered for Service {other}, which has it, too; give one of them another"
+        ),
+    };
     of_service(&name, &check.uid, Reason::FailedToStartServiceHealthcheck, &note)
 }
 
@@ -92,6 +96,24 @@ mod tests {
         let note = "10.96.0.1:80/TCP is already served for Service shop/old, which is older";
         check(lost(), "u1", Some((Reason::ClaimedByOther, note)));
         check(lost(), "", None);
+    }
+
+    #[test]
+    fn a_port_of_another_service_is_not_said_to_be_tried_again() {
+        let check = telemetry::HealthCheck {
+            namespace: "shop".to_owned(),
+            name: "web".to_owned(),
+            uid: "u1".into(),
+            port: 30_900.try_into().unwrap(),
+            ipv6: false,
+            balancers: Vec::new(),
+            local_endpoints: 1,
+        };
+        let note = |reason| of_listen_failure(&ListenFailure { check: check.clone(), reason }).unwrap().note;
+        let refused = note(ListenFault::System("Address already in use (os error 98)".to_owned()));
+        assert!(refused.contains("cannot listen on port 30900: Address") && refused.contains("tried again"));
+        let taken = note(ListenFault::OfService("shop/old".to_owned()));
+        assert!(taken.contains("answered for Service shop/old") && !taken.contains("tried again"), "{taken}");
     }
 
     #[test]

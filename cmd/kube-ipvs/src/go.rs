@@ -20,9 +20,11 @@ pub fn integer<T: TryFrom<i64>>(text: &str) -> Result<T, String> {
     let prefixes = [("0x", 16), ("0o", 8), ("0b", 2), ("0", 8)];
     let based = prefixes.into_iter().find_map(|(prefix, base)| Some((lower.strip_prefix(prefix)?, base)));
     let (digits, base) = based.filter(|(rest, _)| !rest.is_empty()).unwrap_or((&lower, 10));
-    let starts_right =
-        digits.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '_' && base != 10);
-    let number = i64::from_str_radix(&digits.replace('_', ""), base).ok().filter(|_| starts_right);
+    // One underscore may follow a prefix or stand between two digits.
+    let groups = if base == 10 { digits } else { digits.strip_prefix('_').unwrap_or(digits) };
+    let is_spelt_right =
+        groups.split('_').all(|group| group.starts_with(|first: char| first.is_ascii_alphanumeric()));
+    let number = i64::from_str_radix(&digits.replace('_', ""), base).ok().filter(|_| is_spelt_right);
     let number = number.and_then(|number| T::try_from(sign * number).ok());
     number.ok_or_else(|| "a whole number is expected that its setting can have".to_owned())
 }
@@ -56,6 +58,9 @@ mod tests {
             ("1e3", None),
             ("--1", None),
             ("_1", None),
+            ("1_", None),
+            ("1__2", None),
+            ("0x_e", Some(14)),
             ("4294967296", None),
         ] {
             assert_eq!(integer::<i32>(text).ok(), expect, "{text:?}");

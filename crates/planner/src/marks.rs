@@ -51,29 +51,38 @@ impl Marks {
         self.by_front.range(lowest..).map(|(front, _)| front).take_while(move |front| front.port.addr == addr)
     }
 
-    /// Draws a number for a front that has none, from those that nobody uses; returns the one that it has now. The
-    /// number that it draws first is its own, even one that is `lost`: there is a virtual server of it, and no record.
-    pub(crate) fn assign(
-        &mut self,
-        front: Front,
-        is_taken: impl Fn(NonZeroU32) -> bool,
-        is_lost: impl Fn(NonZeroU32) -> bool,
-    ) -> Option<NonZeroU32> {
-        if let Some(mark) = self.get(&front) {
-            return Some(mark);
+    /// Draws a number for a front that has none, from those that nobody uses; returns whether it has one now.
+    pub(crate) fn assign(&mut self, front: Front, is_taken: impl Fn(NonZeroU32) -> bool) -> bool {
+        if self.by_front.contains_key(&front) {
+            return true;
         }
-        let family = front.family();
-        let start = FixedState::default().hash_one((front.port, front.clients == Clients::External));
-        let size = self.range.size();
-        let is_drawable = |mark: &NonZeroU32| {
-            let is_foreign = self.foreign.iter().any(|rule| rule.matches(*mark));
-            !is_foreign && !self.by_mark.contains_key(&(family, *mark))
-        };
-        let own = self.range.number(start % size).filter(|mark| is_drawable(mark) && is_lost(*mark));
-        let numbers = (0..size).filter_map(|step| self.range.number(start.wrapping_add(step) % size));
-        let mark = own.or_else(|| numbers.filter(is_drawable).find(|mark| !is_taken(*mark)))?;
-        self.insert(front, mark);
-        Some(mark)
+        let free = self.drawn(front).find(|mark| !is_taken(*mark));
+        if let Some(mark) = free {
+            self.insert(front, mark);
+        }
+        free.is_some()
+    }
+
+    /// The number that a front draws first, unless somebody has it. A virtual server of an earlier run is known by that.
+    pub(crate) fn own(&self, front: &Front) -> Option<NonZeroU32> {
+        let first = self.first_position(front);
+        self.range.number(first % self.range.size()).filter(|mark| self.is_drawable(front, *mark))
+    }
+
+    /// Numbers that a front draws, one after the other.
+    fn drawn(&self, front: Front) -> impl Iterator<Item = NonZeroU32> {
+        let (first, size) = (self.first_position(&front), self.range.size());
+        let numbers = (0..size).filter_map(move |step| self.range.number(first.wrapping_add(step) % size));
+        numbers.filter(move |mark| self.is_drawable(&front, *mark))
+    }
+
+    fn first_position(&self, front: &Front) -> u64 {
+        FixedState::default().hash_one((front.port, front.clients == Clients::External))
+    }
+
+    fn is_drawable(&self, front: &Front, mark: NonZeroU32) -> bool {
+        let is_foreign = self.foreign.iter().any(|rule| rule.matches(mark));
+        !is_foreign && !self.by_mark.contains_key(&(front.family(), mark))
     }
 
     /// Tells whether a number is of the range that numbers are drawn from.
@@ -125,9 +134,9 @@ mod tests {
     fn a_front_draws_the_same_number_whatever_came_before() {
         let (mut one, mut other) = (Marks::default(), Marks::default());
         for port in [30_001, 30_002, 30_080] {
-            assert!(one.assign(front(port), NONE, NONE).is_some());
+            assert!(one.assign(front(port), NONE));
         }
-        assert!(other.assign(front(30_080), NONE, NONE).is_some());
+        assert!(other.assign(front(30_080), NONE));
         assert_eq!(one.get(&front(30_080)), other.get(&front(30_080)));
         let mark = one.get(&front(30_080)).unwrap();
         assert!(MarkRange::DEFAULT.contains(mark.get()));
@@ -143,32 +152,33 @@ mod tests {
         let mut marks = marks("0x100/0xffffff00", &[rule]);
         let ports = (30_000..).take(256 - 16 - 1);
         let is_taken = |mark| mark == taken;
-        assert!(ports.clone().all(|port| marks.assign(front(port), is_taken, NONE).is_some()));
+        assert!(ports.clone().all(|port| marks.assign(front(port), is_taken)));
         let numbers: BTreeSet<_> = ports.filter_map(|port| marks.get(&front(port))).collect();
         assert_eq!(numbers.len(), 239);
         assert!(!numbers.contains(&taken) && !numbers.iter().any(|mark| rule.matches(*mark)));
-        assert_eq!(marks.assign(front(31_000), is_taken, NONE), None, "none is left");
-        assert!(marks.assign(front(30_000), |_| true, NONE).is_some(), "it has one");
+        assert!(!marks.assign(front(31_000), is_taken), "none is left");
+        assert!(marks.assign(front(30_000), |_| true), "it has one");
         let other_family = Front::node(IpFamily::V6, Protocol::Tcp, NonZeroU16::new(31_000).unwrap());
-        assert!(marks.assign(other_family, NONE, NONE).is_some(), "each family has its own numbers");
+        assert!(marks.assign(other_family, NONE), "each family has its own numbers");
     }
 
     #[test]
-    fn a_number_without_a_record_is_drawn_again_by_its_front_alone() {
-        let draw = |taken: Option<NonZeroU32>, lost: Option<NonZeroU32>| {
+    fn a_front_has_one_number_of_its_own_unless_it_is_somebody_elses() {
+        let external = front(30_080).for_external();
+        let v6 = Front::node(IpFamily::V6, Protocol::Tcp, NonZeroU16::new(30_080).unwrap());
+        for one in [front(30_080), external, v6] {
             let mut marks = Marks::default();
-            let is = |one: Option<NonZeroU32>| move |mark| Some(mark) == one;
-            marks.assign(front(30_080), is(taken), is(lost))
-        };
-        let (own, another) = (draw(None, None), NonZeroU32::new(MarkRange::DEFAULT.number(7).unwrap().get()));
-        assert!(own != another && own.is_some());
-        assert_eq!(draw(own, own), own);
-        assert_ne!(draw(own, None), own, "somebody else's");
-        assert_eq!(draw(another, another), own);
-        let mut marks = Marks::default();
-        marks.insert(front(30_001), own.unwrap());
-        let drawn = marks.assign(front(30_080), |_| true, |mark| Some(mark) == own);
-        assert_eq!(drawn, None, "another front has it by now");
+            let own = marks.own(&one).unwrap();
+            assert!(marks.assign(one, NONE));
+            assert_eq!(marks.get(&one), Some(own));
+            marks.release(&one);
+            marks.insert(front(30_001), own);
+            let is_of_family = one.family() == IpFamily::V4;
+            assert_eq!(marks.own(&one).is_none(), is_of_family, "another front has it by now");
+            marks.draw_from(MarkRange::DEFAULT, vec![MarkRule { value: own.get(), mask: u32::MAX }]);
+            assert_eq!(marks.own(&one), None, "of the routing policy");
+        }
+        assert_ne!(Marks::default().own(&external), Marks::default().own(&front(30_080)));
     }
 
     #[test]

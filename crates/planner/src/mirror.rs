@@ -124,23 +124,27 @@ impl Mirror {
     }
 
     /// Draws a packet mark for a front that needs one; returns false if none is left. Nobody's virtual server has that
-    /// mark, but the front's own of an earlier run whose element is lost may.
+    /// mark.
     pub fn assign_mark(&mut self, front: &Front) -> bool {
-        if !front.is_marked() {
-            return true;
+        let (servers, family) = (&self.servers, front.family());
+        let is_taken = |mark| servers.contains_key(&VirtualServerId::FwMark { family, mark });
+        !front.is_marked() || self.marks.assign(*front, is_taken)
+    }
+
+    /// Takes over the virtual server that a front had in an earlier run, and whose element is lost: it has the number
+    /// that the front draws first, and a real server that is the front's, or none at all.
+    pub fn recover_mark(&mut self, front: &Front, is_its: impl Fn(&RealServerId) -> bool) {
+        if self.lost.is_empty() || !front.is_marked() || self.marks.get(front).is_some() {
+            return;
         }
-        let (servers, lost) = (&self.servers, &self.lost);
-        let of = |mark| VirtualServerId::FwMark { family: front.family(), mark };
-        let drawn = self.marks.assign(
-            *front,
-            |mark| servers.contains_key(&of(mark)),
-            |mark| lost.contains(&of(mark)),
-        );
-        let Some(mark) = drawn else { return false };
-        if self.lost.remove(&of(mark)) {
-            self.untagged.insert(of(mark));
+        let Some(mark) = self.marks.own(front) else { return };
+        let vs = VirtualServerId::FwMark { family: front.family(), mark };
+        let Some(server) = self.servers.get(&vs).filter(|_| self.lost.contains(&vs)) else { return };
+        if server.real_servers.is_empty() || server.real_servers.iter().any(|(rs, _)| is_its(rs)) {
+            self.marks.insert(*front, mark);
+            self.lost.remove(&vs);
+            self.untagged.insert(vs);
         }
-        true
     }
 
     /// Virtual server of a front.

@@ -69,6 +69,11 @@ impl Drains {
         self.restored.extend(records);
     }
 
+    /// Real servers whose drains the process before this one has recorded.
+    pub(crate) fn recorded(&self) -> impl Iterator<Item = &Key> {
+        self.restored.iter().map(|(key, _)| key)
+    }
+
     /// Goes on with those drains of the process before this one whose real servers the kernel still has, quiesced, and
     /// judges at once what has become of their pods meanwhile.
     pub(crate) fn adopt(&mut self, view: View<'_>) {

@@ -155,6 +155,8 @@ impl Kernel {
         }
         for vs in missing {
             self.mirror.servers.remove(&vs);
+            self.mirror.left.remove(&vs);
+            self.mirror.lost.remove(&vs);
             self.note_drift(vs, ours, findings);
         }
         Ok(())

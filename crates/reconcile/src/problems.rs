@@ -123,24 +123,25 @@ impl Problems {
         if now.is_empty() && !self.services.contains_key(service) {
             return;
         }
-        let mut now: BTreeSet<_> = now.into_iter().collect();
-        let more = now.len().saturating_sub(MOST_PROBLEMS);
-        if let Some(first) = now.iter().nth(MOST_PROBLEMS).cloned() {
-            now.split_off(&first);
-        }
+        let all: BTreeSet<_> = now.into_iter().collect();
+        let more = all.len().saturating_sub(MOST_PROBLEMS);
         let known = self.services.entry(service.clone()).or_default();
         let part = part(known);
-        for problem in now.difference(&part.problems) {
-            warn!("{problem}");
-            self.new.push(ServiceProblem::Intent(problem.clone()));
-        }
-        for problem in part.problems.difference(&now) {
+        for problem in part.problems.difference(&all) {
             info!("no longer: {problem}");
         }
-        if more > 0 && !part.has_more {
-            warn!("Service {service}: {more} more problems of that kind, which are not listed");
+        // Those that are listed stay, whatever comes.
+        let mut listed: BTreeSet<_> = part.problems.intersection(&all).cloned().collect();
+        let free = MOST_PROBLEMS.saturating_sub(listed.len());
+        for problem in all.difference(&part.problems).take(free) {
+            warn!("{problem}");
+            self.new.push(ServiceProblem::Intent(problem.clone()));
+            listed.insert(problem.clone());
         }
-        *part = Listed { problems: now, has_more: more > 0 };
+        if more > 0 && !part.has_more {
+            warn!("Service {service}: {more} more problems, which are not listed");
+        }
+        *part = Listed { problems: listed, has_more: more > 0 };
         if known.own.problems.is_empty() && known.conflicts.problems.is_empty() {
             self.services.remove(service);
         }

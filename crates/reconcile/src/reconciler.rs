@@ -314,6 +314,9 @@ impl Reconciler {
             return false;
         }
         self.syncer.work.succeed(Subject::Base);
+        for key in self.syncer.drains.recorded() {
+            self.syncer.kernel.mirror.recover_mark(&key.front, |rs| *rs == key.rs);
+        }
         self.syncer.drains.adopt(View::new(&self.syncer.intents, &self.syncer.kernel.mirror, now));
         let Syncer { node_findings, kernel, intents, .. } = &mut self.syncer;
         report.findings |= node_findings.check_forwarding(kernel, intents);

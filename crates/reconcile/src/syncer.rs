@@ -312,6 +312,9 @@ impl Syncer {
     fn assign_marks(&mut self, dirty: &Dirty) {
         let mut unnumbered = None;
         for front in dirty.fronts().filter(|front| self.intents.desired.front(front).is_some()) {
+            let want = self.intents.desired.front(front);
+            let is_its = |rs: &_| want.is_some_and(|want| want.endpoint(rs).is_some());
+            self.kernel.mirror.recover_mark(front, is_its);
             if !self.kernel.mirror.assign_mark(front) {
                 unnumbered = Some(*front);
             }

@@ -23,4 +23,4 @@ pub use metrics::{
 };
 pub use pages::Process;
 pub use server::{BindFailure, Bound, Site, serve};
-pub use service_health::{HealthCheck, HealthChecks, Listen, ListenFailure, OnFailure};
+pub use service_health::{HealthCheck, HealthChecks, Listen, ListenFailure, ListenFault, OnFailure};

@@ -47,6 +47,13 @@ pub struct HealthCheck {
     pub local_endpoints: usize,
 }
 
+impl HealthCheck {
+    /// Service, as `NAMESPACE/NAME`.
+    fn service(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+}
+
 /// Addresses of the node that answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Listen {
@@ -62,8 +69,17 @@ pub enum Listen {
 pub struct ListenFailure {
     /// Health check whose port it is.
     pub check: HealthCheck,
-    /// Error of the system.
-    pub reason: String,
+    /// Reason for it.
+    pub reason: ListenFault,
+}
+
+/// Reason why the port of a health check does not answer for its Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenFault {
+    /// Error of the system; it is tried again until it succeeds.
+    System(String),
+    /// It answers for another Service, `NAMESPACE/NAME`, which has the same port.
+    OfService(String),
 }
 
 /// Receiver of failures. Each is reported once, and again only after the port could be listened on at all addresses.
@@ -146,7 +162,7 @@ async fn follow(
                 *server.site.check.lock().unwrap_or_else(PoisonError::into_inner) = check;
                 continue;
             }
-            let described = format!("Service {}/{}: spec.healthCheckNodePort", check.namespace, check.name);
+            let described = format!("Service {}: spec.healthCheckNodePort", check.service());
             match listen_on(addr).and_then(TcpListener::from_std) {
                 Ok(listener) => {
                     if failing.remove(&addr).is_some() {
@@ -168,7 +184,7 @@ async fn follow(
                         );
                         failing.insert(addr, reason.clone());
                     }
-                    reports.add(check, reason);
+                    reports.add(check, ListenFault::System(reason));
                 }
             }
         }
@@ -185,16 +201,16 @@ async fn follow(
 /// Failures that are handed out once: one report for all addresses of a Service's port, as long as it fails.
 struct Reports {
     on_failure: OnFailure,
-    /// UIDs of Services, and ports, whose failures are handed out.
-    reported: BTreeSet<(Arc<str>, NonZeroU16)>,
+    /// Services, as `NAMESPACE/NAME`, and ports, whose failures are handed out.
+    reported: BTreeSet<(String, NonZeroU16)>,
     /// Those that have failed since [`Reports::end_round`].
-    failed: BTreeSet<(Arc<str>, NonZeroU16)>,
+    failed: BTreeSet<(String, NonZeroU16)>,
 }
 
 impl Reports {
     /// Hands a failure out if it is new; returns whether it is.
-    fn add(&mut self, check: HealthCheck, reason: String) -> bool {
-        let key = (Arc::clone(&check.uid), check.port);
+    fn add(&mut self, check: HealthCheck, reason: ListenFault) -> bool {
+        let key = (check.service(), check.port);
         self.failed.insert(key.clone());
         let is_new = self.reported.insert(key);
         if is_new {
@@ -205,11 +221,11 @@ impl Reports {
 
     /// Adds a Service whose port another one has.
     fn add_rival(&mut self, check: HealthCheck, other: &str) {
-        let described = format!("Service {}/{}: spec.healthCheckNodePort", check.namespace, check.name);
-        let port = check.port;
-        if self.add(check, format!("Service {other} has the same port")) {
+        let (service, port) = (check.service(), check.port);
+        if self.add(check, ListenFault::OfService(other.to_owned())) {
             warn!(
-                "{described}: {port} is answered for Service {other}, which has it, too; give one of them another"
+                "Service {service}: spec.healthCheckNodePort: {port} is answered for Service {other}, which has it, too; give \
+                 one of them another"
             );
         }
     }
@@ -242,9 +258,8 @@ fn by_address((checks, listen): &(Vec<HealthCheck>, Listen)) -> ByAddress {
         for addr in addresses {
             match all.checks.entry(SocketAddr::new(addr, check.port.get())) {
                 Entry::Vacant(entry) => _ = entry.insert(check.clone()),
-                Entry::Occupied(entry) if entry.get().uid != check.uid => {
-                    let HealthCheck { namespace, name, .. } = entry.get();
-                    all.rivals.push((check.clone(), format!("{namespace}/{name}")));
+                Entry::Occupied(entry) if entry.get().service() != check.service() => {
+                    all.rivals.push((check.clone(), entry.get().service()));
                 }
                 Entry::Occupied(_) => {}
             }

@@ -104,13 +104,11 @@ impl Access {
     /// wait for a file system.
     pub(super) fn read(options: &ApiOptions) -> Result<Self, ConnectError> {
         let (mut config, proxy_url) = match (&options.kubeconfig, &options.master) {
-            (Some(path), _) => from_kubeconfig(path)?,
+            (Some(path), master) => from_kubeconfig(path, master.is_some())?,
             (None, None) => (Config::incluster().map_err(ConnectError::InCluster)?, None),
             (None, Some(_)) => (Config::new(Uri::from_static("http://localhost")), None),
         };
-        if config.root_cert.as_ref().is_some_and(Vec::is_empty) {
-            return Err(ConnectError::NoAuthority);
-        }
+        let has_no_authority = config.root_cert.as_ref().is_some_and(Vec::is_empty);
         if let Some(url) = &options.master {
             config.cluster_url = parse_address("--master", url, has_tls(&config))?;
         }
@@ -121,6 +119,9 @@ impl Access {
         };
         let tls = config.cluster_url.scheme_str() == Some("https")
             || proxy.as_ref().is_some_and(|proxy| proxy.uri().scheme_str() == Some("https"));
+        if tls && has_no_authority && !config.accept_invalid_certs {
+            return Err(ConnectError::NoAuthority);
+        }
         if !tls {
             // Without a certificate here, the client would read those of the operating system, a hundred
             // files, in vain.
@@ -159,8 +160,8 @@ fn user_agent() -> HeaderValue {
     HeaderValue::try_from(agent).unwrap_or(HeaderValue::from_static("kube-ipvs"))
 }
 
-/// The configuration of the current context, and the URL of its proxy.
-fn from_kubeconfig(path: &PathBuf) -> Result<(Config, Option<String>), ConnectError> {
+/// The configuration of the current context, and the URL of its proxy. Its server may be overridden.
+fn from_kubeconfig(path: &PathBuf, is_overridden: bool) -> Result<(Config, Option<String>), ConnectError> {
     let wrong = |source| match source {
         KubeconfigError::Parse(error) => {
             let at = error.location();
@@ -170,13 +171,13 @@ fn from_kubeconfig(path: &PathBuf) -> Result<(Config, Option<String>), ConnectEr
         source => ConnectError::Kubeconfig { path: path.clone(), source: Box::new(source) },
     };
     let mut kubeconfig = Kubeconfig::read_from(path).map_err(wrong)?;
-    join_lines(&mut kubeconfig);
+    tidy(&mut kubeconfig);
     let cluster = current_cluster(&kubeconfig);
     let proxy = cluster.and_then(|cluster| cluster.proxy_url.clone()).filter(|url| !url.is_empty());
     let server = cluster.and_then(|cluster| cluster.server.clone());
     let mut config = Config::try_from(kubeconfig).map_err(wrong)?;
     // `kube` takes what has no scheme for a URL, and cannot ask there.
-    if let Some(server) = server {
+    if let Some(server) = server.filter(|_| !is_overridden) {
         let setting = "--kubeconfig: clusters[].cluster.server";
         config.cluster_url = parse_address(setting, &server, has_tls(&config))?;
     }
@@ -196,12 +197,16 @@ fn current_cluster(kubeconfig: &Kubeconfig) -> Option<&Cluster> {
     kubeconfig.clusters.iter().find(|named| named.name == context.cluster)?.cluster.as_ref()
 }
 
-/// Removes the line breaks in base64, which Go's decoder skips, so that the output of `base64 FILE` is as good.
-fn join_lines(kubeconfig: &mut Kubeconfig) {
+/// Removes the line breaks in base64, which Go's decoder skips, so that the output of `base64 FILE` is as good; and
+/// certificates that are empty, which count as absent in client-go.
+fn tidy(kubeconfig: &mut Kubeconfig) {
     let join = |text: &mut String| text.retain(|letter| !matches!(letter, '\r' | '\n'));
     for cluster in kubeconfig.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
         if let Some(data) = &mut cluster.certificate_authority_data {
             join(data);
+        }
+        for field in [&mut cluster.certificate_authority_data, &mut cluster.certificate_authority] {
+            *field = field.take().filter(|text| !text.is_empty());
         }
     }
     for user in kubeconfig.auth_infos.iter_mut().filter_map(|named| named.auth_info.as_mut()) {

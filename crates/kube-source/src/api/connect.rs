@@ -312,6 +312,9 @@ where
 {
     let http = HttpClient::builder(TokioExecutor::new())
         .timer(TokioTimer::new())
+        // Watches use a connection without asking the pool again, which would take it for idle. Client and pool live for
+        // some minutes only.
+        .pool_idle_timeout(None)
         .http2_keep_alive_interval(PING_INTERVAL)
         .http2_keep_alive_timeout(PING_TIMEOUT)
         .http2_initial_stream_window_size(STREAM_WINDOW)

@@ -55,13 +55,8 @@ pub(crate) fn settings(
     report: &mut Report,
 ) -> ServiceSettings {
     report.expect("metadata.annotations", "an object", annotations.wrong);
-    let is_unknown = |name: &&String| name.starts_with(PREFIX) && !ALL.contains(&name.as_str());
-    for name in annotations.values.keys().filter(is_unknown) {
-        let known = ALL.map(|name| name.trim_start_matches(PREFIX)).join(", ");
-        report.add(field(name), "unknown annotation; ignored", format!("known below {PREFIX} are {known}"));
-    }
     let (scheduler_flags, no_fallback) = scheduler_flags(annotations, report).unzip();
-    ServiceSettings {
+    let settings = ServiceSettings {
         scheduler: scheduler(annotations, report),
         scheduler_flags,
         no_fallback: no_fallback.unwrap_or_default(),
@@ -69,7 +64,13 @@ pub(crate) fn settings(
         one_packet: parsed(annotations, ONE_PACKET, one_packet, report).unwrap_or_default(),
         external_ip_binding: external_ip_binding(annotations, external_ips, report),
         drain: drain_overrides(annotations, report),
+    };
+    let is_unknown = |name: &&String| name.starts_with(PREFIX) && !ALL.contains(&name.as_str());
+    for name in annotations.values.keys().filter(is_unknown) {
+        let known = ALL.map(|name| name.trim_start_matches(PREFIX)).join(", ");
+        report.add(field(name), "unknown annotation; ignored", format!("known below {PREFIX} are {known}"));
     }
+    settings
 }
 
 /// Reads `steer`, `192.0.2.80=route,2001:db8::80=none` or both kinds with commas between them. An entry that is wrong
@@ -196,7 +197,10 @@ fn scheduler_flags(annotations: &Labels, report: &mut Report) -> Option<(Schedul
     if !annotations.has(SCHEDULER_FLAGS) {
         return None;
     }
-    let value = text(annotations, SCHEDULER_FLAGS, report).unwrap_or_default();
+    let value = match text(annotations, SCHEDULER_FLAGS, report) {
+        None if !annotations.get(SCHEDULER_FLAGS).is_empty() => return None,
+        value => value.unwrap_or_default(),
+    };
     let mut names: Vec<_> = value.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
     let no_name = names.is_empty();
     let mut no_fallback = names.contains(&NO_FALLBACK);

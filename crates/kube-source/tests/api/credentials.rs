@@ -90,19 +90,29 @@ fn certificates_with_line_breaks_in_their_base64() {
     cluster.wait_same();
 }
 
+/// Unless nobody asks for it; and what is empty is absent.
 #[test]
 fn an_authority_without_a_certificate_is_reported_at_once() {
     let server = TestApiServer::builder().tls().start().unwrap();
     let dir = TempDir::new("api");
-    let (path, authority) = (dir.path().join("kubeconfig"), dir.path().join("ca.crt"));
-    fs::write(&authority, "-----BEGIN NOTHING").unwrap();
+    let (path, none, some) =
+        (dir.path().join("kubeconfig"), dir.path().join("none.crt"), dir.path().join("ca.crt"));
+    fs::write(&none, "-----BEGIN NOTHING").unwrap();
+    fs::write(&some, &server.identity().unwrap().ca_pem).unwrap();
     let text = server.kubeconfig();
     let line = text.lines().find(|line| line.contains("certificate-authority-data")).unwrap();
-    let file = line.split("certificate-authority-data").next().unwrap().to_owned()
-        + &format!("certificate-authority: {}", authority.display());
-    fs::write(&path, text.replace(line, &file)).unwrap();
-    let error = open(options(path)).unwrap_err();
+    let open_with = |fields: &[String], scheme: &str| {
+        let fields: Vec<_> = fields.iter().map(|field| format!("    {field}")).collect();
+        let text = text.replace(line, &fields.join("\n")).replace("https://", scheme);
+        fs::write(&path, text).unwrap();
+        open(options(path.clone()))
+    };
+    let file = |path: &std::path::Path| format!("certificate-authority: {}", path.display());
+    let error = open_with(&[file(&none)], "https://").unwrap_err();
     assert!(error.contains("certificate authority") && error.contains("PEM"), "{error}");
+    assert_eq!(open_with(&[file(&none)], "http://"), Ok(()));
+    assert_eq!(open_with(&[file(&none), "insecure-skip-tls-verify: true".into()], "https://"), Ok(()));
+    assert_eq!(open_with(&[file(&some), "certificate-authority-data: ''".into()], "https://"), Ok(()));
 }
 
 #[test]

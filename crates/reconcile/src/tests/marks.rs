@@ -1,6 +1,8 @@
 //! Packet marks of node ports: none left, a range that was changed, rules of the routing policy, a lost record.
 
-use lb_types::{IpFamily, IpvsOp, MarkRange, MarkRule, RuleElement};
+use std::collections::{BTreeMap, BTreeSet};
+
+use lb_types::{ConnectionCounters, IpvsOp, MarkRange, MarkRule, RealServer, RealServerId, RuleElement};
 
 use super::*;
 
@@ -72,43 +74,95 @@ fn marks_of_an_earlier_range_stay_and_are_cleared_too() {
     }
 }
 
-/// The maps are the only record of who has which mark. Somebody deletes them while nobody is there to repair that, as
-/// `nft flush ruleset` does.
+/// Somebody deletes the maps, which are the only record of who has which mark, while nobody is there to repair that, as
+/// `nft flush ruleset` does. Returns the world before the next start.
+fn without_record(mut world: World) -> World {
+    world.kernel.rules.delete_table();
+    world = World { now: world.now, ..World::on(world.kernel.clone(), config()) };
+    world
+}
+
+/// Virtual server of a Service's node port.
+fn marked_server(world: &World, endpoint: &str) -> VirtualServerId {
+    let servers = world.kernel.ipvs.virtual_servers();
+    let is_its = |vs: &VirtualServerId, rs: &BTreeMap<RealServerId, RealServer>| {
+        matches!(vs, VirtualServerId::FwMark { .. }) && rs.contains_key(&self::rs(endpoint))
+    };
+    *servers.iter().find(|(vs, (_, rs))| is_its(vs, rs)).unwrap().0
+}
+
+fn with_endpoint(n: u16) -> [ModelEvent; 2] {
+    let [made, _] = with_node_ports(n..n + 1).try_into().unwrap();
+    [made, ready(&format!("s{n}"), &[&format!("10.244.0.{}", 11 + n)])]
+}
+
 #[test]
 fn virtual_servers_without_a_record_are_known_by_the_numbers_that_their_fronts_draw() {
-    let mut world = World::synced(with_node_ports(0..4));
-    let before = world.kernel.ipvs.virtual_servers();
-    let (settings, _) = before.values().next().expect("virtual servers");
-    let others = VirtualServerId::FwMark {
-        family: IpFamily::V4,
-        mark: MarkRange::DEFAULT.number(7).filter(|mark| !marks(&world).contains(&mark.get())).unwrap(),
-    };
-    world.kernel.ipvs.by_another(IpvsOp::AddVirtualServer { vs: others, settings: *settings });
-    world.kernel.rules.delete_table();
+    let mut world = World::synced((0..4).flat_map(with_endpoint));
+    let before: BTreeSet<_> = world.kernel.ipvs.virtual_servers().into_keys().collect();
+    let gone = marked_server(&world, "10.244.0.14");
     let written = world.kernel.ipvs.ops().len();
-    world = World { now: world.now, ..World::on(world.kernel.clone(), config()) };
+    world = without_record(world);
     // One of them has got another endpoint meanwhile, and the last is gone.
-    world.deliver(with_node_ports(0..3));
-    world.send(ready("s2", &["10.244.0.12"]));
+    world.deliver((0..3).flat_map(with_endpoint));
+    world.send(ready("s2", &["10.244.0.13", "10.244.0.23"]));
     world.run();
-    let marked = |world: &World| {
-        let elements = world.kernel.rules.elements();
-        elements.iter().filter(|element| matches!(element, RuleElement::Mark(..))).count()
-    };
-    assert_eq!(marked(&world), 3);
-    let after: Vec<_> = world.kernel.ipvs.virtual_servers().into_keys().collect();
-    let kept = before.keys().copied().chain([others]).collect::<std::collections::BTreeSet<_>>();
-    assert!(after.iter().all(|vs| kept.contains(vs)), "{after:?}");
+    let elements = world.kernel.rules.elements();
+    assert_eq!(elements.iter().filter(|element| matches!(element, RuleElement::Mark(..))).count(), 3);
+    let after: BTreeSet<_> = world.kernel.ipvs.virtual_servers().into_keys().collect();
+    assert!(after.is_subset(&before), "{after:?}");
     let ops = world.kernel.ipvs.ops()[written..].to_vec();
     let added: Vec<_> = ops.iter().filter(|op| matches!(op, IpvsOp::AddVirtualServer { .. })).collect();
     assert_eq!(added, Vec::<&IpvsOp>::new());
     world.pass(Duration::from_secs(1000));
-    let servers = world.kernel.ipvs.virtual_servers();
-    assert!(servers.contains_key(&others), "nobody's front draws that number");
-    assert_eq!(marks(&world).len(), 3 + 1 + 1, "what was of a Service that is gone is not known any more");
+    assert!(world.kernel.ipvs.virtual_servers().contains_key(&gone), "nobody knows whose it is");
     for name in ["s0", "s1", "s2"] {
         world.send(deleted(name));
     }
     world.pass(Duration::from_secs(1000));
-    assert_eq!(marks(&world).len(), 2, "what was known again is ours");
+    assert_eq!(marks(&world).len(), 1, "what was known again is ours");
+}
+
+/// A virtual server of that number is a front's only if it has a real server of it.
+#[test]
+fn what_only_has_the_number_stays_somebody_elses() {
+    let mut world = World::synced((0..2).flat_map(with_endpoint));
+    let number = marked_server(&world, "10.244.0.11");
+    let strangers = (number, rs("192.0.2.1"));
+    let (settings, real) = world.kernel.ipvs.virtual_servers()[&number].clone();
+    let real = real[&rs("10.244.0.11")];
+    world = without_record(world);
+    world.kernel.ipvs.by_another(IpvsOp::DeleteVirtualServer { vs: number });
+    world.kernel.ipvs.by_another(IpvsOp::AddVirtualServer { vs: number, settings });
+    world.kernel.ipvs.by_another(IpvsOp::AddRealServer { vs: strangers.0, rs: strangers.1, settings: real });
+    world.deliver((0..2).flat_map(with_endpoint));
+    world.run();
+    assert_ne!(marked_server(&world, "10.244.0.11"), number, "the front has drawn another one");
+    for name in ["s0", "s1"] {
+        world.send(deleted(name));
+    }
+    world.pass(Duration::from_secs(1000));
+    let left = world.kernel.ipvs.virtual_servers();
+    assert!(left.len() == 1 && left[&number].1.contains_key(&strangers.1), "{left:?}");
+}
+
+/// What drains there goes on, and goes, although its Service was deleted in between.
+#[test]
+fn recorded_drains_lead_to_their_virtual_servers() {
+    let mut world = World::synced((0..2).flat_map(with_endpoint));
+    let number = marked_server(&world, "10.244.0.11");
+    let busy = ConnectionCounters { active: 1, ..ConnectionCounters::default() };
+    world.kernel.ipvs.set_connections(number, rs("10.244.0.11"), busy);
+    world.sync(ready("s0", &["10.244.0.21"]));
+    let drains = world.reconciler.state().drains.iter();
+    let saved: Vec<(drain::Key, drain::Record)> = drains.map(|(key, drain)| (*key, drain.into())).collect();
+    assert!(saved.iter().any(|(key, _)| key.rs == rs("10.244.0.11")), "{saved:?}");
+    world = without_record(world);
+    world.reconciler.restore(saved);
+    world.deliver(with_endpoint(1));
+    world.run();
+    assert!(world.reconciler.state().drains.iter().any(|(key, _)| key.rs == rs("10.244.0.11")));
+    world.kernel.ipvs.set_connections(number, rs("10.244.0.11"), ConnectionCounters::default());
+    world.pass(Duration::from_secs(1000));
+    assert!(!world.kernel.ipvs.virtual_servers().contains_key(&number));
 }

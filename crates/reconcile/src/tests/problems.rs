@@ -49,6 +49,10 @@ fn a_service_with_a_thousand_problems_has_a_few_reported() {
     web.external_ips.extend((0..1000).map(among_cluster_ips));
     let mut world = World::synced([applied(web.clone()), ready("web", &["10.244.0.11"])]);
     assert_eq!(world.reconciler.take_new_problems().len(), 16);
+    // It sorts before all others, and is one more.
+    web.external_ips.push(ExternalIp { addr: ip("10.96.50.1"), source: ExternalSource::ExternalIps });
+    world.sync(applied(web.clone()));
+    assert_eq!(world.reconciler.take_new_problems(), []);
     web.external_ips.truncate(3);
     world.sync(applied(web));
     assert_eq!(world.reconciler.take_new_problems(), []);

@@ -173,7 +173,7 @@ fn a_service_whose_port_another_one_has_is_reported_once() {
         Box::new(move |failure: ListenFailure| drop(sender.send((failure.check.name, failure.reason))));
     let checks = HealthChecks::start(health(), report).unwrap();
     let port = free_port();
-    let other = || HealthCheck { name: "other".to_owned(), uid: "uid-other".into(), ..check(port, 0) };
+    let other = || HealthCheck { name: "other".to_owned(), ..check(port, 0) };
     for endpoints in [2, 3] {
         checks.set(vec![check(port, endpoints), other()], Listen::Everywhere);
         wait_until(LIMIT, "the number of endpoints", || {
@@ -182,7 +182,7 @@ fn a_service_whose_port_another_one_has_is_reported_once() {
         });
     }
     let reported: Vec<_> = failures.try_iter().collect();
-    assert_eq!(reported, [("other".to_owned(), "Service shop/web has the same port".to_owned())]);
+    assert_eq!(reported, [("other".to_owned(), ListenFault::OfService("shop/web".to_owned()))]);
     checks.set(vec![other()], Listen::Everywhere);
     wait_for_answer(port, "HTTP/1.1 503");
 }

@@ -426,6 +426,7 @@ fn annotations() {
     let problem = format!("{scheduler}|text is expected, found a list; ignored");
     check_metadata("a list", &annotation("scheduler", "[rr]"), "", &[&problem]);
     check_flags("sh-port", "flags 2", &[]);
+    check_flags("[sh-port]", "", &[&format!("{flags}|text is expected, found a list; ignored")]);
     check_flags("'mh-fallback, mh-port'", "flags 3", &[]);
     check_flags("'flag-1,flag-2,flag-3'", "flags 7", &[]);
     check_flags("sh-fallback", "flags 1", &[]);
