@@ -62,6 +62,7 @@ fn measure_one(bench: &Bench, size: Size, quick: bool) -> Result<Vec<Row>> {
     push("one endpoint replaced", "change", counts[counts.len() / 2]);
     if !quick {
         push("one endpoint replaced, 99 of 100", "change", counts[counts.len() * 99 / 100 - 1]);
+        product.wait_for_drains()?;
         let before = process::run_time(product.pid())?;
         std::thread::sleep(IDLE);
         push("idle, audits included", "second", since(before, &product)? / IDLE.as_secs_f64());
@@ -71,7 +72,8 @@ fn measure_one(bench: &Bench, size: Size, quick: bool) -> Result<Vec<Row>> {
     let mut product = Product::start(&node, &settings)?;
     push("restart", "Service", programmed(&mut product).context("restart")? / services);
     product.stop()?;
-    if size.services == DRAINING_MEASURED_AT {
+    // It differs by some percent, by how the polls meet the audits.
+    if !quick && size.services == DRAINING_MEASURED_AT {
         let work = format!("{DRAINING_REAL_SERVERS} real servers drain, audits included");
         push(&work, "second", draining(&node, &mut cluster, settings).context("drains")?);
     }
