@@ -11,7 +11,7 @@ use clap::Args;
 
 use crate::{
     checks::{edges, links, purity},
-    command, conformance, deny, exact, fuzz,
+    command, conformance, deny, fuzz,
     guest_test::{self, OnKernel, Plan, Tolerance, selftest},
     image, kernels,
     libtest::{self, Line},
@@ -119,7 +119,6 @@ impl Test {
                 Ok(())
             });
         }
-        run_tier(tiers, "instructions", exact::check);
     }
 }
 
