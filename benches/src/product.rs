@@ -53,11 +53,6 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The same for drains that nothing ends but the connections' end.
-    pub fn with_endless_drains(self) -> Self {
-        Settings { flags: vec!["--graceful-linger=1h", "--graceful-timeout=0"], ..self }
-    }
-
     fn command_line(&self) -> Vec<OsString> {
         let mut words: Vec<OsString> = vec![self.binary.clone().into()];
         let (flag, path) = match &self.input {

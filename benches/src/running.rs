@@ -43,7 +43,7 @@ const BURST_CHANGES: usize = 1_000;
 pub const DRAINING_REAL_SERVERS: usize = 1_000;
 
 /// Number of their Services.
-pub const DRAINING_SERVICES: usize = 500;
+const DRAINING_SERVICES: usize = 500;
 
 /// Number of Services at which that is measured.
 pub const DRAINING_MEASURED_AT: usize = 1_000;
@@ -223,17 +223,24 @@ pub fn measure(bench: &Bench, size: Size, samples: Samples) -> Result<Running> {
     })
 }
 
-/// Measures a time in which nothing happens but that real servers drain, none of which ends.
+/// Starts a process in which a great many real servers drain, none of which ends.
+pub fn start_draining(node: &Node, cluster: &mut Cluster, settings: &Settings) -> Result<Product> {
+    let flags = vec!["--graceful-linger=1h", "--graceful-timeout=0"];
+    let mut product = Product::start(node, &Settings { flags, ..settings.clone() })?;
+    product.wait_until_programmed()?;
+    cluster.burst_among(DRAINING_SERVICES, DRAINING_REAL_SERVERS)?;
+    product.wait_for_begun_drains(DRAINING_REAL_SERVERS)?;
+    Ok(product)
+}
+
+/// Measures a time in which nothing happens but that real servers drain.
 fn measure_draining(
     node: &Node,
     cluster: &mut Cluster,
     settings: &Settings,
     length: Duration,
 ) -> Result<Idle> {
-    let mut product = Product::start(node, &settings.clone().with_endless_drains())?;
-    product.wait_until_programmed()?;
-    cluster.burst_among(DRAINING_SERVICES, DRAINING_REAL_SERVERS)?;
-    product.wait_for_begun_drains(DRAINING_REAL_SERVERS)?;
+    let product = start_draining(node, cluster, settings)?;
     let idle = idle(&product, length)?;
     product.stop()?;
     Ok(idle)

@@ -12,7 +12,7 @@ use crate::{
     process,
     product::{Input, Product, Settings},
     programming::{self, Bench, Programming},
-    running::{DRAINING_MEASURED_AT, DRAINING_REAL_SERVERS, DRAINING_SERVICES},
+    running::{DRAINING_MEASURED_AT, DRAINING_REAL_SERVERS, start_draining},
 };
 
 /// Counted changes.
@@ -63,9 +63,7 @@ fn measure_one(bench: &Bench, size: Size, quick: bool) -> Result<Vec<Row>> {
     if !quick {
         push("one endpoint replaced, 99 of 100", "change", counts[counts.len() * 99 / 100 - 1]);
         product.wait_for_drains()?;
-        let before = process::run_time(product.pid())?;
-        std::thread::sleep(IDLE);
-        push("idle, audits included", "second", since(before, &product)? / IDLE.as_secs_f64());
+        push("idle, audits included", "second", idle(&product)?);
     }
     product.stop()?;
 
@@ -75,7 +73,9 @@ fn measure_one(bench: &Bench, size: Size, quick: bool) -> Result<Vec<Row>> {
     // It differs by some percent, by how the polls meet the audits.
     if !quick && size.services == DRAINING_MEASURED_AT {
         let work = format!("{DRAINING_REAL_SERVERS} real servers drain, audits included");
-        push(&work, "second", draining(&node, &mut cluster, settings).context("drains")?);
+        let product = start_draining(&node, &mut cluster, &settings).context("drains")?;
+        push(&work, "second", idle(&product)?);
+        product.stop()?;
     }
     fs::remove_dir_all(&directory)?;
     Ok(rows)
@@ -94,17 +94,11 @@ fn changes(cluster: &mut Cluster, product: &mut Product) -> Result<Vec<f64>> {
     Ok(counts)
 }
 
-/// Instructions of a second in which nothing happens but that real servers drain, none of which ends.
-fn draining(node: &Node, cluster: &mut Cluster, settings: Settings) -> Result<f64> {
-    let mut product = Product::start(node, &settings.with_endless_drains())?;
-    product.wait_until_programmed()?;
-    cluster.burst_among(DRAINING_SERVICES, DRAINING_REAL_SERVERS)?;
-    product.wait_for_begun_drains(DRAINING_REAL_SERVERS)?;
+/// Instructions of a second in which nothing is asked of the process.
+fn idle(product: &Product) -> Result<f64> {
     let before = process::run_time(product.pid())?;
     std::thread::sleep(IDLE);
-    let each = since(before, &product)? / IDLE.as_secs_f64();
-    product.stop()?;
-    Ok(each)
+    Ok(since(before, product)? / IDLE.as_secs_f64())
 }
 
 /// Instructions of the process since it had run for some time; those of threads that have ended meanwhile are left out.

@@ -11,8 +11,7 @@ use clap::{
     ArgAction, ArgMatches, Args, CommandFactory as _, Parser, Subcommand, ValueEnum, error::ErrorKind,
 };
 use lb_types::parse_duration;
-
-use crate::go;
+use proxy_config::go;
 
 mod conntrack;
 mod process;
@@ -338,7 +337,8 @@ pub struct Flags {
     pub bind_address_hard_fail: bool,
 
     /// Adjustment of the process's OOM score: the kernel never kills it at -1000, and kills it first at 1000
-    #[arg(long, global = true, default_value_t = -999, allow_hyphen_values = true, value_parser = go::integer::<i32>, value_name = "RANK")]
+    #[arg(long, global = true, default_value_t = -999, allow_hyphen_values = true,
+          value_parser = go::integer::<i32>, value_name = "RANK")]
     pub oom_score_adj: i32,
 
     /// Settings of connection tracking.
@@ -355,7 +355,8 @@ pub struct Flags {
 
     /// Verbosity: 0 to 3 for one line per sync that changed something, 4 for every write, 6 for every message of
     /// libraries
-    #[arg(short = 'v', long = "v", global = true, default_value_t = 2, value_parser = go::integer::<u32>, value_name = "LEVEL")]
+    #[arg(short = 'v', long = "v", global = true, default_value_t = 2, value_parser = go::integer::<u32>,
+          value_name = "LEVEL")]
     pub verbosity: u32,
 }
 

@@ -17,7 +17,6 @@ mod drain_saver;
 mod drains;
 mod events;
 mod flags;
-mod go;
 mod invocation;
 mod kernel_tables;
 mod leftovers;

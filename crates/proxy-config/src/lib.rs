@@ -6,8 +6,9 @@
 //! type: flags have the same meanings, and one place checks both.
 //!
 //! Reading order: [`ConfigFile`], [`ConfigFile::parse`], [`Problem`]; then `schema` (a declaration is all there is to a
-//! field), `kube_proxy`, `kube_ipvs`, `value` (types of fields), `tree` (YAML with lines) and `render`.
+//! field), `kube_proxy`, `kube_ipvs`, `value` (types of fields), [`go`] (spellings of flags), `tree` (YAML with lines) and `render`.
 
+pub mod go;
 mod kube_ipvs;
 mod kube_proxy;
 mod read;

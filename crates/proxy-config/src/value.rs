@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, fmt::Display, time::Duration};
 
 use lb_types::{parse_duration, render_duration};
 
-use crate::tree::{Content, Node};
+use crate::{
+    go,
+    tree::{Content, Node},
+};
 
 /// Type of a field.
 pub(crate) trait Parse: Sized {
@@ -99,11 +102,8 @@ impl Parse for bool {
 
     /// Also as `strconv.ParseBool` of Go spells them, by which kube-proxy's flags are read.
     fn parse_flag(texts: &[String]) -> Result<Self, String> {
-        match texts {
-            [text] if matches!(text.as_str(), "1" | "t" | "T") => Ok(true),
-            [text] if matches!(text.as_str(), "0" | "f" | "F") => Ok(false),
-            _ => Self::parse(&Node { line: 0, content: Content::Scalar(texts.join(",")) }),
-        }
+        let text = texts.join(",");
+        go::boolean(&text).or_else(|_| Self::parse(&Node { line: 0, content: Content::Scalar(text) }))
     }
 
     fn is_zero(&self) -> bool {
@@ -128,11 +128,8 @@ fn whole_number(text: &str) -> Option<i64> {
         None => (1, plain.strip_prefix('+').unwrap_or(&plain)),
     };
     let lower = digits.to_ascii_lowercase();
-    let prefixes = [("0x", 16), ("0o", 8), ("0b", 2), ("0", 8)];
-    let with_radix = prefixes.into_iter().find_map(|(prefix, radix)| {
-        let rest = lower.strip_prefix(prefix).filter(|rest| !rest.starts_with(['+', '-']))?;
-        i64::from_str_radix(rest, radix).ok()
-    });
+    let based = go::based(&lower).filter(|(rest, _)| !rest.starts_with(['+', '-']));
+    let with_radix = based.and_then(|(rest, radix)| i64::from_str_radix(rest, radix).ok());
     let unsigned = || digits.parse().ok().filter(|number: &i64| *number >= 0);
     // Beyond that, a fraction of 64 bits is not exact, and no setting is as large.
     let fraction = || {

@@ -4,19 +4,20 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args};
 use lb_types::parse_duration;
-
-use crate::go;
+use proxy_config::go;
 
 /// Flags of connection tracking. Limits and timeouts are set once for each start.
 #[derive(Clone, Debug, Args)]
 pub struct ConntrackFlags {
     /// Tracked connections per core, which set the kernel's limit together with --conntrack-min; 0 leaves the limit
     /// alone. A larger limit is never lowered
-    #[arg(long = "conntrack-max-per-core", global = true, default_value_t = 32768, value_parser = go::integer::<i32>, value_name = "COUNT")]
+    #[arg(long = "conntrack-max-per-core", global = true, default_value_t = 32768,
+          value_parser = go::integer::<i32>, value_name = "COUNT")]
     pub max_per_core: i32,
 
     /// Smallest limit of tracked connections, however few cores there are
-    #[arg(long = "conntrack-min", global = true, default_value_t = 131_072, value_parser = go::integer::<i32>, value_name = "COUNT")]
+    #[arg(long = "conntrack-min", global = true, default_value_t = 131_072,
+          value_parser = go::integer::<i32>, value_name = "COUNT")]
     pub min: i32,
 
     /// Time for which an idle TCP connection is tracked; 0 leaves the kernel's value alone. The default does not lower

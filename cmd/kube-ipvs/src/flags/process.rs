@@ -6,8 +6,7 @@ use clap::{
     ArgAction, Args,
     builder::{OsStringValueParser, TypedValueParser},
 };
-
-use crate::go;
+use proxy_config::go;
 
 /// Flags that are no part of the configuration.
 #[derive(Clone, Debug, Args)]

@@ -36,7 +36,7 @@ fn set_all(cluster: &Cluster, faults: &Faults) {
     }
 }
 
-fn drop_all_watches(cluster: &Cluster, how: Hangup) {
+pub fn drop_all_watches(cluster: &Cluster, how: Hangup) {
     for resource in BOTH {
         cluster.server.drop_watches(resource, how);
     }

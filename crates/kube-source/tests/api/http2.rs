@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, thread::sleep, time::Duration};
 
 use test_apiserver::{Hangup, Pick, Resource, Ruin, Spoil, TestApiServer};
 
-use crate::cluster::{Cluster, filled, service, slice};
+use crate::{
+    cluster::{Cluster, filled, service, slice},
+    faults::drop_all_watches,
+};
 
 /// Connections over which requests have come, of all kinds, after the first `since`.
 fn connections(cluster: &Cluster, since: usize) -> BTreeSet<u64> {
@@ -13,12 +16,6 @@ fn connections(cluster: &Cluster, since: usize) -> BTreeSet<u64> {
 
 fn requests(cluster: &Cluster) -> usize {
     cluster.server.requests().log().count()
-}
-
-fn drop_all_watches(cluster: &Cluster) {
-    for resource in [Resource::Services, Resource::EndpointSlices, Resource::Nodes, Resource::ServiceCidrs] {
-        cluster.server.drop_watches(resource, Hangup::End);
-    }
 }
 
 /// Changes a Service and a slice, and waits for both.
@@ -32,12 +29,12 @@ fn change(cluster: &mut Cluster, name: &str, endpoints: u32) {
 fn one_connection_is_enough_for_all_kinds() {
     let mut cluster = Cluster::new(TestApiServer::builder().tls());
     cluster.wait_same();
-    drop_all_watches(&cluster);
+    drop_all_watches(&cluster, Hangup::End);
     change(&mut cluster, "b", 5);
     assert_eq!(connections(&cluster, 0).len(), 1);
     let mut cluster = Cluster::new(TestApiServer::builder().tls().without_http2());
     cluster.wait_same();
-    drop_all_watches(&cluster);
+    drop_all_watches(&cluster, Hangup::End);
     change(&mut cluster, "b", 5);
     assert!(connections(&cluster, 0).len() >= 4, "each watch has its own with HTTP/1.1");
 }
@@ -53,7 +50,7 @@ fn a_server_that_sends_clients_away_keeps_what_runs() {
     let (before, watches) = (requests(&cluster), cluster.server.watches(Resource::Services));
     change(&mut cluster, "b", 5);
     assert_eq!((requests(&cluster), cluster.server.watches(Resource::Services)), (before, watches));
-    drop_all_watches(&cluster);
+    drop_all_watches(&cluster, Hangup::End);
     change(&mut cluster, "a", 6);
     let new = connections(&cluster, before);
     assert!(new.len() == 1 && new.is_disjoint(&old), "{old:?}, {new:?}");

@@ -146,7 +146,7 @@ fn what_only_has_the_number_stays_somebody_elses() {
     assert!(left.len() == 1 && left[&number].1.contains_key(&strangers.1), "{left:?}");
 }
 
-/// What drains there goes on, and goes, although its Service was deleted in between.
+/// Drains at a lost virtual server go on and end, although its Service was deleted in between.
 #[test]
 fn recorded_drains_lead_to_their_virtual_servers() {
     let mut world = World::synced((0..2).flat_map(with_endpoint));

@@ -17,9 +17,7 @@ pub fn integer<T: TryFrom<i64>>(text: &str) -> Result<T, String> {
         None => (1, text.strip_prefix('+').unwrap_or(text)),
     };
     let lower = digits.to_ascii_lowercase();
-    let prefixes = [("0x", 16), ("0o", 8), ("0b", 2), ("0", 8)];
-    let based = prefixes.into_iter().find_map(|(prefix, base)| Some((lower.strip_prefix(prefix)?, base)));
-    let (digits, base) = based.filter(|(rest, _)| !rest.is_empty()).unwrap_or((&lower, 10));
+    let (digits, base) = based(&lower).filter(|(rest, _)| !rest.is_empty()).unwrap_or((&lower, 10));
     // One underscore may follow a prefix or stand between two digits.
     let groups = if base == 10 { digits } else { digits.strip_prefix('_').unwrap_or(digits) };
     let is_spelt_right =
@@ -27,6 +25,12 @@ pub fn integer<T: TryFrom<i64>>(text: &str) -> Result<T, String> {
     let number = i64::from_str_radix(&digits.replace('_', ""), base).ok().filter(|_| is_spelt_right);
     let number = number.and_then(|number| T::try_from(sign * number).ok());
     number.ok_or_else(|| "a whole number is expected that its setting can have".to_owned())
+}
+
+/// Digits behind the prefix of their base, in lower case, and that base.
+pub(crate) fn based(text: &str) -> Option<(&str, u32)> {
+    let prefixes = [("0x", 16), ("0o", 8), ("0b", 2), ("0", 8)];
+    prefixes.into_iter().find_map(|(prefix, base)| Some((text.strip_prefix(prefix)?, base)))
 }
 
 #[cfg(test)]
