@@ -14,7 +14,7 @@ use e2e::{
         Proto, Stage, download, load,
         once::{self, Question},
         server::DOWNLOAD_LINE,
-        talk::{self, Talk},
+        talk,
     },
 };
 use testkit::wait_for;
@@ -26,7 +26,7 @@ use crate::{
         Gets::{Node, Nothing, Own, Refused},
         ask, check, check_local_policy, wait, wait_answer,
     },
-    testbed::{BALANCER, EXTERNAL, Testbed, WAIT_LIMIT, WEB, assert_uncut, web},
+    testbed::{BALANCER, EXTERNAL, Testbed, WAIT_LIMIT, WEB, assert_uncut, talk_from, web},
     udp::{Pace, Talker},
 };
 
@@ -504,11 +504,7 @@ fn connections_outlast_a_steered_address_that_is_given_up() {
         wait_answer(&pod, Proto::Tcp, to, "pod-1");
     }
     let settings = talk::Settings::new(&BALANCER.port(80), &pod.own.each(), 8);
-    let talk = pod.namespace.enter(|| Talk::start(&settings));
-    wait_for(WAIT_LIMIT, "all conversations to begin", || {
-        let report = talk.progress();
-        if report.established() == settings.connections { Ok(()) } else { Err(format!("{report:?}")) }
-    });
+    let talk = talk_from(&pod.namespace, &settings);
     let edited = Instant::now();
     testbed.manifests.service(&service().with_annotation(BINDING, "none"));
     for to in BALANCER.port(80) {
@@ -535,11 +531,7 @@ fn connections_outlast_the_table_of_tracked_connections_while_their_endpoint_dra
         wait_answer(&pod, Proto::Tcp, to, "pod-1");
     }
     let settings = talk::Settings::new(&at, &pod.own.each(), 8);
-    let talk = pod.namespace.enter(|| Talk::start(&settings));
-    wait_for(WAIT_LIMIT, "all conversations to begin", || {
-        let report = talk.progress();
-        if report.established() == settings.connections { Ok(()) } else { Err(format!("{report:?}")) }
-    });
+    let talk = talk_from(&pod.namespace, &settings);
     testbed.manifests.endpoints(&service, &[]);
     for to in at {
         wait_refused(&testbed, to);

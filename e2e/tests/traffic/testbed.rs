@@ -19,7 +19,7 @@ use e2e::{
     },
     proxy::{Proxy, Settings},
 };
-use testkit::{TempDir, wait_for, wait_until};
+use testkit::{NetNs, TempDir, wait_for, wait_until};
 
 /// Bound on everything that has to happen some time but whose duration is not what the test measures.
 pub const WAIT_LIMIT: Duration = Duration::from_secs(40);
@@ -199,13 +199,19 @@ impl Testbed {
     /// Does the same with any settings.
     #[track_caller]
     pub fn talk_with(&self, settings: &talk::Settings) -> Talk {
-        let talk = self.net.outside.enter(|| Talk::start(settings));
-        wait_for(WAIT_LIMIT, "all conversations to begin", || {
-            let report = talk.progress();
-            if report.established() == settings.connections { Ok(()) } else { Err(format!("{report:?}")) }
-        });
-        talk
+        talk_from(&self.net.outside, settings)
     }
+}
+
+/// Starts conversations in a namespace; all have begun when it returns.
+#[track_caller]
+pub fn talk_from(namespace: &NetNs, settings: &talk::Settings) -> Talk {
+    let talk = namespace.enter(|| Talk::start(settings));
+    wait_for(WAIT_LIMIT, "all conversations to begin", || {
+        let report = talk.progress();
+        if report.established() == settings.connections { Ok(()) } else { Err(format!("{report:?}")) }
+    });
+    talk
 }
 
 /// Port of a server on the node to which no Service leads.
