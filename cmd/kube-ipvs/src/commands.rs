@@ -35,9 +35,11 @@ pub fn write_config(path: &Path, config: ConfigFile, settings: &Settings) -> any
     fs::write(path, config.to_yaml()).with_context(|| format!("write --write-config-to {}", path.display()))
 }
 
-/// Sets the kernel parameters and IPVS timeouts that a start would, and leaves what depends on Services to it.
+/// Loads modules and sets the kernel parameters and IPVS timeouts as a start would, and leaves what depends on Services
+/// to it.
 pub fn init(settings: &Settings) -> anyhow::Result<()> {
     advice::report_settings(settings);
+    kernel_tables::load_ipvs(settings);
     let tables = kernel_tables::open()?.tables;
     kernel_tables::set_timeouts(settings)?;
     let choice = kernel_tables::choose_conn_reuse(settings);

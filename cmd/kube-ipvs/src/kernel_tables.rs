@@ -150,9 +150,14 @@ fn timeouts(configured: IdleTimeouts, present: Timeouts) -> Timeouts {
     }
 }
 
-/// Makes the kernel load IPVS, whose parameters say more about the kernel than its version; [`open`] reports failures.
-pub fn load_ipvs() {
+/// Makes the kernel load IPVS, whose parameters say more about the kernel than its version, and those configured
+/// schedulers that it must not load by itself. [`open`] and the loop report failures.
+pub fn load_ipvs(settings: &Settings) {
     let _reported_later = IpvsClient::open();
+    let planner = &settings.reconcile.planner;
+    for scheduler in planner.allowed_schedulers.iter().copied().chain([planner.scheduler]) {
+        ipvs::load_scheduler(scheduler);
+    }
 }
 
 /// Chooses `conn_reuse_mode` for this kernel and logs the choice. IPVS must be loaded by then.

@@ -77,7 +77,7 @@ pub fn run(settings: &Settings, process: Process, file: Option<ConfigWatch>) -> 
     info!(version = env!("CARGO_PKG_VERSION"), node = %settings.node_name, "kube-ipvs starts");
     raise_open_files();
     adjust_oom_score(settings);
-    kernel_tables::load_ipvs();
+    kernel_tables::load_ipvs(settings);
     let choice = kernel_tables::choose_conn_reuse(settings);
     // Nothing above has started a thread that goes on, and nothing below needs more.
     if let Err(error) = kernel::drop_privileges() {

@@ -93,12 +93,18 @@ impl IpvsClient {
         self.execute_one(Call::SetTimeouts, &Command::SetConfig(timeouts))
     }
 
-    /// Tells whether the kernel has a scheduler, whose module it loads if need be.
+    /// Tells whether the kernel has a scheduler, whose module it loads if need be. `lblc` and `lblcr` must be loaded
+    /// already, or this process have `CAP_SYS_MODULE`; otherwise the kernel counts as one that does not have them
+    /// (see [`load_scheduler`](crate::load_scheduler)).
     ///
     /// It tries to add an impossible virtual server: the kernel looks for the scheduler first
     /// (`ip_vs_add_service`) and refuses the prefix length next, before anything exists. The address is from
     /// the prefix that every node discards (RFC 6666).
     pub fn has_scheduler(&mut self, scheduler: Scheduler) -> Result<bool, Error> {
+        autoload::load_scheduler(scheduler);
+        if autoload::must_be_loaded(scheduler) {
+            return Ok(false);
+        }
         let addr = IpAddr::V6(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1));
         let key =
             ServiceKey::Address { addr, protocol: u16::from(lb_types::Protocol::Tcp.number()), port: 1 };

@@ -12,5 +12,6 @@ pub mod codec;
 mod convert;
 mod error;
 
+pub use autoload::load_scheduler;
 pub use client::IpvsClient;
 pub use error::{Call, Error};

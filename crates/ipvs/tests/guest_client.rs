@@ -18,6 +18,7 @@ use lb_types::{
     IpFamily, IpvsOp, Protocol, RealServer, RealServerId, Scheduler, VipPort, VirtualServer, VirtualServerId,
 };
 use netlink::{Batch, Buffers, Protocol as Netlink, RequestSocket, genl};
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
 /// Runs a test in a network namespace with loopback up.
 fn with_client(test: impl FnOnce(&mut IpvsClient) + Send) {
@@ -288,6 +289,28 @@ fn the_module_comes_without_modprobe() {
         assert!(client.dump_virtual_servers().unwrap().virtual_servers.is_empty());
         unload();
         assert!(client.dump_virtual_servers().unwrap().virtual_servers.is_empty());
+    });
+}
+
+/// The clean-up of a network namespace and the registration of `lblc` must not wait for each other: the kernel
+/// itself would load the scheduler under the lock of IPVS, for which the clean-up waits.
+#[test]
+fn schedulers_are_found_while_namespaces_are_cleaned_up() {
+    with_client(|client| {
+        for name in ["lblc", "lblcr"].repeat(5) {
+            let _may_not_be_loaded = testkit::try_run(&["rmmod", &format!("ip_vs_{name}")]);
+            testkit::in_new_netns(|| add(&mut IpvsClient::open().unwrap(), vs("10.96.0.1", 80), &[]));
+            assert!(client.has_scheduler(name.parse().unwrap()).unwrap(), "{name}");
+        }
+        // Who may not load modules does not make the kernel do it.
+        testkit::run(&["rmmod", "ip_vs_lblc"]);
+        let mut sets = capabilities(None).unwrap();
+        sets.effective.remove(CapabilitySet::SYS_MODULE);
+        set_capabilities(None, sets).unwrap();
+        let lblc = "lblc".parse().unwrap();
+        assert!(!client.has_scheduler(lblc).unwrap());
+        testkit::run(&["modprobe", "ip_vs_lblc"]);
+        assert!(client.has_scheduler(lblc).unwrap());
     });
 }
 

@@ -147,10 +147,6 @@ fn no_scheduler_but_dh_refuses_anybody_while_one_of_four_endpoints_drains_slow()
     add_clients(&testbed);
     let accepted: Vec<_> = testbed.pods.iter().map(accept).collect();
     let schedulers = available();
-    // On demand, `lblc` could hang with the clean-up of an earlier test's namespaces (docs/limits.md).
-    for scheduler in &schedulers {
-        testkit::run(&["modprobe", &format!("ip_vs_{scheduler}")]);
-    }
     let mut services = services(&schedulers);
     let all = testbed.ready(1..=4);
     for service in &services {
