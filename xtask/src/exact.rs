@@ -9,10 +9,11 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 
 use crate::{
-    guest::{image::Image, qemu::Clock},
-    kernels::Kernel,
+    guest::{self, image::Image, qemu::Clock},
+    kernels::{self, Kernel},
     paths, setup,
     showcase::{self, Measured},
+    tally::Tally,
 };
 
 /// Debian packages by which rules and sets of kube-proxy are restored.
@@ -92,6 +93,31 @@ impl Exact {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Runs the quick form and compares it with the committed results, where these are of the kernel that is to be had.
+pub fn check(tally: &mut Tally) -> Result<()> {
+    const WHAT: &str = "benchmark by instructions";
+    let kernel = showcase::BENCH.kernel(kernels::DEFAULT_SERIES)?;
+    let Some(against) = comparable(&kernel)? else {
+        tally.skip(WHAT, "the committed results are of another kernel version");
+        return Ok(());
+    };
+    let results = paths::guest_output()?.join("exact");
+    let exact = Exact { kernel, quick: true, parts: false, memory: guest::MEMORY_MIB, reason: None, results };
+    // A figure in a hundred is off now and then; the same one is not twice.
+    let passes = || Ok::<_, anyhow::Error>(exact.run(Some(&against))? == ExitCode::SUCCESS);
+    if passes()? {
+        tally.pass();
+    } else if passes()? {
+        tally.pass_unsteadily(WHAT, "a figure was worse");
+    } else {
+        tally.fail(
+            WHAT,
+            "figures are worse or new, twice: cargo xtask bench --exact --reason WHY renews them",
+        );
+    }
+    Ok(())
 }
 
 /// The committed results of a kernel; `None`, with the reason on the terminal, if there are none of this very version.

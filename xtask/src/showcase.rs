@@ -103,7 +103,7 @@ impl Bench {
         }
         setup::ensure()?;
         let results = if self.quick { paths::guest_output()?.join("exact") } else { exact::committed() };
-        let kernel = self.showcase.kernel_with(BENCH.modules)?;
+        let kernel = self.showcase.kernel_for(&BENCH)?;
         let Bench { quick, parts, ref reason, .. } = *self;
         let against = if parts { None } else { exact::comparable(&kernel)? };
         let memory = self.showcase.memory;
@@ -154,18 +154,24 @@ impl Showcase {
     }
 
     fn in_guest(&self, program: &Program, programs: &[Executable]) -> Result<ExitCode> {
-        let kernel = self.kernel_with(program.modules)?;
+        let kernel = self.kernel_for(program)?;
         let results = program.results.map(|results| paths::repository().join(results));
         let measured = Measured { program, kernel: &kernel, memory: self.memory, clock: Clock::Host };
         measured.run(Image::new(&kernel)?, programs, &self.arguments, results.as_deref())
     }
 
-    /// Returns the kernel; fetches it anew if it was cached before such modules were wanted.
-    fn kernel_with(&self, modules: &[&str]) -> Result<Kernel> {
-        let series = kernels::series(self.kernel.as_deref().unwrap_or(kernels::DEFAULT_SERIES))?;
+    fn kernel_for(&self, program: &Program) -> Result<Kernel> {
+        program.kernel(self.kernel.as_deref().unwrap_or(kernels::DEFAULT_SERIES))
+    }
+}
+
+impl Program {
+    /// Kernel of a series for it; fetches it anew if it was cached before such modules were wanted.
+    pub fn kernel(&self, series: &str) -> Result<Kernel> {
+        let series = kernels::series(series)?;
         let kernel = kernels::ensure(series)?;
         let complete =
-            modules.iter().try_fold(true, |all, module| Ok::<_, Error>(all && kernel.has(module)?))?;
+            self.modules.iter().try_fold(true, |all, module| Ok::<_, Error>(all && kernel.has(module)?))?;
         if complete { Ok(kernel) } else { kernels::update(series) }
     }
 }

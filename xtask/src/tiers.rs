@@ -11,7 +11,7 @@ use clap::Args;
 
 use crate::{
     checks::{edges, links, purity},
-    command, conformance, deny, fuzz,
+    command, conformance, deny, exact, fuzz,
     guest_test::{self, OnKernel, Plan, Tolerance, selftest},
     image, kernels,
     libtest::{self, Line},
@@ -119,6 +119,7 @@ impl Test {
                 Ok(())
             });
         }
+        run_tier(tiers, "instructions", exact::check);
     }
 }
 
