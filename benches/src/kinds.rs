@@ -21,6 +21,7 @@ use crate::{
     product::{Input, LONGEST_WAIT, Product, Settings},
     programming::Bench,
     report::Run,
+    running::{self, Idle, Latency},
     tap::Tap,
 };
 
@@ -32,6 +33,15 @@ const FIRST_NODE_PORT: usize = 20_000;
 
 /// First health check port.
 const FIRST_HEALTH_PORT: usize = 40_000;
+
+/// Number of changes that are timed one by one.
+const CHANGES: usize = 100;
+
+/// Distance of the Services that change one after the other, so that they are spread over all.
+const STRIDE: usize = 7_919;
+
+/// Length of the idle time: long enough for every kind of audit.
+const IDLE: Duration = Duration::from_secs(62);
 
 /// Address that comes while kube-ipvs runs.
 const NEW_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 60, 1);
@@ -67,6 +77,19 @@ pub enum Kinds {
     NodePortsByMark,
     /// Node ports with a virtual server for each address.
     NodePortsByAddress,
+    /// A node port, selected by a packet mark, for two Services of five, and a ClusterIP alone for the others.
+    TwoNodePortsOfFive,
+}
+
+/// What a process with everything programmed costs and takes.
+#[derive(Debug, Clone, Serialize)]
+pub struct Steady {
+    /// Time from the API server's answer to a change until the log has its sync.
+    pub changes: Latency,
+    /// Time in which nothing happens but audits.
+    pub idle: Idle,
+    /// Resident memory after all that.
+    pub settled_kb: u64,
 }
 
 /// Results of one case; times in milliseconds.
@@ -93,9 +116,18 @@ pub struct Case {
     pub address_writes: usize,
     /// Time from that address to the last of these writes.
     pub address_ms: f64,
+    /// Results after the start, in the large case alone.
+    pub steady: Option<Steady>,
 }
 
 impl Setup {
+    /// The largest case: 50,000 Services with two endpoints, 20,000 of them with a node port.
+    pub const LARGE: Setup = Setup {
+        size: Size { services: 50_000, endpoints: 2 },
+        kinds: Kinds::TwoNodePortsOfFive,
+        addresses: ADDRESSES,
+    };
+
     /// A small case that loads modules and brings programs into memory.
     pub const WARM_UP: Setup = Setup { size: Size::of(16), kinds: Kinds::Mixed, addresses: ADDRESSES };
 
@@ -127,6 +159,7 @@ impl Setup {
             Kinds::Mixed => "all kinds",
             Kinds::NodePortsByMark => "node ports, by mark",
             Kinds::NodePortsByAddress => "node ports, by address",
+            Kinds::TwoNodePortsOfFive => "two node ports of five",
         };
         format!("{} x {}, {kinds}, {} addresses", self.size.services, self.size.endpoints, self.addresses)
     }
@@ -134,7 +167,7 @@ impl Setup {
     fn flags(&self) -> Vec<&'static str> {
         match self.kinds {
             Kinds::NodePortsByAddress => vec!["--node-port-servers=address"],
-            Kinds::Mixed | Kinds::NodePortsByMark => vec![],
+            Kinds::Mixed | Kinds::NodePortsByMark | Kinds::TwoNodePortsOfFive => vec![],
         }
     }
 
@@ -165,7 +198,11 @@ impl Setup {
                 let ip = Ipv4Addr::from_bits(Ipv4Addr::new(172, 21, 0, 0).to_bits() + index as u32);
                 spec["externalIPs"] = json!([ip]);
             }
-            (Kinds::Mixed, _) => {}
+            (Kinds::TwoNodePortsOfFive, _) if index % 5 < 2 => {
+                spec["type"] = "NodePort".into();
+                spec["ports"][0]["nodePort"] = (FIRST_NODE_PORT + index / 5 * 2 + index % 5).into();
+            }
+            (Kinds::Mixed | Kinds::TwoNodePortsOfFive, _) => {}
         }
         service
     }
@@ -177,7 +214,8 @@ impl Setup {
             (Kinds::NodePortsByAddress, _) | (Kinds::Mixed, 3) => 1 + self.addresses,
             // Load balancer and node port, each for all clients and for those outside.
             (Kinds::Mixed, 2 | 6) => 5,
-            (Kinds::Mixed, _) => 1,
+            (Kinds::TwoNodePortsOfFive, _) if index % 5 < 2 => 2,
+            (Kinds::Mixed | Kinds::TwoNodePortsOfFive, _) => 1,
         }
     }
 
@@ -218,6 +256,9 @@ pub fn measure(bench: &Bench, setup: Setup) -> Result<Case> {
     let mut product = Product::start(&node, &settings)?;
     let ready = product.wait_until_programmed().context("restart")?;
     let restart_ms = millis(ready - product.started);
+    let steady = (setup.kinds == Kinds::TwoNodePortsOfFive)
+        .then(|| steady(&mut product, &server, &setup).context("after the start"))
+        .transpose()?;
     product.stop()?;
 
     node.add_tap()?;
@@ -241,7 +282,30 @@ pub fn measure(bench: &Bench, setup: Setup) -> Result<Case> {
         change_writes,
         address_writes,
         address_ms,
+        steady,
     })
+}
+
+/// Measures single changes, each of which replaces one endpoint, and idle time after their drains.
+fn steady(product: &mut Product, server: &TestApiServer, setup: &Setup) -> Result<Steady> {
+    let mut times = Vec::with_capacity(CHANGES);
+    for number in 0..CHANGES {
+        let index = number * STRIDE % setup.size.services;
+        let before = product.syncs()?.len();
+        let mut pods = objects::pods(setup.size, index);
+        pods[0] = objects::new_pod(number);
+        server.objects().apply(objects::slice_json(index, &pods))?;
+        let answered = Instant::now();
+        product.wait_for_sync(before)?;
+        times.push(answered.elapsed());
+    }
+    for number in 0..CHANGES {
+        server.objects().apply(slice(setup, number * STRIDE % setup.size.services, 0))?;
+    }
+    product.wait_for_drains()?;
+    let idle = running::idle(product, IDLE)?;
+    let settled_kb = process::status_kb(product.pid(), "VmRSS")?;
+    Ok(Steady { changes: Latency::of(times), idle, settled_kb })
 }
 
 /// The slice of a Service, with some endpoints more than at the start.
@@ -303,6 +367,20 @@ impl Case {
             self.change_writes,
             self.address_writes,
             self.address_ms / 1e3,
+        ) + &self.steady.as_ref().map(Steady::line).unwrap_or_default()
+    }
+}
+
+impl Steady {
+    fn line(&self) -> String {
+        let Steady { changes, idle, settled_kb } = self;
+        format!(
+            "one endpoint replaced, median / 99 of 100: {:.1} / {:.1} ms; idle, audits included: {:.1} % of a core; memory \
+             then: {} MB\n",
+            changes.p50_ms,
+            changes.p99_ms,
+            idle.percent_of_a_core,
+            settled_kb / 1024
         )
     }
 }
@@ -323,7 +401,8 @@ impl Results {
     /// Writes JSON; returns its path.
     pub fn store(&self, directory: &Path) -> Result<PathBuf> {
         fs::create_dir_all(directory)?;
-        let path = directory.join(format!("{}-kinds.json", self.run.stem()));
+        let what = if self.cases.iter().any(|case| case.setup == Setup::LARGE) { "large" } else { "kinds" };
+        let path = directory.join(format!("{}-{what}.json", self.run.stem()));
         let json = serde_json::to_string_pretty(self)? + "\n";
         fs::write(&path, json).with_context(|| path.display().to_string())?;
         Ok(path)

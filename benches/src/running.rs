@@ -324,7 +324,8 @@ fn burst(cluster: &mut Cluster, kernel: &mut IpvsClient, product: &mut Product) 
     Ok(Burst { changes: BURST_CHANGES, all_ms: millis(all), syncs: syncs.len(), writes })
 }
 
-fn idle(product: &Product, length: Duration) -> Result<Idle> {
+/// Measures the process for a time in which nothing is asked of it.
+pub fn idle(product: &Product, length: Duration) -> Result<Idle> {
     let (cpu, start) = (process::cpu_time(product.pid())?, Instant::now());
     thread::sleep(length);
     let cpu = process::cpu_time(product.pid())?.saturating_sub(cpu);
@@ -385,7 +386,8 @@ impl Attached {
 }
 
 impl Latency {
-    fn of(mut times: Vec<Duration>) -> Latency {
+    /// Percentiles of some times.
+    pub fn of(mut times: Vec<Duration>) -> Latency {
         times.sort_unstable();
         let at = |percent: usize| times.get(rank(percent, times.len())).map_or(0.0, |time| millis(*time));
         Latency { samples: times.len(), p50_ms: at(50), p99_ms: at(99), longest_ms: at(100) }

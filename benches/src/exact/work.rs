@@ -1,6 +1,6 @@
 //! Work of kube-ipvs itself: its start, a restart, a change.
 
-use std::{fs, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 
@@ -24,12 +24,35 @@ const IDLE: Duration = Duration::from_secs(62);
 /// Counts what the process does at each size.
 pub fn measure(bench: &Bench, quick: bool, progress: &mut impl FnMut(&str)) -> Result<Vec<Row>> {
     let sizes: &[usize] = if quick { &[1_000] } else { &[100, 1_000, 10_000] };
+    warm_up(bench)?;
     let mut rows = Vec::new();
     for size in sizes.iter().copied().map(Size::of) {
         progress(&format!("{} x {}", size.services, size.endpoints));
         rows.extend(measure_one(bench, size, quick)?);
     }
     Ok(rows)
+}
+
+/// Starts the program without counting: the first start in a guest reads it for the first time.
+fn warm_up(bench: &Bench) -> Result<()> {
+    let (directory, node) = (bench.directory("warm-up")?, Node::new()?);
+    let cluster = Cluster::start(&node, Size::of(16))?;
+    let mut product = Product::start(&node, &settings(bench, &cluster, &directory)?)?;
+    programmed(&mut product).context("warming up")?;
+    product.stop()?;
+    Ok(fs::remove_dir_all(&directory)?)
+}
+
+/// Settings of a process that follows a cluster.
+fn settings(bench: &Bench, cluster: &Cluster, directory: &Path) -> Result<Settings> {
+    let kubeconfig = directory.join("kubeconfig");
+    cluster.write_kubeconfig(&kubeconfig)?;
+    Ok(Settings {
+        binary: bench.binary.clone(),
+        input: Input::Kubeconfig(kubeconfig),
+        directory: directory.to_owned(),
+        flags: Vec::new(),
+    })
 }
 
 fn measure_one(bench: &Bench, size: Size, quick: bool) -> Result<Vec<Row>> {
@@ -46,15 +69,7 @@ fn measure_one(bench: &Bench, size: Size, quick: bool) -> Result<Vec<Row>> {
     let directory = bench.directory("exact-work")?;
     let node = Node::new()?;
     let mut cluster = Cluster::start(&node, size)?;
-    let kubeconfig = directory.join("kubeconfig");
-    cluster.write_kubeconfig(&kubeconfig)?;
-    let settings = Settings {
-        binary: bench.binary.clone(),
-        input: Input::Kubeconfig(kubeconfig),
-        directory: directory.clone(),
-        flags: Vec::new(),
-    };
-
+    let settings = settings(bench, &cluster, &directory)?;
     let mut product = Product::start(&node, &settings)?;
     push("start", "Service", programmed(&mut product).context("start")? / services);
     node.check(size, true)?;

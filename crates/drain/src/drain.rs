@@ -27,6 +27,8 @@ pub struct Drain {
     pub pod: Option<Arc<str>>,
     /// Its pod has left some slice while it was terminating: once no slice lists it any more, it is gone.
     pub pod_ended: bool,
+    /// Time at which its pod counts as deleted, unless a slice lists it again before.
+    pub gone_at: Option<Time>,
     /// Last time that an active connection or traffic was seen; starts at `since`, and anew after a restart.
     pub last_activity: Time,
     /// Counters of the last poll; `None` before the first.
@@ -52,6 +54,7 @@ impl Drain {
             settings,
             pod: None,
             pod_ended: false,
+            gone_at: None,
             last_activity: since,
             seen: None,
             due: None,
@@ -94,8 +97,9 @@ impl Drain {
             }
             None => None,
         };
+        let gone = || self.gone_at.filter(|at| now >= *at).map(|_| Outcome::EndpointGone);
         let overdue = || self.deadline().filter(|deadline| now >= *deadline).map(|_| Outcome::TimedOut);
-        self.due = self.due.or(outcome).or_else(overdue);
+        self.due = self.due.or_else(gone).or(outcome).or_else(overdue);
     }
 
     fn observe(&mut self, now: Time, connections: &ConnectionCounters, traffic: &TrafficCounters) {

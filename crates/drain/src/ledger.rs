@@ -95,6 +95,10 @@ pub struct Record {
 /// UDP connections to it have been deleted, which happens twice a second.
 const HOLD_DOWN: Duration = Duration::from_millis(600);
 
+/// Time within which a pod that has left one of several slices is listed by another if it has only moved: the controller
+/// writes them one after the other, and an API server that is busy takes some of it for each.
+const MOVE_TIME: Duration = Duration::from_secs(2);
+
 /// All draining real servers.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
@@ -236,6 +240,23 @@ impl Ledger {
         }
     }
 
+    /// The same where its Service has other slices: it is to be removed unless [`Ledger::endpoint_listed`] says soon
+    /// that one of them lists the pod now.
+    pub fn endpoint_perhaps_gone(&mut self, key: &Key, now: Time) {
+        if let Some(drain) = self.drains.get_mut(key) {
+            let at = *drain.gone_at.get_or_insert(now + MOVE_TIME);
+            self.polls.watch(key.front, now, Some(at));
+        }
+    }
+
+    /// Some slice lists the pod again, or connections continue for another reason.
+    pub fn endpoint_listed(&mut self, key: &Key) {
+        if let Some(drain) = self.drains.get_mut(key).filter(|drain| drain.gone_at.is_some()) {
+            (drain.gone_at, drain.pod_ended) = (None, false);
+            self.version += 1;
+        }
+    }
+
     /// The address belongs to another pod: whatever connections there are, they are not its own. Also for a
     /// real server that serves; returns whether it did.
     pub fn address_reused(&mut self, key: Key, now: Time) -> bool {
@@ -288,7 +309,8 @@ impl Ledger {
             drain.poll(now, counters(&key.rs));
             self.details += u64::from(drain.waits_for(Time::ZERO, || None) != before);
             any_due |= drain.due.is_some();
-            let ends = [deadline, drain.deadline(), drain.lingers_until(), drain.silent_at(now)];
+            let ends =
+                [deadline, drain.deadline(), drain.gone_at, drain.lingers_until(), drain.silent_at(now)];
             deadline = ends.into_iter().flatten().filter(|at| *at > now).min();
         }
         self.polls.polled(front, now, deadline);

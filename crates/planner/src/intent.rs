@@ -340,7 +340,7 @@ impl Wanted<'_> {
     /// own, which in a flat network lie in the range of pods.
     fn refusal(&self, vip: IpAddr, source: Option<ExternalSource>) -> Option<ProblemKind> {
         let source = source?;
-        let Context { config, ownership, .. } = self.context;
+        let Context { config, ownership, facts } = self.context;
         let field = source.field();
         if let Some(range) = ownership.cluster_range_of(vip) {
             return Some(ProblemKind::ExternalIpIsClusterIp { field, vip, range });
@@ -352,7 +352,9 @@ impl Wanted<'_> {
             return None;
         }
         let mut pods = config.pod_cidrs.iter().chain(&self.model.node().pod_cidrs).copied();
-        if let Some(range) = pods.find(|net| net.contains(vip)) {
+        // Where nodes and pods share a network, an address of the node is no pod's for all that.
+        let is_of_node = facts.addresses.contains_key(&vip);
+        if let Some(range) = pods.find(|net| !is_of_node && net.contains(vip)) {
             return Some(ProblemKind::ExternalIpIsPodIp { vip, range });
         }
         let is_allowed = config.bindings.allows_external(vip);

@@ -7,7 +7,7 @@
 //! | the pod whose connections they are | an endpoint there | verdict |
 //! | --- | --- | --- |
 //! | is listed by some slice | any | [`Fate::Keep`]: it lives, or shares the address |
-//! | was terminating and has left every slice | none, or on another port | [`Fate::Gone`] |
+//! | was terminating and has left every slice | none, or on another port | [`Fate::Gone`], or [`Fate::PerhapsGone`] where another slice may list it in a moment |
 //! | has left every slice, otherwise | none, or on another port | [`Fate::Keep`]: perhaps its label changed |
 //! | has left every slice | another pod at the same address and port | [`Fate::HandedOver`] |
 //! | the same, but that pod served there beside it | serves | [`Fate::Keep`]: connections of both mix there |
@@ -23,6 +23,8 @@ pub enum Fate {
     Keep,
     /// Their pod is deleted.
     Gone,
+    /// The same, unless another slice lists the pod in a moment.
+    PerhapsGone,
     /// Their address and port belong to another pod.
     HandedOver,
 }
@@ -47,6 +49,8 @@ pub struct Situation {
     pub listed: bool,
     /// True if it was terminating when it left a slice.
     pub ended: bool,
+    /// True if another slice may list it in a moment.
+    pub may_move: bool,
     /// True if the real server takes connections again, for another pod.
     pub serves: bool,
     /// Other pods there.
@@ -59,7 +63,9 @@ impl Situation {
     /// Situation of a pod that has lost a real server, as far as slices tell, and by default besides.
     pub fn of(pod: Option<PodUid>, rs: &RealServerId, protocol: Protocol, listings: &Listings) -> Self {
         let listed = listings.lists(rs, protocol, pod);
-        let ended = listings.departure(rs.addr, pod).is_some_and(|departure| departure.ended);
+        let departure = listings.departure(rs.addr, pod);
+        let ended = departure.is_some_and(|departure| departure.ended);
+        let may_move = departure.is_some_and(|departure| departure.may_move);
         // A pod that is still listed has no successor, and nobody can succeed an unknown one.
         let others = pod.filter(|_| !listed).into_iter().flat_map(|pod| listings.others(rs.addr, pod));
         let successor = others.map(|other| {
@@ -73,7 +79,14 @@ impl Situation {
         });
         // Of several pods the one that says most counts: `Successor` is ordered by that.
         let successor = successor.max().unwrap_or(Successor::None);
-        Situation { listed, ended, serves: false, successor, endpoint_gone: EndpointGone::default() }
+        Situation {
+            listed,
+            ended,
+            may_move,
+            serves: false,
+            successor,
+            endpoint_gone: EndpointGone::default(),
+        }
     }
 
     /// Verdict of the table at the top of this module.
@@ -83,9 +96,15 @@ impl Situation {
             _ if self.listed => Fate::Keep,
             Successor::Newcomer => Fate::HandedOver,
             _ if self.serves => Fate::Keep,
-            _ if is_dead && self.endpoint_gone == EndpointGone::Remove => Fate::Gone,
+            _ if is_dead && self.endpoint_gone == EndpointGone::Remove => {
+                if self.may_move {
+                    Fate::PerhapsGone
+                } else {
+                    Fate::Gone
+                }
+            }
             Successor::SamePort => Fate::HandedOver,
-            Successor::OtherPort if is_dead => Fate::HandedOver,
+            Successor::OtherPort if is_dead && !self.may_move => Fate::HandedOver,
             Successor::OtherPort | Successor::None => Fate::Keep,
         }
     }
@@ -103,6 +122,7 @@ mod tests {
             let situation = Situation {
                 listed: has("listed"),
                 ended: has("ended"),
+                may_move: has("moves"),
                 serves: has("serves"),
                 successor,
                 endpoint_gone: if has("drain") { EndpointGone::Drain } else { EndpointGone::Remove },
@@ -110,14 +130,19 @@ mod tests {
             assert_eq!(situation.fate(), expect, "{situation:?}");
         };
         for successor in [None, OtherPort, SamePort, Newcomer] {
-            for words in ["listed", "listed ended", "listed serves", "listed ended serves"] {
+            for words in
+                ["listed", "listed ended", "listed serves", "listed ended serves", "listed ended moves"]
+            {
                 check(words, successor, Fate::Keep);
             }
         }
         for (words, with_none, other_port, same_port, newcomer) in [
             ("", Fate::Keep, Fate::Keep, Fate::HandedOver, Fate::HandedOver),
             ("ended", Fate::Gone, Fate::Gone, Fate::Gone, Fate::HandedOver),
+            ("ended moves", Fate::PerhapsGone, Fate::PerhapsGone, Fate::PerhapsGone, Fate::HandedOver),
+            ("moves", Fate::Keep, Fate::Keep, Fate::HandedOver, Fate::HandedOver),
             ("ended drain", Fate::Keep, Fate::HandedOver, Fate::HandedOver, Fate::HandedOver),
+            ("ended drain moves", Fate::Keep, Fate::Keep, Fate::HandedOver, Fate::HandedOver),
             ("serves", Fate::Keep, Fate::Keep, Fate::Keep, Fate::HandedOver),
             ("ended serves", Fate::Keep, Fate::Keep, Fate::Keep, Fate::HandedOver),
         ] {

@@ -151,7 +151,11 @@ impl Drains {
     fn situation_of_drain(&self, key: &Key, view: View<'_>) -> Option<Situation> {
         let drain = self.ledger.get(key)?;
         let endpoint_gone = drain.settings.endpoint_gone;
-        Some(Situation { endpoint_gone, ..self.situation(key, drain.owner(), drain.pod_ended, view) })
+        let seen = self.situation(key, drain.owner(), drain.pod_ended, view);
+        // Whatever else happens at the address, the pod has its time.
+        let has_left = view.model.listings().departure(key.rs.addr, drain.owner()).is_some();
+        let may_move = seen.may_move || !has_left && drain.gone_at.is_some_and(|at| at > view.now);
+        Some(Situation { endpoint_gone, may_move, ..seen })
     }
 
     /// Knowledge about a pod whose connections a real server has.
@@ -165,7 +169,11 @@ impl Drains {
 
     fn follow_fate(&mut self, key: Key, fate: Fate, view: View<'_>, dirty: &mut Dirty) {
         match fate {
-            Fate::Keep => return,
+            Fate::Keep => return self.ledger.endpoint_listed(&key),
+            Fate::PerhapsGone => {
+                self.begin(key, Cause::Terminating, view);
+                self.ledger.endpoint_perhaps_gone(&key, view.now);
+            }
             Fate::Gone => {
                 self.begin(key, Cause::Terminating, view);
                 self.ledger.endpoint_gone(&key);

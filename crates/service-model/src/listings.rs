@@ -41,6 +41,10 @@ pub struct Departure {
     pub name: Option<Arc<str>>,
     /// True if the pod was terminating, and left because it is gone rather than because its Service is.
     pub ended: bool,
+    /// True if its Service has other slices of the family, one of which may list the pod in a moment: the controller
+    /// shuffles the endpoints of slices that it reuses, and writes one slice after the other (`finalize`,
+    /// staging/src/k8s.io/endpointslice/reconciler.go).
+    pub may_move: bool,
 }
 
 /// Listings of all slices, and those that came and went since the last [`crate::ServiceModel::forget_changes`].
@@ -79,8 +83,8 @@ impl Listings {
         }
     }
 
-    /// Takes in a new version of a slice.
-    pub(crate) fn replace_slice(&mut self, before: &StoredSlice, after: &StoredSlice) {
+    /// Takes in a new version of a slice, which may be one of several.
+    pub(crate) fn replace_slice(&mut self, before: &StoredSlice, after: &StoredSlice, has_siblings: bool) {
         if before.ports() == after.ports() {
             for listing in before.without(Some(after)).flat_map(|copy| before.listings(copy)) {
                 self.remove(&listing);
@@ -93,13 +97,14 @@ impl Listings {
             self.add_slice(after);
             self.remove_all(before);
         }
-        self.depart_from(before, Some(after), true);
+        self.depart_from(before, Some(after), (true, has_siblings));
     }
 
     /// Takes in the deletion of a slice.
     pub(crate) fn remove_slice(&mut self, removed: &StoredSlice, says_who_ended: bool) {
         self.remove_all(removed);
-        self.depart_from(removed, None, says_who_ended);
+        // One that had none says nothing about its pods.
+        self.depart_from(removed, None, (says_who_ended, true));
     }
 
     /// Takes in a new slice.
@@ -115,16 +120,26 @@ impl Listings {
         }
     }
 
-    fn depart_from(&mut self, before: &StoredSlice, after: Option<&StoredSlice>, says_who_ended: bool) {
+    fn depart_from(
+        &mut self,
+        before: &StoredSlice,
+        after: Option<&StoredSlice>,
+        (says_who_ended, may_move): (bool, bool),
+    ) {
         for copy in before.without(after) {
             let ended = copy.rank.terminating && says_who_ended;
-            self.depart(copy.addr, copy.pod(), Departure { name: copy.pod_name(), ended });
+            self.depart(copy.addr, copy.pod(), Departure { name: copy.pod_name(), ended, may_move });
         }
     }
 
-    /// Notes that a pod has left an address in some slice. If one slice says that it has ended, it has.
+    /// Notes that a pod has left an address in some slice. If one slice says for certain that it has ended, it has.
     fn depart(&mut self, addr: IpAddr, pod: Option<PodUid>, departure: Departure) {
         let known = self.departed.entry((addr, pod)).or_default();
+        known.may_move = match (known.ended, departure.ended) {
+            (true, true) => known.may_move && departure.may_move,
+            (true, false) => known.may_move,
+            (false, _) => departure.may_move,
+        };
         known.ended |= departure.ended;
         known.name = known.name.take().or(departure.name);
     }

@@ -149,8 +149,11 @@ impl ServiceModel {
         }
         let mut copies: Vec<_> =
             sources.iter().flat_map(|(slice, port)| slice.endpoints_at(port.port)).collect();
-        // The least copy of each endpoint counts, so it is sorted first and stays.
-        copies.sort_unstable();
+        // The least copy of each endpoint counts, so it is sorted first and stays. Where one says that it is on this
+        // node, it is.
+        copies.sort_unstable_by_key(|(id, copy)| {
+            (*id, copy.rank, !copy.is_on(&self.node), copy.placement.node.is_none(), *copy)
+        });
         copies.dedup_by_key(|(id, _)| *id);
         copies.iter().map(|(id, copy)| copy.endpoint(*id, &self.node)).collect()
     }
@@ -238,11 +241,13 @@ impl ServiceModel {
         let trigger = slice.triggered.map(|at| Trigger { family: slice.family, at });
         let slice = StoredSlice::new(slice, &mut self.interner);
         let entry = self.entries.entry(service.clone()).or_default();
+        let mut of_family = entry.slices.iter().filter(|s| s.family == slice.family);
+        let has_siblings = of_family.any(|s| s.name != slice.name);
         match entry.slices.iter_mut().find(|s| s.name == slice.name) {
             Some(known) if *known == slice => return,
             Some(known) => {
                 if self.synced {
-                    self.listings.replace_slice(known, &slice);
+                    self.listings.replace_slice(known, &slice, has_siblings);
                 }
                 *known = slice;
             }

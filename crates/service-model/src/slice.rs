@@ -144,16 +144,20 @@ impl StoredSlice {
 impl EndpointCopy<'_> {
     /// Endpoint behind a port, as a node sees it.
     pub(crate) fn endpoint(&self, id: RealServerId, here: &Node) -> Endpoint {
-        let node = self.placement.node.as_ref();
         Endpoint {
             id,
             pod: self.pod(),
             ready: self.rank.ready.0,
             serving: self.rank.serving.0,
             terminating: self.rank.terminating,
-            local: node.is_some_and(|node| !node.is_empty() && *node == here.name),
+            local: self.is_on(here),
             placement: Arc::clone(self.placement),
         }
+    }
+
+    /// Tells whether it says that its pod is on a node.
+    pub(crate) fn is_on(&self, node: &Node) -> bool {
+        self.placement.node.as_ref().is_some_and(|name| !name.is_empty() && *name == node.name)
     }
 
     /// Its pod, if it names one.
@@ -216,7 +220,7 @@ fn keep_first_of_each_pod(endpoints: &mut Vec<SliceEndpoint>) {
 
 fn sort_key(endpoint: &SliceEndpoint) -> impl Ord {
     let SliceEndpoint { addr, node, zone_hints, node_hints, pod, .. } = endpoint;
-    (addr, Rank::of(endpoint), node, zone_hints, node_hints, pod)
+    (addr, Rank::of(endpoint), node.is_none(), node, zone_hints, node_hints, pod)
 }
 
 fn canonical_ports(mut ports: Vec<SlicePort>, interner: &mut Interner) -> Box<[SlicePort]> {

@@ -17,6 +17,10 @@ use crate::{
 /// Namespace and name; the namespace of a Node or ServiceCIDR means nothing.
 pub(super) type Name = (Arc<str>, Arc<str>);
 
+/// Minor version of the first Kubernetes whose proxies serve Services with the label of headless ones, which is meant for
+/// slices (kubernetes#134623).
+const HEADLESS_SERVICES_SERVED_SINCE_MINOR: u32 = 35;
+
 /// Kind of objects that is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Kind {
@@ -77,12 +81,21 @@ impl Kind {
         matches!(self, Kind::Service | Kind::EndpointSlice)
     }
 
-    /// Name and value of the selector parameter, as in `newInformerFactory` (cmd/kube-proxy/app/server.go).
-    pub(super) fn selector(self, node_name: &str) -> Option<(&'static str, String)> {
+    /// Tells whether its selector depends on the server's version.
+    pub(super) const fn depends_on_version(self) -> bool {
+        matches!(self, Kind::Service)
+    }
+
+    /// Name and value of the selector parameter, as in `newInformerFactory` (cmd/kube-proxy/app/server.go) of the
+    /// server's version; of the newest where that is not known.
+    pub(super) fn selector(self, node_name: &str, minor: Option<u32>) -> Option<(&'static str, String)> {
         let label = |text: &str| Some(("labelSelector", text.to_owned()));
         match self {
             Kind::Node => Some(("fieldSelector", format!("metadata.name={node_name}"))),
             Kind::ServiceCidr => None,
+            Kind::Service if minor.is_some_and(|minor| minor < HEADLESS_SERVICES_SERVED_SINCE_MINOR) => {
+                label("!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless")
+            }
             Kind::Service => label("!service.kubernetes.io/service-proxy-name"),
             Kind::EndpointSlice => label("!service.kubernetes.io/headless"),
         }

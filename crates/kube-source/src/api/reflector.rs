@@ -1,6 +1,6 @@
 //! The requests for one kind of objects, and the objects that arrive.
 
-use std::{cell::RefCell, collections::BTreeSet, rc::Rc, time::Duration};
+use std::{cell::RefCell, collections::BTreeSet, rc::Rc, sync::Arc, time::Duration};
 
 use form_urlencoded::Serializer;
 use http::Response;
@@ -28,12 +28,15 @@ use crate::Batch;
 const WATCH_SECONDS: u64 = 300;
 /// Least duration of a watch that delivers nothing; one that ends sooner has failed.
 const LEAST_WATCH_DURATION: Duration = Duration::from_secs(5);
+/// Wait for the server's version before the first list that depends on it.
+const LONGEST_WAIT_FOR_VERSION: Duration = Duration::from_secs(1);
 /// Wait for an answer after which a log line says so.
 const REPORTED_WAIT: Duration = Duration::from_secs(5);
 
 /// Lists and watches one kind of objects, like client-go's type of this name, and passes on what changes.
 pub(super) struct Reflector<'a> {
     kind: Kind,
+    node_name: Arc<str>,
     selector: Option<(&'static str, String)>,
     connector: Rc<Connector>,
     sink: Rc<RefCell<Sink<'a>>>,
@@ -56,7 +59,8 @@ impl<'a> Reflector<'a> {
     ) -> Self {
         Reflector {
             kind,
-            selector: kind.selector(&options.node_name),
+            node_name: Arc::clone(&options.node_name),
+            selector: kind.selector(&options.node_name, None),
             connector,
             sink,
             tracker: ObjectTracker::new(kind),
@@ -73,9 +77,14 @@ impl<'a> Reflector<'a> {
         let absence = self.connector.limits().absence;
         let mut state = WatchState::new((!self.kind.is_vital()).then_some(absence));
         let mut minor = self.connector.minor.subscribe();
+        if self.kind.depends_on_version() {
+            // A list by the wrong selector would have to be repeated.
+            let _unknown = timeout(LONGEST_WAIT_FOR_VERSION, minor.wait_for(Option::is_some)).await;
+        }
         while !self.sink.borrow().is_gone() {
             let known_minor = *minor.borrow_and_update();
             state.set_server_minor(known_minor);
+            self.select_by_version(known_minor, &mut state);
             self.negotiation.set_server_minor(known_minor);
             let request = state.next_request();
             debug!(kind = self.kind.resource(), ?request, "request to the API server");
@@ -97,6 +106,15 @@ impl<'a> Reflector<'a> {
             self.renew_after(&end).await;
             // A server of another version may answer differently, so its change ends the pause.
             let _other_version = timeout(with_jitter(next.pause), minor.changed()).await;
+        }
+    }
+
+    /// Follows the selector of the server's version. What one selector has found says nothing about the other.
+    fn select_by_version(&mut self, minor: Option<u32>, state: &mut WatchState) {
+        let selector = self.kind.selector(&self.node_name, minor);
+        if minor.is_some() && selector != self.selector {
+            self.selector = selector;
+            state.list_again();
         }
     }
 

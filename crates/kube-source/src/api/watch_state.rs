@@ -352,7 +352,8 @@ impl WatchState {
         self.broken_streams >= BROKEN_STREAMS_BEFORE_PAGES
     }
 
-    fn list_again(&mut self) {
+    /// A complete list comes next.
+    pub(super) fn list_again(&mut self) {
         self.listed = false;
         self.doubted = false;
         self.page = None;

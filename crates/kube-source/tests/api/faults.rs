@@ -232,6 +232,28 @@ fn objects_that_leave_the_selector_are_gone() {
     assert_eq!(cluster.model.services().count(), 20);
 }
 
+/// Before 1.35, the label of headless Services took a Service from every proxy.
+///
+/// Conformance: e2e/service should implement service.kubernetes.io/headless
+#[test]
+fn the_label_of_headless_services_counts_by_the_servers_version() {
+    let mut labelled = service(1, "a");
+    labelled["metadata"]["labels"] = serde_json::json!({"service.kubernetes.io/headless": ""});
+    let mut cluster = Cluster::new(TestApiServer::builder().minor(34));
+    cluster.wait("all are served", |c| c.model.services().count() == 20);
+    cluster.apply(labelled.clone());
+    cluster.wait("the Service is no proxy's", |c| c.model.services().count() == 19);
+    cluster.apply(service(1, "a"));
+    cluster.wait("the label is gone", |c| c.model.services().count() == 20);
+    cluster.apply(labelled);
+    cluster.wait("the Service is no proxy's again", |c| c.model.services().count() == 19);
+    // The version is asked for again when connections were lost.
+    cluster.server.stop().unwrap();
+    cluster.server.set_minor(35);
+    cluster.server.restart().unwrap();
+    cluster.wait("the new proxies serve it", |c| c.model.services().count() == 20);
+}
+
 /// Everything at once, at random.
 #[test]
 fn any_fault_at_any_time() {

@@ -30,6 +30,10 @@ fn web_slice(name: &str, endpoints: &str) -> ModelEvent {
     listed(name, "web", 8080, endpoints)
 }
 
+fn slice_deleted(name: &str) -> ModelEvent {
+    ModelEvent::SliceDeleted(SliceName { namespace: "default".into(), name: name.into() })
+}
+
 fn at(addr: &str, port: u16) -> RealServerId {
     RealServerId { addr: ip(addr), port: port.try_into().unwrap() }
 }
@@ -311,8 +315,36 @@ fn a_restart_does_not_forget_that_a_pod_has_ended() {
         }
         assert_eq!(world.has(web_vs(), rs("10.244.0.11")), Some(0), "listed: {restarts}");
         world.sync(listed("c", "api", 9091, ""));
-        world.run();
+        world.pass(Duration::from_secs(3));
         assert_eq!(world.has(web_vs(), rs("10.244.0.11")), None, "gone: {restarts}");
+    }
+}
+
+/// The controller writes slices that it reuses one after the other, with their endpoints shuffled.
+///
+/// Conformance: ipvs/graceful_termination Test_GracefulDeleteRS: active connections
+#[test]
+fn a_terminating_pod_that_moves_to_another_slice_keeps_its_connections() {
+    let old = rs("10.244.0.11");
+    for deletes in [false, true] {
+        let mut world = World::with_slices([
+            web_slice("a", "10.244.0.11=old 10.244.0.12=other"),
+            web_slice("b", "10.244.0.13=third"),
+        ]);
+        world.hold(web_vs(), old);
+        world.sync(web_slice("a", "10.244.0.11=old-T 10.244.0.12=other"));
+        world.sync(if deletes { slice_deleted("a") } else { web_slice("a", "10.244.0.12=other") });
+        assert_eq!(world.has(web_vs(), old), Some(0), "it may come back");
+        world.pass(Duration::from_secs(1));
+        world.sync(web_slice("b", "10.244.0.11=old-T 10.244.0.13=third"));
+        world.pass(Duration::from_secs(60));
+        assert_eq!(world.has(web_vs(), old), Some(0), "it lives");
+        // It ends.
+        world.sync(web_slice("b", "10.244.0.13=third"));
+        let is_last = deletes;
+        assert_eq!(world.has(web_vs(), old), (!is_last).then_some(0), "only another slice could list it");
+        world.pass(Duration::from_secs(3));
+        assert_eq!(world.has(web_vs(), old), None);
     }
 }
 

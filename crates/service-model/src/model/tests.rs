@@ -77,6 +77,14 @@ fn endpoints_map_from_esc() {
             "1:80RS 2:80RS 3:80ST 4:80T",
             "",
         ),
+        // `addEndpoints` favoured the copy that is local, and leaves it to chance now.
+        (
+            "a copy without a node",
+            &[("http:80/TCP", "1RSL 2RS"), ("http:80/TCP", "1RS")],
+            "1:80RSL 2:80RS",
+            "",
+        ),
+        ("the same in one slice", &[("http:80/TCP", "1RS 1RSL 2RS")], "1:80RSL 2:80RS", ""),
         ("1 slice, all unready", &[("http:80/TCP", "1 2")], "1:80 2:80", ""),
         (
             "different endpoints with duplicate IPs and different ports",
