@@ -14,6 +14,9 @@ use crate::{
 /// Time between two looks at the file.
 const PERIOD: Duration = Duration::from_secs(1);
 
+/// Time for which a new content must stay the same: somebody may still be writing it.
+const SETTLING_TIME: Duration = Duration::from_millis(500);
+
 /// A configuration file, and what it said so far.
 pub struct ConfigWatch {
     line: CommandLine,
@@ -51,6 +54,7 @@ impl ConfigWatch {
         let path = path.display();
         loop {
             thread::sleep(PERIOD);
+            self.settle();
             match self.look() {
                 Look::Same => {}
                 Look::SameMeaning => info!("{path} has changed, and means the same"),
@@ -62,8 +66,24 @@ impl ConfigWatch {
         }
     }
 
+    fn read(&self) -> Result<Option<String>, String> {
+        self.line.read_file().map_err(|error| format!("{error:#}"))
+    }
+
+    /// Waits until nobody writes a content that is new.
+    fn settle(&self) {
+        let mut now = self.read();
+        while now != self.seen {
+            thread::sleep(SETTLING_TIME);
+            let then = std::mem::replace(&mut now, self.read());
+            if now == then {
+                return;
+            }
+        }
+    }
+
     fn look(&mut self) -> Look {
-        let now = self.line.read_file().map_err(|error| format!("{error:#}"));
+        let now = self.read();
         let is_same = now == self.seen;
         if is_same && self.unopened.is_none() {
             return Look::Same;
@@ -118,7 +138,8 @@ mod tests {
     }
 
     fn watch(path: &Path) -> ConfigWatch {
-        let line = testing::command_line(&[&format!("--config={}", path.display())]);
+        let config = format!("--config={}", path.display());
+        let line = testing::command_line(&[&config, "--master=https://10.0.0.1:6443"]);
         let text = line.read_file().unwrap();
         let invocation = Invocation::new(&line, text.as_deref()).unwrap();
         of(&line, text, &invocation).unwrap()
@@ -150,6 +171,49 @@ mod tests {
             assert_eq!(look_at(&text), Look::Same, "is reported once");
         }
         assert_eq!(look_at(&file("ipvs: {scheduler: lc}\n")), Look::Changed);
+    }
+
+    /// The new start would end, and with it the process that serves.
+    #[test]
+    fn a_configuration_without_a_source_is_no_change() {
+        let dir = TempDir::new("config-watch-source");
+        let path = dir.path().join("config.conf");
+        let named = format!(
+            "{}---\napiVersion: kube-ipvs.io/v1alpha1\nkind: KubeIpvsConfiguration\nmanifests: {}\n",
+            file(""),
+            dir.path().display()
+        );
+        fs::write(&path, named).unwrap();
+        let line = testing::command_line(&[&format!("--config={}", path.display())]);
+        let text = line.read_file().unwrap();
+        let invocation = Invocation::new(&line, text.as_deref()).unwrap();
+        let mut watch = of(&line, text, &invocation).unwrap();
+        fs::write(&path, file("")).unwrap();
+        let look = watch.look();
+        assert!(
+            matches!(&look, Look::Invalid(reason) if reason.contains("no address of the API server")),
+            "{look:?}"
+        );
+    }
+
+    #[test]
+    fn a_content_that_is_still_written_is_waited_for() {
+        let dir = TempDir::new("config-watch-settles");
+        let path = dir.path().join("config.conf");
+        fs::write(&path, file("")).unwrap();
+        let watch = watch(&path);
+        let whole = file("ipvs: {scheduler: lc}\n");
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for length in [20, 60, whole.len()] {
+                    fs::write(&path, &whole[..length]).unwrap();
+                    thread::sleep(SETTLING_TIME / 2);
+                }
+            });
+            thread::sleep(SETTLING_TIME / 8);
+            watch.settle();
+            assert_eq!(fs::read_to_string(&path).unwrap(), whole);
+        });
     }
 
     #[test]

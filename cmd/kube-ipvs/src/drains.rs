@@ -20,6 +20,7 @@ use crate::{
     config::Settings,
     flags::Output,
     output::{self, Reader},
+    state_dir,
 };
 
 /// Between two lists with `--watch`.
@@ -54,6 +55,13 @@ struct Row {
 pub fn drains(settings: &Settings, output: Output, watch: bool) -> anyhow::Result<()> {
     let file = DrainFile::new(&settings.state_dir, kernel::boot_id().context("find out the boot's id")?);
     let mut kernel = IpvsClient::open().context("open the IPVS tables")?;
+    if !state_dir::is_locked(&settings.state_dir) {
+        output::complain(&format!(
+            "no kube-ipvs runs with --state-dir {}: what follows is what the last one has left there, and nothing ends \
+             it; name the directory of the process that runs (--state-dir, or --config with its file)",
+            settings.state_dir.display()
+        ));
+    }
     loop {
         let rows = read(&file, &mut kernel)?;
         let text = match output {
@@ -126,6 +134,7 @@ impl Row {
             deadline,
             self.waits_for.clone().unwrap_or_else(|| "-".to_owned()),
         ]
+        .map(|cell| cell.replace(char::is_control, "\u{fffd}"))
     }
 }
 

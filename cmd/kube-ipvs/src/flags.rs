@@ -365,6 +365,26 @@ pub fn command() -> clap::Command {
     without_effect::add(Cli::command())
 }
 
+/// Drops empty arguments that are no value of the flag before, as kube-proxy does: templates leave them.
+pub fn drop_empty(args: &mut Vec<OsString>) {
+    let command = command();
+    let takes_next = |arg: &OsString| {
+        let text = arg.to_string_lossy().replace('_', "-");
+        let is_it = |known: &&clap::Arg| match text.strip_prefix("--") {
+            Some(name) => known.get_long() == Some(name),
+            None => known.get_short().is_some_and(|short| text == format!("-{short}")),
+        };
+        let known = command.get_arguments().find(is_it);
+        known.is_some_and(|known| known.get_action().takes_values() && !known.is_require_equals_set())
+    };
+    let mut is_value = true;
+    args.retain(|arg| {
+        let stays = !arg.is_empty() || is_value;
+        is_value = !is_value && takes_next(arg);
+        stays
+    });
+}
+
 /// Parses the command line.
 pub fn try_parse(args: impl IntoIterator<Item = OsString>) -> Result<ArgMatches, clap::Error> {
     let args = normalise_names(args);

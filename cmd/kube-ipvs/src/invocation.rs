@@ -76,6 +76,7 @@ impl CommandLine {
     pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let mut args: Vec<_> = args.into_iter().collect();
         let runner_flags = strip_runner(&mut args);
+        flags::drop_empty(&mut args);
         let matches = flags::try_parse(args.clone())?;
         let cli = Cli::from_arg_matches(&matches)?;
         if let (Some(flag), Some((command, _))) = (cli.contradiction(), matches.subcommand()) {

@@ -81,6 +81,7 @@ impl KubeProxyRules {
 
 /// Line for `kube-ipvs plan`, if there are any.
 pub fn announce(fate: KubeProxyRules) -> Option<impl fmt::Display> {
+    mention_legacy_tables();
     let found = Leftovers::find().ok().filter(|found| !found.is_empty())?;
     let what = match fate {
         KubeProxyRules::Remove => "removed once all Services are programmed",
@@ -96,9 +97,9 @@ fn mention_legacy_tables() {
             .is_ok_and(|names| names.lines().any(|name| name == "nat" || name == "filter"))
     };
     if is_used("/proc/net/ip_tables_names") || is_used("/proc/net/ip6_tables_names") {
-        info!(
-            "this node has tables of iptables-legacy; if kube-proxy has used them, its rules are still there: \
-             iptables-legacy-save | grep KUBE-SERVICES shows them, and a reboot removes them"
+        warn!(
+            "this node has tables of iptables-legacy; if kube-proxy has used them, its rules are still there, and refuse \
+             ports that Services get now: iptables-legacy-save | grep KUBE-SERVICES shows them, and a reboot removes them"
         );
     }
 }

@@ -1,11 +1,24 @@
 //! The end of the process, and its new start where it has another configuration.
 
-use std::{ffi::OsString, os::unix::process::CommandExt as _, process::Command};
+use std::{
+    ffi::OsString,
+    os::unix::process::CommandExt as _,
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use anyhow::Context;
 use kernel::ProbeOutcome;
 
 use crate::conn_reuse;
+
+/// True once a signal has asked the process to stop, perhaps after another configuration has asked it to start again.
+static MUST_STOP: AtomicBool = AtomicBool::new(false);
+
+/// Notes that a signal has asked the process to stop.
+pub fn note_stop() {
+    MUST_STOP.store(true, Ordering::Release);
+}
 
 /// Reason for which the program has come to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +36,7 @@ impl Stopped {
     pub fn follow(self, args: &[OsString]) -> anyhow::Result<()> {
         match self {
             Stopped::Done => Ok(()),
+            Stopped::Reconfigured(_) if MUST_STOP.load(Ordering::Acquire) => Ok(()),
             Stopped::Reconfigured(probe) => start_again(args, probe),
         }
     }

@@ -37,7 +37,7 @@ use crate::{
     events, kernel_tables,
     measures::{self, Timing},
     observers::Observers,
-    restart::Stopped,
+    restart::{self, Stopped},
     source, state_dir,
 };
 
@@ -150,11 +150,13 @@ fn serve(
 ) -> anyhow::Result<()> {
     if let Some(addr) = settings.healthz {
         let site = Site::Health(Arc::clone(health), Arc::clone(metrics));
-        telemetry::serve(addr, site, settings.bind_failure, None).context("start the health server")?;
+        telemetry::serve(addr, site, settings.bind_failure, None)
+            .with_context(|| format!("start the health server at {addr}"))?;
     }
     if let Some(addr) = settings.metrics {
         let site = Site::Metrics(Arc::clone(metrics), Arc::new(process));
-        telemetry::serve(addr, site, settings.bind_failure, None).context("start the metrics server")?;
+        telemetry::serve(addr, site, settings.bind_failure, None)
+            .with_context(|| format!("start the metrics server at {addr}"))?;
     }
     Ok(())
 }
@@ -162,6 +164,7 @@ fn serve(
 fn stop_on_signal(mut signals: Signals, sender: SyncSender<Message>) -> anyhow::Result<()> {
     spawn("signals", sender, move |sender| {
         if let Some(signal) = signals.forever().next() {
+            restart::note_stop();
             let _closed = sender.send(Message::Stop(signal));
         }
     })

@@ -38,12 +38,9 @@ pub fn open(settings: &Settings) -> anyhow::Result<Opened> {
     })
 }
 
-/// Checks whether a source that the configuration names can be opened.
+/// Checks whether the source can be opened.
 pub fn check(settings: &Settings) -> anyhow::Result<()> {
-    match &settings.source {
-        Source::Api { kubeconfig: None, .. } => Ok(()),
-        Source::Api { .. } | Source::Manifests(_) => open(settings).map(drop),
-    }
+    open(settings).map(drop)
 }
 
 impl Opened {

@@ -6,7 +6,7 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::Path,
 };
 
@@ -52,14 +52,33 @@ fn create(state_dir: &Path) -> io::Result<()> {
         fs::create_dir_all(parent)?;
     }
     match DirBuilder::new().mode(0o700).create(state_dir) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && state_dir.is_dir() => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let is_directory = fs::symlink_metadata(state_dir).is_ok_and(|found| found.is_dir());
+            if is_directory { Ok(()) } else { Err(error) }
+        }
         result => result,
     }
 }
 
+/// Tells whether a process holds the lock of a directory, by the kernel's list: taking the lock for a moment would keep
+/// a process from starting in it.
+pub fn is_locked(state_dir: &Path) -> bool {
+    let (Ok(lock), Ok(locks)) = (fs::metadata(state_dir.join("lock")), fs::read_to_string("/proc/locks"))
+    else {
+        return false;
+    };
+    // `1: FLOCK  ADVISORY  WRITE 1234 00:1a:5678 0 EOF`; the device may be another one than the file's, as on btrfs.
+    let inode = format!(":{}", lock.ino());
+    locks.lines().any(|line| {
+        let mut words = line.split_whitespace();
+        words.any(|word| word == "FLOCK") && words.any(|word| word.ends_with(&inode))
+    })
+}
+
 fn open_lock(path: &Path) -> io::Result<File> {
-    let no_follow = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default();
-    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).custom_flags(no_follow).open(path)
+    // Nor does it wait for the other end of a pipe.
+    let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default();
+    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).custom_flags(flags).open(path)
 }
 
 #[cfg(test)]
@@ -83,6 +102,33 @@ mod tests {
         assert!(error.contains("another kube-ipvs runs"), "{error}");
         drop(first);
         assert!(lock(&dir).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_link_in_place_of_the_directory_is_not_followed() {
+        let dir = TempDir::new("state-dir-itself");
+        let (target, link) = (dir.path().join("target"), dir.path().join("kube-ipvs"));
+        fs::create_dir(&target).unwrap();
+        symlink(&target, &link).unwrap();
+        assert!(lock(&link).unwrap().is_none(), "runs without a lock");
+        assert_eq!(fs::read_dir(target).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_pipe_in_place_of_the_lock_is_not_waited_for() {
+        let dir = TempDir::new("state-dir-pipe");
+        testkit::run(&["mkfifo", dir.path().join("lock").to_str().unwrap()]);
+        assert!(lock(dir.path()).unwrap().is_none(), "runs without a lock");
+    }
+
+    #[test]
+    fn a_lock_is_seen_while_it_is_held() {
+        let dir = TempDir::new("state-dir-locked");
+        assert!(!is_locked(dir.path()));
+        let held = lock(dir.path()).unwrap();
+        assert!(is_locked(dir.path()));
+        drop(held);
+        assert!(!is_locked(dir.path()));
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! | stays | because |
 //! | --- | --- |
 //! | `KUBE-FORWARD` | answers of pods pass it where the policy of the hook is DROP |
-//! | `KUBE-NODE-PORT` of table filter | health checks of load balancers pass it where the policy of the hook is DROP |
+//! | `KUBE-NODE-PORT` and `KUBE-NODEPORTS` of table filter | health checks of load balancers pass it where the policy of the hook is DROP |
 //! | `KUBE-MARK-MASQ`, `KUBE-POSTROUTING` | the portmap plugin may use them; without the others nobody marks for them |
 //! | `KUBE-FIREWALL` of table filter, `KUBE-MARK-DROP`, `KUBE-KUBELET-CANARY`, `KUBE-IPTABLES-HINT` | the kubelet's |
 
@@ -47,6 +47,8 @@ const CHAINS: [&str; 10] = [
 ];
 /// Beginnings of the names of chains that each belong to a Service or an endpoint.
 const OF_SERVICES: [&str; 6] = ["KUBE-SVC-", "KUBE-SVL-", "KUBE-SEP-", "KUBE-EXT-", "KUBE-FW-", "KUBE-XLB-"];
+/// In table filter the chains that let health checks of load balancers in, of modes ipvs and iptables.
+const HEALTH_CHECKS: [&str; 2] = ["KUBE-NODE-PORT", "KUBE-NODEPORTS"];
 /// In table nat the chain of old versions; in table filter it is the kubelet's.
 const OLD_FIREWALL: &str = "KUBE-FIREWALL";
 
@@ -66,7 +68,7 @@ impl Chain {
     /// stays: where a firewall drops everything else, nothing does that in its place.
     fn is_leftover(&self) -> bool {
         let name = self.name.as_str();
-        if (self.table.as_str(), name) == ("filter", "KUBE-NODE-PORT") {
+        if self.table == "filter" && HEALTH_CHECKS.contains(&name) {
             return false;
         }
         TABLES.contains(&self.table.as_str())

@@ -31,6 +31,7 @@ table ip filter {
     chain KUBE-IPVS-FILTER { ct state new ip daddr 10.96.0.80 counter reject }
     chain KUBE-PROXY-FIREWALL { }
     chain KUBE-NODE-PORT { tcp dport 30100 counter accept }
+    chain KUBE-NODEPORTS { tcp dport 30101 counter accept }
     chain MINE { counter accept }
     chain INPUT {
         type filter hook input priority filter; policy accept;
@@ -38,6 +39,7 @@ table ip filter {
         counter jump KUBE-PROXY-FIREWALL
         counter jump KUBE-FIREWALL
         counter jump KUBE-NODE-PORT
+        counter jump KUBE-NODEPORTS
         tcp dport 22 counter jump MINE
     }
     chain FORWARD { type filter hook forward priority filter; policy drop; counter jump KUBE-FORWARD; }
@@ -52,9 +54,12 @@ table ip mine { chain KUBE-SERVICES { counter accept } }
 ";
 
 /// The part of them that stays.
-const LEFT: [&str; 19] = [
+const LEFT: [&str; 22] = [
     "tcp dport 30100",
     "jump KUBE-NODE-PORT",
+    "tcp dport 30101",
+    "jump KUBE-NODEPORTS",
+    "KUBE-NODEPORTS {",
     "KUBE-MARK-MASQ {",
     "KUBE-POSTROUTING {",
     "KUBE-KUBELET-CANARY {",

@@ -183,7 +183,7 @@ impl Audit {
             Part::Rules => {
                 let Syncer { node_findings, kernel, intents, .. } = syncer;
                 report.findings |= node_findings.check_forwarding(kernel, intents);
-                kernel.observe_rules(&intents.config.layout, findings)
+                kernel.observe_rules(&intents.config.layout, findings).map(drop)
             }
             Part::Servers | Part::RealServers => {
                 syncer.intents.look_for_schedulers(&mut syncer.kernel, now);

@@ -3,6 +3,7 @@
 use dataplane::{ErrorKind, TableError};
 use drain::Time;
 use planner::{Dirty, Plan};
+use tracing::info;
 
 use crate::{Reconciler, Report, kernel::Findings};
 
@@ -21,7 +22,8 @@ impl Reconciler {
     /// Removes everything that is ours, from each table by itself: one that cannot be read does not keep the
     /// others.
     ///
-    /// A table that the kernel does not have holds nothing of ours, and is no failure.
+    /// A table that the kernel does not have holds nothing of ours, and is no failure. Where kube-ipvs has never run,
+    /// the link and the virtual servers are those of a kube-proxy at work, whatever their names and addresses.
     pub fn cleanup(&mut self) -> Cleanup {
         let mut findings = Findings::default();
         let servers = self.syncer.kernel.adopt_servers();
@@ -29,6 +31,12 @@ impl Reconciler {
         self.syncer.intents.refresh_layout();
         let rules = self.syncer.kernel.observe_rules(&self.syncer.intents.config.layout, &mut findings);
         let mut report = Report::default();
+        let mirror = &self.syncer.kernel.mirror;
+        let has_routes = !(mirror.routes.is_empty() && mirror.steered.is_empty() && mirror.rules.is_empty());
+        if matches!(rules, Ok(false)) && vips.is_ok() && !has_routes {
+            info!("kube-ipvs has left nothing here; what kube-proxy may have stays");
+            return Cleanup { plan: Plan::default(), report, unread: Vec::new() };
+        }
         let mut plan = planner::cleanup(&self.syncer.kernel.mirror, &self.syncer.intents.ownership);
         self.syncer.execute(&plan, Dirty::default(), Time::ZERO, &mut report);
         // The table names the virtual servers that are ours: without it, those that could not be read or
@@ -38,7 +46,7 @@ impl Reconciler {
             self.syncer.execute(&rules, Dirty::default(), Time::ZERO, &mut report);
             plan.append(rules);
         }
-        let failures = [servers, vips, rules].into_iter().filter_map(Result::err);
+        let failures = [servers, vips, rules.map(drop)].into_iter().filter_map(Result::err);
         let unread = failures.filter(|error| error.kind != ErrorKind::NotSupported).collect();
         Cleanup { plan, report, unread }
     }

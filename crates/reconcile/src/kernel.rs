@@ -111,13 +111,13 @@ impl Kernel {
         Ok(NodeLinks { addresses: node_addresses, shared: shared_links, bridges })
     }
 
-    /// Dumps the nftables table.
+    /// Dumps the nftables table; returns whether it exists.
     pub(crate) fn observe_rules(
         &mut self,
         layout: &RulesLayout,
         findings: &mut Findings,
-    ) -> Result<(), TableError> {
-        let ObservedRules { layout_current, elements, .. } = self.tables.rules.observe(layout)?;
+    ) -> Result<bool, TableError> {
+        let ObservedRules { table, layout_current, elements } = self.tables.rules.observe(layout)?;
         let mirror = &mut self.mirror;
         if layout_current != mirror.layout_current {
             findings.drift.rules += 1;
@@ -128,7 +128,7 @@ impl Kernel {
             findings.drift.rules += 1;
             findings.dirty.insert(Subject::of_element(&element));
         }
-        Ok(())
+        Ok(table)
     }
 
     /// Dumps the list of virtual servers with their settings.

@@ -124,7 +124,7 @@ impl Syncer {
     ) -> Result<(), TableError> {
         match table {
             Table::Vips => self.observe_vips(findings, report),
-            Table::Rules => self.kernel.observe_rules(&self.intents.config.layout, findings),
+            Table::Rules => self.kernel.observe_rules(&self.intents.config.layout, findings).map(drop),
             Table::VirtualServers => {
                 self.kernel.observe_servers(self.intents.ours(), findings)?;
                 // Before they are compared: what is not known of them would be added again.

@@ -10,7 +10,7 @@ use dataplane::BridgeFilters;
 use lb_types::{IpFamily, MarkRule, RouteTable};
 use netlink::{Attribute, Message};
 
-use crate::{ROUTE_PROTOCOL, STEERING_TABLE, encode::TABLE_LOCAL};
+use crate::{ROUTE_PROTOCOL, RULE_PRIORITY, STEERING_TABLE, encode::TABLE_LOCAL};
 
 /// RTM_NEWLINK
 pub(crate) const NEW_LINK: u16 = 16;
@@ -206,6 +206,7 @@ pub(crate) struct Rule {
     mark: MarkRule,
     table: u8,
     protocol: u8,
+    priority: u32,
 }
 
 impl Rule {
@@ -217,7 +218,8 @@ impl Rule {
             _ => return None,
         };
         let MarkRule { value, mask } = self.mark;
-        let is_ours = self.protocol == ROUTE_PROTOCOL && self.table == STEERING_TABLE;
+        let is_ours =
+            (self.protocol, self.table, self.priority) == (ROUTE_PROTOCOL, STEERING_TABLE, RULE_PRIORITY);
         let bit = u8::try_from(value.trailing_zeros()).ok()?;
         (is_ours && value == mask && value.is_power_of_two()).then_some((family, bit))
     }
@@ -233,14 +235,16 @@ impl Rule {
 pub(crate) fn parse_rule(message: &Message<'_>) -> Option<Rule> {
     const HEADER: usize = 12;
     const FIB_RULE_INVERT: u32 = 2;
+    const FRA_PRIORITY: u16 = 6;
     const FRA_FWMARK: u16 = 10;
     const FRA_FWMASK: u16 = 16;
     const FRA_PROTOCOL: u16 = 21;
     let is_inverted = u32_at(message.payload, 8)? & FIB_RULE_INVERT != 0;
     (matches!(message.kind, NEW_RULE | DELETE_RULE) && !is_inverted).then_some(())?;
-    let (mut value, mut mask, mut protocol) = (None, u32::MAX, 0);
+    let (mut value, mut mask, mut protocol, mut priority) = (None, u32::MAX, 0, 0);
     for attribute in message.attributes(HEADER) {
         match attribute.kind {
+            FRA_PRIORITY => priority = attribute.u32()?,
             FRA_FWMARK => value = attribute.u32(),
             FRA_FWMASK => mask = attribute.u32()?,
             FRA_PROTOCOL => protocol = attribute.u8()?,
@@ -248,7 +252,7 @@ pub(crate) fn parse_rule(message: &Message<'_>) -> Option<Rule> {
         }
     }
     let [family, _, _, _, table, ..] = *message.payload.first_chunk::<12>()?;
-    Some(Rule { family, mark: MarkRule { value: value?, mask }, table, protocol })
+    Some(Rule { family, mark: MarkRule { value: value?, mask }, table, protocol, priority })
 }
 
 fn ip(family: u8, bytes: &[u8]) -> Option<IpAddr> {

@@ -75,6 +75,22 @@ fn the_version_can_be_asked_for_in_two_ways() {
     }
 }
 
+/// `Args` in cmd/kube-proxy/app/server.go: templates leave empty arguments.
+#[test]
+fn empty_arguments_are_dropped_unless_they_are_values() {
+    for (args, expect) in [
+        (&["", "--v=2", ""][..], &["--v=2"][..]),
+        (&["--cluster-cidr", "", "", "plan", ""], &["--cluster-cidr", "", "plan"]),
+        (&["-v", "", "--cluster_cidr", ""], &["-v", "", "--cluster_cidr", ""]),
+        (&["--cleanup", "", "--cluster-cidr=", ""], &["--cleanup", "--cluster-cidr="]),
+    ] {
+        let mut got: Vec<OsString> =
+            [&["kube-ipvs"], args].concat().into_iter().map(OsString::from).collect();
+        super::drop_empty(&mut got);
+        assert_eq!(got[1..], expect.iter().map(OsString::from).collect::<Vec<_>>(), "{args:?}");
+    }
+}
+
 #[test]
 fn flags_can_stand_for_commands() {
     for (args, task) in [

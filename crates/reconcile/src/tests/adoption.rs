@@ -145,6 +145,27 @@ fn a_virtual_server_of_ours_that_a_recheck_finds_is_drained() {
     assert_eq!(world.kernel.weights(found), [(77, 0)]);
 }
 
+/// The way back goes over all nodes, kube-ipvs may have been tried on one.
+#[test]
+fn cleanup_leaves_a_kube_proxy_alone_where_kube_ipvs_never_ran() {
+    let kernel = Kernel::new();
+    let (of_kube_proxy, settings) =
+        (vs(WEB, Protocol::Tcp), lb_types::VirtualServer::new(lb_types::Scheduler::RR));
+    kernel.ipvs.by_another(IpvsOp::AddVirtualServer { vs: of_kube_proxy, settings });
+    kernel.tables().vips.apply(&[lb_types::VipOp::EnsureLink]).unwrap();
+    kernel.vips.add_address(ip(WEB));
+    let mut world = World::on(kernel.clone(), config());
+    let cleanup = world.reconciler.cleanup();
+    assert!(cleanup.plan.is_empty(), "{}", cleanup.plan);
+    assert!(kernel.ipvs.virtual_servers().contains_key(&of_kube_proxy));
+    // Where it has run, what kube-proxy had there is its to remove.
+    let mut world = World::on(kernel.clone(), config());
+    world.deliver(web());
+    world.run();
+    World::on(kernel.clone(), config()).reconciler.cleanup();
+    assert!(kernel.ipvs.virtual_servers().is_empty());
+}
+
 #[test]
 fn cleanup_goes_on_when_the_link_is_somebody_elses() {
     let world = World::synced(web());

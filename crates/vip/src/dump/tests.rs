@@ -129,7 +129,8 @@ fn rules() {
         |header: &[u8], attributes: &[(u16, &[u8])]| read(&message(NEW_RULE, header, attributes), parse_rule);
     let header = [2, 0, 0, 0, 177, 0, 0, 1, 0, 0, 0, 0];
     let bit: &[u8] = &0x1000_u32.to_ne_bytes();
-    let ours = rule(&header, &[(6, &[177, 0, 0, 0]), (10, bit), (16, bit), (21, &[177])]).unwrap();
+    let priority = &[1, 0, 0, 0][..];
+    let ours = rule(&header, &[(6, priority), (10, bit), (16, bit), (21, &[177])]).unwrap();
     assert_eq!((ours.as_ours(), ours.as_foreign()), (Some((IpFamily::V4, 12)), None));
     let mark = MarkRule { value: 0x1000, mask: 0x1000 };
     for (what, header, protocol) in [
