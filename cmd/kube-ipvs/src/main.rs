@@ -45,7 +45,12 @@ fn main() -> ExitCode {
     match execute(&line).and_then(|stopped| stopped.follow(line.args())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            output::complain(&format!("kube-ipvs: {error:#}"));
+            // Who collects the log of the process wants its last words in the same form.
+            if line.cli.task() == Task::Run && tracing::dispatcher::has_been_set() {
+                tracing::error!("kube-ipvs ends: {error:#}");
+            } else {
+                output::complain(&format!("kube-ipvs: {error:#}"));
+            }
             ExitCode::FAILURE
         }
     }

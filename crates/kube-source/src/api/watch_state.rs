@@ -113,6 +113,7 @@ impl End {
             End::Quiet => "the server sends nothing".to_owned(),
             End::Garbled(error) => format!("the server sent something that cannot be parsed: {error}"),
             End::Refused(Refusal { code, reason, message, .. }) => {
+                let message = message.replace(char::is_control, " ");
                 format!("the server refuses with {code} {reason}: {message}")
             }
         })
