@@ -57,7 +57,7 @@ pub fn drains(settings: &Settings, output: Output, watch: bool) -> anyhow::Resul
     let mut kernel = IpvsClient::open().context("open the IPVS tables")?;
     if !state_dir::is_locked(&settings.state_dir) {
         output::complain(&format!(
-            "no kube-ipvs runs with --state-dir {}: what follows is what the last one has left there, and nothing ends \
+            "no running kube-ipvs is seen with --state-dir {}: what follows is what the last one has left there, and nothing ends \
              it; name the directory of the process that runs (--state-dir, or --config with its file)",
             settings.state_dir.display()
         ));

@@ -2,22 +2,32 @@
 
 use std::{
     ffi::OsString,
+    io,
     os::unix::process::CommandExt as _,
     process::Command,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use anyhow::Context;
 use kernel::ProbeOutcome;
+use signal_hook::flag;
 
 use crate::conn_reuse;
 
 /// True once a signal has asked the process to stop, perhaps after another configuration has asked it to start again.
-static MUST_STOP: AtomicBool = AtomicBool::new(false);
+static MUST_STOP: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
-/// Notes that a signal has asked the process to stop.
-pub fn note_stop() {
-    MUST_STOP.store(true, Ordering::Release);
+/// True once the process is about to start again: whatever asks it to stop from then on ends it at once.
+static STARTS_AGAIN: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+
+/// Has a signal noted that asks the process to stop, also while nobody handles it any more.
+pub fn note(signal: i32) -> io::Result<()> {
+    flag::register_conditional_default(signal, Arc::clone(&STARTS_AGAIN))?;
+    flag::register(signal, Arc::clone(&MUST_STOP))?;
+    Ok(())
 }
 
 /// Reason for which the program has come to its end.
@@ -36,8 +46,10 @@ impl Stopped {
     pub fn follow(self, args: &[OsString]) -> anyhow::Result<()> {
         match self {
             Stopped::Done => Ok(()),
-            Stopped::Reconfigured(_) if MUST_STOP.load(Ordering::Acquire) => Ok(()),
-            Stopped::Reconfigured(probe) => start_again(args, probe),
+            Stopped::Reconfigured(probe) => {
+                STARTS_AGAIN.store(true, Ordering::SeqCst);
+                if MUST_STOP.load(Ordering::SeqCst) { Ok(()) } else { start_again(args, probe) }
+            }
         }
     }
 
@@ -73,28 +85,55 @@ mod tests {
         std::env::args().any(|arg| arg == role)
     }
 
-    fn arguments(role: &str) -> Vec<OsString> {
-        let test = "restart::tests::the_program_starts_again_in_the_same_process";
-        ["kube-ipvs", test, role, "--exact", "--nocapture"].map(OsString::from).to_vec()
+    fn arguments(test: &str, role: &str) -> Vec<OsString> {
+        ["kube-ipvs", &format!("restart::tests::{test}"), role, "--exact", "--nocapture"]
+            .map(OsString::from)
+            .to_vec()
+    }
+
+    /// Output of this test in a process of its own, with a role.
+    fn run(test: &str, role: &str) -> (u32, String) {
+        let mut process = Command::new("/proc/self/exe");
+        process.args(&arguments(test, role)[1..]).stdout(std::process::Stdio::piped());
+        let process = process.spawn().unwrap();
+        let id = process.id();
+        let output = process.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{text}");
+        (id, text)
+    }
+
+    #[expect(clippy::print_stdout, reason = "the first process hears of the second one")]
+    #[test]
+    fn a_stop_that_was_asked_for_comes_before_a_new_start() {
+        const TEST: &str = "a_stop_that_was_asked_for_comes_before_a_new_start";
+        if has_role("again") {
+            println!("started again");
+        } else if has_role("stopped") {
+            note(signal_hook::consts::SIGTERM).unwrap();
+            signal_hook::low_level::raise(signal_hook::consts::SIGTERM).unwrap();
+            Stopped::Reconfigured(None).follow(&arguments(TEST, "again")).unwrap();
+            println!("stopped");
+        } else {
+            let (_, text) = run(TEST, "stopped");
+            assert!(text.contains("stopped\n") && !text.contains("started again"), "{text}");
+        }
     }
 
     #[expect(clippy::print_stdout, reason = "the first process hears of the second one")]
     #[test]
     fn the_program_starts_again_in_the_same_process() {
+        const TEST: &str = "the_program_starts_again_in_the_same_process";
         if has_role("second") {
             println!("started again as {} after {:?}", id(), std::env::var(conn_reuse::EARLIER_PROBE));
         } else if has_role("first") {
             let stopped = Stopped::Reconfigured(None).with_probe(Some(ProbeOutcome::SynSurvived));
-            let failed = stopped.follow(&arguments("second"));
+            let failed = stopped.follow(&arguments(TEST, "second"));
             panic!("{failed:?}");
         } else {
-            let mut first = Command::new("/proc/self/exe");
-            first.args(&arguments("first")[1..]).stdout(std::process::Stdio::piped());
-            let first = first.spawn().unwrap();
-            let expect = format!("started again as {} after Ok(\"syn-survived\")", first.id());
-            let output = first.wait_with_output().unwrap();
-            let text = String::from_utf8_lossy(&output.stdout);
-            assert!(output.status.success() && text.contains(&expect), "{text}");
+            let (id, text) = run(TEST, "first");
+            let expect = format!("started again as {id} after Ok(\"syn-survived\")");
+            assert!(text.contains(&expect), "{text}");
         }
     }
 }

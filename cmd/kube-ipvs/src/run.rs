@@ -57,6 +57,9 @@ const MESSAGES_PER_STEP: usize = 4096;
 /// Services planned in a row that leave memory worth giving back, as a start or a new list does.
 const SERVICES_BEFORE_TRIM: usize = 1000;
 
+/// Signals that ask the process to stop.
+const STOP_SIGNALS: [i32; 2] = [SIGTERM, SIGINT];
+
 /// Messages of the threads to the loop.
 enum Message {
     /// Changes of objects, with the time at which they arrived.
@@ -73,7 +76,10 @@ enum Message {
 pub fn run(settings: &Settings, process: Process, file: Option<ConfigWatch>) -> anyhow::Result<Stopped> {
     let _lock = state_dir::lock(&settings.state_dir)?;
     // First of all, so that whoever stops it at once finds no failure.
-    let signals = Signals::new([SIGTERM, SIGINT]).context("catch signals")?;
+    for signal in STOP_SIGNALS {
+        restart::note(signal).context("catch signals")?;
+    }
+    let signals = Signals::new(STOP_SIGNALS).context("catch signals")?;
     info!(version = env!("CARGO_PKG_VERSION"), node = %settings.node_name, "kube-ipvs starts");
     raise_open_files();
     adjust_oom_score(settings);
@@ -164,7 +170,6 @@ fn serve(
 fn stop_on_signal(mut signals: Signals, sender: SyncSender<Message>) -> anyhow::Result<()> {
     spawn("signals", sender, move |sender| {
         if let Some(signal) = signals.forever().next() {
-            restart::note_stop();
             let _closed = sender.send(Message::Stop(signal));
         }
     })

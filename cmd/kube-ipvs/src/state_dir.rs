@@ -76,7 +76,7 @@ pub fn is_locked(state_dir: &Path) -> bool {
 }
 
 fn open_lock(path: &Path) -> io::Result<File> {
-    // Nor does it wait for the other end of a pipe.
+    // Neither a link is followed nor the other end of a pipe waited for.
     let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default();
     OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).custom_flags(flags).open(path)
 }

@@ -101,6 +101,7 @@ fn whatever_is_waited_for_is_loaded_and_what_is_not_known_costs_nothing() {
         (WaitsFor::Connections(12), r#"{"connections":12}"#),
         (WaitsFor::Quiet(at), r#"{"quietUntilMillis":1234567}"#),
         (WaitsFor::Answer(at), r#"{"answerUntilMillis":1234567}"#),
+        (WaitsFor::Slice(at), r#"{"sliceUntilMillis":1234567}"#),
         (WaitsFor::Reading(at), r#"{"readingAtMillis":1234567}"#),
         (WaitsFor::Removal(Outcome::TimedOut), r#"{"removal":"timed-out"}"#),
         (

@@ -88,7 +88,7 @@ impl Drain {
         self.seen.map_or(0, |(connections, _)| connections.active)
     }
 
-    /// Takes counters in; without them only the deadline counts.
+    /// Takes counters in; without them only times do.
     pub(crate) fn poll(&mut self, now: Time, counters: Option<Reading>) {
         let outcome = match counters {
             Some((connections, traffic)) => {

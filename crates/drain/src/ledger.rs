@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!            begin, restore              poll: drained, silent or overdue;
-//!                                        endpoint_gone; address_reused
+//!                                        endpoint_gone, endpoint_perhaps_gone
+//!                                        and its time; address_reused
 //!   Absent ──────────────────> Draining ─────────────────────────────────> Due(outcome)
 //!    ^  ^                         │                                            │
 //!    │  └─────────────────────────┴── end: removed, serves again, vanished ────┤
@@ -296,7 +297,8 @@ impl Ledger {
 
     /// Takes fresh counters of one virtual server and returns whether it has real servers to remove.
     ///
-    /// `counters` answers `None` when the kernel did not tell; then only the deadline counts.
+    /// `counters` answers `None` when the kernel did not tell; then only the deadline counts, and the time of a
+    /// pod that may have moved.
     pub fn poll(
         &mut self,
         front: Front,

@@ -16,6 +16,9 @@ pub enum WaitsFor {
     /// An answer to clients that have sent, until then.
     #[cfg_attr(feature = "serde", serde(rename = "answerUntilMillis", with = "millis"))]
     Answer(Time),
+    /// Another slice that lists its pod, until then: after that the pod is gone.
+    #[cfg_attr(feature = "serde", serde(rename = "sliceUntilMillis", with = "millis"))]
+    Slice(Time),
     /// The next reading of its counters.
     #[cfg_attr(feature = "serde", serde(rename = "readingAtMillis", with = "millis"))]
     Reading(Time),
@@ -41,6 +44,9 @@ impl Drain {
     pub fn waits_for(&self, reading: Time, obstacle: impl FnOnce() -> Option<WaitsFor>) -> WaitsFor {
         if let Some(outcome) = self.due {
             return obstacle().unwrap_or(WaitsFor::Removal(outcome));
+        }
+        if let Some(at) = self.gone_at {
+            return WaitsFor::Slice(at);
         }
         match self.seen.map(|(connections, _)| self.settings.policy.awaited(&connections)) {
             Some(0) => self.lingers_until().map_or(WaitsFor::Reading(reading), WaitsFor::Quiet),
@@ -75,8 +81,13 @@ impl WaitsFor {
             WaitsFor::Answer(until) if left(until) > 0 => {
                 format!("an answer to its clients, for {}s more", left(until))
             }
+            WaitsFor::Slice(until) if left(until) > 0 => {
+                format!("another slice with its pod, for {}s more", left(until))
+            }
             WaitsFor::Reading(at) if left(at) > 0 => format!("the next reading in {}s", left(at)),
-            WaitsFor::Quiet(_) | WaitsFor::Answer(_) | WaitsFor::Reading(_) => "the next reading".to_owned(),
+            WaitsFor::Quiet(_) | WaitsFor::Answer(_) | WaitsFor::Slice(_) | WaitsFor::Reading(_) => {
+                "the next reading".to_owned()
+            }
             WaitsFor::Removal(outcome) => format!("its removal: {outcome}"),
             WaitsFor::Retry { at, refused } => format!("retry in {}s: {refused}", left(at)),
             WaitsFor::Base => "link and chains".to_owned(),

@@ -1,7 +1,7 @@
 //! Loading of modules that the kernel itself does not load, or not safely.
 //!
-//! ip_vs: before Linux 5.16 the generic-netlink family has no alias that modprobe knows. Asking nf_tables for the revision of the iptables match `ipvs`
-//! makes the kernel load xt_ipvs under the name `ipt_ipvs`, and with it ip_vs, on which xt_ipvs depends
+//! ip_vs: before Linux 5.16 the generic-netlink family has no alias that modprobe knows. Asking nf_tables for the
+//! revision of the iptables match `ipvs` makes the kernel load xt_ipvs under the name `ipt_ipvs`, and with it ip_vs, on which xt_ipvs depends
 //! (`nfnl_compat_get_rcu`, net/netfilter/nft_compat.c).
 //!
 //! ip_vs_lblc and ip_vs_lblcr: the kernel loads a scheduler under the lock of IPVS (`ip_vs_add_service`). These two
@@ -11,7 +11,7 @@
 //! network interface of the module's name (`dev_load`, net/core/dev_ioctl.c), for which the kernel demands
 //! `CAP_SYS_MODULE`.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use lb_types::Scheduler;
 use netlink::{Buffers, Protocol, Request, RequestSocket};
@@ -52,9 +52,13 @@ pub fn load_scheduler(scheduler: Scheduler) {
 
 /// Tells whether a scheduler has to be loaded before the kernel may be asked about it.
 pub fn must_be_loaded(scheduler: Scheduler) -> bool {
-    // Present in every network namespace once the scheduler is registered, be it a module or a part of the kernel.
+    if !matches!(scheduler.as_str(), "lblc" | "lblcr") {
+        return false;
+    }
+    // Present in every network namespace once the scheduler is registered, be it a module or a part of the
+    // kernel.
     let parameter = format!("/proc/sys/net/ipv4/vs/{scheduler}_expiration");
-    let module = format!("/sys/module/ip_vs_{scheduler}");
-    matches!(scheduler.as_str(), "lblc" | "lblcr")
-        && ![parameter, module].iter().any(|path| Path::new(path).exists())
+    // A module that is only being loaded may wait for the namespaces.
+    let state = fs::read_to_string(format!("/sys/module/ip_vs_{scheduler}/initstate"));
+    !Path::new(&parameter).exists() && state.map_or(true, |state| state.trim() != "live")
 }

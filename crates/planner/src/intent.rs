@@ -352,7 +352,7 @@ impl Wanted<'_> {
             return None;
         }
         let mut pods = config.pod_cidrs.iter().chain(&self.model.node().pod_cidrs).copied();
-        // Where nodes and pods share a network, an address of the node is no pod's for all that.
+        // An address of the node is no pod's, as where nodes and pods share a network.
         let is_of_node = facts.addresses.contains_key(&vip);
         if let Some(range) = pods.find(|net| !is_of_node && net.contains(vip)) {
             return Some(ProblemKind::ExternalIpIsPodIp { vip, range });

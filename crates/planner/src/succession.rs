@@ -104,7 +104,7 @@ impl Situation {
                 }
             }
             Successor::SamePort => Fate::HandedOver,
-            Successor::OtherPort if is_dead && !self.may_move => Fate::HandedOver,
+            Successor::OtherPort if is_dead => Fate::HandedOver,
             Successor::OtherPort | Successor::None => Fate::Keep,
         }
     }
@@ -142,7 +142,7 @@ mod tests {
             ("ended moves", Fate::PerhapsGone, Fate::PerhapsGone, Fate::PerhapsGone, Fate::HandedOver),
             ("moves", Fate::Keep, Fate::Keep, Fate::HandedOver, Fate::HandedOver),
             ("ended drain", Fate::Keep, Fate::HandedOver, Fate::HandedOver, Fate::HandedOver),
-            ("ended drain moves", Fate::Keep, Fate::Keep, Fate::HandedOver, Fate::HandedOver),
+            ("ended drain moves", Fate::Keep, Fate::HandedOver, Fate::HandedOver, Fate::HandedOver),
             ("serves", Fate::Keep, Fate::Keep, Fate::Keep, Fate::HandedOver),
             ("ended serves", Fate::Keep, Fate::Keep, Fate::Keep, Fate::HandedOver),
         ] {

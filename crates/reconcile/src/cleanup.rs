@@ -33,7 +33,12 @@ impl Reconciler {
         let mut report = Report::default();
         let mirror = &self.syncer.kernel.mirror;
         let has_routes = !(mirror.routes.is_empty() && mirror.steered.is_empty() && mirror.rules.is_empty());
-        if matches!(rules, Ok(false)) && vips.is_ok() && !has_routes {
+        let has_no_table = match &rules {
+            Ok(exists) => !exists,
+            // Without nf_tables kube-ipvs cannot have run.
+            Err(error) => error.kind == ErrorKind::NotSupported,
+        };
+        if has_no_table && vips.is_ok() && !has_routes {
             info!("kube-ipvs has left nothing here; what kube-proxy may have stays");
             return Cleanup { plan: Plan::default(), report, unread: Vec::new() };
         }

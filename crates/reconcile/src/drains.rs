@@ -6,7 +6,7 @@ use std::{
 };
 
 use dataplane::TableError;
-use drain::{Cause, Key, Ledger, Outcome, Record, Settings, State, Time};
+use drain::{Cause, Key, Ledger, Outcome, Record, Settings, State, Time, Verdict};
 use lb_types::{Front, IpvsOp, PodUid, RealServerId};
 use planner::{Desired, Dirty, Fate, Mirror, Plan, Situation, Subject, Successor, Vacated};
 use service_model::ServiceModel;
@@ -92,7 +92,8 @@ impl Drains {
             let fate = self.situation_of_drain(&key, view).map(|situation| match situation.successor {
                 // Whoever is there has come while nobody looked.
                 Successor::SamePort => Situation { successor: Successor::Newcomer, ..situation }.fate(),
-                _ => situation.fate(),
+                // The first list may fall between two writes of the controller.
+                _ => Situation { may_move: true, ..situation }.fate(),
             });
             self.follow_fate(key, fate.unwrap_or(Fate::Keep), view, &mut Dirty::default());
         }
@@ -172,7 +173,11 @@ impl Drains {
             Fate::Keep => return self.ledger.endpoint_listed(&key),
             Fate::PerhapsGone => {
                 self.begin(key, Cause::Terminating, view);
-                self.ledger.endpoint_perhaps_gone(&key, view.now);
+                match self.ledger.judge(&key, view.desired.drain_overrides(&key.front)) {
+                    Verdict::Quiesce => self.ledger.endpoint_perhaps_gone(&key, view.now),
+                    // What is removed at once must stay away as long as if the pod were gone for certain.
+                    Verdict::Remove(_) => self.ledger.endpoint_gone(&key),
+                }
             }
             Fate::Gone => {
                 self.begin(key, Cause::Terminating, view);

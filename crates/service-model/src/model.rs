@@ -149,8 +149,8 @@ impl ServiceModel {
         }
         let mut copies: Vec<_> =
             sources.iter().flat_map(|(slice, port)| slice.endpoints_at(port.port)).collect();
-        // The least copy of each endpoint counts, so it is sorted first and stays. Where one says that it is on this
-        // node, it is.
+        // The least copy of each endpoint counts, so it is sorted first and stays. Where one slice says that it
+        // is on this node, it is.
         copies.sort_unstable_by_key(|(id, copy)| {
             (*id, copy.rank, !copy.is_on(&self.node), copy.placement.node.is_none(), *copy)
         });

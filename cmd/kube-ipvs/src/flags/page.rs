@@ -44,7 +44,7 @@ gracefulTimeout: 10m
 - **Defaults.** A field that is missing or `null` has its default, and so has an empty text (an empty duration is an error). In a `KubeProxyConfiguration`, so has `0` or `0s`, unless zero is a value of its own (`or 0` in the table). In a `KubeIpvsConfiguration` zero is zero.
 - **Unknown fields** are ignored, and the last of several duplicates counts; a warning names path and line. A value of the wrong type, a document of another kind and broken YAML are errors. All mistakes are listed at once, those of the text with file and line; broken YAML hides the others.
 - **Precedence.** With a `KubeProxyConfiguration` in the file, flags of kube-proxy that have a field are ignored, as in kube-proxy; a warning lists them. A file that has only our settings leaves them alone. `--hostname-override` and the flags of the log override the file, and so do the flags of `KubeIpvsConfiguration`. `--master` has no field.
-- **Changes** to the file take effect within two seconds, however it is replaced: the process executes itself anew with the new configuration. Drains go on (unless the state directory is another one), and the kernel keeps serving meanwhile. If the new content is invalid, the log has an ERROR line and the old configuration stays in force.
+- **Changes** to the file take effect within some seconds, however it is replaced: the process executes itself anew with the new configuration. Drains go on (unless the state directory is another one), and the kernel keeps serving meanwhile. If the new content is invalid, the log has an ERROR line and the old configuration stays in force.
 - `kube-ipvs --write-config-to FILE` writes the configuration in effect.
 
 Differences from kube-proxy:

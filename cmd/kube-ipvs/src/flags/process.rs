@@ -26,8 +26,8 @@ pub struct ProcessFlags {
           default_missing_value = "true", action = ArgAction::Set, value_parser = go::boolean)]
     pub cleanup: bool,
 
-    /// Loads modules, sets the kernel parameters and IPVS timeouts, which may need more privileges than the process has
-    /// later, and exits
+    /// Loads modules, sets the kernel parameters and the IPVS timeouts, and exits: that may need more privileges than the
+    /// process has later
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false",
           default_missing_value = "true", action = ArgAction::Set, value_parser = go::boolean)]
     pub init_only: bool,

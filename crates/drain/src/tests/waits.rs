@@ -42,6 +42,28 @@ fn every_drain_says_what_it_waits_for() {
 }
 
 #[test]
+fn a_pod_that_may_have_moved_has_its_time_whatever_its_connections_do() {
+    let (mut ledger, key) = (Ledger::default(), key(Protocol::Tcp, 1));
+    ledger.begin(key, Cause::Terminating, &NONE, at(0));
+    ledger.endpoint_perhaps_gone(&key, at(1));
+    ledger.endpoint_perhaps_gone(&key, at(2));
+    let waits = ledger.get(&key).unwrap().waits_for(at(9), || None);
+    assert_eq!(waits.render(at(1)), "another slice with its pod, for 2s more");
+    ledger.poll(key.front, at(2), |_| None);
+    assert!(ledger.next_poll() <= Some(at(3)), "a look of its own");
+    assert_eq!(ledger.state(&key), State::Draining);
+    ledger.poll(key.front, at(3), |_| None);
+    assert_eq!(ledger.state(&key), State::Due(Outcome::EndpointGone));
+    // One that comes back in time is not removed, whenever it is looked at.
+    let mut ledger = Ledger::default();
+    ledger.begin(key, Cause::Terminating, &NONE, at(0));
+    ledger.endpoint_perhaps_gone(&key, at(1));
+    ledger.endpoint_listed(&key);
+    ledger.poll(key.front, at(9), |_| None);
+    assert_eq!(ledger.state(&key), State::Draining);
+}
+
+#[test]
 fn what_keeps_a_removal_from_being_written_is_what_it_waits_for() {
     let (mut ledger, key) = (Ledger::default(), key(Protocol::Tcp, 1));
     ledger.begin(key, Cause::Terminating, &NONE, at(0));

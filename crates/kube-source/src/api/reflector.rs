@@ -1,12 +1,23 @@
 //! The requests for one kind of objects, and the objects that arrive.
 
-use std::{cell::RefCell, collections::BTreeSet, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::BTreeSet,
+    pin::{Pin, pin},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use form_urlencoded::Serializer;
+use futures_util::future::{Either, pending, select};
 use http::Response;
 use http_body_util::BodyExt;
 use kube::client::Body;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout, timeout_at},
+};
 use tracing::{debug, info, warn};
 
 use super::{
@@ -32,6 +43,17 @@ const LEAST_WATCH_DURATION: Duration = Duration::from_secs(5);
 const LONGEST_WAIT_FOR_VERSION: Duration = Duration::from_secs(1);
 /// Wait for an answer after which a log line says so.
 const REPORTED_WAIT: Duration = Duration::from_secs(5);
+
+/// Waits for a result, unless something else comes first.
+async fn unless<T>(
+    other: Pin<&mut impl Future<Output = ()>>,
+    result: Pin<&mut impl Future<Output = T>>,
+) -> Option<T> {
+    match select(result, other).await {
+        Either::Left((result, _)) => Some(result),
+        Either::Right(_) => None,
+    }
+}
 
 /// Lists and watches one kind of objects, like client-go's type of this name, and passes on what changes.
 pub(super) struct Reflector<'a> {
@@ -88,7 +110,10 @@ impl<'a> Reflector<'a> {
             self.negotiation.set_server_minor(known_minor);
             let request = state.next_request();
             debug!(kind = self.kind.resource(), ?request, "request to the API server");
-            let end = self.perform_in_time(&request, &mut state, begun).await;
+            let other_selector = self.until_other_selector(minor.clone());
+            let performed = self.perform_in_time(&request, &mut state, begun);
+            // What a request by another selector would find is not asked for any more.
+            let Some(end) = unless(pin!(other_selector), pin!(performed)).await else { continue };
             debug!(kind = self.kind.resource(), ?end, "request ended");
             if let Some(time) = self.negotiation.record_end(&end, Instant::now()) {
                 self.report_distrust(&end, time);
@@ -115,6 +140,21 @@ impl<'a> Reflector<'a> {
         if minor.is_some() && selector != self.selector {
             self.selector = selector;
             state.list_again();
+        }
+    }
+
+    /// Waits until the server has a version that calls for another selector.
+    fn until_other_selector(
+        &self,
+        mut minor: watch::Receiver<Option<u32>>,
+    ) -> impl Future<Output = ()> + use<> {
+        let (kind, node_name, selector) = (self.kind, Arc::clone(&self.node_name), self.selector.clone());
+        async move {
+            let is_other =
+                |minor: &Option<u32>| minor.is_some() && kind.selector(&node_name, *minor) != selector;
+            if minor.wait_for(is_other).await.is_err() {
+                pending().await
+            }
         }
     }
 

@@ -1,4 +1,5 @@
-//! Version of the API server. Its requests run beside all others, none of which waits for them.
+//! Version of the API server. Its requests run beside all others, of which only the first list of
+//! Services waits for one, a second at most.
 
 use std::time::Duration;
 

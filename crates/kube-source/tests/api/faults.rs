@@ -9,7 +9,7 @@ use test_apiserver::{
     Verb,
 };
 
-use crate::cluster::{Cluster, SILENCE, random, service, slice};
+use crate::cluster::{Cluster, SILENCE, filled, random, service, slice};
 
 const BOTH: [Resource; 2] = [Resource::Services, Resource::EndpointSlices];
 
@@ -239,7 +239,9 @@ fn objects_that_leave_the_selector_are_gone() {
 fn the_label_of_headless_services_counts_by_the_servers_version() {
     let mut labelled = service(1, "a");
     labelled["metadata"]["labels"] = serde_json::json!({"service.kubernetes.io/headless": ""});
-    let mut cluster = Cluster::new(TestApiServer::builder().minor(34));
+    // So long that no watch ends by silence.
+    let server = filled(TestApiServer::builder().minor(34), 20);
+    let mut cluster = Cluster::follow_with(server, Duration::from_secs(60));
     cluster.wait("all are served", |c| c.model.services().count() == 20);
     cluster.apply(labelled.clone());
     cluster.wait("the Service is no proxy's", |c| c.model.services().count() == 19);

@@ -176,6 +176,11 @@ fn addresses_that_nobody_may_capture_are_refused() {
     assert!(of_pod.contains("10.244.3.4 lies in the range of pods 10.244.0.0/16"), "{of_pod}");
     let served: Vec<_> = intent.fronts.iter().map(|front| front.front.port.addr.to_string()).collect();
     assert_eq!(served, [WEB, "192.0.2.7", "203.0.113.9", "10.244.3.5"]);
+    // Where nodes and pods share a network, an address of this node is no pod's.
+    world.config.bindings = Bindings::default();
+    world.facts.addresses.insert(ip("10.244.3.4"), "eth0".to_owned());
+    let (_, problems) = desire_service(&service, &world.model, world.context());
+    assert_eq!(problems, []);
 }
 
 /// Each binding is complete before the one before it goes, so that no connection is lost which both can carry.

@@ -145,7 +145,7 @@ fn a_virtual_server_of_ours_that_a_recheck_finds_is_drained() {
     assert_eq!(world.kernel.weights(found), [(77, 0)]);
 }
 
-/// The way back goes over all nodes, kube-ipvs may have been tried on one.
+/// The way back goes over all nodes, while kube-ipvs may have been tried on one only.
 #[test]
 fn cleanup_leaves_a_kube_proxy_alone_where_kube_ipvs_never_ran() {
     let kernel = Kernel::new();
@@ -158,6 +158,11 @@ fn cleanup_leaves_a_kube_proxy_alone_where_kube_ipvs_never_ran() {
     let cleanup = world.reconciler.cleanup();
     assert!(cleanup.plan.is_empty(), "{}", cleanup.plan);
     assert!(kernel.ipvs.virtual_servers().contains_key(&of_kube_proxy));
+    // So it does where it cannot have run.
+    let no_nf_tables = Unopened::new("open nf_tables", ErrorKind::NotSupported, "module missing");
+    let without = Tables { rules: Box::new(no_nf_tables), ..kernel.tables() };
+    let cleanup = Reconciler::new(config(), without).cleanup();
+    assert!(cleanup.plan.is_empty() && cleanup.unread.is_empty(), "{}", cleanup.plan);
     // Where it has run, what kube-proxy had there is its to remove.
     let mut world = World::on(kernel.clone(), config());
     world.deliver(web());

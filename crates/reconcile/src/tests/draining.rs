@@ -510,6 +510,8 @@ fn a_pod_that_ended_while_nobody_looked_is_gone() {
     world.sync(slice("web", Protocol::Tcp, &[("10.244.0.11", Is::Terminating), ("10.244.0.12", Is::Ready)]));
     let saved = records(&world);
     resume(&mut world, saved, ready("web", &["10.244.0.12"]));
+    assert_eq!(world.kernel.weights(web_vs()), [(11, 0), (12, 1)], "another slice may list it in a moment");
+    world.pass(Duration::from_secs(3));
     assert_eq!(world.kernel.weights(web_vs()), [(12, 1)]);
 }
 

@@ -133,15 +133,17 @@ fn rules() {
     let ours = rule(&header, &[(6, priority), (10, bit), (16, bit), (21, &[177])]).unwrap();
     assert_eq!((ours.as_ours(), ours.as_foreign()), (Some((IpFamily::V4, 12)), None));
     let mark = MarkRule { value: 0x1000, mask: 0x1000 };
-    for (what, header, protocol) in [
-        ("another owner", header, 3),
-        ("another table", [2, 0, 0, 0, 100, 0, 0, 1, 0, 0, 0, 0], 177),
-        ("of routes of multicast", [128, 0, 0, 0, 177, 0, 0, 1, 0, 0, 0, 0], 177),
+    let later = &[2, 0, 0, 0][..];
+    for (what, header, priority, protocol) in [
+        ("another owner", header, priority, 3),
+        ("another priority", header, later, 177),
+        ("another table", [2, 0, 0, 0, 100, 0, 0, 1, 0, 0, 0, 0], priority, 177),
+        ("of routes of multicast", [128, 0, 0, 0, 177, 0, 0, 1, 0, 0, 0, 0], priority, 177),
     ] {
-        let foreign = rule(&header, &[(10, bit), (16, bit), (21, &[protocol])]).unwrap();
+        let foreign = rule(&header, &[(6, priority), (10, bit), (16, bit), (21, &[protocol])]).unwrap();
         assert_eq!((foreign.as_ours(), foreign.as_foreign()), (None, Some(mark)), "{what}");
     }
-    let whole = rule(&header, &[(10, bit), (21, &[177])]).unwrap();
+    let whole = rule(&header, &[(6, priority), (10, bit), (21, &[177])]).unwrap();
     assert_eq!(whole.as_foreign(), Some(MarkRule { value: 0x1000, mask: u32::MAX }), "the whole mark");
     assert_eq!(rule(&[2, 0, 0, 0, 177, 0, 0, 1, 2, 0, 0, 0], &[(10, bit)]), None, "not fwmark");
     assert_eq!(rule(&header, &[(6, &[177, 0, 0, 0])]), None, "no mark");
