@@ -235,7 +235,7 @@ impl Reconciler {
         let scope = if self.phase == Phase::Running { Scope::All } else { Scope::Desired };
         self.syncer.settle(now, dirty, scope, report);
         self.syncer.note_planned(report);
-        self.note_programmed(report);
+        self.note_programmed(now, report);
         let Syncer { deletions, kernel, work, .. } = &mut self.syncer;
         let walked = deletions.delete(kernel, work, now, report);
         Step::Changes { dumped, walked }
@@ -288,13 +288,16 @@ impl Reconciler {
 
     /// Notes when the first programming is complete: all of it has been tried with the link and the chains in
     /// place. What the kernel refuses of single Services even then must not keep the node from being ready.
-    fn note_programmed(&mut self, report: &mut Report) {
+    fn note_programmed(&mut self, now: Time, report: &mut Report) {
         let has_base = self.syncer.kernel.has_base() && !self.syncer.work.awaits_base();
         let is_tried = self.phase == Phase::Running && has_base && !self.syncer.work.has_failed_call();
         if is_tried && !self.programmed && !self.syncer.work.is_failing(Subject::Base) {
             self.programmed = true;
             report.completed_start = true;
             self.syncer.report_lost_marks();
+            for front in self.syncer.superseded() {
+                self.syncer.work.request(Subject::Front(front), now);
+            }
             self.syncer
                 .deletions
                 .add(&planner::untranslated(&self.syncer.intents.desired, &self.syncer.kernel.mirror));

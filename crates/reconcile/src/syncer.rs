@@ -414,6 +414,15 @@ impl Syncer {
         }
     }
 
+    /// Fronts of kube-proxy's virtual servers for node ports that marks serve by now: nobody else notices that they are
+    /// ours since.
+    pub(crate) fn superseded(&self) -> Vec<Front> {
+        let (Intents { desired, ownership, .. }, mirror) = (&self.intents, &self.kernel.mirror);
+        let ours = mirror.left.iter().filter(|vs| ownership.owns(vs, mirror));
+        let fronts = ours.filter_map(|vs| mirror.front(vs));
+        fronts.filter(|front| desired.front(front).is_none()).collect()
+    }
+
     /// Names virtual servers with packet marks of our range that no element names and no front has drawn again.
     pub(crate) fn report_lost_marks(&self) {
         let Kernel { mirror, .. } = &self.kernel;

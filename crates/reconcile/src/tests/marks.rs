@@ -74,6 +74,29 @@ fn marks_of_an_earlier_range_stay_and_are_cleared_too() {
     }
 }
 
+/// The check that follows a takeover must not find anything to write.
+#[test]
+fn virtual_servers_of_kube_proxy_for_node_ports_are_quiesced_with_the_start() {
+    let kernel = Kernel::new();
+    kernel.vips.set_node_addresses([(ip("192.168.50.10"), "eth0")]);
+    let [its, others] = ["192.168.50.10", "192.168.50.99"].map(|addr| {
+        let port = VipPort { addr: ip(addr), protocol: Protocol::Tcp, port: 30_000.try_into().unwrap() };
+        VirtualServerId::from(port)
+    });
+    for vs in [its, others] {
+        let settings = lb_types::VirtualServer::new(lb_types::Scheduler::RR);
+        kernel.ipvs.by_another(IpvsOp::AddVirtualServer { vs, settings });
+        let (rs, settings) = (rs("10.244.0.11"), RealServer::SERVING);
+        kernel.ipvs.by_another(IpvsOp::AddRealServer { vs, rs, settings });
+        kernel.ipvs.set_connections(vs, rs, ConnectionCounters { active: 1, ..Default::default() });
+    }
+    let mut world = World::on(kernel, config());
+    world.deliver(with_node_ports(0..1));
+    world.run();
+    assert_eq!(world.kernel.weights(its), [(11, 0)], "at once, not with the first audit");
+    assert_eq!(world.kernel.weights(others), [(11, 1)], "not an address of the node");
+}
+
 /// Somebody deletes the maps, which are the only record of who has which mark, while nobody is there to repair that, as
 /// `nft flush ruleset` does. Returns the world before the next start.
 fn without_record(mut world: World) -> World {
