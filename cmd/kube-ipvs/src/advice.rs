@@ -25,7 +25,20 @@ pub fn warnings(settings: &Settings, server: Option<IpAddr>) -> impl Iterator<It
     let url = std::env::var("KUBERNETES_PORT").ok();
     let vip = server.and_then(|server| vip_warning(settings, server, url.as_deref()));
     let masquerade = nothing_masqueraded(settings).map(str::to_owned);
-    masquerade.into_iter().chain(node_ports_of_one_family(settings)).chain(vip)
+    let servers = two_servers_at_one_port(settings);
+    masquerade.into_iter().chain(node_ports_of_one_family(settings)).chain(servers).chain(vip)
+}
+
+fn two_servers_at_one_port(settings: &Settings) -> Option<String> {
+    let (healthz, metrics) = (settings.healthz?, settings.metrics?);
+    let is_everywhere = healthz.ip().is_unspecified() || metrics.ip().is_unspecified();
+    let meet = healthz.port() == metrics.port() && (healthz.ip() == metrics.ip() || is_everywhere);
+    meet.then(|| {
+        format!(
+            "--healthz-bind-address is {healthz} and --metrics-bind-address {metrics}: only one of both servers can listen \
+             there; give one of them another port, or none"
+        )
+    })
 }
 
 /// Warning of kube-proxy as well (cmd/kube-proxy/app/server.go, `checkBadConfig`).
@@ -199,6 +212,22 @@ mod tests {
         assert!(warns(&[]));
         for fine in ["--cluster-cidr=10.244.0.0/16", "--detect-local-mode=NodeCIDR", "--masquerade-all"] {
             assert!(!warns(&[fine]), "{fine}");
+        }
+    }
+
+    #[test]
+    fn two_servers_at_one_port_are_warned_of() {
+        for (healthz, metrics, expect) in [
+            ("127.0.0.1:10249", "127.0.0.1:10249", true),
+            ("[::]:10249", "127.0.0.1:10249", true),
+            ("127.0.0.2:10249", "127.0.0.1:10249", false),
+            ("[::]:10256", "127.0.0.1:10249", false),
+            ("", "127.0.0.1:10249", false),
+        ] {
+            let flags =
+                [format!("--healthz-bind-address={healthz}"), format!("--metrics-bind-address={metrics}")];
+            let warning = two_servers_at_one_port(&settings(&[&flags[0], &flags[1]]));
+            assert_eq!(warning.is_some(), expect, "{flags:?}: {warning:?}");
         }
     }
 
