@@ -9,7 +9,12 @@ use test_apiserver::{Resource, TestApiServer, monotonic};
 use crate::{
     node::Node,
     objects::{self, NAMESPACE, Size},
+    product::{Input, Settings},
+    programming::Bench,
 };
+
+/// Distance of the Services that change one after the other, so that they are spread over all.
+pub const STRIDE: usize = 7_919;
 
 /// A cluster whose endpoints are replaced one by one.
 #[derive(Debug)]
@@ -46,6 +51,18 @@ impl Cluster {
     /// Writes the file by which clients find it.
     pub fn write_kubeconfig(&self, path: &Path) -> Result<()> {
         fs::write(path, self.server.kubeconfig()).with_context(|| path.display().to_string())
+    }
+
+    /// Settings of a process that follows it, with a kubeconfig in a directory.
+    pub fn settings(&self, bench: &Bench, directory: &Path) -> Result<Settings> {
+        let kubeconfig = directory.join("kubeconfig");
+        self.write_kubeconfig(&kubeconfig)?;
+        Ok(Settings {
+            binary: bench.binary.clone(),
+            input: Input::Kubeconfig(kubeconfig),
+            directory: directory.to_owned(),
+            flags: Vec::new(),
+        })
     }
 
     /// The endpoints of a Service.
@@ -87,7 +104,6 @@ impl Cluster {
 
     /// Replaces one endpoint: Services come in an order that is spread over all of them, endpoints in turn.
     fn replace_one(&mut self, among: usize) -> (usize, Value) {
-        const STRIDE: usize = 7_919;
         let service = self.changes * STRIDE % among;
         let pods = &mut self.pods[service];
         let endpoint = self.changes % pods.len();

@@ -15,6 +15,8 @@ use serde_json::{Value, json};
 use test_apiserver::TestApiServer;
 
 use crate::{
+    cluster::STRIDE,
+    exact::work::IDLE,
     node::{Node, millis},
     objects::{self, Size},
     process,
@@ -36,12 +38,6 @@ const FIRST_HEALTH_PORT: usize = 40_000;
 
 /// Number of changes that are timed one by one.
 const CHANGES: usize = 100;
-
-/// Distance of the Services that change one after the other, so that they are spread over all.
-const STRIDE: usize = 7_919;
-
-/// Length of the idle time: long enough for every kind of audit.
-const IDLE: Duration = Duration::from_secs(62);
 
 /// Address that comes while kube-ipvs runs.
 const NEW_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 60, 1);
@@ -81,7 +77,7 @@ pub enum Kinds {
     TwoNodePortsOfFive,
 }
 
-/// What a process with everything programmed costs and takes.
+/// Results of a process that has programmed everything.
 #[derive(Debug, Clone, Serialize)]
 pub struct Steady {
     /// Time from the API server's answer to a change until the log has its sync.

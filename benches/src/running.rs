@@ -22,7 +22,7 @@ use crate::{
     node::{Node, millis},
     objects::{self, Size},
     process,
-    product::{Input, LONGEST_WAIT, Product, Settings},
+    product::{LONGEST_WAIT, Product, Settings},
     programming::{Bench, first_write, has_strace, parse_summary},
     tap::Tap,
 };
@@ -170,10 +170,7 @@ pub fn measure(bench: &Bench, size: Size, samples: Samples) -> Result<Running> {
     let directory = bench.directory(&format!("running-{}", size.services))?;
     let node = Node::new()?;
     let mut cluster = Cluster::start(&node, size)?;
-    let kubeconfig = directory.join("kubeconfig");
-    cluster.write_kubeconfig(&kubeconfig)?;
-    let input = Input::Kubeconfig(kubeconfig);
-    let settings = Settings { binary: bench.binary.clone(), input, directory, flags: Vec::new() };
+    let settings = cluster.settings(bench, &directory)?;
     let mut product = Product::start(&node, &settings)?;
     let start_to_first_write_ms = millis(first_write(&node)? - product.started);
     let start_ms = ready(&node, &mut product, size)?;

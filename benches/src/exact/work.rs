@@ -1,6 +1,6 @@
 //! Work of kube-ipvs itself: its start, a restart, a change.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, time::Duration};
 
 use anyhow::{Context, Result};
 
@@ -10,7 +10,7 @@ use crate::{
     node::Node,
     objects::Size,
     process,
-    product::{Input, Product, Settings},
+    product::Product,
     programming::{self, Bench, Programming},
     running::{DRAINING_MEASURED_AT, DRAINING_REAL_SERVERS, start_draining},
 };
@@ -19,7 +19,7 @@ use crate::{
 const CHANGES: usize = 100;
 
 /// Time for which an idle process is watched: long enough for every kind of audit.
-const IDLE: Duration = Duration::from_secs(62);
+pub const IDLE: Duration = Duration::from_secs(62);
 
 /// Counts what the process does at each size.
 pub fn measure(bench: &Bench, quick: bool, progress: &mut impl FnMut(&str)) -> Result<Vec<Row>> {
@@ -30,18 +30,6 @@ pub fn measure(bench: &Bench, quick: bool, progress: &mut impl FnMut(&str)) -> R
         rows.extend(measure_one(bench, size, quick)?);
     }
     Ok(rows)
-}
-
-/// Settings of a process that follows a cluster.
-fn settings(bench: &Bench, cluster: &Cluster, directory: &Path) -> Result<Settings> {
-    let kubeconfig = directory.join("kubeconfig");
-    cluster.write_kubeconfig(&kubeconfig)?;
-    Ok(Settings {
-        binary: bench.binary.clone(),
-        input: Input::Kubeconfig(kubeconfig),
-        directory: directory.to_owned(),
-        flags: Vec::new(),
-    })
 }
 
 fn measure_one(bench: &Bench, size: Size, quick: bool) -> Result<Vec<Row>> {
@@ -58,7 +46,7 @@ fn measure_one(bench: &Bench, size: Size, quick: bool) -> Result<Vec<Row>> {
     let directory = bench.directory("exact-work")?;
     let node = Node::new()?;
     let mut cluster = Cluster::start(&node, size)?;
-    let settings = settings(bench, &cluster, &directory)?;
+    let settings = cluster.settings(bench, &directory)?;
     let mut product = Product::start(&node, &settings)?;
     let start = programmed(&mut product).context("start")?;
     // What ran before in the same guest makes a difference of 17 %: a quick run has no such figure.

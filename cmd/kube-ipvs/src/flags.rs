@@ -367,6 +367,9 @@ pub fn command() -> clap::Command {
 
 /// Drops empty arguments that are no value of the flag before, as kube-proxy does: templates leave them.
 pub fn drop_empty(args: &mut Vec<OsString>) {
+    if !args.iter().any(|arg| arg.is_empty()) {
+        return;
+    }
     let command = command();
     let takes_next = |arg: &OsString| {
         let text = arg.to_string_lossy().replace('_', "-");

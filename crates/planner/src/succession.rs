@@ -92,17 +92,13 @@ impl Situation {
     /// Verdict of the table at the top of this module.
     pub fn fate(self) -> Fate {
         let is_dead = self.ended && !self.listed;
+        let removes = is_dead && self.endpoint_gone == EndpointGone::Remove;
         match self.successor {
             _ if self.listed => Fate::Keep,
             Successor::Newcomer => Fate::HandedOver,
             _ if self.serves => Fate::Keep,
-            _ if is_dead && self.endpoint_gone == EndpointGone::Remove => {
-                if self.may_move {
-                    Fate::PerhapsGone
-                } else {
-                    Fate::Gone
-                }
-            }
+            _ if removes && self.may_move => Fate::PerhapsGone,
+            _ if removes => Fate::Gone,
             Successor::SamePort => Fate::HandedOver,
             Successor::OtherPort if is_dead => Fate::HandedOver,
             Successor::OtherPort | Successor::None => Fate::Keep,
